@@ -1,0 +1,80 @@
+"""Find pictures by meaning: the public Python surface of imret.
+
+    import imret
+
+    encoder = imret.Encoder("models/nature")
+    with imret.open_store("photos.db") as store:
+        for hit in imret.search(store, "a red mushroom", categories=["fungi"]):
+            print(hit.rank, hit.score, hit.path)
+
+Everything loads on first use: `import imret` itself loads neither torch nor Qdrant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imret.encoder import Encoder
+    from imret.errors import (
+        DataError,
+        ImageError,
+        ImretError,
+        ModelError,
+        ModelMismatch,
+        StoreError,
+        StoreLocked,
+        StoreUnavailable,
+    )
+    from imret.retrieval import Hit, search
+    from imret.store import Filter, Match, open_store
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Encoder": "imret.encoder",
+    "Hit": "imret.retrieval",
+    "search": "imret.retrieval",
+    "Filter": "imret.store",
+    "Match": "imret.store",
+    "open_store": "imret.store",
+    "ImretError": "imret.errors",
+    "ImageError": "imret.errors",
+    "ModelError": "imret.errors",
+    "ModelMismatch": "imret.errors",
+    "StoreError": "imret.errors",
+    "StoreUnavailable": "imret.errors",
+    "StoreLocked": "imret.errors",
+    "DataError": "imret.errors",
+}
+
+__all__ = [
+    "DataError",
+    "Encoder",
+    "Filter",
+    "Hit",
+    "ImageError",
+    "ImretError",
+    "Match",
+    "ModelError",
+    "ModelMismatch",
+    "StoreError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "open_store",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module the first time it is asked for (PEP 562)."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'imret' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

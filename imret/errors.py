@@ -1,0 +1,48 @@
+"""The errors imret raises for things that can go wrong outside the program.
+
+    ImretError
+    ├── ImageError         a picture cannot be used; the message is the reason
+    ├── ModelError         a model cannot be found, read or loaded
+    │   └── ModelMismatch  a collection was made by another encoder
+    ├── StoreError         the store refused or failed an operation
+    │   ├── StoreUnavailable   nothing answers at the address, or it stopped answering
+    │   └── StoreLocked        another process holds the embedded store
+    └── DataError          a folder, category, caption or file is not what was asked for
+
+A programming mistake stays ValueError or TypeError. The library raises; it never prints or exits.
+A message says what failed, the value, the cause if known, and the next command.
+"""
+
+from __future__ import annotations
+
+
+class ImretError(Exception):
+    """Base of every error that a user, not a programmer, can mend."""
+
+
+class ImageError(ImretError):
+    """A picture cannot be used: truncated, empty, too large, or not an image."""
+
+
+class ModelError(ImretError):
+    """A model name, folder or checkpoint cannot be found, read or loaded."""
+
+
+class ModelMismatch(ModelError):
+    """A collection was made by another encoder than the one in use."""
+
+
+class StoreError(ImretError):
+    """The store refused an operation, or failed it for a reason that a retry will not mend."""
+
+
+class StoreUnavailable(StoreError):
+    """No store answers at the address, or it stopped answering."""
+
+
+class StoreLocked(StoreError):
+    """Another process holds the embedded store."""
+
+
+class DataError(ImretError):
+    """A folder, a category, a caption or a file is not what was asked for."""

@@ -1,0 +1,107 @@
+"""What is stored beside each vector: a picture's place, its category, and what its file was like.
+
+The one description of the payload that ingest writes and search reads. Hides how a place becomes a
+point id, and how file names that are no valid Unicode survive a store that takes only Unicode.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+_NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def point_id(source: str, path: str) -> str:
+    """Return the point id of the picture at `path` below the folder `source`: a UUID, always the same.
+
+    The id is made from the place, not the content, so that two files with one content are two points,
+    and a second ingest finds what the first one stored without any list on the side.
+
+    Args:
+        source: Absolute folder, as `os.path.realpath` gives it.
+        path: Path below it, with forward slashes. Both may hold surrogate escapes (undecodable names).
+    """
+    name = os.fsencode(source) + b"\0" + os.fsencode(path)
+    # RFC 9562 version 5 by hand: uuid.uuid5 takes bytes only from Python 3.12.
+    return str(uuid.UUID(bytes=hashlib.sha1(_NAMESPACE.bytes + name).digest()[:16], version=5))
+
+
+def make_payload(
+    *,
+    source: str,
+    path: str,
+    category: str | None,
+    sha256: str,
+    width: int,
+    height: int,
+    size_bytes: int,
+    modified: str,
+) -> dict[str, Any]:
+    """Return the payload of one picture: flat, JSON-safe, without None.
+
+    Args:
+        source: Absolute folder that was ingested.
+        path: Path below it, with forward slashes.
+        category: First folder below the source; None for a picture in no category.
+        sha256: Hex digest of the file's bytes.
+        width: Pixels, upright (after EXIF rotation).
+        height: Pixels, upright.
+        size_bytes: Size of the file.
+        modified: Time of last change, from `modified_time`.
+    """
+    payload: dict[str, Any] = {
+        "path": printable(path),
+        "source": printable(source),
+        "sha256": sha256,
+        "width": width,
+        "height": height,
+        "size_bytes": size_bytes,
+        "modified": modified,
+    }
+    if category is not None:
+        payload["category"] = printable(category)
+    if payload["path"] != path or payload["source"] != source:
+        # The printable form cannot open the file; these are the exact bytes of its name.
+        payload["file_base64"] = base64.b64encode(os.fsencode(os.path.join(source, path))).decode("ascii")
+    return payload
+
+
+def file_of(payload: Mapping[str, Any]) -> str:
+    """Return the absolute path that opens the picture; may hold surrogate escapes."""
+    exact = payload.get("file_base64")
+    if exact is not None:
+        return os.fsdecode(base64.b64decode(exact))
+    return os.path.join(payload["source"], *str(payload["path"]).split("/"))
+
+
+def path_of(payload: Mapping[str, Any]) -> str:
+    """Return the exact path below the source, with forward slashes; may hold surrogate escapes."""
+    if "file_base64" not in payload:
+        return str(payload["path"])
+    depth = len(str(payload["path"]).split("/"))
+    return "/".join(file_of(payload).split(os.sep)[-depth:])
+
+
+def printable(text: str) -> str:
+    r"""Return text with undecodable bytes (surrogate escapes) written out, as in "caf\xe9.jpg"."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def modified_time(mtime_ns: int) -> str:
+    """Return a file time as RFC 3339 in UTC with microseconds, which Qdrant can filter by and sorts as text.
+
+    Args:
+        mtime_ns: Nanoseconds since 1970. Times outside the years 1 to 9999 are clamped to them.
+    """
+    try:
+        moment = _EPOCH + timedelta(microseconds=mtime_ns // 1000)
+    except OverflowError:
+        moment = (datetime.max if mtime_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
