@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
+DEFAULT_COLLECTION = "photos"
+
 _HOME = {
     "Encoder": "imret.encoder",
     "Hit": "imret.retrieval",

@@ -128,7 +128,8 @@ class FolderSource:
     def _walk(self) -> Iterator[Record | Skipped | Ignored]:
         top = os.stat(self.root)
         # An explicit stack, not recursion: a path may be two thousand folders deep.
-        stack = [_Frame("", {(top.st_dev, top.st_ino)}, 0)]
+        stack = [_Frame("", (top.st_dev, top.st_ino), 0)]
+        on_the_way_down = {stack[0].key}
         n_records = 0
         while stack:
             frame = stack[-1]
@@ -137,11 +138,11 @@ class FolderSource:
                     frame.names = iter(sorted(os.listdir(os.path.join(self.root, frame.path))))
                 except OSError as error:
                     yield Skipped(frame.path, f"folder cannot be read: {error.strerror}")
-                    stack.pop()
+                    on_the_way_down.discard(stack.pop().key)
                     continue
             name = next(frame.names, None)
             if name is None:
-                stack.pop()
+                on_the_way_down.discard(stack.pop().key)
                 if stack and _looks_like_image(frame.path) and n_records == frame.n_records_before:
                     yield Skipped(frame.path, "a folder, not a picture")
                 continue
@@ -150,10 +151,11 @@ class FolderSource:
             if not isinstance(entry, os.stat_result):
                 n_records += isinstance(entry, Record)
                 yield entry
-            elif (key := (entry.st_dev, entry.st_ino)) in frame.ancestors:
+            elif (key := (entry.st_dev, entry.st_ino)) in on_the_way_down:
                 yield Skipped(path, "symlink loop: it leads back to a folder above it")
             else:
-                stack.append(_Frame(path, frame.ancestors | {key}, n_records))
+                on_the_way_down.add(key)
+                stack.append(_Frame(path, key, n_records))
 
     def _look_at(self, path: str, name: str) -> Record | Skipped | Ignored | os.stat_result:
         """Return what one name is; a folder to descend into comes back as its stat."""
@@ -180,10 +182,10 @@ class FolderSource:
 
 @dataclass(slots=True)
 class _Frame:
-    """One folder on the way down: the names still to look at, and the folders above it."""
+    """One folder on the way down, and the names in it still to look at."""
 
     path: str
-    ancestors: set[tuple[int, int]]
+    key: tuple[int, int]
     n_records_before: int
     names: Iterator[str] | None = None
 

@@ -1,0 +1,44 @@
+# What people type. Every target does its own set-up; it needs Python 3.10+ and make, nothing else.
+#
+#   make demo       draw pictures, train a small model on them, ingest, search: the whole chain
+#   make test       the tests, in minutes, without network, GPU or server
+#   make check      lint and types
+#   make test-slow  what needs minutes, or gigabytes of memory and disk
+#   make clean      forget the environment and the demo
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   := build/demo
+TRAIN  ?= 2000
+TEST   ?= 200
+SEED   ?= 0
+
+.PHONY: demo test test-slow check clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "imret needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "Installing imret into $(VENV) (once; torch is large: some minutes and about 5 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" imret demo $(DEMO) --train $(TRAIN) --test $(TEST) --seed $(SEED) --tour
+
+test: $(READY)
+	@$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -q -m slow
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

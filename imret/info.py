@@ -1,0 +1,66 @@
+"""What a store holds: its collections, their models, their pictures by category, index and size."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from imret.store import Store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Return the store and every collection in it, JSON-safe.
+
+    Returns:
+        {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
+        "categories": {name: images}, "uncategorised", "index": {"status", "vectors"}, "disk_bytes",
+        "building": [models of versions not yet complete]}]}. disk_bytes is None where the engine does
+        not tell.
+    """
+    collections = []
+    for name in store.collections():
+        with closing(store.open(name)) as collection:
+            stats = collection.stats()
+            categories = collection.facet("category")
+            collections.append(
+                {
+                    "name": name,
+                    "model": collection.identity.model,
+                    "fingerprint": collection.identity.fingerprint,
+                    "dim": collection.identity.dim,
+                    "images": stats.points,
+                    "categories": categories,
+                    "uncategorised": stats.points - sum(categories.values()),
+                    "index": {"status": stats.status, "vectors": stats.indexed},
+                    "disk_bytes": stats.disk_bytes,
+                    "building": [identity.model for identity in store.building(name)],
+                }
+            )
+    return {"engine": store.engine, "address": store.address, "collections": collections}
+
+
+def format_table(description: dict[str, Any]) -> str:
+    """Return the description as text for a terminal."""
+    lines = [f"store        {description['address']} ({description['engine']})"]
+    if not description["collections"]:
+        lines.append("             no collections yet; make one: imret ingest FOLDER")
+    for one in description["collections"]:
+        size = f", {one['disk_bytes'] / 1e6:,.1f} MB on disk" if one["disk_bytes"] is not None else ""
+        lines += [
+            "",
+            f"collection   {one['name']}",
+            f"images       {one['images']:,}{size}",
+            f"model        {one['model']}",
+            f"fingerprint  {one['fingerprint'][:16]}, {one['dim']} dimensions",
+            f"index        {one['index']['status']}, {one['index']['vectors']:,} vectors indexed",
+        ]
+        lines += [f"building     a version with {model}, not complete yet" for model in one["building"]]
+        rows = [*one["categories"].items()]
+        if one["uncategorised"]:
+            rows.append(("(none)", one["uncategorised"]))
+        width = max((len(name) for name, _ in rows), default=0)
+        label = "categories"
+        for name, count in rows:
+            lines.append(f"{label:<11}  {name:<{width}}  {count:>9,}")
+            label = ""
+    return "\n".join(lines)

@@ -1,0 +1,123 @@
+"""`imret ingest`: the command around `ingest.pipeline`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imret.options import (
+    announce,
+    arch_option,
+    collection_option,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
+
+
+@click.command("ingest", epilog="Example:  imret ingest data/test --model models/nature --report ingest.json")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
+@model_option("Model to embed with. Default: the collection's own, or {default} for a new one.")
+@arch_option
+@db_option
+@collection_option
+@click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
+@click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
+@click.option("--rebuild", is_flag=True, help="Embed all again with another --model; switches when complete.")
+@click.option("--report", "report_file", metavar="FILE", help="Write what was done, and every skip, as JSON.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
+@click.option("--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
+@click.option("--workers", type=click.IntRange(1), help="Decode threads.  [default: one per core]")
+@click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Skip larger pictures.")
+@device_option
+@precision_option
+def command(
+    sources: tuple[str, ...],
+    model: str | None,
+    arch: str | None,
+    db: str | None,
+    collection: str,
+    no_categories: bool,
+    prune: bool,
+    rebuild: bool,
+    report_file: str | None,
+    strict: bool,
+    **tuning: Any,
+) -> None:
+    """Fill a collection from folders of pictures, one sub-folder per category.
+
+    Run it again at any time: new and changed pictures are embedded, moved ones are recognised, unchanged
+    ones are left alone. Stopped half way, it continues where it was.
+    """
+    from tqdm import tqdm
+
+    from imret.errors import DataError
+    from imret.retrieval import encoder_for
+    from imret.store import open_store
+    from ingest.pipeline import ingest
+    from ingest.sources import FolderSource
+
+    folders = [FolderSource(source, categories=not no_categories) for source in sources]
+    if report_file is not None and not Path(report_file).resolve().parent.is_dir():
+        raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
+    with open_store(db) as store:
+        encoder = encoder_for(
+            store,
+            collection,
+            model=model,
+            arch=arch,
+            device=tuning["device"],
+            precision=tuning["precision"],
+            notify=announce,
+        )
+        announce(f"model {encoder.model_id} on {encoder.device} in {encoder.precision}; store {store.address} ({store.engine})")
+        with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
+
+            def expect(total: int) -> None:
+                bar.total = total
+                bar.refresh()
+
+            report = ingest(
+                store,
+                folders,
+                encoder=encoder,
+                collection=collection,
+                prune=prune,
+                rebuild=rebuild,
+                batch_size=tuning["batch_size"],
+                workers=tuning["workers"],
+                max_pixels=tuning["max_pixels"],
+                on_total=expect,
+                on_progress=bar.update,
+                on_stage=lambda stage: bar.set_description(stage),
+            )
+    if report_file is not None:
+        report.write(report_file)
+    _summarise(report, report_file)
+    if strict and report.skipped:
+        sys.exit(3)
+
+
+def _summarise(report: Any, report_file: str | None) -> None:
+    """Print the counts, the first few skips, and what may want doing next."""
+    counts = ", ".join(
+        f"{getattr(report, name):,} {name}"
+        for name in ("added", "updated", "moved", "unchanged", "removed", "missing")
+        if getattr(report, name) or name == "added"
+    )
+    announce(
+        f"{report.collection}: {counts}, {len(report.skipped):,} skipped "
+        f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
+    )
+    shown = 10
+    for skip in report.skipped[:shown]:
+        announce(f"  skipped {skip['path']}: {skip['reason']}")
+    if len(report.skipped) > shown:
+        where = f"all are in {report_file}" if report_file else "--report FILE lists all"
+        announce(f"  and {len(report.skipped) - shown:,} more; {where}")
+    if report.missing:
+        announce(f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them")
