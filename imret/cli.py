@@ -40,7 +40,7 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order of work, which is how a newcomer reads them.
-        return [name for name in ("demo", "finetune", "ingest", "search", "info")]
+        return ["demo", "finetune", "ingest", "search", "info"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
@@ -69,7 +69,14 @@ def cli(debug: bool) -> None:
     epilog='Example:  imret search "red mushroom" --category fungi --limit 5 --format json',
 )
 @click.argument("query")
-@click.option("--category", "-c", "categories", multiple=True, metavar="NAME", help="Only this category; may be repeated.")
+@click.option(
+    "--category",
+    "-c",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="Only this category; may be repeated.",
+)
 @click.option("--limit", "-n", type=click.IntRange(1), default=10, show_default=True, help="Hits to show.")
 @click.option(
     "--format",
@@ -135,18 +142,25 @@ def write_hits(hits: Sequence[Hit], output: str, stream: TextIO) -> None:
             print(hit.path, file=stream)
     elif output == "json":
         for hit in hits:
-            row = {"rank": hit.rank, "score": round(hit.score, 6), "category": hit.category, "path": hit.path, "id": hit.id}
-            # Escaped where the name is no valid Unicode, so that the line stays JSON and still opens the file.
-            print(json.dumps(row, ensure_ascii=printable(hit.path) != hit.path), file=stream)
+            fields = {
+                "rank": hit.rank,
+                "score": round(hit.score, 6),
+                "category": hit.category,
+                "path": hit.path,
+                "id": hit.id,
+            }
+            # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
+            print(json.dumps(fields, ensure_ascii=printable(hit.path) != hit.path), file=stream)
     elif output == "tsv":
         print("rank\tscore\tcategory\tpath", file=stream)
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.6f}\t{_tsv(hit.category or '')}\t{_tsv(hit.path)}", file=stream)
     else:
-        width = max((len(hit.category or "-") for hit in hits), default=0)
-        for hit in hits:
+        rows = [(hit, (hit.category or "-").translate(_CONTROL)) for hit in hits]
+        width = max((len(category) for _, category in rows), default=0)
+        for hit, category in rows:
             name = printable(_near(hit.path)).translate(_CONTROL)
-            print(f"{hit.rank:>4}  {hit.score:.3f}  {hit.category or '-':<{width}}  {name}", file=stream)
+            print(f"{hit.rank:>4}  {hit.score:.3f}  {category:<{width}}  {name}", file=stream)
 
 
 # A file name may hold a line feed or a terminal's escape code; a table must not pass it on.
@@ -173,7 +187,11 @@ def info_command(db: str | None, output: str) -> None:
 
     with open_store(db, create=False) as store:
         description = describe(store)
-    print(json.dumps(description, indent=2, ensure_ascii=False) if output == "json" else format_table(description))
+    print(
+        json.dumps(description, indent=2, ensure_ascii=False)
+        if output == "json"
+        else format_table(description)
+    )
 
 
 def main() -> NoReturn:
@@ -183,7 +201,9 @@ def main() -> NoReturn:
     130 stopped with Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # file names may hold bytes that are no UTF-8; pass them on as they are
+        if hasattr(
+            stream, "reconfigure"
+        ):  # file names may hold bytes that are no UTF-8; pass them on as they are
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("IMRET_DEBUG"))
@@ -203,7 +223,11 @@ def main() -> NoReturn:
         if debug:
             traceback.print_exc()
         known = isinstance(error, ImretError)
-        message = str(error) if known else f"{type(error).__name__}: {error}\nRun again as `imret --debug ...` for the traceback."
+        message = (
+            str(error)
+            if known
+            else f"{type(error).__name__}: {error}\nRun again as `imret --debug ...` for the traceback."
+        )
         announce("Error: " + message.replace("\n", "\n       "))
         sys.exit(1)
 

@@ -19,7 +19,11 @@ db_option = click.option(
     "localhost:6333 if one answers, else the embedded store of this user]",
 )
 collection_option = click.option(
-    "--collection", default=DEFAULT_COLLECTION, show_default=True, metavar="NAME", help="Collection of the store."
+    "--collection",
+    default=DEFAULT_COLLECTION,
+    show_default=True,
+    metavar="NAME",
+    help="Collection of the store.",
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."

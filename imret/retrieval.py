@@ -204,4 +204,6 @@ def check_categories(collection: Collection, categories: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, existing, n=len(existing), cutoff=0.6)
         listed = [*near, *(other for other in sorted(existing) if other not in near)]
         meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no category {name!r} in collection {collection.name!r}.{meant}\nThere are: {', '.join(listed)}")
+        raise DataError(
+            f"no category {name!r} in collection {collection.name!r}.{meant}\nThere are: {', '.join(listed)}"
+        )

@@ -66,7 +66,8 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
 
 def _strip(strip: Strip) -> str:
     figures = "\n".join(
-        _figure(hit, None if strip.right is None else strip.right[index]) for index, hit in enumerate(strip.hits)
+        _figure(hit, None if strip.right is None else strip.right[index])
+        for index, hit in enumerate(strip.hits)
     )
     note = f" <small>{html.escape(strip.note)}</small>" if strip.note else ""
     return f"<section>\n<h2>{html.escape(strip.title)}{note}</h2>\n<div class=strip>\n{figures}\n</div>\n</section>"
@@ -75,7 +76,9 @@ def _strip(strip: Strip) -> str:
 def _figure(hit: Hit, right: bool | None) -> str:
     name = html.escape(printable(hit.path), quote=True)
     picture = _thumbnail(hit.path)
-    image = f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
+    image = (
+        f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
+    )
     mark = "" if right is None else f'<b class="{"yes" if right else "no"}">{"✓" if right else "✗"}</b> '
     caption = f"{mark}{hit.score:.3f} {html.escape(hit.category or '')}"
     return f'<figure title="{name}">{image}<figcaption>{caption}</figcaption></figure>'

@@ -30,9 +30,17 @@ from imret.options import (
 @click.option("--rebuild", is_flag=True, help="Embed all again with another --model; switches when complete.")
 @click.option("--report", "report_file", metavar="FILE", help="Write what was done, and every skip, as JSON.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]"
+)
 @click.option("--workers", type=click.IntRange(1), help="Decode threads.  [default: one per core]")
-@click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Skip larger pictures.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=100_000_000,
+    show_default=True,
+    help="Skip larger pictures.",
+)
 @device_option
 @precision_option
 def command(
@@ -74,7 +82,10 @@ def command(
             precision=tuning["precision"],
             notify=announce,
         )
-        announce(f"model {encoder.model_id} on {encoder.device} in {encoder.precision}; store {store.address} ({store.engine})")
+        announce(
+            f"model {encoder.model_id} on {encoder.device} in {encoder.precision}; "
+            f"store {store.address} ({store.engine})"
+        )
         with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 
             def expect(total: int) -> None:
@@ -120,4 +131,6 @@ def _summarise(report: Any, report_file: str | None) -> None:
         where = f"all are in {report_file}" if report_file else "--report FILE lists all"
         announce(f"  and {len(report.skipped) - shown:,} more; {where}")
     if report.missing:
-        announce(f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them")
+        announce(
+            f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+        )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections import Counter
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Report:
     missing: int = 0
     encoded: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
+    ignored: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     complete: bool = False
 
@@ -66,20 +67,13 @@ class Report:
         """Pictures met: stored now or before, or skipped."""
         return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
 
-    def skip(self, source: str, path: str, reason: str) -> None:
-        """Note a picture that could not be taken."""
-        where = os.path.join(source, *path.split("/")) if path else source
-        self.skipped.append({"path": printable(where), "reason": reason})
-
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values, counts first."""
+        """Return the report as JSON-safe values; "skipped" counts, "skips" lists."""
         values = asdict(self)
-        long = {name: values.pop(name) for name in ("skipped", "ignored")}
         values["images_per_s"] = round(self.images_per_s, 2)
         values["seconds"] = round(self.seconds, 3)
+        values["skips"] = values.pop("skipped")
         values["skipped"] = len(self.skipped)
-        values["ignored"] = dict(long["ignored"])
-        values["skips"] = long["skipped"]
         return values
 
     def write(self, file: str | os.PathLike[str]) -> None:
@@ -98,3 +92,36 @@ class Report:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+class Tally:
+    """Counts into a report from any thread, and says so to whoever draws the progress bar.
+
+    Args:
+        report: What to count into.
+        on_progress: Called with a number of pictures that are dealt with.
+    """
+
+    def __init__(self, report: Report, on_progress: Callable[[int], object] | None = None) -> None:
+        self.report = report
+        self._on_progress = on_progress or (lambda n: None)
+        self._lock = threading.Lock()  # the scan, the encoder and the store all count
+
+    def count(self, what: str, n: int = 1, *, progress: bool = True) -> None:
+        """Add n to one of the report's counts."""
+        with self._lock:
+            setattr(self.report, what, getattr(self.report, what) + n)
+            if progress:
+                self._on_progress(n)
+
+    def skip(self, source: str, path: str, reason: str) -> None:
+        """Note a picture that could not be taken; an empty path is the source itself."""
+        where = os.path.join(source, *path.split("/")) if path else source
+        with self._lock:
+            self.report.skipped.append({"path": printable(where), "reason": reason})
+            self._on_progress(1)
+
+    def ignore(self, reason: str) -> None:
+        """Note something that was left out on purpose."""
+        with self._lock:
+            self.report.ignored[reason] = self.report.ignored.get(reason, 0) + 1

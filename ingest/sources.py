@@ -17,7 +17,15 @@ from imret.images import IMAGE_EXTENSIONS
 from imret.payload import modified_time, point_id
 
 SYSTEM_FOLDERS = frozenset(
-    {"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "node_modules", "__MACOSX"}
+    {
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "node_modules",
+        "__MACOSX",
+    }
 )
 
 
@@ -84,23 +92,28 @@ class FolderSource:
             with os.scandir(self.root):
                 pass
         except FileNotFoundError:
-            raise DataError(f"no such folder: {os.fspath(folder)!r}. Check the path, or that its drive is mounted.") from None
+            raise DataError(
+                f"no such folder: {os.fspath(folder)!r}. Check the path, or that its drive is mounted."
+            ) from None
         except NotADirectoryError:
             raise DataError(
-                f"{os.fspath(folder)!r} is a file; ingest takes a folder of pictures, one sub-folder per category."
+                f"{os.fspath(folder)!r} is a file; ingest takes a folder of pictures, "
+                "one sub-folder per category."
             ) from None
         except OSError as error:
-            raise DataError(f"cannot list the folder {os.fspath(folder)!r}: {error.strerror}. Check its permissions.") from None
+            raise DataError(
+                f"cannot list the folder {os.fspath(folder)!r}: {error.strerror}. Check its permissions."
+            ) from None
 
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
-        """Give every picture below the folder, folder by folder in the order of names, and what is left out, and why.
+        """Give every picture below the folder, in the order of names, and what is left out, and why.
 
         Memory is bounded by the longest single folder, not by the number of pictures.
         """
         return self._walk()
 
     def count(self) -> int:
-        """Return how many files look like pictures by name, for a progress bar; a fast look, not a promise."""
+        """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
         total = 0
         for _, _, files in os.walk(self.root, onerror=None):
             total += sum(1 for name in files if _looks_like_image(name) and not _hidden(name))

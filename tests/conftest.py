@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -24,3 +27,46 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real photos and models of ../shared/data, which are not here")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real CLIP with random weights, small enough for milliseconds, in open_clip's folder layout."""
+    return write_random_model(tmp_path_factory.mktemp("models") / "random", seed=0)
+
+
+def write_random_model(folder: Path, *, seed: int) -> Path:
+    """Write a CLIP of 32 pixels and 32 dimensions with random weights; another seed is another encoder."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    model_cfg = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    preprocess_cfg = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 32}
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**model_cfg)
+    folder.mkdir(parents=True)
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def draw_picture(file: Path, *, seed: int = 0, size: tuple[int, int] = (64, 48)) -> Path:
+    """Write a picture that no other seed makes: a few random rectangles."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", size, tuple(int(v) for v in rng.integers(0, 256, 3)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        left, top = int(rng.integers(0, size[0] - 8)), int(rng.integers(0, size[1] - 8))
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3))
+        draw.rectangle(
+            (left, top, left + int(rng.integers(4, 40)), top + int(rng.integers(4, 30))), fill=colour
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file)
+    return file

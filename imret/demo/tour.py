@@ -1,0 +1,114 @@
+"""The measuring end of the tour: searches with known answers become scores and a contact sheet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imret.demo.dataset import attribute_queries, category_queries
+from imret.metrics import average_precision
+from imret.payload import path_of
+from imret.retrieval import Hit, encoder_for, search
+from imret.sheet import Strip, write_sheet
+from imret.store import open_store
+
+SHOWN = 8  # hits of a query on the sheet
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One query, the ranking it got, and which of it is right.
+
+    Attributes:
+        text: The query.
+        hits: Every picture of the collection, best first.
+        right: For each hit, whether it answers the query.
+        average_precision: In (0, 1].
+        chance: Share of right pictures: about the average precision of a random order.
+    """
+
+    text: str
+    hits: Sequence[Hit]
+    right: Sequence[bool]
+    average_precision: float
+    chance: float
+
+
+def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
+    """Score category and attribute queries over the whole drawn test set; write the contact sheet.
+
+    Args:
+        folder: A data set that `write_dataset` made; its test pictures are in the collection.
+        db: The embedded store.
+        collection: Its collection.
+        sheet: HTML file to write.
+
+    Returns:
+        A table for the terminal, ending with where the sheet is.
+    """
+    with (folder / "test" / "attributes.csv").open(encoding="utf-8", newline="") as file:
+        attributes = {row["path"]: row for row in csv.DictReader(file)}
+    with open_store(str(db), create=False) as store:
+        encoder = encoder_for(store, collection)
+
+        def score(text: str, is_right: Sequence[str]) -> Scored:
+            hits = search(store, text, collection=collection, encoder=encoder, limit=len(attributes))
+            wanted = set(is_right)
+            right = np.array([[path_of(hit.payload) in wanted for hit in hits]])
+            ranks = -np.arange(len(hits), dtype=np.float64)[None]
+            return Scored(
+                text, hits, right[0].tolist(), float(average_precision(ranks, right)[0]), float(right.mean())
+            )
+
+        by_category = {
+            name: score(text, [path for path, row in attributes.items() if row["category"] == name])
+            for name, text in category_queries().items()
+        }
+        by_attribute = []
+        for query in attribute_queries():
+            answers = [path for path, row in attributes.items() if query.matches(row)]
+            if answers:  # a small test set need not hold a picture for every question
+                by_attribute.append(score(query.text, answers))
+
+    table, summary = _summary(len(attributes), list(by_category.values()), by_attribute)
+    strips = [_strip(one, "") for one in by_attribute]
+    strips += [_strip(one, f"category {name}, ") for name, one in by_category.items()]
+    written = write_sheet(sheet, "imret demo", summary, strips)
+    return f"{table}\n\nContact sheet: open {written.as_uri()} in a browser"
+
+
+def _summary(n_images: int, by_category: Sequence[Scored], by_attribute: Sequence[Scored]) -> tuple[str, str]:
+    """Return the scores as a table for the terminal and as a line for the sheet."""
+    category_map, category_chance = _means(by_category)
+    attribute_map, attribute_chance = _means(by_attribute)
+    first = float(np.mean([one.right[0] for one in by_attribute]))
+    width = max(len(one.text) for one in by_category)
+    table = [f"{'query':<{width}}  average precision"]
+    table += [f"{one.text:<{width}}  {one.average_precision:.3f}" for one in by_category]
+    table += [
+        "",
+        f"category mAP   {category_map:.3f}  ({len(by_category)} queries; chance {category_chance:.3f})",
+        f"attribute mAP  {attribute_map:.3f}  ({len(by_attribute)} queries such as {by_attribute[0].text!r}; "
+        f"chance {attribute_chance:.3f}; first hit right {first:.0%})",
+    ]
+    line = (
+        f"{n_images:,} drawn test pictures, none of them trained on. Category mAP {category_map:.3f} "
+        f"(chance {category_chance:.3f}). {len(by_attribute)} attribute queries: mAP {attribute_map:.3f} "
+        f"(chance {attribute_chance:.3f}), first hit right {first:.0%}."
+    )
+    return "\n".join(table), line
+
+
+def _means(queries: Sequence[Scored]) -> tuple[float, float]:
+    """Return the mean average precision and the mean chance level."""
+    precision = float(np.mean([one.average_precision for one in queries]))
+    return precision, float(np.mean([one.chance for one in queries]))
+
+
+def _strip(one: Scored, before: str) -> Strip:
+    note = f"{before}average precision {one.average_precision:.2f}, {sum(one.right)} right pictures"
+    return Strip(one.text, note, one.hits[:SHOWN], one.right[:SHOWN])

@@ -1,0 +1,204 @@
+"""What a collection lacks, and what it holds too much: decided batch by batch from the collection alone.
+
+Nothing is kept on the side between runs. Hides how unchanged, touched, moved, copied and removed pictures
+are told apart; encodes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, BinaryIO
+
+from imret.payload import make_payload, path_of, printable
+from imret.store import Collection, Filter, Match, Point
+from ingest.report import Tally
+from ingest.sources import FolderSource, Ignored, Record
+
+PLAN_BATCH = 256  # records looked up in the store at a time
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A picture that needs work.
+
+    Attributes:
+        record: The picture.
+        known: What the collection holds for its place, if anything.
+        twin: A stored picture with the same content, vector included, if there is one.
+    """
+
+    record: Record
+    known: Point | None = None
+    twin: Point | None = None
+
+
+class Reconciler:
+    """Compares one source with one version of a collection.
+
+    Args:
+        target: The version to bring in line.
+        source: The folder that it shall equal.
+        tally: Where what is settled here is counted.
+    """
+
+    def __init__(self, target: Collection, source: FolderSource, tally: Tally) -> None:
+        self.target = target
+        self.source = source
+        self.tally = tally
+        # An empty collection has no twins, so a first ingest need not hash before it decodes.
+        self._may_hold_twins = target.count() > 0
+
+    def plan(self, pool: Executor) -> Generator[Planned, None, None]:
+        """Yield the pictures that need work; settle the others here, in batches of bounded size."""
+        records = self._records()
+        while batch := list(islice(records, PLAN_BATCH)):
+            known = self.target.get([record.id for record in batch])
+            changed: list[Planned] = []
+            refiled: list[tuple[Record, Point]] = []
+            for record in batch:
+                point = known.get(record.id)
+                if point is None or not _same_file(record, point):
+                    changed.append(Planned(record, point))
+                elif point.payload.get("category") != _printable_category(record):
+                    refiled.append((record, point))
+                else:
+                    self.tally.count("unchanged")
+            self._refile(refiled, "updated")
+            yield from self._with_twins(changed, pool) if self._may_hold_twins else changed
+
+    def has_left(self, point: Point) -> bool:
+        """Whether a stored picture of this source is no longer at its place."""
+        return point.payload["source"] == printable(self.source.root) and not self.source.holds(
+            path_of(point.payload)
+        )
+
+    def sweep(self, *, prune: bool) -> None:
+        """Deal with the points whose file is gone.
+
+        One whose content also stands at a place that still exists is what a kill left of a move, or a copy
+        that was deleted: it goes. The others go only with `prune`.
+        """
+        for points in self.target.scan(of_source(self.source)):
+            gone = [point for point in points if not self.source.holds(path_of(point.payload))]
+            if gone and not prune:
+                elsewhere = self._contents_still_held(gone)
+                kept = [point for point in gone if point.payload["sha256"] not in elsewhere]
+                self.tally.count("missing", len(kept), progress=False)
+                gone = [point for point in gone if point.payload["sha256"] in elsewhere]
+            if gone:
+                self.target.delete([point.id for point in gone])
+                self.tally.count("removed", len(gone), progress=False)
+
+    def _records(self) -> Iterator[Record]:
+        for entry in self.source.entries():
+            if isinstance(entry, Record):
+                yield entry
+            elif isinstance(entry, Ignored):
+                self.tally.ignore(entry.reason)
+            else:
+                self.tally.skip(self.source.root, entry.path, entry.reason)
+
+    def _with_twins(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
+        """Hash pictures and look their content up, so that what is stored already is not encoded again."""
+        touched: list[tuple[Record, Point]] = []
+        hashed: list[tuple[Planned, str]] = []
+        digests = pool.map(_sha256_if_readable, [planned.record.file for planned in changed])
+        for planned, digest in zip(changed, digests, strict=True):
+            if digest is None:
+                yield planned  # decoding it will say what is wrong
+            elif planned.known is not None and planned.known.payload.get("sha256") == digest:
+                touched.append((planned.record, planned.known))
+            else:
+                hashed.append((planned, digest))
+        self._refile(touched, "unchanged")
+        twins = self._twins({digest for _, digest in hashed})
+        for planned, digest in hashed:
+            twin = twins.get(digest)
+            yield planned if twin is None else Planned(planned.record, planned.known, twin)
+
+    def _twins(self, digests: set[str]) -> dict[str, Point]:
+        """Return for each content one stored point with its vector, a moved one rather than a copy."""
+        found: dict[str, Point] = {}
+        if not digests:
+            return found
+        for points in self.target.scan(_of_contents(digests), vectors=True):
+            for point in points:
+                digest = point.payload["sha256"]
+                if digest not in found or self.has_left(point):
+                    found[digest] = point
+        return found
+
+    def _refile(self, pairs: list[tuple[Record, Point]], counted_as: str) -> None:
+        """Renew the payload of pictures whose content, and so vector, is the same."""
+        if pairs:
+            self.target.overwrite_payloads(
+                [point.id for _, point in pairs], [payload_like(record, point) for record, point in pairs]
+            )
+            self.tally.count(counted_as, len(pairs))
+
+    def _contents_still_held(self, gone: list[Point]) -> set[str]:
+        digests = {point.payload["sha256"] for point in gone}
+        here = printable(self.source.root)
+        return {
+            point.payload["sha256"]
+            for points in self.target.scan(_of_contents(digests))
+            for point in points
+            if point.payload["source"] == here and self.source.holds(path_of(point.payload))
+        }
+
+
+def of_source(source: FolderSource) -> Filter:
+    """Return the filter for the points of one source."""
+    return Filter(must=(Match("source", (printable(source.root),)),))
+
+
+def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:
+    """Return the payload of a record whose content is known."""
+    return make_payload(
+        source=record.source,
+        path=record.path,
+        category=record.category,
+        sha256=sha256,
+        width=width,
+        height=height,
+        size_bytes=record.size_bytes,
+        modified=record.modified,
+    )
+
+
+def payload_like(record: Record, point: Point) -> dict[str, Any]:
+    """Return the payload of a record whose content is that of a stored point."""
+    return payload_of(record, **{name: point.payload[name] for name in ("sha256", "width", "height")})
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the hex digest of what is left to read of a file; memory stays at a megabyte."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sha256_if_readable(name: str) -> str | None:
+    try:
+        with open(name, "rb") as file:
+            return sha256_of(file)
+    except OSError:
+        return None
+
+
+def _of_contents(digests: set[str]) -> Filter:
+    return Filter(must=(Match("sha256", tuple(sorted(digests))),))
+
+
+def _same_file(record: Record, point: Point) -> bool:
+    stored = (point.payload.get("size_bytes"), point.payload.get("modified"))
+    return stored == (record.size_bytes, record.modified)
+
+
+def _printable_category(record: Record) -> str | None:
+    return None if record.category is None else printable(record.category)

@@ -1,0 +1,94 @@
+"""kill -9 at twenty random moments of an ingest; the run after it ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import ROOT, draw_picture
+
+from imret import open_store
+
+# Imports once, then forks a process for each ingest: each is a real process with a real kill -9, without
+# paying for the import of torch forty times. Nothing has run in the parent, so the fork is clean.
+DRIVER = """
+import json, os, signal, sys, time
+import torch, open_clip
+import imret.encoder, imret.retrieval, ingest.cli, ingest.pipeline, tqdm
+from imret.cli import main
+
+def ingest(db, kill_after_s=None, whole_group=False):
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        sys.argv = ["imret", "ingest", PHOTOS, "--model", MODEL, "--db", db, "--precision", "fp32", "--batch-size", "8"]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code or 0)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        try:
+            (os.killpg if whole_group else os.kill)(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    status = os.waitpid(child, 0)[1]
+    return time.monotonic() - started, status
+
+PHOTOS, MODEL = sys.argv[1:3]
+for line in sys.stdin:
+    print(json.dumps(ingest(**json.loads(line))), flush=True)
+"""
+
+
+def _contents(db: Path) -> dict[str, tuple[dict[str, object], np.ndarray]]:
+    with open_store(str(db), create=False) as store:
+        points = [p for batch in store.open("photos").scan(vectors=True) for p in batch]
+    return {point.id: (point.payload, point.vector) for point in points}
+
+
+def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path, random_model: Path) -> None:
+    n_images = 160
+    for seed in range(n_images):
+        draw_picture(tmp_path / "photos" / f"category{seed % 4}" / f"{seed}.png", seed=seed)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path / "photos"), str(random_model)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+
+    def ingest(db: Path, **options: object) -> tuple[float, int]:
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        driver.stdin.write(json.dumps({"db": str(db), **options}) + "\n")
+        driver.stdin.flush()
+        seconds, status = json.loads(driver.stdout.readline())
+        return seconds, status
+
+    try:
+        undisturbed_s, status = ingest(tmp_path / "undisturbed")
+        assert status == 0
+        expected = _contents(tmp_path / "undisturbed")
+        assert len(expected) == n_images
+        rng = random.Random(0)
+        n_killed = 0
+        for attempt in range(20):
+            db = tmp_path / f"db{attempt}"
+            moment = rng.uniform(0.0, undisturbed_s)
+            _, status = ingest(db, kill_after_s=moment, whole_group=attempt % 2 == 0)
+            n_killed += status == 9
+            _, status = ingest(db)
+            assert status == 0, f"the run after a kill at {moment:.3f} s failed"
+            found = _contents(db)
+            assert found.keys() == expected.keys(), f"after a kill at {moment:.3f} s"
+            for point_id, (payload, vector) in expected.items():
+                assert found[point_id][0] == payload
+                np.testing.assert_allclose(found[point_id][1], vector, atol=1e-5)
+        assert n_killed >= 10, "the kills came too late to mean anything"
+    finally:
+        driver.kill()
+        driver.communicate()
