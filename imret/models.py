@@ -23,9 +23,8 @@ from typing import Any
 
 import platformdirs
 
+from imret import DEFAULT_MODEL
 from imret.errors import ModelError
-
-DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
 
 CONFIG_NAME = "open_clip_config.json"
 LOCAL_PREFIX = "local-dir:"
@@ -138,7 +137,7 @@ def resolve_model(
     """
     text = os.fspath(name)
     if not text:
-        raise ModelError(f"The model name is empty. Name one, for example {DEFAULT_MODEL}, or a model folder.")
+        raise ModelError(f"The model name is empty. Name a model folder, or for example {DEFAULT_MODEL}.")
     if text.startswith(HUB_PREFIX):
         _refuse_arch(text, arch)
         return _from_hub(text, notify)
@@ -185,7 +184,7 @@ def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~", os.sep)) or name.lower().endswith(CHECKPOINT_SUFFIXES)
 
 
-# ---- Folders and files ---------------------------------------------------------------------------------------
+# ---- Folders and files -------------------------------------------------------------------------
 
 
 def _from_folder(folder: Path) -> ModelFiles:
@@ -221,7 +220,7 @@ def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
     path = path.absolute()
     if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ModelError(
-            f"'{path}' is not a checkpoint that can be loaded: expected a {', '.join(CHECKPOINT_SUFFIXES)} file."
+            f"'{path}' is not a checkpoint: expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}."
         )
     if arch is None:
         raise ModelError(
@@ -253,7 +252,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-# ---- The hub and open_clip's tags ----------------------------------------------------------------------------
+# ---- The hub and open_clip's tags --------------------------------------------------------------
 
 
 def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
@@ -275,17 +274,14 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
         raise ModelError(
             f"Architecture '{known}' has no weights tagged '{tag}'."
             + (f" Nearest: {', '.join(f'{known}/{near}' for near in nearest)}." if nearest else "")
-            + (f" Known tags: {', '.join(tags)}." if tags else " It has no known tags; pass a checkpoint file.")
+            + (f" Known tags: {', '.join(tags)}." if tags else " It has none; pass a checkpoint file.")
         )
     # A tag states the activation its weights were trained with; the plain architecture may state another.
     # open_clip only warns and then encodes with the wrong one.
     model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
     repo, filename = os.path.split(tag_cfg.get("hf_hub", ""))
-    weights = _fetch(
-        name,
-        lambda: pretrained.download_pretrained(tag_cfg),
-        cached=bool(repo) and _is_cached(repo, filename or None),
-        notify=notify,
+    weights = _cached_weights(repo, filename) or _fetch(
+        name, lambda: pretrained.download_pretrained(tag_cfg), notify=notify
     )
     return ModelFiles(
         model_id=f"{known}/{tag}",
@@ -302,19 +298,13 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     repo = name[len(HUB_PREFIX) :]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ModelError(f"'{name}' is not a hub repository: write {HUB_PREFIX}ORG/REPO.")
-    config_path = _fetch(
-        name,
-        lambda: pretrained.download_pretrained_from_hf(repo, filename=CONFIG_NAME),
-        cached=True,
-        notify=notify,
+    config_path = _cached(repo, CONFIG_NAME) or _fetch(
+        name, lambda: pretrained.download_pretrained_from_hf(repo, filename=CONFIG_NAME)
     )
     config = _read_config(config_path)
     model_cfg = _model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
-    weights = _fetch(
-        name,
-        lambda: pretrained.download_pretrained_from_hf(repo),
-        cached=_is_cached(repo, None),
-        notify=notify,
+    weights = _cached_weights(repo, "") or _fetch(
+        name, lambda: pretrained.download_pretrained_from_hf(repo), notify=notify
     )
     return ModelFiles(
         model_id=name,
@@ -325,25 +315,33 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     )
 
 
-def _is_cached(repo: str, filename: str | None) -> bool:
-    """Whether open_clip's download would find the weights in huggingface_hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
+def _cached_weights(repo: str, filename: str) -> Path | None:
+    """Return the weights that open_clip's download would end with, if huggingface_hub's cache has them."""
     from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
     wanted = [filename] if filename else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-    if filename and filename.endswith((".bin", ".pth")):
-        wanted.append(f"{filename[:-4]}.safetensors")
-    return any(isinstance(try_to_load_from_cache(repo, name), str) for name in wanted)
+    if filename.endswith((".bin", ".pth")):
+        wanted.insert(0, f"{filename[:-4]}.safetensors")
+    return next((path for path in (_cached(repo, name) for name in wanted) if path is not None), None)
 
 
-def _fetch(
-    name: str, download: Callable[[], str], *, cached: bool, notify: Callable[[str], None] | None
-) -> Path:
-    """Run a download of open_clip's, and turn every way it fails into one sentence with the way out."""
+def _cached(repo: str, filename: str) -> Path | None:
+    """Look in huggingface_hub's cache without asking the hub for news.
+
+    A model in use stays what it is, its collections stay valid, and nothing waits for a network.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, filename) if repo else None
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], None] | None = None) -> Path:
+    """Run a download of open_clip's, and turn every way it fails into one message with the way out."""
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
-    if notify is not None and not cached and not offline:
+    if notify is not None and not offline:
         size = " (about 4 GB)" if name == DEFAULT_MODEL else ""
         notify(f"Downloading the weights of {name}{size} into {hub_cache()}; this happens once.")
     try:
@@ -352,9 +350,9 @@ def _fetch(
         # open_clip and huggingface_hub raise a wide and changing set here: FileNotFoundError for anything,
         # HTTP, connection and offline errors of two HTTP stacks, OSError for a full disk.
         cause = (
-            "HF_HUB_OFFLINE is set and it is not in the cache"
+            "HF_HUB_OFFLINE is set, and it has not been downloaded"
             if offline
-            else "the Hugging Face Hub could not be reached or did not have it"
+            else "the Hugging Face Hub could not be reached, or does not have it"
         )
         raise ModelError(
             f"Cannot get model '{name}': {cause}. Looked in {hub_cache()} (set by HF_HOME). "
@@ -370,12 +368,13 @@ def _one_line(error: BaseException) -> str:
 
 def _architecture(name: str) -> tuple[str, dict[str, Any]]:
     """Return an architecture's name as open_clip lists it, and its configuration."""
-    import open_clip
+    from open_clip import factory
 
+    registry: Any = factory  # its functions carry no types
     known = name.replace("/", "-")
-    model_cfg = open_clip.get_model_config(known)
+    model_cfg = registry.get_model_config(known)
     if model_cfg is None:
-        nearest = _nearest(known, open_clip.list_models())
+        nearest = _nearest(known, registry.list_models())
         hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
         raise ModelError(
             f"Unknown model '{name}': neither a folder, a file, nor an architecture of open_clip.{hint} "
@@ -389,7 +388,7 @@ def _nearest(word: str, known: list[str]) -> list[str]:
     return [by_lower[near] for near in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)]
 
 
-# ---- Configurations ------------------------------------------------------------------------------------------
+# ---- Configurations ----------------------------------------------------------------------------
 
 
 def _model_cfg(value: object, where: str) -> dict[str, Any]:
@@ -402,7 +401,7 @@ def _model_cfg(value: object, where: str) -> dict[str, Any]:
 
 
 def _preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], where: str) -> Preprocess:
-    """Merge a stated preprocessing over open_clip's defaults; the image tower's own size has the last word."""
+    """Merge a stated preprocessing over open_clip's defaults; the image tower states the size."""
     stated = {key: entry for key, entry in value.items() if entry is not None}
     size = model_cfg["vision_cfg"].get("image_size", 224)
     try:
@@ -424,7 +423,9 @@ def _preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], where: s
         or stated.get("mode", "RGB") != "RGB"
         or 0.0 in preprocess.std
     ):
-        raise ModelError(f"Cannot use the preprocessing of {where}: {dict(stated)} is not one of open_clip's.")
+        raise ModelError(
+            f"Cannot use the preprocessing of {where}: {dict(stated)} is not one of open_clip's."
+        )
     return preprocess
 
 
@@ -440,7 +441,7 @@ def _effective(value: Any) -> Any:
     return [_effective(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-# ---- The weights' hash, cached -------------------------------------------------------------------------------
+# ---- The weights' hash, cached -----------------------------------------------------------------
 
 
 def _weights_digest(path: Path) -> str:

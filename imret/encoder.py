@@ -1,0 +1,366 @@
+"""Pictures and texts to unit vectors, with the towers loaded when they are first used.
+
+An encoder is named before it is loaded: its dimension and fingerprint come from the files alone. It hides
+device, precision, tokenizer and batching. Model names are resolved in `imret.models`, weights are read in
+`imret.towers`, pictures are opened in `imret.images`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from imret import DEFAULT_MODEL
+from imret.errors import ImageError, ModelError
+from imret.images import MAX_PIXELS, Source, fit_image, load_image
+from imret.models import ModelFiles, Preprocess, resolve_model
+from imret.towers import Checkpoint, has_batch_norm, load_clip
+
+__all__ = ["Encoder", "TextTruncated", "load_clip"]
+
+
+class TextTruncated(UserWarning):
+    """A text was longer than the model's context, and what did not fit was cut off."""
+
+
+class Encoder:
+    """One model, ready to encode.
+
+    Constructing it resolves files, device and precision, and loads no weights; each tower is loaded by the
+    first call that needs it. Calls from several threads are safe.
+
+    Attributes:
+        files: The model's files.
+        device: Where the towers run.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelFiles = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        arch: str | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        """Find the model; download it if this is its first use.
+
+        Args:
+            model: A name that `imret.models.resolve_model` takes, or its result.
+            device: "auto" (cuda, else mps, else cpu) or a torch device.
+            precision: "fp32", "bf16", or "auto": bf16 on CUDA devices and CPUs that compute in it, except
+                for image towers with batch normalisation, which lose too much in it.
+            arch: Architecture, for a checkpoint file only.
+            notify: Called with a sentence before a download starts.
+
+        Raises:
+            ModelError: If the model cannot be found, or the device is not there.
+            ValueError: If precision is none of the three.
+        """
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+        self.device = _device(device)
+        self.files = (
+            model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
+        )
+        self._precision = precision
+        self._loading = threading.Lock()
+        self._towers: dict[str, nn.Module] = {}
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.model_id!r}, device={str(self.device)!r}, precision={self.precision!r})"
+
+    @property
+    def model_id(self) -> str:
+        """The name that gives this model again."""
+        return self.files.model_id
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.files.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over weights, architecture and preprocessing; see `ModelFiles.fingerprint`."""
+        return self.files.fingerprint
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the input of the image tower."""
+        return self.files.preprocess
+
+    @cached_property
+    def precision(self) -> str:
+        """The precision in use: "fp32" or "bf16"."""
+        if self._precision != "auto":
+            return self._precision
+        return "bf16" if _computes_in_bf16(self.device) and not has_batch_norm(self.files) else "fp32"
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs."""
+        tensors = Checkpoint(self.files.weights).tensors
+        if "logit_scale" not in tensors:
+            raise ModelError(f"The weights of '{self.model_id}' hold no 'logit_scale'.")
+        return math.exp(float(tensors["logit_scale"].reshape(-1)[0]))
+
+    def encode_images(
+        self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.float32]:
+        """Encode pictures: paths, PIL images, or what else `load_image` takes. One batch is in memory.
+
+        Args:
+            images: The pictures.
+            batch_size: How many go through the tower at once.
+            max_pixels: A picture of more is refused; see `load_image`.
+
+        Returns:
+            (N, D) float32, each row of unit length, in the order given.
+
+        Raises:
+            ImageError: If a picture cannot be used; nothing is skipped silently.
+            ModelError: If the model cannot be loaded or gives no direction for a picture.
+        """
+        if isinstance(images, (str, os.PathLike)):
+            raise TypeError("encode_images takes a list of pictures; put the one path in a list")
+        remaining = iter(images)
+        rows: list[NDArray[np.float32]] = []
+        while batch := list(islice(remaining, batch_size)):
+            pixels = np.stack([self._pixels(image, max_pixels) for image in batch])
+            rows.append(self.encode_pixels(pixels, batch_size=batch_size))
+        return np.concatenate(rows) if rows else self._no_rows()
+
+    def _pixels(self, image: Source, max_pixels: int) -> NDArray[np.uint8]:
+        fit = self.preprocess
+        try:
+            return fit_image(
+                load_image(image, max_pixels=max_pixels),
+                size=fit.size,
+                interpolation=fit.interpolation,
+                resize_mode=fit.resize_mode,
+                fill_color=fit.fill_color,
+            )
+        except ImageError as error:
+            if isinstance(image, (str, os.PathLike)):
+                raise ImageError(f"Cannot encode '{os.fspath(image)}': {error}") from error
+            raise
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Encode pictures that already have the model's size; normalisation happens on the device.
+
+        Args:
+            pixels: (N, H, W, 3) uint8 RGB with (H, W) = `preprocess.size`.
+            batch_size: How many go through the tower at once.
+
+        Returns:
+            (N, D) float32, each row of unit length.
+
+        Raises:
+            ValueError: If shape or dtype differ.
+            ModelError: If the model cannot be loaded or gives no direction for a picture.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*self.preprocess.size, 3):
+            raise ValueError(
+                f"expected uint8 pixels of shape (N, {', '.join(map(str, self.preprocess.size))}, 3), "
+                f"got {pixels.dtype} {pixels.shape}"
+            )
+        if len(pixels) == 0:
+            return self._no_rows()
+        tower: Any = self._tower("image")
+        shape = (1, 3, 1, 1)
+        # Of bytes rather than of [0, 1]: (x / 255 - mean) / std == (x - 255 * mean) / (255 * std)
+        mean = 255 * torch.tensor(self.preprocess.mean, device=self.device).view(shape)
+        std = 255 * torch.tensor(self.preprocess.std, device=self.device).view(shape)
+        rows = []
+        for start in range(0, len(pixels), batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size]))
+            # (B, H, W, 3) uint8 -> (B, 3, H, W), still uint8 on its way to the device
+            batch = batch.to(self.device).permute(0, 3, 1, 2)
+            inputs = ((batch.float() - mean) / std).to(self._dtype)
+            rows.append(self._unit(tower.encode_image(inputs), "picture", start))
+        return np.concatenate(rows)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+        """Encode texts.
+
+        Returns:
+            (N, D) float32, each row of unit length, in the order given.
+
+        Warns:
+            TextTruncated: If a text does not fit the model's context; the message shows it.
+
+        Raises:
+            ModelError: If the model or its tokenizer cannot be loaded, or gives no direction for a text.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode_texts takes a list of texts; put the one text in a list")
+        if not texts:
+            return self._no_rows()
+        tower = self._tower("text")
+        rows = []
+        for start in range(0, len(texts), batch_size):
+            tokens = self._tokenize(list(texts[start : start + batch_size])).to(self.device)
+            rows.append(self._unit(_encode_tokens(tower, tokens), "text", start))
+        return np.concatenate(rows)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _no_rows(self) -> NDArray[np.float32]:
+        return np.zeros((0, self.dim), dtype=np.float32)
+
+    def _tower(self, name: str) -> nn.Module:
+        with self._loading:
+            if name not in self._towers:
+                self._towers[name] = load_clip(
+                    self.files, towers=(name,), device=self.device, dtype=self._dtype
+                )
+            return self._towers[name]
+
+    def _unit(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
+        """Scale (B, D) features to unit length in float32, and refuse those that have no direction."""
+        features = features.float()
+        norms = features.norm(dim=-1, keepdim=True)
+        usable = torch.isfinite(norms) & (norms > 0)
+        if not bool(usable.all()):
+            row = start + int((~usable).squeeze(1).nonzero()[0])
+            raise ModelError(
+                f"Model '{self.model_id}' gave no direction for {what} number {row + 1} "
+                f"(zero or not a number) in {self.precision} on {self.device}. Its weights may be damaged."
+            )
+        unit: NDArray[np.float32] = (features / norms).cpu().numpy()
+        return unit
+
+    # ---- Tokens ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _context_length(self) -> int:
+        return int(self.files.model_cfg["text_cfg"].get("context_length", 77))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from open_clip.factory import get_tokenizer
+        from open_clip.tokenizer import tokenize
+
+        text_cfg = self.files.model_cfg["text_cfg"]
+        # open_clip knows SigLIP's tokenizers by the name of a built-in architecture.
+        siglip = "siglip" in self.files.tokenizer.lower() and ":" not in self.files.tokenizer
+        if not (siglip or text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")):
+            return tokenize  # exists since the import; get_tokenizer would build a second one
+        try:
+            return get_tokenizer(self.files.tokenizer)
+        except Exception as error:
+            # From a missing `transformers` to an unreachable hub.
+            raise ModelError(
+                f"Cannot load the tokenizer of model '{self.model_id}': {error}. "
+                "It may need: pip install transformers"
+            ) from error
+
+    def _tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Return (B, context length) token ids; warn of each text that did not fit."""
+        length = self._context_length
+        tokenizer = self._tokenizer
+        tokens: torch.Tensor = tokenizer(texts, context_length=length)
+        backend = getattr(tokenizer, "tokenizer", None)
+        if backend is None:
+            # With one place more than the context has, only a text that did not fit reaches it.
+            too_long = tokenizer(texts, context_length=length + 1)[:, length] != 0
+            cut = [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
+        else:
+            cut = [text for text in texts if len(backend(text).input_ids) > length]
+        for text in cut:
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            warnings.warn(
+                f"A text is longer than the {length} tokens that the model reads, and was cut: {shown!r}",
+                TextTruncated,
+                stacklevel=3,
+            )
+        return tokens
+
+
+def _encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Run (B, L) token ids through the text tower, over no more positions than the longest text needs.
+
+    Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
+    one after it. Other towers get the full context.
+    """
+    from open_clip.model import CLIP
+    from open_clip.transformer import text_global_pool
+
+    native = isinstance(model, CLIP)  # keeps the parts of its text tower on its root
+    tower: Any = model if native else model.text
+    pool_type = getattr(tower, "text_pool_type" if native else "pool_type", None)
+    end_id = getattr(tower, "text_eos_id" if native else "eos_id", None)
+    ends = _end_positions(tokens, pool_type, end_id)
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
+    if ends is None or not plain or getattr(tower, "attn_mask", None) is None:
+        whole: torch.Tensor = cast(Any, model).encode_text(tokens)
+        return whole
+    length = int(ends.max()) + 1
+    tokens = tokens[:, :length]  # (B, L) -> (B, l)
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (B, l, W)
+    x = text_global_pool(tower.ln_final(x), tokens, cast(str, pool_type), eos_token_id=end_id)  # (B, W)
+    if isinstance(tower.text_projection, nn.Linear):
+        x = tower.text_projection(x)
+    elif tower.text_projection is not None:
+        x = x @ tower.text_projection
+    return cast(torch.Tensor, x)
+
+
+def _end_positions(tokens: torch.Tensor, pool_type: str | None, end_id: int | None) -> torch.Tensor | None:
+    """Return (B,) the position each text is read at, or None where that is not its end token."""
+    if pool_type == "argmax":  # the end token has the highest id
+        return tokens.argmax(dim=-1)
+    if pool_type == "eos":
+        return torch.eq(tokens, end_id if end_id is not None else -1).int().argmax(dim=-1)
+    return None
+
+
+# ---- Device and precision ----------------------------------------------------------------------
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"Device '{device}' cannot be used: {str(error).splitlines()[0]}. Use --device cpu, or auto."
+        ) from error
+    return chosen
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and sys.platform == "linux":
+        try:
+            flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+        except OSError:
+            return False
+        return bool({"avx512_bf16", "amx_bf16"} & set(flags))
+    return False

@@ -1,0 +1,370 @@
+"""Any picture file to an upright RGB image, and that to the pixels a model takes.
+
+Hides formats, orientation, colour modes and damage: whatever is wrong with a file comes out as one ImageError
+whose message is the reason. Colour profiles (ICC) are ignored, as open_clip ignores them. Of an animation or
+a multi-page file, only the first frame is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
+
+from imret.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+
+IMAGE_EXTENSIONS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"),
+        *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+    )
+)
+
+# Tried in this order, whatever the file's name says. Pillow reads many more, some of them through external
+# programs: a photo search has no use for them and every parser is a door.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
+_MAX_RESIZED_PIXELS = 16_000_000
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+
+
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
+
+    Args:
+        source: A path, the bytes of a file, an open binary file, or a PIL image.
+        max_pixels: Refuse more, judged from the header before anything is decoded. Pillow's own limit does
+            not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 6 to 12 bytes a pixel.
+
+    Returns:
+        A PIL image of mode RGB that holds no open file.
+
+    Raises:
+        ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
+            large. The message is the reason, without the path.
+    """
+    with _pillow_warnings_off():
+        if isinstance(source, Image.Image):
+            return _finish(source, max_pixels)
+        if isinstance(source, bytes):
+            return _load_stream(io.BytesIO(source), max_pixels)
+        if isinstance(source, (str, os.PathLike)):
+            with _open_file(source) as file:
+                return _load_stream(file, max_pixels)
+        return _load_stream(source if source.seekable() else io.BytesIO(source.read()), max_pixels)
+
+
+def lift_pillow_limit(max_pixels: int) -> None:
+    """Let Pillow's own limit be no lower than ours. For programs: it is a setting of the whole process.
+
+    `load_image` needs this only for TIFF and WebP files of more than twice PIL.Image.MAX_IMAGE_PIXELS
+    (179 megapixels unless changed), whose readers ask that limit themselves.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+
+
+def fit_image(
+    image: Image.Image,
+    *,
+    size: tuple[int, int],
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+    fill_color: int = 0,
+) -> NDArray[np.uint8]:
+    """Resize an RGB image to a model's size: pixel for pixel what open_clip's own transform makes of it.
+
+    Args:
+        image: From `load_image`.
+        size: (H, W) in pixels.
+        interpolation: "bicubic" or "bilinear" ("random" is bicubic, as in open_clip).
+        resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
+            side and pads, "squash" gives up the aspect ratio.
+        fill_color: Grey value in [0, 255] of the padding.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: If a mode or interpolation is unknown.
+    """
+    if interpolation not in ("bicubic", "bilinear", "random"):
+        raise ValueError(f"unknown interpolation {interpolation!r}")
+    resample = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
+    if image.mode != "RGB":
+        image = load_image(image)
+    height, width = size
+    if resize_mode == "squash":
+        fitted = image.resize((width, height), resample)
+    elif resize_mode == "shortest":
+        if height != width:
+            resample = Image.Resampling.BICUBIC  # open_clip 3.3 passes no interpolation on here
+        fitted = _resize_and_crop(image, _covering(image.size, size), size, resample)
+    elif resize_mode == "longest":
+        ratio = max(image.width / width, image.height / height)
+        # A side of a very long picture would round to nothing; open_clip fails on it.
+        inner = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+        fitted = Image.new("RGB", (width, height), (fill_color,) * 3)
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        fitted.paste(image if inner == image.size else image.resize(inner, resample), (left, top))
+    else:
+        raise ValueError(f"unknown resize mode {resize_mode!r}")
+    return np.array(fitted, dtype=np.uint8)
+
+
+def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) that makes an image cover (H, W), rounded as open_clip rounds."""
+    (width, height), (out_height, out_width) = image, size
+    if out_height == out_width:  # torchvision's Resize: truncates
+        longer = int(out_width * max(width, height) / min(width, height))
+        return (out_width, longer) if width <= height else (longer, out_width)
+    ratio = min(height / out_height, width / out_width)  # open_clip's ResizeKeepRatio: rounds
+    return round(width / ratio), round(height / ratio)
+
+
+def _resize_and_crop(
+    image: Image.Image, resized: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """Resize to (width, height) `resized`, then crop the centre (H, W)."""
+    height, width = size
+    left, top = round((resized[0] - width) / 2.0), round((resized[1] - height) / 2.0)
+    if resized == image.size:
+        return image.crop((left, top, left + width, top + height))
+    if resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
+        return image.resize(resized, resample).crop((left, top, left + width, top + height))
+    # A 1 x 50,000 picture would become 224 x 11,200,000. Resample only what the crop keeps. Pillow still
+    # reads the neighbours outside the box; it may take its two passes in the other order, which rounds
+    # hard edges otherwise by some levels.
+    across, down = image.width / resized[0], image.height / resized[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return image.resize((width, height), resample, box=box)
+
+
+# ---- Opening -----------------------------------------------------------------------------------
+
+
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    def opener(name: str, flags: int) -> int:
+        # Without O_NONBLOCK, opening a named pipe called a.jpg waits for a writer for ever.
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        file = open(path, "rb", opener=opener)  # noqa: SIM115 - returned open; Path.open has no opener
+    except (OSError, ValueError) as error:
+        raise ImageError(_file_reason(error)) from error
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise ImageError("not a regular file")
+    return file
+
+
+def _file_reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return f"not a usable path: {error}"
+    known = {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "no permission to read it",
+        errno.EPERM: "no permission to read it",
+        errno.EISDIR: "it is a folder, not a file",
+        errno.ELOOP: "a symbolic link that leads back to itself",
+        errno.ENAMETOOLONG: "the path is too long",
+        errno.EIO: "the disk reports a read error",
+        errno.ESTALE: "the network file system lost the file",
+    }
+    return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
+
+
+def _load_stream(file: BinaryIO, max_pixels: int) -> Image.Image:
+    try:
+        file.seek(0)
+        head = file.read(32)
+    except OSError as error:
+        raise ImageError(_file_reason(error)) from error
+    if not head:
+        raise ImageError("the file is empty")
+    with _identify(file, head) as image:
+        return _finish(image, max_pixels)
+
+
+def _identify(file: BinaryIO, head: bytes) -> Image.Image:
+    """Read the header by content. Pillow's Image.open would, but it also applies its global pixel limit."""
+    Image.init()
+    fault: tuple[str, Exception] | None = None
+    for name in _FORMATS:
+        opener, accepts = Image.OPEN.get(name, (None, None))
+        if name == "JPEG":
+            # Not the registered opener: that turns camera files with previews into MPO, whose first frame
+            # is this very JPEG.
+            opener = JpegImageFile
+        try:
+            # Anything but True is a refusal, or the name of what this Pillow was built without.
+            if opener is not None and accepts is not None and accepts(head[:16]) is True:
+                return _header(opener, file)
+        except Exception as error:
+            fault = (name, error)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise ImageError("a HEIC picture, which needs: pip install 'imret[heic]'") from None
+        try:
+            return _header(HeifImageFile, file)
+        except Exception as error:
+            fault = ("HEIF", error)
+    if fault is None:
+        raise ImageError("not a picture of a known format, whatever its name says")
+    raise _refusal(fault[1], fault[0]) from fault[1]
+
+
+def _header(opener: Callable[..., Image.Image], file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    image = opener(file, "")  # no name: given one, Pillow may map the file, and a shrinking file then kills
+    return image
+
+
+def _finish(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Check the size, decode, convert, turn."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"the picture has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except Exception as error:
+        # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
+        raise _refusal(error, image.format) from error
+    orientation = _orientation(image)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _refusal(error: Exception, format_name: str | None) -> ImageError:
+    kind = f"{format_name} picture" if format_name else "picture"
+    detail = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError):
+        return ImageError(f"not enough memory to decode the {kind}")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"a {kind} of more pixels than its reader takes: {detail}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ImageError(_file_reason(error))
+    if "truncated" in detail.lower() or isinstance(error, (EOFError, struct.error)):
+        return ImageError(f"a truncated {kind}" + (f": {detail}" if detail else ""))
+    return ImageError(f"a damaged or truncated {kind}: {detail or type(error).__name__}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where there is none that can be read: a broken tag spoils no picture."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        return int(value)
+    except Exception:
+        return 1
+
+
+# ---- Colour ------------------------------------------------------------------------------------
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy() if type(image) is Image.Image else image.convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
+    if image.mode == "LAB":
+        lab_to_srgb = ImageCms.buildTransform(
+            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+        )
+        converted = ImageCms.applyTransform(image, lab_to_srgb)
+        assert converted is not None
+        return converted
+    if image.has_transparency_data:
+        # La and PA have no direct way to RGBA
+        straight = image.convert({"La": "LA", "PA": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
+        over_white = Image.new("RGB", image.size, "white")
+        over_white.paste(straight, mask=straight.getchannel("A"))
+        return over_white
+    return image.convert("RGB")
+
+
+def _to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Bring one channel of more than 8 bits to [0, 255] by the range that its values show.
+
+    16-bit integers span 65,535. Wider integers and floats say nowhere what is white: [0, 1]
+    (floats), [0, 255] and [0, 65,535] are taken for whole ranges, anything else is stretched from its lowest
+    value to its highest.
+    """
+    levels = np.array(values, dtype=np.float32)
+    np.nan_to_num(levels, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(levels.min()), float(levels.max())
+    if values.dtype.itemsize == 2:
+        low, high = 0.0, 65535.0
+    elif low >= 0.0:
+        whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        low, high = next(((0.0, white) for white in whites if high <= white), (low, high))
+    # In place: a hundred megapixels of floats are 400 MB.
+    levels -= low
+    levels *= 255.0 / max(high - low, 1e-30)
+    np.clip(np.rint(levels, out=levels), 0.0, 255.0, out=levels)
+    whole: NDArray[np.uint8] = levels.astype(np.uint8)
+    return whole
+
+
+# ---- Warnings ----------------------------------------------------------------------------------
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+
+
+@contextlib.contextmanager
+def _pillow_warnings_off() -> Iterator[None]:
+    """Ignore Pillow's warnings about odd metadata while any thread decodes.
+
+    Not warnings.catch_warnings: that saves and restores all filters, and two threads that overlap restore
+    each other's. This adds and removes one filter, for Pillow's modules only.
+    """
+    global _quiet_depth
+    with _quiet_lock:
+        _quiet_depth += 1
+        if _quiet_depth == 1:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                for entry in list(warnings.filters):
+                    if entry[0] == "ignore" and getattr(entry[3], "pattern", None) == r"PIL\.":
+                        with contextlib.suppress(ValueError, AttributeError):
+                            warnings.filters.remove(entry)  # type: ignore[attr-defined]
