@@ -1,0 +1,112 @@
+"""A collection of vectors bound to one encoder: one small interface, two engines.
+
+    with open_store("photos.db") as store:              # a folder: Qdrant Edge, in a worker process
+        ...
+    with open_store("http://localhost:6333") as store:  # a Qdrant server or cluster
+        ...
+
+Hides which engine it is, its filters, versions, locks and retries. Loads none before one is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from imret.errors import StoreError, StoreUnavailable
+from imret.store.contract import (
+    INDEXED_FIELDS,
+    Collection,
+    Filter,
+    Identity,
+    Match,
+    Point,
+    Stats,
+    Store,
+)
+
+__all__ = [
+    "INDEXED_FIELDS",
+    "Collection",
+    "Filter",
+    "Identity",
+    "Match",
+    "Point",
+    "Stats",
+    "Store",
+    "default_folder",
+    "open_store",
+]
+
+LOCAL_SERVER = "http://localhost:6333"
+PROBE_TIMEOUT_S = 0.3
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
+
+
+def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
+    """Open a store: a URL is a Qdrant server, a path an embedded one.
+
+    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at
+    localhost:6333 if one answers, else the embedded store of this user. `Store.reason` says which, and why.
+
+    Args:
+        address: "http://..." or "https://...", or a folder.
+        create: Make an embedded store whose folder is missing or empty.
+
+    Raises:
+        StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
+        StoreError: If the address cannot be used: a file, a folder of other things, a refused API key.
+    """
+    reason = ""
+    if address is None and os.environ.get("IMRET_DB"):
+        address, reason = os.environ["IMRET_DB"], f"store {os.environ['IMRET_DB']} (from IMRET_DB)"
+    elif address is None and _is_qdrant(LOCAL_SERVER):
+        address, reason = LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
+    elif address is None:
+        address = str(default_folder())
+        reason = f"store {address} (embedded; no Qdrant answers at {LOCAL_SERVER})"
+    address = os.fspath(address)
+    if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
+        raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
+    if "://" in address:
+        from imret.store.server import ServerStore
+
+        return ServerStore(address, reason=reason)
+    try:
+        from imret.store.edge import EdgeStore
+    except ImportError as error:  # fcntl
+        raise StoreUnavailable(
+            "the embedded store needs Linux or macOS. Run a server (docker compose up qdrant) and use it: "
+            f"--db {LOCAL_SERVER}"
+        ) from error
+    return EdgeStore(address, create=create, reason=reason)
+
+
+def default_folder() -> Path:
+    """Return the folder of this user's embedded store: below IMRET_HOME, else the user data directory."""
+    home = os.environ.get("IMRET_HOME")
+    if not home:
+        import platformdirs
+
+        home = platformdirs.user_data_dir("imret", appauthor=False)
+    return Path(home).expanduser() / "store"
+
+
+def _is_qdrant(url: str) -> bool:
+    """Whether a Qdrant server answers at a URL, and soon."""
+    import json
+    import urllib.error
+    import urllib.request  # a tenth of a second to load, which the embedded store's worker need not spend
+
+    try:
+        # No proxy: this is about what runs on this machine.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=PROBE_TIMEOUT_S) as response:
+            answer = json.loads(response.read(10_000))
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except (OSError, ValueError):
+        return False
+    return isinstance(answer, dict) and "qdrant" in str(answer.get("title", "")).lower()

@@ -1,0 +1,397 @@
+"""The embedded engine: a store in a folder, served to this program by a worker process of its own.
+
+Hides the worker (started by the first collection that is opened, ended with the store), the pipes to it,
+and the versions on disk. One process at a time can have a version open, also to search it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.store import edge_folder as folder
+from imret.store.contract import (
+    INDEXED_FIELDS,
+    Filter,
+    Identity,
+    Point,
+    Stats,
+    by_frequency,
+    check_ids,
+    check_name,
+    check_payloads,
+    check_vectors,
+    count_values,
+    in_rank_order,
+    index_status,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+UPSERT_BATCH = 512  # points in one message to the worker
+CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
+_HEADER_BYTES = 8
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.edge_worker import main; main()"
+
+
+class EdgeStore:
+    """A store in a folder. See `Store` for what its methods promise.
+
+    Args:
+        path: The folder.
+        create: Make a store of it if it is missing or empty.
+        lock_timeout_s: How long to wait for another process that has a collection open.
+        index_from_kb: Vectors of a segment, in KiB, from which on an index is built; a scan of fewer is as
+            fast.
+        reason: Why this store was chosen.
+
+    Raises:
+        StoreUnavailable: If there is no store and `create` is false.
+        StoreError: If the folder cannot be used.
+    """
+
+    engine = "embedded"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        lock_timeout_s: float = 5.0,
+        index_from_kb: int = 10_000,
+        reason: str = "",
+    ) -> None:
+        self.address = os.fspath(path)
+        self.reason = reason
+        self._folder = Path(self.address).expanduser().absolute()
+        folder.prepare(self._folder, create=create)
+        self._options = (lock_timeout_s, index_from_kb)
+        self._worker: _Worker | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+
+    def collections(self) -> list[str]:
+        return [name for name in folder.collection_names(self._folder) if self.live(name) is not None]
+
+    def live(self, name: str) -> Identity | None:
+        collection = self._folder / check_name(name)
+        live = folder.read_versions(collection).live
+        return None if live is None else folder.read_identity(collection / live)
+
+    def building(self, name: str) -> list[Identity]:
+        collection = self._folder / check_name(name)
+        known = folder.read_versions(collection)
+        others = [
+            folder.read_identity(version)
+            for version in folder.version_folders(collection)
+            if version.name != known.live and version.name not in known.retired
+        ]
+        return [identity for identity in others if identity is not None]
+
+    def open(self, name: str) -> EdgeCollection:
+        collection = self._folder / check_name(name)
+        for attempt in (1, 2):
+            live = folder.read_versions(collection).live
+            if live is None:
+                raise self._no_such(name)
+            try:
+                return self._open(name, collection / live, None)
+            except DataError:
+                # Another process may have switched to a new version, and removed this one, this moment.
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def open_version(self, name: str, identity: Identity) -> EdgeCollection:
+        collection = self._folder / check_name(name)
+        opened = self._open(name, collection / identity.version, identity)
+        known = folder.read_versions(collection)
+        if identity.version in known.retired:
+            with folder.switching(collection):
+                known = folder.read_versions(collection)
+                left = tuple(one for one in known.retired if one != identity.version)
+                folder.write_versions(collection, folder.Versions(known.live, left))
+        self._clean(collection)
+        return opened
+
+    def switch(self, name: str, identity: Identity) -> None:
+        collection = self._folder / check_name(name)
+        if folder.read_identity(collection / identity.version) is None:
+            raise StoreError(f"collection {name!r} has no version {identity.version} to switch to")
+        with folder.switching(collection):
+            others = [one.name for one in folder.version_folders(collection) if one.name != identity.version]
+            folder.write_versions(collection, folder.Versions(identity.version, tuple(others)))
+        self._clean(collection)
+
+    def drop(self, name: str) -> None:
+        collection = self._folder / check_name(name)
+        if collection.is_dir():
+            self._started().call("drop", collection)
+
+    def close(self) -> None:
+        with self._starting:
+            self._closed = True
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _open(self, name: str, version: Path, identity: Identity | None) -> EdgeCollection:
+        worker = self._started()
+        handle, found = worker.call("open", version, identity)
+        return EdgeCollection(name, found, handle, worker)
+
+    def _clean(self, collection: Path) -> None:
+        """Remove what earlier switches retired, except what is still being read."""
+        for version in folder.read_versions(collection).retired:
+            if (collection / version).is_dir():
+                with suppress(StoreLocked):
+                    self._started().call("remove", collection / version)
+        folder.empty_trash(collection)
+
+    def _no_such(self, name: str) -> DataError:
+        existing = self.collections()
+        if self.building(name):
+            return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
+        there = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
+        return DataError(
+            f"no collection {name!r} in {self.address!r}. {there}.\n"
+            f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
+        )
+
+    def _started(self) -> _Worker:
+        with self._starting:
+            if self._closed:
+                raise StoreError(f"the store {self.address!r} is closed")
+            if self._worker is None:
+                self._worker = _Worker(self.address, self._options)
+            return self._worker
+
+
+class EdgeCollection:
+    """One version of a collection in a folder. See `Collection` for what its methods promise."""
+
+    def __init__(self, name: str, identity: Identity, handle: int, worker: _Worker) -> None:
+        self.name = name
+        self.identity = identity
+        self._handle = handle
+        self._worker = worker
+        self._closed = False
+
+    def upsert(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        ids = check_ids(ids)
+        rows = check_vectors(vectors, (len(ids), self.identity.dim))
+        payloads = check_payloads(payloads, len(ids))
+        for start in range(0, len(ids), UPSERT_BATCH):
+            part = slice(start, start + UPSERT_BATCH)
+            self._call("upsert", ids[part], rows[part], payloads[part])
+
+    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
+        ids = check_ids(ids)
+        self._call("overwrite_payloads", ids, check_payloads(payloads, len(ids)))
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
+        return {row[0]: Point(*row) for row in self._call("get", check_ids(ids), vectors)}
+
+    def scan(
+        self, filter: Filter | None = None, *, vectors: bool = False, batch_size: int = 256
+    ) -> Iterator[list[Point]]:
+        offset: str | None = None
+        while True:
+            rows, offset = self._call("scan", filter, vectors, batch_size, offset)
+            if rows:
+                yield [Point(*row) for row in rows]
+            if offset is None:
+                return
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self._call("delete", check_ids(ids))
+
+    def search(
+        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
+    ) -> list[Point]:
+        query = check_vectors(vector, (self.identity.dim,))
+        return in_rank_order(
+            lambda n: [Point(*row) for row in self._call("search", query, n, filter, exact)], limit
+        )
+
+    def count(self, filter: Filter | None = None) -> int:
+        return int(self._call("count", filter))
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        if field not in INDEXED_FIELDS:
+            return by_frequency(count_values(self.scan(filter), field))
+        return by_frequency(self._call("facet", field, filter))
+
+    def flush(self) -> None:
+        self._call("flush")
+
+    def optimize(self) -> None:
+        self._call("optimize")
+
+    def stats(self) -> Stats:
+        points, indexed, disk_bytes = self._call("stats")
+        return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with suppress(StoreError):  # the store may be closed already, or its worker gone
+                self._worker.call("close", self._handle)
+
+    def _call(self, operation: str, *arguments: Any) -> Any:
+        if self._closed:
+            raise StoreError(f"this handle of collection {self.name!r} is closed")
+        return self._worker.call(operation, self._handle, *arguments)
+
+
+class _Worker:
+    """The program's end of the pipes.
+
+    One thread does all the talking: it puts the requests of many threads in a row, and Ctrl-C, which Python
+    delivers to the main thread, interrupts the wait for an answer but never a message half way.
+    """
+
+    def __init__(self, address: str, options: tuple[float, int]) -> None:
+        self._address = address
+        self._owner = os.getpid()
+        # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
+            start_new_session=True,
+            # One thread is enough for the little that numpy does there, and starts faster.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._talker = ThreadPoolExecutor(1, "imret-edge")
+        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
+        holder = folder.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
+        try:
+            self.call("hello", self._owner, holder, *options)
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, operation: str, *arguments: Any) -> Any:
+        """Return the worker's answer, or raise the error it answered.
+
+        Raises:
+            StoreUnavailable: If it died; the message has its last words.
+        """
+        if os.getpid() != self._owner:
+            raise StoreError("this store was opened before a fork; open it in the process that uses it")
+        try:
+            answer = self._talker.submit(self._exchange, (operation, arguments))
+        except RuntimeError:  # shut down
+            raise StoreError(f"the store {self._address!r} is closed") from None
+        succeeded, result = answer.result()
+        if not succeeded:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the worker; waits until it has closed its files."""
+        if os.getpid() == self._owner:
+            self._talker.shutdown(wait=False, cancel_futures=True)
+            self._finalizer()
+
+    def _exchange(self, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:
+        try:
+            body = pickle.dumps(request, protocol=5)
+            left = memoryview(len(body).to_bytes(_HEADER_BYTES, "little") + body)
+            while left:
+                left = left[self._stdin.write(left) :]
+            length = int.from_bytes(self._read(_HEADER_BYTES), "little")
+            answer: tuple[bool, Any] = pickle.loads(self._read(length))
+            return answer
+        except (OSError, EOFError, ValueError) as error:  # ValueError: closed under us
+            raise self._dead() from error
+
+    def _read(self, n: int) -> bytes:
+        received = bytearray()
+        while len(received) < n:
+            chunk = self._stdout.read(min(n - len(received), 1 << 20))
+            if not chunk:
+                raise EOFError
+            received += chunk
+        return bytes(received)
+
+    def _dead(self) -> StoreUnavailable:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+        code = self._process.returncode
+        if code is None:
+            how = "stopped answering"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGBUS:
+                how += " (is the disk full?)"
+        else:
+            how = f"ended with exit code {code}"
+        said = ""
+        with suppress(OSError, ValueError):
+            size = self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(0, size - 4096))
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
+            said = "".join(f"\n  {line}" for line in lines)
+        return StoreUnavailable(
+            f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
+            f"run the command again.{' Its last words:' if said else ''}{said}"
+        )
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], owner: int) -> None:
+    """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for file in (process.stdin, process.stdout, stderr):
+        with suppress(OSError):
+            file.close()
+
+
+def _command() -> str:
+    """Return what was typed to start this program, shortened."""
+    argv = [os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]] if sys.argv else ["python"]
+    line = shlex.join(argv)
+    return line if len(line) <= 200 else line[:197] + "..."

@@ -1,0 +1,721 @@
+"""The server engine: a store on a Qdrant server or cluster, through qdrant-client.
+
+A version is the Qdrant collection `NAME.FINGERPRINT16`, whose metadata names the encoder; `NAME` itself is an
+alias of the live one, so that a switch is one step for every reader. Hides retries, and batches in flight.
+A collection or an alias that imret did not make is never written to.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import random
+import re
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from imret.errors import DataError, StoreError, StoreUnavailable
+from imret.store.contract import (
+    HNSW_EF,
+    INDEXED_FIELDS,
+    OVERSAMPLING,
+    Filter,
+    Identity,
+    Match,
+    Point,
+    Stats,
+    by_frequency,
+    check_ids,
+    check_name,
+    check_payloads,
+    check_vectors,
+    count_values,
+    in_rank_order,
+    index_status,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+FORMAT = 1
+REST_PORT, GRPC_PORT = 6333, 6334
+UPSERT_BATCH_MIN, UPSERT_BATCH_MAX = 64, 256  # points in one request
+LOOKUP_BATCH = 512  # ids in one request
+REQUEST_TIMEOUT_S = 30
+CONNECT_PATIENCE_S = 1.0  # a person is waiting for the first answer, and a typing error will not mend itself
+FACET_LIMIT = 1_000
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
+_TRANSIENT_HTTP = {408, 429, 502, 503, 504}
+_TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+_VERSION = re.compile(r"[0-9a-f]{16}")
+
+
+class ServerStore:
+    """A store on a Qdrant server. See `Store` for what its methods promise.
+
+    Args:
+        address: "http://host[:port]" or "https://host[:port]"; port 6333 unless it says otherwise.
+        api_key: Default: environment variable QDRANT_API_KEY, if set.
+        client: Use this client instead of connecting to the address.
+        patience_s: How long an operation is tried again while the server is gone or busy.
+        in_flight: Requests of one upsert that are under way at a time.
+        reason: Why this store was chosen.
+
+    Raises:
+        StoreUnavailable: If no Qdrant answers at the address.
+        StoreError: If the address or the key cannot be one, or the server refuses the key.
+    """
+
+    engine = "server"
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        client: QdrantClient | None = None,
+        patience_s: float = 15.0,
+        in_flight: int = 4,
+        reason: str = "",
+    ) -> None:
+        url = _checked_url(address)
+        self.address = address
+        self.reason = reason
+        self._patience_s = patience_s
+        self._closing = threading.Event()
+        self._api_key = _checked_key(os.environ.get("QDRANT_API_KEY") if api_key is None else api_key)
+        self._server_version = ""
+        self._client = client if client is not None else self._connect(url)
+        self._in_flight = in_flight
+        self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
+
+    def collections(self) -> list[str]:
+        return sorted(
+            name
+            for name, physical in self._aliases().items()
+            if _is_version_of(name, physical) and self._identity(name, physical) is not None
+        )
+
+    def live(self, name: str) -> Identity | None:
+        physical = self._live_name(name)
+        return None if physical is None else self._identity(name, physical)
+
+    def building(self, name: str) -> list[Identity]:
+        live = self._live_name(name)
+        others = [self._identity(name, one) for one in self._versions(name) if one != live]
+        return [identity for identity in others if identity is not None]
+
+    def open(self, name: str) -> ServerCollection:
+        physical = self._live_name(name)
+        identity = None if physical is None else self._identity(name, physical)
+        if physical is None or identity is None:
+            raise self._no_such(name)
+        return ServerCollection(self, name, identity, physical)
+
+    def open_version(self, name: str, identity: Identity) -> ServerCollection:
+        self._live_name(name)  # refuses a name that is taken by something else
+        physical = f"{name}.{identity.version}"
+        if physical not in self._versions(name):
+            self._create(name, physical, identity)
+        stored = self._identity(name, physical)
+        if stored is None:
+            raise self._foreign(name, physical)
+        if (stored.fingerprint, stored.dim) != (identity.fingerprint, identity.dim):
+            raise StoreError(
+                f"the collection {physical!r} at {self.address} belongs to the encoder {stored.fingerprint} "
+                f"of {stored.dim} dimensions, not to {identity.fingerprint} of {identity.dim}. Use another "
+                "name."
+            )
+        if stored.model != identity.model:
+            # The same weights under another name, for example a folder that was moved: the newer one works.
+            self.request(
+                "rename the model",
+                lambda: self._client.update_collection(physical, metadata=_metadata(name, identity)),
+            )
+        self._index_payload(physical)
+        return ServerCollection(self, name, identity, physical)
+
+    def switch(self, name: str, identity: Identity) -> None:
+        old, physical = self._live_name(name), f"{name}.{identity.version}"
+        versions = self._versions(name)
+        if physical not in versions:
+            raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
+        if old != physical:
+            steps: list[models.AliasOperations] = [
+                models.CreateAliasOperation(
+                    create_alias=models.CreateAlias(collection_name=physical, alias_name=name)
+                )
+            ]
+            if old is not None:
+                steps.insert(0, models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+            self.request("switch to it", lambda: self._client.update_collection_aliases(steps))
+        for other in versions:
+            if other != physical and self._identity(name, other) is not None:
+                self._delete(other)
+
+    def drop(self, name: str) -> None:
+        for physical in [*self._versions(name)]:
+            if self._identity(name, physical) is not None:
+                self._delete(physical)  # and with the live one its alias
+
+    def close(self) -> None:
+        if not self._closing.is_set():
+            self._closing.set()  # ends the waits of retries
+            self._senders.shutdown(cancel_futures=True)
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def request(self, what: str, call: Callable[[], T], *, patience_s: float | None = None) -> T:
+        """Return what a call to the client returns; try again, ever later, while that may help.
+
+        Every call made through here may be repeated without harm: it says what shall be, not what to add.
+
+        Args:
+            what: What is tried, for the error: "search".
+            call: Sends one request.
+            patience_s: How long to go on trying.
+
+        Raises:
+            StoreUnavailable: If the server stayed away or busy.
+            StoreError: If it refused.
+        """
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        delay = _RETRY_FIRST_S
+        while True:
+            if self._closing.is_set():
+                raise StoreError(f"the store {self.address} is closed")
+            try:
+                return call()
+            except Exception as error:
+                if not _is_transient(error):
+                    raise self._refused(what, error) from error
+                # Jitter: many clients of one server that comes back must not all return in step.
+                pause = max(random.uniform(delay / 2, delay), float(getattr(error, "retry_after_s", 0)))
+                if time.monotonic() + pause > deadline:
+                    raise self._gone(error) from error
+            self._closing.wait(pause)
+            delay = min(delay * 2, _RETRY_MAX_S)
+
+    def send_all(self, what: str, calls: Sequence[Callable[[], object]]) -> None:
+        """Make several requests, a few at a time; returns when all are done, raises what the first raised."""
+        if len(calls) <= 1 or self._in_flight == 1:
+            for call in calls:
+                self.request(what, call)
+            return
+        sent = [self._senders.submit(self.request, what, call) for call in calls]
+        done, not_done = wait(sent, return_when=FIRST_EXCEPTION)
+        for future in not_done:
+            future.cancel()
+        wait(not_done)
+        for future in done:
+            future.result()
+
+    def _connect(self, url: SplitResult) -> QdrantClient:
+        host, loopback = url.hostname or "", _is_loopback(url.hostname or "")
+        if self._api_key is not None and url.scheme == "http" and not loopback:
+            warnings.warn(
+                f"the API key travels to {self.address} unencrypted; use https where the server offers it",
+                stacklevel=4,
+            )
+        options: dict[str, Any] = {
+            "url": f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}",
+            "port": REST_PORT,
+            "timeout": REQUEST_TIMEOUT_S,
+            "check_compatibility": False,  # done below, without a thread and a warning from inside
+            # As a header, because as an argument it brings a warning for every http address, localhost too.
+            "headers": {} if self._api_key is None else {"api-key": self._api_key},
+        }
+        if loopback:  # a proxy cannot reach what runs on this machine
+            options |= {"trust_env": False, "grpc_options": {"grpc.enable_http_proxy": 0}}
+        client = QdrantClient(**options)
+        try:
+            info = self.request("say its version", client.info, patience_s=CONNECT_PATIENCE_S)
+            if "qdrant" not in info.title.lower():
+                raise StoreError(f"what answers at {self.address} is {info.title!r}, not a Qdrant server")
+            self._server_version = info.version
+            self._check_version()
+            there = self.request(
+                "list its collections", client.get_collections, patience_s=CONNECT_PATIENCE_S
+            )
+        except BaseException:
+            client.close()
+            raise
+        # gRPC has its own port, which only the usual pair of ports lets us know.
+        if (url.port or REST_PORT) == REST_PORT and not url.path.strip("/") and _answers(host, GRPC_PORT):
+            faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT)
+            try:
+                same = faster.info().version == info.version and faster.get_collections() == there
+            except (
+                Exception
+            ):  # a port that something else has, or that a proxy does not pass on: REST does too
+                same = False
+            unused, client = (client, faster) if same else (faster, client)
+            unused.close()
+        return client
+
+    def _check_version(self) -> None:
+        """Say in `reason` if client and server are further apart than Qdrant promises to work."""
+        ours = package_version("qdrant-client")
+        try:
+            mine, theirs = (tuple(map(int, one.split(".")[:2])) for one in (ours, self._server_version))
+        except ValueError:
+            return  # a development build
+        if mine[0] != theirs[0] or abs(mine[1] - theirs[1]) > 1:
+            apart = (
+                f"Qdrant {self._server_version} and qdrant-client {ours} are more than one minor version "
+                "apart, which may fail"
+            )
+            self.reason = f"{self.reason}; {apart}" if self.reason else f"store {self.address}: {apart}"
+
+    def _aliases(self) -> dict[str, str]:
+        answer = self.request("list its aliases", self._client.get_aliases)
+        return {alias.alias_name: alias.collection_name for alias in answer.aliases}
+
+    def _live_name(self, name: str) -> str | None:
+        """Return the Qdrant collection behind a name, or None if the name is free.
+
+        Raises:
+            StoreError: If the name is taken by something that imret did not make.
+        """
+        check_name(name)
+        physical = self._aliases().get(name)
+        if physical is not None:
+            if not _is_version_of(name, physical) or self._identity(name, physical) is None:
+                raise self._foreign(name, physical)
+        elif name in self._names():
+            raise self._foreign(name, name)
+        return physical
+
+    def _names(self) -> list[str]:
+        answer = self.request("list its collections", self._client.get_collections)
+        return [one.name for one in answer.collections]
+
+    def _versions(self, name: str) -> list[str]:
+        check_name(name)
+        return sorted(one for one in self._names() if _is_version_of(name, one))
+
+    def _identity(self, name: str, physical: str) -> Identity | None:
+        """Return the encoder of a version, or None if imret did not make that collection."""
+        info = self.request("describe a collection", lambda: self._client.get_collection(physical))
+        note = (info.config.metadata or {}).get("imret")
+        if not isinstance(note, dict) or note.get("collection") != name:
+            return None
+        if note.get("format") != FORMAT:
+            raise StoreError(
+                f"the collection {physical!r} at {self.address} has format {note.get('format')!r}, this "
+                f"imret reads format {FORMAT}. Upgrade imret."
+            )
+        try:
+            return Identity(str(note["model"]), str(note["fingerprint"]), int(note["dim"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def _create(self, name: str, physical: str, identity: Identity) -> None:
+        def create() -> bool:
+            return self._client.create_collection(
+                physical,
+                vectors_config=models.VectorParams(size=identity.dim, distance=models.Distance.COSINE),
+                hnsw_config=models.HnswConfigDiff(m=16, ef_construct=100),
+                quantization_config=models.ScalarQuantization(
+                    scalar=models.ScalarQuantizationConfig(
+                        type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+                    )
+                ),
+                metadata=_metadata(name, identity),
+            )
+
+        try:
+            self.request(f"make the collection {physical!r}", create)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            if physical not in self._names():
+                raise
+            return  # an earlier try got through though its answer did not, or another process was first
+        if self._identity(name, physical) is None:
+            # A server ignores what it does not know. Without it another encoder's vectors could be mixed in.
+            self._delete(physical)
+            raise StoreError(
+                f"the Qdrant {self._server_version} at {self.address} keeps no collection metadata. "
+                "Qdrant 1.16 or newer is needed: docker compose up qdrant"
+            )
+
+    def _index_payload(self, physical: str) -> None:
+        info = self.request("describe a collection", lambda: self._client.get_collection(physical))
+        for field in INDEXED_FIELDS:
+            if field not in info.payload_schema:
+                self._create_index(physical, field)
+
+    def _create_index(self, physical: str, field: str) -> None:
+        self.request(
+            f"index {field!r}",
+            lambda: self._client.create_payload_index(
+                physical, field, field_schema=models.PayloadSchemaType.KEYWORD, wait=True
+            ),
+        )
+
+    def _delete(self, physical: str) -> None:
+        self.request("delete a version", lambda: self._client.delete_collection(physical))
+
+    def _no_such(self, name: str) -> DataError:
+        existing = self.collections()
+        if self.building(name):
+            return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
+        there = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
+        return DataError(
+            f"no collection {name!r} at {self.address}. {there}.\n"
+            f"Make it: imret ingest FOLDER --collection {name} --db {self.address}"
+        )
+
+    def _foreign(self, name: str, physical: str) -> StoreError:
+        what = "a collection" if name == physical else f"an alias or version ({physical!r})"
+        return StoreError(
+            f"the Qdrant at {self.address} has {what} named {name!r} that imret did not make; it is left "
+            "alone. Use another name: --collection NAME"
+        )
+
+    def _gone(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"no answer from Qdrant at {self.address}: {self._reason_of(error)}.\n"
+            "Start it (docker compose up qdrant) and run the command again; what it acknowledged is safe. "
+            "Or use a folder instead of a server: --db FOLDER"
+        )
+
+    def _refused(self, what: str, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        status = error.status_code if isinstance(error, UnexpectedResponse) else _grpc_code(error)
+        if status in (401, 403, "UNAUTHENTICATED", "PERMISSION_DENIED"):
+            did = "refuses the API key" if self._api_key else "asks for an API key"
+            return StoreError(f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...")
+        return StoreError(f"Qdrant at {self.address} refused to {what}: {self._reason_of(error)}")
+
+    def _reason_of(self, error: Exception) -> str:
+        """Return why a request failed, in one line, without the API key."""
+        text = ""
+        if isinstance(error, UnexpectedResponse):
+            text = f"{error.status_code} {error.reason_phrase}".strip()
+            try:
+                text += f": {json.loads(error.content)['status']['error']}"
+            except (ValueError, KeyError, TypeError):
+                text += f": {error.content[:200].decode(errors='replace')}" if error.content else ""
+        elif _grpc_code(error):
+            details = getattr(error, "details", str)
+            text = f"{_grpc_code(error)}: {details() or ''}"
+        else:
+            source = error.source if isinstance(error, ResponseHandlingException) else error
+            text = str(source) or type(source).__name__
+        line = " ".join(text.split()).rstrip(".: ")
+        return line.replace(self._api_key, "***") if self._api_key else line
+
+
+class ServerCollection:
+    """One version of a collection on a server. See `Collection` for what its methods promise."""
+
+    def __init__(self, store: ServerStore, name: str, identity: Identity, physical: str) -> None:
+        self.name = name
+        self.identity = identity
+        self._store = store
+        self._client = store._client
+        self._physical = physical
+        self._closed = False
+
+    def upsert(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        ids = check_ids(ids)
+        rows = check_vectors(vectors, (len(ids), self.identity.dim))
+        payloads = check_payloads(payloads, len(ids))
+        # As many requests as may be in flight, unless they would be very small or very large.
+        even = -(-len(ids) // self._store._in_flight)
+        size = max(UPSERT_BATCH_MIN, min(UPSERT_BATCH_MAX, even))
+
+        def send(part: slice) -> object:
+            points = [
+                models.PointStruct(id=one, vector=row, payload=payload)
+                for one, row, payload in zip(ids[part], rows[part].tolist(), payloads[part], strict=True)
+            ]
+            return self._client.upsert(self._physical, points, wait=True)
+
+        self._send_parts("store points", send, len(ids), size)
+
+    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
+        ids = check_ids(ids)
+        payloads = check_payloads(payloads, len(ids))
+        found = self._get(ids, payload=False, vectors=False)
+        missing = [one for one in ids if one not in found]
+        if missing:
+            raise DataError(f"collection {self.name!r} holds no point {missing[0]}")
+
+        def send(part: slice) -> object:
+            operations: list[models.UpdateOperation] = [
+                models.OverwritePayloadOperation(
+                    overwrite_payload=models.SetPayload(payload=payload, points=[one])
+                )
+                for one, payload in zip(ids[part], payloads[part], strict=True)
+            ]
+            return self._client.batch_update_points(self._physical, operations, wait=True)
+
+        self._send_parts("store payloads", send, len(ids), UPSERT_BATCH_MAX)
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
+        return self._get(check_ids(ids), payload=True, vectors=vectors)
+
+    def _get(self, ids: list[str], *, payload: bool, vectors: bool) -> dict[str, Point]:
+        found: dict[str, Point] = {}
+        for start in range(0, len(ids), LOOKUP_BATCH):
+            part = ids[start : start + LOOKUP_BATCH]
+            records = self._request(
+                "look up points",
+                lambda part=part: self._client.retrieve(  # type: ignore[misc]
+                    self._physical, part, with_payload=payload, with_vectors=vectors
+                ),
+            )
+            found.update((str(record.id), _point(record)) for record in records)
+        return found
+
+    def scan(
+        self, filter: Filter | None = None, *, vectors: bool = False, batch_size: int = 256
+    ) -> Iterator[list[Point]]:
+        offset: Any = None
+        while True:
+            records, offset = self._request(
+                "scan",
+                lambda offset=offset: self._client.scroll(  # type: ignore[misc]
+                    self._physical,
+                    scroll_filter=_filter(filter),
+                    limit=batch_size,
+                    offset=offset,
+                    with_payload=True,
+                    with_vectors=vectors,
+                ),
+            )
+            if records:
+                yield [_point(record) for record in records]
+            if offset is None:
+                return
+
+    def delete(self, ids: Sequence[str]) -> None:
+        ids = check_ids(ids)
+
+        def send(part: slice) -> object:
+            return self._client.delete(self._physical, models.PointIdsList(points=list(ids[part])), wait=True)
+
+        self._send_parts("delete points", send, len(ids), LOOKUP_BATCH)
+
+    def search(
+        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
+    ) -> list[Point]:
+        query = check_vectors(vector, (self.identity.dim,)).tolist()
+        quantization = models.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
+        params = models.SearchParams(hnsw_ef=HNSW_EF, exact=exact, quantization=quantization)
+
+        def fetch(n: int) -> list[Point]:
+            answer = self._request(
+                "search",
+                lambda: self._client.query_points(
+                    self._physical,
+                    query=query,
+                    query_filter=_filter(filter),
+                    search_params=params,
+                    limit=n,
+                    with_payload=True,
+                ),
+            )
+            return [
+                Point(str(hit.id), hit.payload or {}, None, max(-1.0, min(1.0, float(hit.score))))
+                for hit in answer.points
+            ]
+
+        return in_rank_order(fetch, limit)
+
+    def count(self, filter: Filter | None = None) -> int:
+        return self._request(
+            "count",
+            lambda: self._client.count(self._physical, count_filter=_filter(filter), exact=True).count,
+        )
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        if field not in INDEXED_FIELDS:
+            return by_frequency(count_values(self.scan(filter), field))
+        limit = FACET_LIMIT
+        while True:
+            hits = self._request(
+                "count values",
+                lambda limit=limit: (
+                    self._client.facet(  # type: ignore[misc]
+                        self._physical, field, facet_filter=_filter(filter), limit=limit, exact=True
+                    ).hits
+                ),
+            )
+            if len(hits) < limit:  # as many as asked for may be fewer than there are
+                return by_frequency({str(hit.value): hit.count for hit in hits})
+            limit *= 8
+
+    def flush(self) -> None:
+        pass  # a write is acknowledged when it is in the server's log
+
+    def optimize(self) -> None:
+        """Wait until the server has built what it builds by itself."""
+        pause = 0.05
+        while True:
+            info = self._info()
+            if info.status != models.CollectionStatus.YELLOW:  # grey waits for the next write, not for us
+                break
+            time.sleep(pause)
+            pause = min(pause * 1.5, 2.0)
+        if info.status == models.CollectionStatus.RED:
+            raise StoreError(
+                f"Qdrant at {self._store.address} failed to index {self._physical!r}: {info.optimizer_status}"
+            )
+
+    def stats(self) -> Stats:
+        info, points = self._info(), self.count()
+        indexed = min(info.indexed_vectors_count or 0, points)
+        status = index_status(points, indexed)
+        if info.status == models.CollectionStatus.YELLOW:
+            status = "indexing"
+        elif info.status == models.CollectionStatus.RED:
+            status = f"failed: {info.optimizer_status}"
+        return Stats(points, indexed, None, status)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _info(self) -> models.CollectionInfo:
+        return self._request("describe a collection", lambda: self._client.get_collection(self._physical))
+
+    def _send_parts(self, what: str, send: Callable[[slice], object], n: int, size: int) -> None:
+        self._check_open()
+        parts = [slice(start, start + size) for start in range(0, n, size)]
+        self._store.send_all(what, [lambda part=part: send(part) for part in parts])  # type: ignore[misc]
+
+    def _request(self, what: str, call: Callable[[], T]) -> T:
+        self._check_open()
+        return self._store.request(what, call)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"this handle of collection {self.name!r} is closed")
+
+
+def _metadata(name: str, identity: Identity) -> dict[str, Any]:
+    return {
+        "imret": {
+            "format": FORMAT,
+            "collection": name,
+            "model": identity.model,
+            "fingerprint": identity.fingerprint,
+            "dim": identity.dim,
+        }
+    }
+
+
+def _is_version_of(name: str, physical: str) -> bool:
+    return physical.startswith(f"{name}.") and bool(_VERSION.fullmatch(physical[len(name) + 1 :]))
+
+
+def _filter(only: Filter | None) -> models.Filter | None:
+    if not only:
+        return None
+    return models.Filter(
+        must=[_condition(match) for match in only.must],
+        must_not=[_condition(match) for match in only.must_not],
+    )
+
+
+def _condition(match: Match) -> models.Condition:
+    texts = [value for value in match.values if isinstance(value, str)]
+    numbers = [value for value in match.values if isinstance(value, int)]
+    by_type: list[models.Condition] = []
+    if texts:
+        by_type.append(models.FieldCondition(key=match.field, match=models.MatchAny(any=texts)))
+    if numbers:
+        by_type.append(models.FieldCondition(key=match.field, match=models.MatchAny(any=numbers)))
+    return by_type[0] if len(by_type) == 1 else models.Filter(should=by_type)
+
+
+def _point(record: models.Record) -> Point:
+    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    return Point(str(record.id), record.payload or {}, vector)
+
+
+def _is_transient(error: Exception) -> bool:
+    """Whether the same request may well succeed in a moment."""
+    if isinstance(error, ResponseHandlingException):
+        return isinstance(error.source, httpx.TransportError)
+    if isinstance(error, UnexpectedResponse):
+        return error.status_code in _TRANSIENT_HTTP
+    return isinstance(error, ResourceExhaustedResponse) or _grpc_code(error) in _TRANSIENT_GRPC
+
+
+def _grpc_code(error: Exception) -> str:
+    """Return the name of a gRPC error's code, or "": by its shape, as grpc has no types to check against."""
+    code = getattr(error, "code", None)
+    return str(getattr(code(), "name", "")) if callable(code) else ""
+
+
+def _checked_url(address: str) -> SplitResult:
+    """Return a URL in its parts.
+
+    Raises:
+        StoreError: If it is no URL of a server; the message never repeats a password in it.
+    """
+    try:
+        url = urlsplit(address)
+        port = url.port
+    except ValueError as error:
+        raise StoreError(f"{address!r} is no URL: {error}") from error
+    if url.username is not None or url.password is not None or url.query or url.fragment:
+        raise StoreError(
+            f"the URL of a server is scheme, host and port, as in http://localhost:{REST_PORT}; "
+            "a key belongs into the environment variable QDRANT_API_KEY"
+        )
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0:
+        raise StoreError(f"{address!r} is no URL of a server; it looks like http://localhost:{REST_PORT}")
+    return url
+
+
+def _checked_key(key: str | None) -> str | None:
+    key = (key or "").strip()  # read from a file it ends in a newline
+    if not (key.isascii() and key.isprintable()):
+        raise StoreError("QDRANT_API_KEY holds characters that no API key has; was it copied whole?")
+    return key or None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether something listens there, and soon."""
+    try:
+        socket.create_connection((host, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
