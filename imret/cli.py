@@ -179,7 +179,14 @@ def _near(path: str) -> str:
 
 @cli.command("info", epilog="Example:  imret info --db http://localhost:6333 --format json")
 @db_option
-@click.option("--format", "output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object, for programs.",
+)
 def info_command(db: str | None, output: str) -> None:
     """Show the store and its collections: model, pictures per category, index, size on disk."""
     from imret.info import describe, format_table
@@ -208,7 +215,7 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("IMRET_DEBUG"))
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="imret", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,7 +283,7 @@ def test_a_store_lost_in_the_middle_fails_the_run_and_the_next_one_completes(
                 self.looks += 1
                 for index, entry in enumerate(super().entries()):
                     if index == 3 and self.looks == 2:
-                        os.kill(store.worker_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+                        store._worker._process.kill()  # type: ignore[attr-defined]
                     yield entry
 
         with pytest.raises(StoreError):
