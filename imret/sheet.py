@@ -80,7 +80,7 @@ def _figure(hit: Hit, right: bool | None) -> str:
         f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
     )
     mark = "" if right is None else f'<b class="{"yes" if right else "no"}">{"✓" if right else "✗"}</b> '
-    caption = f"{mark}{hit.score:.3f} {html.escape(hit.category or '')}"
+    caption = f"{mark}{hit.score:.3f}<br>{html.escape(hit.category or '')}"
     return f'<figure title="{name}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
@@ -109,7 +109,7 @@ h1 + p {{ color: var(--soft); margin: .25rem 0 2rem; }}
 section {{ border-top: 1px solid var(--line); padding: .9rem 0 1.1rem; }}
 h2 {{ font-size: 1rem; font-weight: 600; margin: 0 0 .6rem; }}
 small {{ font-weight: 400; color: var(--soft); margin-left: .5rem; }}
-.strip {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(118px, 1fr)); gap: .7rem; }}
+.strip {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: .7rem; }}
 figure {{ margin: 0; }}
 img, .gone {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; background: var(--line); }}
 .gone {{ font-size: .8rem; color: var(--soft); display: grid; place-items: center; text-align: center; }}

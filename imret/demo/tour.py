@@ -110,5 +110,6 @@ def _means(queries: Sequence[Scored]) -> tuple[float, float]:
 
 
 def _strip(one: Scored, before: str) -> Strip:
-    note = f"{before}average precision {one.average_precision:.2f}, {sum(one.right)} right pictures"
+    n_right = sum(one.right)
+    note = f"{before}average precision {one.average_precision:.2f}, {n_right} right picture{'s' * (n_right > 1)}"
     return Strip(one.text, note, one.hits[:SHOWN], one.right[:SHOWN])
