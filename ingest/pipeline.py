@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from imret.encoder import Encoder
 from imret.errors import DataError, ImageError, ModelMismatch
+from imret.folders import Ignored, Skipped
 from imret.images import fit_image, load_image
 from imret.payload import printable
 from imret.store import Collection, Identity, Store
 from ingest.overlap import map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of, sha256_of
 from ingest.report import Report, Tally
-from ingest.sources import FolderSource, Ignored, Skipped
+from ingest.sources import FolderSource
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 

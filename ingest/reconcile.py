@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO
 
+from imret.folders import Ignored
 from imret.payload import make_payload, path_of, printable
 from imret.store import Collection, Filter, Match, Point
 from ingest.report import Tally
-from ingest.sources import FolderSource, Ignored, Record
+from ingest.sources import FolderSource, Record
 
 PLAN_BATCH = 256  # records looked up in the store at a time
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from imret.errors import DataError
+from imret.folders import Ignored, Skipped
 from imret.payload import file_of, make_payload, modified_time, path_of, point_id, printable
-from ingest.sources import FolderSource, Ignored, Record, Skipped
+from ingest.sources import FolderSource, Record
 
 
 def _touch(file: Path) -> Path:
