@@ -379,8 +379,12 @@ def count_values(points: Iterator[list[Point]], field: str) -> dict[str, int]:
 
 
 def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts with the most frequent first, then by value."""
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+    """Return counts with the most frequent first, then by value.
+
+    Without those of zero: Qdrant still lists a value after its last point is gone.
+    """
+    there = ((value, n) for value, n in counts.items() if n)
+    return dict(sorted(there, key=lambda pair: (-pair[1], pair[0])))
 
 
 def index_status(points: int, indexed: int) -> str:

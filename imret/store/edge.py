@@ -108,6 +108,7 @@ class EdgeStore:
 
     def open(self, name: str) -> EdgeCollection:
         collection = self._folder / check_name(name)
+        self._check_open()
         for attempt in (1, 2):
             live = folder.read_versions(collection).live
             if live is None:
@@ -145,6 +146,7 @@ class EdgeStore:
         collection = self._folder / check_name(name)
         if collection.is_dir():
             self._started().call("drop", collection)
+        folder.empty_trash(self._folder)
 
     def close(self) -> None:
         with self._starting:
@@ -182,10 +184,13 @@ class EdgeStore:
             f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
         )
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self.address!r} is closed")
+
     def _started(self) -> _Worker:
         with self._starting:
-            if self._closed:
-                raise StoreError(f"the store {self.address!r} is closed")
+            self._check_open()
             if self._worker is None:
                 self._worker = _Worker(self.address, self._options)
             return self._worker

@@ -173,9 +173,9 @@ def move_to_trash(version: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def empty_trash(collection: Path) -> None:
-    """Delete what a killed removal or a killed write left behind."""
-    with suppress(FileNotFoundError), os.scandir(collection) as entries:
+def empty_trash(parent: Path) -> None:
+    """Delete what killed removals left behind in the store's or a collection's folder."""
+    with suppress(FileNotFoundError), os.scandir(parent) as entries:
         for entry in list(entries):
             if entry.name.startswith(_TRASH):
                 shutil.rmtree(entry.path, ignore_errors=True)

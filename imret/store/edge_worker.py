@@ -206,7 +206,7 @@ class Shard:
         return self.engine.count(qe.CountRequest(filter=_filter(only), exact=True))
 
     def facet(self, field: str, only: Filter | None) -> dict[str, int]:
-        # No value can occur without a point, so this limit cuts nothing off.
+        # There are no more values than points; those that have lost theirs are listed last, with zero.
         limit = self.count(None) + 1
         response = self.engine.facet(
             qe.FacetRequest(key=field, limit=limit, filter=_filter(only), exact=True)

@@ -248,7 +248,7 @@ class ServerStore:
             "headers": {} if self._api_key is None else {"api-key": self._api_key},
         }
         if loopback:  # a proxy cannot reach what runs on this machine
-            options |= {"trust_env": False, "grpc_options": {"grpc.enable_http_proxy": 0}}
+            options["trust_env"] = False
         client = QdrantClient(**options)
         try:
             info = self.request("say its version", client.info, patience_s=CONNECT_PATIENCE_S)
@@ -264,7 +264,8 @@ class ServerStore:
             raise
         # gRPC has its own port, which only the usual pair of ports lets us know.
         if (url.port or REST_PORT) == REST_PORT and not url.path.strip("/") and _answers(host, GRPC_PORT):
-            faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT)
+            channel = {"grpc.enable_http_proxy": 0} if loopback else {}
+            faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT, grpc_options=channel)
             try:
                 same = faster.info().version == info.version and faster.get_collections() == there
             except (
@@ -410,7 +411,10 @@ class ServerStore:
         if status in (401, 403, "UNAUTHENTICATED", "PERMISSION_DENIED"):
             did = "refuses the API key" if self._api_key else "asks for an API key"
             return StoreError(f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...")
-        return StoreError(f"Qdrant at {self.address} refused to {what}: {self._reason_of(error)}")
+        reason = self._reason_of(error)
+        if status in (404, "NOT_FOUND") and "collection" in reason.lower():
+            reason += ". It was replaced or dropped while it was open; open it again"
+        return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}")
 
     def _reason_of(self, error: Exception) -> str:
         """Return why a request failed, in one line, without the API key."""
