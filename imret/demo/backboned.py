@@ -71,22 +71,6 @@ def axolotl(pen: Pen) -> None:
                0.028)
 
 
-def tadpole(pen: Pen) -> None:
-    """A round body and a wavy, finned tail; seen from the side."""
-    skin, wave = pen.look.main, pen.rng.uniform(0.1, 0.24) * pen.rng.choice((-1, 1))
-    path = [(-0.1, 0.0), (0.3, wave), (0.66, -wave), (1.02, wave * 0.4)]
-    pen.limb(path, [0.36, 0.56, 0.5, 0.08], pale(skin, 0.42), shade=0.5)
-    pen.limb(path, [0.4, 0.2, 0.12, 0.03], skin, line=False)
-    if pen.rng.random() < 0.5:
-        for side in (-1, 1):
-            pen.limb([(-0.05, 0.3 * side), (0.1, 0.52 * side), (0.24, 0.5 * side)], [0.12, 0.1, 0.08], skin)
-    pen.blob([(-1.0, 0.0), (-0.86, -0.36), (-0.45, -0.5), (-0.05, -0.3), (0.1, 0), (-0.05, 0.32),
-              (-0.45, 0.5), (-0.86, 0.36)], skin, marked=True)
-    pen.eye(-0.68, -0.24, 0.12)
-    pen.eye(-0.68, 0.24, 0.12)
-    pen.thread([(-0.92, -0.1), (-0.87, 0.0), (-0.92, 0.1)], crease(skin), 0.03)
-
-
 def sparrow(pen: Pen) -> None:
     """A small round bird, seen from the side."""
     coat, lift = pen.look.main, pen.jitter(0.08)

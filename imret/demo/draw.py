@@ -31,21 +31,22 @@ class Subject:
     category: str
     draw: Callable[[Pen], None]
     home: tuple[str, ...]  # backgrounds it is seen on more often than on others
-    turn: float = 0.15  # most that it is rotated, radians; what is seen from above lies any way round
+    turn: float = 0.15  # most that it is rotated, radians
     stands: bool = True  # throws a shadow on the ground below it
 
 
-_ANY_WAY = math.pi
+_SEEN_FROM_ABOVE = 0.6  # more would need more pictures than a small model has time for
 _LAND, _WATER = ("forest", "meadow", "desert", "snow"), ("sea",)
 SUBJECTS = (
     Subject("frog", "frogs", "amphibia", backboned.frog, ("forest", "meadow")),
-    Subject("axolotl", "axolotls", "amphibia", backboned.axolotl, _WATER, 0.7, False),
-    Subject("tadpole", "tadpoles", "amphibia", backboned.tadpole, _WATER, 0.7, False),
-    Subject("jellyfish", "jellyfish", "animalia", spineless.jellyfish, _WATER, 0.4, False),
-    Subject("starfish", "starfish", "animalia", spineless.starfish, ("sea", "desert"), _ANY_WAY, False),
-    Subject("fish", "fish", "animalia", spineless.fish, _WATER, 0.35, False),
-    Subject("spider", "spiders", "arachnida", spineless.spider, ("forest", "plain"), _ANY_WAY, False),
-    Subject("scorpion", "scorpions", "arachnida", spineless.scorpion, ("desert",), 0.7, False),
+    Subject("axolotl", "axolotls", "amphibia", backboned.axolotl, _WATER, 0.4, False),
+    Subject("jellyfish", "jellyfish", "animalia", spineless.jellyfish, _WATER, 0.25, False),
+    Subject(
+        "starfish", "starfish", "animalia", spineless.starfish, ("sea", "desert"), _SEEN_FROM_ABOVE, False
+    ),
+    Subject("fish", "fish", "animalia", spineless.fish, _WATER, 0.25, False),
+    Subject("spider", "spiders", "arachnida", spineless.spider, ("forest", "plain"), _SEEN_FROM_ABOVE, False),
+    Subject("scorpion", "scorpions", "arachnida", spineless.scorpion, ("desert",), 0.4, False),
     Subject("harvestman", "harvestmen", "arachnida", spineless.harvestman, ("forest", "meadow"), 0.1),
     Subject("sparrow", "sparrows", "aves", backboned.sparrow, _LAND),
     Subject("owl", "owls", "aves", backboned.owl, ("forest", "night")),
@@ -53,23 +54,29 @@ SUBJECTS = (
     Subject("mushroom", "mushrooms", "fungi", rooted.mushroom, ("forest", "meadow")),
     Subject("morel", "morels", "fungi", rooted.morel, ("forest", "meadow")),
     Subject("chanterelle", "chanterelles", "fungi", rooted.chanterelle, ("forest", "meadow")),
-    Subject("butterfly", "butterflies", "insecta", spineless.butterfly, ("meadow", "forest"), 0.7, False),
+    Subject("butterfly", "butterflies", "insecta", spineless.butterfly, ("meadow", "forest"), 0.35, False),
     Subject(
-        "beetle", "beetles", "insecta", spineless.beetle, ("forest", "meadow", "desert"), _ANY_WAY, False
+        "beetle",
+        "beetles",
+        "insecta",
+        spineless.beetle,
+        ("forest", "meadow", "desert"),
+        _SEEN_FROM_ABOVE,
+        False,
     ),
-    Subject("dragonfly", "dragonflies", "insecta", spineless.dragonfly, ("meadow", "sea"), 0.7, False),
+    Subject("dragonfly", "dragonflies", "insecta", spineless.dragonfly, ("meadow", "sea"), 0.5, False),
     Subject("cat", "cats", "mammalia", backboned.cat, ("meadow", "plain")),
     Subject("rabbit", "rabbits", "mammalia", backboned.rabbit, ("meadow", "snow", "forest")),
     Subject("elephant", "elephants", "mammalia", backboned.elephant, ("desert", "meadow"), 0.1),
     Subject("snail", "snails", "mollusca", spineless.snail, ("forest", "meadow")),
-    Subject("octopus", "octopuses", "mollusca", spineless.octopus, _WATER, 0.3, False),
-    Subject("scallop", "scallops", "mollusca", spineless.scallop, ("sea", "desert"), 0.6, False),
+    Subject("octopus", "octopuses", "mollusca", spineless.octopus, _WATER, 0.25, False),
+    Subject("scallop", "scallops", "mollusca", spineless.scallop, ("sea", "desert"), 0.4, False),
     Subject("flower", "flowers", "plantae", rooted.flower, ("meadow", "forest")),
     Subject("tree", "trees", "plantae", rooted.tree, ("meadow", "snow", "forest"), 0.08),
     Subject("cactus", "cactuses", "plantae", rooted.cactus, ("desert", "plain"), 0.1),
-    Subject("snake", "snakes", "reptilia", backboned.snake, ("desert", "forest"), 0.5, False),
+    Subject("snake", "snakes", "reptilia", backboned.snake, ("desert", "forest"), 0.3, False),
     Subject("turtle", "turtles", "reptilia", backboned.turtle, ("sea", "desert", "meadow")),
-    Subject("lizard", "lizards", "reptilia", backboned.lizard, ("desert", "forest"), _ANY_WAY, False),
+    Subject("lizard", "lizards", "reptilia", backboned.lizard, ("desert", "forest"), _SEEN_FROM_ABOVE, False),
 )
 CATEGORIES = tuple(sorted({subject.category for subject in SUBJECTS}))
 _BY_NAME = {subject.name: subject for subject in SUBJECTS}
@@ -83,7 +90,7 @@ _MARKS = dict.fromkeys(COLORS, ("white", "yellow")) | {
 
 @dataclass(frozen=True)
 class Attributes:
-    """What one picture shows. `pattern_color` is "" where the pattern is plain."""
+    """What one picture shows. `pattern_color` is "" if the pattern is plain; several are "medium" in size."""
 
     category: str
     subject: str
@@ -104,13 +111,16 @@ def choose(index: int, rng: Random) -> Attributes:
     """Choose what picture `index` of a split shows.
 
     Categories take turns by index, and so do the subjects within a category. Colour, pattern, count and size
-    are drawn at random whatever the subject; the background leans towards where the subject lives.
+    are drawn at random whatever the subject; the background leans towards where the subject lives. Several
+    are of medium size, as they share the frame.
     """
     category = CATEGORIES[index % len(CATEGORIES)]
     kinds = [subject for subject in SUBJECTS if subject.category == category]
     subject = kinds[(index // len(CATEGORIES)) % len(kinds)]
     color = rng.choice(tuple(COLORS))
     pattern = rng.choices(PATTERNS, (0.46, 0.27, 0.27))[0]
+    count = rng.choices((1, 2, 3, 4), (0.62, 0.19, 0.11, 0.08))[0]
+    size = rng.choice(SIZES) if count == 1 else "medium"
     weights = [3.0 if place in subject.home else 1.0 for place in scenes.BACKGROUNDS]
     return Attributes(
         category=category,
@@ -118,14 +128,15 @@ def choose(index: int, rng: Random) -> Attributes:
         color=color,
         pattern=pattern,
         pattern_color="" if pattern == "plain" else rng.choice(_MARKS[color]),
-        count=rng.choices((1, 2, 3, 4), (0.58, 0.2, 0.13, 0.09))[0],
-        size=rng.choices(SIZES, (0.3, 0.35, 0.35))[0],
+        count=count,
+        size=size,
         background=rng.choices(scenes.BACKGROUNDS, weights)[0],
     )
 
 
-# side of one subject's box over the short side of the frame, by count: (smallest, largest)
-_EXTENT = {1: (0.46, 0.9), 2: (0.37, 0.6), 3: (0.34, 0.52), 4: (0.32, 0.48)}
+# side of a subject's box over the short side of the frame: (smallest, largest)
+_EXTENT = {"small": (0.5, 0.62), "medium": (0.66, 0.78), "large": (0.82, 0.95)}  # of one alone
+_EXTENT_OF_SEVERAL = {2: (0.46, 0.62), 3: (0.43, 0.54), 4: (0.41, 0.5)}  # by count
 
 
 def _arrange(
@@ -167,7 +178,7 @@ def _veil(scene: Image.Image, main: Rgb, rng: Random) -> Image.Image:
     if light < 0.34:
         return Image.blend(scene, Image.new("RGB", scene.size, (236, 238, 240)), rng.uniform(0.16, 0.3))
     if light > 0.82:
-        return Image.blend(scene, Image.new("RGB", scene.size, (52, 66, 84)), rng.uniform(0.2, 0.32))
+        return Image.blend(scene, Image.new("RGB", scene.size, (52, 66, 84)), rng.uniform(0.28, 0.4))
     return scene
 
 
@@ -223,10 +234,11 @@ def draw(attributes: Attributes, *, size: int, rng: Random) -> Image.Image:
     main = shade_of(attributes.color, rng)
     mark = shade_of(attributes.pattern_color, rng) if attributes.pattern_color else main
 
-    low, high = _EXTENT[attributes.count]
-    third = (high - low) / 3
-    box = (low + (SIZES.index(attributes.size) + rng.uniform(0.1, 0.9)) * third) * min(frame)
-    unit = box * rng.uniform(0.92, 1.0) / (2.2 if subject.turn < 0.3 else 2.4)
+    several = attributes.count > 1
+    box = min(frame) * rng.uniform(
+        *(_EXTENT_OF_SEVERAL[attributes.count] if several else _EXTENT[attributes.size])
+    )
+    unit = box * rng.uniform(0.92, 1.0) / (2.15 if subject.turn < 0.3 else 2.3)
     places = _arrange(attributes.count, frame, box, rng, top=0.55 if subject.stands else 0.0)
     ground = min(y + 0.8 * unit for _, y in places) / frame[1] if subject.stands else 1.0
     scene = _veil(scenes.paint(attributes.background, (width, height), rng, ground=ground), main, rng)
@@ -245,7 +257,7 @@ def draw(attributes: Attributes, *, size: int, rng: Random) -> Image.Image:
             unit=unit * rng.uniform(0.92, 1.0),
             look=Look(mix(main, shade_of(attributes.color, rng), 0.3), attributes.pattern, mark, slant),
             rng=rng,
-            turn=turn + rng.uniform(-0.12, 0.12) if subject.turn < 1 else rng.uniform(-math.pi, math.pi),
+            turn=turn + rng.uniform(-0.12, 0.12),
             flip=flip if rng.random() < 0.75 else not flip,
             squash=rng.uniform(0.95, 1.06),
             line=line,

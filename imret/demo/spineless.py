@@ -39,7 +39,7 @@ def jellyfish(pen: Pen) -> None:
 
 def starfish(pen: Pen) -> None:
     """Five tapering arms."""
-    skin, deep = pen.look.main, pen.rng.uniform(0.4, 0.5)
+    skin, deep = pen.look.main, pen.rng.uniform(0.36, 0.43)
     outline = []
     for k in range(5):
         a = -math.pi / 2 + 2 * math.pi * k / 5 + pen.jitter(0.07)
@@ -61,8 +61,8 @@ def fish(pen: Pen) -> None:
     """A fish from the side: fins, a forked tail, a round eye."""
     scale, deep, wag = pen.look.main, pen.rng.uniform(0.4, 0.56), pen.jitter(0.1)
     fin = accent(mix(scale, (250, 190, 90), 0.25), 0.12)
-    pen.blob([(0.5, 0.0), (0.78, -0.2 + wag), (1.02, -0.46 + wag), (0.9, 0.0 + wag), (1.02, 0.46 + wag),
-              (0.78, 0.2 + wag)], fin)
+    pen.blob([(0.5, 0.0), (0.78, -0.24 + wag), (1.04, -0.56 + wag), (0.88, 0.0 + wag), (1.04, 0.56 + wag),
+              (0.78, 0.24 + wag)], fin)
     pen.blob([(-0.3, -deep * 0.8), (-0.06, -deep - 0.28), (0.34, -deep - 0.12), (0.4, -deep * 0.5)], fin)
     pen.blob([(-0.1, deep * 0.8), (0.06, deep + 0.22), (0.28, deep + 0.08), (0.3, deep * 0.6)], fin)
     pen.blob([(-0.96, 0.04), (-0.78, -deep * 0.6), (-0.3, -deep), (0.2, -deep * 0.8), (0.62, -0.13),
