@@ -1,0 +1,135 @@
+"""Category names to the sentences a model is trained and judged with, and captions read from a file.
+
+Hides the common names of the iNaturalist groups, the templates, and the checks on captions.csv. Knows
+nothing of pictures or tensors.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from imret.errors import DataError
+
+# Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
+# narrower word. The first is the name a query is made of; the others take turns with it in training.
+# CLIP knows common names two to five times better than scientific ones: Parashar et al. (2023), "Prompting
+# Scientific Names for Zero-Shot Species Recognition", https://arxiv.org/abs/2310.09929
+COMMON_NAMES: dict[str, tuple[str, ...]] = {
+    "actinopterygii": ("fish", "ray-finned fish"),
+    "amphibia": ("amphibian", "frog or salamander"),
+    "animalia": ("animal",),
+    "arachnida": ("arachnid", "spider or scorpion"),
+    "aves": ("bird",),
+    "chromista": ("seaweed or kelp",),
+    "fungi": ("mushroom", "fungus"),
+    "insecta": ("insect", "bug"),
+    "mammalia": ("mammal",),
+    "mollusca": ("mollusk", "snail or shellfish"),
+    "plantae": ("plant",),
+    "protozoa": ("slime mold",),
+    "reptilia": ("reptile",),
+}
+
+# `{}` takes a name with its article, `{name}` the bare name. One style serves a whole batch: if templates
+# differed within it, a model could tell pictures of one category apart by wording, and would be pushed to.
+STYLES: tuple[str, ...] = (
+    "a photo of {}",
+    "{name}",
+    "a picture of {}",
+    "{}",
+    "a close-up photo of {}",
+    "a photo of {} in nature",
+    "an image of the {name}",
+    "this is {}",
+)
+
+# Averaged to ask for a category. None of them is a training style, so that a score on validation does not
+# measure how well a wording was memorised.
+EVALUATION_TEMPLATES: tuple[str, ...] = (
+    "a photo of the {name}.",
+    "a picture showing {}.",
+    "one photo of {}, outdoors.",
+)
+
+
+def common_names(category: str) -> tuple[str, ...]:
+    """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words."""
+    known = COMMON_NAMES.get(category.strip().lower())
+    return known or (" ".join(category.replace("_", " ").split()),)
+
+
+def fill(template: str, name: str) -> str:
+    """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
+    article = "an" if name[:1].lower() in tuple("aeiou") else "a"
+    return template.replace("{name}", name).replace("{}", f"{article} {name}")
+
+
+def category_captions(categories: Sequence[str], *, draw: int) -> list[str]:
+    """Return one caption per category, all in one style, for one batch.
+
+    Args:
+        categories: Folder names.
+        draw: Any number >= 0, drawn anew for each batch; picks the style and which common name is used.
+    """
+    style = STYLES[draw % len(STYLES)]
+    turn = draw // len(STYLES)
+    names = [common_names(category) for category in categories]
+    return [fill(style, options[turn % len(options)]) for options in names]
+
+
+def evaluation_queries(category: str) -> list[str]:
+    """Return the sentences whose averaged embedding asks for a category."""
+    return [fill(template, common_names(category)[0]) for template in EVALUATION_TEMPLATES]
+
+
+def caption_key(caption: str) -> str:
+    """Return what two captions must share to count as the same: not case, spacing or a final stop."""
+    return " ".join(caption.lower().split()).rstrip(".")
+
+
+def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Read a CSV file with the columns `path` and `caption`; other columns are ignored.
+
+    Args:
+        file: UTF-8 CSV with a header line. `path` is relative to the training folder, with forward slashes;
+            a picture may have several lines, each another caption.
+
+    Returns:
+        Captions by path, each in the order of the file, repeated ones once.
+
+    Raises:
+        DataError: If the file cannot be read, lacks a column, or holds an empty path or caption; the message
+            names the line.
+    """
+    captions: dict[str, list[str]] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            columns = list(reader.fieldnames or ())
+            if missing := [name for name in ("path", "caption") if name not in columns]:
+                raise DataError(
+                    f"captions file {os.fspath(file)!r} has no column {' and no column '.join(missing)}; "
+                    f"its first line is {','.join(columns)!r}. Begin it with: path,caption"
+                )
+            for row in reader:
+                path = Path((row["path"] or "").strip()).as_posix()
+                caption = " ".join((row["caption"] or "").split())
+                if path == "." or not caption:
+                    what = "path" if path == "." else "caption"
+                    raise DataError(
+                        f"captions file {os.fspath(file)!r} has an empty {what} in line {reader.line_num}. "
+                        "Fill it in, or remove the line."
+                    )
+                known = captions.setdefault(path, [])
+                if caption not in known:
+                    known.append(caption)
+    except OSError as error:
+        raise DataError(f"cannot read the captions file {os.fspath(file)!r}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot read the captions file {os.fspath(file)!r} as UTF-8 CSV: {error}."
+        ) from error
+    return {path: tuple(found) for path, found in captions.items()}

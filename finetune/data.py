@@ -1,0 +1,443 @@
+"""A folder of labelled pictures to balanced batches of augmented pixels and captions.
+
+Hides decoding and where pixels are kept, what is left out and why, how validation is carved off, and how a
+batch is drawn. What is drawn is a pure function of the seed and the step, so a run that was interrupted goes
+on exactly where it was with nothing but the step's number. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.captions import caption_key, category_captions
+from imret.errors import DataError, ImageError
+from imret.images import IMAGE_EXTENSIONS, fit_image, load_image
+from imret.models import Preprocess
+
+# What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
+_ORDER_CATEGORIES, _ORDER_IMAGES, _SPLIT, _LEVEL, _CAPTION, _AUGMENT = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training picture, before decoding.
+
+    Attributes:
+        path: Below the training folder, with forward slashes.
+        category: First folder of the path.
+        captions: Its own captions; empty where it has none.
+        size_bytes: Size of the file.
+    """
+
+    path: str
+    category: str
+    captions: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+# ---- From the folder to records --------------------------------------------------------------------------
+
+
+def read_records(
+    folder: str | os.PathLike[str], captions: Mapping[str, Sequence[str]] | None = None
+) -> list[Record]:
+    """List the pictures of a folder that has one sub-folder per category.
+
+    Hidden files, files that are no pictures by their name, and pictures in no category are left out.
+
+    Args:
+        folder: The training folder; categories may hold folders of their own.
+        captions: Captions by path below the folder, for some of the pictures or all.
+
+    Returns:
+        Records in the order of their paths.
+
+    Raises:
+        DataError: If the folder is missing or holds no pictures in categories, if there is only one
+            category, or if captions were given and belong to no picture at all.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(
+            f"training folder {str(root)!r} {what}. Give a folder with one sub-folder per category."
+        )
+    captions = captions or {}
+    records: list[Record] = []
+    loose = 0
+    for path, size_bytes in sorted(_pictures(root)):
+        if "/" not in path:
+            loose += 1
+            continue
+        records.append(Record(path, path.split("/", 1)[0], tuple(captions.get(path, ())), size_bytes))
+    if not records:
+        found = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        raise DataError(
+            f"training folder {str(root)!r} holds {found}. Put them in one sub-folder per category."
+        )
+    if captions and not any(record.captions for record in records):
+        raise DataError(
+            f"none of the {len(captions)} captioned paths is a picture of {str(root)!r}; the first is "
+            f"{next(iter(captions))!r}, the first picture {records[0].path!r}. "
+            "Write paths relative to that folder."
+        )
+    refuse_one_category(records, root)
+    return records
+
+
+def _pictures(root: Path) -> Iterator[tuple[str, int]]:
+    """Give the path below `root` and the size of each file that is named like a picture."""
+    seen: set[tuple[int, int]] = set()  # folders, so that a symlink loop ends
+    for here, folders, files in os.walk(root, followlinks=True):
+        stat = os.stat(here)
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
+        for name in files:
+            file = os.path.join(here, name)
+            is_picture = os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
+            if is_picture and os.path.isfile(file):
+                yield Path(os.path.relpath(file, root)).as_posix(), os.stat(file).st_size
+
+
+def refuse_one_category(records: Sequence[Record], root: Path) -> None:
+    """Raise DataError if the records are all of one category, or none."""
+    categories = {record.category for record in records}
+    if len(categories) < 2:
+        raise DataError(
+            f"training folder {str(root)!r} has one category with pictures that can be read, "
+            f"{next(iter(categories), '')!r}: there is nothing to tell apart. Add a second category."
+        )
+
+
+def manifest_hash(records: Sequence[Record]) -> str:
+    """Return a sha256 over path, size and captions of every picture: the same data, the same hash."""
+    digest = hashlib.sha256()
+    for record in records:
+        line = json.dumps([record.path, record.size_bytes, list(record.captions)])
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def split_records(records: Sequence[Record], *, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Carve validation off: the same share of every category, at least one picture of each that has two.
+
+    Args:
+        records: All usable records.
+        share: Wanted share of validation, in [0, 1).
+        seed: Which pictures; another seed, another validation.
+
+    Returns:
+        Positions of the training and of the validation records, each in order.
+    """
+    validation: set[int] = set()
+    for number, positions in enumerate(_by_category(records).values()):
+        wanted = max(1, round(share * len(positions))) if share > 0 and len(positions) > 1 else 0
+        chosen = np.random.default_rng((seed, _SPLIT, number)).permutation(len(positions))[:wanted]
+        validation.update(positions[i] for i in chosen)
+    return [i for i in range(len(records)) if i not in validation], sorted(validation)
+
+
+def _by_category(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Return the positions of each category's records, categories in order of name."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        positions[record.category].append(i)
+    return dict(sorted(positions.items()))
+
+
+# ---- Pixels ------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """The pixels of records at one size: decoded once and kept where they fit, else decoded when asked for.
+
+    Either way the same bytes come out.
+
+    Args:
+        folder: What the records' paths are below of.
+        records: The pictures.
+        size: (H, W) of the pixels.
+        preprocess: How a picture is fitted to that size: the model's own way.
+        budget_bytes: Most memory that decoded pictures may take; half of what is free, if that is less.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        records: Sequence[Record],
+        *,
+        size: tuple[int, int],
+        preprocess: Preprocess,
+        budget_bytes: int,
+    ) -> None:
+        self.folder = Path(folder)
+        self.records = list(records)
+        self.size = size
+        self.preprocess = preprocess
+        self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
+        self._kept: NDArray[np.uint8] | None = None
+        self._rows = np.arange(len(records))  # of _kept, by position
+        # Two more threads than cores: a thread that waits for the disk leaves its core idle.
+        self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
+
+    def load(self, on_picture: Callable[[], object] = lambda: None) -> list[Skipped]:
+        """Decode every picture once, keep those that fit in memory, and drop the records of unreadable ones.
+
+        Returns:
+            What was dropped, and why.
+        """
+        height, width = self.size
+        if self.in_memory:
+            self._kept = np.empty((len(self.records), height, width, 3), dtype=np.uint8)
+        good: list[Record] = []
+        skipped: list[Skipped] = []
+        for record, result in zip(self.records, self._pool.map(self._try_decode, self.records), strict=True):
+            if isinstance(result, str):
+                skipped.append(Skipped(record.path, result))
+            else:
+                if self._kept is not None:
+                    self._kept[len(good)] = result
+                good.append(record)
+            on_picture()
+        self.records = good
+        self._rows = np.arange(len(good))
+        return skipped
+
+    def select(self, positions: Sequence[int]) -> Pictures:
+        """Keep only the records at these positions, in this order; return self."""
+        self.records = [self.records[i] for i in positions]
+        if self._kept is not None:
+            self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
+        return self
+
+    def batch(self, positions: Sequence[int]) -> Tensor:
+        """Return (B, H, W, 3) uint8 pixels of the records at these positions.
+
+        Raises:
+            DataError: If a picture that could be read at the start cannot be read any more.
+        """
+        if self._kept is not None:
+            return torch.from_numpy(self._kept[self._rows[np.asarray(positions, dtype=np.int64)]])
+        wanted = [self.records[i] for i in positions]
+        pixels = []
+        for record, result in zip(wanted, self._pool.map(self._try_decode, wanted), strict=True):
+            if isinstance(result, str):
+                raise DataError(
+                    f"picture {record.path!r} of {str(self.folder)!r} could be read at the start and now "
+                    f"cannot: {result}. Put it back and run the same command to go on, or begin anew with "
+                    "--overwrite."
+                )
+            pixels.append(result)
+        return torch.from_numpy(np.stack(pixels))
+
+    def close(self) -> None:
+        """Stop the decoding threads and let the pixels go."""
+        self._pool.shutdown(cancel_futures=True)
+        self._kept = None
+
+    def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
+        """Return a picture's pixels, or why there are none."""
+        fit = self.preprocess
+        try:
+            image = load_image(self.folder / record.path)
+            return fit_image(
+                image,
+                size=self.size,
+                interpolation=fit.interpolation,
+                resize_mode=fit.resize_mode,
+                fill_color=fit.fill_color,
+            )
+        except ImageError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
+
+
+def _free_bytes() -> int:
+    """Return the memory that is free right now, or a lot where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 1 << 62
+
+
+# ---- Batches -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on.
+
+    Attributes:
+        positions: (B,) which records.
+        captions: U texts, all different.
+        match: (B, U) bool, True where the text is true of the picture.
+        counts: (U,) float, for how many of the B pictures the text was drawn.
+    """
+
+    positions: NDArray[np.int64]
+    captions: list[str]
+    match: Tensor
+    counts: Tensor
+
+
+class Batches:
+    """Class-balanced batches, each a function of the seed and the step alone.
+
+    Categories take turns in an order that is shuffled every round, so their counts in any batch differ by one
+    at most. Within a category every picture comes once before any comes again. An epoch is as many steps as
+    it takes to draw as many pictures as there are; small categories are seen more often in it.
+
+    Args:
+        records: The training pictures.
+        batch_size: Pictures per step; no more than there are.
+        seed: Another seed, another order.
+        category_share: Of the batches, how many pair pictures with the name of their category rather than
+            their own captions, in [0, 1]. Without captions it is all of them.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], *, batch_size: int, seed: int, category_share: float = 1.0
+    ) -> None:
+        self.records = records
+        self.batch_size = min(batch_size, len(records))
+        self.seed = seed
+        self.category_share = category_share if any(record.captions for record in records) else 1.0
+        by_category = _by_category(records)
+        self.categories = tuple(by_category)
+        self._positions = [np.asarray(positions) for positions in by_category.values()]
+        # Not a function of self: a cache on a method would keep the records alive.
+        self._shuffled = lru_cache(maxsize=4 * len(self.categories) + 4)(_shuffled)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that draw about as many pictures as there are."""
+        return max(1, round(len(self.records) / self.batch_size))
+
+    def draw(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0."""
+        positions = self._draw_positions(step)
+        if np.random.default_rng((self.seed, _LEVEL, step)).random() < self.category_share:
+            drawn, true_of = self._category_texts(step, positions)
+        else:
+            drawn, true_of = self._own_texts(step, positions)
+        texts: dict[str, str] = {}  # by key, in order of first use
+        for text in drawn:
+            texts.setdefault(caption_key(text), text)
+        counts = Counter(caption_key(text) for text in drawn)
+        match = torch.tensor([[key in keys for key in texts] for keys in true_of])
+        return Batch(
+            positions,
+            list(texts.values()),
+            match,
+            torch.tensor([counts[key] for key in texts], dtype=torch.float32),
+        )
+
+    def _draw_positions(self, step: int) -> NDArray[np.int64]:
+        n_categories = len(self.categories)
+        positions = []
+        for slot in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, place = divmod(slot, n_categories)
+            category = int(self._shuffled(self.seed, _ORDER_CATEGORIES, 0, turn, n_categories)[place])
+            members = self._positions[category]
+            round_, place = divmod(turn, len(members))
+            order = self._shuffled(self.seed, _ORDER_IMAGES, category, round_, len(members))
+            positions.append(members[order[place]])
+        return np.asarray(positions, dtype=np.int64)
+
+    def _category_texts(self, step: int, positions: NDArray[np.int64]) -> tuple[list[str], list[set[str]]]:
+        draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
+        captions = dict(zip(self.categories, category_captions(self.categories, draw=draw), strict=True))
+        drawn = [captions[self.records[i].category] for i in positions]
+        return drawn, [{caption_key(text)} for text in drawn]
+
+    def _own_texts(self, step: int, positions: NDArray[np.int64]) -> tuple[list[str], list[set[str]]]:
+        named, _ = self._category_texts(step, positions)  # for pictures that have no caption of their own
+        rng = np.random.default_rng((self.seed, _CAPTION, step, 1))
+        drawn, true_of = [], []
+        for i, name in zip(positions, named, strict=True):
+            options = self.records[i].captions or (name,)
+            drawn.append(options[int(rng.integers(len(options)))])
+            true_of.append({caption_key(text) for text in (*options, name)})
+        return drawn, true_of
+
+
+def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, stream, number, round_)).permutation(n)
+
+
+# ---- Augmentation ------------------------------------------------------------------------------------------
+
+
+def augment(
+    pixels: Tensor, *, size: tuple[int, int], seed: int, step: int, min_scale: float = 0.6, max_ratio: float = 4 / 3, flip: bool = True
+) -> Tensor:
+    """Return a random crop of each picture, resized, and mirrored half of the time.
+
+    The crop takes `min_scale` to all of the area and is up to `max_ratio` times as wide as high, or as high
+    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a little larger than the result, so
+    plain bilinear sampling does not alias.
+
+    Args:
+        pixels: (B, H, W, 3) uint8, on any device.
+        size: (h, w) of the result.
+        seed: With `step`, decides every crop.
+        step: Number of the step.
+        min_scale: Least share of the area, in (0, 1].
+        max_ratio: Longest side over shortest, relative to the picture's; 1 keeps its shape.
+        flip: Whether to mirror.
+
+    Returns:
+        (B, 3, h, w) float32 in [0, 1], on the same device.
+    """
+    n = len(pixels)
+    rng = np.random.default_rng((seed, _AUGMENT, step))
+    area = rng.uniform(min_scale, 1.0, n)
+    ratio = np.exp(rng.uniform(-np.log(max_ratio), np.log(max_ratio), n))
+    # Shares of height and width, at most 1; what one side cannot take is not given to the other.
+    height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
+    # Centres in [-1, 1], where the crop still lies inside.
+    y, x = rng.uniform(-1, 1, n) * (1 - height), rng.uniform(-1, 1, n) * (1 - width)
+    mirrored = np.where(rng.random(n) < 0.5, -1.0, 1.0) if flip else np.ones(n)
+    theta = np.zeros((n, 2, 3), dtype=np.float32)  # output coordinates to input coordinates
+    theta[:, 0, 0], theta[:, 0, 2] = width * mirrored, x
+    theta[:, 1, 1], theta[:, 1, 2] = height, y
+    grid = F.affine_grid(torch.from_numpy(theta).to(pixels.device), [n, 3, *size], align_corners=False)
+    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, H, W, 3) -> (B, 3, H, W)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def normalised(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return (B, 3, H, W) pixels of [0, 1] shifted and scaled as the model expects."""
+    mean = torch.tensor(preprocess.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std

@@ -1,0 +1,81 @@
+"""The label-aware contrastive loss, and the value it cannot fall below.
+
+Knows features and which texts are true of which images; knows no pictures, captions or models.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def contrastive_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    *,
+    match: Tensor,
+    counts: Tensor,
+    logit_scale: Tensor | float,
+) -> Tensor:
+    r"""Return the symmetric contrastive loss in which every text that is true of an image is its match.
+
+    UniCL's bidirectional loss. For B pairs with unit image features u_i, unit text features v_j,
+    s_ij = logit_scale * u_i . v_j, P(i) the texts that are true of image i (those of its label, in the
+    paper), and P(j) the images that text j is true of:
+
+        L_i2t = -1/B sum_i 1/|P(i)| sum_{j in P(i)} log( exp(s_ij) / sum_j' exp(s_ij') )
+        L_t2i = -1/B sum_j 1/|P(j)| sum_{i in P(j)} log( exp(s_ij) / sum_i' exp(s_i'j) )
+        L     = (L_i2t + L_t2i) / 2
+
+    It is cross entropy against targets spread evenly over the matches. With one match each it is InfoNCE,
+    CLIP's loss. Where a batch repeats a text, the B texts collapse to U unique ones that are encoded once: a
+    text that stands for c of the B counts c times in every sum over j, which adds log c to its column. The
+    value and every gradient stay those of the B x B loss.
+
+    Computed in float32 whatever the features are in.
+
+    Args:
+        image_features: (B, D) float, unit L2 norm.
+        text_features: (U, D) float, unit L2 norm.
+        match: (B, U) bool, True where the text is true of the image; no row or column is all False.
+        counts: (U,) how many of the B pairs each text stands for, >= 1; sums to B.
+        logit_scale: Inverse temperature, > 0.
+
+    Returns:
+        Scalar float32, at least `loss_floor(match, counts)`.
+
+    Source: Yang et al. (2022), "Unified Contrastive Learning in Image-Text-Label Space",
+        https://arxiv.org/abs/2204.03610. The sum over matches stands outside the logarithm as in Khosla et
+        al. (2020), "Supervised Contrastive Learning", https://arxiv.org/abs/2004.11362.
+    """
+    logits = logit_scale * (image_features.float() @ text_features.float().T)  # (B, U)
+    counts = counts.to(logits)
+
+    weight = match * counts  # (B, U): how many of the B texts stand behind each match
+    log_p = logits - torch.logsumexp(logits + counts.log(), dim=1, keepdim=True)  # over texts
+    image_to_text = -((weight * log_p).sum(dim=1) / weight.sum(dim=1)).mean()
+
+    log_q = logits.log_softmax(dim=0)  # over images
+    per_text = -(match * log_q).sum(dim=0) / match.sum(dim=0)  # (U,)
+    text_to_image = (counts * per_text).sum() / counts.sum()
+    return (image_to_text + text_to_image) / 2
+
+
+def loss_floor(match: Tensor, counts: Tensor) -> Tensor:
+    """Return the least value the loss can have on a batch: the entropy of its targets.
+
+    A perfect model gives each of n matches the probability 1/n, which costs log n. So a batch of 260
+    pictures in ten equal categories ends at log 26 = 3.26, and a loss that settles there has converged: the
+    distance to the floor is what there is to watch.
+
+    Args:
+        match: (B, U) bool, as in `contrastive_loss`.
+        counts: (U,) as in `contrastive_loss`.
+
+    Returns:
+        Scalar float32.
+    """
+    counts = counts.to(torch.float32)
+    texts_of_image = (match * counts).sum(dim=1)  # (B,)
+    images_of_text = match.sum(dim=0).to(counts)  # (U,)
+    return (texts_of_image.log().mean() + (counts * images_of_text.log()).sum() / counts.sum()) / 2

@@ -1,0 +1,113 @@
+"""Category names become the sentences people would use; captions.csv is read or refused with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.captions import (
+    COMMON_NAMES,
+    EVALUATION_TEMPLATES,
+    STYLES,
+    caption_key,
+    category_captions,
+    common_names,
+    evaluation_queries,
+    fill,
+    read_captions,
+)
+from imret.errors import DataError
+
+INATURALIST = (
+    "actinopterygii amphibia animalia arachnida aves chromista fungi insecta mammalia mollusca plantae "
+    "protozoa reptilia"
+).split()
+
+
+def test_every_inaturalist_group_has_a_common_name() -> None:
+    assert sorted(COMMON_NAMES) == INATURALIST
+    assert common_names("aves") == ("bird",)
+    assert common_names("Actinopterygii")[0] == "fish"
+
+
+def test_an_unknown_category_is_used_as_words() -> None:
+    assert common_names("golden_retriever") == ("golden retriever",)
+    assert common_names("Wine__bottles ") == ("Wine bottles",)
+
+
+def test_a_template_takes_the_name_with_its_article_or_bare() -> None:
+    assert fill("a photo of {}", "bird") == "a photo of a bird"
+    assert fill("a photo of {}", "insect") == "a photo of an insect"
+    assert fill("an image of the {name}", "insect") == "an image of the insect"
+
+
+def test_one_batch_speaks_in_one_style() -> None:
+    for draw in range(3 * len(STYLES)):
+        captions = category_captions(["aves", "fungi", "insecta"], draw=draw)
+        names = [
+            next(name for name in common_names(category) if name in caption)
+            for category, caption in zip(["aves", "fungi", "insecta"], captions, strict=True)
+        ]
+        frames = {
+            caption.replace(name, "*").replace("an *", "a *")
+            for caption, name in zip(captions, names, strict=True)
+        }
+        assert len(frames) == 1
+
+
+def test_styles_and_common_names_take_turns() -> None:
+    captions = [category_captions(["fungi"], draw=draw)[0] for draw in range(2 * len(STYLES))]
+    assert len(set(captions)) == 2 * len(STYLES)
+    assert {"mushroom", "fungus"} <= {word for caption in captions for word in caption.split()}
+
+
+def test_evaluation_asks_in_words_that_training_did_not_use() -> None:
+    assert not set(EVALUATION_TEMPLATES) & set(STYLES)
+    for category in (*COMMON_NAMES, "golden_retriever"):
+        trained = {
+            caption_key(fill(style, name)) for style in STYLES for name in common_names(category)
+        }
+        assert not trained & {caption_key(query) for query in evaluation_queries(category)}
+
+
+def test_captions_that_differ_in_case_spacing_or_a_final_stop_are_one() -> None:
+    assert caption_key("A  red Mushroom.") == caption_key("a red mushroom")
+    assert caption_key("a red mushroom") != caption_key("a mushroom")
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_a_picture_may_have_several_captions_and_other_columns_are_ignored(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "c.csv",
+        'path,who,caption\na/1.jpg,x,one\n./a/1.jpg,y,"two, with comma"\na/1.jpg,z,one\nb/ü 2.jpg,w,three\n',
+        encoding="utf-8-sig",
+    )
+    assert read_captions(file) == {"a/1.jpg": ("one", "two, with comma"), "b/ü 2.jpg": ("three",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,text\na,b\n", "no column path and no column caption"),
+        ("path,caption\na/1.jpg,\n", "empty caption in line 2"),
+        ("path,caption\na/1.jpg,x\n,y\n", "empty path in line 3"),
+        ("path,caption\na/1.jpg\n", "empty caption in line 2"),
+        ("", "no column path"),
+    ],
+)
+def test_a_captions_file_with_a_gap_is_refused_naming_the_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_captions(write(tmp_path / "c.csv", text))
+
+
+def test_a_captions_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes(b"path,caption\na/1.jpg,caf\xe9\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_captions(tmp_path / "c.csv")
+    with pytest.raises(DataError, match="No such file"):
+        read_captions(tmp_path / "nothing.csv")

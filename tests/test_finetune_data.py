@@ -1,0 +1,297 @@
+"""A folder becomes records, a split, balanced batches and augmented pixels; what cannot be read is told."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from finetune.data import (
+    Batches,
+    Pictures,
+    Record,
+    augment,
+    manifest_hash,
+    normalised,
+    read_records,
+    split_records,
+)
+from imret.errors import DataError
+from imret.images import fit_image, load_image
+from imret.models import Preprocess
+
+PREPROCESS = Preprocess(size=(32, 32), resize_mode="squash")
+
+
+def paint(path: Path, color: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (60, 40)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(sum(path.name.encode())).integers(0, 60, (*size[::-1], 3))
+    Image.fromarray((pixels + np.array(color) // 2).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(12):
+        paint(tmp_path / "aves" / f"{i:02}.png", (200, 30, 30))
+    for i in range(5):
+        paint(tmp_path / "fungi" / "deep" / f"{i:02}.jpg", (30, 200, 30))
+    paint(tmp_path / "insecta" / "only one.webp", (30, 30, 200))
+    return tmp_path
+
+
+def make_records(**counts: int) -> list[Record]:
+    return [Record(f"{name}/{i:03}.jpg", name, (), i) for name, count in counts.items() for i in range(count)]
+
+
+# ---- Folder to records -----------------------------------------------------------------------------------
+
+
+def test_the_category_is_the_first_folder_below_the_root(folder: Path) -> None:
+    records = read_records(folder)
+    assert Counter(record.category for record in records) == {"aves": 12, "fungi": 5, "insecta": 1}
+    assert records[12].path == "fungi/deep/00.jpg"
+    assert [record.path for record in records] == sorted(record.path for record in records)
+
+
+def test_hidden_files_loose_pictures_and_other_files_are_left_out(folder: Path) -> None:
+    paint(folder / "loose.png")
+    paint(folder / "aves" / ".hidden.png")
+    paint(folder / ".cache" / "a.png")
+    paint(folder / "@eaDir" / "a.png")
+    (folder / "aves" / "notes.txt").write_text("not a picture")
+    (folder / "aves" / "dangling.jpg").symlink_to(folder / "nothing")
+    assert len(read_records(folder)) == 18
+
+
+def test_a_symlink_loop_ends(folder: Path) -> None:
+    (folder / "aves" / "again").symlink_to(folder, target_is_directory=True)
+    assert len(read_records(folder)) == 18
+
+
+def test_captions_go_with_their_pictures(folder: Path) -> None:
+    records = read_records(folder, {"aves/03.png": ("a red bird", "a bird"), "gone.png": ("nothing",)})
+    assert [record.captions for record in records if record.captions] == [("a red bird", "a bird")]
+
+
+def test_captions_of_other_pictures_are_refused_showing_both_names(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"'train/aves/03.png'.*'aves/00.png'"):
+        read_records(folder, {"train/aves/03.png": ("a red bird",)})
+
+
+def test_a_folder_without_two_categories_of_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_records(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is not a folder"):
+        read_records(paint(tmp_path / "file.png"))
+    with pytest.raises(DataError, match="1 pictures that lie in no category"):
+        read_records(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures"):
+        read_records(tmp_path / "empty")
+    paint(tmp_path / "aves" / "a.png")
+    with pytest.raises(DataError, match="one category .* 'aves'"):
+        read_records(tmp_path)
+
+
+def test_the_manifest_hash_changes_with_paths_sizes_and_captions_only(folder: Path) -> None:
+    first = manifest_hash(read_records(folder))
+    os.utime(folder / "aves" / "00.png", (0, 0))
+    assert manifest_hash(read_records(folder)) == first
+    assert manifest_hash(read_records(folder, {"aves/00.png": ("a bird",)})) != first
+    (folder / "aves" / "00.png").rename(folder / "aves" / "00b.png")
+    assert manifest_hash(read_records(folder)) != first
+
+
+# ---- Validation ------------------------------------------------------------------------------------------
+
+
+def test_validation_takes_the_same_share_of_every_category_and_at_least_one_picture() -> None:
+    records = make_records(aves=100, fungi=30, insecta=2, mollusca=1)
+    train, validation = split_records(records, share=0.1, seed=0)
+    assert Counter(records[i].category for i in validation) == {"aves": 10, "fungi": 3, "insecta": 1}
+    assert sorted(train + validation) == list(range(len(records)))
+    assert split_records(records, share=0.1, seed=0) == (train, validation)
+    assert split_records(records, share=0.1, seed=1)[1] != validation
+    assert split_records(records, share=0, seed=0)[1] == []
+
+
+# ---- Pixels ----------------------------------------------------------------------------------------------
+
+
+def pictures(folder: Path, budget_bytes: int) -> Pictures:
+    return Pictures(
+        folder, read_records(folder), size=(36, 36), preprocess=PREPROCESS, budget_bytes=budget_bytes
+    )
+
+
+def test_pixels_kept_in_memory_and_decoded_anew_are_the_same(folder: Path) -> None:
+    kept, decoded = pictures(folder, 1 << 30), pictures(folder, 0)
+    assert kept.in_memory
+    assert not decoded.in_memory
+    assert kept.load() == decoded.load() == []
+    kept.select([17, 3, 5, 0])
+    decoded.select([17, 3, 5, 0])
+    assert torch.equal(kept.batch([1, 0, 3, 1]), decoded.batch([1, 0, 3, 1]))
+    expected = fit_image(load_image(folder / "aves" / "03.png"), size=(36, 36), resize_mode="squash")
+    np.testing.assert_array_equal(kept.batch([1])[0].numpy(), expected)
+    kept.close()
+    decoded.close()
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 1 << 30])
+def test_unreadable_pictures_are_skipped_with_a_reason_and_the_rest_keep_their_pixels(
+    folder: Path, budget_bytes: int
+) -> None:
+    whole = (folder / "aves" / "05.png").read_bytes()
+    (folder / "aves" / "05.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "aves" / "06.png").write_bytes(b"")
+    (folder / "aves" / "07.png").write_text("text")
+    loaded = pictures(folder, budget_bytes)
+    count = []
+    skipped = loaded.load(lambda: count.append(1))
+    assert [skip.path for skip in skipped] == ["aves/05.png", "aves/06.png", "aves/07.png"]
+    assert all(skip.reason for skip in skipped)
+    assert len(count) == 18
+    assert len(loaded.records) == 15
+    position = [record.path for record in loaded.records].index("aves/08.png")
+    expected = fit_image(load_image(folder / "aves" / "08.png"), size=(36, 36), resize_mode="squash")
+    np.testing.assert_array_equal(loaded.batch([position])[0].numpy(), expected)
+    loaded.close()
+
+
+def test_a_picture_that_goes_during_the_run_is_named(folder: Path) -> None:
+    loaded = pictures(folder, 0)
+    loaded.load()
+    (folder / "aves" / "00.png").unlink()
+    with pytest.raises(DataError, match=r"aves/00\.png"):
+        loaded.batch([0])
+    loaded.close()
+
+
+# ---- Batches ---------------------------------------------------------------------------------------------
+
+
+def test_batches_are_balanced_and_show_every_picture_before_any_again() -> None:
+    records = make_records(aves=40, fungi=20, insecta=5)
+    batches = Batches(records, batch_size=12, seed=0)
+    drawn: list[int] = []
+    for step in range(10):
+        positions = batches.draw(step).positions
+        counts = Counter(records[i].category for i in positions)
+        assert set(counts.values()) == {4}
+        drawn += positions.tolist()
+    times = Counter(drawn)
+    # 40 draws from each category: every bird once, every mushroom twice, every insect eight times
+    assert {times[i] for i in range(40)} == {1}
+    assert {times[i] for i in range(40, 60)} == {2}
+    assert {times[i] for i in range(60, 65)} == {8}
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
+    records = [
+        Record(f"{c}/{i}.jpg", c, (f"a {c} {i}", f"a {c}"), 1) for c in ("aves", "fungi") for i in range(20)
+    ]
+    forwards = Batches(records, batch_size=7, seed=3, category_share=0.5)
+    backwards = Batches(records, batch_size=7, seed=3, category_share=0.5)
+    other = Batches(records, batch_size=7, seed=4, category_share=0.5)
+    later = [backwards.draw(step) for step in reversed(range(20))][::-1]
+    differs = 0
+    for step, theirs in enumerate(later):
+        ours = forwards.draw(step)
+        np.testing.assert_array_equal(ours.positions, theirs.positions)
+        assert ours.captions == theirs.captions
+        assert torch.equal(ours.match, theirs.match)
+        differs += ours.positions.tolist() != other.draw(step).positions.tolist()
+    assert differs > 15
+
+
+def test_without_captions_every_batch_names_categories_once_each() -> None:
+    batches = Batches(make_records(aves=20, fungi=20), batch_size=10, seed=0, category_share=0.0)
+    for step in range(5):
+        batch = batches.draw(step)
+        assert len(batch.captions) == 2
+        assert batch.counts.tolist() == [5.0, 5.0]
+        assert batch.match.sum(dim=0).tolist() == [5, 5]
+
+
+def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() -> None:
+    told = [("a red bird", "a bird"), ("A bird.",), ("a blue bird", "a bird"), ("a mushroom",), ("a mushroom",)]
+    records = [Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(told)]
+    batches = Batches(records, batch_size=5, seed=0, category_share=0.0)
+    for step in range(20):
+        batch = batches.draw(step)
+        assert batch.counts.sum() == 5
+        assert len(batch.captions) == len({text.lower().rstrip(".") for text in batch.captions})
+        for column, text in enumerate(batch.captions):
+            expected = [
+                text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in told[i]}
+                for i in batch.positions
+            ]
+            assert batch.match[:, column].tolist() == expected
+        assert batch.match.any(dim=0).all()
+        assert batch.match.any(dim=1).all()
+
+
+def test_a_batch_is_no_larger_than_the_data() -> None:
+    batches = Batches(make_records(aves=4, fungi=3), batch_size=100, seed=0)
+    assert batches.batch_size == 7
+    assert batches.steps_per_epoch == 1
+
+
+# ---- Augmentation ----------------------------------------------------------------------------------------
+
+
+def test_a_whole_crop_unmirrored_is_the_picture() -> None:
+    pixels = torch.randint(0, 256, (3, 16, 16, 3), dtype=torch.uint8)
+    same = augment(pixels, size=(16, 16), seed=0, step=0, min_scale=1.0, max_ratio=1.0, flip=False)
+    torch.testing.assert_close(same, pixels.permute(0, 3, 1, 2).float() / 255, rtol=0, atol=1e-5)
+
+
+def test_mirroring_turns_about_half_of_the_pictures_round() -> None:
+    pixels = torch.zeros(400, 8, 8, 3, dtype=torch.uint8)
+    pixels[:, :, :4] = 255  # white on the left
+    images = augment(pixels, size=(8, 8), seed=0, step=0, min_scale=1.0, max_ratio=1.0)
+    left = (images[:, :, :, 0] > 0.5).all(dim=(1, 2))
+    right = (images[:, :, :, -1] > 0.5).all(dim=(1, 2))
+    assert (left ^ right).all()
+    assert 0.4 < left.float().mean() < 0.6
+
+
+def test_crops_stay_inside_the_picture_and_cover_the_area_asked_for() -> None:
+    # Red is the column and green the row, so that a crop's corners tell where it was taken.
+    n, size = 500, 64
+    ramp = torch.linspace(0, 255, size).round().to(torch.uint8)
+    pixels = torch.zeros(n, size, size, 3, dtype=torch.uint8)
+    pixels[..., 0] = ramp[None, None, :]
+    pixels[..., 1] = ramp[None, :, None]
+    images = augment(pixels, size=(32, 32), seed=1, step=5, min_scale=0.5, flip=False)
+    red, green = images[:, 0, 0], images[:, 1, :, 0]  # along the top, down the left side
+    width, height = (red[:, -1] - red[:, 0]) * 32 / 31, (green[:, -1] - green[:, 0]) * 32 / 31
+    area = width * height
+    # Where a crop would be wider or taller than the picture, it is cut to it.
+    assert 0.42 < area.min() < 0.55
+    assert area.max() < 1.05
+    assert (width > 0).all()
+    assert red.min() < 0.02
+    assert red.max() > 0.98
+
+
+def test_augmentation_repeats_with_seed_and_step() -> None:
+    pixels = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
+    first = augment(pixels, size=(12, 12), seed=0, step=7)
+    assert torch.equal(first, augment(pixels, size=(12, 12), seed=0, step=7))
+    assert not torch.equal(first, augment(pixels, size=(12, 12), seed=0, step=8))
+    assert not torch.equal(first, augment(pixels, size=(12, 12), seed=1, step=7))
+
+
+def test_normalising_is_that_of_the_model() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    stated = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    expected = (images[1, 2, 3, 0] - 0.3) / 0.7
+    torch.testing.assert_close(normalised(images, stated)[1, 2, 3, 0], expected)
