@@ -10,10 +10,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-DEMO   := build/demo
-TRAIN  ?= 2000
+TRAIN  ?= 4000
 TEST   ?= 200
 SEED   ?= 0
+DEMO   := build/demo-$(TRAIN)-$(TEST)-$(SEED)
 
 .PHONY: demo test test-slow check clean
 

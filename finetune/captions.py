@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,9 +86,19 @@ def evaluation_queries(category: str) -> list[str]:
     return [fill(template, common_names(category)[0]) for template in EVALUATION_TEMPLATES]
 
 
+# What may stand before the thing itself. Two captions that differ only in it say the same of a picture, and
+# a loss that took them for different would push equal pictures apart.
+_FRAME = re.compile(r"(this is|(a|an|the|one) ([\w-]+ )?(photo|picture|image|drawing) (of|showing)) (?=\S)")
+
+
 def caption_key(caption: str) -> str:
-    """Return what two captions must share to count as the same: not case, spacing or a final stop."""
-    return " ".join(caption.lower().split()).rstrip(".")
+    """Return what two captions share if they say the same.
+
+    Case, spacing, a final stop and a frame such as "a photo of" do not matter.
+    """
+    words = " ".join(caption.lower().split()).rstrip(".")
+    frame = _FRAME.match(words)
+    return words[frame.end() :] if frame else words
 
 
 def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
@@ -95,10 +106,11 @@ def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 
     Args:
         file: UTF-8 CSV with a header line. `path` is relative to the training folder, with forward slashes;
-            a picture may have several lines, each another caption.
+            a picture may have several lines, each another caption. A batch takes the captions of one
+            place in the list, so keep one order for all pictures, such as from detailed to bare.
 
     Returns:
-        Captions by path, each in the order of the file, repeated ones once.
+        Captions by path, each in the order of the file.
 
     Raises:
         DataError: If the file cannot be read, lacks a column, or holds an empty path or caption; the message
@@ -123,9 +135,7 @@ def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
                         f"captions file {os.fspath(file)!r} has an empty {what} in line {reader.line_num}. "
                         "Fill it in, or remove the line."
                     )
-                known = captions.setdefault(path, [])
-                if caption not in known:
-                    known.append(caption)
+                captions.setdefault(path, []).append(caption)
     except OSError as error:
         raise DataError(f"cannot read the captions file {os.fspath(file)!r}: {error.strerror}.") from error
     except (UnicodeDecodeError, csv.Error) as error:

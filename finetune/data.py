@@ -299,12 +299,23 @@ class Batch:
 
     Attributes:
         positions: (B,) which records.
+        text_sets: One text for each picture, once or several times over; each set has a loss of its own.
+    """
+
+    positions: NDArray[np.int64]
+    text_sets: tuple[TextSet, ...]
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts for the B pictures of a batch, equal ones put together.
+
+    Attributes:
         captions: U texts, all different.
         match: (B, U) bool, True where the text is true of the picture.
         counts: (U,) float, for how many of the B pictures the text was drawn.
     """
 
-    positions: NDArray[np.int64]
     captions: list[str]
     match: Tensor
     counts: Tensor
@@ -321,17 +332,27 @@ class Batches:
         records: The training pictures.
         batch_size: Pictures per step; no more than there are.
         seed: Another seed, another order.
-        category_share: Of the batches, how many pair pictures with the name of their category rather than
-            their own captions, in [0, 1]. Without captions it is all of them.
+        category_share: Of the text sets, how many pair pictures with the name of their category rather than
+            one of their own captions, in [0, 1]. Without captions it is all of them.
+        captions_per_picture: Text sets of a batch, as far as pictures have captions.
     """
 
     def __init__(
-        self, records: Sequence[Record], *, batch_size: int, seed: int, category_share: float = 1.0
+        self,
+        records: Sequence[Record],
+        *,
+        batch_size: int,
+        seed: int,
+        category_share: float = 1.0,
+        captions_per_picture: int = 1,
     ) -> None:
         self.records = records
         self.batch_size = min(batch_size, len(records))
         self.seed = seed
-        self.category_share = category_share if any(record.captions for record in records) else 1.0
+        most = max((len(record.captions) for record in records), default=0)
+        self.category_share = category_share if most else 1.0
+        self._n_text_sets = max(1, min(captions_per_picture, most))
+        self._n_captions = most
         by_category = _by_category(records)
         self.categories = tuple(by_category)
         self._positions = [np.asarray(positions) for positions in by_category.values()]
@@ -346,21 +367,19 @@ class Batches:
     def draw(self, step: int) -> Batch:
         """Return the batch of a step, counted from 0."""
         positions = self._draw_positions(step)
-        if np.random.default_rng((self.seed, _LEVEL, step)).random() < self.category_share:
-            drawn, true_of = self._category_texts(step, positions)
-        else:
-            drawn, true_of = self._own_texts(step, positions)
-        texts: dict[str, str] = {}  # by key, in order of first use
-        for text in drawn:
-            texts.setdefault(caption_key(text), text)
-        counts = Counter(caption_key(text) for text in drawn)
-        match = torch.tensor([[key in keys for key in texts] for keys in true_of])
-        return Batch(
-            positions,
-            list(texts.values()),
-            match,
-            torch.tensor([counts[key] for key in texts], dtype=torch.float32),
-        )
+        rng = np.random.default_rng((self.seed, _LEVEL, step))
+        named = self._category_names(step, positions)
+        by_category = rng.random(self._n_text_sets) < self.category_share
+        # One place in every picture's list of captions, so that a set compares texts of one kind: if some
+        # were detailed and some bare, wording would tell pictures apart that their content does not.
+        places = rng.permutation(self._n_captions)
+        sets = []
+        for number, use_names in enumerate(by_category):
+            if use_names:
+                sets.append(_text_set(named, [{caption_key(name)} for name in named]))
+            else:
+                sets.append(self._own_texts(positions, named, place=int(places[number])))
+        return Batch(positions, tuple(sets))
 
     def _draw_positions(self, step: int) -> NDArray[np.int64]:
         n_categories = len(self.categories)
@@ -374,21 +393,37 @@ class Batches:
             positions.append(members[order[place]])
         return np.asarray(positions, dtype=np.int64)
 
-    def _category_texts(self, step: int, positions: NDArray[np.int64]) -> tuple[list[str], list[set[str]]]:
+    def _category_names(self, step: int, positions: NDArray[np.int64]) -> list[str]:
         draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
         captions = dict(zip(self.categories, category_captions(self.categories, draw=draw), strict=True))
-        drawn = [captions[self.records[i].category] for i in positions]
-        return drawn, [{caption_key(text)} for text in drawn]
+        return [captions[self.records[i].category] for i in positions]
 
-    def _own_texts(self, step: int, positions: NDArray[np.int64]) -> tuple[list[str], list[set[str]]]:
-        named, _ = self._category_texts(step, positions)  # for pictures that have no caption of their own
-        rng = np.random.default_rng((self.seed, _CAPTION, step, 1))
+    def _own_texts(self, positions: NDArray[np.int64], named: Sequence[str], *, place: int) -> TextSet:
+        """Return the captions at one place; a picture that has none goes by the name of its category."""
         drawn, true_of = [], []
         for i, name in zip(positions, named, strict=True):
             options = self.records[i].captions or (name,)
-            drawn.append(options[int(rng.integers(len(options)))])
+            drawn.append(options[place % len(options)])
             true_of.append({caption_key(text) for text in (*options, name)})
-        return drawn, true_of
+        return _text_set(drawn, true_of)
+
+
+def _text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
+    """Put equal texts together.
+
+    Args:
+        drawn: A text for each picture.
+        true_of: For each picture the keys of all texts that are true of it.
+    """
+    texts: dict[str, str] = {}  # by key, in order of first use
+    for text in drawn:
+        texts.setdefault(caption_key(text), text)
+    counts = Counter(caption_key(text) for text in drawn)
+    return TextSet(
+        list(texts.values()),
+        torch.tensor([[key in keys for key in texts] for keys in true_of]),
+        torch.tensor([counts[key] for key in texts], dtype=torch.float32),
+    )
 
 
 def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArray[np.int64]:
@@ -399,7 +434,14 @@ def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArr
 
 
 def augment(
-    pixels: Tensor, *, size: tuple[int, int], seed: int, step: int, min_scale: float = 0.6, max_ratio: float = 4 / 3, flip: bool = True
+    pixels: Tensor,
+    *,
+    size: tuple[int, int],
+    seed: int,
+    step: int,
+    min_scale: float = 0.6,
+    max_ratio: float = 4 / 3,
+    flip: bool = True,
 ) -> Tensor:
     """Return a random crop of each picture, resized, and mirrored half of the time.
 

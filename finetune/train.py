@@ -24,6 +24,7 @@ from finetune.captions import evaluation_queries
 from finetune.data import Batch, Batches, Pictures, augment, normalised
 from finetune.loss import contrastive_loss, loss_floor
 from finetune.models import Base
+from imret.encoder import encode_tokens
 from imret.errors import ModelError
 from imret.metrics import average_precision
 
@@ -49,8 +50,10 @@ class FinetuneConfig:
     warmup: float = 0.1
     # Longest gradient, in L2 norm over all parameters.
     clip_norm: float = 1.0
-    # Share of batches that pair pictures with their category's name where they also have captions.
+    # Share of text sets that pair pictures with their category's name where they also have captions.
     category_share: float = 0.3
+    # Captions of each picture per step, as far as it has them; each more costs its share of the text tower.
+    captions_per_picture: int = 1
     # Least share of a picture's area in a random crop; 1 for none.
     min_crop: float = 0.6
     # Whether half of the pictures are mirrored; off where left and right differ, as in writing.
@@ -69,7 +72,7 @@ class FinetuneConfig:
     cache_mib: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "clip_norm"):
+        for name in ("epochs", "batch_size", "lr", "clip_norm", "captions_per_picture"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("warmup", "category_share", "min_crop"):
@@ -91,8 +94,11 @@ class FinetuneConfig:
 
 
 _FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 40,
-    "lr": 2e-3,
+    "epochs": 24,
+    "lr": 3e-3,
+    "min_crop": 0.8,
+    "category_share": 0.1,
+    "captions_per_picture": 3,
     "learn_logit_scale": True,
     "freeze_batch_norm": False,
 }
@@ -160,6 +166,7 @@ class Trainer:
             batch_size=config.batch_size,
             seed=config.seed,
             category_share=config.category_share,
+            captions_per_picture=config.captions_per_picture,
         )
         self.batch_size = self._batches.batch_size
         self.steps_per_epoch = self._batches.steps_per_epoch
@@ -236,15 +243,23 @@ class Trainer:
             min_scale=self.config.min_crop,
             flip=self.config.flip,
         )
-        match, counts = batch.match.to(self.device), batch.counts.to(self.device)
-        loss = contrastive_loss(
-            self._encode_images(images),
-            self._encode_texts(batch.captions),
-            match=match,
-            counts=counts,
-            logit_scale=self._logit_scale.exp(),
-        )
-        return loss, loss_floor(match, counts)
+        image_features = self._encode_images(images)
+        text_features = self._encode_texts([text for one in batch.text_sets for text in one.captions])
+        losses, floors, start = [], [], 0
+        for one in batch.text_sets:
+            match, counts = one.match.to(self.device), one.counts.to(self.device)
+            losses.append(
+                contrastive_loss(
+                    image_features,
+                    text_features[start : start + len(one.captions)],
+                    match=match,
+                    counts=counts,
+                    logit_scale=self._logit_scale.exp(),
+                )
+            )
+            floors.append(loss_floor(match, counts))
+            start += len(one.captions)
+        return torch.stack(losses).mean(), torch.stack(floors).mean()
 
     def _to_train_mode(self) -> None:
         self.model.train()
@@ -264,7 +279,7 @@ class Trainer:
         """Return (U, D) float32 unit features."""
         tokens = self._tokenize(list(texts)).to(self.device)
         with self._autocast():
-            features: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+            features = encode_tokens(self.model, tokens)
         return F.normalize(features.float(), dim=-1)
 
     def _autocast(self) -> torch.autocast:

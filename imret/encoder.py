@@ -29,7 +29,7 @@ from imret.images import MAX_PIXELS, Source, fit_image, load_image
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
-__all__ = ["Encoder", "TextTruncated", "load_clip"]
+__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip"]
 
 
 class TextTruncated(UserWarning):
@@ -216,7 +216,7 @@ class Encoder:
         rows = []
         for start in range(0, len(texts), batch_size):
             tokens = self._tokenize(list(texts[start : start + batch_size])).to(self.device)
-            rows.append(self._unit(_encode_tokens(tower, tokens), "text", start))
+            rows.append(self._unit(encode_tokens(tower, tokens), "text", start))
         return np.concatenate(rows)
 
     @property
@@ -295,7 +295,7 @@ class Encoder:
         return tokens
 
 
-def _encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Run (B, L) token ids through the text tower, over no more positions than the longest text needs.
 
     Exact where the mask is causal and the embedding is read at the end token: no position up to there sees

@@ -65,15 +65,25 @@ def test_styles_and_common_names_take_turns() -> None:
 def test_evaluation_asks_in_words_that_training_did_not_use() -> None:
     assert not set(EVALUATION_TEMPLATES) & set(STYLES)
     for category in (*COMMON_NAMES, "golden_retriever"):
-        trained = {
-            caption_key(fill(style, name)) for style in STYLES for name in common_names(category)
-        }
-        assert not trained & {caption_key(query) for query in evaluation_queries(category)}
+        trained = {fill(style, name).rstrip(".") for style in STYLES for name in common_names(category)}
+        assert not trained & {query.rstrip(".") for query in evaluation_queries(category)}
 
 
 def test_captions_that_differ_in_case_spacing_or_a_final_stop_are_one() -> None:
     assert caption_key("A  red Mushroom.") == caption_key("a red mushroom")
     assert caption_key("a red mushroom") != caption_key("a mushroom")
+
+
+@pytest.mark.parametrize(
+    "frame", ["a photo of ", "A picture of ", "this is ", "one close-up photo of ", "an image showing "]
+)
+def test_captions_that_differ_only_in_their_frame_are_one(frame: str) -> None:
+    assert caption_key(f"{frame}two red mushrooms.") == caption_key("two red mushrooms")
+
+
+@pytest.mark.parametrize("caption", ["a photo of", "a photo album of birds", "this isle", "a drawing"])
+def test_words_that_only_look_like_a_frame_stay(caption: str) -> None:
+    assert caption_key(caption) == caption
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -87,7 +97,7 @@ def test_a_picture_may_have_several_captions_and_other_columns_are_ignored(tmp_p
         'path,who,caption\na/1.jpg,x,one\n./a/1.jpg,y,"two, with comma"\na/1.jpg,z,one\nb/ü 2.jpg,w,three\n',
         encoding="utf-8-sig",
     )
-    assert read_captions(file) == {"a/1.jpg": ("one", "two, with comma"), "b/ü 2.jpg": ("three",)}
+    assert read_captions(file) == {"a/1.jpg": ("one", "two, with comma", "one"), "b/ü 2.jpg": ("three",)}
 
 
 @pytest.mark.parametrize(

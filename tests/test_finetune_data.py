@@ -205,8 +205,9 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     for step, theirs in enumerate(later):
         ours = forwards.draw(step)
         np.testing.assert_array_equal(ours.positions, theirs.positions)
-        assert ours.captions == theirs.captions
-        assert torch.equal(ours.match, theirs.match)
+        for mine, its in zip(ours.text_sets, theirs.text_sets, strict=True):
+            assert mine.captions == its.captions
+            assert torch.equal(mine.match, its.match)
         differs += ours.positions.tolist() != other.draw(step).positions.tolist()
     assert differs > 15
 
@@ -214,28 +215,64 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
 def test_without_captions_every_batch_names_categories_once_each() -> None:
     batches = Batches(make_records(aves=20, fungi=20), batch_size=10, seed=0, category_share=0.0)
     for step in range(5):
-        batch = batches.draw(step)
-        assert len(batch.captions) == 2
-        assert batch.counts.tolist() == [5.0, 5.0]
-        assert batch.match.sum(dim=0).tolist() == [5, 5]
+        (texts,) = batches.draw(step).text_sets
+        assert len(texts.captions) == 2
+        assert texts.counts.tolist() == [5.0, 5.0]
+        assert texts.match.sum(dim=0).tolist() == [5, 5]
 
 
 def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() -> None:
-    told = [("a red bird", "a bird"), ("A bird.",), ("a blue bird", "a bird"), ("a mushroom",), ("a mushroom",)]
+    told = [
+        ("a red bird", "a bird"),
+        ("A bird.",),
+        ("a blue bird", "a bird"),
+        ("a mushroom",),
+        ("a mushroom",),
+    ]
     records = [Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(told)]
     batches = Batches(records, batch_size=5, seed=0, category_share=0.0)
     for step in range(20):
         batch = batches.draw(step)
-        assert batch.counts.sum() == 5
-        assert len(batch.captions) == len({text.lower().rstrip(".") for text in batch.captions})
-        for column, text in enumerate(batch.captions):
+        (texts,) = batch.text_sets
+        assert texts.counts.sum() == 5
+        assert len(texts.captions) == len({text.lower().rstrip(".") for text in texts.captions})
+        for column, text in enumerate(texts.captions):
             expected = [
                 text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in told[i]}
                 for i in batch.positions
             ]
-            assert batch.match[:, column].tolist() == expected
-        assert batch.match.any(dim=0).all()
-        assert batch.match.any(dim=1).all()
+            assert texts.match[:, column].tolist() == expected
+        assert texts.match.any(dim=0).all()
+        assert texts.match.any(dim=1).all()
+
+
+def test_a_text_set_holds_captions_of_one_place_and_sets_of_a_batch_differ_in_it() -> None:
+    records = [
+        Record(f"{c}/{i}.jpg", c, (f"a {c} {i} in detail", f"a {c} {i}", f"{c} bare"), 1)
+        for c in ("aves", "fungi")
+        for i in range(10)
+    ]
+    batches = Batches(records, batch_size=6, seed=0, category_share=0.0, captions_per_picture=2)
+    met = set()
+    for step in range(10):
+        batch = batches.draw(step)
+        places = []
+        for texts in batch.text_sets:
+            of = {
+                next(p for p in range(3) if text in {r.captions[p] for r in records})
+                for text in texts.captions
+            }
+            assert len(of) == 1
+            places += of
+        assert len(set(places)) == 2
+        met |= set(places)
+    assert met == {0, 1, 2}
+
+
+def test_no_more_text_sets_are_drawn_than_pictures_have_captions() -> None:
+    records = [Record(f"{c}/{i}.jpg", c, (f"a {c}",), 1) for c in ("aves", "fungi") for i in range(5)]
+    batches = Batches(records, batch_size=4, seed=0, category_share=0.0, captions_per_picture=3)
+    assert len(batches.draw(0).text_sets) == 1
 
 
 def test_a_batch_is_no_larger_than_the_data() -> None:

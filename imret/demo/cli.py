@@ -22,10 +22,10 @@ SEARCHES = (
 )
 
 
-@click.command("demo", epilog="Example:  imret demo build/demo --train 2000 --test 200 --tour")
+@click.command("demo", epilog="Example:  imret demo build/demo --train 4000 --test 200 --tour")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--train", type=click.IntRange(10), default=2000, show_default=True, help="Pictures to train on."
+    "--train", type=click.IntRange(10), default=4000, show_default=True, help="Pictures to train on."
 )
 @click.option("--test", type=click.IntRange(10), default=200, show_default=True, help="Pictures to search.")
 @click.option(

@@ -36,7 +36,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "plain": ("on a plain background", "in a studio"),
 }
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
-_STYLES = ("{}", "{}", "a photo of {}", "a photo of {}.", "a picture of {}", "an image of {}", "this is {}")
+_STYLES = ("{}", "{}", "{}.", "a photo of {}", "a photo of {}.", "a picture of {}", "a close-up photo of {}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _phrase(
 
 
 def captions(shown: Attributes, rng: Random) -> list[str]:
-    """Return five captions of one picture, from all that it shows to the bare name of its category.
+    """Return six captions of one picture, from all that it shows to the bare name of its category.
 
     Args:
         shown: What the picture shows.
@@ -95,13 +95,15 @@ def captions(shown: Attributes, rng: Random) -> list[str]:
     subject = subject_named(shown.subject)
     names, kin = (subject.name, subject.plural), CATEGORY_WORDS[shown.category]
     place = f" {rng.choice(PLACES[shown.background])}"
+    # From detailed to bare, and in this order for every picture: a batch compares captions of one kind.
     told = [
         _phrase(shown, names, color=True, size=sometimes(0.5), pattern=True) + place,
         _phrase(shown, names, color=sometimes(0.7), size=sometimes(0.4), pattern=sometimes(0.6))
         + (place if sometimes(0.5) else ""),
         _phrase(shown, kin, color=sometimes(0.7), pattern=sometimes(0.5)) + (place if sometimes(0.4) else ""),
         _phrase(shown, names),
-        shown.category if sometimes(0.4) else _phrase(shown, kin),
+        _phrase(shown, kin),
+        shown.category,
     ]
     return [rng.choice(_STYLES).format(text) for text in told]
 
