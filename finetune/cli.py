@@ -33,13 +33,13 @@ from imret.options import announce, arch_option, device_option
     "[default: TRAIN/captions.csv, if there is one]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 40]"
+    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 20]"
 )
-@click.option("--batch-size", type=click.IntRange(2), help="Pictures per step.  [default: 100]")
+@click.option("--batch-size", type=click.IntRange(2), help="Pictures per step.  [default: 100; from scratch 64]")
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    help="Peak learning rate.  [default: 1e-5; from scratch 2e-3]",
+    help="Peak learning rate.  [default: 1e-5; from scratch 3e-3]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), help="Same seed, same model, on the same kind of machine.  [default: 0]"

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from finetune.captions import caption_key, category_captions
 from imret.errors import DataError, ImageError
-from imret.images import IMAGE_EXTENSIONS, fit_image, load_image
+from imret.folders import Found, Skipped, looks_like_picture, walk
+from imret.images import fit_image, load_image
 from imret.models import Preprocess
 
 # What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
@@ -47,14 +48,6 @@ class Record:
     category: str
     captions: tuple[str, ...]
     size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A picture that could not be used, and why."""
-
-    path: str
-    reason: str
 
 
 # ---- From the folder to records --------------------------------------------------------------------------
@@ -109,19 +102,11 @@ def read_records(
 
 def _pictures(root: Path) -> Iterator[tuple[str, int]]:
     """Give the path below `root` and the size of each file that is named like a picture."""
-    seen: set[tuple[int, int]] = set()  # folders, so that a symlink loop ends
-    for here, folders, files in os.walk(root, followlinks=True):
-        stat = os.stat(here)
-        if (stat.st_dev, stat.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "@")))
-        for name in files:
-            file = os.path.join(here, name)
-            is_picture = os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
-            if is_picture and os.path.isfile(file):
-                yield Path(os.path.relpath(file, root)).as_posix(), os.stat(file).st_size
+    for entry in walk(str(root)):
+        if isinstance(entry, Found):
+            yield entry.path, entry.info.st_size
+        elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
+            yield entry.path, 0  # decoding will say what is wrong with it, and the report will
 
 
 def refuse_one_category(records: Sequence[Record], root: Path) -> None:
@@ -446,8 +431,8 @@ def augment(
     """Return a random crop of each picture, resized, and mirrored half of the time.
 
     The crop takes `min_scale` to all of the area and is up to `max_ratio` times as wide as high, or as high
-    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a little larger than the result, so
-    plain bilinear sampling does not alias.
+    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a
+    little larger than the result, so plain bilinear sampling does not alias.
 
     Args:
         pixels: (B, H, W, 3) uint8, on any device.

@@ -36,7 +36,6 @@ from finetune.checkpoint import (
 from finetune.data import (
     Pictures,
     Record,
-    Skipped,
     manifest_hash,
     read_records,
     refuse_one_category,
@@ -46,6 +45,7 @@ from finetune.models import Base, find_base
 from finetune.train import FinetuneConfig, Step, Trainer, training_size
 from imret import __version__
 from imret.errors import DataError, ModelError
+from imret.folders import Skipped
 
 CAPTIONS_NAME = "captions.csv"
 

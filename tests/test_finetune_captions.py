@@ -19,10 +19,21 @@ from finetune.captions import (
 )
 from imret.errors import DataError
 
-INATURALIST = (
-    "actinopterygii amphibia animalia arachnida aves chromista fungi insecta mammalia mollusca plantae "
-    "protozoa reptilia"
-).split()
+INATURALIST = [
+    "actinopterygii",
+    "amphibia",
+    "animalia",
+    "arachnida",
+    "aves",
+    "chromista",
+    "fungi",
+    "insecta",
+    "mammalia",
+    "mollusca",
+    "plantae",
+    "protozoa",
+    "reptilia",
+]
 
 
 def test_every_inaturalist_group_has_a_common_name() -> None:

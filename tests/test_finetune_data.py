@@ -95,7 +95,7 @@ def test_a_folder_without_two_categories_of_pictures_is_refused(tmp_path: Path) 
     with pytest.raises(DataError, match="no pictures"):
         read_records(tmp_path / "empty")
     paint(tmp_path / "aves" / "a.png")
-    with pytest.raises(DataError, match="one category .* 'aves'"):
+    with pytest.raises(DataError, match=r"one category .* 'aves'"):
         read_records(tmp_path)
 
 

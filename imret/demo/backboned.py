@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from imret.demo.pen import CREAM, INK, Pen, Rgb, accent, crease, luminance, mix, pale, tone
 
 BEAK: Rgb = (244, 166, 52)
@@ -98,30 +96,6 @@ def sparrow(pen: Pen) -> None:
         pen.thread([(0.02, y), (0.3, y + 0.06), (0.58, y + 0.1 - y * 0.2)], crease(wing), 0.025)
 
 
-def owl(pen: Pen) -> None:
-    """Upright, facing us: large eyes, ear tufts, folded wings."""
-    coat = pen.look.main
-    disc = pale(coat, 0.55)
-    for x in (-0.22, 0.22):
-        for toe in (-0.1, 0.0, 0.1):
-            pen.oval(x + toe, 0.95, 0.06, 0.08, BEAK, shade=0.3)
-    pen.blob([(-0.58, -0.3), (-0.62, 0.3), (-0.42, 0.82), (0, 0.95), (0.42, 0.82), (0.62, 0.3), (0.58, -0.3),
-              (0, -0.6)], coat)
-    pen.blob([(-0.4, 0.0), (-0.42, 0.4), (-0.26, 0.78), (0, 0.86), (0.26, 0.78), (0.42, 0.4), (0.4, 0.0)],
-             mix(coat, disc, 0.35), marked=True, line=False, shade=0.5)
-    tall = pen.rng.uniform(0.92, 1.06)
-    pen.blob([(-0.66, -0.34), (-0.6, -tall), (-0.3, -0.76), (0, -0.72), (0.3, -0.76), (0.6, -tall),
-              (0.66, -0.34), (0.4, 0.0), (0, 0.08), (-0.4, 0.0)], coat, marked=pen.look.pattern == "stripes")
-    for side in (-1, 1):
-        pen.blob([(0.52 * side, -0.08), (0.76 * side, 0.2), (0.7 * side, 0.6), (0.46 * side, 0.84),
-                  (0.4 * side, 0.4)], accent(coat, 0.22), marked=True)
-        pen.oval(0.28 * side, -0.36, 0.29, 0.3, disc, shade=0.4)
-    for side in (-1, 1):
-        pen.dot(0.27 * side, -0.36, 0.195, (250, 196, 60))
-        pen.eye(0.27 * side, -0.36, 0.13, white=False)
-    pen.blob([(-0.09, -0.26), (0.09, -0.26), (0, -0.04)], BEAK, corners=True)
-
-
 def flamingo(pen: Pen) -> None:
     """Long legs, one often bent, and an S of a neck; seen from the side."""
     coat, sway = pen.look.main, pen.jitter(0.05)
@@ -205,49 +179,6 @@ def rabbit(pen: Pen) -> None:
         pen.eye(0.24 * side, -0.26, 0.085, white=False)
         pen.dot(0.32 * side, -0.1, 0.055, mix(coat, ROSE, 0.6))
     pen.blob([(-0.06, -0.16), (0.06, -0.16), (0, -0.08)], ROSE, corners=True)
-
-
-def elephant(pen: Pen) -> None:
-    """Standing, seen from the side: trunk, tusk, a large ear."""
-    skin, swing = pen.look.main, pen.jitter(0.14)
-    dark = accent(skin, 0.16)
-    pen.limb([(0.86, -0.2), (0.98, 0.1), (0.94, 0.34)], [0.07, 0.05, 0.08], dark)
-    for x in (0.02, 0.72):
-        pen.limb([(x, 0.3), (x, 0.88)], [0.28, 0.26], dark)
-    pen.blob([(-0.4, -0.1), (-0.2, -0.52), (0.3, -0.62), (0.76, -0.46), (0.92, -0.02), (0.82, 0.44),
-              (0.2, 0.54), (-0.3, 0.44)], skin, marked=True)
-    for x in (-0.2, 0.52):
-        pen.limb([(x, 0.3), (x, 0.86)], [0.32, 0.3], skin)
-        for toe in (-0.08, 0.02):
-            pen.oval(x + toe, 0.95, 0.04, 0.035, (250, 240, 222), line=False, shade=0)
-    pen.limb([(-0.62, -0.2), (-0.86, 0.18), (-0.84, 0.56), (-0.98 + swing, 0.74)], [0.36, 0.24, 0.17, 0.13],
-             skin)
-    pen.blob([(-0.66, 0.06), (-0.78, 0.36), (-0.98, 0.42), (-0.84, 0.26), (-0.8, 0.06)], (255, 250, 232),
-             shade=0.3)
-    pen.oval(-0.52, -0.3, 0.38, 0.4, skin)
-    pen.eye(-0.68, -0.34, 0.065, white=False)
-    pen.blob([(-0.46, -0.5), (-0.14, -0.66), (0.14, -0.4), (0.08, 0.02), (-0.16, 0.24), (-0.36, -0.02)], dark,
-             marked=True)
-
-
-def snake(pen: Pen) -> None:
-    """A winding body with a head and a forked tongue."""
-    skin = pen.look.main
-    # A meander, whose direction swings like a cosine along its length: its bends are round, never a kink.
-    swing, waves = pen.rng.uniform(1.35, 1.6), pen.rng.choice((1.25, 1.75))
-    direction = swing * np.cos(2 * math.pi * waves * np.linspace(0, 1, 26)) * pen.rng.choice((-1, 1))
-    steps = np.stack([np.cos(direction), np.sin(direction)], axis=1)
-    body = np.cumsum(steps, axis=0) * (1.66 / steps[:, 0].sum()) + (-0.66, 0)
-    pen.thread([(-0.9, -0.02), (-1.08, -0.02)], (206, 50, 70), 0.035, curved=False)
-    for fork in (-0.07, 0.05):
-        pen.thread([(-1.07, -0.02), (-1.16, fork)], (206, 50, 70), 0.03, curved=False)
-    pen.limb(body, [0.26, 0.32, 0.34, 0.31, 0.22, 0.03], skin, marked=True)
-    pen.blob([(-1.0, 0.0), (-0.9, -0.18), (-0.66, -0.24), (-0.44, -0.13), (-0.44, 0.13), (-0.66, 0.24),
-              (-0.9, 0.18)], skin)
-    for side in (-1, 1):
-        pen.eye(-0.74, 0.12 * side, 0.075)
-    pen.dot(-0.93, -0.04, 0.016, crease(skin))
-    pen.dot(-0.93, 0.04, 0.016, crease(skin))
 
 
 def turtle(pen: Pen) -> None:

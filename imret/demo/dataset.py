@@ -28,7 +28,7 @@ from imret.errors import DataError
 
 __all__ = ["CATEGORIES", "AttributeQuery", "attribute_queries", "category_queries", "write_dataset"]
 
-GENERATOR = 3  # raise it whenever the same seed would draw or say something else
+GENERATOR = 4  # raise it whenever the same seed would draw or say something else
 SIZE = 320  # long side of a picture, pixels
 _MARKER = "dataset.json"
 _BATCH = 16  # pictures that a worker draws per task

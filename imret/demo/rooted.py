@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from imret.demo.pen import CREAM, LEAF, Mark, Pen, accent, ellipse, luminance, mix, tone
+from imret.demo.pen import CREAM, LEAF, Pen, accent, luminance, mix, tone
 
 
 def mushroom(pen: Pen) -> None:
@@ -32,23 +32,6 @@ def mushroom(pen: Pen) -> None:
     pen.blob([(-wide, 0.02), (-wide * 0.9, top * 0.48), (-wide * 0.5, top * 0.9), (0, top * 1.02),
               (wide * 0.5, top * 0.9), (wide * 0.9, top * 0.48), (wide, 0.02), (wide * 0.55, 0.02),
               (0, -0.04), (-wide * 0.55, 0.02)], cap, marked=True)
-
-
-def morel(pen: Pen) -> None:
-    """A tall cap full of pits, like a honeycomb."""
-    cap, wide = pen.look.main, pen.rng.uniform(0.5, 0.62)
-    stem = tone(CREAM, -0.06)
-    pen.limb([(pen.jitter(0.08), 0.98), (0, 0.6), (0, 0.2)], [0.56, 0.42, 0.46], stem)
-    pits: list[Mark] = []
-    for row in range(7):
-        for column in range(-3, 4):
-            x = (column + 0.5 * (row % 2)) * 0.27 + pen.jitter(0.025)
-            pits.append((ellipse(x, -0.86 + row * 0.2 + pen.jitter(0.02), 0.095, 0.08, n=12), tone(cap,
-                                                                                                   -0.52)))
-    if luminance(cap) < 0.2:
-        pits = [(shape, tone(cap, 0.28)) for shape, _ in pits]
-    pen.blob([(-wide * 0.66, 0.34), (-wide, 0.0), (-wide * 0.8, -0.55), (0, -1.0), (wide * 0.8, -0.55),
-              (wide, 0.0), (wide * 0.66, 0.34), (0, 0.42)], cap, marks=pits, marked=True)
 
 
 def chanterelle(pen: Pen) -> None:
@@ -90,32 +73,6 @@ def flower(pen: Pen) -> None:
     for k in range(9):
         pen.dot(0.1 * math.cos(2.4 * k) * math.sqrt(k / 5),
                 -0.34 + 0.1 * math.sin(2.4 * k) * math.sqrt(k / 5), 0.018, tone(heart, -0.4))
-
-
-def tree(pen: Pen) -> None:
-    """A leafy crown, or the three tiers of a conifer, on a brown trunk."""
-    bark, crown = (122, 84, 56), pen.look.main
-    if luminance(crown) < 0.42:
-        bark = (158, 118, 84)
-    pen.limb([(pen.jitter(0.05), 1.0), (0, 0.6), (0, 0.1)], [0.4, 0.25, 0.22], bark)
-    if pen.rng.random() < 0.35:
-        for top, wide in ((0.0, 0.72), (-0.38, 0.58), (-0.72, 0.42)):
-            pen.blob([(-wide, top + 0.48), (-wide * 0.45, top + 0.06), (0, top - 0.28),
-                      (wide * 0.45, top + 0.06), (wide, top + 0.48), (wide * 0.3, top + 0.4),
-                      (-wide * 0.3, top + 0.4)], crown, marked=True)
-        return
-    pen.limb([(0, 0.5), (0.18, 0.28), (0.34, 0.1)], [0.13, 0.1, 0.08], bark)
-    pen.limb([(0, 0.55), (-0.2, 0.3), (-0.34, 0.14)], [0.12, 0.1, 0.08], bark)
-    lobes, turn, wide = pen.rng.randint(7, 10), pen.rng.uniform(0, 6), pen.rng.uniform(0.72, 0.86)
-    angles = np.linspace(0, 2 * math.pi, lobes * 4, endpoint=False)
-    r = 1 + 0.09 * np.abs(np.sin(lobes * (angles + turn) / 2)) * 1.6 - 0.06
-    pen.blob(np.stack([wide * r * np.cos(angles), -0.34 + 0.6 * r * np.sin(angles)], axis=1), crown,
-             marked=True)
-    for _ in range(5):
-        a, d = pen.rng.uniform(0, 6.28), pen.rng.uniform(0.15, 0.6)
-        x, y = wide * d * math.cos(a), -0.34 + 0.6 * d * math.sin(a)
-        pen.thread([(x - 0.1, y), (x - 0.03, y + 0.07), (x + 0.04, y + 0.01), (x + 0.12, y + 0.05)],
-                   accent(crown, 0.35), 0.022)
 
 
 def cactus(pen: Pen) -> None:

@@ -37,26 +37,6 @@ def jellyfish(pen: Pen) -> None:
     pen.thread([(-0.1, -0.2), (0, -0.14), (0.1, -0.2)], crease(bell), 0.03)
 
 
-def starfish(pen: Pen) -> None:
-    """Five tapering arms."""
-    skin, deep = pen.look.main, pen.rng.uniform(0.36, 0.43)
-    outline = []
-    for k in range(5):
-        a = -math.pi / 2 + 2 * math.pi * k / 5 + pen.jitter(0.07)
-        long = pen.rng.uniform(0.94, 1.04)
-        for turn, r in ((-0.13, long * 0.95), (0.0, long), (0.13, long * 0.95), (math.pi / 5, deep)):
-            outline.append((r * math.cos(a + turn), r * math.sin(a + turn)))
-    pen.blob(outline, skin, marked=True)
-    bump = accent(skin, 0.3)
-    for k in range(5):
-        a = -math.pi / 2 + 2 * math.pi * k / 5
-        for r in (0.36, 0.52, 0.67):
-            pen.dot(r * math.cos(a), r * math.sin(a), 0.034, bump)
-    for side in (-1, 1):
-        pen.eye(0.14 * side, -0.08, 0.08)
-    pen.thread([(-0.12, 0.1), (0, 0.17), (0.12, 0.1)], crease(skin), 0.03)
-
-
 def fish(pen: Pen) -> None:
     """A fish from the side: fins, a forked tail, a round eye."""
     scale, deep, wag = pen.look.main, pen.rng.uniform(0.4, 0.56), pen.jitter(0.1)
@@ -120,26 +100,6 @@ def scorpion(pen: Pen) -> None:
         pen.eye(0.09 * side, -0.36, 0.055)
 
 
-def harvestman(pen: Pen) -> None:
-    """A small round body high on eight very long, bent legs; seen from the side."""
-    coat = pen.look.main
-    leg = accent(coat, 0.25)
-    for depth in (0, 1):
-        for side in (-1, 1):
-            for k in (0, 1):
-                x = 0.12 + 0.1 * k
-                knee = (side * (0.34 + 0.3 * k + 0.1 * depth) + pen.jitter(0.04),
-                        -0.86 + 0.24 * k + 0.08 * depth)
-                foot = (side * (0.56 + 0.38 * k + 0.12 * depth) + pen.jitter(0.05), 0.96 - 0.08 * depth)
-                pen.limb([(side * x, 0.06), knee], [0.07, 0.06], leg, shade=0)
-                pen.limb([knee, ((knee[0] + foot[0]) / 2 + 0.03 * side, (knee[1] + foot[1]) / 2), foot],
-                         [0.06, 0.05, 0.035], leg, shade=0)
-    pen.oval(0, 0.06, 0.38, 0.32, coat, marked=True)
-    for side in (-1, 1):
-        pen.eye(0.13 * side, -0.02, 0.09)
-    pen.thread([(-0.1, 0.17), (0, 0.22), (0.1, 0.17)], crease(coat), 0.03)
-
-
 def butterfly(pen: Pen) -> None:
     """Four wings spread, marked alike on both sides; seen from above."""
     wing, rim = pen.look.main, accent(pen.look.main, 0.5)
@@ -180,25 +140,6 @@ def _wing_marks(pen: Pen, outline: list[tuple[float, float]], mirror: float) -> 
             bands.append((np.concatenate([ring[0], ring[1][::-1]]), look.mark))
         return bands
     return []
-
-
-def beetle(pen: Pen) -> None:
-    """Two wing cases with a seam, six legs, two feelers; seen from above."""
-    case, wide = pen.look.main, pen.rng.uniform(0.56, 0.7)
-    dark: Rgb = (50, 42, 46) if luminance(case) > 0.22 else (120, 112, 118)
-    for side in (-1, 1):
-        for y, out, drop in ((-0.2, 0.86, -0.3), (0.16, 0.96, 0.06), (0.46, 0.86, 0.34)):
-            pen.limb([(0.4 * side, y), ((out - 0.16) * side, y + drop * 0.35 - 0.05), (out * side, y + drop)],
-                     [0.11, 0.09, 0.06], dark, shade=0)
-        pen.thread([(0.1 * side, -0.74), (0.24 * side, -0.98), (0.42 * side, -1.02)], dark, 0.045)
-    pen.oval(0, -0.66, 0.26, 0.2, dark)
-    pen.blob([(-wide * 0.78, -0.34), (-0.32, -0.62), (0, -0.66), (0.32, -0.62), (wide * 0.78, -0.34),
-              (0, -0.26)], accent(case, 0.5))
-    pen.blob([(-wide * 0.8, -0.32), (-wide, 0.16), (-wide * 0.72, 0.7), (0, 0.98), (wide * 0.72, 0.7),
-              (wide, 0.16), (wide * 0.8, -0.32), (0, -0.42)], case, marked=True)
-    pen.thread([(0, -0.4), (0, 0.96)], crease(case), 0.035, curved=False)
-    for side in (-1, 1):
-        pen.eye(0.16 * side, -0.74, 0.07)
 
 
 def dragonfly(pen: Pen) -> None:
@@ -257,23 +198,3 @@ def octopus(pen: Pen) -> None:
     for side in (-1, 1):
         pen.eye(0.21 * side, -0.14, 0.14)
     pen.thread([(-0.1, 0.08), (0, 0.13), (0.1, 0.08)], crease(skin), 0.035)
-
-
-def scallop(pen: Pen) -> None:
-    """A fan-shaped shell with ribs, and two ears at the hinge."""
-    shell, wide = pen.look.main, pen.rng.uniform(0.9, 1.0)
-    for side in (-1, 1):
-        pen.blob([(0.04 * side, 0.6), (0.42 * side, 0.62), (0.36 * side, 0.9), (0.04 * side, 0.86)],
-                 accent(shell, 0.16), corners=True)
-    lobes, hinge = 9, (0.0, 0.84)
-    angles = np.linspace(-1.16, 1.16, lobes * 4 + 1)
-    r = 1.62 + 0.07 * np.abs(np.sin((angles + 1.16) / 2.32 * lobes * math.pi))
-    r = r * (1 - 0.14 * (angles / 1.16) ** 2)
-    fan = np.stack([hinge[0] + wide * 0.92 * r * np.sin(angles) * 0.8, hinge[1] - r * np.cos(angles) * 1.02],
-                   axis=1)
-    pen.blob([(-0.1, 0.86), *map(tuple, fan.tolist()), (0.1, 0.86)], shell, marked=True)
-    for k in range(1, lobes):
-        i = k * 4
-        pen.thread([(hinge[0] + 0.16 * (fan[i][0] - hinge[0]), hinge[1] + 0.16 * (fan[i][1] - hinge[1])),
-                    (0.985 * fan[i][0], hinge[1] + 0.985 * (fan[i][1] - hinge[1]))], accent(shell, 0.42),
-                   0.032, curved=False)

@@ -111,5 +111,7 @@ def _means(queries: Sequence[Scored]) -> tuple[float, float]:
 
 def _strip(one: Scored, before: str) -> Strip:
     n_right = sum(one.right)
-    note = f"{before}average precision {one.average_precision:.2f}, {n_right} right picture{'s' * (n_right > 1)}"
+    note = (
+        f"{before}average precision {one.average_precision:.2f}, {n_right} right picture{'s' * (n_right > 1)}"
+    )
     return Strip(one.text, note, one.hits[:SHOWN], one.right[:SHOWN])

@@ -136,10 +136,10 @@ _ASKED: dict[str, tuple[tuple[str, str], ...]] = {
         ("white rabbit", "white rabbit"),
         ("purple octopus", "purple octopus"),
         ("pink flamingo", "pink flamingo"),
-        ("brown owl", "brown owl"),
-        ("orange starfish", "orange starfish"),
+        ("brown rabbit", "brown rabbit"),
+        ("orange jellyfish", "orange jellyfish"),
         ("blue mushroom", "blue mushroom"),
-        ("red beetle", "red beetle"),
+        ("red dragonfly", "red dragonfly"),
         ("yellow flower", "yellow flower"),
         ("black spider", "black spider"),
     ),
@@ -156,7 +156,7 @@ _ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "subject pattern": (
         ("mushroom with spots", "mushroom spots"),
         ("fish with stripes", "fish stripes"),
-        ("beetle with spots", "beetle spots"),
+        ("butterfly with spots", "butterfly spots"),
         ("snail with stripes", "snail stripes"),
         ("turtle with spots", "turtle spots"),
     ),
@@ -167,7 +167,7 @@ _ASKED: dict[str, tuple[tuple[str, str], ...]] = {
         ("insect with yellow stripes", "insecta stripes yellow"),
     ),
     "count subject": (
-        ("two owls", "2 owl"),
+        ("two flamingos", "2 flamingo"),
         ("two cats", "2 cat"),
         ("two jellyfish", "2 jellyfish"),
         ("three butterflies", "3 butterfly"),
@@ -181,8 +181,8 @@ _ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     "subject background": (
         ("cactus in the desert", "cactus desert"),
         ("turtle in the sea", "turtle sea"),
-        ("owl at night", "owl night"),
-        ("tree in the snow", "tree snow"),
+        ("cat at night", "cat night"),
+        ("flower in the snow", "flower snow"),
         ("snail in the forest", "snail forest"),
     ),
     "category background": (
@@ -193,7 +193,7 @@ _ASKED: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "color subject pattern pattern_color": (
         ("a red mushroom with white spots", "red mushroom spots white"),
-        ("a green beetle with yellow stripes", "green beetle stripes yellow"),
+        ("a green lizard with yellow stripes", "green lizard stripes yellow"),
     ),
     "color category pattern pattern_color": (
         ("a yellow bird with black stripes", "yellow aves stripes black"),
