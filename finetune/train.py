@@ -94,7 +94,8 @@ class FinetuneConfig:
 
 
 _FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 24,
+    "epochs": 16,
+    "batch_size": 64,
     "lr": 3e-3,
     "min_crop": 0.8,
     "category_share": 0.1,

@@ -99,7 +99,9 @@ def real_server() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.server
-def test_the_chain_runs_on_a_real_server(photos: Path, encoder: Encoder, real_server: tuple[str, str]) -> None:
+def test_the_chain_runs_on_a_real_server(
+    photos: Path, encoder: Encoder, real_server: tuple[str, str]
+) -> None:
     url, name = real_server
     with open_store(url) as store:
         assert ingest(store, [FolderSource(photos)], encoder=encoder, collection=name).added == 12

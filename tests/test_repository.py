@@ -60,7 +60,9 @@ def test_python_in_the_readme_is_python() -> None:
 def test_the_server_is_pinned_within_one_minor_version_of_the_client() -> None:
     image = COMPOSE["services"]["qdrant"]["image"]
     server = re.fullmatch(r"qdrant/qdrant:v(\d+)\.(\d+)\.\d+", image)
-    client = re.search(r"qdrant-client==(\d+)\.(\d+)\.", (ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    client = re.search(
+        r"qdrant-client==(\d+)\.(\d+)\.", (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    )
     assert server is not None
     assert client is not None
     assert server[1] == client[1]
@@ -83,7 +85,9 @@ def test_no_key_is_set_where_the_environment_has_none() -> None:
 
 
 def test_the_package_has_one_version() -> None:
-    stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    stated = re.search(
+        r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert stated is not None
     assert stated[1] == __version__
 
