@@ -44,7 +44,8 @@ from finetune.data import (
 from finetune.models import Base, find_base
 from finetune.train import FinetuneConfig, Step, Trainer, training_size
 from imret import __version__
-from imret.errors import DataError, ModelError
+from imret.encoder import pick_device
+from imret.errors import DataError
 from imret.folders import Skipped
 
 CAPTIONS_NAME = "captions.csv"
@@ -126,7 +127,7 @@ def finetune(
     config = config or (FinetuneConfig.for_scratch() if from_scratch else FinetuneConfig())
     watch = watch or Watch()
     folder, output = Path(folder), Path(output)
-    where = _pick_device(device)
+    where = pick_device(device)
     records = read_records(folder, _captions(folder, captions, watch))
     base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
     _refuse_places(folder, output, base)
@@ -192,20 +193,6 @@ def _captions(
     known = read_captions(captions)
     watch.say(f"captions of {len(known):,} pictures from {os.fspath(captions)}")
     return known
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {name!r} cannot be used: {reason}. Use --device cpu, or auto.") from error
-    return device
 
 
 def _refuse_places(folder: Path, output: Path, base: Base) -> None:

@@ -94,7 +94,7 @@ class FinetuneConfig:
 
 
 _FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 16,
+    "epochs": 20,
     "batch_size": 64,
     "lr": 3e-3,
     "min_crop": 0.8,

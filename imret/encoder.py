@@ -29,7 +29,7 @@ from imret.images import MAX_PIXELS, Source, fit_image, load_image
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
-__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip"]
+__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 
 
 class TextTruncated(UserWarning):
@@ -72,7 +72,7 @@ class Encoder:
         """
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
-        self.device = _device(device)
+        self.device = pick_device(device)
         self.files = (
             model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
         )
@@ -338,7 +338,12 @@ def _end_positions(tokens: torch.Tensor, pool_type: str | None, end_id: int | No
 # ---- Device and precision ----------------------------------------------------------------------
 
 
-def _device(device: str | torch.device) -> torch.device:
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return a device that works: "auto" is cuda, else mps, else cpu.
+
+    Raises:
+        ModelError: If the device named is not there.
+    """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

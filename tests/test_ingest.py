@@ -74,7 +74,8 @@ def test_a_first_ingest_stores_every_picture_with_its_payload_and_its_embedding(
     stored = _contents(tmp_path / "db")
     assert sorted(stored) == ["aves/c.png", "aves/deep/d.png", "e.png", "fungi/a.png", "fungi/b.png"]
     assert {path: point.payload.get("category") for path, point in stored.items()} == {
-        "aves/c.png": "aves", "aves/deep/d.png": "aves", "e.png": None, "fungi/a.png": "fungi", "fungi/b.png": "fungi",
+        "aves/c.png": "aves", "aves/deep/d.png": "aves", "e.png": None,
+        "fungi/a.png": "fungi", "fungi/b.png": "fungi",
     }  # fmt: skip
     for path, point in stored.items():
         expected = encoder.encode_images([photos / path])[0]

@@ -26,7 +26,8 @@ def ingest(db, kill_after_s=None, whole_group=False):
     child = os.fork()
     if child == 0:
         os.setsid()
-        sys.argv = ["imret", "ingest", PHOTOS, "--model", MODEL, "--db", db, "--precision", "fp32", "--batch-size", "8"]
+        options = ["--model", MODEL, "--db", db, "--precision", "fp32", "--batch-size", "8"]
+        sys.argv = ["imret", "ingest", PHOTOS, *options]
         try:
             main()
         except SystemExit as end:

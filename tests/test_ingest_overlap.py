@@ -46,8 +46,7 @@ def test_an_error_comes_in_its_turn() -> None:
 
     got: list[int] = []
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="seven"):
-        for number in map_ahead(refuse_seven, _numbers(50), pool, ahead=4):
-            got.append(number)
+        got.extend(map_ahead(refuse_seven, _numbers(50), pool, ahead=4))
     assert got == list(range(7))
 
 
@@ -97,6 +96,5 @@ def test_an_error_of_the_other_thread_comes_after_what_it_made() -> None:
 
     got: list[int] = []
     with pytest.raises(OSError, match="gone"):
-        for number in run_ahead(failing(), depth=2):
-            got.append(number)
+        got.extend(run_ahead(failing(), depth=2))
     assert got == [1, 2]

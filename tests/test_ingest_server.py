@@ -88,7 +88,7 @@ def test_a_hiccup_of_the_server_is_ridden_out(photos: Path, encoder: Encoder) ->
 
 @pytest.fixture
 def real_server() -> Iterator[tuple[str, str]]:
-    """The address of a real Qdrant server, and a collection name that is free there and deleted afterwards."""
+    """The address of a real Qdrant server, and a collection name that is free there and deleted at the end."""
     url = os.environ.get("IMRET_TEST_QDRANT_URL")
     if not url:
         pytest.skip("set IMRET_TEST_QDRANT_URL to a Qdrant server, such as http://localhost:6333")
@@ -99,9 +99,7 @@ def real_server() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.server
-def test_the_chain_runs_on_a_real_server(
-    photos: Path, encoder: Encoder, real_server: tuple[str, str]
-) -> None:
+def test_the_chain_runs_there(photos: Path, encoder: Encoder, real_server: tuple[str, str]) -> None:
     url, name = real_server
     with open_store(url) as store:
         assert ingest(store, [FolderSource(photos)], encoder=encoder, collection=name).added == 12
