@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import draw_picture
 
 pytestmark = pytest.mark.slow
 
@@ -143,3 +144,41 @@ def test_full_size_embeddings_are_those_of_stock_open_clip(full_size: Path, tmp_
     cosines = (made["bf16"] * made["stock"]).sum(axis=-1)
     print(f"\nfp32 differs by {abs(made['fp32'] - made['stock']).max():.1e}; bf16 cosines {cosines.round(5)}")
     assert cosines.min() > 0.99
+
+
+SEARCH_AND_PEAK = """
+import sys
+from pathlib import Path
+sys.argv = ["imret", *sys.argv[1:]]
+from imret.cli import main
+try:
+    main()
+finally:
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print("PEAK", int(status["VmHWM"].split()[0]) // 1024, file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_the_commands_ingest_and_search_with_it_and_a_search_holds_the_text_tower_only(
+    full_size: Path, tmp_path: Path
+) -> None:
+    for seed in range(4):
+        draw_picture(
+            tmp_path / "photos" / ("fungi", "aves")[seed % 2] / f"{seed}.jpg", seed=seed, size=(300, 240)
+        )
+
+    def imret(*arguments: str) -> tuple[str, int]:
+        done = subprocess.run(
+            [sys.executable, "-c", SEARCH_AND_PEAK, *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, int(done.stderr.split("PEAK")[1])
+
+    db = str(tmp_path / "db")
+    _, peak = imret("ingest", str(tmp_path / "photos"), "--model", str(full_size), "--db", db)
+    found, search_peak = imret("search", "mushroom", "--category", "fungi", "--format", "json", "--db", db)
+    print(f"\nimret ingest peaked at {peak} MiB, imret search at {search_peak} MiB")
+    assert [json.loads(line)["category"] for line in found.splitlines()] == ["fungi", "fungi"]
+    # The interpreter with torch and open_clip takes up to 900 MiB; fp32 is where there is no bf16.
+    assert search_peak < 900 + TEXT_PARAMETERS * 4 / MIB

@@ -65,8 +65,20 @@ def test_hidden_files_loose_pictures_and_other_files_are_left_out(folder: Path) 
     paint(folder / ".cache" / "a.png")
     paint(folder / "@eaDir" / "a.png")
     (folder / "aves" / "notes.txt").write_text("not a picture")
-    (folder / "aves" / "dangling.jpg").symlink_to(folder / "nothing")
     assert len(read_records(folder)) == 18
+
+
+def test_a_dangling_symlink_is_reported_like_any_picture_that_cannot_be_read(folder: Path) -> None:
+    (folder / "aves" / "dangling.jpg").symlink_to(folder / "nothing")
+    pictures = Pictures(
+        folder, read_records(folder), size=(16, 16), preprocess=Preprocess(), budget_bytes=1 << 20
+    )
+    try:
+        (skipped,) = pictures.load()
+    finally:
+        pictures.close()
+    assert skipped.path == "aves/dangling.jpg"
+    assert len(pictures.records) == 18
 
 
 def test_a_symlink_loop_ends(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_hiccup_of_the_server_is_ridden_out(photos: Path, encoder: Encoder) ->
 
 @pytest.fixture
 def real_server() -> Iterator[tuple[str, str]]:
-    """The address of a real Qdrant server, and a collection name that is free there and deleted at the end."""
+    """The address of a real server, and a collection name that is free there and deleted at the end."""
     url = os.environ.get("IMRET_TEST_QDRANT_URL")
     if not url:
         pytest.skip("set IMRET_TEST_QDRANT_URL to a Qdrant server, such as http://localhost:6333")
