@@ -13,6 +13,7 @@ from imret.options import announce, arch_option, device_option
 
 @click.command(
     "finetune",
+    short_help="Adapt a model to labelled pictures.",
     epilog="Example:  imret finetune data/train --output models/nature  &&  "
     "imret ingest data/test --model models/nature",
 )

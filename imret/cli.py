@@ -66,6 +66,7 @@ def cli(debug: bool) -> None:
 
 @cli.command(
     "search",
+    short_help="Find pictures that fit a text.",
     epilog='Example:  imret search "red mushroom" --category fungi --limit 5 --format json',
 )
 @click.argument("query")
@@ -177,7 +178,11 @@ def _near(path: str) -> str:
     return os.path.relpath(path, here) if path.startswith(here.rstrip(os.sep) + os.sep) else path
 
 
-@cli.command("info", epilog="Example:  imret info --db http://localhost:6333 --format json")
+@cli.command(
+    "info",
+    short_help="Show what a store holds.",
+    epilog="Example:  imret info --db http://localhost:6333 --format json",
+)
 @db_option
 @click.option(
     "--format",

@@ -19,7 +19,11 @@ from imret.options import (
 )
 
 
-@click.command("ingest", epilog="Example:  imret ingest data/test --model models/nature --report ingest.json")
+@click.command(
+    "ingest",
+    short_help="Fill a collection from folders.",
+    epilog="Example:  imret ingest data/test --model models/nature --report ingest.json",
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
 @model_option("Model to embed with. Default: the collection's own, or {default} for a new one.")
 @arch_option

@@ -22,7 +22,11 @@ SEARCHES = (
 )
 
 
-@click.command("demo", epilog="Example:  imret demo build/demo --train 4000 --test 200 --tour")
+@click.command(
+    "demo",
+    short_help="Draw a data set, and tour the chain.",
+    epilog="Example:  imret demo build/demo --train 4000 --test 200 --tour",
+)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--train", type=click.IntRange(10), default=4000, show_default=True, help="Pictures to train on."
