@@ -34,7 +34,7 @@ from imret.options import announce, arch_option, device_option
     "[default: TRAIN/captions.csv, if there is one]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 20]"
+    "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 16]"
 )
 @click.option(
     "--batch-size", type=click.IntRange(2), help="Pictures per step.  [default: 100; from scratch 64]"

@@ -94,7 +94,7 @@ class FinetuneConfig:
 
 
 _FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 20,
+    "epochs": 16,
     "batch_size": 64,
     "lr": 3e-3,
     "min_crop": 0.8,
