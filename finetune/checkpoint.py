@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -161,6 +162,7 @@ def save_model(
     model_cfg: Mapping[str, Any],
     preprocess: Preprocess,
     training: Mapping[str, Any],
+    images_of: str | None = None,
 ) -> None:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
@@ -173,6 +175,7 @@ def save_model(
         model_cfg: Its architecture.
         preprocess: What its image tower expects.
         training: For training.json.
+        images_of: Fingerprint of the model whose image tower this one has kept, if it has.
 
     Raises:
         DataError: If a file cannot be written.
@@ -183,12 +186,23 @@ def save_model(
     write_whole(new_weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     (output / CONFIG_NAME).unlink(missing_ok=True)
     os.replace(new_weights, output / WEIGHTS_NAME)
+    if images_of is not None:
+        digest = _sha256(output / WEIGHTS_NAME)
+        training = {**training, "images_of": {"fingerprint": images_of, "weights_sha256": digest}}
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
         "model_cfg": _without_downloads(model_cfg),
         "preprocess_cfg": {"mode": "RGB", **asdict(preprocess)},
     }
     write_whole(output / CONFIG_NAME, lambda path: path.write_bytes(_json(config)))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _without_downloads(model_cfg: Mapping[str, Any]) -> dict[str, Any]:

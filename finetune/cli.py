@@ -67,8 +67,8 @@ def command(
     Writes a model folder for `imret ingest --model DIR`, which stock open_clip also loads. A tenth of the
     pictures is kept aside to measure what was gained. Interrupted, run the same command again to go on.
     """
+    from finetune.config import FinetuneConfig
     from finetune.run import Watch, finetune
-    from finetune.train import FinetuneConfig
 
     changes = {name: value for name, value in changes.items() if value is not None}
     with _Bar() as bar:

@@ -79,3 +79,48 @@ def loss_floor(match: Tensor, counts: Tensor) -> Tensor:
     texts_of_image = (match * counts).sum(dim=1)  # (B,)
     images_of_text = match.sum(dim=0).to(counts)  # (U,)
     return (texts_of_image.log().mean() + (counts * images_of_text.log()).sum() / counts.sum()) / 2
+
+
+# ---- Against forgetting ----------------------------------------------------------------------------------
+
+
+def feature_anchor(features: Tensor, frozen: Tensor) -> Tensor:
+    """Return how far features have turned from those of the frozen base: the mean of 1 - cosine.
+
+    Half the squared distance of unit vectors, so its gradient is that of the feature anchor of the paper.
+
+    Args:
+        features: (B, D) float, unit L2 norm.
+        frozen: (B, D) float, unit L2 norm, no gradient.
+
+    Returns:
+        Scalar float32 in [0, 2]; 0 if nothing has moved.
+
+    Source: Mukhoti et al. (2023), "Fine-tuning can cripple your foundation model; preserving features may be
+        the solution", https://arxiv.org/abs/2308.13320.
+    """
+    return (1 - (features.float() * frozen.float()).sum(dim=-1)).mean()
+
+
+def phrase_divergence(features: Tensor, frozen: Tensor, phrases: Tensor, *, logit_scale: float) -> Tensor:
+    r"""Return how differently base and model spread a picture over a bank of phrases.
+
+    The mean over pictures of KL(p_0 || p), with p = softmax(logit_scale * u . V) over the P phrases and p_0
+    the same of the base's features. The phrases' features are the base's own and fixed: it is the picture
+    that must not change its meaning.
+
+    Args:
+        features: (B, D) float, unit L2 norm.
+        frozen: (B, D) float, unit L2 norm: the base's features of the same pictures.
+        phrases: (P, D) float, unit L2 norm: the base's features of the phrases.
+        logit_scale: The base's inverse temperature, > 0.
+
+    Returns:
+        Scalar float32, at least 0; 0 if nothing has moved.
+
+    Source: Hinton et al. (2015), "Distilling the Knowledge in a Neural Network",
+        https://arxiv.org/abs/1503.02531, with the phrases as the classes.
+    """
+    log_p = (logit_scale * features.float() @ phrases.float().T).log_softmax(dim=-1)  # (B, P)
+    log_p_0 = (logit_scale * frozen.float() @ phrases.float().T).log_softmax(dim=-1)
+    return (log_p_0.exp() * (log_p_0 - log_p)).sum(dim=-1).mean()

@@ -48,6 +48,11 @@ class Base:
     tokenizer: str
 
     @property
+    def images_fingerprint(self) -> str:
+        """Fingerprint of the model whose image tower this is; see `ModelFiles.images_fingerprint`."""
+        return self.fingerprint if self.files is None else self.files.images_fingerprint
+
+    @property
     def context_length(self) -> int:
         """Tokens that the text tower reads, the first and the last included."""
         return int(self.model_cfg["text_cfg"].get("context_length", 77))

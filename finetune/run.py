@@ -1,6 +1,6 @@
 """A run from its folder of pictures to its model folder, whatever interrupts it.
 
-Hides when a checkpoint is due, what makes a second run go on where the first stopped, and what is refused.
+Hides the order of things: pictures, steps and checkpoints, the blend with the base, and what is written.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from typing import Any
 import torch
 from open_clip.version import __version__ as open_clip_version
 
+from finetune.blend import ALPHAS, Point, blend_states, choose
 from finetune.captions import common_names, read_captions
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
-    load_state,
     read_training,
     save_model,
     save_state,
     sole_owner,
 )
+from finetune.claim import claim, refuse_places
+from finetune.config import FinetuneConfig
 from finetune.data import (
     Pictures,
     Record,
@@ -42,7 +44,11 @@ from finetune.data import (
     split_records,
 )
 from finetune.models import Base, find_base
-from finetune.train import FinetuneConfig, Step, Trainer, training_size
+from finetune.phrases import read_phrases
+from finetune.replay import hold_out, read_captioned
+from finetune.train import Step, Trainer, training_size
+from finetune.validation import Validation
+from finetune.world import World
 from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
@@ -96,6 +102,7 @@ def finetune(
     arch: str | None = None,
     config: FinetuneConfig | None = None,
     captions: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     watch: Watch | None = None,
@@ -103,6 +110,10 @@ def finetune(
     """Train a model on a folder of labelled pictures and write it to a model folder.
 
     Run again after any interruption, it goes on from the last checkpoint; once finished, it does nothing.
+    Under torchrun every process calls it with the same arguments and trains on its share of each batch.
+
+    What is shipped is the blend of base and tuned weights that validation chooses by `finetune.blend.choose`;
+    where nothing beats the base, the base.
 
     Args:
         folder: One sub-folder per category.
@@ -112,6 +123,8 @@ def finetune(
         arch: Architecture of a bare checkpoint file.
         config: How to train; if None, the defaults for `from_scratch` or not.
         captions: CSV file of captions; if None, captions.csv in the folder, if there is one.
+        replay: CSV file of captioned pictures of other things, shown again against forgetting; a fifth of
+            them is kept out to measure it.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         overwrite: Begin anew where the output holds another run, whose model stays until this one is done.
         watch: Who is told.
@@ -128,56 +141,151 @@ def finetune(
     watch = watch or Watch()
     folder, output = Path(folder), Path(output)
     where = pick_device(device)
-    records = read_records(folder, _captions(folder, captions, watch))
-    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-    _refuse_places(folder, output, base)
-    run = {"base": base.fingerprint, "data": manifest_hash(records), "config": config.identity()}
-    with sole_owner(output):
-        finished = read_training(output)
-        if finished is not None and finished.get("run") == run and not overwrite:
-            watch.say(f"{output} already holds the model that this command makes; nothing to do")
-            return finished
-        state = _claim(output, run, finished, overwrite=overwrite)
-        with contextlib.ExitStack() as open_pictures:
-            train, validation, skipped = _pictures(base, folder, records, config, watch, open_pictures)
-            trainer = Trainer(base, train, validation, config=config, device=where)
-            watch.say(
-                f"{base.model_id}{', untrained,' if from_scratch else ''} on {where} in {trainer.precision}; "
-                f"{len(train.records):,} pictures to train on, {len(validation.records):,} for validation; "
-                f"{trainer.steps:,} steps of {trainer.batch_size}"
+    if str(where) == "cuda" and "LOCAL_RANK" in os.environ:
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    world = World.join(where)
+    if world.rank > 0:
+        watch = Watch()
+    try:
+        records = read_records(folder, _captions(folder, captions, watch))
+        base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
+        refuse_places(folder, output, base)
+        again = _replayed(replay, watch)
+        run = {
+            "base": base.fingerprint,
+            "data": manifest_hash([*records, *again.records] if again else records),
+            "config": config.identity(),
+        }
+        with sole_owner(output) if world.rank == 0 else contextlib.nullcontext():
+            finished = read_training(output)
+            world.wait()
+            if finished is not None and finished.get("run") == run and not overwrite:
+                watch.say(f"{output} already holds the model that this command makes; nothing to do")
+                return finished
+            state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
+            state = world.tell(state)
+            with contextlib.ExitStack() as opened:
+                data = _decode(base, folder, records, again, config, watch, opened)
+                trainer = Trainer(
+                    base,
+                    data.train,
+                    config=config,
+                    device=where,
+                    replay=data.replay,
+                    phrases=read_phrases(),
+                    world=world,
+                )
+                watch.say(_plan(base, trainer, data, where, world))
+                run["pictures"] = data.manifest_hash()
+                validation = Validation(
+                    data.validation, data.captioned, phrases=read_phrases(), batch_size=trainer.batch_size
+                )
+                progress = _begin(trainer, validation, state, run, output, watch)
+                state = None  # as large as model and optimizer together
+                _steps(trainer, progress, run, output, watch)
+                trainer.finish()
+                if world.rank > 0:
+                    world.wait()
+                    return {}
+                shipped = _choose_blend(trainer, validation, config, watch)
+                training = {
+                    "run": {key: run[key] for key in ("base", "data", "config")},
+                    "base": {
+                        "model": base.model_id,
+                        "fingerprint": base.fingerprint,
+                        "from_scratch": from_scratch,
+                    },
+                    "config": dataclasses.asdict(config),
+                    "data": _describe(folder, data),
+                    "validation": {"before": progress.before, **shipped},
+                    "steps": trainer.steps,
+                    "seconds": round(progress.seconds, 1),
+                    "device": str(where),
+                    "precision": trainer.precision,
+                    "versions": {
+                        "imret": __version__,
+                        "python": platform.python_version(),
+                        "torch": torch.__version__,
+                        "open_clip": open_clip_version,
+                    },
+                }
+                kept_images = not trainer.trains_images or shipped.get("alpha") == 0
+            save_model(
+                output,
+                trainer.model,
+                model_cfg=base.model_cfg,
+                preprocess=base.preprocess,
+                training=training,
+                images_of=base.images_fingerprint if kept_images else None,
             )
-            run["pictures"] = manifest_hash([*train.records, *validation.records])
-            progress = _begin(trainer, state, run, output, watch)
-            state = None  # as large as model and optimizer together
-            _steps(trainer, progress, run, output, watch)
-            after = trainer.scores()
-            watch.say(f"{_shown(after)} after {progress.seconds:.0f} s of training")
-            training = {
-                "run": {key: run[key] for key in ("base", "data", "config")},
-                "base": {
-                    "model": base.model_id,
-                    "fingerprint": base.fingerprint,
-                    "from_scratch": from_scratch,
-                },
-                "config": dataclasses.asdict(config),
-                "data": _describe(folder, train.records, validation.records, skipped),
-                "validation": {"before": progress.before, "after": after},
-                "steps": trainer.steps,
-                "seconds": round(progress.seconds, 1),
-                "device": str(where),
-                "precision": trainer.precision,
-                "versions": {
-                    "imret": __version__,
-                    "python": platform.python_version(),
-                    "torch": torch.__version__,
-                    "open_clip": open_clip_version,
-                },
-            }
-        save_model(
-            output, trainer.model, model_cfg=base.model_cfg, preprocess=base.preprocess, training=training
+            discard_state(output)
+            world.wait()
+        return training
+    finally:
+        world.leave()
+
+
+def _choose_blend(
+    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Watch
+) -> dict[str, Any]:
+    """Put the weights to ship into the trainer's model; return what validation says of them and the others.
+
+    The rule is in `finetune.blend.choose` and was there before the first score.
+    """
+    base = trainer.base
+    after = validation.scores(trainer)
+    if after is None or base.files is None or not config.blend:
+        watch.say(f"{_shown(after)} after training")
+        return {"after": after}
+    theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
+    theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
+    kind = validation.retention_kind
+    budget = config.hit_rate_budget if kind == "hit_rate@10" else config.agreement_budget
+    points, scores = [], {}
+    for alpha in ALPHAS:
+        trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
+        same = alpha > 0 and not trainer.trains_images
+        found = validation.scores(trainer, same_images=same)
+        if found is None:
+            raise RuntimeError("validation was there a moment ago")
+        scores[alpha] = found
+        kept = validation.retention(trainer, is_base=alpha == 0, same_images=True)
+        points.append(Point(alpha, found["text_to_image_map"], None if kept is None else round(kept, 4)))
+    best = choose(points, budget=budget)
+    trainer.model.load_state_dict(blend_states(theta_0, theta_1, best.alpha))
+    if best.alpha == 0:
+        watch.say(
+            "Nothing on the line from base to tuned beats the base on validation at this price: the base is "
+            "what is shipped."
         )
-        discard_state(output)
-    return training
+    else:
+        first = points[0]
+        lost = (
+            ""
+            if best.retention is None or first.retention is None
+            else (f", {kind} {first.retention:.3f} -> {best.retention:.3f}")
+        )
+        watch.say(
+            f"shipping the blend alpha {best.alpha:.1f}: validation text-to-image mAP "
+            f"{first.map:.3f} -> {best.map:.3f}{lost}"
+        )
+    return {
+        "after": scores[best.alpha],
+        "alpha": best.alpha,
+        "rule": f"highest mAP of the blends whose {kind} lies at most {budget:g} below the base's",
+        "retention": kind,
+        "blends": [dataclasses.asdict(point) for point in points],
+    }
+
+
+def _plan(base: Base, trainer: Trainer, data: _Data, where: torch.device, world: World) -> str:
+    """Say what is about to happen."""
+    many = f" in each of {world.size} processes" if world.size > 1 else ""
+    return (
+        f"{base.model_id}{', untrained,' if base.files is None else ''} on {where}{many} in "
+        f"{trainer.precision}; {len(data.train.records):,} pictures to train on, "
+        f"{len(data.validation.records):,} for validation; {trainer.steps:,} steps of {trainer.batch_size}"
+    )
 
 
 # ---- Before the steps ------------------------------------------------------------------------------------
@@ -195,103 +303,99 @@ def _captions(
     return known
 
 
-def _refuse_places(folder: Path, output: Path, base: Base) -> None:
-    """Refuse an output that would be trained on, or that would replace the model that is started from."""
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise DataError(
-            f"the output {str(output)!r} lies in the training folder {str(folder)!r} and would become a "
-            "category. Give an --output elsewhere."
-        )
-    if base.files is not None and base.files.weights.parent == output.resolve():
-        raise DataError(f"the output {str(output)!r} is the model to start from. Give another --output.")
-    if output.exists() and not output.is_dir():
-        raise DataError(
-            f"the output {str(output)!r} is a file. Give a folder, which need not exist, as --output."
-        )
+def _replayed(file: str | os.PathLike[str] | None, watch: Watch) -> _Captioned | None:
+    if file is None:
+        return None
+    root, found = read_captioned(file)
+    watch.say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
+    return _Captioned(root, found)
 
 
-def _claim(
-    output: Path, run: Mapping[str, Any], finished: Mapping[str, Any] | None, *, overwrite: bool
-) -> dict[str, Any] | None:
-    """Return the state to go on from, or None to begin; refuse an output that holds something else.
+@dataclass(frozen=True)
+class _Captioned:
+    """Captioned pictures before decoding."""
 
-    A run that was begun with `overwrite` is found again without it, although another run's model is there.
+    root: Path
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Everything that is looked at, decoded or ready to be.
+
+    Attributes:
+        train: To train on, larger than the model's pictures so that there is something to crop.
+        validation: To score on, at the model's own size.
+        replay: To show again, of other things; None if there are none.
+        captioned: To measure retention on; None if there are none.
+        skipped: What cannot be read.
     """
-    if overwrite:
-        discard_state(output)
-        return None
-    state = load_state(output)
-    if state is not None:
-        theirs = state["run"]
-        if all(theirs[key] == run[key] for key in ("base", "data", "config")):
-            return state
-        what = "an unfinished run"
-    elif finished is not None:
-        theirs, what = finished.get("run", {}), "a finished model"
-    elif any(entry.name not in ("checkpoint", METRICS_NAME) for entry in output.iterdir()):
-        raise DataError(
-            f"the output {str(output)!r} holds files that no run made. Give another --output, "
-            "or write among them with --overwrite."
-        )
-    else:
-        return None
-    raise DataError(
-        f"the output {str(output)!r} holds {what} that differs in {_differences(theirs, run)}. "
-        "Give another --output, repeat that command to go on with it, or begin anew with --overwrite."
-    )
+
+    train: Pictures
+    validation: Pictures
+    replay: Pictures | None
+    captioned: Pictures | None
+    skipped: list[Skipped]
+
+    def manifest_hash(self) -> str:
+        """Return a hash of the pictures that could be read."""
+        again = [
+            *(self.replay.records if self.replay else ()),
+            *(self.captioned.records if self.captioned else ()),
+        ]
+        return manifest_hash([*self.train.records, *self.validation.records, *again])
 
 
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """Say what two runs differ in."""
-    parts = []
-    if theirs.get("base") != ours["base"]:
-        parts.append("the model it started from")
-    if theirs.get("data") != ours["data"]:
-        parts.append("its pictures or captions")
-    options = theirs.get("config", {})
-    for name, value in ours["config"].items():
-        if options.get(name) != value:
-            parts.append(f"{name} ({options.get(name)}, now {value})")
-    return ", ".join(parts)
-
-
-def _pictures(
+def _decode(
     base: Base,
     folder: Path,
     records: Sequence[Record],
+    again: _Captioned | None,
     config: FinetuneConfig,
     watch: Watch,
     opened: contextlib.ExitStack,
-) -> tuple[Pictures, Pictures, list[Skipped]]:
-    """Decode every picture once; return those for training and for validation, and what cannot be read."""
-    size = training_size(base.preprocess.size)
-    budget_bytes = config.cache_mib * _MIB
-    every = Pictures(folder, records, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
-    opened.callback(every.close)
-    skipped = every.load(lambda: watch.picture(len(records)))
+) -> _Data:
+    """Decode every picture once; keep what is to be trained on, and set validation apart."""
+    large, small = training_size(base.preprocess.size), base.preprocess.size
+    total = len(records) + (len(again.records) if again else 0)
+
+    def pictures(root: Path, some: Sequence[Record], size: tuple[int, int], budget_bytes: int) -> Pictures:
+        made = Pictures(root, some, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
+        opened.callback(made.close)
+        return made
+
+    every = pictures(folder, records, large, config.cache_mib * _MIB)
+    skipped = every.load(lambda: watch.picture(total))
+    refuse_one_category(every.records, folder)
+    train, validation = split_records(every.records, share=config.validation_share, seed=config.seed)
+    held_out = pictures(folder, [every.records[i] for i in validation], small, 0)  # rarely looked at
+    replay = captioned = None
+    if again is not None:
+        replay = pictures(again.root, again.records, large, config.cache_mib * _MIB // 2)
+        skipped += replay.load(lambda: watch.picture(total))
+        shown, kept = hold_out(len(replay.records), seed=config.seed)
+        captioned = pictures(again.root, [replay.records[i] for i in kept], small, 0)
+        replay.select(shown)
     for skip in skipped[:10]:
         watch.say(f"skipped {skip.path}: {skip.reason}")
     if len(skipped) > 10:
         watch.say(f"and skipped {len(skipped) - 10:,} more, which training.json will list")
-    refuse_one_category(every.records, folder)
-    train, validation = split_records(every.records, share=config.validation_share, seed=config.seed)
-    held_out = Pictures(
-        folder,
-        [every.records[i] for i in validation],
-        size=base.preprocess.size,
-        preprocess=base.preprocess,
-        budget_bytes=0,  # looked at twice
-    )
-    opened.callback(held_out.close)
-    return every.select(train), held_out, skipped
+    return _Data(every.select(train), held_out, replay, captioned, skipped)
 
 
 def _begin(
-    trainer: Trainer, state: dict[str, Any] | None, run: Mapping[str, Any], output: Path, watch: Watch
+    trainer: Trainer,
+    validation: Validation,
+    state: dict[str, Any] | None,
+    run: Mapping[str, Any],
+    output: Path,
+    watch: Watch,
 ) -> _Progress:
     """Take up the state of an interrupted run, or score the base and begin."""
     if state is None:
-        before = trainer.scores()
+        if trainer.world.rank > 0:
+            return _Progress(None)
+        before = validation.scores(trainer)
         watch.say(f"{_shown(before)} before training")
         (output / METRICS_NAME).unlink(missing_ok=True)
         return _Progress(before)
@@ -302,8 +406,9 @@ def _begin(
         )
     trainer.load_state_dict(state["trainer"])
     progress = _Progress(**state["progress"])
-    with contextlib.suppress(FileNotFoundError):
-        os.truncate(output / METRICS_NAME, progress.metrics_bytes)  # drop what came after the checkpoint
+    if trainer.world.rank == 0:
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(output / METRICS_NAME, progress.metrics_bytes)  # drop what came after the checkpoint
     watch.say(f"going on after step {progress.step:,} of {trainer.steps:,}")
     return progress
 
@@ -314,10 +419,9 @@ def _shown(scores: Mapping[str, Any] | None) -> str:
     return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"
 
 
-def _describe(
-    folder: Path, train: Sequence[Record], validation: Sequence[Record], skipped: Sequence[Skipped]
-) -> dict[str, Any]:
+def _describe(folder: Path, data: _Data) -> dict[str, Any]:
     """Return what training.json says of the pictures."""
+    train, validation = data.train.records, data.validation.records
     counts = Counter(record.category for record in train)
     held_out = Counter(record.category for record in validation)
     return {
@@ -333,7 +437,8 @@ def _describe(
             }
             for category in sorted(counts)
         },
-        "skipped": [dataclasses.asdict(skip) for skip in skipped],
+        "replayed": len(data.replay.records) if data.replay else 0,
+        "skipped": [dataclasses.asdict(skip) for skip in data.skipped],
     }
 
 
@@ -347,9 +452,12 @@ def _steps(trainer: Trainer, progress: _Progress, run: Mapping[str, Any], output
         KeyboardInterrupt: If Ctrl-C was pressed; the step in hand is finished and saved first.
     """
     saved_at, save_s = time.monotonic(), 0.0
+    writes = trainer.world.rank == 0
 
     def save() -> None:
         nonlocal saved_at, save_s
+        if not writes:
+            return
         began = time.monotonic()
         log.flush()
         progress.metrics_bytes = log.tell()
@@ -376,22 +484,24 @@ def _steps(trainer: Trainer, progress: _Progress, run: Mapping[str, Any], output
     with (
         _deferred_interrupt() as interrupted,
         ThreadPoolExecutor(1, thread_name_prefix="next-batch") as ahead,
-        open(output / METRICS_NAME, "ab") as log,
+        open(output / METRICS_NAME if writes else os.devnull, "ab") as log,
     ):
         prepared = ahead.submit(trainer.prepare, progress.step)
         while progress.step < trainer.steps:
             began = time.monotonic()
-            batch, pixels = prepared.result()
+            ready = prepared.result()
             if progress.step + 1 < trainer.steps:
                 prepared = ahead.submit(trainer.prepare, progress.step + 1)
-            done = trainer.step(progress.step, batch, pixels)
+            done = trainer.step(progress.step, ready)
             progress.step += 1
             progress.seconds += time.monotonic() - began
-            log.write(json.dumps(dataclasses.asdict(done)).encode() + b"\n")
-            watch.step(done, len(pixels))
-            if interrupted.is_set() or due():
+            line = {**dataclasses.asdict(done), "seconds": round(progress.seconds, 3)}
+            log.write(json.dumps(line).encode() + b"\n")
+            watch.step(done, len(ready.pixels))
+            stop = trainer.world.agree(interrupted.is_set())
+            if stop or due():
                 save()
-            if interrupted.is_set():
+            if stop:
                 raise KeyboardInterrupt
 
 

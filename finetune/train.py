@@ -1,108 +1,41 @@
-"""One step of training, over and over: the config, the trainer, and what it scores on validation.
+"""One step of training, over and over.
 
-Hides the optimizer, the schedule, precision, and how pictures and captions become a loss. A step is a
-function of weights, optimizer state, seed and its number, so that a resumed run is the undisturbed one; on a
-CPU, to the bit. What happens around the steps is in `finetune.run`.
+Hides the optimizer, the schedule, precision, processes and memory, and how pictures and captions become a
+loss. A step is a function of weights, optimizer state, seed and its number, so that a resumed run is the
+undisturbed one; on a CPU, to the bit. What happens around the steps is in `finetune.run`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finetune.captions import evaluation_queries
-from finetune.data import Batch, Batches, Pictures, augment, normalised
-from finetune.loss import contrastive_loss, loss_floor
+from finetune.average import WeightAverage
+from finetune.config import FinetuneConfig
+from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
+from finetune.layers import choose_trainable, parameter_groups
+from finetune.lora import add_lora, merge_lora
+from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
 from finetune.models import Base
+from finetune.parts import Features
+from finetune.replay import Replay
+from finetune.world import World
 from imret.encoder import encode_tokens
 from imret.errors import ModelError
-from imret.metrics import average_precision
 
 # CLIP's ceiling of the logit scale: Radford et al. (2021), section 2.5, https://arxiv.org/abs/2103.00020
 _MAX_LOGIT_SCALE = 100.0
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """How to train. The defaults are for a pretrained model; `for_scratch` has those for an untrained one."""
-
-    # Passes over the training pictures; small categories are drawn more often than once in each.
-    epochs: int = 8
-    # Pictures per step. With ten categories there are ten texts to tell apart however large it is.
-    batch_size: int = 100
-    # Peak learning rate. 1e-5 keeps a pretrained model in the basin it came from.
-    lr: float = 1e-5
-    # Decoupled weight decay of matrices and kernels; vectors, scalars and the logit scale have none.
-    weight_decay: float = 0.1
-    # AdamW's decay of the mean and of the square of the gradient; 0.98 suits runs of a few hundred steps.
-    betas: tuple[float, float] = (0.9, 0.98)
-    # Share of all steps in which the learning rate rises from 0; it then falls to 0 along a cosine.
-    warmup: float = 0.1
-    # Longest gradient, in L2 norm over all parameters.
-    clip_norm: float = 1.0
-    # Share of text sets that pair pictures with their category's name where they also have captions.
-    category_share: float = 0.3
-    # Captions of each picture per step, as far as it has them; each more costs its share of the text tower.
-    captions_per_picture: int = 1
-    # Least share of a picture's area in a random crop; 1 for none.
-    min_crop: float = 0.6
-    # Whether half of the pictures are mirrored; off where left and right differ, as in writing.
-    flip: bool = True
-    # Share of the pictures of each category that is kept for validation.
-    validation_share: float = 0.1
-    # Whether the logit scale is learned, up to 100. A pretrained one is right, and easy data drive it up.
-    learn_logit_scale: bool = False
-    # Whether batch norm keeps the statistics of pretraining, which a few small batches would spoil.
-    freeze_batch_norm: bool = True
-    # Decides order, crops, captions and validation, and the weights that a run from scratch begins with.
-    seed: int = 0
-    # Seconds between checkpoints, at least; 0 makes one after every step.
-    checkpoint_s: float = 60.0
-    # Most memory for decoded pictures, in MiB; what does not fit is decoded anew for every batch.
-    cache_mib: int = 4096
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "clip_norm", "captions_per_picture"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup", "category_share", "min_crop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
-
-    @classmethod
-    def for_scratch(cls, **changes: Any) -> FinetuneConfig:
-        """Return the defaults for an untrained model, with changes."""
-        return cls(**{**_FOR_SCRATCH, **changes})
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the result, in JSON's types; a resumed run may differ in the rest."""
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("checkpoint_s", "cache_mib")}
-        identity: dict[str, Any] = json.loads(json.dumps(fields))
-        return identity
-
-
-_FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 16,
-    "batch_size": 64,
-    "lr": 3e-3,
-    "min_crop": 0.8,
-    "category_share": 0.1,
-    "captions_per_picture": 3,
-    "learn_logit_scale": True,
-    "freeze_batch_norm": False,
-}
+# Phrases that are encoded anew in each step, to hold the text tower.
+_ANCHORED_PHRASES = 32
+# What a stream of random numbers is for; apart from those of finetune.data and finetune.replay.
+_PHRASES = 200
 
 
 @dataclass(frozen=True)
@@ -113,11 +46,13 @@ class Step:
         step: Counted from 1.
         steps: In the whole run.
         epoch: How far, in passes over the training pictures.
-        loss: On the step's batch.
-        floor: The least that the loss could have been on it.
-        lr: Learning rate.
+        loss: Label-aware contrastive loss on the step's batch, without anchors and replay.
+        floor: The least that it could have been.
+        lr: Learning rate of the top layers.
         grad_norm: Before clipping.
         logit_scale: Inverse temperature.
+        parts: Anchors and replay, before their weights; only those that are on.
+        memory_mib: Most that the device has held so far; 0 where it does not say.
     """
 
     step: int
@@ -128,6 +63,25 @@ class Step:
     lr: float
     grad_norm: float
     logit_scale: float
+    parts: dict[str, float] = field(default_factory=dict)
+    memory_mib: int = 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a step trains on, decoded.
+
+    Attributes:
+        batch: Positions and texts.
+        pixels: (B, H, W, 3) uint8.
+        replayed: (R, H, W, 3) uint8, or None without replay.
+        replayed_texts: Their captions.
+    """
+
+    batch: Batch
+    pixels: Tensor
+    replayed: Tensor | None = None
+    replayed_texts: TextSet | None = None
 
 
 class Trainer:
@@ -136,25 +90,30 @@ class Trainer:
     Args:
         base: What to start from.
         train: Pictures to train on, kept at `training_size`.
-        validation: Pictures to score on, kept at the model's own size; may be none.
         config: How to train.
         device: Where.
+        replay: Captioned pictures to show again, kept at `training_size`.
+        phrases: For the anchors of texts and of phrases.
+        world: The processes that train together.
 
     Raises:
-        ModelError: If the model cannot be built or loaded.
+        ModelError: If the model cannot be built or loaded, or cannot be trained in the way that is asked.
     """
 
     def __init__(
         self,
         base: Base,
         train: Pictures,
-        validation: Pictures,
         *,
         config: FinetuneConfig,
         device: torch.device,
+        replay: Pictures | None = None,
+        phrases: Sequence[str] = (),
+        world: World | None = None,
     ) -> None:
         self.base, self.config, self.device = base, config, device
-        self._train, self._validation = train, validation
+        self.world = world or World()
+        self._train = train
         self.model = base.build(device, seed=config.seed)
         if device.type in ("cpu", "cuda"):
             # Saves a third of the time of convolutions on a CPU; transformers do not care.
@@ -172,95 +131,280 @@ class Trainer:
         self.batch_size = self._batches.batch_size
         self.steps_per_epoch = self._batches.steps_per_epoch
         self.steps = config.epochs * self.steps_per_epoch
+        self._replay = None
+        if replay is not None and replay.records and config.replay:
+            self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
+
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
-        self._logit_scale.requires_grad_(config.learn_logit_scale)
+        self._choose_what_is_trained()
+        self._refuse_what_batch_norm_forbids()
+        self._freeze_base(phrases)
+        self._encode_pixels: Callable[[Tensor], Tensor] = self.model.encode_image  # type: ignore[assignment]
+        if config.checkpointing:
+            self.model.set_grad_checkpointing()  # type: ignore[operator]
+        if config.compile:
+            self._encode_pixels = torch.compile(self._encode_pixels)
+        groups = parameter_groups(
+            self.model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            image_decay=config.image_layer_decay,
+            text_decay=config.text_layer_decay,
+            text_factor=config.text_lr_factor,
+        )
+        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         self._optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, weight_decay=config.weight_decay),
+            groups,
             lr=config.lr,
             betas=config.betas,
             eps=1e-6,
             fused=device.type in ("cpu", "cuda", "mps"),
         )
+        self._average = WeightAverage(self._parameters, config.ema) if config.ema else None
+
+    def _choose_what_is_trained(self) -> None:
+        config = self.config
+        if config.tune == "lora":
+            add_lora(self.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+            self.model.to(self.device)
+        else:
+            choose_trainable(self.model, config.tune)
+        self._logit_scale.requires_grad_(config.learn_logit_scale)
+        self.trains_images = any(
+            p.requires_grad for name, p in self.model.named_parameters() if name.startswith("visual.")
+        )
+
+    def _refuse_what_batch_norm_forbids(self) -> None:
+        config = self.config
+        in_parts = self.world.size > 1 or 0 < config.micro_batch < self.batch_size
+        if in_parts and self.trains_images and not config.freeze_batch_norm:
+            names = [
+                n for n, m in self.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            ]
+            if names:
+                raise ModelError(
+                    f"{self.base.model_id!r} learns batch norm ({names[0]!r} and {len(names) - 1} more), "
+                    "whose statistics are those of a whole batch: it cannot be trained in parts or by "
+                    "several processes. Leave out --micro-batch and torchrun, or start from a pretrained model."
+                )
+
+    def _freeze_base(self, phrases: Sequence[str]) -> None:
+        """Keep what the anchors hold the model to: features of phrases, and the base's image tower."""
+        config = self.config
+        self._frozen: nn.Module | None = None
+        self._phrase_features: Tensor | None = None
+        # The text tower alone cannot change what pictures are.
+        anchors_images = self.trains_images and (config.anchor_images > 0 or config.anchor_phrases > 0)
+        if not (anchors_images or config.anchor_texts):
+            return
+        if self.base.files is None:
+            raise ModelError("a model from scratch has no base to be anchored to. Leave the anchors out.")
+        self._phrases = list(phrases)
+        self._base_scale = float(self._logit_scale.detach().exp())
+        # What only gives features has no need of fp32, where training has not either.
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        frozen = self.base.build(self.device, seed=config.seed).to(dtype).eval().requires_grad_(False)
+        frozen.to(memory_format=torch.channels_last)
+        if self._phrases:
+            with torch.no_grad():
+                tokens = self._tokenize(self._phrases).to(self.device)
+                features = torch.cat([encode_tokens(frozen, some) for some in torch.split(tokens, 256)])
+                self._phrase_features = F.normalize(features.float(), dim=-1)  # (P, D)
+        self._frozen = frozen if anchors_images else None
 
     # ---- Steps -------------------------------------------------------------------------------------------
 
-    def prepare(self, number: int) -> tuple[Batch, Tensor]:
-        """Return the batch of a step and its (B, H, W, 3) uint8 pixels; may be called ahead, in a thread."""
+    def prepare(self, number: int) -> Prepared:
+        """Return what a step trains on; may be called ahead, in a thread."""
         batch = self._batches.draw(number)
-        return batch, self._train.batch(batch.positions.tolist())
+        pixels = self._train.batch(batch.positions.tolist())
+        if self._replay is None:
+            return Prepared(batch, pixels)
+        positions, texts = self._replay.draw(number)
+        return Prepared(batch, pixels, self._replay.pixels(positions), texts)
 
-    def step(self, number: int, batch: Batch, pixels: Tensor) -> Step:
+    def step(self, number: int, prepared: Prepared) -> Step:
         """Train on one batch.
 
         Args:
-            number: Counted from 0; decides learning rate and crops.
-            batch: From `prepare`.
-            pixels: From `prepare`.
+            number: Counted from 0; decides learning rate, crops and phrases.
+            prepared: From `prepare`.
 
         Raises:
             ModelError: If the loss or its gradient is not finite, or memory runs out; the message says what
                 to try. The parameters are as before the step.
         """
         config = self.config
-        torch.manual_seed(config.seed + number)  # for dropout, where a model has it
         self._to_train_mode()
         lr = learning_rate(number, self.steps, peak=config.lr, warmup=config.warmup)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         try:
-            loss, floor = self._loss(number, batch, pixels)
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+            loss, floor, parts = self._backward(number, prepared)
+            self.world.sum_gradients(self._parameters)
+            grad_norm = nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
         except torch.OutOfMemoryError as error:
-            raise ModelError(_out_of_memory(self.device, self.batch_size, number)) from error
-        if not (math.isfinite(loss.item()) and math.isfinite(grad_norm.item())):
+            raise ModelError(self._out_of_memory(number)) from error
+        if not (math.isfinite(loss) and math.isfinite(grad_norm.item())):
             raise ModelError(
-                f"the {'gradient' if math.isfinite(loss.item()) else 'loss'} is not a finite number in step "
+                f"the {'gradient' if math.isfinite(loss) else 'loss'} is not a finite number in step "
                 f"{number + 1} of {self.steps}: training diverged at a learning rate of {lr:.1e}. "
                 f"Begin anew with a lower one: --lr {config.lr / 3:.0e} --overwrite"
             )
         self._optimizer.step()
         with torch.no_grad():
             self._logit_scale.clamp_(0, math.log(_MAX_LOGIT_SCALE))
+        if self._average is not None:
+            self._average.update()
         return Step(
             step=number + 1,
             steps=self.steps,
             epoch=(number + 1) / self.steps_per_epoch,
-            loss=loss.item(),
-            floor=floor.item(),
+            loss=loss,
+            floor=floor,
             lr=lr,
             grad_norm=grad_norm.item(),
             logit_scale=self._logit_scale.exp().item(),
+            parts=parts,
+            memory_mib=torch.cuda.max_memory_allocated(self.device) >> 20
+            if self.device.type == "cuda"
+            else 0,
         )
 
-    def _loss(self, number: int, batch: Batch, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, and its floor."""
-        images = augment(
+    def _backward(self, number: int, prepared: Prepared) -> tuple[float, float, dict[str, float]]:
+        """Put gradients into the parameters; return loss, floor, and the other parts of the objective.
+
+        Features of all processes meet here, the objective is taken on them as leaves, and each process
+        sends the gradient of its own features back through its towers.
+        """
+        images = self._augmented(number, prepared)  # batch, then replay
+        n_own = len(prepared.pixels)
+        sets = [*prepared.batch.text_sets]
+        if prepared.replayed_texts is not None:
+            sets.append(prepared.replayed_texts)
+        texts = [text for one in sets for text in one.captions]
+        phrases = self._drawn_phrases(number)
+        texts += [self._phrases[i] for i in phrases]
+
+        share = self.world.share(len(images))
+        mine = images[share]
+        image_side = self._features(number, self.encode_augmented, mine, trained=self.trains_images)
+        text_share = self.world.share(len(texts))
+        tokens = (
+            self._tokenize(texts[text_share]) if texts[text_share] else torch.zeros(0, 1, dtype=torch.long)
+        )
+        text_side = self._features(number, self._encode_tokens, tokens.to(self.device), trained=True)
+        u = self.world.gather(image_side.values, len(images)).requires_grad_()
+        v = self.world.gather(text_side.values, len(texts)).requires_grad_()
+        with torch.no_grad():
+            frozen = None
+            if self._frozen is not None:
+                own = self.world.share(n_own)
+                frozen = self.world.gather(self._frozen_features(images[own]), n_own)
+
+        total, loss, floor, parts = self._objective(sets, u, v, frozen, n_own, phrases)
+        leaves = [u, v]
+        if self._logit_scale.requires_grad:
+            leaves.append(self._logit_scale)
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        if self._logit_scale.requires_grad and self.world.rank == 0:  # the same in all, and added up
+            self._logit_scale.grad = gradients[2]
+        for side, gradient, some in (
+            (image_side, gradients[0], share),
+            (text_side, gradients[1], text_share),
+        ):
+            if gradient is not None:
+                side.backward(gradient[some])
+        return loss, floor, parts
+
+    def _objective(
+        self,
+        sets: Sequence[TextSet],
+        u: Tensor,
+        v: Tensor,
+        frozen: Tensor | None,
+        n_own: int,
+        phrases: Sequence[int],
+    ) -> tuple[Tensor, float, float, dict[str, float]]:
+        """Return what is minimised, and what it is made of.
+
+        Args:
+            sets: Texts of the batch, and then of replay if there is any.
+            u: (B + R, D) unit features of the pictures of the batch and of replay.
+            v: (U, D) unit features of the texts of all sets, then of the phrases.
+            frozen: (B, D) unit features that the base gives the batch, or None.
+            n_own: B.
+            phrases: Which of the phrases the last rows of v are.
+        """
+        config = self.config
+        losses, floors, start = [], [], 0
+        parts: dict[str, tuple[float, Tensor]] = {}  # weight, value
+        scale = self._logit_scale.exp()
+        replayed = len(u) > n_own
+        for number, one in enumerate(sets):
+            is_replay = replayed and number == len(sets) - 1
+            match, counts = one.match.to(self.device), one.counts.to(self.device)
+            value = contrastive_loss(
+                u[n_own:] if is_replay else u[:n_own],
+                v[start : start + len(one.captions)],
+                match=match,
+                counts=counts,
+                logit_scale=scale,
+            )
+            start += len(one.captions)
+            if is_replay:
+                parts["replay"] = config.replay, value
+            else:
+                losses.append(value)
+                floors.append(loss_floor(match, counts))
+        if frozen is not None and config.anchor_images:
+            parts["anchor_images"] = config.anchor_images, feature_anchor(u[:n_own], frozen)
+        if frozen is not None and config.anchor_phrases and self._phrase_features is not None:
+            value = phrase_divergence(u[:n_own], frozen, self._phrase_features, logit_scale=self._base_scale)
+            parts["anchor_phrases"] = config.anchor_phrases, value
+        if len(phrases) and self._phrase_features is not None:
+            held_to = self._phrase_features[torch.as_tensor(np.asarray(phrases), device=self.device)]
+            parts["anchor_texts"] = config.anchor_texts, feature_anchor(v[start:], held_to)
+        loss = torch.stack(losses).mean()
+        total = loss
+        for weight, value in parts.values():
+            total = total + weight * value
+        shown = {name: value.item() for name, (_, value) in parts.items()}
+        return total, loss.item(), torch.stack(floors).mean().item(), shown
+
+    def _augmented(self, number: int, prepared: Prepared) -> Tensor:
+        """Return (B + R, 3, h, w) crops in [0, 1] of a step's pictures."""
+        config = self.config
+        pixels = prepared.pixels
+        if prepared.replayed is not None:
+            pixels = torch.cat([pixels, prepared.replayed])
+        return augment(
             pixels.to(self.device),
             size=self.base.preprocess.size,
-            seed=self.config.seed,
+            seed=config.seed,
             step=number,
-            min_scale=self.config.min_crop,
-            flip=self.config.flip,
+            min_scale=config.min_crop,
+            flip=config.flip,
         )
-        image_features = self._encode_images(images)
-        text_features = self._encode_texts([text for one in batch.text_sets for text in one.captions])
-        losses, floors, start = [], [], 0
-        for one in batch.text_sets:
-            match, counts = one.match.to(self.device), one.counts.to(self.device)
-            losses.append(
-                contrastive_loss(
-                    image_features,
-                    text_features[start : start + len(one.captions)],
-                    match=match,
-                    counts=counts,
-                    logit_scale=self._logit_scale.exp(),
-                )
-            )
-            floors.append(loss_floor(match, counts))
-            start += len(one.captions)
-        return torch.stack(losses).mean(), torch.stack(floors).mean()
+
+    def _drawn_phrases(self, number: int) -> list[int]:
+        if not self.config.anchor_texts or self._phrase_features is None:
+            return []
+        n = len(self._phrases)
+        rng = np.random.default_rng((self.config.seed, _PHRASES, number))
+        return [int(i) for i in rng.choice(n, size=min(_ANCHORED_PHRASES, n), replace=False)]
+
+    def _features(
+        self, number: int, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, trained: bool
+    ) -> Features:
+        return Features(
+            encode,
+            inputs,
+            part=self.config.micro_batch,
+            seed=(self.config.seed * 1_000_003 + number * 1_009 + self.world.rank) % (1 << 62),
+            trained=trained and len(inputs) > 0,
+        )
 
     def _to_train_mode(self) -> None:
         self.model.train()
@@ -269,70 +413,90 @@ class Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _encode_images(self, images: Tensor) -> Tensor:
-        """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1]."""
+    # ---- Features ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a score."""
+        self.model.eval()
+        return self.encode_augmented(images.to(self.device))
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (U, D) float32 unit features, for a score."""
+        self.model.eval()
+        return self._encode_tokens(self._tokenize(list(texts)).to(self.device))
+
+    def encode_augmented(self, images: Tensor) -> Tensor:
+        """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a step."""
+        if not len(images):
+            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
         images = normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            features: Tensor = self.model.encode_image(images)  # type: ignore[operator]
+            features = self._encode_pixels(images)
         return F.normalize(features.float(), dim=-1)
 
-    def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (U, D) float32 unit features."""
-        tokens = self._tokenize(list(texts)).to(self.device)
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        if not len(tokens):
+            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
         with self._autocast():
             features = encode_tokens(self.model, tokens)
+        return F.normalize(features.float(), dim=-1)
+
+    def _frozen_features(self, images: Tensor) -> Tensor:
+        if self._frozen is None:
+            raise RuntimeError("no base was kept")
+        if not len(images):
+            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
+        images = normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
+        dtype = next(self._frozen.parameters()).dtype
+        parts = torch.split(images, self.config.micro_batch or len(images))
+        features = torch.cat([self._frozen.encode_image(some.to(dtype)) for some in parts])  # type: ignore[operator]
         return F.normalize(features.float(), dim=-1)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
-    # ---- Validation --------------------------------------------------------------------------------------
+    # ---- Weights -----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def scores(self) -> dict[str, Any] | None:
-        """Return text-to-image average precision on validation: of each category, and their mean.
-
-        Each category is asked for in words, and all validation pictures are ranked, exactly. None if there
-        is no validation.
-        """
-        records = self._validation.records
-        if not records:
-            return None
-        self.model.eval()
-        categories = sorted({record.category for record in records})
-        queries = [self._encode_texts(evaluation_queries(category)).mean(dim=0) for category in categories]
-        texts = F.normalize(torch.stack(queries), dim=-1)  # (Q, D)
-        features = []
-        for start in range(0, len(records), self.batch_size):
-            pixels = self._validation.batch(range(start, min(start + self.batch_size, len(records))))
-            features.append(self._encode_images(pixels.to(self.device).permute(0, 3, 1, 2).float() / 255))
-        similarity: NDArray[np.float32] = (texts @ torch.cat(features).T).cpu().numpy()  # (Q, N)
-        relevant = np.array([[record.category == category for record in records] for category in categories])
-        ap = average_precision(similarity, relevant)
-        by_category = {
-            category: round(float(value), 4) for category, value in zip(categories, ap, strict=True)
-        }
-        return {"text_to_image_map": round(float(ap.mean()), 4), "average_precision": by_category}
-
-    # ---- State -------------------------------------------------------------------------------------------
+    def finish(self) -> None:
+        """End training: put the averaged weights in place and fold adapters into the weights."""
+        if self._average is not None:
+            self._average.copy_to_parameters()
+            self._average = None
+        if self.config.tune == "lora":
+            merge_lora(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a step depends on besides config, pictures and its number."""
-        return {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of a trainer of the same base, pictures and config."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
-
-def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those that decay and those that do not (gains, biases, scalars)."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    def _out_of_memory(self, number: int) -> str:
+        config, at_once = self.config, self.config.micro_batch or self.batch_size
+        if not config.checkpointing and self.trains_images:
+            advice = "Compute activations twice instead of keeping them: --checkpointing --overwrite"
+        elif at_once > 1 and config.freeze_batch_norm:
+            advice = f"Train on the same batch in parts: --micro-batch {at_once // 2} --overwrite"
+        elif self.batch_size > 2:
+            advice = f"Try half as many at once: --batch-size {self.batch_size // 2} --overwrite"
+        elif config.tune == "both":
+            advice = "Train adapters only: --tune lora --overwrite"
+        else:
+            advice = "Start from a smaller model, or use another --device"
+        return (
+            f"{self.device} ran out of memory in step {number + 1}, with {at_once} pictures at once. {advice}"
+        )
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:
@@ -353,11 +517,3 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float
 def training_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return the (H, W) to keep training pictures at: an eighth above the model's, so crops stay sharp."""
     return math.ceil(size[0] * 1.125), math.ceil(size[1] * 1.125)
-
-
-def _out_of_memory(device: torch.device, batch_size: int, step: int) -> str:
-    if batch_size > 2:
-        advice = f"Try half as many at once: --batch-size {batch_size // 2} --overwrite"
-    else:
-        advice = "Start from a smaller model, or use another --device"
-    return f"{device} ran out of memory in step {step + 1}, with {batch_size} pictures at once. {advice}"

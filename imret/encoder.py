@@ -99,6 +99,11 @@ class Encoder:
         return self.files.fingerprint
 
     @property
+    def images_fingerprint(self) -> str:
+        """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
+        return self.files.images_fingerprint
+
+    @property
     def preprocess(self) -> Preprocess:
         """How a picture becomes the input of the image tower."""
         return self.files.preprocess

@@ -117,6 +117,27 @@ class ModelFiles:
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @cached_property
+    def images_fingerprint(self) -> str:
+        """The fingerprint of the model whose image tower this one has: its own, unless only text was tuned.
+
+        Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
+        this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept;
+        the word counts only for the very weights it was written with.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        try:
+            training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
+            kept = training["images_of"]
+            fingerprint, weights_sha256 = str(kept["fingerprint"]), kept["weights_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.fingerprint
+        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):
+            return self.fingerprint
+        return fingerprint
+
 
 def resolve_model(
     name: str | os.PathLike[str], *, arch: str | None = None, notify: Callable[[str], None] | None = None

@@ -161,12 +161,12 @@ def encoder_for(
 
 
 def check_same_encoder(collection: Collection, encoder: Encoder) -> None:
-    """Refuse an encoder other than the collection's.
+    """Refuse an encoder whose image tower is not the one that made the collection.
 
     Raises:
         ModelMismatch: If the fingerprints differ, though the dimensions may agree.
     """
-    mine, theirs = collection.identity, encoder.fingerprint
+    mine, theirs = collection.identity, encoder.images_fingerprint
     if mine.fingerprint == theirs:
         return
     if mine.model == encoder.model_id:

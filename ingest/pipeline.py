@@ -92,7 +92,7 @@ def ingest(
     started = time.monotonic()
     for source in sources:
         _check_not_empty(source, store, collection, prune=prune)
-    identity = Identity(encoder.model_id, encoder.fingerprint, encoder.dim)
+    identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
     target, live = _target(store, collection, identity, sources, rebuild=rebuild)
     report = Report(
         collection=collection,

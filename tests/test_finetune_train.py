@@ -26,9 +26,11 @@ from safetensors.torch import load_file
 
 from finetune.checkpoint import load_state, save_state, sole_owner
 from finetune.cli import command
+from finetune.config import FinetuneConfig
+from finetune.layers import parameter_groups
 from finetune.models import find_base
 from finetune.run import Watch, finetune
-from finetune.train import FinetuneConfig, learning_rate, parameter_groups
+from finetune.train import learning_rate
 from imret import Encoder
 from imret.errors import DataError, ModelError
 
@@ -176,7 +178,7 @@ def test_a_real_small_clip_is_tuned_on_photos(shared_data: Path, tmp_path: Path)
         for file in sorted((shared_data / "nature10" / "train" / category).iterdir())[:10]:
             shutil.copy(file, tmp_path / "photos" / category)
     base = shared_data / "tiny-clip-base"
-    config = FinetuneConfig(epochs=1, batch_size=9, lr=3e-5)
+    config = FinetuneConfig(epochs=1, batch_size=9, lr=3e-5, blend=False)
     training = finetune(tmp_path / "photos", tmp_path / "tuned", model=str(base), config=config)
     before, after = (training["validation"][moment]["text_to_image_map"] for moment in ("before", "after"))
     assert after >= before
@@ -411,7 +413,7 @@ def test_running_out_of_memory_gives_the_next_thing_to_try(
 
     monkeypatch.setattr("finetune.train.augment", lambda *_, **__: run_out())
     with pytest.raises(
-        ModelError, match=r"out of memory in step 1, with 12 pictures at once.*--batch-size 6"
+        ModelError, match=r"out of memory in step 1, with 12 pictures at once.*--checkpointing"
     ):
         scratch(photos, tmp_path / "model")
 
@@ -438,13 +440,13 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
 
 def test_vectors_and_the_logit_scale_do_not_decay_and_frozen_ones_are_not_trained() -> None:
     model = find_base("imret-tiny", from_scratch=True).build(torch.device("cpu"), seed=0)
-    decaying, rest = parameter_groups(model, weight_decay=0.3)
+    decaying, rest = parameter_groups(model, lr=1.0, weight_decay=0.3)
     assert (decaying["weight_decay"], rest["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.ndim >= 2 for parameter in decaying["params"])
     assert any(parameter is model.logit_scale for parameter in rest["params"])
     assert len(decaying["params"]) + len(rest["params"]) == len(list(model.parameters()))
     model.logit_scale.requires_grad_(False)  # type: ignore[union-attr]
-    _, rest = parameter_groups(model, weight_decay=0.3)
+    _, rest = parameter_groups(model, lr=1.0, weight_decay=0.3)
     assert not any(parameter is model.logit_scale for parameter in rest["params"])
 
 

@@ -1,0 +1,130 @@
+"""How to train: every setting, its default and its reason, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+TUNE = ("both", "text", "lora")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How to train. The defaults are for a pretrained model; `for_scratch` has those for an untrained one."""
+
+    # Passes over the training pictures; small categories are drawn more often than once in each.
+    epochs: int = 8
+    # Pictures per step. With ten categories there are ten texts to tell apart however large it is.
+    batch_size: int = 100
+    # What is trained: both towers; the text tower alone, after which pictures that are in a collection need
+    # no new embeddings; or low-rank adapters in both towers, folded into the weights at the end.
+    tune: str = "both"
+    # Rank of the adapters, and their scale alpha / rank.
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    # Peak learning rate. 1e-5 keeps a pretrained model in the basin it came from.
+    lr: float = 1e-5
+    # How much faster the text tower learns. A tower that never met the names of the categories needs it.
+    text_lr_factor: float = 1.0
+    # Learning rate of a layer relative to the one above: what lies near the pixels and the words is general.
+    image_layer_decay: float = 1.0
+    text_layer_decay: float = 1.0
+    # Decoupled weight decay of matrices and kernels; vectors, scalars and the logit scale have none.
+    weight_decay: float = 0.1
+    # AdamW's decay of the mean and of the square of the gradient; 0.98 suits runs of a few hundred steps.
+    betas: tuple[float, float] = (0.9, 0.98)
+    # Share of all steps in which the learning rate rises from 0; it then falls to 0 along a cosine.
+    warmup: float = 0.1
+    # Decay of the running average of the weights, which is what is kept; 0 keeps the last step's.
+    ema: float = 0.0
+    # Weight of 1 - cosine between the features of each picture and those that the base gives it.
+    anchor_images: float = 0.0
+    # Weight of 1 - cosine between the features of 32 phrases a step and those that the base gives them.
+    anchor_texts: float = 0.0
+    # Weight of the divergence between what base and model make of a picture among 500 phrases.
+    anchor_phrases: float = 0.0
+    # Weight of the contrastive loss of the captioned pictures that are replayed, and pictures a step.
+    replay: float = 1.0
+    replay_batch: int = 32
+    # Whether base and tuned weights are blended, and the blend chosen on validation.
+    blend: bool = True
+    # Most that retention may fall for a blend to be chosen: of hit rate@10, where captioned pictures are at
+    # hand, and of the agreement with the base, where they are not.
+    hit_rate_budget: float = 0.01
+    agreement_budget: float = 0.1
+    # Longest gradient, in L2 norm over all parameters.
+    clip_norm: float = 1.0
+    # Share of text sets that pair pictures with their category's name where they also have captions.
+    category_share: float = 0.3
+    # Captions of each picture per step, as far as it has them; each more costs its share of the text tower.
+    captions_per_picture: int = 1
+    # Least share of a picture's area in a random crop; 1 for none.
+    min_crop: float = 0.6
+    # Whether half of the pictures are mirrored; off where left and right differ, as in writing.
+    flip: bool = True
+    # Share of the pictures of each category that is kept for validation.
+    validation_share: float = 0.1
+    # Whether the logit scale is learned, up to 100. A pretrained one is right, and easy data drive it up.
+    learn_logit_scale: bool = False
+    # Whether batch norm keeps the statistics of pretraining, which a few small batches would spoil.
+    freeze_batch_norm: bool = True
+    # Decides order, crops, captions and validation, and the weights that a run from scratch begins with.
+    seed: int = 0
+    # Most pictures, and most texts, on the device at once; 0 for all. What does not fit goes through twice.
+    micro_batch: int = 0
+    # Whether activations are computed again on the way back instead of kept: a third slower, far smaller.
+    checkpointing: bool = False
+    # Whether the image tower is compiled; pays off on a GPU in a run of more than some minutes.
+    compile: bool = False
+    # Seconds between checkpoints, at least; 0 makes one after every step.
+    checkpoint_s: float = 60.0
+    # Most memory for decoded pictures, in MiB; what does not fit is decoded anew for every batch.
+    cache_mib: int = 4096
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch_size", "lr", "text_lr_factor", "clip_norm", "captions_per_picture")
+        for name in (*positive, "lora_rank", "lora_alpha", "replay_batch"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.tune not in TUNE:
+            raise ValueError(f"tune must be one of {', '.join(TUNE)}, not {self.tune!r}")
+        for name in ("anchor_images", "anchor_texts", "anchor_phrases", "replay", "micro_batch"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("image_layer_decay", "text_layer_decay"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
+        for name in ("warmup", "category_share", "min_crop", "ema", "hit_rate_budget", "agreement_budget"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
+
+    @classmethod
+    def for_scratch(cls, **changes: Any) -> FinetuneConfig:
+        """Return the defaults for an untrained model, with changes."""
+        return cls(**{**_FOR_SCRATCH, **changes})
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the result, in JSON's types; a resumed run may differ in the rest."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in _FREE}
+        identity: dict[str, Any] = json.loads(json.dumps(fields))
+        return identity
+
+
+# What does not change the result. Parts of a batch and recomputed activations change its last bits.
+_FREE = ("checkpoint_s", "cache_mib")
+
+_FOR_SCRATCH: dict[str, Any] = {
+    "epochs": 16,
+    "batch_size": 64,
+    "lr": 3e-3,
+    "min_crop": 0.8,
+    "category_share": 0.1,
+    "captions_per_picture": 3,
+    "blend": False,
+    "learn_logit_scale": True,
+    "freeze_batch_norm": False,
+}

@@ -1,0 +1,110 @@
+"""Which parameters are trained, and how fast each layer learns.
+
+Hides where open_clip's towers keep their layers: a layer counts from 0, what is nearest the pixels or the
+words, up to the tower's projection.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+# Parts below the numbered blocks. What is named nowhere (a final norm, a head, a projection) is on top.
+_STEM = re.compile(
+    r"(^|\.)(conv\d?|conv_stem|bn\d|patch_embed|class_embedding|positional_embedding|cls_token|pos_embed"
+    r"|token_embedding|ln_pre|norm_pre|stem|embeddings)(\.|$)"
+)
+# Numbered blocks: of transformers, and of the stages of convolutional networks.
+_BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers?)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?")
+
+
+def choose_trainable(model: nn.Module, what: str) -> None:
+    """Freeze all but what is to be trained; the logit scale is left as it is.
+
+    Args:
+        model: One of open_clip's two-tower models.
+        what: "both", "text" or "image".
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if what not in ("both", "text", "image"):
+        raise ValueError(f"what is trained must be both, text or image, not {what!r}")
+    for name, parameter in model.named_parameters():
+        if name not in ("logit_scale", "logit_bias"):
+            parameter.requires_grad_(what in ("both", tower_of(name)))
+
+
+def tower_of(name: str) -> str:
+    """Return the tower of a parameter by its name: "image" or "text"."""
+    return "image" if name.startswith("visual.") else "text"
+
+
+def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
+    """Return tower and layer of every parameter by name, but for the logit scale.
+
+    Layer 0 is the stem or the embeddings, the last one norm and projection, and between them the blocks.
+    """
+    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    for name, _ in model.named_parameters():
+        if name in ("logit_scale", "logit_bias"):
+            continue
+        block = _BLOCK.search(name)
+        if block:
+            place = (int(block[1]), int(block[2] or 0) if "transformer" not in name else 0)
+        elif _STEM.search(name.removeprefix("visual.").removeprefix("text.").removeprefix("trunk.")):
+            place = (-1, 0)
+        else:
+            place = (1 << 30, 0)
+        found[name] = tower_of(name), place
+    ranks = {}
+    for tower in ("image", "text"):
+        places = sorted({place for one, place in found.values() if one == tower})
+        ranks.update({(tower, place): i for i, place in enumerate(places)})
+    return {name: (tower, ranks[tower, place]) for name, (tower, place) in found.items()}
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    image_decay: float = 1.0,
+    text_decay: float = 1.0,
+    text_factor: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups of the trainable parameters.
+
+    Matrices and kernels decay; gains, biases and scalars do not.
+
+    Args:
+        model: One of open_clip's two-tower models.
+        lr: Peak learning rate of the image tower's top layer.
+        weight_decay: Of what decays.
+        image_decay: Learning rate of a layer relative to the one above it, in (0, 1].
+        text_decay: The same in the text tower.
+        text_factor: Learning rate of the text tower's top layer relative to `lr`.
+
+    Returns:
+        Groups with the keys of AdamW, and `scale`: the group's learning rate relative to `lr`.
+    """
+    place = layers(model)
+    top = {tower: max((n for t, n in place.values() if t == tower), default=0) for tower in ("image", "text")}
+    decay, factor = {"image": image_decay, "text": text_decay}, {"image": 1.0, "text": text_factor}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0
+        if name in place:
+            tower, layer = place[name]
+            scale = factor[tower] * decay[tower] ** (top[tower] - layer)
+        decays = weight_decay if parameter.ndim >= 2 else 0.0
+        group = groups.setdefault(
+            (scale, decays if weight_decay else float(parameter.ndim >= 2)),
+            {"params": [], "weight_decay": decays, "scale": scale, "lr": lr * scale},
+        )
+        group["params"].append(parameter)
+    return sorted(groups.values(), key=lambda group: (-group["scale"], -group["weight_decay"]))

@@ -1,0 +1,100 @@
+"""Captioned pictures of the kind the base was trained on, shown again so that it does not forget them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.captions import caption_key, read_captions
+from finetune.data import Pictures, Record, TextSet
+from imret.errors import DataError
+
+# What a stream of random numbers is for; apart from those of finetune.data.
+_REPLAY_ORDER, _REPLAY_CAPTION, _REPLAY_SPLIT = 100, 101, 102
+
+# Of the captioned pictures, so many are kept out of replay to measure what is forgotten.
+_HELD_OUT = 0.2
+
+
+class Replay:
+    """Batches of captioned pictures, each a function of the seed and the step alone.
+
+    Args:
+        pictures: Those that are replayed; every record has captions.
+        batch_size: Pictures a step; no more than there are.
+        seed: Another seed, another order.
+    """
+
+    def __init__(self, pictures: Pictures, *, batch_size: int, seed: int) -> None:
+        self._pictures = pictures
+        self.batch_size = min(batch_size, len(pictures.records))
+        self._seed = seed
+
+    def draw(self, step: int) -> tuple[list[int], TextSet]:
+        """Return the positions of a step's pictures, and one caption of each."""
+        n = len(self._pictures.records)
+        positions = []
+        for slot in range(step * self.batch_size, (step + 1) * self.batch_size):
+            round_, place = divmod(slot, n)
+            order = np.random.default_rng((self._seed, _REPLAY_ORDER, round_)).permutation(n)
+            positions.append(int(order[place]))
+        rng = np.random.default_rng((self._seed, _REPLAY_CAPTION, step))
+        records = [self._pictures.records[i] for i in positions]
+        drawn = [record.captions[int(rng.integers(len(record.captions)))] for record in records]
+        texts: dict[str, str] = {}  # by key, in order of first use
+        for text in drawn:
+            texts.setdefault(caption_key(text), text)
+        keys = list(texts)
+        true_of = [{caption_key(caption) for caption in record.captions} for record in records]
+        counts = [sum(caption_key(text) == key for text in drawn) for key in keys]
+        return positions, TextSet(
+            list(texts.values()),
+            torch.tensor([[key in own for key in keys] for own in true_of]),
+            torch.tensor(counts, dtype=torch.float32),
+        )
+
+    def pixels(self, positions: Sequence[int]) -> Tensor:
+        """Return (B, H, W, 3) uint8 pixels of the pictures at these positions."""
+        return self._pictures.batch(positions)
+
+
+def hold_out(n: int, *, seed: int) -> tuple[list[int], list[int]]:
+    """Return which of n captioned pictures are replayed, and which are kept to measure retention."""
+    order = np.random.default_rng((seed, _REPLAY_SPLIT)).permutation(n)
+    held = round(_HELD_OUT * n)
+    return sorted(int(i) for i in order[held:]), sorted(int(i) for i in order[:held])
+
+
+def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
+    """Read captioned pictures that belong to no category.
+
+    Args:
+        file: CSV file with the columns path and caption; a picture may have several lines. Paths are relative
+            to the file's folder, or to the folder `images` in it.
+
+    Returns:
+        What the paths are relative to, and the pictures in the order of their paths.
+
+    Raises:
+        DataError: If the file cannot be read, or names a picture that is not there.
+    """
+    captions = read_captions(file)
+    if not captions:
+        raise DataError(f"captions file {os.fspath(file)!r} names no picture. Write lines of path,caption.")
+    here = Path(file).parent
+    first = next(iter(captions))
+    root = here / "images" if not (here / first).exists() and (here / "images" / first).exists() else here
+    missing = [path for path in captions if not (root / path).is_file()]
+    if missing:
+        raise DataError(
+            f"captions file {os.fspath(file)!r} names {len(missing):,} pictures that are not in "
+            f"{str(root)!r}, the first {missing[0]!r}. Put them there, or take out their lines."
+        )
+    return root, [
+        Record(path, "", texts, (root / path).stat().st_size) for path, texts in sorted(captions.items())
+    ]

@@ -1,0 +1,116 @@
+"""The processes that train one model together: who takes which pictures, and how gradients become one.
+
+Every process holds the whole model, encodes its share of a batch, and sees the features of all: the loss of
+each is the loss of the whole batch. Its gradient with respect to a feature is exact for the process that
+encoded it, so the gradients of the weights need only be added up. Alone, everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# Longer than it takes the first process to score a model or to write a checkpoint of it.
+_TIMEOUT = timedelta(hours=2)
+_BUCKET_ELEMENTS = (
+    1 << 26
+)  # 256 MiB of float32 for each sum, so that little memory is needed beside the weights
+
+
+@dataclass(frozen=True)
+class World:
+    """One of `size` processes, each with one device.
+
+    Attributes:
+        rank: Which one; 0 writes files and speaks.
+        size: How many.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, device: torch.device) -> World:
+        """Return this process's place among those that torchrun started, or the world of one process."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def leave(self) -> None:
+        """Part from the others."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def share(self, n: int) -> slice:
+        """Return which of n rows this process takes; shares differ by one at most and may be empty."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        """Return the (n, D) rows of all processes in order, each giving its share of them; no gradient."""
+        if self.size == 1:
+            return rows
+        bounds = [World(rank, self.size).share(n) for rank in range(self.size)]
+        most = max(bound.stop - bound.start for bound in bounds)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in bounds]
+        dist.all_gather(parts, padded)
+        return torch.cat(
+            [part[: bound.stop - bound.start] for part, bound in zip(parts, bounds, strict=True)]
+        )
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of all processes; a parameter without one counts as zero."""
+        if self.size == 1:
+            return
+        bucket: list[Tensor] = []
+        elements = 0
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket.append(parameter.grad)
+            elements += parameter.grad.numel()
+            if elements >= _BUCKET_ELEMENTS:
+                _sum(bucket)
+                bucket, elements = [], 0
+        if bucket:
+            _sum(bucket)
+
+    def agree(self, flag: bool) -> bool:
+        """Return whether the flag is up in any process."""
+        if self.size == 1:
+            return flag
+        flags: list[Any] = [None] * self.size
+        dist.all_gather_object(flags, flag)
+        return any(flags)
+
+    def tell(self, value: Any) -> Any:
+        """Return what the first process has, in all of them."""
+        if self.size == 1:
+            return value
+        told = [value]
+        dist.broadcast_object_list(told, src=0)
+        return told[0]
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def _sum(tensors: list[Tensor]) -> None:
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    start = 0
+    for tensor in tensors:
+        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
