@@ -163,7 +163,7 @@ def save_model(
     preprocess: Preprocess,
     training: Mapping[str, Any],
     images_of: str | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
     A model that was there before stays whole until the new weights are on disk. From then to the end the
@@ -177,6 +177,9 @@ def save_model(
         training: For training.json.
         images_of: Fingerprint of the model whose image tower this one has kept, if it has.
 
+    Returns:
+        What training.json says.
+
     Raises:
         DataError: If a file cannot be written.
     """
@@ -186,15 +189,17 @@ def save_model(
     write_whole(new_weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     (output / CONFIG_NAME).unlink(missing_ok=True)
     os.replace(new_weights, output / WEIGHTS_NAME)
+    training = dict(training)
     if images_of is not None:
         digest = _sha256(output / WEIGHTS_NAME)
-        training = {**training, "images_of": {"fingerprint": images_of, "weights_sha256": digest}}
+        training["images_of"] = {"fingerprint": images_of, "weights_sha256": digest}
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
         "model_cfg": _without_downloads(model_cfg),
         "preprocess_cfg": {"mode": "RGB", **asdict(preprocess)},
     }
     write_whole(output / CONFIG_NAME, lambda path: path.write_bytes(_json(config)))
+    return training
 
 
 def _sha256(path: Path) -> str:

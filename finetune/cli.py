@@ -47,6 +47,57 @@ from imret.options import announce, arch_option, device_option
 @click.option(
     "--seed", type=click.IntRange(0), help="Same seed, same model, on the same kind of machine.  [default: 0]"
 )
+@click.option(
+    "--tune",
+    type=click.Choice(("both", "text", "lora")),
+    help="Train both towers; the text tower alone, after which no picture needs a new embedding; or small "
+    "adapters in both, which need far less memory.  [default: both]",
+)
+@click.option(
+    "--words-only", is_flag=True, help="Of the text tower train only what words mean, not how it reads them."
+)
+@click.option("--lora-rank", type=click.IntRange(1), help="Rank of the adapters.  [default: 16]")
+@click.option(
+    "--text-lr-factor",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of the text tower, as a multiple of --lr.  [default: 1]",
+)
+@click.option(
+    "--image-layer-decay",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Learning rate of each layer relative to the one above.  [default: 1]",
+)
+@click.option(
+    "--text-layer-decay", type=click.FloatRange(0, 1, min_open=True), help="The same in the text tower."
+)
+@click.option(
+    "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights; 0 is off."
+)
+@click.option(
+    "--anchor-images",
+    type=click.FloatRange(0),
+    help="How strongly pictures are held to what the base makes of them; 0 is off.",
+)
+@click.option("--anchor-texts", type=click.FloatRange(0), help="How strongly everyday phrases are held.")
+@click.option(
+    "--anchor-phrases",
+    type=click.FloatRange(0),
+    help="How strongly the likeness of pictures to everyday phrases is held.",
+)
+@click.option(
+    "--replay",
+    "replay_file",
+    metavar="FILE",
+    help="CSV file (path, caption) of captioned pictures of other things, shown again so that they are not "
+    "forgotten.",
+)
+@click.option("--replay-weight", "replay", type=click.FloatRange(0), help="Weight of --replay.  [default: 1]")
+@click.option("--blend/--no-blend", default=None, help="Choose between base and tuned on validation, or not.")
+@click.option(
+    "--micro-batch", type=click.IntRange(0), help="Most pictures on the device at once; 0 is the whole batch."
+)
+@click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
+@click.option("--compile", is_flag=True, help="Compile the image tower; for long runs on a GPU.")
 @device_option
 @click.option(
     "--overwrite", is_flag=True, help="Begin anew where DIR holds the model or state of another run."
@@ -58,6 +109,7 @@ def command(
     from_scratch: bool,
     arch: str | None,
     captions: str | None,
+    replay_file: str | None,
     device: str,
     overwrite: bool,
     **changes: Any,
@@ -80,12 +132,20 @@ def command(
             arch=arch,
             config=FinetuneConfig.for_scratch(**changes) if from_scratch else FinetuneConfig(**changes),
             captions=captions,
+            replay=replay_file,
             device=device,
             overwrite=overwrite,
             watch=Watch(say=bar.say, picture=bar.picture, step=bar.step),
         )
+    if not training:
+        return  # one of several processes; the first one speaks
     skipped = len(training["data"]["skipped"])
     announce(f"Model in {output}" + (f"; {skipped:,} pictures skipped" if skipped else ""))
+    if "images_of" in training:
+        announce(
+            "Its image tower is the base's: collections that the base made can be searched as they are, "
+            f"with --model {output}"
+        )
     announce(f"Next: imret ingest PICTURES --model {output}")
 
 
@@ -115,7 +175,9 @@ class _Bar:
     def step(self, step: Any, pictures: int) -> None:
         self._at("train", step.steps * pictures, done=(step.step - 1) * pictures)
         self._bar.set_postfix_str(
-            f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}", refresh=False
+            f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}"
+            + (f", {step.memory_mib:,} MiB" if step.memory_mib else ""),
+            refresh=False,
         )
         self._bar.update(pictures)
 

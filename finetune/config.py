@@ -21,6 +21,8 @@ class FinetuneConfig:
     # What is trained: both towers; the text tower alone, after which pictures that are in a collection need
     # no new embeddings; or low-rank adapters in both towers, folded into the weights at the end.
     tune: str = "both"
+    # Whether the text tower's words learn new meanings and nothing else of it is touched.
+    words_only: bool = False
     # Rank of the adapters, and their scale alpha / rank.
     lora_rank: int = 16
     lora_alpha: float = 16.0

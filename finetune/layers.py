@@ -37,6 +37,28 @@ def choose_trainable(model: nn.Module, what: str) -> None:
             parameter.requires_grad_(what in ("both", tower_of(name)))
 
 
+def choose_words(model: nn.Module) -> None:
+    """Of the text tower, train the token table alone: words learn what they mean, grammar stays as it is.
+
+    Rows of words that training does not meet get no gradient, and stay as they are to the bit.
+    """
+    tables = _token_tables(model)
+    for name, parameter in model.named_parameters():
+        if tower_of(name) == "text" and name not in ("logit_scale", "logit_bias"):
+            parameter.requires_grad_(name in tables)
+
+
+def _token_tables(model: nn.Module) -> set[str]:
+    """Return the names of the text tower's tables of one row a token; positions are no tokens."""
+    return {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and tower_of(name) == "text"
+        and not any(word in name for word in ("position", "token_type"))
+    }
+
+
 def tower_of(name: str) -> str:
     """Return the tower of a parameter by its name: "image" or "text"."""
     return "image" if name.startswith("visual.") else "text"
@@ -77,7 +99,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return AdamW's groups of the trainable parameters.
 
-    Matrices and kernels decay; gains, biases and scalars do not.
+    Matrices and kernels decay. Gains, biases and scalars do not, nor does the token table: decay would move
+    the rows of words that are never met.
 
     Args:
         model: One of open_clip's two-tower models.
@@ -93,7 +116,8 @@ def parameter_groups(
     place = layers(model)
     top = {tower: max((n for t, n in place.values() if t == tower), default=0) for tower in ("image", "text")}
     decay, factor = {"image": image_decay, "text": text_decay}, {"image": 1.0, "text": text_factor}
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    tables = _token_tables(model)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -101,10 +125,10 @@ def parameter_groups(
         if name in place:
             tower, layer = place[name]
             scale = factor[tower] * decay[tower] ** (top[tower] - layer)
-        decays = weight_decay if parameter.ndim >= 2 else 0.0
+        decays = parameter.ndim >= 2 and name not in tables
         group = groups.setdefault(
-            (scale, decays if weight_decay else float(parameter.ndim >= 2)),
-            {"params": [], "weight_decay": decays, "scale": scale, "lr": lr * scale},
+            (scale, decays),
+            {"params": [], "weight_decay": weight_decay if decays else 0.0, "scale": scale, "lr": lr * scale},
         )
         group["params"].append(parameter)
     return sorted(groups.values(), key=lambda group: (-group["scale"], -group["weight_decay"]))

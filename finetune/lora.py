@@ -11,10 +11,13 @@ Source: Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models",
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from finetune.layers import tower_of
 
 # The token table is a look-up: an adapter on it would be as large as the rows that are met.
 _LEFT_ALONE = (nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -56,7 +59,14 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.B @ self.A).reshape(weight.shape).to(weight.dtype)
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int) -> list[str]:
+def add_lora(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    towers: Sequence[str] = ("image", "text"),
+) -> list[str]:
     """Freeze a model and put an adapter on every matrix and kernel of both towers.
 
     The model computes what it did before, to the bit, until the adapters are trained. Token and position
@@ -67,6 +77,7 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int) -> list[st
         rank: Of every adapter, where the matrix has that many rows and columns.
         alpha: The adapters' weight is alpha / rank.
         seed: Draws the adapters.
+        towers: Which get adapters.
 
     Returns:
         Names of the adapted weights.
@@ -76,6 +87,9 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, seed: int) -> list[st
     found = []
     for prefix, module in list(model.named_modules()):
         if isinstance(module, _LEFT_ALONE):
+            continue
+        # A parameter of the model itself is the text tower's, but for the image tower's own module.
+        if tower_of(f"{prefix}." if prefix else "") not in towers:
             continue
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.ndim < 2 or name in _LEFT_ALONE_NAMES or _is_depthwise(module):

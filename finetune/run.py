@@ -210,7 +210,7 @@ def finetune(
                     },
                 }
                 kept_images = not trainer.trains_images or shipped.get("alpha") == 0
-            save_model(
+            training = save_model(
                 output,
                 trainer.model,
                 model_cfg=base.model_cfg,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from finetune.average import WeightAverage
 from finetune.config import FinetuneConfig
 from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
-from finetune.layers import choose_trainable, parameter_groups
+from finetune.layers import choose_trainable, choose_words, parameter_groups
 from finetune.lora import add_lora, merge_lora
 from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
 from finetune.models import Base
@@ -165,10 +165,14 @@ class Trainer:
     def _choose_what_is_trained(self) -> None:
         config = self.config
         if config.tune == "lora":
-            add_lora(self.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
-            self.model.to(self.device)
+            towers = ("image",) if config.words_only else ("image", "text")
+            add_lora(
+                self.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, towers=towers
+            )
         else:
             choose_trainable(self.model, config.tune)
+        if config.words_only:
+            choose_words(self.model)
         self._logit_scale.requires_grad_(config.learn_logit_scale)
         self.trains_images = any(
             p.requires_grad for name, p in self.model.named_parameters() if name.startswith("visual.")
@@ -185,7 +189,7 @@ class Trainer:
                 raise ModelError(
                     f"{self.base.model_id!r} learns batch norm ({names[0]!r} and {len(names) - 1} more), "
                     "whose statistics are those of a whole batch: it cannot be trained in parts or by "
-                    "several processes. Leave out --micro-batch and torchrun, or start from a pretrained model."
+                    "several processes. Leave out --micro-batch and torchrun, or start from a trained model."
                 )
 
     def _freeze_base(self, phrases: Sequence[str]) -> None:
