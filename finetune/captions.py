@@ -1,7 +1,7 @@
-"""Category names to the sentences a model is trained and judged with, and captions read from a file.
+"""Category names to the sentences a model is trained with, and captions read from a file.
 
-Hides the common names of the iNaturalist groups, the templates, and the checks on captions.csv. Knows
-nothing of pictures or tensors.
+Hides the training templates and the checks on captions.csv. Knows nothing of pictures or tensors; what
+categories are called, and the sentences that models are judged with, are in `imret.wording`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imret.errors import DataError
-
-# Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
-# narrower word. The first is the name a query is made of; the others take turns with it in training.
-# CLIP knows common names two to five times better than scientific ones: Parashar et al. (2023), "Prompting
-# Scientific Names for Zero-Shot Species Recognition", https://arxiv.org/abs/2310.09929
-COMMON_NAMES: dict[str, tuple[str, ...]] = {
-    "actinopterygii": ("fish", "ray-finned fish"),
-    "amphibia": ("amphibian", "frog or salamander"),
-    "animalia": ("animal",),
-    "arachnida": ("arachnid", "spider or scorpion"),
-    "aves": ("bird",),
-    "chromista": ("seaweed or kelp",),
-    "fungi": ("mushroom", "fungus"),
-    "insecta": ("insect", "bug"),
-    "mammalia": ("mammal",),
-    "mollusca": ("mollusk", "snail or shellfish"),
-    "plantae": ("plant",),
-    "protozoa": ("slime mold",),
-    "reptilia": ("reptile",),
-}
+from imret.wording import common_names, fill
 
 # `{}` takes a name with its article, `{name}` the bare name. One style serves a whole batch: if templates
 # differed within it, a model could tell pictures of one category apart by wording, and would be pushed to.
@@ -47,26 +28,6 @@ STYLES: tuple[str, ...] = (
     "this is {}",
 )
 
-# Averaged to ask for a category. None of them is a training style, so that a score on validation does not
-# measure how well a wording was memorised.
-EVALUATION_TEMPLATES: tuple[str, ...] = (
-    "a photo of the {name}.",
-    "a picture showing {}.",
-    "one photo of {}, outdoors.",
-)
-
-
-def common_names(category: str) -> tuple[str, ...]:
-    """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words."""
-    known = COMMON_NAMES.get(category.strip().lower())
-    return known or (" ".join(category.replace("_", " ").split()),)
-
-
-def fill(template: str, name: str) -> str:
-    """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
-    article = "an" if name[:1].lower() in tuple("aeiou") else "a"
-    return template.replace("{name}", name).replace("{}", f"{article} {name}")
-
 
 def category_captions(categories: Sequence[str], *, draw: int) -> list[str]:
     """Return one caption per category, all in one style, for one batch.
@@ -79,11 +40,6 @@ def category_captions(categories: Sequence[str], *, draw: int) -> list[str]:
     turn = draw // len(STYLES)
     names = [common_names(category) for category in categories]
     return [fill(style, options[turn % len(options)]) for options in names]
-
-
-def evaluation_queries(category: str) -> list[str]:
-    """Return the sentences whose averaged embedding asks for a category."""
-    return [fill(template, common_names(category)[0]) for template in EVALUATION_TEMPLATES]
 
 
 # What may stand before the thing itself. Two captions that differ only in it say the same of a picture, and

@@ -24,7 +24,7 @@ import torch
 from open_clip.version import __version__ as open_clip_version
 
 from finetune.blend import ALPHAS, Point, blend_states, choose
-from finetune.captions import common_names, read_captions
+from finetune.captions import read_captions
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -53,6 +53,7 @@ from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
 from imret.folders import Skipped
+from imret.wording import common_names
 
 CAPTIONS_NAME = "captions.csv"
 

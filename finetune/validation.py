@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.captions import evaluation_queries
 from finetune.data import Pictures
 from imret.metrics import average_precision
+from imret.wording import evaluation_queries
 
 # Texts are encoded, and captions ranked, this many at a time.
 _TEXTS = 256

@@ -30,17 +30,107 @@ def average_precision(scores: NDArray[np.floating], relevant: NDArray[np.bool_])
 
     Source: Manning, Raghavan & Schuetze (2008), Introduction to Information Retrieval, section 8.4.
     """
-    scores = np.asarray(scores)
-    relevant = np.asarray(relevant, dtype=bool)
+    ranked = _ranked(scores, relevant, None)
+    n_relevant = ranked.sum(axis=1)
+    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
+    result: NDArray[np.float64] = (precision * ranked).sum(axis=1) / n_relevant
+    return result
+
+
+def precision_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return the share of relevant images among the k best of each query.
+
+    Args:
+        scores: (Q, N) float, higher is better.
+        relevant: (Q, N) bool.
+        k: Cut-off in ranks, 1 <= k <= N.
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Raises:
+        ValueError: As `average_precision`, or if k is out of range.
+    """
+    result: NDArray[np.float64] = np.mean(_ranked(scores, relevant, k), axis=1, dtype=np.float64)
+    return result
+
+
+def hit_rate_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return 1 for each query with anything relevant among its k best, else 0; papers on CLIP say "R@k".
+
+    Args, Returns and Raises are those of `precision_at_k`.
+    """
+    return np.asarray(_ranked(scores, relevant, k).any(axis=1), dtype=np.float64)
+
+
+def recall_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return the share of each query's relevant images that is among its k best.
+
+    Args, Returns and Raises are those of `precision_at_k`.
+    """
+    found: NDArray[np.float64] = _ranked(scores, relevant, k).sum(axis=1) / np.sum(relevant, axis=1)
+    return found
+
+
+def r_precision(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the precision among the R best of each query, where R is how many are relevant to it.
+
+    Args, Returns and Raises are those of `average_precision`.
+
+    Source: Manning, Raghavan & Schuetze (2008), Introduction to Information Retrieval, section 8.4.
+    """
+    ranked = _ranked(scores, relevant, None)
+    n_relevant = ranked.sum(axis=1)
+    within = np.arange(ranked.shape[1])[None, :] < n_relevant[:, None]
+    result: NDArray[np.float64] = (ranked & within).sum(axis=1) / n_relevant
+    return result
+
+
+def ndcg_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return the discounted cumulative gain of the k best, over that of the best possible order.
+
+    A relevant image at rank r gains 1 / log2(r + 1).
+
+    Args, Returns and Raises are those of `precision_at_k`.
+
+    Source: Jaervelin & Kekaelaeinen (2002), "Cumulated gain-based evaluation of IR techniques",
+        https://doi.org/10.1145/582415.582418.
+    """
+    ranked = _ranked(scores, relevant, k)
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discount)[np.minimum(np.sum(relevant, axis=1), k) - 1]
+    result: NDArray[np.float64] = (ranked * discount).sum(axis=1) / ideal
+    return result
+
+
+def confusion(true: NDArray[np.integer], predicted: NDArray[np.integer], n: int) -> NDArray[np.int64]:
+    """Return how many images of each category (row) were taken for each (column).
+
+    Args:
+        true: (N,) int in [0, n).
+        predicted: (N,) int in [0, n).
+        n: Categories.
+
+    Returns:
+        (n, n) int64 that sums to N.
+    """
+    counts = np.zeros((n, n), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    return counts
+
+
+def _ranked(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int | None) -> NDArray[np.bool_]:
+    """Return (Q, k) whether the image at each rank is relevant, best first, after checking the arrays."""
+    scores, relevant = np.asarray(scores), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
         raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (Q, N) shape")
     if np.isnan(scores).any():
         raise ValueError(f"scores of query {int(np.isnan(scores).any(axis=1).argmax())} hold NaN")
-    n_relevant = relevant.sum(axis=1)
-    if (n_relevant == 0).any():
-        raise ValueError(f"query {int((n_relevant == 0).argmax())} has no relevant image")
-    order = np.argsort(-scores, axis=1, kind="stable")
-    ranked = np.take_along_axis(relevant, order, axis=1)  # (Q, N), best first
-    precision = np.cumsum(ranked, axis=1) / np.arange(1, scores.shape[1] + 1)
-    result: NDArray[np.float64] = (precision * ranked).sum(axis=1) / n_relevant
-    return result
+    empty = ~relevant.any(axis=1)
+    if empty.any():
+        raise ValueError(f"query {int(empty.argmax())} has no relevant image")
+    n = scores.shape[1]
+    if k is not None and not 1 <= k <= n:
+        raise ValueError(f"k must lie in [1, {n}], not {k}")
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(relevant, order, axis=1)

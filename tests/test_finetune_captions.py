@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.captions import (
-    COMMON_NAMES,
-    EVALUATION_TEMPLATES,
-    STYLES,
-    caption_key,
-    category_captions,
-    common_names,
-    evaluation_queries,
-    fill,
-    read_captions,
-)
+from finetune.captions import STYLES, caption_key, category_captions, read_captions
 from imret.errors import DataError
+from imret.wording import COMMON_NAMES, EVALUATION_TEMPLATES, common_names, evaluation_queries, fill
 
 INATURALIST = [
     "actinopterygii",
