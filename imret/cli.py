@@ -32,7 +32,12 @@ from imret.options import (
 if TYPE_CHECKING:
     from imret.retrieval import Hit
 
-_ELSEWHERE = {"ingest": "ingest.cli", "finetune": "finetune.cli", "demo": "imret.demo.cli"}
+_ELSEWHERE = {
+    "ingest": "ingest.cli",
+    "finetune": "finetune.cli",
+    "evaluate": "imret.evaluation.cli",
+    "demo": "imret.demo.cli",
+}
 
 
 class _Group(click.Group):
@@ -40,7 +45,7 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order of work, which is how a newcomer reads them.
-        return ["demo", "finetune", "ingest", "search", "info"]
+        return ["demo", "finetune", "evaluate", "ingest", "search", "info"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:

@@ -75,7 +75,7 @@ def _strip(strip: Strip) -> str:
 
 def _figure(hit: Hit, right: bool | None) -> str:
     name = html.escape(printable(hit.path), quote=True)
-    picture = _thumbnail(hit.path)
+    picture = thumbnail(hit.path)
     image = (
         f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
     )
@@ -84,7 +84,8 @@ def _figure(hit: Hit, right: bool | None) -> str:
     return f'<figure title="{name}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
-def _thumbnail(path: str) -> str | None:
+def thumbnail(path: str | os.PathLike[str]) -> str | None:
+    """Return a picture as the data URI of a small JPEG, or None if it cannot be read."""
     try:
         image = load_image(path)
     except ImageError:
