@@ -1,7 +1,8 @@
 """ADAPT: labelled pictures and a base model become a better encoder, as a model folder.
 
 captions.py    category names to training captions and evaluation queries; captions.csv
-data.py        folder to records, validation carved off, class-balanced batches of augmented pictures
+sources.py     a folder or a manifest to records; validation carved off
+data.py        records to pixels and class-balanced batches of augmented pictures
 models.py      what training starts from: a pretrained model, or an architecture
 loss.py        the label-aware contrastive loss and its floor
 train.py       FinetuneConfig, one step of training, validation

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from finetune.captions import caption_key, read_captions
-from finetune.data import Pictures, Record, TextSet
+from finetune.data import Pictures, TextSet
+from finetune.sources import Record
 from imret.errors import DataError
 
 # What a stream of random numbers is for; apart from those of finetune.data.

@@ -35,17 +35,11 @@ from finetune.checkpoint import (
 )
 from finetune.claim import claim, refuse_places
 from finetune.config import FinetuneConfig
-from finetune.data import (
-    Pictures,
-    Record,
-    manifest_hash,
-    read_records,
-    refuse_one_category,
-    split_records,
-)
+from finetune.data import Pictures
 from finetune.models import Base, find_base
 from finetune.phrases import read_phrases
 from finetune.replay import hold_out, read_captioned
+from finetune.sources import Record, manifest_hash, read_records, refuse_one_category, split_records
 from finetune.train import Step, Trainer, training_size
 from finetune.validation import Validation
 from finetune.world import World

@@ -11,16 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data import (
-    Batches,
-    Pictures,
-    Record,
-    augment,
-    manifest_hash,
-    normalised,
-    read_records,
-    split_records,
-)
+from finetune.data import Batches, Pictures, augment, normalised
+from finetune.sources import Record, manifest_hash, read_records, split_records
 from imret.errors import DataError
 from imret.images import fit_image, load_image
 from imret.models import Preprocess

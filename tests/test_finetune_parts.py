@@ -15,10 +15,11 @@ from conftest import ROOT, draw_picture
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data import Pictures, read_records
+from finetune.data import Pictures
 from finetune.models import find_base
 from finetune.parts import Features
 from finetune.phrases import read_phrases
+from finetune.sources import read_records
 from finetune.train import Trainer
 from finetune.world import World
 
