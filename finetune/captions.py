@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imret.errors import DataError
@@ -29,17 +29,20 @@ STYLES: tuple[str, ...] = (
 )
 
 
-def category_captions(categories: Sequence[str], *, draw: int) -> list[str]:
+def category_captions(
+    categories: Sequence[str], *, draw: int, names: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
     """Return one caption per category, all in one style, for one batch.
 
     Args:
         categories: Folder names.
         draw: Any number >= 0, drawn anew for each batch; picks the style and which common name is used.
+        names: What categories are called, where it is not what `imret.wording` says.
     """
     style = STYLES[draw % len(STYLES)]
     turn = draw // len(STYLES)
-    names = [common_names(category) for category in categories]
-    return [fill(style, options[turn % len(options)]) for options in names]
+    called = [common_names(category, names) for category in categories]
+    return [fill(style, options[turn % len(options)]) for options in called]
 
 
 # What may stand before the thing itself. Two captions that differ only in it say the same of a picture, and

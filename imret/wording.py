@@ -1,9 +1,16 @@
 """What people call a category, and the sentences that ask for it.
 
-Shared by training, which must not use the sentences that it is judged with, and by evaluation.
+Shared by training, which must not use the sentences that it is judged with, and by evaluation. A file of
+names may say otherwise than the table here.
 """
 
 from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+
+from imret.errors import DataError
 
 # Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
 # narrower word. The first is the name a query is made of; the others take turns with it in training.
@@ -34,10 +41,63 @@ EVALUATION_TEMPLATES: tuple[str, ...] = (
 )
 
 
-def common_names(category: str) -> tuple[str, ...]:
-    """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words."""
-    known = COMMON_NAMES.get(category.strip().lower())
-    return known or (" ".join(category.replace("_", " ").split()),)
+def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
+    """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words.
+
+    Args:
+        category: Name of its folder.
+        names: From `read_names`; what is in it comes before what is known here.
+    """
+    key = category.strip().lower()
+    if names and key in names:
+        return tuple(names[key])
+    return COMMON_NAMES.get(key) or (" ".join(category.replace("_", " ").split()),)
+
+
+def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Read what categories are to be called.
+
+    Args:
+        file: UTF-8 CSV with a header line that begins with category,name; what comes after in a line are
+            more names, and a category may have several lines. The first name is the one that queries use.
+
+    Returns:
+        Names by category in lower case, each once, in the order of the file.
+
+    Raises:
+        DataError: If the file cannot be read, does not begin with category,name, names nothing, or has a
+            line without a category or a name; the message gives the line.
+    """
+    shown = repr(os.fspath(file))
+    found: dict[str, dict[str, None]] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines)
+            header = [cell.strip().lower() for cell in next(reader, [])]
+            if header[:2] != ["category", "name"]:
+                raise DataError(
+                    f"names file {shown} begins with {','.join(header)!r}. Begin it with: category,name"
+                )
+            for row in reader:
+                if not row:
+                    continue
+                category = row[0].strip().lower()
+                words = [" ".join(cell.split()) for cell in row[1:] if cell.strip()]
+                if not category or not words:
+                    raise DataError(
+                        f"names file {shown} has no {'name' if category else 'category'} in line "
+                        f"{reader.line_num}. Fill it in, or remove the line."
+                    )
+                found.setdefault(category, {}).update(dict.fromkeys(words))
+    except OSError as error:
+        raise DataError(f"cannot read the names file {shown}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot read the names file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
+        ) from error
+    if not found:
+        raise DataError(f"names file {shown} names no category. Write lines of category,name.")
+    return {category: tuple(words) for category, words in found.items()}
 
 
 def fill(template: str, name: str) -> str:
@@ -46,6 +106,6 @@ def fill(template: str, name: str) -> str:
     return template.replace("{name}", name).replace("{}", f"{article} {name}")
 
 
-def evaluation_queries(category: str) -> list[str]:
-    """Return the sentences whose averaged embedding asks for a category."""
-    return [fill(template, common_names(category)[0]) for template in EVALUATION_TEMPLATES]
+def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """Return the sentences whose averaged embedding asks for a category; `names` as in `common_names`."""
+    return [fill(template, common_names(category, names)[0]) for template in EVALUATION_TEMPLATES]

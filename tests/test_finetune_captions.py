@@ -8,7 +8,14 @@ import pytest
 
 from finetune.captions import STYLES, caption_key, category_captions, read_captions
 from imret.errors import DataError
-from imret.wording import COMMON_NAMES, EVALUATION_TEMPLATES, common_names, evaluation_queries, fill
+from imret.wording import (
+    COMMON_NAMES,
+    EVALUATION_TEMPLATES,
+    common_names,
+    evaluation_queries,
+    fill,
+    read_names,
+)
 
 INATURALIST = [
     "actinopterygii",
@@ -123,3 +130,42 @@ def test_a_captions_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path)
         read_captions(tmp_path / "c.csv")
     with pytest.raises(DataError, match="No such file"):
         read_captions(tmp_path / "nothing.csv")
+
+
+# ---- What categories are called --------------------------------------------------------------------------
+
+
+def test_a_file_of_names_comes_before_the_built_in_ones_and_leaves_the_rest(tmp_path: Path) -> None:
+    text = "category,name\nAves,owl,  night   bird\nfungi,toadstool\naves,owl\naves,hooter\n"
+    names = read_names(write(tmp_path / "names.csv", text))
+    assert names == {"aves": ("owl", "night bird", "hooter"), "fungi": ("toadstool",)}
+    assert common_names("Aves", names) == ("owl", "night bird", "hooter")
+    assert common_names("insecta", names) == common_names("insecta")
+    assert category_captions(["aves", "insecta"], draw=0, names=names) == [
+        "a photo of an owl",
+        "a photo of an insect",
+    ]
+    assert evaluation_queries("aves", names)[0] == "a photo of the owl."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("aves,bird\n", "Begin it with: category,name"),
+        ("category,name\naves,\n", "no name in line 2"),
+        ("category,name\naves,bird\n,owl\n", "no category in line 3"),
+        ("category,name\n", "names no category"),
+        ("", "Begin it with: category,name"),
+    ],
+)
+def test_a_names_file_with_a_gap_is_refused_naming_the_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_names(write(tmp_path / "names.csv", text))
+
+
+def test_a_names_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_bytes(b"category,name\naves,caf\xe9\n")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_names(tmp_path / "names.csv")
+    with pytest.raises(DataError, match="No such file"):
+        read_names(tmp_path / "nothing.csv")
