@@ -1,0 +1,144 @@
+"""Which pictures look alike: a perceptual hash of each, confirmed by its colours, and groups of them.
+
+Two pictures are alike if their hashes differ in few bits and their colours by little. The hash alone sees no
+colour, and takes shapes on white for one another where there are many; colours alone know no shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Most bits that differ, and most difference of colour in levels of [0, 255], root mean square. Measured on
+# the 937 photos of nature10 (438,000 pairs) and 4,000 drawings of `imret demo` (8 million pairs). Different
+# photos differ in 10 bits or more; 14 pairs of drawings differ in 8 or fewer, the likest of them by 15 levels.
+# Photos saved anew as JPEG of quality 30, or at half the size, or 15 % brighter, stay within 8 bits and 10
+# levels; at a quarter of the size, 99.7 % within both limits; cut by 2 % at every side, 87 %.
+MOST_BITS = 8
+MOST_COLOUR = 12.0
+
+_SIDE = 32  # of the grey picture whose frequencies are taken
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_BLOCK = 1 << 22  # pairs compared at once: 32 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a picture looks like, in 200 bytes.
+
+    Attributes:
+        bits: 64-bit perceptual hash.
+        colours: (8, 8, 3) uint8, the picture made small, at one brightness.
+    """
+
+    bits: int
+    colours: NDArray[np.uint8]
+
+
+def look_at(pixels: NDArray[np.uint8]) -> Look:
+    """Return what a picture looks like.
+
+    The hash holds, of the 64 lowest frequencies but those without a change along a side, which lie above
+    their median: the sign of structure, whatever brightness and contrast. A cosine transform of the picture
+    averaged down to 32 x 32; a picture of one colour has none above, so noise decides nothing.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Source: Zauner (2010), Implementation and Benchmarking of Perceptual Image Hash Functions, section 3.2.1;
+        its mean filter and resampling are one area average here.
+    """
+    height, width, _ = pixels.shape
+    rows = _area_weights(height) @ pixels.reshape(height, -1).astype(np.float32)  # (32, W * 3)
+    small = np.einsum("hwc,vw->hvc", rows.reshape(_SIDE, width, 3), _area_weights(width), optimize=True)
+    dct = _cosines()
+    frequencies = (dct @ (small @ _LUMA) @ dct.T)[1:9, 1:9].round(2).ravel()
+    bits = int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
+    colours = small.reshape(8, 4, 8, 4, 3).mean(axis=(1, 3))
+    colours *= 128.0 / max(float(colours.mean()), 1.0)
+    return Look(bits, colours.round().clip(0, 255).astype(np.uint8))
+
+
+@lru_cache(maxsize=8)
+def _area_weights(n: int) -> NDArray[np.float32]:
+    """Return the (32, n) matrix that averages n pixels down to 32, each by the area it covers."""
+    edges = np.linspace(0, n, _SIDE + 1)
+    at = np.arange(n)
+    low = np.maximum(edges[:-1, None], at)
+    high = np.minimum(edges[1:, None], at + 1)
+    weights = np.maximum(high - low, 0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float32]:
+    """Return the (32, 32) matrix of the orthonormal discrete cosine transform, type II."""
+    k, x = np.arange(_SIDE)[:, None], np.arange(_SIDE)
+    matrix = np.sqrt(2 / _SIDE) * np.cos(np.pi * (2 * x + 1) * k / (2 * _SIDE))
+    matrix[0] /= np.sqrt(2)
+    return matrix.astype(np.float32)
+
+
+def alike(ours: Sequence[Look], others: Sequence[Look] | None = None) -> list[tuple[int, int]]:
+    """Return the pairs that look alike, in order.
+
+    Compares every pair of hashes, in blocks: on one core 0.2 s for 10,000 pictures, a minute for 200,000.
+
+    Args:
+        ours: N looks.
+        others: M looks; if None, `ours` are compared among themselves.
+
+    Returns:
+        Positions (in ours, in others); among themselves, the first below the second.
+    """
+    if not ours or (others is not None and not others):
+        return []
+    ours_bits = _all_bits(ours)
+    their = ours if others is None else others
+    their_bits = ours_bits if others is None else _all_bits(others)
+    pairs = []
+    start = 0
+    while start < len(ours_bits):
+        stop = start + max(1, _BLOCK // len(their_bits))
+        first = start if others is None else 0  # what lies before was compared from the other side
+        differing = np.bitwise_count(ours_bits[start:stop, None] ^ their_bits[None, first:])
+        for row, column in zip(*np.nonzero(differing <= MOST_BITS), strict=True):
+            i, j = start + int(row), first + int(column)
+            if (others is not None or i < j) and _same_colours(ours[i], their[j]):
+                pairs.append((i, j))
+        start = stop
+    return pairs
+
+
+def _all_bits(looks: Sequence[Look]) -> NDArray[np.uint64]:
+    return np.fromiter((look.bits for look in looks), dtype=np.uint64, count=len(looks))
+
+
+def _same_colours(one: Look, other: Look) -> bool:
+    difference = one.colours.astype(np.float32) - other.colours
+    return float(np.sqrt((difference**2).mean())) <= MOST_COLOUR
+
+
+def group(n: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return for each of n pictures the first of its group: what pairs link, directly or through others.
+
+    Args:
+        n: How many pictures.
+        pairs: Positions below n.
+    """
+    first = np.arange(n)
+
+    def find(i: int) -> int:
+        while first[i] != i:
+            first[i] = first[first[i]]  # halve the path for the next one
+            i = int(first[i])
+        return i
+
+    for i, j in pairs:
+        one, other = sorted((find(i), find(j)))
+        first[other] = one
+    return np.array([find(i) for i in range(n)], dtype=np.int64)
