@@ -79,13 +79,16 @@ def test_a_symlink_loop_ends(folder: Path) -> None:
 
 
 def test_captions_go_with_their_pictures(folder: Path) -> None:
-    records = read_records(folder, {"aves/03.png": ("a red bird", "a bird"), "gone.png": ("nothing",)})
+    records = read_records(folder, {"aves/03.png": ("a red bird", "a bird")})
     assert [record.captions for record in records if record.captions] == [("a red bird", "a bird")]
 
 
-def test_captions_of_other_pictures_are_refused_showing_both_names(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"'train/aves/03.png'.*'aves/00.png'"):
+def test_captions_of_other_pictures_are_refused_with_their_number_and_the_first(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of the 1 .*'train/aves/03.png'.*'aves/00.png'"):
         read_records(folder, {"train/aves/03.png": ("a red bird",)})
+    captions = {"aves/03.png": ("a bird",), "gone.png": ("nothing",), "aves/99.png": ("nothing",)}
+    with pytest.raises(DataError, match=r"2 of the 3 .*'gone.png'"):
+        read_records(folder, captions)
 
 
 def test_a_folder_without_two_categories_of_pictures_is_refused(tmp_path: Path) -> None:
@@ -123,6 +126,58 @@ def test_validation_takes_the_same_share_of_every_category_and_at_least_one_pict
     assert split_records(records, share=0.1, seed=0) == (train, validation)
     assert split_records(records, share=0.1, seed=1)[1] != validation
     assert split_records(records, share=0, seed=0)[1] == []
+
+
+def test_copies_stay_on_one_side_and_validation_is_as_large_as_without_them() -> None:
+    records = make_records(aves=40, fungi=40)
+    groups = [i - i % 4 if i < 40 else i for i in range(80)]  # birds in tens of four copies
+    for seed in range(10):
+        train, validation = split_records(records, share=0.2, seed=seed, groups=groups)
+        assert not {groups[i] for i in train} & {groups[i] for i in validation}
+        assert Counter(records[i].category for i in validation) == {"aves": 8, "fungi": 8}
+        assert split_records(records, share=0.2, seed=seed, groups=groups) == (train, validation)
+
+
+def test_every_category_of_two_groups_has_a_picture_on_either_side() -> None:
+    records = make_records(aves=5, fungi=4, insecta=30)
+    two_lumps, one_lump = [0, 0, 0, 1, 1], [5, 5, 5, 5]
+    for share in (0.01, 0.1, 0.9):
+        train, validation = split_records(
+            records, share=share, seed=0, groups=[*two_lumps, *one_lump, *range(9, 39)]
+        )
+        for side in (train, validation):
+            assert {"aves", "insecta"} <= {records[i].category for i in side}
+        assert {i for i in train if records[i].category == "fungi"} == {5, 6, 7, 8}
+        assert sorted(train + validation) == list(range(39))
+
+
+def test_a_group_in_two_categories_stays_on_one_side_and_leaves_neither_without_validation() -> None:
+    records = make_records(aves=30, fungi=2)
+    groups = list(range(32))
+    groups[30] = 4  # the first mushroom is a copy of a bird
+    for seed in range(20):
+        train, validation = split_records(records, share=0.1, seed=seed, groups=groups)
+        assert (4 in validation) == (30 in validation)
+        assert (30 in validation) != (31 in validation)
+        assert {"aves", "fungi"} <= {records[i].category for i in train}
+        assert len(validation) == 4
+
+
+def test_without_copies_the_split_is_what_it_was_before_there_were_groups() -> None:
+    records = make_records(aves=50, fungi=9, insecta=3)
+    expected = []
+    for number, (start, n) in enumerate(((0, 50), (50, 9), (59, 3))):
+        order = np.random.default_rng((5, 2, number)).permutation(n)
+        expected += sorted(start + i for i in order[: max(1, round(0.1 * n))])
+    assert split_records(records, share=0.1, seed=5)[1] == expected
+    assert split_records(records, share=0.1, seed=5, groups=range(62))[1] == expected
+
+
+def test_pictures_that_are_meant_for_validation_are_it_instead_of_carved_ones() -> None:
+    records = [
+        Record(f"a/{i}.jpg", "a", (), 1, split="validation" if i in (2, 5) else "train") for i in range(9)
+    ]
+    assert split_records(records, share=0.5, seed=0) == ([0, 1, 3, 4, 6, 7, 8], [2, 5])
 
 
 # ---- Pixels ----------------------------------------------------------------------------------------------
