@@ -6,6 +6,8 @@
     with imret.open_store("photos.db") as store:
         for hit in imret.search(store, "a red mushroom", categories=["fungi"]):
             print(hit.rank, hit.score, hit.path)
+    report = imret.evaluate("data/test", encoder=encoder, baseline=imret.Encoder("ViT-B-32/openai"))
+    print(report["models"][-1]["text_to_image"]["macro"]["map"])
 
 Everything loads on first use: `import imret` itself loads neither torch nor Qdrant.
 """
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
         StoreLocked,
         StoreUnavailable,
     )
+    from imret.evaluation.collection import evaluate_collection
+    from imret.evaluation.report import evaluate
     from imret.retrieval import Hit, search
     from imret.store import Filter, Match, open_store
 
@@ -37,6 +41,8 @@ DEFAULT_COLLECTION = "photos"
 
 _HOME = {
     "Encoder": "imret.encoder",
+    "evaluate": "imret.evaluation.report",
+    "evaluate_collection": "imret.evaluation.collection",
     "Hit": "imret.retrieval",
     "search": "imret.retrieval",
     "Filter": "imret.store",
@@ -65,6 +71,8 @@ __all__ = [
     "StoreError",
     "StoreLocked",
     "StoreUnavailable",
+    "evaluate",
+    "evaluate_collection",
     "open_store",
     "search",
 ]

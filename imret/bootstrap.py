@@ -6,62 +6,67 @@ replacement, as many of each category as there are. Both models are scored on th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-# Resamples that are scored at once: (chunk, N) arrays of a few MiB.
-_CHUNK = 256
+# Cells of the (b, N) arrays that are scored at once: some 30 MB each, however many images there are.
+_CELLS = 1 << 22
 
 
-def draw_counts(labels: NDArray[np.integer], resamples: int, *, seed: int) -> NDArray[np.int64]:
-    """Return how often each image comes in each resample, stratified by category.
+def draw_counts(labels: NDArray[np.integer], resamples: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each image comes in each resample, stratified by category, some resamples at a time.
 
     Args:
-        labels: (N,) category of each image.
+        labels: (N,) category of each image, N >= 1.
         resamples: How many draws, B.
-        seed: Same seed, same draws.
+        seed: Same labels and seed, same draws.
 
-    Returns:
-        (B, N) int64; over the images of a category each row sums to their number.
+    Yields:
+        (b, N) int64, B rows in all; over the images of a category each row sums to their number.
     """
     rng = np.random.default_rng(seed)
-    counts = np.zeros((resamples, len(labels)), dtype=np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        n = len(members)
-        counts[:, members] = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-    return counts
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    step = max(1, _CELLS // len(labels))
+    for start in range(0, resamples, step):
+        counts = np.zeros((min(step, resamples - start), len(labels)), dtype=np.int64)
+        for of_category in members:
+            n = len(of_category)
+            counts[:, of_category] = rng.multinomial(n, np.full(n, 1 / n), size=len(counts))
+        yield counts
 
 
-def resampled_map(
+def resampled_ap(
     scores: NDArray[np.floating], relevant: NDArray[np.bool_], counts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the mAP of each resample.
+    """Return the average precision of each query in each resample; its mean over queries is the mAP.
 
-    An image that was drawn c times stands in the ranking c times, one copy behind the other.
+    An image that was drawn c times stands in the ranking c times, one copy behind the other. With s images
+    before it, f of them relevant, its copies add the precisions (f + j) / (s + j) for j = 1 ... c, which is
+    c - (s - f) (H(s + c) - H(s)) with the harmonic numbers H: no loop over copies.
 
     Args:
         scores: (Q, N) float, higher is better.
         relevant: (Q, N) bool.
-        counts: (B, N) from `draw_counts`.
+        counts: (b, N) from `draw_counts`; something relevant to each query must be drawn in each row.
 
     Returns:
-        (B,) float64 in (0, 1].
+        (b, Q) float64 in (0, 1].
     """
+    n_drawn = int(counts.sum(axis=1).max(initial=0))
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n_drawn + 1))])
     order = np.argsort(-np.asarray(scores), axis=1, kind="stable")
-    result = np.zeros(len(counts))
+    result = np.empty((len(counts), len(order)))
     for query, ranking in enumerate(order):
-        hits = relevant[query][ranking]
-        for start in range(0, len(counts), _CHUNK):
-            drawn = counts[start : start + _CHUNK, ranking]  # (b, N), best first
-            seen = np.cumsum(drawn, axis=1) - drawn  # before this image
-            found = np.cumsum(drawn * hits, axis=1) - drawn * hits
-            precision = np.zeros(drawn.shape)
-            for copy in range(1, int(drawn.max(initial=0)) + 1):
-                precision += np.where(drawn >= copy, (found + copy) / (seen + copy), 0)
-            n_relevant = (drawn * hits).sum(axis=1)
-            result[start : start + _CHUNK] += (precision * hits).sum(axis=1) / n_relevant
-    return result / len(order)
+        at = np.flatnonzero(relevant[query][ranking])  # ranks of the relevant, from 0
+        drawn = counts[:, ranking]  # (b, N), best first
+        copies = drawn[:, at]  # (b, R)
+        before = np.cumsum(drawn, axis=1)[:, at] - copies
+        found = np.cumsum(copies, axis=1) - copies
+        precisions = copies - (before - found) * (harmonic[before + copies] - harmonic[before])
+        result[:, query] = precisions.sum(axis=1) / copies.sum(axis=1)
+    return result
 
 
 def interval(values: NDArray[np.floating], *, level: float = 0.95) -> tuple[float, float]:

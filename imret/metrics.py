@@ -30,11 +30,49 @@ def average_precision(scores: NDArray[np.floating], relevant: NDArray[np.bool_])
 
     Source: Manning, Raghavan & Schuetze (2008), Introduction to Information Retrieval, section 8.4.
     """
-    ranked = _ranked(scores, relevant, None)
-    n_relevant = ranked.sum(axis=1)
-    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
-    result: NDArray[np.float64] = (precision * ranked).sum(axis=1) / n_relevant
+    return ap_of_ranked(ranked(scores, relevant))
+
+
+def ap_of_ranked(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return `average_precision` of what `ranked` gave, so that several figures need one sort.
+
+    Args:
+        hits: (Q, N) bool, best first, something relevant in each row.
+
+    Returns:
+        (Q,) float64 in (0, 1].
+    """
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    result: NDArray[np.float64] = (precision * hits).sum(axis=1) / hits.sum(axis=1)
     return result
+
+
+def interpolated_precision(
+    scores: NDArray[np.floating], relevant: NDArray[np.bool_], levels: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Return the precision-recall curve of each query: the best precision at any recall from each level up.
+
+    Args:
+        scores: (Q, N) float, higher is better.
+        relevant: (Q, N) bool.
+        levels: (R,) float in [0, 1], recall.
+
+    Returns:
+        (Q, R) float64 in (0, 1], falling along a row.
+
+    Raises:
+        ValueError: As `average_precision`.
+
+    Source: Manning, Raghavan & Schuetze (2008), Introduction to Information Retrieval, section 8.4.
+    """
+    curves = []
+    for hits in ranked(scores, relevant):
+        ranks = np.flatnonzero(hits) + 1  # of the relevant
+        best = np.maximum.accumulate((np.arange(1, len(ranks) + 1) / ranks)[::-1])[::-1]
+        # The first relevant image whose recall reaches the level; rounding must not ask for one more.
+        first = np.ceil(np.asarray(levels) * len(ranks) - 1e-9).astype(np.int64)
+        curves.append(best[np.maximum(first, 1) - 1])
+    return np.stack(curves)
 
 
 def precision_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
@@ -51,7 +89,7 @@ def precision_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k:
     Raises:
         ValueError: As `average_precision`, or if k is out of range.
     """
-    result: NDArray[np.float64] = np.mean(_ranked(scores, relevant, k), axis=1, dtype=np.float64)
+    result: NDArray[np.float64] = np.mean(ranked(scores, relevant, k), axis=1, dtype=np.float64)
     return result
 
 
@@ -60,7 +98,7 @@ def hit_rate_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: 
 
     Args, Returns and Raises are those of `precision_at_k`.
     """
-    return np.asarray(_ranked(scores, relevant, k).any(axis=1), dtype=np.float64)
+    return np.asarray(ranked(scores, relevant, k).any(axis=1), dtype=np.float64)
 
 
 def recall_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
@@ -68,7 +106,7 @@ def recall_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: in
 
     Args, Returns and Raises are those of `precision_at_k`.
     """
-    found: NDArray[np.float64] = _ranked(scores, relevant, k).sum(axis=1) / np.sum(relevant, axis=1)
+    found: NDArray[np.float64] = ranked(scores, relevant, k).sum(axis=1) / np.sum(relevant, axis=1)
     return found
 
 
@@ -79,10 +117,10 @@ def r_precision(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> ND
 
     Source: Manning, Raghavan & Schuetze (2008), Introduction to Information Retrieval, section 8.4.
     """
-    ranked = _ranked(scores, relevant, None)
-    n_relevant = ranked.sum(axis=1)
-    within = np.arange(ranked.shape[1])[None, :] < n_relevant[:, None]
-    result: NDArray[np.float64] = (ranked & within).sum(axis=1) / n_relevant
+    hits = ranked(scores, relevant)
+    n_relevant = hits.sum(axis=1)
+    within = np.arange(hits.shape[1])[None, :] < n_relevant[:, None]
+    result: NDArray[np.float64] = (hits & within).sum(axis=1) / n_relevant
     return result
 
 
@@ -96,10 +134,10 @@ def ndcg_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int)
     Source: Jaervelin & Kekaelaeinen (2002), "Cumulated gain-based evaluation of IR techniques",
         https://doi.org/10.1145/582415.582418.
     """
-    ranked = _ranked(scores, relevant, k)
+    hits = ranked(scores, relevant, k)
     discount = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discount)[np.minimum(np.sum(relevant, axis=1), k) - 1]
-    result: NDArray[np.float64] = (ranked * discount).sum(axis=1) / ideal
+    result: NDArray[np.float64] = (hits * discount).sum(axis=1) / ideal
     return result
 
 
@@ -119,8 +157,22 @@ def confusion(true: NDArray[np.integer], predicted: NDArray[np.integer], n: int)
     return counts
 
 
-def _ranked(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int | None) -> NDArray[np.bool_]:
-    """Return (Q, k) whether the image at each rank is relevant, best first, after checking the arrays."""
+def ranked(
+    scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int | None = None
+) -> NDArray[np.bool_]:
+    """Return whether the image at each rank is relevant, best first.
+
+    Args:
+        scores: (Q, N) float, higher is better.
+        relevant: (Q, N) bool.
+        k: Ranks wanted, 1 <= k <= N; None for all.
+
+    Returns:
+        (Q, k) bool.
+
+    Raises:
+        ValueError: As `average_precision`, or if k is out of range.
+    """
     scores, relevant = np.asarray(scores), np.asarray(relevant, dtype=bool)
     if scores.ndim != 2 or scores.shape != relevant.shape:
         raise ValueError(f"scores {scores.shape} and relevant {relevant.shape} must be one (Q, N) shape")

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError
-from imret.evaluation.pictures import Embedded, embed, labelled
+from imret.evaluation.differences import System
+from imret.evaluation.pictures import Embedded, Labelled, category_of, embed, labelled
+from imret.evaluation.queries import Names
 from imret.metrics import average_precision
 from imret.wording import EVALUATION_TEMPLATES, common_names, fill
 
@@ -33,13 +34,28 @@ _PROMPTS = (
     "wildlife photography of {}",
     "an observation of {}",
 )
-_STEPS, _PENALTY = 500, 1e-4
+_STEPS = 500
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+_CELLS = 1 << 22  # of a matrix of cosines: 16 MB
+_HELD_OUT = 5  # every fifth training picture of a category
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07
+
+TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID = (
+    "zero-shot, tuned prompts",
+    "linear probe",
+    "kNN (k=20)",
+    "class centroid",
+)
 
 
 def linear_probe(
-    train: NDArray[np.float32], labels: NDArray[np.integer], images: NDArray[np.float32], n: int
-) -> NDArray[np.float32]:
+    train: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    images: NDArray[np.float32],
+    n: int,
+    *,
+    penalty: float | None = None,
+) -> NDArray[np.float64]:
     """Return (n, N) log-probabilities of multinomial logistic regression, categories weighted equally.
 
     Embeddings are standardised by the training set. 500 steps of Nesterov's accelerated gradient, with the
@@ -50,20 +66,58 @@ def linear_probe(
         labels: (M,) int in [0, n).
         images: (N, D) unit embeddings.
         n: Categories.
+        penalty: Of the squared weights, halved; None for the one of 0.001, 0.01, 0.1 and 1 whose
+            probabilities fit a held-out fifth of the training pictures best.
     """
+    if penalty is None:
+        penalty = _best_penalty(train, labels, n)
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
-    x = np.concatenate([(train - mean) / std, np.ones((len(train), 1), np.float32)], axis=1)
-    weight = (1 / np.bincount(labels, minlength=n).clip(1))[labels]
-    weight = (weight / weight.sum()).astype(np.float32)
+    w = _fit_probe(_with_bias((train - mean) / std), labels, n, penalty)
+    scored = _with_bias((images - mean) / std) @ w
+    # In double precision: in single, every sure picture would have a logarithm of 0, and tie with the others.
+    return np.ascontiguousarray(_log_softmax(scored.astype(np.float64)).T)
+
+
+def _fit_probe(
+    x: NDArray[np.float32], labels: NDArray[np.integer], n: int, penalty: float
+) -> NDArray[np.float32]:
+    """Return the (D + 1, n) weights that minimise the weighted cross-entropy and penalty."""
+    weight = _equal_weights(labels, n)
     target = np.eye(n, dtype=np.float32)[labels]
-    steepest = np.linalg.eigvalsh((x * weight[:, None]).T @ x)[-1] / 2 + _PENALTY
+    steepest = np.linalg.eigvalsh((x * weight[:, None]).T @ x)[-1] / 2 + penalty
     w = previous = np.zeros((x.shape[1], n), np.float32)
     for step in range(1, _STEPS + 1):
         ahead = w + (step - 1) / (step + 2) * (w - previous)
-        slope = x.T @ (weight[:, None] * (np.exp(_log_softmax(x @ ahead)) - target)) + _PENALTY * ahead
+        slope = x.T @ (weight[:, None] * (np.exp(_log_softmax(x @ ahead)) - target)) + penalty * ahead
         previous, w = w, ahead - slope / steepest
-    scored = np.concatenate([(images - mean) / std, np.ones((len(images), 1), np.float32)], axis=1) @ w
-    return np.asarray(_log_softmax(scored).T, dtype=np.float32)
+    return w
+
+
+def _best_penalty(train: NDArray[np.float32], labels: NDArray[np.integer], n: int) -> float:
+    """Return the penalty that fits held-out pictures best; a category of one picture holds none out."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    for category in range(n):
+        members = np.flatnonzero(labels == category)
+        # The second, the seventh, ...: the first stays, however small the category.
+        held_out[members[1::_HELD_OUT]] = True
+    if not held_out.any():
+        return _PENALTIES[1]
+    weight = _equal_weights(labels[held_out], n)
+    losses = []
+    for penalty in _PENALTIES:
+        fitted = linear_probe(train[~held_out], labels[~held_out], train[held_out], n, penalty=penalty)
+        losses.append(-float(fitted[labels[held_out], np.arange(held_out.sum())] @ weight))
+    return _PENALTIES[int(np.argmin(losses))]
+
+
+def _equal_weights(labels: NDArray[np.integer], n: int) -> NDArray[np.float32]:
+    """Return (M,) weights that sum to 1, the same sum for each category that is there."""
+    weight = (1 / np.bincount(labels, minlength=n).clip(1))[labels]
+    return np.asarray(weight / weight.sum(), dtype=np.float32)
+
+
+def _with_bias(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
 
 
 def nearest_neighbours(
@@ -71,20 +125,25 @@ def nearest_neighbours(
 ) -> NDArray[np.float32]:
     """Return (n, N) shares of each category among the 20 nearest training pictures, near ones weighing more.
 
-    The weight of a neighbour is exp(cosine / 0.07). Args are those of `linear_probe`.
+    The weight of a neighbour is exp(cosine / 0.07). Where a category has no share, the score is the cosine
+    with its nearest training picture less 2, which is below every share: most shares are 0, and equal scores
+    would rank by the order of the files. Args are those of `linear_probe`; each category has a picture.
 
     Source: Wu et al. (2018), "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
         https://arxiv.org/abs/1805.01978, section 3.4.
     """
     k = min(_NEIGHBOURS, len(train))
+    step = max(1, _CELLS // len(train))
     scores: NDArray[np.float32] = np.zeros((n, len(images)), np.float32)
-    for start in range(0, len(images), 1024):
-        cosine = images[start : start + 1024] @ train.T
+    for start in range(0, len(images), step):
+        cosine = images[start : start + step] @ train.T  # (b, M)
         nearest = np.argpartition(-cosine, k - 1, axis=1)[:, :k]
         weight = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / _TEMPERATURE)
+        weight /= weight.sum(axis=1, keepdims=True)
         for category in range(n):
-            scores[category, start : start + 1024] = (weight * (labels[nearest] == category)).sum(axis=1)
-    scores /= np.maximum(scores.sum(axis=0, keepdims=True), 1e-30)
+            share = (weight * (labels[nearest] == category)).sum(axis=1)
+            closest = cosine[:, labels == category].max(axis=1)
+            scores[category, start : start + step] = np.where(share > 0, share, closest - 2)
     return scores
 
 
@@ -102,6 +161,7 @@ def tuned_prompts(
     train: NDArray[np.float32],
     labels: NDArray[np.integer],
     categories: Sequence[str],
+    names: Names | None = None,
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Choose, for each category, the sentence with the best average precision on the training pictures.
 
@@ -109,7 +169,8 @@ def tuned_prompts(
         encode_texts: Gives (U, D) unit embeddings.
         train: (M, D) unit embeddings.
         labels: (M,) int, index into `categories`.
-        categories: Their names.
+        categories: Names of their folders.
+        names: What they are called, where it is not what `imret.wording` says.
 
     Returns:
         (n, D) embeddings of the chosen sentences, and the sentences.
@@ -118,7 +179,7 @@ def tuned_prompts(
     for number, category in enumerate(categories):
         sentences = [
             fill(template, name)
-            for name in common_names(category)
+            for name in common_names(category, names)
             for template in (*_PROMPTS, *EVALUATION_TEMPLATES)
         ]
         encoded = encode_texts(sentences)
@@ -129,42 +190,77 @@ def tuned_prompts(
     return np.stack(vectors), chosen
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+_Float = TypeVar("_Float", np.float32, np.float64)
+
+
+def _log_softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    result: NDArray[_Float] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
 
 
-def fitted_baselines(
-    train: str | os.PathLike[str] | None, encoder: Encoder, found: Embedded, on_picture: Callable[[], object]
-) -> list[dict[str, Any]]:
-    """Return what frozen embeddings of the first model give with training pictures, without tuning it."""
-    names = ("zero-shot, tuned prompts", "linear probe", "kNN (k=20)", "class centroid")
-    if train is None:
-        why = "needs labelled training pictures: --train FOLDER"
-        return [{"name": name, "map": None, "top1": None, "why_absent": why} for name in names]
-    known = embed(Path(train), labelled(Path(train)), encoder, on_picture)
-    if known.categories != found.categories:
+def training_pictures(train: str | os.PathLike[str], evaluated: Labelled) -> Labelled:
+    """Find the training pictures of the categories that are evaluated; those of others are left alone.
+
+    Raises:
+        DataError: If the folder is the one that is evaluated, or lacks a category of it.
+    """
+    found = labelled(train)
+    if os.path.realpath(found.folder) == os.path.realpath(evaluated.folder):
         raise DataError(
-            f"the training pictures {os.fspath(train)!r} are of {', '.join(known.categories)}, "
-            f"and those evaluated of {', '.join(found.categories)}: they must be the same."
+            f"--train is {os.fspath(train)!r}, the very pictures that are evaluated: a probe would have seen "
+            "the answers. Give other pictures of the same categories."
         )
-    n = len(found.categories)
-    chosen, _ = tuned_prompts(encoder.encode_texts, known.vectors, known.labels, found.categories)
-    fitted = known.vectors, known.labels, found.vectors, n
-    scored = (
-        chosen @ found.vectors.T,
-        linear_probe(*fitted),
-        nearest_neighbours(*fitted),
-        centroids(*fitted),
-    )
-    relevant = np.arange(n)[:, None] == found.labels[None, :]
-    return [
-        {
-            "name": name,
-            "map": round(float(average_precision(scores, relevant).mean()), 4),
-            "top1": round(float((scores.argmax(axis=0) == found.labels).mean()), 4),
-            "why_absent": None,
-        }
-        for name, scores in zip(names, scored, strict=True)
+    wanted = evaluated.categories
+    lacking = [name for name in wanted if name not in found.categories]
+    if lacking:
+        raise DataError(
+            f"the training pictures in {os.fspath(train)!r} have no category {', '.join(lacking)}, which is "
+            f"evaluated. There are: {', '.join(found.categories)}. Give a folder that has them all."
+        )
+    paths = [path for path in found.paths if category_of(path) in set(wanted)]
+    return Labelled(found.folder, paths, found.skipped)
+
+
+def fitted_baselines(
+    train: Labelled,
+    encoder: Encoder,
+    found: Embedded,
+    names: Names | None = None,
+    on_picture: Callable[[], object] = lambda: None,
+) -> tuple[list[System], dict[str, str]]:
+    """Fit every baseline on the training pictures, as one model embeds them.
+
+    Args:
+        train: From `training_pictures`.
+        encoder: The model.
+        found: The pictures to score, embedded by it.
+        names: What categories are called, where it is not what `imret.wording` says.
+        on_picture: Called for each picture that was encoded.
+
+    Returns:
+        The systems, and the sentence that was chosen for each category.
+
+    Raises:
+        DataError: If no training picture of a category can be read.
+    """
+    known = embed(train, encoder, on_picture)
+    lacking = [name for name in found.categories if name not in known.categories]
+    if lacking:
+        raise DataError(
+            f"no training picture of {', '.join(lacking)} in {str(train.folder)!r} can be read. "
+            "Mend them, or leave out --train."
+        )
+    number = {name: i for i, name in enumerate(found.categories)}
+    of = [number.get(category_of(path), -1) for path in known.paths]
+    labels = np.array(of, dtype=np.int64)
+    vectors, labels = known.vectors[labels >= 0], labels[labels >= 0]
+    prompts, chosen = tuned_prompts(encoder.encode_texts, vectors, labels, found.categories, names)
+    fitted = vectors, labels, found.vectors, len(found.categories)
+    systems = [
+        System(TUNED_PROMPTS, prompts @ found.vectors.T),
+        System(LINEAR_PROBE, linear_probe(*fitted)),
+        System(KNN, nearest_neighbours(*fitted)),
+        System(CENTROID, centroids(*fitted)),
     ]
+    return systems, dict(zip(found.categories, chosen, strict=True))

@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imret import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.options import announce, arch_option, db_option, device_option, model_option, precision_option
+
+if TYPE_CHECKING:
+    from imret.encoder import Encoder
 
 
 @click.command(
@@ -22,16 +25,30 @@ from imret.options import announce, arch_option, db_option, device_option, model
     "--html report.html",
 )
 @click.argument("data", metavar="DATA", required=False, type=click.Path(path_type=str))
-@model_option("Model to measure.  [default: {default}]")
+@model_option("Model to measure.  [default: {default}, or the collection's]")
 @arch_option
 @click.option("--baseline", metavar="MODEL", help="Model to compare with, such as the one it was tuned from.")
 @click.option(
-    "--retention",
-    metavar="FILE",
-    help="CSV file (path, caption) of pictures of other things: how well captions still find them.",
+    "--also",
+    multiple=True,
+    metavar="MODEL",
+    help="One more model in the same tables, such as one of which only text was tuned; may be repeated.",
 )
 @click.option(
-    "--train", metavar="DIR", help="Labelled training pictures, for the baselines that need some: probe, kNN."
+    "--names",
+    "names_file",
+    metavar="FILE",
+    help="CSV file (category,name) of what categories are called.  [default: what the model was tuned with]",
+)
+@click.option(
+    "--retention",
+    metavar="FILE",
+    help="CSV file (path,caption) of pictures of other things: how well captions still find them.",
+)
+@click.option(
+    "--train",
+    metavar="DIR",
+    help="Labelled training pictures, to compare with what needs no tuning: prompts, probe, kNN, centroid.",
 )
 @click.option(
     "--collection",
@@ -48,122 +65,122 @@ from imret.options import announce, arch_option, db_option, device_option, model
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
 def command(
     data: str | None,
-    model: str | None,
-    arch: str | None,
-    baseline: str | None,
-    retention: str | None,
-    train: str | None,
     collection: str | None,
     db: str | None,
-    device: str,
-    precision: str,
-    resamples: int,
     page: str | None,
     json_file: str | None,
+    names_file: str | None,
+    **asked: Any,
 ) -> None:
     """Measure how well a model finds the pictures in DATA, one sub-folder per category.
 
     Asks for each category in words and ranks all pictures; lets pictures find their like; names each picture;
     and, with --retention, checks what the model still knows of other things.
     """
-    from imret import DEFAULT_MODEL
-    from imret.encoder import Encoder
-    from imret.evaluation.page import write_page
-    from imret.evaluation.report import evaluate, evaluate_collection
-    from imret.retrieval import encoder_for
-    from imret.store import open_store
+    from imret.wording import read_names
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
-    if data is None and (page or baseline or retention or train):
-        raise click.UsageError("--html, --baseline, --retention and --train need DATA.")
-    options: dict[str, Any] = {"device": device, "precision": precision, "notify": announce}
-    through = None
-    if collection is not None:
-        with open_store(db, create=False) as store:
-            encoder = encoder_for(store, collection, model=model, arch=arch, **options)
-            through = evaluate_collection(store, collection, encoder=encoder)
-    report: dict[str, Any] = {"collection": through}
-    if data is not None:
-        encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **options)
-        with _Count() as count:
-            report = {
-                **evaluate(
-                    data,
-                    encoder=encoder,
-                    baseline=Encoder(baseline, **options) if baseline else None,
-                    retention=retention,
-                    train=train,
-                    resamples=resamples,
-                    on_picture=count.one,
-                ),
-                "collection": through,
-            }
-    text = json.dumps(report, indent=2, ensure_ascii=False)
-    if json_file == "-":
-        print(text)
-    else:
-        print(format_report(report))
+    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if asked[name]]
+    if data is None and (needing or page):
+        raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
+    for file in (page, json_file):
+        if file not in (None, "-") and not Path(str(file)).absolute().parent.is_dir():
+            raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
+    names = read_names(names_file) if names_file else {}
+    report = _measured(data, collection, db, names, asked)
+    # A name that is no Unicode is written as an escape, which is JSON's own.
+    text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    print(text if json_file == "-" else _format(report))
     try:
-        if json_file not in (None, "-"):
-            Path(json_file).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        if json_file is not None and json_file != "-":
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+            announce(f"Wrote {Path(json_file).resolve()}")
         if page is not None:
+            from imret.evaluation.page import write_page
+
             announce(f"Wrote {write_page(page, report)}")
     except OSError as error:
         raise DataError(f"cannot write {error.filename!r}: {error.strerror}.") from error
 
 
-def format_report(report: Mapping[str, Any]) -> str:
-    """Return the figures for a terminal: one line a figure, then one a category."""
-    lines: list[str] = []
-    if report.get("models"):
-        models = report["models"]
-        names = [m["name"] for m in models] + (["difference"] if len(models) > 1 else [])
-        lines.append(f"{'':<26}" + "".join(f"{name:>12}" for name in names))
-        intervals = {row["metric"]: row["interval"] for row in report["differences"]}
-        for name, key, values in _figures(models):
-            line = f"{name:<26}" + "".join(f"{value:>12.3f}" for value in values)
-            if len(values) > 1:
-                line += f"{values[1] - values[0]:>+12.3f}"
-                if key in intervals:
-                    low, high = intervals[key]
-                    line += f"  95 % [{low:+.3f}, {high:+.3f}]"
-            lines.append(line)
-        lines.append("")
-        for category, about in report["data"]["categories"].items():
-            values = [m["text_to_image"]["per_category"][category]["ap"] for m in models]
-            line = f"  {category[:16]:<17}{about['images']:>6,} " + "".join(f"{v:>12.3f}" for v in values)
-            lines.append(line + (f"{values[1] - values[0]:>+12.3f}" if len(values) > 1 else ""))
-        fitted = [row for row in report["baselines"] if row["map"] is not None]
-        if fitted:
-            lines += ["", f"{'without tuning':<26}{'mAP':>12}{'top-1':>12}"]
-            lines += [f"  {row['name']:<24}{row['map']:>12.3f}{row['top1']:>12.3f}" for row in fitted]
-        if report["data"]["skipped"]:
-            lines.append(f"{len(report['data']['skipped']):,} pictures could not be read")
-    if report.get("collection"):
-        one = report["collection"]
-        lines.append(
-            f"collection {one['name']}, {one['images']:,} pictures: text-to-image mAP "
-            f"{one['text_to_image_map']:.3f} through the index, {one['exact_map']:.3f} exact; "
-            f"recall@10 of the index {one['recall@10']:.3f}"
+def _measured(
+    data: str | None,
+    collection: str | None,
+    db: str | None,
+    names: dict[str, tuple[str, ...]],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the report: of the collection, if one was named, and of the folder, if one was given."""
+    from imret import DEFAULT_MODEL
+    from imret.encoder import Encoder
+    from imret.evaluation.collection import evaluate_collection
+    from imret.evaluation.report import evaluate
+    from imret.retrieval import encoder_for
+    from imret.store import open_store
+
+    options: dict[str, Any] = {
+        "device": asked["device"],
+        "precision": asked["precision"],
+        "notify": announce,
+    }
+    through = encoder = None
+    if collection is not None:
+        with open_store(db, create=False) as store:
+            if store.reason:
+                announce(store.reason)
+            encoder = encoder_for(store, collection, model=asked["model"], arch=asked["arch"], **options)
+            names = _names(encoder, names)
+            through = evaluate_collection(store, collection, encoder=encoder, names=names)
+    if data is None:
+        return {"collection": through}
+    if encoder is None:
+        encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
+        names = _names(encoder, names)
+    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
+    with _Count() as count:
+        report = evaluate(
+            data,
+            encoder=encoder,
+            baseline=Encoder(asked["baseline"], **options) if asked["baseline"] else None,
+            also={name: Encoder(model, **options) for name, model in _labels(asked["also"]).items()},
+            names=names,
+            retention=asked["retention"],
+            train=asked["train"],
+            resamples=asked["resamples"],
+            on_picture=count.one,
         )
-    return "\n".join(lines)
+    return {**report, "collection": through}
 
 
-def _figures(models: list[Mapping[str, Any]]) -> list[tuple[str, str, list[float]]]:
-    rows = [
-        ("text to image mAP", "text_to_image_map", [m["text_to_image"]["macro"]["map"] for m in models]),
-        *(
-            (f"text to image {name}", name, [m["text_to_image"]["macro"][name] for m in models])
-            for name in ("r_precision", "p@1", "p@10", "ndcg@10", "hit_rate@10")
-        ),
-        ("image to image mAP", "", [m["image_to_image"]["map"] for m in models]),
-        ("zero-shot top-1", "zero_shot_top1", [m["zero_shot"]["top1"] for m in models]),
-        ("zero-shot top-1, macro", "", [m["zero_shot"]["macro_top1"] for m in models]),
-    ]
-    if models[-1]["retention"]:
-        rows.append(("retention hit rate@10", "", [m["retention"]["hit_rate@10"] for m in models]))
-    return rows
+def _names(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return what categories are called: as in the file, else as the model was tuned."""
+    from imret.evaluation.queries import recorded_names
+
+    recorded = {key: names for key, names in recorded_names(encoder).items() if key not in given}
+    if recorded:
+        shown = ", ".join(f"{key} = {names[0]}" for key, names in list(recorded.items())[:5])
+        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
+        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
+    return {**recorded, **given}
+
+
+def _labels(models: tuple[str, ...]) -> dict[str, str]:
+    """Return models by a short name for their row: the last part of what was typed, numbered if it recurs."""
+    labels: dict[str, str] = {}
+    for model in models:
+        last = Path(model.rstrip("/")).name or model
+        label, number = last, 2
+        while label in labels or label in ("baseline", "model"):
+            label, number = f"{last} {number}", number + 1
+        labels[label] = model
+    return labels
+
+
+def _format(report: Mapping[str, Any]) -> str:
+    from imret.evaluation.table import format_report
+
+    return format_report(report)
 
 
 class _Count:

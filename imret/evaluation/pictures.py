@@ -1,11 +1,14 @@
-"""Labelled pictures, embedded by one model; what cannot be read is kept apart, with the reason."""
+"""Labelled pictures, embedded by one model; what cannot be read is kept apart, with the reason.
+
+Decoding runs one batch ahead of the model. In memory are two batches of pixels, and the embeddings.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError, ImageError
-from imret.folders import Found, walk
+from imret.folders import Found, Skipped, walk
 from imret.images import fit_image, load_image
 
 if TYPE_CHECKING:
@@ -21,6 +24,28 @@ if TYPE_CHECKING:
 
 # Pictures decoded before they are encoded together.
 _BATCH = 64
+# A large photo takes some 100 MB while it is decoded; more threads than this help little.
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures found in a folder of categories.
+
+    Attributes:
+        folder: Where they lie.
+        paths: Below the folder, sorted; the first part of each is its category.
+        skipped: What is named like a picture and cannot be taken, and why.
+    """
+
+    folder: Path
+    paths: list[str]
+    skipped: list[dict[str, str]]
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories, sorted."""
+        return sorted({category_of(path) for path in self.paths})
 
 
 @dataclass(frozen=True)
@@ -30,7 +55,7 @@ class Embedded:
     Attributes:
         paths: N, below the folder.
         labels: (N,) int, index into `categories`.
-        categories: Names, sorted.
+        categories: Names, sorted; each has a picture.
         vectors: (N, D) unit embeddings.
         skipped: What could not be read, and why.
     """
@@ -41,37 +66,116 @@ class Embedded:
     vectors: NDArray[np.float32]
     skipped: list[dict[str, str]]
 
+    @property
+    def relevant(self) -> NDArray[np.bool_]:
+        """(Q, N) whether a picture answers the query of each category."""
+        relevant: NDArray[np.bool_] = np.arange(len(self.categories))[:, None] == self.labels[None, :]
+        return relevant
 
-def labelled(folder: Path) -> list[str]:
-    """Return the pictures of a folder that lie in a category, by path below it."""
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{str(folder)!r} {what}. Give a folder with one sub-folder per category.")
-    paths = sorted(
-        entry.path for entry in walk(str(folder)) if isinstance(entry, Found) and "/" in entry.path
-    )
-    if len({path.split("/", 1)[0] for path in paths}) < 2:
+
+def category_of(path: str) -> str:
+    """Return the first folder of a path below the data."""
+    return path.split("/", 1)[0]
+
+
+def labelled(folder: str | os.PathLike[str]) -> Labelled:
+    """Find the pictures of a folder that lie in a category, opening none.
+
+    Raises:
+        DataError: If there is no such folder, or fewer than two categories hold pictures.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
+    paths, skipped = [], []
+    for entry in walk(str(root)):
+        if isinstance(entry, Found) and "/" in entry.path:
+            paths.append(entry.path)
+        elif isinstance(entry, Found):
+            skipped.append({"path": entry.path, "reason": "lies in no category's folder"})
+        elif isinstance(entry, Skipped):
+            skipped.append({"path": entry.path, "reason": entry.reason})
+    found = Labelled(root, sorted(paths), skipped)
+    if len(found.categories) < 2:
+        where = f"all in {found.categories[0]!r}" if paths else "in any category"
         raise DataError(
-            f"{str(folder)!r} holds {len(paths)} pictures in fewer than two categories. "
-            "Give a folder with one sub-folder per category."
+            f"{str(root)!r} holds {len(paths) or 'no'} pictures {where}, and two categories are needed to "
+            "tell apart. Give a folder with one sub-folder per category."
         )
-    return paths
+    return found
 
 
-def embed(folder: Path, paths: Sequence[str], encoder: Encoder, on_picture: Callable[[], object]) -> Embedded:
-    vectors, good, skipped = encode(folder, paths, encoder, on_picture)
-    of = [path.split("/", 1)[0] for path in good]
-    categories = sorted(set(of))
+def embed(found: Labelled, encoder: Encoder, on_picture: Callable[[], object] = lambda: None) -> Embedded:
+    """Embed labelled pictures.
+
+    Raises:
+        DataError: If the readable ones are of fewer than two categories.
+        ModelError: If the model cannot be loaded.
+    """
+    vectors, good, unreadable = encode(found.folder, found.paths, encoder, on_picture)
+    categories = sorted({category_of(path) for path in good})
     if len(categories) < 2:
-        raise DataError(f"of the pictures in {str(folder)!r} only {len(good)} can be read, in one category")
-    labels = np.array([categories.index(name) for name in of], dtype=np.int64)
-    return Embedded(good, labels, categories, vectors, skipped)
+        first = f" The first: {unreadable[0]['path']!r}: {unreadable[0]['reason']}" if unreadable else ""
+        raise DataError(
+            f"of the {len(found.paths):,} pictures in {str(found.folder)!r} only {len(good):,} can be read, "
+            f"in {len(categories)} categories, and two are needed.{first}"
+        )
+    number = {name: i for i, name in enumerate(categories)}
+    labels = np.array([number[category_of(path)] for path in good], dtype=np.int64)
+    return Embedded(good, labels, categories, vectors, [*found.skipped, *unreadable])
+
+
+def in_common(sets: Sequence[Embedded]) -> list[Embedded]:
+    """Return the same pictures of each; a comparison is paired, so what one model cannot take, none gets."""
+    if all(one.paths == sets[0].paths for one in sets):
+        return list(sets)
+    shared = set.intersection(*(set(one.paths) for one in sets))
+    skipped = list({one["path"]: one for found in sets for one in found.skipped}.values())
+    result = []
+    for one in sets:
+        keep = np.array([path in shared for path in one.paths])
+        paths = [path for path in one.paths if path in shared]
+        categories = sorted({category_of(path) for path in paths})
+        number = {name: i for i, name in enumerate(categories)}
+        labels = np.array([number[category_of(path)] for path in paths], dtype=np.int64)
+        result.append(
+            replace(
+                one,
+                paths=paths,
+                labels=labels,
+                categories=categories,
+                vectors=one.vectors[keep],
+                skipped=skipped,
+            )
+        )
+    return result
 
 
 def encode(
-    folder: Path, paths: Sequence[str], encoder: Encoder, on_picture: Callable[[], object]
+    folder: Path, paths: Sequence[str], encoder: Encoder, on_picture: Callable[[], object] = lambda: None
 ) -> tuple[NDArray[np.float32], list[str], list[dict[str, str]]]:
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
+    rows, good, skipped = [], [], []
+    for some in _decoded(folder, paths, encoder):
+        pixels = []
+        for path, result in some:
+            if isinstance(result, str):
+                skipped.append({"path": path, "reason": result})
+            else:
+                pixels.append(result)
+                good.append(path)
+            on_picture()
+        if pixels:
+            rows.append(encoder.encode_pixels(np.stack(pixels), batch_size=_BATCH))
+    vectors = np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
+    return vectors, good, skipped
+
+
+def _decoded(
+    folder: Path, paths: Sequence[str], encoder: Encoder
+) -> Iterator[list[tuple[str, NDArray[np.uint8] | str]]]:
+    """Yield batches of (path, pixels of the model's size, or why there are none), decoding one ahead."""
     fit = encoder.preprocess
 
     def decode(path: str) -> NDArray[np.uint8] | str:
@@ -86,19 +190,10 @@ def encode(
         except (ImageError, OSError) as error:
             return str(error)
 
-    rows, good, skipped = [], [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _BATCH):
-            some = paths[start : start + _BATCH]
-            pixels = []
-            for path, result in zip(some, pool.map(decode, some), strict=True):
-                if isinstance(result, str):
-                    skipped.append({"path": path, "reason": result})
-                else:
-                    pixels.append(result)
-                    good.append(path)
-                on_picture()
-            if pixels:
-                rows.append(encoder.encode_pixels(np.stack(pixels)))
-    vectors = np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
-    return vectors, good, skipped
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        ahead = pool.map(decode, batches[0]) if batches else iter(())
+        for number, batch in enumerate(batches):
+            ready = list(ahead)
+            ahead = pool.map(decode, batches[number + 1]) if number + 1 < len(batches) else iter(())
+            yield list(zip(batch, ready, strict=True))

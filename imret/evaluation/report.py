@@ -1,33 +1,40 @@
 """What a model is worth on labelled pictures: retrieval by text and by picture, zero-shot, and retention.
 
-One report compares a model with a baseline on the same pictures, with intervals, and with what can be had
-without tuning. Hides decoding and encoding; the arithmetic is in `imret.metrics` and `imret.bootstrap`.
+One report compares a model with a baseline, with other models and with what can be had without tuning, on the
+same pictures, with intervals. Hides decoding and encoding; the arithmetic is in `imret.metrics` and
+`imret.bootstrap`.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imret import __version__
-from imret.errors import DataError
-from imret.evaluation.baselines import fitted_baselines
-from imret.evaluation.pictures import embed, labelled
-from imret.evaluation.retention import read_captioned, retention_of
-from imret.evaluation.scores import differences_of, image_to_image, text_to_image, worst, zero_shot
+from imret.encoder import TextTruncated
+from imret.evaluation.baselines import (
+    CENTROID,
+    KNN,
+    LINEAR_PROBE,
+    TUNED_PROMPTS,
+    fitted_baselines,
+    training_pictures,
+)
+from imret.evaluation.differences import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
+from imret.evaluation.pictures import Embedded, embed, in_common, labelled
+from imret.evaluation.queries import Names, category_queries
+from imret.evaluation.retention import Captioned, read_captioned, retention_of
+from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
 from imret.wording import common_names, evaluation_queries
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
-    from imret.store import Store
+
+_FITTED = (TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID)
 
 
 def evaluate(
@@ -35,139 +42,183 @@ def evaluate(
     *,
     encoder: Encoder,
     baseline: Encoder | None = None,
+    also: Mapping[str, Encoder] | None = None,
+    names: Names | None = None,
     retention: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
     resamples: int = 2000,
     seed: int = 0,
     on_picture: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Score a model on a folder of labelled pictures, and compare it with a baseline.
+    """Score a model on a folder of labelled pictures, and compare it with others.
 
-    Text queries are the categories by their common names, in templates that training does not use. They are
-    fixed; the intervals are over the pictures.
+    Text queries are the categories by their common names, in templates that training does not use, the same
+    for every model. They are fixed; the intervals are over the pictures.
 
     Args:
         data: One sub-folder per category.
         encoder: The model.
-        baseline: What to compare it with, such as the model it was tuned from.
+        baseline: What everything is compared with, such as the model it was tuned from. Without one, what
+            needs no tuning is compared with the model.
+        also: More models, by the name that their row is to have.
+        names: What categories are called, by folder in lower case, where it is not what `imret.wording`
+            says; the first name of each is asked for.
         retention: CSV file (path, caption) of other pictures; how well captions find them is what a model
             has kept. Paths are relative to the file, or to `images` beside it.
-        train: Labelled pictures of the same categories, for the baselines that need some.
-        resamples: Bootstrap draws for the intervals.
+        train: Labelled pictures of the same categories, which the probe, kNN, centroid and tuned prompts
+            are fitted on, as the baseline (else the model) embeds them.
+        resamples: Bootstrap draws for the intervals, >= 1.
         seed: Of the draws.
         on_picture: Called for each picture that was encoded.
 
     Returns:
-        The report, in JSON's types: `data`, `models` (the baseline first), `baselines`, `differences` and
-        `made`.
+        The report, in JSON's types: `data`, `models` (the baseline first, then the model), `baselines`,
+        `differences`, `reference` (the row that they are from), and `made`.
+
+    Warns:
+        TextTruncated: Once, if captions do not fit a model's context; the message counts them.
 
     Raises:
         DataError: If a folder holds no pictures in categories, or the captions file is not what it should be.
         ModelError: If a model cannot be loaded.
+        ValueError: If two rows would have one name.
     """
     began = time.monotonic()
-    folder = Path(data)
-    records = labelled(folder)
-    encoders = [*([("baseline", baseline)] if baseline else []), ("model", encoder)]
+    encoders = _rows(encoder, baseline, also or {})
+    pictures = labelled(data)
+    training = training_pictures(train, pictures) if train is not None else None
     captions = read_captioned(retention) if retention is not None else None
-    models, sets, rankings = [], [], []
-    for name, one in encoders:
-        found = embed(folder, records, one, on_picture)
-        queries = category_queries(one, found.categories)
-        scores = queries @ found.vectors.T  # (Q, N)
-        models.append(
-            {
-                "name": name,
-                "model_id": one.model_id,
-                "fingerprint": one.fingerprint,
-                "text_to_image": text_to_image(scores, found),
-                "image_to_image": image_to_image(found),
-                "zero_shot": zero_shot(scores, found),
-                "retention": retention_of(captions, one, on_picture) if captions else None,
-                "worst": worst(scores, found),
-            }
-        )
-        sets.append(found)
-        rankings.append(scores)
-    differences = differences_of(models, rankings, sets[-1], resamples, seed) if baseline else []
-    ours = sets[-1]
+
+    sets = in_common([embed(pictures, one, on_picture) for one in encoders.values()])
+    models, systems = [], []
+    for (name, one), found in zip(encoders.items(), sets, strict=True):
+        entry, system = _judged(name, one, found, names, captions, on_picture)
+        models.append(entry)
+        systems.append(system)
+    first, found = next(iter(encoders.values())), sets[0]
+    fitted, prompts = fitted_baselines(training, first, found, names, on_picture) if training else ([], {})
+    fits = _fits(fitted, prompts, found, systems[0].name)
+    reference = systems[0].name
+    differences = _compare([*models, *fits], [*systems, *fitted], found, reference, resamples, seed)
+    _warn_of_cut(models)
     return {
         "data": {
-            "source": os.fspath(folder),
-            "images": len(ours.paths),
+            "source": os.fspath(data),
+            "images": len(found.paths),
             "categories": {
-                name: {"called": common_names(name)[0], "images": int((ours.labels == i).sum())}
-                for i, name in enumerate(ours.categories)
+                name: {
+                    "called": common_names(name, names)[0],
+                    "images": int((found.labels == i).sum()),
+                    "queries": evaluation_queries(name, names),
+                }
+                for i, name in enumerate(found.categories)
             },
-            "skipped": ours.skipped,
+            "skipped": found.skipped,
         },
+        "reference": reference,
         "models": models,
-        "baselines": fitted_baselines(train, encoders[0][1], sets[0], on_picture),
+        "baselines": fits,
         "differences": differences,
+        "recall_levels": [round(float(level), 4) for level in LEVELS],
         "made": {
             "imret": __version__,
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             "seconds": round(time.monotonic() - began, 1),
             "device": str(encoder.device),
             "precision": encoder.precision,
+            "resamples": resamples,
+            "seed": seed,
         },
     }
 
 
-def evaluate_collection(store: Store, collection: str, *, encoder: Encoder) -> dict[str, Any]:
-    """Score the text queries of a collection's categories through its index and against every vector.
+def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder]) -> dict[str, Encoder]:
+    """Return the models by the name of their row, the baseline first."""
+    taken = {"baseline", "model", *_FITTED} & set(also)
+    if taken:
+        raise ValueError(f"{sorted(taken)[0]!r} is the name of another row; give the model a name of its own")
+    return {**({"baseline": baseline} if baseline else {}), "model": encoder, **also}
 
-    The difference is the index's error. A picture that the index does not return counts as not found.
 
-    Args:
-        store: An open store.
-        collection: Its name; every picture of it in a category is an answer to that category's query.
-        encoder: The collection's encoder.
+def _judged(
+    name: str,
+    encoder: Encoder,
+    found: Embedded,
+    names: Names | None,
+    captions: Captioned | None,
+    on_picture: Callable[[], object],
+) -> tuple[dict[str, Any], System]:
+    """Return a model's part of the report, and what its intervals come from."""
+    scores = category_queries(encoder, found.categories, names) @ found.vectors.T  # (Q, N)
+    by_picture, image_aps = image_to_image(found)
+    kept = retention_of(captions, encoder, on_picture) if captions else None
+    entry = {
+        "name": name,
+        "model_id": encoder.model_id,
+        "fingerprint": encoder.fingerprint,
+        "text_to_image": text_to_image(scores, found),
+        "image_to_image": by_picture,
+        "zero_shot": zero_shot(scores, found),
+        "retention": kept.figures if kept else None,
+        "worst": worst(scores, found),
+    }
+    return entry, System(name, scores, image_aps, kept)
 
-    Returns:
-        `name`, `engine`, `images`, `text_to_image_map`, `exact_map` and `recall@10` of the index.
 
-    Raises:
-        DataError: If the collection does not exist or has no two categories.
-        ModelMismatch: If the encoder is not the collection's.
-    """
-    from imret.retrieval import check_same_encoder
-
-    with closing(store.open(collection)) as opened:
-        check_same_encoder(opened, encoder)
-        categories = sorted(opened.facet("category"))
-        if len(categories) < 2:
-            raise DataError(
-                f"collection {collection!r} has pictures in {len(categories)} categories, and two are needed "
-                "to tell apart. Ingest a folder with one sub-folder per category."
-            )
-        n = opened.count()
-        n_of = opened.facet("category")
-        queries = category_queries(encoder, categories)
-        through: list[float] = []
-        exact: list[float] = []
-        recall: list[float] = []
-        for category, query in zip(categories, queries, strict=True):
-            found = opened.search(query, limit=n)
-            true = opened.search(query, limit=n, exact=True)
-            for points, aps in ((found, through), (true, exact)):
-                hits = np.array([point.payload.get("category") == category for point in points])
-                precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-                aps.append(float((precision * hits).sum() / n_of[category]))
-            # Shallow, as people search: at the depth of all, an index walks everything.
-            best = {point.id for point in opened.search(query, limit=10)}
-            recall.append(len(best & {point.id for point in true[:10]}) / min(10, n))
-        return {
-            "name": collection,
-            "engine": store.engine,
-            "images": n,
-            "text_to_image_map": round(float(np.mean(through)), 4),
-            "exact_map": round(float(np.mean(exact)), 4),
-            "recall@10": round(float(np.mean(recall)), 4),
+def _fits(fitted: list[System], prompts: Mapping[str, str], found: Embedded, on: str) -> list[dict[str, Any]]:
+    """Return what needs no tuning, in the shape of a model's part, as far as it goes."""
+    if not fitted:
+        why = "needs labelled training pictures: --train FOLDER"
+        empty = {"text_to_image": None, "zero_shot": None}
+        return [{"name": name, "on": on, **empty, "why_absent": why} for name in _FITTED]
+    return [
+        {
+            "name": one.name,
+            "on": on,
+            "text_to_image": text_to_image(one.scores, found),
+            "zero_shot": zero_shot(one.scores, found),
+            **({"prompts": dict(prompts)} if one.name == TUNED_PROMPTS else {}),
+            "why_absent": None,
         }
+        for one in fitted
+    ]
 
 
-def category_queries(encoder: Encoder, categories: Sequence[str]) -> NDArray[np.float32]:
-    """Return (Q, D) unit embeddings that ask for categories: the mean over the evaluation templates."""
-    means = np.stack([encoder.encode_texts(evaluation_queries(name)).mean(axis=0) for name in categories])
-    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+def _compare(
+    entries: list[dict[str, Any]],
+    systems: list[System],
+    found: Embedded,
+    reference: str,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Put the intervals into the entries, and return the differences from the reference."""
+    samples = resample(systems, found, resamples, seed)
+    figures: dict[str, dict[str, float]] = {}
+    for entry in entries:
+        if entry["text_to_image"] is None:
+            continue
+        drawn, name = samples[entry["name"]], entry["name"]
+        figures[name] = {MAP: entry["text_to_image"]["macro"]["map"], TOP1: entry["zero_shot"]["top1"]}
+        if IMAGES in drawn.figures:
+            figures[name][IMAGES] = entry["image_to_image"]["map"]
+        if KEPT in drawn.figures:
+            figures[name][KEPT] = entry["retention"]["hit_rate@10"]
+        entry["intervals"] = {metric: bounds(values) for metric, values in drawn.figures.items()}
+        for i, category in enumerate(found.categories):
+            entry["text_to_image"]["per_category"][category]["ap_interval"] = bounds(drawn.aps[:, i])
+    return [
+        row for name in figures if name != reference for row in difference(name, reference, samples, figures)
+    ]
+
+
+def _warn_of_cut(models: list[dict[str, Any]]) -> None:
+    cut = [(one["retention"]["cut"], one["name"]) for one in models if one["retention"]]
+    most, name = max(cut, default=(0, ""))
+    if most:
+        total = models[0]["retention"]["queries"]
+        warnings.warn(
+            f"{most:,} of {total:,} captions are longer than the {name} reads, and were cut.",
+            TextTruncated,
+            stacklevel=3,
+        )

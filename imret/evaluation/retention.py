@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imret.errors import DataError
 from imret.evaluation.pictures import encode
+from imret.evaluation.queries import encode_captions
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
@@ -30,57 +32,121 @@ class Captioned:
     captions: list[tuple[str, int]]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What captions found with one model.
+
+    Attributes:
+        figures: For the report.
+        found: (T,) bool, whether each caption has its picture among its first ten.
+        own: (T,) int, the picture of each caption.
+    """
+
+    figures: dict[str, Any]
+    found: NDArray[np.bool_]
+    own: NDArray[np.int64]
+
+
 def read_captioned(file: str | os.PathLike[str]) -> Captioned:
-    """Read a captions file.
+    """Read a captions file: UTF-8 CSV with the columns path and caption, a line for each caption.
+
+    Paths are relative to the file, or to the folder `images` beside it.
 
     Raises:
-        DataError: If it cannot be read, lacks a column, or names a picture that is not there.
+        DataError: If it cannot be read, lacks a column or a cell, or names a picture that is not there.
     """
+    shown = repr(os.fspath(file))
+    rows = []
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = [(row["path"].strip(), row["caption"].strip()) for row in csv.DictReader(lines)]
+            reader = csv.DictReader(lines)
+            lacking = [name for name in ("path", "caption") if name not in (reader.fieldnames or ())]
+            if lacking:
+                raise DataError(
+                    f"the captions file {shown} has no column {' and no column '.join(lacking)}. "
+                    "Its first line must name them: path,caption"
+                )
+            for row in reader:
+                path, caption = ((row[name] or "").strip() for name in ("path", "caption"))
+                if not path or not caption:
+                    raise DataError(
+                        f"the captions file {shown} has no {'caption' if path else 'path'} in line "
+                        f"{reader.line_num}. Fill it in, or remove the line."
+                    )
+                rows.append((path, caption))
     except OSError as error:
-        raise DataError(f"cannot read the captions file {os.fspath(file)!r}: {error.strerror}.") from error
-    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the captions file {shown}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"the captions file {os.fspath(file)!r} is not UTF-8 CSV with the columns path and "
-            f"caption in every line: {error!r}."
+            f"cannot read the captions file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
         ) from error
+    if not rows:
+        raise DataError(f"the captions file {shown} holds no captions, only the names of its columns.")
     paths = list(dict.fromkeys(path for path, _ in rows))
     root = Path(file).parent
-    if paths and not (root / paths[0]).exists() and (root / "images" / paths[0]).exists():
+    if not (root / paths[0]).exists() and (root / "images" / paths[0]).exists():
         root = root / "images"
     missing = [path for path in paths if not (root / path).is_file()]
-    if missing or not paths:
+    if missing:
         raise DataError(
-            f"the captions file {os.fspath(file)!r} names {len(missing) or 'no'} pictures that are not in "
-            f"{str(root)!r}{f', the first {missing[0]!r}' if missing else ''}."
+            f"the captions file {shown} names {len(missing):,} pictures that are not in {str(root)!r}, "
+            f"the first {missing[0]!r}. Put them there, or take their lines out."
         )
     position = {path: i for i, path in enumerate(paths)}
     return Captioned(root, paths, [(caption, position[path]) for path, caption in rows])
 
 
-def retention_of(captioned: Captioned, encoder: Encoder, on_picture: Callable[[], object]) -> dict[str, Any]:
-    """Return how often a caption finds its picture, and a picture one of its captions."""
+def retention_of(
+    captioned: Captioned, encoder: Encoder, on_picture: Callable[[], object] = lambda: None
+) -> Kept:
+    """Return how often a caption finds its picture, and a picture one of its captions.
+
+    Equal scores rank by position, lowest first, as in `imret.metrics`: a model that says the same of
+    everything finds nothing.
+
+    Raises:
+        DataError: If a picture cannot be read.
+    """
     images, good, skipped = encode(captioned.root, captioned.paths, encoder, on_picture)
     if skipped:
-        raise DataError(f"picture {skipped[0]['path']!r} of the captions file: {skipped[0]['reason']}")
-    texts = encoder.encode_texts([caption for caption, _ in captioned.captions])
-    own = np.array([i for _, i in captioned.captions])
-    ranks = []
-    best_caption = np.full(len(good), np.inf)
-    for start in range(0, len(texts), _QUERIES):
-        rows = slice(start, start + _QUERIES)
-        scores = texts[rows] @ images.T
-        ranks.append((scores > np.take_along_axis(scores, own[rows, None], axis=1)).sum(axis=1))
-    for start in range(0, len(good), _QUERIES):
-        scores = images[start : start + _QUERIES] @ texts.T  # (b, T)
-        for row, image in enumerate(range(start, start + len(scores))):
-            best_caption[image] = (scores[row] > scores[row, own == image].max()).sum()
-    text_ranks = np.concatenate(ranks)
-    return {
+        raise DataError(
+            f"picture {skipped[0]['path']!r} of the captions file cannot be used: {skipped[0]['reason']} "
+            "Mend it, or take its lines out."
+        )
+    texts, cut = encode_captions(encoder, [caption for caption, _ in captioned.captions])
+    own = np.array([i for _, i in captioned.captions], dtype=np.int64)
+    text_ranks = np.concatenate(
+        [
+            _ranks(texts[i : i + _QUERIES] @ images.T, own[i : i + _QUERIES])
+            for i in range(0, len(texts), _QUERIES)
+        ]
+    )
+    image_ranks = np.concatenate(
+        [
+            _best_ranks(images[i : i + _QUERIES] @ texts.T, own, range(i, len(good)))
+            for i in range(0, len(good), _QUERIES)
+        ]
+    )
+    figures = {
         "queries": len(texts),
         "images": len(good),
+        "cut": cut,
         **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, 10)},
-        "image_to_text": {f"hit_rate@{k}": round(float((best_caption < k).mean()), 4) for k in (1, 5, 10)},
+        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, 10)},
     }
+    return Kept(figures, text_ranks < 10, own)
+
+
+def _ranks(scores: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (b,) the rank, from 0, of column `own` in each row of (b, N) scores."""
+    mine = np.take_along_axis(scores, own[:, None], axis=1)
+    before = np.arange(scores.shape[1])[None, :] < own[:, None]
+    ranks: NDArray[np.int64] = ((scores > mine) | ((scores == mine) & before)).sum(axis=1)
+    return ranks
+
+
+def _best_ranks(scores: NDArray[np.float32], own: NDArray[np.int64], images: range) -> NDArray[np.int64]:
+    """Return (b,) the rank, from 0, of the best caption of each picture in (b, T) scores."""
+    of_it = np.stack([own == image for image, _ in zip(images, scores, strict=False)])  # (b, T)
+    best = np.where(of_it, scores, -np.inf).argmax(axis=1)  # the first, where several are best
+    return _ranks(scores, best)

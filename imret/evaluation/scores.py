@@ -1,97 +1,126 @@
-"""Embeddings and rankings to figures: by text, by picture, zero-shot, the worst failures, and differences."""
+"""Embeddings and rankings to figures: by text, by picture, zero-shot, and the worst failures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret import metrics
-from imret.bootstrap import draw_counts, interval, resampled_map
 from imret.evaluation.pictures import Embedded
 
 _CUTOFFS = (1, 5, 10, 20)
-# Queries ranked together.
-_QUERIES = 256
+# Recall at which the precision-recall curves are read.
+LEVELS = np.linspace(0, 1, 21)
+# Cells of the matrices that pictures are ranked in together: some 30 MB each.
+_CELLS = 1 << 22
 _WORST = 24
 
 
-def text_to_image(scores: NDArray[np.float32], found: Embedded) -> dict[str, Any]:
-    n = scores.shape[1]
-    relevant = np.arange(len(found.categories))[:, None] == found.labels[None, :]
+def text_to_image(scores: NDArray[np.floating], found: Embedded) -> dict[str, Any]:
+    """Return what the ranking of all pictures for each category is worth.
+
+    Args:
+        scores: (Q, N) float, higher is better; row = category.
+        found: The pictures.
+
+    Returns:
+        `macro`, the means over categories; `per_category`; and `curve`, the mean precision at each of
+        `LEVELS` of recall. A figure at k is left out where there are fewer than k pictures.
+    """
+    n, relevant = scores.shape[1], found.relevant
     values = {
         "ap": metrics.average_precision(scores, relevant),
         "r_precision": metrics.r_precision(scores, relevant),
-        **{f"p@{k}": metrics.precision_at_k(scores, relevant, min(k, n)) for k in _CUTOFFS},
-        **{f"ndcg@{k}": metrics.ndcg_at_k(scores, relevant, min(k, n)) for k in (10, 100)},
-        "hit_rate@10": metrics.hit_rate_at_k(scores, relevant, min(10, n)),
+        **{f"p@{k}": metrics.precision_at_k(scores, relevant, k) for k in _CUTOFFS if k <= n},
+        **{f"ndcg@{k}": metrics.ndcg_at_k(scores, relevant, k) for k in (10, 100) if k <= n},
+        **{f"hit_rate@{k}": metrics.hit_rate_at_k(scores, relevant, k) for k in (10,) if k <= n},
     }
-    macro = {("map" if name == "ap" else name): round(float(v.mean()), 4) for name, v in values.items()}
+    curves = metrics.interpolated_precision(scores, relevant, LEVELS)
     return {
-        "macro": macro,
+        "macro": {("map" if name == "ap" else name): rounded(v.mean()) for name, v in values.items()},
         "per_category": {
-            category: {name: round(float(v[i]), 4) for name, v in values.items()}
+            category: {
+                **{name: rounded(v[i]) for name, v in values.items()},
+                "curve": [rounded(v) for v in curves[i]],
+            }
             for i, category in enumerate(found.categories)
         },
+        "curve": [rounded(v) for v in curves.mean(axis=0)],
     }
 
 
-def image_to_image(found: Embedded) -> dict[str, Any]:
-    """Let every picture ask for its category among the others; alone in its category, it asks for nothing."""
-    n = len(found.labels)
-    of: dict[int, list[tuple[float, float, float]]] = {i: [] for i in range(len(found.categories))}
-    counts = np.bincount(found.labels)
-    for start in range(0, n, _QUERIES):
-        rows = np.arange(start, min(start + _QUERIES, n))
-        rows = rows[counts[found.labels[rows]] > 1]
-        if not len(rows):
-            continue
-        scores = found.vectors[rows] @ found.vectors.T
-        relevant = found.labels[rows][:, None] == found.labels[None, :]
-        others = np.ones_like(relevant)
+def image_to_image(found: Embedded) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Let every picture ask for its category among the others; alone in its category, it asks for nothing.
+
+    Returns:
+        The figures: `map`, `p@1` and `p@10` over pictures, `macro_map` over categories, `per_category`;
+        None where nothing was asked. And (N,) the average precision of each picture, NaN where it asked
+        for nothing.
+    """
+    n, k = len(found.labels), 10
+    asks = np.flatnonzero(np.bincount(found.labels)[found.labels] > 1)
+    values = np.full((n, 3), np.nan)  # AP, P@1, P@10
+    step = max(1, _CELLS // n)
+    for start in range(0, len(asks), step):
+        rows = asks[start : start + step]
+        others = np.ones((len(rows), n), dtype=bool)
         others[np.arange(len(rows)), rows] = False  # without itself
-        scores, relevant = (a[others].reshape(len(rows), n - 1) for a in (scores, relevant))
-        results = zip(
-            metrics.average_precision(scores, relevant),
-            metrics.precision_at_k(scores, relevant, 1),
-            metrics.precision_at_k(scores, relevant, min(10, n - 1)),
-            strict=True,
-        )
-        for row, result in zip(rows, results, strict=True):
-            of[int(found.labels[row])].append(tuple(float(v) for v in result))  # type: ignore[arg-type]
-    every = np.array([result for results in of.values() for result in results])
-    mean = every.mean(axis=0) if len(every) else np.zeros(3)
+        scores = (found.vectors[rows] @ found.vectors.T)[others].reshape(len(rows), n - 1)
+        relevant = (found.labels[rows][:, None] == found.labels[None, :])[others].reshape(scores.shape)
+        hits = metrics.ranked(scores, relevant)
+        values[rows, 0] = metrics.ap_of_ranked(hits)
+        values[rows, 1] = hits[:, 0]
+        if n > k:
+            values[rows, 2] = hits[:, :k].mean(axis=1)
+    of_category = {name: values[asks[found.labels[asks] == i], 0] for i, name in enumerate(found.categories)}
+    per_category = {name: {"ap": rounded(v.mean())} for name, v in of_category.items() if len(v)}
     return {
-        "map": round(float(mean[0]), 4),
-        "p@1": round(float(mean[1]), 4),
-        "p@10": round(float(mean[2]), 4),
-        "per_category": {
-            found.categories[i]: {"ap": round(float(np.mean([r[0] for r in results])), 4)}
-            for i, results in of.items()
-            if results
-        },
-    }
+        "map": rounded(values[asks, 0].mean()) if len(asks) else None,
+        "macro_map": rounded(np.mean([v.mean() for v in of_category.values() if len(v)]))
+        if len(asks)
+        else None,
+        "p@1": rounded(values[asks, 1].mean()) if len(asks) else None,
+        "p@10": rounded(values[asks, 2].mean()) if len(asks) and n > k else None,
+        "queries": len(asks),
+        "per_category": per_category,
+    }, values[:, 0]
 
 
-def zero_shot(scores: NDArray[np.float32], found: Embedded) -> dict[str, Any]:
+def zero_shot(scores: NDArray[np.floating], found: Embedded) -> dict[str, Any]:
+    """Take each picture for the category whose score of it is highest, and count what is right.
+
+    Returns:
+        `top1` over pictures, `macro_top1` over categories, `per_category`, and `confusion`: rows are what
+        pictures are, columns what they are taken for, both in the order of `labels`.
+    """
     predicted = scores.argmax(axis=0)
     matrix = metrics.confusion(found.labels, predicted, len(found.categories))
     of_category = matrix.diagonal() / matrix.sum(axis=1)
     return {
-        "top1": round(float(matrix.diagonal().sum() / matrix.sum()), 4),
-        "macro_top1": round(float(of_category.mean()), 4),
+        "top1": rounded(matrix.diagonal().sum() / matrix.sum()),
+        "macro_top1": rounded(of_category.mean()),
         "per_category": {
-            name: round(float(value), 4) for name, value in zip(found.categories, of_category, strict=True)
+            name: rounded(value) for name, value in zip(found.categories, of_category, strict=True)
         },
         "labels": found.categories,
         "confusion": matrix.tolist(),
     }
 
 
-def worst(scores: NDArray[np.float32], found: Embedded) -> list[dict[str, Any]]:
-    """Return the pictures that rank worst for their own category, and the strangers that rank best."""
+def worst(scores: NDArray[np.floating], found: Embedded) -> list[dict[str, Any]]:
+    """Return the pictures that rank worst for their own category, and the strangers that rank best.
+
+    Args:
+        scores: (Q, N) float, higher is better.
+        found: The pictures.
+
+    Returns:
+        Up to 12 of kind "missed", those that rank furthest behind the last place of their category in a
+        perfect ranking, measured in sizes of the category; and up to 12 "intruder", the strangers within
+        those places, first ranks first. Each with its rank, from 1, for `category`.
+    """
     order = np.argsort(-scores, axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(order.shape[1])[None, :], axis=1)
@@ -113,7 +142,7 @@ def worst(scores: NDArray[np.float32], found: Embedded) -> list[dict[str, Any]]:
             "category": found.categories[category],
             "path": found.paths[i],
             "rank": int(rank[category, i]) + 1,
-            "score": round(float(scores[category, i]), 4),
+            "score": rounded(scores[category, i]),
             "true": found.categories[found.labels[i]],
             "predicted": found.categories[predicted[i]],
         }
@@ -121,38 +150,6 @@ def worst(scores: NDArray[np.float32], found: Embedded) -> list[dict[str, Any]]:
     ]
 
 
-def differences_of(
-    models: Sequence[dict[str, Any]],
-    rankings: Sequence[NDArray[np.float32]],
-    found: Embedded,
-    resamples: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    relevant = np.arange(len(found.categories))[:, None] == found.labels[None, :]
-    counts = draw_counts(found.labels, resamples, seed=seed)
-    right = [scores.argmax(axis=0) == found.labels for scores in rankings]
-    rows = []
-    for metric, values, draws in (
-        (
-            "text_to_image_map",
-            [one["text_to_image"]["macro"]["map"] for one in models],
-            [resampled_map(scores, relevant, counts) for scores in rankings],
-        ),
-        (
-            "zero_shot_top1",
-            [one["zero_shot"]["top1"] for one in models],
-            [(counts * one).sum(axis=1) / counts.sum(axis=1) for one in right],
-        ),
-    ):
-        low, high = interval(draws[1] - draws[0])
-        rows.append(
-            {
-                "metric": metric,
-                "baseline": values[0],
-                "model": values[1],
-                "difference": round(values[1] - values[0], 4),
-                "interval": [round(low, 4), round(high, 4)],
-                "resamples": resamples,
-            }
-        )
-    return rows
+def rounded(value: float | np.floating[Any]) -> float:
+    """Return a figure as the report holds it: four decimals, more than pictures by the thousand can tell."""
+    return round(float(value), 4)
