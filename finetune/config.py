@@ -60,6 +60,8 @@ class FinetuneConfig:
     clip_norm: float = 1.0
     # Share of text sets that pair pictures with their category's name where they also have captions.
     category_share: float = 0.3
+    # Share of text sets that pair pictures with their species, where some have one.
+    species_share: float = 0.5
     # Captions of each picture per step, as far as it has them; each more costs its share of the text tower.
     captions_per_picture: int = 1
     # Least share of a picture's area in a random crop; 1 for none.
@@ -98,7 +100,8 @@ class FinetuneConfig:
         for name in ("image_layer_decay", "text_layer_decay"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in (0, 1], not {getattr(self, name)}")
-        for name in ("warmup", "category_share", "min_crop", "ema", "hit_rate_budget", "agreement_budget"):
+        shares = ("warmup", "category_share", "species_share", "min_crop", "ema")
+        for name in (*shares, "hit_rate_budget", "agreement_budget"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.validation_share < 1:

@@ -8,8 +8,8 @@ with nothing but the step's number. Knows nothing of models.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.captions import caption_key, category_captions
+from finetune.likeness import Look, look_at
 from finetune.sources import Record, by_category
+from finetune.taxa import TEXT_KINDS
 from imret.errors import DataError, ImageError
 from imret.folders import Skipped
 from imret.images import fit_image, load_image
 from imret.models import Preprocess
 
 # What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
-_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, _AUGMENT = range(6)  # 2: finetune.sources
+_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, _AUGMENT, _SPECIES = range(7)  # 2: finetune.sources
 
 
 # ---- Pixels ------------------------------------------------------------------------------------------------
@@ -62,13 +64,18 @@ class Pictures:
         self.size = size
         self.preprocess = preprocess
         self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
+        self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
         self._kept: NDArray[np.uint8] | None = None
         self._rows = np.arange(len(records))  # of _kept, by position
         # Two more threads than cores: a thread that waits for the disk leaves its core idle.
         self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
 
-    def load(self, on_picture: Callable[[], object] = lambda: None) -> list[Skipped]:
+    def load(self, on_picture: Callable[[], object] = lambda: None, *, look: bool = False) -> list[Skipped]:
         """Decode every picture once, keep those that fit in memory, and drop the records of unreadable ones.
+
+        Args:
+            on_picture: Called after each.
+            look: Whether to fill `looks`.
 
         Returns:
             What was dropped, and why.
@@ -78,12 +85,20 @@ class Pictures:
             self._kept = np.empty((len(self.records), height, width, 3), dtype=np.uint8)
         good: list[Record] = []
         skipped: list[Skipped] = []
-        for record, result in zip(self.records, self._pool.map(self._try_decode, self.records), strict=True):
+
+        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, Look | None]:
+            result = self._try_decode(record)
+            return result, look_at(result) if look and not isinstance(result, str) else None
+
+        results = self._pool.map(decode, self.records)
+        for record, (result, seen) in zip(self.records, results, strict=True):
             if isinstance(result, str):
                 skipped.append(Skipped(record.path, result))
             else:
                 if self._kept is not None:
                     self._kept[len(good)] = result
+                if seen is not None:
+                    self.looks.append(seen)
                 good.append(record)
             on_picture()
         self.records = good
@@ -93,6 +108,7 @@ class Pictures:
     def select(self, positions: Sequence[int]) -> Pictures:
         """Keep only the records at these positions, in this order; return self."""
         self.records = [self.records[i] for i in positions]
+        self.looks = [self.looks[i] for i in positions] if self.looks else []
         if self._kept is not None:
             self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
         return self
@@ -197,6 +213,10 @@ class Batches:
         category_share: Of the text sets, how many pair pictures with the name of their category rather than
             one of their own captions, in [0, 1]. Without captions it is all of them.
         captions_per_picture: Text sets of a batch, as far as pictures have captions.
+        species_share: Of the text sets, how many pair pictures with their species, in [0, 1]; 0 where no
+            species is known.
+        species_kinds: Which of the kinds of text that finetune.taxa has; one serves a whole set.
+        names: What categories are called, where it is not what imret.wording says.
     """
 
     def __init__(
@@ -207,6 +227,9 @@ class Batches:
         seed: int,
         category_share: float = 1.0,
         captions_per_picture: int = 1,
+        species_share: float = 0.0,
+        species_kinds: Sequence[str] = TEXT_KINDS,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.records = records
         self.batch_size = min(batch_size, len(records))
@@ -215,6 +238,14 @@ class Batches:
         self.category_share = category_share if most else 1.0
         self._n_text_sets = max(1, min(captions_per_picture, most))
         self._n_captions = most
+        self._names = names
+        taxa = {record.taxon for record in records if record.taxon is not None}
+        self._kinds = [kind for kind in species_kinds if any(taxon.has(kind) for taxon in taxa)]
+        self._species_share = species_share if self._kinds else 0.0
+        # By species, all texts that are true of it: rows may differ in what they name of one species.
+        self._true_of_species: dict[str, set[str]] = defaultdict(set)
+        for taxon in taxa:
+            self._true_of_species[taxon.key].update(caption_key(taxon.text(kind)) for kind in self._kinds)
         positions_of = by_category(records)
         self.categories = tuple(positions_of)
         self._positions = [np.asarray(positions) for positions in positions_of.values()]
@@ -235,9 +266,14 @@ class Batches:
         # One place in every picture's list of captions, so that a set compares texts of one kind: if some
         # were detailed and some bare, wording would tell pictures apart that their content does not.
         places = rng.permutation(self._n_captions)
+        # Of another stream, so that data without species is drawn as it always was.
+        at_species = np.random.default_rng((self.seed, _SPECIES, step))
         sets = []
         for number, use_names in enumerate(by_category):
-            if use_names:
+            if at_species.random() < self._species_share:
+                kind = self._kinds[at_species.integers(len(self._kinds))]
+                sets.append(self._species_texts(positions, named, kind))
+            elif use_names:
                 sets.append(_text_set(named, [{caption_key(name)} for name in named]))
             else:
                 sets.append(self._own_texts(positions, named, place=int(places[number])))
@@ -257,7 +293,8 @@ class Batches:
 
     def _category_names(self, step: int, positions: NDArray[np.int64]) -> list[str]:
         draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
-        captions = dict(zip(self.categories, category_captions(self.categories, draw=draw), strict=True))
+        said = category_captions(self.categories, draw=draw, names=self._names)
+        captions = dict(zip(self.categories, said, strict=True))
         return [captions[self.records[i].category] for i in positions]
 
     def _own_texts(self, positions: NDArray[np.int64], named: Sequence[str], *, place: int) -> TextSet:
@@ -266,8 +303,21 @@ class Batches:
         for i, name in zip(positions, named, strict=True):
             options = self.records[i].captions or (name,)
             drawn.append(options[place % len(options)])
-            true_of.append({caption_key(text) for text in (*options, name)})
+            true_of.append({caption_key(text) for text in (*options, name)} | self._of_species(i))
         return _text_set(drawn, true_of)
+
+    def _species_texts(self, positions: NDArray[np.int64], named: Sequence[str], kind: str) -> TextSet:
+        """Return texts of one kind; a picture of no known species goes by the name of its category."""
+        taxa = [self.records[i].taxon for i in positions]
+        drawn = [taxon.text(kind) if taxon else name for taxon, name in zip(taxa, named, strict=True)]
+        return _text_set(
+            drawn,
+            [{caption_key(name)} | self._of_species(i) for i, name in zip(positions, named, strict=True)],
+        )
+
+    def _of_species(self, position: int) -> set[str]:
+        taxon = self.records[position].taxon
+        return self._true_of_species[taxon.key] if taxon else set()
 
 
 def _text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:

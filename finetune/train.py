@@ -8,7 +8,7 @@ undisturbed one; on a CPU, to the bit. What happens around the steps is in `fine
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_d
 from finetune.models import Base
 from finetune.parts import Features
 from finetune.replay import Replay
+from finetune.taxa import TEXT_KINDS
 from finetune.world import World
 from imret.encoder import encode_tokens
 from imret.errors import ModelError
@@ -95,6 +96,8 @@ class Trainer:
         replay: Captioned pictures to show again, kept at `training_size`.
         phrases: For the anchors of texts and of phrases.
         world: The processes that train together.
+        names: What categories are called, where it is not what imret.wording says.
+        species_kinds: Kinds of text that name species; see finetune.taxa.
 
     Raises:
         ModelError: If the model cannot be built or loaded, or cannot be trained in the way that is asked.
@@ -110,6 +113,8 @@ class Trainer:
         replay: Pictures | None = None,
         phrases: Sequence[str] = (),
         world: World | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
+        species_kinds: Sequence[str] = TEXT_KINDS,
     ) -> None:
         self.base, self.config, self.device = base, config, device
         self.world = world or World()
@@ -127,6 +132,9 @@ class Trainer:
             seed=config.seed,
             category_share=config.category_share,
             captions_per_picture=config.captions_per_picture,
+            species_share=config.species_share,
+            species_kinds=species_kinds,
+            names=names,
         )
         self.batch_size = self._batches.batch_size
         self.steps_per_epoch = self._batches.steps_per_epoch

@@ -6,7 +6,7 @@ model still agrees with its base about what the held-out pictures could show, am
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +41,7 @@ class Validation:
         captioned: Pictures with captions that are not of the categories; may be none.
         phrases: What the agreement with the base is measured over where there are no captioned pictures.
         batch_size: Pictures encoded at once.
+        names: What categories are called, where it is not what imret.wording says.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Validation:
         *,
         phrases: Sequence[str],
         batch_size: int,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._pictures, self._captioned, self._phrases = pictures, captioned, phrases
-        self._batch_size = batch_size
+        self._batch_size, self._names = batch_size, names
         self._kept: dict[str, Tensor] = {}  # features of pictures, for models that share an image tower
         self._base_best: Tensor | None = None
 
@@ -75,7 +77,8 @@ class Validation:
         if not records:
             return None
         categories = sorted({record.category for record in records})
-        queries = [towers.encode_texts(evaluation_queries(category)).mean(dim=0) for category in categories]
+        asked = [evaluation_queries(category, self._names) for category in categories]
+        queries = [towers.encode_texts(sentences).mean(dim=0) for sentences in asked]
         texts = F.normalize(torch.stack(queries), dim=-1)  # (Q, D)
         features = self._features("pictures", self._pictures, towers, same_images)
         similarity: NDArray[np.float32] = (texts @ features.T).cpu().numpy()  # (Q, N)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from finetune.data import Batches, Pictures, augment, normalised
 from finetune.sources import Record, manifest_hash, read_records, split_records
+from finetune.taxa import TEXT_KINDS, Taxon
 from imret.errors import DataError
 from imret.images import fit_image, load_image
 from imret.models import Preprocess
@@ -332,6 +333,89 @@ def test_no_more_text_sets_are_drawn_than_pictures_have_captions() -> None:
     records = [Record(f"{c}/{i}.jpg", c, (f"a {c}",), 1) for c in ("aves", "fungi") for i in range(5)]
     batches = Batches(records, batch_size=4, seed=0, category_share=0.0, captions_per_picture=3)
     assert len(batches.draw(0).text_sets) == 1
+
+
+def of_species() -> list[Record]:
+    """Birds of three species, mushrooms of one, insects of none; rows know different names of one bird."""
+    crow, magpie = Taxon("Corvus corax", "raven", ("Animalia", "Corvus")), Taxon("Pica pica", "magpie")
+    taxa = [crow, crow, magpie, Taxon("Pica pica", "", ("Animalia", "Pica")), Taxon("", "owl")]
+    taxa_of = {"aves": taxa, "fungi": [Taxon("Amanita muscaria", "fly agaric")] * 5, "insecta": [None] * 5}
+    return [
+        Record(f"{category}/{i}.jpg", category, (f"{category} {i}",), 1, taxon)
+        for category, some in taxa_of.items()
+        for i, taxon in enumerate(some)
+    ]
+
+
+def test_a_species_text_matches_every_picture_of_the_species_and_no_other() -> None:
+    records = of_species()
+    batches = Batches(records, batch_size=15, seed=0, species_share=1.0, captions_per_picture=1)
+    kinds_met = set()
+    for step in range(40):
+        batch = batches.draw(step)
+        (texts,) = batch.text_sets
+        assert texts.counts.sum() == 15
+        shown = [records[i] for i in batch.positions]
+        for column, text in enumerate(texts.captions):
+            of = [record for record in records if record.taxon and text in map(record.taxon.text, TEXT_KINDS)]
+            if of:
+                key = of[0].taxon.key if of[0].taxon else ""
+                expected = [record.taxon is not None and record.taxon.key == key for record in shown]
+            else:  # an insect of no known species goes by its category
+                expected = [record.category == "insecta" for record in shown]
+            assert texts.match[:, column].tolist() == expected
+        kinds_met.add(next(text for text in texts.captions if "muscaria" in text or "agaric" in text))
+    assert kinds_met == {"a photo of a fly agaric", "a photo of Amanita muscaria"} | {
+        "a photo of Amanita muscaria with common name fly agaric"
+    }
+
+
+def test_one_kind_of_text_serves_a_whole_set_of_species() -> None:
+    records = [
+        record for record in of_species() if record.taxon and record.taxon.species and record.taxon.ranks
+    ]
+    others = [Record("b/1.jpg", "b", (), 1, Taxon("Bufo bufo", "toad", ("Animalia", "Bufo")))]
+    batches = Batches([*records, *others], batch_size=4, seed=0, species_share=1.0)
+    for step in range(20):
+        texts = batches.draw(step).text_sets[0].captions
+        assert len({"Animalia" in text for text in texts}) == 1
+
+
+def test_the_share_of_sets_at_the_level_of_species_is_the_one_asked_for() -> None:
+    batches = Batches(of_species(), batch_size=15, seed=0, category_share=0.0, species_share=0.25)
+    drawn = [batches.draw(step).text_sets[0].captions for step in range(400)]
+    at_species = sum(any("muscaria" in text or "agaric" in text for text in texts) for texts in drawn)
+    assert 70 < at_species < 130
+    assert all(
+        "fungi 0" in texts for texts in drawn if not any("agaric" in t or "muscaria" in t for t in texts)
+    )
+
+
+def test_the_share_of_species_changes_no_batch_where_no_species_is_known() -> None:
+    records = [
+        Record(f"{c}/{i}.jpg", c, (f"a {c} {i}", f"a {c}"), 1) for c in ("aves", "fungi") for i in range(9)
+    ]
+    without, with_share = (
+        Batches(
+            records, batch_size=6, seed=1, category_share=0.5, captions_per_picture=2, species_share=share
+        )
+        for share in (0.0, 1.0)
+    )
+    for step in range(20):
+        ours, theirs = without.draw(step), with_share.draw(step)
+        assert [texts.captions for texts in ours.text_sets] == [texts.captions for texts in theirs.text_sets]
+
+
+def test_batches_call_categories_what_they_are_told() -> None:
+    batches = Batches(
+        make_records(aves=5, fungi=5), batch_size=4, seed=0, names={"aves": ("owl",), "fungi": ("morel",)}
+    )
+    for step in range(8):
+        assert {text.rstrip(".").split()[-1] for text in batches.draw(step).text_sets[0].captions} <= {
+            "owl",
+            "morel",
+            "nature",
+        }
 
 
 def test_a_batch_is_no_larger_than_the_data() -> None:
