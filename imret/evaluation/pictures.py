@@ -167,7 +167,7 @@ def encode(
                 good.append(path)
             on_picture()
         if pixels:
-            rows.append(encoder.encode_pixels(np.stack(pixels), batch_size=_BATCH))
+            rows.append(encoder.encode_pixels(np.stack(pixels)))
     vectors = np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
     return vectors, good, skipped
 

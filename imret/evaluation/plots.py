@@ -1,0 +1,80 @@
+"""The drawn parts of the page: precision-recall curves and the confusion matrix, as SVG and a table.
+
+Everything here is a function from a report to a section of HTML; the colours are classes of the page.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_SIDE = 200.0
+
+
+def curves(models: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> str:
+    """Draw precision over recall: the mean of all categories large, each category small beside it."""
+    mean = _plot([one["text_to_image"]["curve"] for one in models], levels, labelled=True)
+    key = "".join(
+        f"<span><i class=c{number % 6}></i>{html.escape(one['name'])}</span>"
+        for number, one in enumerate(models)
+    )
+    small = "".join(
+        f"<figure>{_plot([one['text_to_image']['per_category'][category]['curve'] for one in models], levels, labelled=False)}"
+        f"<figcaption>{html.escape(category)}</figcaption></figure>"
+        for category in models[0]["text_to_image"]["per_category"]
+    )
+    return (
+        "<section><h2>Precision over recall <small>asking in words; interpolated</small></h2>"
+        f"<p class=legend>{key}</p><div class=curves><figure class=all>{mean}"
+        f"<figcaption>mean over categories</figcaption></figure>{small}</div></section>"
+    )
+
+
+def _plot(lines: Sequence[Sequence[float]], levels: Sequence[float], *, labelled: bool) -> str:
+    """Return an SVG of curves in [0, 1] x [0, 1]; those drawn later lie on top."""
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0) if labelled else (0.0, 0.5, 1.0)
+    grid = "".join(
+        f'<path class=grid d="M0 {_SIDE * t:.0f}H{_SIDE:.0f}M{_SIDE * t:.0f} 0V{_SIDE:.0f}"/>' for t in ticks
+    )
+    marks = ""
+    if labelled:
+        marks = "".join(
+            f'<text x="{_SIDE * t:.0f}" y="{_SIDE + 14:.0f}" text-anchor="middle">{t:g}</text>'
+            f'<text x="-5" y="{_SIDE * (1 - t) + 4:.0f}" text-anchor="end">{t:g}</text>'
+            for t in ticks
+        ) + (
+            f'<text x="{_SIDE / 2:.0f}" y="{_SIDE + 28:.0f}" text-anchor="middle">recall</text>'
+            f'<text transform="translate(-30 {_SIDE / 2:.0f}) rotate(-90)" text-anchor="middle">precision</text>'
+        )
+    drawn = "".join(
+        f'<polyline class="line s{number % 6}" points="'
+        + " ".join(
+            f"{_SIDE * level:.1f},{_SIDE * (1 - value):.1f}"
+            for level, value in zip(levels, line, strict=True)
+        )
+        + '"/>'
+        for number, line in enumerate(lines)
+    )
+    box = (
+        f"-40 -6 {_SIDE + 50:.0f} {_SIDE + 40:.0f}" if labelled else f"-2 -2 {_SIDE + 4:.0f} {_SIDE + 4:.0f}"
+    )
+    return f'<svg viewBox="{box}" role="img" aria-label="precision over recall">{grid}{marks}{drawn}</svg>'
+
+
+def confusion(zero_shot: Mapping[str, Any]) -> str:
+    """Draw what pictures are (rows) and are taken for (columns), shaded by their share of the row."""
+    labels = [html.escape(label) for label in zero_shot["labels"]]
+    head = "".join(f"<th class=turn><span>{label}</span></th>" for label in labels)
+    rows = []
+    for i, (label, counts) in enumerate(zip(labels, zero_shot["confusion"], strict=True)):
+        total = max(1, sum(counts))
+        cells = "".join(
+            f'<td class="{"own" if i == j else "other"}" style="--share:{count / total:.3f}">{count or ""}</td>'
+            for j, count in enumerate(counts)
+        )
+        rows.append(f"<tr><th>{label}</th>{cells}</tr>")
+    return (
+        "<section><h2>Zero-shot confusion <small>row: what it is, column: what the model takes it for</small></h2>"
+        f"<div class=wide><table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table></div></section>"
+    )
