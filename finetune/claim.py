@@ -11,11 +11,11 @@ from finetune.models import Base
 from imret.errors import DataError
 
 
-def refuse_places(folder: Path, output: Path, base: Base) -> None:
+def refuse_places(train: Path, output: Path, base: Base) -> None:
     """Refuse an output that would be trained on, or that would replace the model that is started from."""
-    if output.resolve().is_relative_to(folder.resolve()):
+    if train.is_dir() and output.resolve().is_relative_to(train.resolve()):
         raise DataError(
-            f"the output {str(output)!r} lies in the training folder {str(folder)!r} and would become a "
+            f"the output {str(output)!r} lies in the training folder {str(train)!r} and would become a "
             "category. Give an --output elsewhere."
         )
     if base.files is not None and base.files.weights.parent == output.resolve():
@@ -63,7 +63,7 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     if theirs.get("base") != ours["base"]:
         parts.append("the model it started from")
     if theirs.get("data") != ours["data"]:
-        parts.append("its pictures or captions")
+        parts.append("its pictures or texts")
     options = theirs.get("config", {})
     for name, value in ours["config"].items():
         if options.get(name) != value:

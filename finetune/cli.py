@@ -18,7 +18,7 @@ from imret.options import announce, arch_option, device_option
     "imret ingest data/test --model models/nature",
 )
 @click.argument("train", metavar="TRAIN", type=click.Path(path_type=str))
-@click.option("--output", required=True, metavar="DIR", help="Where the model goes; also the checkpoint.")
+@click.option("--output", metavar="DIR", help="Where the model goes; also the checkpoint.")
 @click.option(
     "--model",
     metavar="MODEL",
@@ -32,6 +32,22 @@ from imret.options import announce, arch_option, device_option
     metavar="FILE",
     help="CSV file with the columns path (below TRAIN) and caption.  "
     "[default: TRAIN/captions.csv, if there is one]",
+)
+@click.option(
+    "--names",
+    metavar="FILE",
+    help="CSV file with the columns category and name: what categories are called, here and in queries.",
+)
+@click.option(
+    "--against",
+    metavar="DIR",
+    help="Test pictures: what is like one of them is not trained on.",
+)
+@click.option("--check", is_flag=True, help="Say what would be trained on and left out, and stop.")
+@click.option(
+    "--species-share",
+    type=click.FloatRange(0, 1),
+    help="Share of texts that name species, where TRAIN is a manifest that has some.  [default: 0.5]",
 )
 @click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 16]"
@@ -104,39 +120,53 @@ from imret.options import announce, arch_option, device_option
 )
 def command(
     train: str,
-    output: str,
+    output: str | None,
     model: str | None,
     from_scratch: bool,
     arch: str | None,
     captions: str | None,
+    names: str | None,
+    against: str | None,
+    check: bool,
     replay_file: str | None,
     device: str,
     overwrite: bool,
     **changes: Any,
 ) -> None:
-    """Adapt a model to the pictures in TRAIN, one sub-folder per category.
+    """Adapt a model to the pictures in TRAIN.
+
+    TRAIN is a folder with one sub-folder per category, or a CSV or Parquet file with the columns path and
+    category and, if wanted, caption, split (train, val, test), species, common_name and taxonomic ranks.
 
     Writes a model folder for `imret ingest --model DIR`, which stock open_clip also loads. A tenth of the
     pictures is kept aside to measure what was gained. Interrupted, run the same command again to go on.
     """
+    if output is None and not check:
+        raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
     from finetune.config import FinetuneConfig
     from finetune.run import Watch, finetune
+    from finetune.run import check as check_data
 
     changes = {name: value for name, value in changes.items() if value is not None}
     with _Bar() as bar:
-        training = finetune(
-            train,
-            output,
-            model=model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
-            from_scratch=from_scratch,
-            arch=arch,
-            config=FinetuneConfig.for_scratch(**changes) if from_scratch else FinetuneConfig(**changes),
-            captions=captions,
-            replay=replay_file,
-            device=device,
-            overwrite=overwrite,
-            watch=Watch(say=bar.say, picture=bar.picture, step=bar.step),
-        )
+        given: dict[str, Any] = {
+            "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
+            "from_scratch": from_scratch,
+            "arch": arch,
+            "config": FinetuneConfig.for_scratch(**changes) if from_scratch else FinetuneConfig(**changes),
+            "captions": captions,
+            "names": names,
+            "replay": replay_file,
+            "against": against,
+            "watch": Watch(say=bar.say, picture=bar.picture, step=bar.step),
+        }
+        if output is None or check:
+            report = check_data(train, **given)
+        else:
+            training = finetune(train, output, device=device, overwrite=overwrite, **given)
+    if output is None or check:
+        click.echo(report.text())
+        return
     if not training:
         return  # one of several processes; the first one speaks
     skipped = len(training["data"]["skipped"])

@@ -78,19 +78,33 @@ class Base:
         return model.to(device)
 
     def make_tokenizer(self) -> Callable[[Sequence[str]], Tensor]:
-        """Return what turns B texts into (B, context length) token ids.
+        """Return what turns B texts into (B, context length) token ids; longer texts are cut.
 
         Raises:
             ModelError: If the tokenizer cannot be loaded.
         """
+        tokenizer = self._load_tokenizer()
+        return lambda texts: tokenizer(list(texts))
+
+    def make_token_counter(self) -> Callable[[str], int]:
+        """Return what counts the tokens of a whole text, the first and the last included.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        tokenizer = self._load_tokenizer()
+        if isinstance(tokenizer, SimpleTokenizer):
+            return lambda text: len(tokenizer.encode(text)) + 2  # type: ignore[no-untyped-call]
+        # One of transformers: those add their own first and last token, if they have any.
+        return lambda text: len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
+
+    def _load_tokenizer(self) -> Any:
         try:
             if "hf_tokenizer_name" in self.model_cfg["text_cfg"]:
-                tokenizer: Any = open_clip.factory.get_tokenizer(self.tokenizer)
-            else:
-                tokenizer = SimpleTokenizer(context_length=self.context_length)
+                return open_clip.factory.get_tokenizer(self.tokenizer)
+            return SimpleTokenizer(context_length=self.context_length)
         except Exception as error:  # from a missing `transformers` to an unreachable hub
             raise ModelError(f"cannot load the tokenizer of {self.model_id!r}: {error}.") from error
-        return lambda texts: tokenizer(list(texts))
 
 
 def find_base(

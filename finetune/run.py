@@ -13,8 +13,7 @@ import platform
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ import torch
 from open_clip.version import __version__ as open_clip_version
 
 from finetune.blend import ALPHAS, Point, blend_states, choose
-from finetune.captions import read_captions
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -35,25 +33,20 @@ from finetune.checkpoint import (
 )
 from finetune.claim import claim, refuse_places
 from finetune.config import FinetuneConfig
-from finetune.data import Pictures
+from finetune.gather import Data, find_sources, gather
 from finetune.models import Base, find_base
 from finetune.phrases import read_phrases
-from finetune.replay import hold_out, read_captioned
-from finetune.sources import Record, manifest_hash, read_records, refuse_one_category, split_records
-from finetune.train import Step, Trainer, training_size
+from finetune.report import Report
+from finetune.train import Step, Trainer
 from finetune.validation import Validation
 from finetune.world import World
 from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
-from imret.folders import Skipped
-from imret.wording import common_names
-
-CAPTIONS_NAME = "captions.csv"
+from imret.models import Preprocess
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
 _CHECKPOINT_SHARE = 0.05
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ class _Progress:
 
 
 def finetune(
-    folder: str | os.PathLike[str],
+    train: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     model: str,
@@ -97,12 +90,14 @@ def finetune(
     arch: str | None = None,
     config: FinetuneConfig | None = None,
     captions: str | os.PathLike[str] | None = None,
+    names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
+    against: str | os.PathLike[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train a model on a folder of labelled pictures and write it to a model folder.
+    """Train a model on labelled pictures and write it to a model folder.
 
     Run again after any interruption, it goes on from the last checkpoint; once finished, it does nothing.
     Under torchrun every process calls it with the same arguments and trains on its share of each batch.
@@ -111,15 +106,17 @@ def finetune(
     where nothing beats the base, the base.
 
     Args:
-        folder: One sub-folder per category.
+        train: A folder with one sub-folder per category, or a manifest; see `finetune.manifest`.
         output: Where the model goes, and until then the checkpoint.
         model: A pretrained model; from scratch, an architecture.
         from_scratch: Begin with random weights.
         arch: Architecture of a bare checkpoint file.
         config: How to train; if None, the defaults for `from_scratch` or not.
         captions: CSV file of captions; if None, captions.csv in the folder, if there is one.
+        names: CSV file of what categories are called, where it is not what imret.wording says.
         replay: CSV file of captioned pictures of other things, shown again against forgetting; a fifth of
             them is kept out to measure it.
+        against: Folder of test pictures; pictures that are like one of them are not trained on.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         overwrite: Begin anew where the output holds another run, whose model stays until this one is done.
         watch: Who is told.
@@ -128,13 +125,13 @@ def finetune(
         What training.json says.
 
     Raises:
-        DataError: If folder, captions or output are not what they should be, or the output cannot be written.
+        DataError: If pictures, texts or output are not what they should be, or the output cannot be written.
         ModelError: If the model cannot be found or loaded, or training diverges or runs out of memory.
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
     config = config or (FinetuneConfig.for_scratch() if from_scratch else FinetuneConfig())
     watch = watch or Watch()
-    folder, output = Path(folder), Path(output)
+    train, output = Path(train), Path(output)
     where = pick_device(device)
     if str(where) == "cuda" and "LOCAL_RANK" in os.environ:
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -142,13 +139,14 @@ def finetune(
     if world.rank > 0:
         watch = Watch()
     try:
-        records = read_records(folder, _captions(folder, captions, watch))
+        sources = find_sources(
+            train, captions=captions, names=names, replay=replay, against=against, say=watch.say
+        )
         base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-        refuse_places(folder, output, base)
-        again = _replayed(replay, watch)
+        refuse_places(train, output, base)
         run = {
             "base": base.fingerprint,
-            "data": manifest_hash([*records, *again.records] if again else records),
+            "data": sources.hash(),
             "config": config.identity(),
         }
         with sole_owner(output) if world.rank == 0 else contextlib.nullcontext():
@@ -160,7 +158,8 @@ def finetune(
             state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.tell(state)
             with contextlib.ExitStack() as opened:
-                data = _decode(base, folder, records, again, config, watch, opened)
+                data = gather(sources, base, config, opened=opened, on_picture=watch.picture)
+                watch.say(data.report.text())
                 trainer = Trainer(
                     base,
                     data.train,
@@ -169,11 +168,19 @@ def finetune(
                     replay=data.replay,
                     phrases=read_phrases(),
                     world=world,
+                    names=data.names,
+                    species_kinds=data.report.lengths.species_kinds,
                 )
                 watch.say(_plan(base, trainer, data, where, world))
+                if base.preprocess != Preprocess():
+                    watch.say(_fitting(base.preprocess))
                 run["pictures"] = data.manifest_hash()
                 validation = Validation(
-                    data.validation, data.captioned, phrases=read_phrases(), batch_size=trainer.batch_size
+                    data.validation,
+                    data.captioned,
+                    phrases=read_phrases(),
+                    batch_size=trainer.batch_size,
+                    names=data.names,
                 )
                 progress = _begin(trainer, validation, state, run, output, watch)
                 state = None  # as large as model and optimizer together
@@ -191,7 +198,11 @@ def finetune(
                         "from_scratch": from_scratch,
                     },
                     "config": dataclasses.asdict(config),
-                    "data": _describe(folder, data),
+                    "data": {
+                        "folder": str(train.resolve()),
+                        **data.report.as_json(),
+                        "replayed": len(data.replay.records) if data.replay else 0,
+                    },
                     "validation": {"before": progress.before, **shipped},
                     "steps": trainer.steps,
                     "seconds": round(progress.seconds, 1),
@@ -273,7 +284,48 @@ def _choose_blend(
     }
 
 
-def _plan(base: Base, trainer: Trainer, data: _Data, where: torch.device, world: World) -> str:
+def check(
+    train: str | os.PathLike[str],
+    *,
+    model: str,
+    from_scratch: bool = False,
+    arch: str | None = None,
+    config: FinetuneConfig | None = None,
+    captions: str | os.PathLike[str] | None = None,
+    names: str | os.PathLike[str] | None = None,
+    replay: str | os.PathLike[str] | None = None,
+    against: str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Return what `finetune` would train on, validate with and leave out; no model is built.
+
+    Args and errors are those of `finetune`.
+    """
+    config = config or (FinetuneConfig.for_scratch() if from_scratch else FinetuneConfig())
+    watch = watch or Watch()
+    sources = find_sources(
+        train, captions=captions, names=names, replay=replay, against=against, say=watch.say
+    )
+    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
+    config = dataclasses.replace(config, cache_mib=0)  # nothing is looked at twice
+    with contextlib.ExitStack() as opened:
+        return gather(sources, base, config, opened=opened, on_picture=watch.picture).report
+
+
+def _fitting(preprocess: Preprocess) -> str:
+    """Say how pictures are fitted, where it is not the usual way."""
+    mean, std = (
+        " ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))
+        for values in (preprocess.mean, preprocess.std)
+    )
+    height, width = preprocess.size
+    return (
+        f"pictures are fitted the base's way: {height}x{width}, {preprocess.resize_mode}, "
+        f"{preprocess.interpolation}, mean {mean}, std {std}"
+    )
+
+
+def _plan(base: Base, trainer: Trainer, data: Data, where: torch.device, world: World) -> str:
     """Say what is about to happen."""
     many = f" in each of {world.size} processes" if world.size > 1 else ""
     return (
@@ -284,98 +336,6 @@ def _plan(base: Base, trainer: Trainer, data: _Data, where: torch.device, world:
 
 
 # ---- Before the steps ------------------------------------------------------------------------------------
-
-
-def _captions(
-    folder: Path, captions: str | os.PathLike[str] | None, watch: Watch
-) -> dict[str, tuple[str, ...]] | None:
-    if captions is None:
-        captions = folder / CAPTIONS_NAME
-        if not captions.is_file():
-            return None
-    known = read_captions(captions)
-    watch.say(f"captions of {len(known):,} pictures from {os.fspath(captions)}")
-    return known
-
-
-def _replayed(file: str | os.PathLike[str] | None, watch: Watch) -> _Captioned | None:
-    if file is None:
-        return None
-    root, found = read_captioned(file)
-    watch.say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
-    return _Captioned(root, found)
-
-
-@dataclass(frozen=True)
-class _Captioned:
-    """Captioned pictures before decoding."""
-
-    root: Path
-    records: list[Record]
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Everything that is looked at, decoded or ready to be.
-
-    Attributes:
-        train: To train on, larger than the model's pictures so that there is something to crop.
-        validation: To score on, at the model's own size.
-        replay: To show again, of other things; None if there are none.
-        captioned: To measure retention on; None if there are none.
-        skipped: What cannot be read.
-    """
-
-    train: Pictures
-    validation: Pictures
-    replay: Pictures | None
-    captioned: Pictures | None
-    skipped: list[Skipped]
-
-    def manifest_hash(self) -> str:
-        """Return a hash of the pictures that could be read."""
-        again = [
-            *(self.replay.records if self.replay else ()),
-            *(self.captioned.records if self.captioned else ()),
-        ]
-        return manifest_hash([*self.train.records, *self.validation.records, *again])
-
-
-def _decode(
-    base: Base,
-    folder: Path,
-    records: Sequence[Record],
-    again: _Captioned | None,
-    config: FinetuneConfig,
-    watch: Watch,
-    opened: contextlib.ExitStack,
-) -> _Data:
-    """Decode every picture once; keep what is to be trained on, and set validation apart."""
-    large, small = training_size(base.preprocess.size), base.preprocess.size
-    total = len(records) + (len(again.records) if again else 0)
-
-    def pictures(root: Path, some: Sequence[Record], size: tuple[int, int], budget_bytes: int) -> Pictures:
-        made = Pictures(root, some, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
-        opened.callback(made.close)
-        return made
-
-    every = pictures(folder, records, large, config.cache_mib * _MIB)
-    skipped = every.load(lambda: watch.picture(total))
-    refuse_one_category(every.records, folder)
-    train, validation = split_records(every.records, share=config.validation_share, seed=config.seed)
-    held_out = pictures(folder, [every.records[i] for i in validation], small, 0)  # rarely looked at
-    replay = captioned = None
-    if again is not None:
-        replay = pictures(again.root, again.records, large, config.cache_mib * _MIB // 2)
-        skipped += replay.load(lambda: watch.picture(total))
-        shown, kept = hold_out(len(replay.records), seed=config.seed)
-        captioned = pictures(again.root, [replay.records[i] for i in kept], small, 0)
-        replay.select(shown)
-    for skip in skipped[:10]:
-        watch.say(f"skipped {skip.path}: {skip.reason}")
-    if len(skipped) > 10:
-        watch.say(f"and skipped {len(skipped) - 10:,} more, which training.json will list")
-    return _Data(every.select(train), held_out, replay, captioned, skipped)
 
 
 def _begin(
@@ -412,29 +372,6 @@ def _shown(scores: Mapping[str, Any] | None) -> str:
     if scores is None:
         return "no validation"
     return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"
-
-
-def _describe(folder: Path, data: _Data) -> dict[str, Any]:
-    """Return what training.json says of the pictures."""
-    train, validation = data.train.records, data.validation.records
-    counts = Counter(record.category for record in train)
-    held_out = Counter(record.category for record in validation)
-    return {
-        "folder": str(folder.resolve()),
-        "train": len(train),
-        "validation": len(validation),
-        "captioned": sum(bool(record.captions) for record in (*train, *validation)),
-        "categories": {
-            category: {
-                "called": common_names(category)[0],
-                "train": counts[category],
-                "validation": held_out[category],
-            }
-            for category in sorted(counts)
-        },
-        "replayed": len(data.replay.records) if data.replay else 0,
-        "skipped": [dataclasses.asdict(skip) for skip in data.skipped],
-    }
 
 
 # ---- The steps -------------------------------------------------------------------------------------------

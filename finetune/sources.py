@@ -71,7 +71,7 @@ def read_records(
         )
     records: list[Record] = []
     loose = 0
-    for path, size_bytes in sorted(_pictures(root)):
+    for path, size_bytes in sorted(list_pictures(root)):
         if "/" not in path:
             loose += 1
             continue
@@ -86,7 +86,7 @@ def read_records(
     return records
 
 
-def _pictures(root: Path) -> Iterator[tuple[str, int]]:
+def list_pictures(root: Path) -> Iterator[tuple[str, int]]:
     """Give the path below `root` and the size of each file that is named like a picture."""
     for entry in walk(str(root)):
         if isinstance(entry, Found):

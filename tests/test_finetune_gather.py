@@ -1,0 +1,334 @@
+"""What is trained on is told and checked first: copies, labels, leaks, texts that do not fit, odd bases."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import draw_picture, write_random_model
+from PIL import Image
+
+from finetune.cli import command
+from finetune.config import FinetuneConfig
+from finetune.gather import Data, find_sources, gather
+from finetune.models import find_base
+from finetune.run import Watch, check, finetune
+from imret.errors import DataError
+from imret.images import fit_image, load_image
+
+CONFIG = FinetuneConfig.for_scratch(epochs=1, batch_size=8, validation_share=0.2)
+SCRATCH: dict[str, Any] = {"model": "imret-tiny", "from_scratch": True, "config": CONFIG}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two categories of ten pictures, all of them different."""
+    for c, category in enumerate(("aves", "fungi")):
+        for i in range(10):
+            draw_picture(tmp_path / "photos" / category / f"{i}.png", seed=100 * c + i, size=(96, 96))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def gathered() -> Iterator[Callable[..., Data]]:
+    """A function that finds and decodes, as a run does."""
+    with contextlib.ExitStack() as opened:
+
+        def gather_all(train: Path, **options: Any) -> Data:
+            base = find_base("imret-tiny", from_scratch=True)
+            return gather(find_sources(train, **options), base, CONFIG, opened=opened)
+
+        yield gather_all
+
+
+def save_anew(source: Path, target: Path) -> None:
+    """Write a picture as a JPEG of medium quality."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    load_image(source).save(target, "JPEG", quality=70)
+
+
+# ---- Copies, labels, leaks -------------------------------------------------------------------------------
+
+
+def test_copies_are_told_and_never_straddle_train_and_validation(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    for i in range(5):
+        shutil.copy(photos / "aves" / f"{i}.png", photos / "aves" / f"{i} again.png")
+        save_anew(photos / "fungi" / f"{i}.png", photos / "fungi" / f"{i} anew.jpg")
+    data = gathered(photos)
+    copies = data.report.copies
+    assert sorted(copies.exact) == [[f"aves/{i} again.png", f"aves/{i}.png"] for i in range(5)]
+    assert sorted(copies.near) == [[f"fungi/{i} anew.jpg", f"fungi/{i}.png"] for i in range(5)]
+    assert copies.conflicts == []
+    train, validation = (
+        {path.path.split(".")[0].split(" ")[0] for path in pictures.records}
+        for pictures in (data.train, data.validation)
+    )
+    assert not train & validation
+    assert {path.split("/")[0] for path in validation} == {"aves", "fungi"}
+    assert len(data.train.records) + len(data.validation.records) == 30
+
+
+def test_one_picture_in_two_categories_is_a_label_conflict(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    shutil.copy(photos / "aves" / "3.png", photos / "fungi" / "bird.png")
+    report = gathered(photos).report
+    assert report.copies.exact == report.copies.conflicts == [["aves/3.png", "fungi/bird.png"]]
+    assert "1 label conflicts" in report.text()
+    assert "correct its label: aves/3.png, fungi/bird.png" in report.text()
+
+
+def test_pictures_of_the_test_folder_are_not_trained_on(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    test = tmp_path / "test"
+    shutil.copytree(photos, tmp_path / "loose")
+    (test / "aves").mkdir(parents=True)
+    shutil.copy(photos / "aves" / "0.png", test / "aves" / "same.png")
+    save_anew(photos / "fungi" / "4.png", test / "loose.jpg")
+    draw_picture(test / "other.png", seed=999, size=(96, 96))
+    data = gathered(photos, against=test)
+    assert [(leak.path, leak.like) for leak in data.report.leaks] == [
+        ("aves/0.png", "aves/same.png"),
+        ("fungi/4.png", "loose.jpg"),
+    ]
+    paths = {record.path for pictures in (data.train, data.validation) for record in pictures.records}
+    assert len(paths) == 18
+    assert not paths & {"aves/0.png", "fungi/4.png"}
+    assert "left out of training: fungi/4.png is like loose.jpg" in data.report.text()
+    with pytest.raises(DataError, match="is the training folder"):
+        gathered(photos, against=photos)
+    with pytest.raises(DataError, match="is no folder"):
+        gathered(photos, against=tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        gathered(photos, against=tmp_path / "empty")
+
+
+def test_a_manifest_says_what_is_validation_and_what_is_left_for_a_test(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    shutil.copy(photos / "aves" / "9.png", photos / "aves" / "a copy.png")  # of a picture for validation
+    rows = [
+        f"{category}/{i}.png,{category},{'val' if i == 9 else 'test' if i > 6 else 'train'}"
+        for category in ("aves", "fungi")
+        for i in range(10)
+    ]
+    manifest = photos / "list.csv"
+    manifest.write_text("\n".join(["path,category,split", *rows, "aves/a copy.png,aves,train"]))
+    data = gathered(manifest)
+    assert [record.path for record in data.validation.records] == ["aves/9.png", "fungi/9.png"]
+    assert [record.path.split("/")[1] for record in data.train.records] == [f"{i}.png" for i in range(7)] * 2
+    assert [(leak.path, leak.like) for leak in data.report.leaks] == [("aves/a copy.png", "aves/9.png")]
+    assert data.report.test == 4
+    assert "4 pictures are meant for a test" in data.report.text()
+
+
+# ---- The report ------------------------------------------------------------------------------------------
+
+
+def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    (photos / "fungi" / "0.png").write_bytes(b"")
+    captions = tmp_path / "captions.csv"
+    captions.write_text("path,caption\naves/0.png,a hoopoe on a lawn\n")
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nfungi,toadstool\n")
+    lines = gathered(photos, captions=captions, names=names).report.text().splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["category", "called", "train", "validation", "a", "caption", "first", "file"],
+        ["aves", "bird", "8", "2", "a", "hoopoe", "on", "a", "lawn", "aves/0.png"],
+        ["fungi", "toadstool", "7", "2", "a", "photo", "of", "a", "toadstool", "fungi/1.png"],
+        ["total", "15", "4"],
+    ]
+    assert lines[4].startswith("1 unreadable, 0 identical files, 0 near copies, 0 label conflicts, 0 leaks")
+    assert lines[5] == "skipped fungi/0.png: the file is empty"
+
+
+def test_check_prints_the_report_on_stdout_and_builds_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.models.Base.build", None)
+    result = CliRunner().invoke(command, [str(photos), "--from-scratch", "--check"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("category  called ")
+    assert "0 unreadable" in result.stdout
+
+
+def test_without_an_output_a_run_is_wrong_usage(photos: Path) -> None:
+    result = CliRunner().invoke(command, [str(photos), "--from-scratch"])
+    assert result.exit_code == 2
+    assert "--output" in result.stderr
+
+
+def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
+    photos: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photos / "aves" / "3.png", photos / "aves" / "again.png")
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
+    said: list[str] = []
+    finetune(photos, tmp_path / "model", **SCRATCH, names=names, watch=Watch(said.append))
+    table = next(i for i, text in enumerate(said) if text.startswith("category"))
+    assert table < next(i for i, text in enumerate(said) if "before training" in text)
+    assert any("names of 1 categories that there are no pictures of, the first 'reptilia'" in t for t in said)
+    data = json.loads((tmp_path / "model" / "training.json").read_text())["data"]
+    assert data["copies"]["exact"] == [["aves/3.png", "aves/again.png"]]
+    assert data["names"] == {"aves": ["bird"], "fungi": ["toadstool", "puffball"]}
+    assert data["categories"]["fungi"]["called"] == "toadstool"
+    assert data["lengths"]["context"] == 24
+    assert data["leaks"] == []
+
+
+def test_other_names_or_test_pictures_are_another_run(photos: Path, tmp_path: Path) -> None:
+    finetune(photos, tmp_path / "model", **SCRATCH)
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nfungi,toadstool\n")
+    draw_picture(tmp_path / "test" / "other.png", seed=999)
+    for changed in ({"names": names}, {"against": tmp_path / "test"}):
+        with pytest.raises(DataError, match="differs in its pictures or texts"):
+            finetune(photos, tmp_path / "model", **SCRATCH, **changed)
+
+
+def test_names_of_no_category_are_refused(photos: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nbirds,bird\n")
+    with pytest.raises(DataError, match=r"names none of the categories, which are aves, fungi.*'birds'"):
+        check(photos, **SCRATCH, names=names)
+
+
+def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
+    photos: Path, tmp_path: Path
+) -> None:
+    draw_picture(photos / "mollusca" / "only.png", seed=77)
+    said: list[str] = []
+    training = finetune(photos, tmp_path / "model", **SCRATCH, watch=Watch(said.append))
+    assert training["data"]["categories"]["mollusca"] == {"called": "mollusk", "train": 1, "validation": 0}
+    assert any("no validation picture of mollusca" in text for text in said)
+
+
+# ---- Species ---------------------------------------------------------------------------------------------
+
+
+def test_species_of_a_manifest_are_trained_on_and_told(photos: Path, tmp_path: Path) -> None:
+    rows = [f"aves/{i}.png,aves,Pica pica,magpie" for i in range(5)]
+    rows += [f"aves/{i}.png,aves,Corvus corax,raven" for i in range(5, 10)]
+    rows += [f"fungi/{i}.png,fungi,," for i in range(10)]
+    (photos / "list.csv").write_text("\n".join(["path,category,species,common_name", *rows]))
+    training = finetune(photos / "list.csv", tmp_path / "model", **SCRATCH)
+    assert training["data"]["species"] == 2
+    assert training["data"]["lengths"]["species_kinds"] == ["common", "scientific", "scientific+common"]
+    text = check(photos / "list.csv", **SCRATCH).text()
+    assert "2 species, told by texts that are common, scientific, scientific+common" in text
+
+
+def test_a_kind_of_species_text_that_does_not_fit_is_not_used(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    long = "Animalia Chordata Aves Passeriformes Corvidae".replace(" ", ",")
+    rows = [f"aves/{i}.png,aves,Pica hudsonia,black-billed magpie,{long},Pica" for i in range(10)]
+    rows += [f"fungi/{i}.png,fungi,,,,,,,," for i in range(10)]
+    header = "path,category,species,common_name,kingdom,phylum,class,order,family,genus"
+    (photos / "list.csv").write_text("\n".join([header, *rows]))
+    lengths = gathered(photos / "list.csv").report.lengths
+    assert lengths.too_long_kinds == ("taxonomic+common",)
+    assert lengths.species_kinds == ("common", "scientific", "taxonomic", "scientific+common")
+
+
+# ---- Lengths ---------------------------------------------------------------------------------------------
+
+
+def test_captions_longer_than_the_context_are_cut_and_told(photos: Path, tmp_path: Path) -> None:
+    long = "a bird " * 15  # 30 words and two tokens more, where the model reads 24
+    captions = tmp_path / "captions.csv"
+    captions.write_text(f"path,caption\naves/0.png,short\naves/2.png,{long}\naves/3.png,{long} and more\n")
+    said: list[str] = []
+    training = finetune(photos, tmp_path / "model", **SCRATCH, captions=captions, watch=Watch(said.append))
+    lengths = training["data"]["lengths"]
+    assert (lengths["cut"], lengths["longest"], lengths["context"]) == (2, 34, 24)
+    assert lengths["first"] == "aves/2.png"
+    sentence = "2 captions are longer than the 24 tokens that the model reads and are trained on cut; "
+    assert any(sentence + "the longest has 34, the first is one of aves/2.png" in text for text in said)
+
+
+def test_a_category_name_longer_than_the_context_is_refused(photos: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nfungi," + "very long " * 12 + "mushroom\n")
+    with pytest.raises(
+        DataError, match=r"of category 'fungi' makes sentences of 3\d tokens.*reads 24.*--names"
+    ):
+        check(photos, **SCRATCH, names=names)
+
+
+# ---- A base with its own preprocessing -------------------------------------------------------------------
+
+
+def squashing(folder: Path) -> Path:
+    """A base of 32 x 32 pixels that squashes pictures."""
+    model = write_random_model(folder, seed=0)
+    config = json.loads((model / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {
+        **{"size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+        **{"interpolation": "bicubic", "resize_mode": "squash"},
+    }
+    (model / "open_clip_config.json").write_text(json.dumps(config))
+    return model
+
+
+def test_the_preprocessing_of_the_base_is_honoured_said_and_kept(photos: Path, tmp_path: Path) -> None:
+    wide = draw_picture(photos / "aves" / "wide.png", seed=5, size=(160, 40))
+    base = squashing(tmp_path / "base")
+    with contextlib.ExitStack() as opened:
+        every = FinetuneConfig(validation_share=0)
+        data = gather(find_sources(photos), find_base(str(base)), every, opened=opened)
+        paths = [record.path for record in data.train.records]
+        shown = data.train.batch([paths.index("aves/wide.png")])[0].numpy()
+    np.testing.assert_array_equal(shown, fit_image(load_image(wide), size=(36, 36), resize_mode="squash"))
+
+    said: list[str] = []
+    config = FinetuneConfig(epochs=1, batch_size=8, blend=False)
+    finetune(photos, tmp_path / "model", model=str(base), config=config, watch=Watch(said.append))
+    assert "pictures are fitted the base's way: 32x32, squash, bicubic, mean 0.5, std 0.25" in said
+    written, stated = (
+        json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
+        for folder in (tmp_path / "model", base)
+    )
+    assert {key: written[key] for key in stated} == stated
+
+
+def test_a_run_is_not_gone_on_with_from_a_base_that_fits_pictures_otherwise(
+    photos: Path, tmp_path: Path
+) -> None:
+    base, output = squashing(tmp_path / "base"), tmp_path / "model"
+    config = FinetuneConfig(epochs=2, batch_size=8, blend=False, checkpoint_s=0)
+
+    def stop(step: Any, _pictures: int) -> None:
+        if step.step == 2:
+            raise RuntimeError("stopped by the test")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        finetune(photos, output, model=str(base), config=config, watch=Watch(step=stop))
+    file = base / "open_clip_config.json"
+    file.write_text(file.read_text().replace('"squash"', '"shortest"'))
+    with pytest.raises(DataError, match="unfinished run that differs in the model it started from"):
+        finetune(photos, output, model=str(base), config=config)
+
+
+def test_pictures_of_one_colour_are_no_obstacle(tmp_path: Path, gathered: Callable[..., Data]) -> None:
+    for category, color in (("aves", (200, 0, 0)), ("fungi", (0, 0, 200))):
+        for i in range(3):
+            (tmp_path / "flat" / category).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40 + i), color).save(tmp_path / "flat" / category / f"{i}.png")
+    report = gathered(tmp_path / "flat").report
+    assert len(report.copies.near) == 2
+    assert report.copies.conflicts == []
