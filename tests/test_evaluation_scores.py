@@ -103,6 +103,16 @@ def test_the_worst_are_own_pictures_behind_their_places_and_strangers_within_the
     assert entries[1]["predicted"] == "c0"
 
 
+def test_strangers_behind_the_places_of_a_small_category_do_not_crowd_out_those_within_a_large_one() -> None:
+    found = _embedded((1, 1, 40))
+    scores = np.random.default_rng(0).random((3, 42))
+    scores[0, 0] = scores[1, 1] = 2  # the small ones are right
+    scores[2, :30] = 0  # and 12 strangers' worth of ranks lie behind them
+    scores[2, 0] = 0.0001
+    kinds = [(one["kind"], one["path"], one["category"]) for one in worst(scores, found)]
+    assert ("intruder", "c0/0.jpg", "c2") in kinds
+
+
 def test_a_perfect_ranking_has_no_failures() -> None:
     found = _embedded((2, 2))
     assert worst(np.array([[4, 3, 2, 1], [1, 2, 3, 4]]) / 4, found) == []

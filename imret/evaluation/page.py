@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from imret.evaluation.plots import confusion, curves
-from imret.evaluation.table import COMPARED, columns_of, systems_of, value_of
+from imret.evaluation.table import COLUMNS, COMPARED, columns_of, systems_of, value_of
 from imret.sheet import thumbnail
+
+NO_BREAK_HYPHEN = "\u2011"
 
 
 def write_page(file: str | os.PathLike[str], report: Mapping[str, Any]) -> Path:
@@ -73,7 +75,10 @@ def _figures(report: Mapping[str, Any]) -> str:
     systems, columns = systems_of(report), columns_of(report)
     values = [[value_of(one, column.path) for column in columns] for one in systems]
     best = [max((v for v in column if v is not None), default=None) for column in zip(*values, strict=True)]
-    head = "".join(f'<td title="{_text(one.meaning)}">{_text(one.title)}</td>' for one in columns)
+    head = "".join(
+        f'<td title="{_text(one.meaning)}">{_text(one.title.replace("-", NO_BREAK_HYPHEN))}</td>'
+        for one in columns
+    )
     rows = "".join(
         f'<tr><th scope="row">{_text(one["name"])}</th>'
         f"{''.join(_cell(value, top) for value, top in zip(row, best, strict=True))}</tr>"
@@ -86,7 +91,7 @@ def _figures(report: Mapping[str, Any]) -> str:
     )
     absent = sorted({one["why_absent"] for one in report["baselines"] if one["why_absent"]})
     fitted = [one for one in report["baselines"] if not one["why_absent"]]
-    prompts = next((one["prompts"] for one in fitted if "prompts" in one), {})
+    prompts: Mapping[str, str] = next((one["prompts"] for one in fitted if "prompts" in one), {})
     note = "".join(f"<p class=note>What needs no tuning {_text(why)}</p>" for why in absent)
     if fitted:
         note += f"<p class=note>The last {len(fitted)} rows need no tuning: fitted on training pictures, as the {_text(fitted[0]['on'])} embeds them.</p>"
@@ -167,7 +172,8 @@ def legend(models: Sequence[Mapping[str, Any]]) -> str:
 def _collection(one: Mapping[str, Any] | None) -> str:
     if not one:
         return ""
-    head = "".join(f"<td>{_text('mAP' if name == 'map' else name)}</td>" for name in one["exact"])
+    titles = {column.path[-1]: column.title for column in COLUMNS if column.path[0] == "text_to_image"}
+    head = "".join(f"<td>{_text(titles[name].replace('-', NO_BREAK_HYPHEN))}</td>" for name in one["exact"])
     rows = "".join(
         f"<tr><th>{name}</th>{''.join(f'<td>{value:{form}}</td>' for value in one[key].values())}</tr>"
         for key, name, form in (
@@ -178,7 +184,7 @@ def _collection(one: Mapping[str, Any] | None) -> str:
     )
     return (
         f"<section><h2>Collection {_text(one['name'])} <small>{one['images']:,} pictures, {one['indexed']:,} in the index</small></h2>"
-        f"<div class=wide><table><tr><th></th>{head}</tr>{rows}</table></div>"
+        f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{rows}</table></div>"
         f"<p class=note>Recall of the index @10 {one['recall@10']:.3f}, @100 {one['recall@100']:.3f}.</p></section>"
     )
 
@@ -238,7 +244,7 @@ td {{ text-align: right; padding: .25rem 0 .25rem .8rem; white-space: nowrap; }}
 .wide {{ overflow-x: auto; }}
 .figures tr:first-child td {{ white-space: normal; vertical-align: bottom; color: var(--soft); font-size: .82rem; line-height: 1.2; }}
 .figures tr + tr {{ border-top: 1px solid var(--line); }}
-.figures th {{ position: sticky; left: 0; background: var(--paper); min-width: 8rem; }}
+.figures th {{ position: sticky; left: 0; background: var(--paper); white-space: nowrap; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .6rem 0; }} dd {{ margin: 0; overflow-wrap: anywhere; }}
 summary {{ cursor: pointer; margin-top: .5rem; }}
 .forest th {{ width: 26%; }} .forest td:last-child {{ width: 13rem; }}
@@ -255,7 +261,8 @@ summary {{ cursor: pointer; margin-top: .5rem; }}
 .lanes {{ font-size: .78rem; }} .lanes div {{ height: 14px; margin: 2px 0; line-height: 14px; }}
 .legend {{ display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 0 0 .4rem; }} .legend i {{ display: inline-block; width: .8rem; height: .8rem; border-radius: 2px; margin-right: .4rem; vertical-align: -1px; }}
 .c0 {{ background: var(--c0); }} .c1 {{ background: var(--c1); }} .c2 {{ background: var(--c2); }} .c3 {{ background: var(--c3); }} .c4 {{ background: var(--c4); }} .c5 {{ background: var(--c5); }}
-.curves {{ display: flex; flex-wrap: wrap; gap: 1rem 1.2rem; }} .curves figure {{ flex: 1 1 8.5rem; max-width: 11rem; }} .curves .all {{ flex: 1 1 100%; max-width: 26rem; }}
+.curves {{ display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 8fr); gap: 1rem 1.6rem; align-items: start; }}
+.small {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .7rem 1rem; }}
 svg {{ display: block; width: 100%; height: auto; font: 11px system-ui, sans-serif; overflow: visible; }}
 svg text {{ fill: var(--soft); }} .grid {{ stroke: var(--line); fill: none; }}
 .line {{ fill: none; stroke-width: 2; stroke-linejoin: round; vector-effect: non-scaling-stroke; }}
@@ -270,7 +277,9 @@ img, .gone {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6p
 .gone {{ display: grid; place-items: center; font-size: .8rem; color: var(--soft); }}
 figcaption {{ font-size: .78rem; color: var(--soft); margin-top: .25rem; overflow-wrap: anywhere; }} figcaption b {{ color: var(--ink); font-weight: 500; }}
 li {{ overflow-wrap: anywhere; }}
-@media (max-width: 560px) {{ body {{ padding: 0 .9rem; margin: 1.2rem auto; }} .forest small {{ display: block; }} .forest td:last-child {{ width: 8rem; }} .strip {{ grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }} }}
+@media (max-width: 560px) {{ body {{ padding: 0 .9rem; margin: 1.2rem auto; }} .strip {{ grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)); }} .curves {{ grid-template-columns: 1fr; }} .small {{ grid-template-columns: repeat(auto-fill, minmax(5.5rem, 1fr)); }} .figures th {{ white-space: normal; min-width: 7rem; }}
+  .forest tr, .categories tr {{ display: grid; grid-template-columns: 1fr auto; }} .forest th, .forest td:last-child, .categories th {{ width: auto; }} .forest .plot {{ grid-row: 2; grid-column: 1 / -1; }} .forest small, .categories small {{ display: inline; }}
+  .categories th {{ grid-column: 1 / -1; }} .categories tr > td {{ border: 0 !important; }} .forest tr {{ padding-bottom: .3rem; }} .zero {{ top: 0; bottom: 0; }} }}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>

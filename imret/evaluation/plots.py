@@ -26,8 +26,8 @@ def curves(models: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> str:
     )
     return (
         "<section><h2>Precision over recall <small>asking in words; interpolated</small></h2>"
-        f"<p class=legend>{key}</p><div class=curves><figure class=all>{mean}"
-        f"<figcaption>mean over categories</figcaption></figure>{small}</div></section>"
+        f"<p class=legend>{key}</p><div class=curves><figure>{mean}"
+        f"<figcaption>mean over categories</figcaption></figure><div class=small>{small}</div></div></section>"
     )
 
 

@@ -214,7 +214,7 @@ def _compare(
 
 def _warn_of_cut(models: list[dict[str, Any]]) -> None:
     cut = [(one["retention"]["cut"], one["name"]) for one in models if one["retention"]]
-    most, name = max(cut, default=(0, ""))
+    most, name = max(cut, key=lambda pair: pair[0], default=(0, ""))
     if most:
         total = models[0]["retention"]["queries"]
         warnings.warn(

@@ -132,9 +132,10 @@ def worst(scores: NDArray[np.floating], found: Embedded) -> list[dict[str, Any]]
     entries = [("missed", int(i), int(found.labels[i])) for i in missed if late[i] >= 1]
     strange = rank.astype(np.float64)
     strange[found.labels, np.arange(len(found.labels))] = np.inf
+    strange[rank >= np.bincount(found.labels)[:, None]] = np.inf  # behind the places, where strangers belong
     for flat in np.argsort(strange, axis=None, kind="stable")[: _WORST // 2]:
         category, i = divmod(int(flat), scores.shape[1])
-        if strange[category, i] < (found.labels == category).sum():
+        if np.isfinite(strange[category, i]):
             entries.append(("intruder", i, category))
     return [
         {
