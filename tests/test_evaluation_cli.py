@@ -59,6 +59,18 @@ def test_json_is_all_that_is_on_stdout_also_where_names_are_no_unicode(
     assert f"model {random_model}".encode() in done.stderr
 
 
+def test_help_is_instant_and_loads_no_torch() -> None:
+    code = (
+        "import sys\nfrom imret.cli import cli\n"
+        "try:\n    cli.main(['evaluate', '--help'], prog_name='imret')\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'open_clip', 'qdrant_client', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--also" in done.stdout
+
+
 def test_text_is_on_stdout_and_files_are_written(photos: Path, random_model: Path, tmp_path: Path) -> None:
     page, file = tmp_path / "r.html", tmp_path / "r.json"
     model = str(random_model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,40 @@ def test_without_training_pictures_what_needs_them_says_so(photos: Path, encoder
 def test_two_rows_of_one_name_are_refused(photos: Path, encoder: Encoder) -> None:
     with pytest.raises(ValueError, match="'linear probe' is the name of another row"):
         evaluate(photos, encoder=encoder, also={"linear probe": encoder})
+
+
+def test_models_of_one_image_tower_share_its_embeddings(photos: Path, encoder: Encoder) -> None:
+    calls: list[None] = []
+    again = Encoder(encoder.model_id, device="cpu", precision="fp32")
+    evaluate(
+        photos, encoder=encoder, also={"again": again}, resamples=100, on_picture=lambda: calls.append(None)
+    )
+    assert len(calls) == 25
+
+
+def test_pictures_that_are_in_the_training_set_too_are_told(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    train = _photos(tmp_path / "train", seed=100)
+    shutil.copy(photos / "fungi" / "1.png", train / "fungi" / "renamed.png")
+    report = evaluate(photos, encoder=encoder, train=train, resamples=100)
+    assert report["data"]["copies_in_train"] == ["fungi/1.png"]
+    assert "1 pictures are among those of --train too" in format_report(report)
+    assert "flatters these rows" in write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
+
+
+def test_two_pictures_are_enough_and_figures_that_need_more_are_left_out(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    draw_picture(tmp_path / "aves" / "a.png", seed=1)
+    draw_picture(tmp_path / "fungi" / "b.png", seed=2)
+    report = evaluate(tmp_path, encoder=encoder, baseline=encoder, resamples=100)
+    assert report["models"][0]["image_to_image"]["map"] is None
+    assert {row["metric"] for row in report["differences"]} == {"text_to_image_map", "zero_shot_top1"}
+    heads = format_report(report).splitlines()[0].split()
+    assert "P@1" in heads
+    assert not {"P@10", "img-img", "kept@10"} & set(heads)
+    assert write_page(tmp_path / "r.html", report).is_file()
 
 
 # ---- For people ------------------------------------------------------------------------------------------

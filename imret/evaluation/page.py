@@ -94,6 +94,8 @@ def _figures(report: Mapping[str, Any]) -> str:
     prompts: Mapping[str, str] = next((one["prompts"] for one in fitted if "prompts" in one), {})
     note = "".join(f"<p class=note>What needs no tuning {_text(why)}</p>" for why in absent)
     if fitted:
+        if copies := report["data"]["copies_in_train"]:
+            note += f"<p class=note><b>{len(copies):,} of the pictures are among those too, which flatters these rows.</b></p>"
         note += f"<p class=note>The last {len(fitted)} rows need no tuning: fitted on training pictures, as the {_text(fitted[0]['on'])} embeds them.</p>"
     asked = "".join(
         f"<dt>{_text(name)}</dt><dd>{_text(' / '.join(about['queries']))}"

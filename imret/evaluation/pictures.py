@@ -5,9 +5,11 @@ Decoding runs one batch ahead of the model. In memory are two batches of pixels,
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +106,31 @@ def labelled(folder: str | os.PathLike[str]) -> Labelled:
             "tell apart. Give a folder with one sub-folder per category."
         )
     return found
+
+
+def copies_in(train: Labelled, evaluated: Labelled) -> list[str]:
+    """Return which of the evaluated pictures are, byte for byte, among the training pictures too.
+
+    Only files that share their size are read.
+    """
+    of_size: dict[int, list[Path]] = {}
+    for path in train.paths:
+        file = train.folder / path
+        with suppress(OSError):
+            of_size.setdefault(file.stat().st_size, []).append(file)
+    known: dict[int, set[bytes]] = {}
+    copies = []
+    for path in evaluated.paths:
+        with suppress(OSError):
+            file = evaluated.folder / path
+            size = file.stat().st_size
+            if size not in of_size:
+                continue
+            if size not in known:
+                known[size] = {hashlib.sha256(other.read_bytes()).digest() for other in of_size[size]}
+            if hashlib.sha256(file.read_bytes()).digest() in known[size]:
+                copies.append(path)
+    return copies
 
 
 def embed(found: Labelled, encoder: Encoder, on_picture: Callable[[], object] = lambda: None) -> Embedded:

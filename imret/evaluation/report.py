@@ -25,7 +25,7 @@ from imret.evaluation.baselines import (
     training_pictures,
 )
 from imret.evaluation.differences import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
-from imret.evaluation.pictures import Embedded, embed, in_common, labelled
+from imret.evaluation.pictures import Embedded, Labelled, copies_in, embed, in_common, labelled
 from imret.evaluation.queries import Names, category_queries
 from imret.evaluation.retention import Captioned, read_captioned, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
@@ -89,7 +89,7 @@ def evaluate(
     training = training_pictures(train, pictures) if train is not None else None
     captions = read_captioned(retention) if retention is not None else None
 
-    sets = in_common([embed(pictures, one, on_picture) for one in encoders.values()])
+    sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
     models, systems = [], []
     for (name, one), found in zip(encoders.items(), sets, strict=True):
         entry, system = _judged(name, one, found, names, captions, on_picture)
@@ -114,6 +114,7 @@ def evaluate(
                 for i, name in enumerate(found.categories)
             },
             "skipped": found.skipped,
+            "copies_in_train": copies_in(training, pictures) if training else [],
         },
         "reference": reference,
         "models": models,
@@ -138,6 +139,20 @@ def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder
     if taken:
         raise ValueError(f"{sorted(taken)[0]!r} is the name of another row; give the model a name of its own")
     return {**({"baseline": baseline} if baseline else {}), "model": encoder, **also}
+
+
+def _embedded(
+    pictures: Labelled, encoders: list[Encoder], on_picture: Callable[[], object]
+) -> list[Embedded]:
+    """Return the pictures embedded by each model; models that share an image tower share the work."""
+    done: dict[tuple[str, str, str], Embedded] = {}
+    sets = []
+    for one in encoders:
+        tower = (one.images_fingerprint, str(one.device), one.precision)
+        if tower not in done:
+            done[tower] = embed(pictures, one, on_picture)
+        sets.append(done[tower])
+    return sets
 
 
 def _judged(

@@ -78,6 +78,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     parts = []
     if report.get("models"):
         parts += [_systems(report), _differences(report), _categories(report)]
+        if copies := report["data"]["copies_in_train"]:
+            parts.append(
+                f"{len(copies):,} pictures are among those of --train too: the rows fitted on them flatter "
+                "themselves; --json lists them"
+            )
         if report["data"]["skipped"]:
             parts.append(f"{len(report['data']['skipped']):,} pictures left out; --json and --html list them")
     if report.get("collection"):
