@@ -41,8 +41,8 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Some:
-    """Pictures before decoding.
+class Listing:
+    """Pictures of one folder, before decoding.
 
     Attributes:
         root: What their paths are below of.
@@ -65,11 +65,11 @@ class Sources:
         against: Pictures that training is judged by; None if there are none.
     """
 
-    labelled: Some
+    labelled: Listing
     test: int = 0
     names: Mapping[str, Sequence[str]] | None = None
-    again: Some | None = None
-    against: Some | None = None
+    again: Listing | None = None
+    against: Listing | None = None
 
     def hash(self) -> str:
         """Return a hash of all of it: the same sources, the same hash."""
@@ -148,7 +148,7 @@ def find_sources(
         records = read_records(train, told)
     usable = [record for record in records if record.split != "test"]
     return Sources(
-        Some(root, usable),
+        Listing(root, usable),
         test=len(records) - len(usable),
         names=_names(names, usable, say),
         again=_replayed(replay, say),
@@ -175,17 +175,17 @@ def _names(
     return {category: called for category, called in names.items() if category in categories}
 
 
-def _replayed(file: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Some | None:
+def _replayed(file: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Listing | None:
     if file is None:
         return None
     root, found = read_captioned(file)
     say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
-    return Some(root, found)
+    return Listing(root, found)
 
 
 def _test_pictures(
     folder: str | os.PathLike[str] | None, train: Path, say: Callable[[str], None]
-) -> Some | None:
+) -> Listing | None:
     if folder is None:
         return None
     root = Path(folder)
@@ -200,7 +200,7 @@ def _test_pictures(
     if not records:
         raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
     say(f"{len(records):,} test pictures to compare with from {root}")
-    return Some(root, records)
+    return Listing(root, records)
 
 
 # ---- Decoding --------------------------------------------------------------------------------------------
@@ -274,6 +274,7 @@ def gather(
         test=sources.test,
         against=None if against is None else len(against.records),
         lengths=lengths,
+        lost=sorted({record.category for record in labelled.records} - {r.category for r in every.records}),
     )
     return Data(every.select(train), held_out, replay, captioned, sources.names, report)
 
@@ -281,6 +282,7 @@ def gather(
 def _lengths(sources: Sources, base: Base) -> Lengths:
     return measure(
         sources.labelled.records,
+        sources.again.records if sources.again else (),
         base.make_token_counter(),
         context=base.context_length,
         names=sources.names,

@@ -55,6 +55,7 @@ class Lengths:
 
 def measure(
     records: Sequence[Record],
+    replayed: Sequence[Record],
     count: Callable[[str], int],
     *,
     context: int,
@@ -63,7 +64,8 @@ def measure(
     """Count the tokens of every text that training or validation may use.
 
     Args:
-        records: The pictures.
+        records: The pictures of categories.
+        replayed: Captioned pictures of none.
         count: Gives the tokens of a text, the first and the last included.
         context: Tokens that the text tower reads.
         names: What categories are called, where it is not what imret.wording says.
@@ -83,7 +85,7 @@ def measure(
                 )
     tokens: dict[str, int] = {}
     first = ""
-    for record in records:
+    for record in (*records, *replayed):
         for caption in record.captions:
             if caption not in tokens:
                 tokens[caption] = count(caption)

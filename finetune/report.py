@@ -34,6 +34,7 @@ class Report:
         test: How many pictures a manifest means for a test; they were not looked at.
         against: How many pictures of a test folder were compared; None without one.
         lengths: Texts that are too long.
+        lost: Categories of which no picture is left.
     """
 
     train: Sequence[Record]
@@ -45,6 +46,7 @@ class Report:
     test: int
     against: int | None
     lengths: Lengths
+    lost: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """Return what training.json says under `data`."""
@@ -69,6 +71,7 @@ class Report:
             "skipped": [asdict(skip) for skip in self.skipped],
             "copies": asdict(self.copies),
             "leaks": [asdict(leak) for leak in self.leaks],
+            "lost": self.lost,
             "test": self.test,
             "against": self.against,
             "species": len({record.taxon.key for record in every if record.taxon}),
@@ -131,6 +134,8 @@ class Report:
         ):
             said += [f"{what}: {_some(paths)}" for paths in groups[:_SHOWN]]
         said += [f"left out of training: {leak.path} is like {leak.like}" for leak in self.leaks[:_SHOWN]]
+        if self.lost:
+            said.append(f"no picture is left of {_some(self.lost)}: it is not learned")
         held_out = {record.category for record in self.validation}
         if held_out and (without := sorted({record.category for record in self.train} - held_out)):
             said.append(f"no validation picture of {_some(without)}: it has too few that differ")

@@ -172,14 +172,14 @@ def split_records(
         taken = sum(n for unit, n in units.items() if in_validation.get(unit))
         open_units = [unit for unit in units if unit not in in_validation]
         most = len(open_units) - (not any(in_validation.get(unit) is False for unit in units))
-        chosen: list[int] = []
+        chosen: set[int] = set()
         shuffled = np.random.default_rng((seed, _SPLIT, number)).permutation(len(open_units))
         for unit in (open_units[i] for i in shuffled):
             if len(chosen) < most and taken + units[unit] <= wanted:
-                chosen.append(unit)
+                chosen.add(unit)
                 taken += units[unit]
         if not taken and most:
-            chosen.append(min((open_units[i] for i in shuffled), key=units.__getitem__))
+            chosen.add(min((open_units[i] for i in shuffled), key=units.__getitem__))
         in_validation.update({unit: unit in chosen for unit in open_units})
     validation = [i for i, group in enumerate(groups) if in_validation[group]]
     return [i for i, group in enumerate(groups) if not in_validation[group]], validation

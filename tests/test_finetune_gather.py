@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import draw_picture, write_random_model
 from PIL import Image
+from torch import Tensor
 
 from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.gather import Data, find_sources, gather
 from finetune.models import find_base
 from finetune.run import Watch, check, finetune
+from finetune.validation import Validation
 from imret.errors import DataError
 from imret.images import fit_image, load_image
+from imret.wording import evaluation_queries
 
 CONFIG = FinetuneConfig.for_scratch(epochs=1, batch_size=8, validation_share=0.2)
 SCRATCH: dict[str, Any] = {"model": "imret-tiny", "from_scratch": True, "config": CONFIG}
@@ -91,7 +96,6 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     photos: Path, tmp_path: Path, gathered: Callable[..., Data]
 ) -> None:
     test = tmp_path / "test"
-    shutil.copytree(photos, tmp_path / "loose")
     (test / "aves").mkdir(parents=True)
     shutil.copy(photos / "aves" / "0.png", test / "aves" / "same.png")
     save_anew(photos / "fungi" / "4.png", test / "loose.jpg")
@@ -109,6 +113,12 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
         gathered(photos, against=photos)
     with pytest.raises(DataError, match="is no folder"):
         gathered(photos, against=tmp_path / "nothing")
+    shutil.copytree(photos, tmp_path / "three")
+    shutil.copy(draw_picture(test / "other.png", seed=999), tmp_path / "three" / "aves")
+    draw_picture(tmp_path / "three" / "mollusca" / "only.png", seed=999)
+    report = gathered(tmp_path / "three", against=test).report
+    assert report.lost == ["mollusca"]
+    assert "no picture is left of mollusca" in report.text()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         gathered(photos, against=tmp_path / "empty")
@@ -207,6 +217,34 @@ def test_names_of_no_category_are_refused(photos: Path, tmp_path: Path) -> None:
         check(photos, **SCRATCH, names=names)
 
 
+def test_validation_asks_for_categories_by_the_names_they_are_given(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nfungi,toadstool,puffball\n")
+    data = gathered(photos, names=names)
+    asked: list[str] = []
+
+    class Towers:
+        def encode_images(self, images: Tensor) -> Tensor:
+            return torch.ones(len(images), 4)
+
+        def encode_texts(self, texts: Sequence[str]) -> Tensor:
+            asked.extend(texts)
+            return torch.ones(len(texts), 4)
+
+    validation = Validation(data.validation, None, phrases=(), batch_size=4, names=data.names)
+    assert validation.scores(Towers()) is not None
+    assert asked == [
+        *evaluation_queries("aves"),
+        *(
+            "a photo of the toadstool.",
+            "a picture showing a toadstool.",
+            "one photo of a toadstool, outdoors.",
+        ),
+    ]
+
+
 def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +297,38 @@ def test_captions_longer_than_the_context_are_cut_and_told(photos: Path, tmp_pat
     assert lengths["first"] == "aves/2.png"
     sentence = "2 captions are longer than the 24 tokens that the model reads and are trained on cut; "
     assert any(sentence + "the longest has 34, the first is one of aves/2.png" in text for text in said)
+
+
+def test_replayed_captions_that_are_too_long_are_counted_too(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    draw_picture(tmp_path / "replay" / "street.png", seed=44)
+    rows = "path,caption\nstreet.png," + "a very long street " * 9
+    (tmp_path / "replay" / "captions.csv").write_text(rows)
+    lengths = gathered(photos, replay=tmp_path / "replay" / "captions.csv").report.lengths
+    assert (lengths.cut, lengths.longest, lengths.first) == (1, 38, "street.png")
+
+
+def test_tokens_are_counted_as_the_tokenizer_of_the_base_counts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = find_base("imret-tiny", from_scratch=True)
+    text = "a photo of a Bird, outdoors."
+    tokens = base.make_tokenizer()([text])[0]
+    assert base.make_token_counter()(text) == int((tokens != 0).sum()) == 10
+
+    class OfTransformers:
+        """One word, one token, and one more at the end."""
+
+        def clean_fn(self, text: str) -> str:
+            return text.strip()
+
+        def tokenizer(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [1] * (len(text.split(" ")) + 1)}
+
+    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: OfTransformers())
+    cfg = {**base.model_cfg, "text_cfg": {**base.model_cfg["text_cfg"], "hf_tokenizer_name": "x"}}
+    assert dataclasses.replace(base, model_cfg=cfg).make_token_counter()(" two words ") == 3
 
 
 def test_a_category_name_longer_than_the_context_is_refused(photos: Path, tmp_path: Path) -> None:
