@@ -1,0 +1,96 @@
+"""How well copies of pictures are told from different ones: what the limits of `finetune.likeness` stand on.
+
+    python benchmarks/likeness.py data/train [--size 252]
+
+Takes the pictures of a folder for different ones, and prints how near the nearest two of them are; then how
+many copies, saved anew, made smaller, brightened or cut, are found; then what comparing all pairs costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from finetune.likeness import MOST_BITS, MOST_COLOUR, Look, alike, look_at
+from finetune.sources import list_pictures
+from imret.images import fit_image, load_image
+
+
+def copies(image: Image.Image) -> Iterator[tuple[str, Image.Image]]:
+    """Yield what people do to a picture before they put it into a folder once more."""
+    width, height = image.size
+    for quality in (30, 75):
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        yield f"JPEG of quality {quality}", load_image(file.getvalue())
+    for part in (2, 4):
+        size = (max(1, width // part), max(1, height // part))
+        yield f"1/{part} of the size", image.resize(size, Image.Resampling.LANCZOS)
+    brighter = (np.asarray(image) * 1.15).clip(0, 255).astype(np.uint8)
+    yield "15 % brighter", Image.fromarray(brighter)
+    yield "grey", image.convert("L").convert("RGB")
+    yield "mirrored", image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for share in (0.02, 0.05):
+        x, y = round(width * share), round(height * share)
+        yield f"cut by {share:.0%} at every side", image.crop((x, y, width - x, height - y))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=252, help="pixels that pictures are fitted to")
+    arguments = parser.parse_args()
+
+    def look(image: Image.Image) -> Look:
+        return look_at(fit_image(image, size=(arguments.size, arguments.size)))
+
+    paths = [path for path, _ in sorted(list_pictures(arguments.folder))]
+    found: Counter[str] = Counter()
+    looks = []
+    for path in paths:
+        image = load_image(arguments.folder / path)
+        looks.append(look(image))
+        for what, copy in copies(image):
+            found[what] += len(alike([looks[-1]], [look(copy)]))
+
+    bits = np.array([one.bits for one in looks], dtype=np.uint64)
+    differing: Counter[int] = Counter()
+    nearest = (999.0, "", "")
+    for i in range(len(bits) - 1):
+        row = np.bitwise_count(bits[i] ^ bits[i + 1 :])
+        differing.update(row[row <= 16].tolist())
+        for j in np.flatnonzero(row <= MOST_BITS):
+            colours = looks[i].colours.astype(float) - looks[i + 1 + int(j)].colours
+            levels = float(np.sqrt((colours**2).mean()))
+            nearest = min(nearest, (levels, paths[i], paths[i + 1 + int(j)]))
+    print(
+        f"{len(paths):,} pictures, {len(paths) * (len(paths) - 1) // 2:,} pairs; limits {MOST_BITS} bits and"
+    )
+    print(f"{MOST_COLOUR:g} levels. Pairs by bits: {dict(sorted(differing.items()))}")
+    if nearest[1]:
+        print(
+            f"nearest in colour within {MOST_BITS} bits: {nearest[0]:.1f} levels, {nearest[1]} {nearest[2]}"
+        )
+    print(f"taken for copies: {len(alike(looks))} pairs")
+    for what, count in found.items():
+        print(f"{count / len(paths):7.1%}  of copies found that are {what}")
+
+    rng = np.random.default_rng(0)
+    for n in (10_000, 50_000):
+        many = [Look(int(value), looks[0].colours) for value in rng.integers(0, 1 << 63, n)]
+        began = time.perf_counter()
+        alike(many)
+        print(f"{time.perf_counter() - began:6.2f} s to compare {n:,} pictures")
+
+
+if __name__ == "__main__":
+    main()
