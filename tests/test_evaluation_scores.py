@@ -106,9 +106,11 @@ def test_the_worst_are_own_pictures_behind_their_places_and_strangers_within_the
 def test_strangers_behind_the_places_of_a_small_category_do_not_crowd_out_those_within_a_large_one() -> None:
     found = _embedded((1, 1, 40))
     scores = np.random.default_rng(0).random((3, 42))
-    scores[0, 0] = scores[1, 1] = 2  # the small ones are right
-    scores[2, :30] = 0  # and 12 strangers' worth of ranks lie behind them
-    scores[2, 0] = 0.0001
+    scores[0, 0] = scores[1, 1] = (
+        2  # both small ones rank right; all behind them are strangers, as they should
+    )
+    scores[2, :30] = 0
+    scores[2, 0] = 0.0001  # behind 12 of the large one's own, and before its other 28
     kinds = [(one["kind"], one["path"], one["category"]) for one in worst(scores, found)]
     assert ("intruder", "c0/0.jpg", "c2") in kinds
 
