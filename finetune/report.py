@@ -60,13 +60,11 @@ class Report:
             "categories": {
                 category: {
                     "called": common_names(category, self.names)[0],
+                    "names": list(common_names(category, self.names)),
                     "train": counts[category],
                     "validation": held_out[category],
                 }
                 for category in sorted(counts | held_out)
-            },
-            "names": {
-                category: list(common_names(category, self.names)) for category in sorted(counts | held_out)
             },
             "skipped": [asdict(skip) for skip in self.skipped],
             "copies": asdict(self.copies),

@@ -105,7 +105,12 @@ def test_the_folder_says_how_it_came_about(trained: Path) -> None:
     assert training["base"]["from_scratch"]
     assert training["config"]["epochs"] == 2
     assert (training["data"]["train"], training["data"]["validation"]) == (24, 6)
-    assert training["data"]["categories"]["aves"] == {"called": "bird", "train": 8, "validation": 2}
+    assert training["data"]["categories"]["aves"] == {
+        "called": "bird",
+        "names": ["bird"],
+        "train": 8,
+        "validation": 2,
+    }
     assert training["steps"] == 4
     for moment in ("before", "after"):
         assert 0 < training["validation"][moment]["text_to_image_map"] <= 1
