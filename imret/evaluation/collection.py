@@ -38,8 +38,8 @@ def evaluate_collection(
 
     Returns:
         `name`, `engine`, `model_id`, `images`, `indexed`; `through_index`, `exact` and their `difference`,
-        each with `map`, `r_precision`, `p@1`, `p@10`, `ndcg@10` and `hit_rate@10`, means over categories;
-        `recall@10` and `recall@100` of the index; and `per_category` average precisions.
+        each with `map`, `map@100`, `r_precision`, `p@1`, `p@10`, `ndcg@10` and `hit_rate@10`, means over
+        categories; `recall@10` and `recall@100` of the index; and `per_category` average precisions.
 
     Raises:
         DataError: If the collection does not exist or has no two categories.
@@ -101,18 +101,24 @@ def _figures(
     first: Sequence[Point], every: Sequence[str | None], category: str, n_relevant: int
 ) -> dict[str, float]:
     """Return the figures of one ranking, which may lack pictures that are relevant."""
-    near = np.array([point.payload.get("category") == category for point in first] or [False])[:10]
+    shallow = np.array([point.payload.get("category") == category for point in first] or [False])
     hits = np.array([one == category for one in every] or [False])
+    near = shallow[:10]
     discount = 1 / np.log2(np.arange(2, 12))
-    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return {
-        "map": float((precision * hits).sum() / n_relevant),
+        "map": _precisions(hits) / n_relevant,
+        "map@100": _precisions(shallow) / min(_DEPTH, n_relevant),
         "r_precision": float(hits[:n_relevant].sum() / n_relevant),
         "p@1": float(near[0]),
         "p@10": float(near.sum() / 10),
         "ndcg@10": float((near * discount[: len(near)]).sum() / discount[: min(10, n_relevant)].sum()),
         "hit_rate@10": float(near.any()),
     }
+
+
+def _precisions(hits: NDArray[np.bool_]) -> float:
+    """Return the sum of the precisions at the ranks of what is relevant."""
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1) * hits).sum())
 
 
 def _overlap(found: Sequence[Point], true: Sequence[Point], k: int) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.evaluation.plots import confusion, curves
-from imret.evaluation.table import COLUMNS, COMPARED, columns_of, systems_of, value_of
+from imret.evaluation.table import COMPARED, IN_COLLECTION, columns_of, systems_of, value_of
 from imret.sheet import thumbnail
 
 NO_BREAK_HYPHEN = "\u2011"
@@ -174,8 +174,9 @@ def legend(models: Sequence[Mapping[str, Any]]) -> str:
 def _collection(one: Mapping[str, Any] | None) -> str:
     if not one:
         return ""
-    titles = {column.path[-1]: column.title for column in COLUMNS if column.path[0] == "text_to_image"}
-    head = "".join(f"<td>{_text(titles[name].replace('-', NO_BREAK_HYPHEN))}</td>" for name in one["exact"])
+    head = "".join(
+        f"<td>{_text(IN_COLLECTION[name].replace('-', NO_BREAK_HYPHEN))}</td>" for name in one["exact"]
+    )
     rows = "".join(
         f"<tr><th>{name}</th>{''.join(f'<td>{value:{form}}</td>' for value in one[key].values())}</tr>"
         for key, name, form in (
@@ -184,8 +185,9 @@ def _collection(one: Mapping[str, Any] | None) -> str:
             ("difference", "difference", "+.3f"),
         )
     )
+    rest = ", the others scanned" if one["indexed"] < one["images"] else ""
     return (
-        f"<section><h2>Collection {_text(one['name'])} <small>{one['images']:,} pictures, {one['indexed']:,} in the index</small></h2>"
+        f"<section><h2>Collection {_text(one['name'])} <small>{one['images']:,} pictures, {one['indexed']:,} in the index{rest}</small></h2>"
         f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{rows}</table></div>"
         f"<p class=note>Recall of the index @10 {one['recall@10']:.3f}, @100 {one['recall@100']:.3f}.</p></section>"
     )

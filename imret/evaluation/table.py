@@ -44,6 +44,16 @@ COLUMNS = (
         ("retention", "hit_rate@10"), "kept@10", "kept@10", "captions of other things that find their picture"
     ),
 )
+# What an ingested collection is measured by, whose rankings may be cut short.
+IN_COLLECTION = {
+    "map": "mAP",
+    "map@100": "mAP@100",
+    "r_precision": "R-prec",
+    "p@1": "P@1",
+    "p@10": "P@10",
+    "ndcg@10": "nDCG@10",
+    "hit_rate@10": "hit@10",
+}
 COMPARED = (
     (MAP, "text to image mAP"),
     (TOP1, "zero-shot top-1"),
@@ -131,11 +141,11 @@ def _categories(report: Mapping[str, Any]) -> str:
 
 
 def _collection(one: Mapping[str, Any]) -> str:
-    titles = {column.path[-1]: column.short for column in COLUMNS if column.path[0] == "text_to_image"}
+    rest = ", the others scanned" if one["indexed"] < one["images"] else ""
     lines = [
-        f"collection {one['name']}: {one['images']:,} pictures, {one['indexed']:,} of them in the index; "
+        f"collection {one['name']}: {one['images']:,} pictures, {one['indexed']:,} in the index{rest}; "
         f"recall of the index @10 {one['recall@10']:.3f}, @100 {one['recall@100']:.3f}",
-        " " * 24 + "".join(f"{titles[metric]:>8}" for metric in one["exact"]),
+        " " * 24 + "".join(f"{IN_COLLECTION[metric]:>8}" for metric in one["exact"]),
     ]
     for key, name in (("through_index", "through the index"), ("exact", "exact")):
         lines.append(f"{name:<24}" + "".join(f"{value:>8.3f}" for value in one[key].values()))
