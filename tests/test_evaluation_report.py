@@ -234,6 +234,22 @@ def test_the_page_is_whole_fetches_nothing_and_escapes_names(report: dict, tmp_p
     assert {file.name for file in tmp_path.iterdir()} == {"r.html"}
 
 
+def test_of_many_categories_the_page_draws_the_worst_and_lists_what_is_confused(
+    report: dict,  # type: ignore[type-arg]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("imret.evaluation.plots._MAX_CURVES", 2)
+    monkeypatch.setattr("imret.evaluation.plots._MAX_MATRIX", 2)
+    page = write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
+    assert page.count("<polyline") == 3 * (1 + 2)
+    assert "class=matrix" not in page
+    zero_shot = report["models"][1]["zero_shot"]
+    most = max((n, i, j) for i, row in enumerate(zero_shot["confusion"]) for j, n in enumerate(row) if i != j)
+    total = sum(zero_shot["confusion"][most[1]])
+    assert f"{most[0]} of {total}" in page
+
+
 # ---- What categories are called --------------------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _SIDE = 200.0
+# Beyond these many categories a plot of each, and a matrix, show nothing any more.
+_MAX_CURVES, _MAX_MATRIX, _MAX_PAIRS = 24, 40, 40
 
 
 def curves(models: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> str:
@@ -19,15 +21,20 @@ def curves(models: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> str:
         f"<span><i class=c{number % 6}></i>{html.escape(one['name'])}</span>"
         for number, one in enumerate(models)
     )
+    ours = next(one for one in models if one["name"] == "model")["text_to_image"]["per_category"]
+    shown, rest = list(ours), ""
+    if len(ours) > _MAX_CURVES:
+        shown = sorted(ours, key=lambda name: (ours[name]["ap"], name))[:_MAX_CURVES]
+        rest = f", and the {_MAX_CURVES} categories that the model finds worst"
     small = "".join(
         f"<figure>{_plot([one['text_to_image']['per_category'][category]['curve'] for one in models], levels, labelled=False)}"
         f"<figcaption>{html.escape(category)}</figcaption></figure>"
-        for category in models[0]["text_to_image"]["per_category"]
+        for category in shown
     )
     return (
         "<section><h2>Precision over recall <small>asking in words; interpolated</small></h2>"
         f"<p class=legend>{key}</p><div class=curves><figure>{mean}"
-        f"<figcaption>mean over categories</figcaption></figure><div class=small>{small}</div></div></section>"
+        f"<figcaption>mean over categories{rest}</figcaption></figure><div class=small>{small}</div></div></section>"
     )
 
 
@@ -63,7 +70,12 @@ def _plot(lines: Sequence[Sequence[float]], levels: Sequence[float], *, labelled
 
 
 def confusion(zero_shot: Mapping[str, Any]) -> str:
-    """Draw what pictures are (rows) and are taken for (columns), shaded by their share of the row."""
+    """Draw what pictures are (rows) and are taken for (columns), shaded by their share of the row.
+
+    Of many categories, list the pairs that are confused most.
+    """
+    if len(zero_shot["labels"]) > _MAX_MATRIX:
+        return _pairs(zero_shot)
     labels = [html.escape(label) for label in zero_shot["labels"]]
     head = "".join(f"<th class=turn><span>{label}</span></th>" for label in labels)
     rows = []
@@ -77,4 +89,22 @@ def confusion(zero_shot: Mapping[str, Any]) -> str:
     return (
         "<section><h2>Zero-shot confusion <small>row: what it is, column: what the model takes it for</small></h2>"
         f"<div class=wide><table class=matrix><tr><th></th>{head}</tr>{''.join(rows)}</table></div></section>"
+    )
+
+
+def _pairs(zero_shot: Mapping[str, Any]) -> str:
+    labels, matrix = zero_shot["labels"], zero_shot["confusion"]
+    pairs = [
+        (count, sum(counts), labels[i], labels[j])
+        for i, counts in enumerate(matrix)
+        for j, count in enumerate(counts)
+        if i != j and count
+    ]
+    rows = "".join(
+        f"<tr><th>{html.escape(is_what)}</th><td>{html.escape(taken_for)}</td><td>{count:,} of {total:,}</td></tr>"
+        for count, total, is_what, taken_for in sorted(pairs, key=lambda p: (-p[0], p[2:]))[:_MAX_PAIRS]
+    )
+    return (
+        f"<section><h2>Zero-shot confusion <small>the {_MAX_PAIRS} most frequent: what it is, what the model takes it for</small></h2>"
+        f"<table>{rows}</table></section>"
     )
