@@ -70,7 +70,15 @@ from imret.options import announce, arch_option, device_option
     "adapters in both, which need far less memory.  [default: both]",
 )
 @click.option(
-    "--words-only", is_flag=True, help="Of the text tower train only what words mean, not how it reads them."
+    "--names-only/--all-words",
+    default=None,
+    help="Of the text tower train only the words that name categories and species, so that other texts "
+    "keep their meaning; or all of it.  [default: --all-words]",
+)
+@click.option(
+    "--image-layers",
+    type=click.IntRange(0),
+    help="Train only so many topmost layers; 0 is all.  [default: 0]",
 )
 @click.option("--lora-rank", type=click.IntRange(1), help="Rank of the adapters.  [default: 16]")
 @click.option(

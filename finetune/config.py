@@ -21,8 +21,11 @@ class FinetuneConfig:
     # What is trained: both towers; the text tower alone, after which pictures that are in a collection need
     # no new embeddings; or low-rank adapters in both towers, folded into the weights at the end.
     tune: str = "both"
-    # Whether the text tower's words learn new meanings and nothing else of it is touched.
-    words_only: bool = False
+    # Whether of the text tower only the words learn that name categories and species. A text without such a
+    # word then keeps its embedding to the bit.
+    names_only: bool = False
+    # How many of the image tower's topmost layers are trained; 0 for all. Those below need no gradient.
+    image_layers: int = 0
     # Rank of the adapters, and their scale alpha / rank.
     lora_rank: int = 16
     lora_alpha: float = 16.0
@@ -94,7 +97,14 @@ class FinetuneConfig:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.tune not in TUNE:
             raise ValueError(f"tune must be one of {', '.join(TUNE)}, not {self.tune!r}")
-        for name in ("anchor_images", "anchor_texts", "anchor_phrases", "replay", "micro_batch"):
+        for name in (
+            "anchor_images",
+            "anchor_texts",
+            "anchor_phrases",
+            "replay",
+            "micro_batch",
+            "image_layers",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         for name in ("image_layer_decay", "text_layer_decay"):

@@ -20,35 +20,29 @@ _STEM = re.compile(
 _BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers?)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?")
 
 
-def choose_trainable(model: nn.Module, what: str) -> None:
+def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> None:
     """Freeze all but what is to be trained; the logit scale is left as it is.
 
     Args:
         model: One of open_clip's two-tower models.
         what: "both", "text" or "image".
+        image_layers: How many of the image tower's topmost layers are trained; 0 for all.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `what` is none of these.
     """
     if what not in ("both", "text", "image"):
         raise ValueError(f"what is trained must be both, text or image, not {what!r}")
+    place = layers(model)
+    top = max((layer for tower, layer in place.values() if tower == "image"), default=0)
     for name, parameter in model.named_parameters():
-        if name not in ("logit_scale", "logit_bias"):
-            parameter.requires_grad_(what in ("both", tower_of(name)))
+        if name in place:
+            tower, layer = place[name]
+            low = tower == "image" and image_layers > 0 and layer <= top - image_layers
+            parameter.requires_grad_(what in ("both", tower) and not low)
 
 
-def choose_words(model: nn.Module) -> None:
-    """Of the text tower, train the token table alone: words learn what they mean, grammar stays as it is.
-
-    Rows of words that training does not meet get no gradient, and stay as they are to the bit.
-    """
-    tables = _token_tables(model)
-    for name, parameter in model.named_parameters():
-        if tower_of(name) == "text" and name not in ("logit_scale", "logit_bias"):
-            parameter.requires_grad_(name in tables)
-
-
-def _token_tables(model: nn.Module) -> set[str]:
+def token_tables(model: nn.Module) -> set[str]:
     """Return the names of the text tower's tables of one row a token; positions are no tokens."""
     return {
         f"{name}.weight"
@@ -116,7 +110,7 @@ def parameter_groups(
     place = layers(model)
     top = {tower: max((n for t, n in place.values() if t == tower), default=0) for tower in ("image", "text")}
     decay, factor = {"image": image_decay, "text": text_decay}, {"image": 1.0, "text": text_factor}
-    tables = _token_tables(model)
+    tables = token_tables(model)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

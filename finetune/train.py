@@ -20,16 +20,18 @@ from torch import Tensor, nn
 from finetune.average import WeightAverage
 from finetune.config import FinetuneConfig
 from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
-from finetune.layers import choose_trainable, choose_words, parameter_groups
+from finetune.layers import choose_trainable, parameter_groups
 from finetune.lora import add_lora, merge_lora
 from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
 from finetune.models import Base
 from finetune.parts import Features
 from finetune.replay import Replay
 from finetune.taxa import TEXT_KINDS
+from finetune.words import name_tokens, train_names_only
 from finetune.world import World
 from imret.encoder import encode_tokens
 from imret.errors import ModelError
+from imret.wording import common_names
 
 # CLIP's ceiling of the logit scale: Radford et al. (2021), section 2.5, https://arxiv.org/abs/2103.00020
 _MAX_LOGIT_SCALE = 100.0
@@ -144,7 +146,7 @@ class Trainer:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
-        self._choose_what_is_trained()
+        self._choose_what_is_trained(names)
         self._refuse_what_batch_norm_forbids()
         self._freeze_base(phrases)
         self._encode_pixels: Callable[[Tensor], Tensor] = self.model.encode_image  # type: ignore[assignment]
@@ -170,17 +172,19 @@ class Trainer:
         )
         self._average = WeightAverage(self._parameters, config.ema) if config.ema else None
 
-    def _choose_what_is_trained(self) -> None:
+    def _choose_what_is_trained(self, names: Mapping[str, Sequence[str]] | None) -> None:
         config = self.config
         if config.tune == "lora":
-            towers = ("image",) if config.words_only else ("image", "text")
+            towers = ("image",) if config.names_only else ("image", "text")
             add_lora(
                 self.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed, towers=towers
             )
         else:
-            choose_trainable(self.model, config.tune)
-        if config.words_only:
-            choose_words(self.model)
+            choose_trainable(self.model, config.tune, image_layers=config.image_layers)
+        if config.names_only:
+            called = [name for category in self._batches.categories for name in common_names(category, names)]
+            taxa = {record.taxon for record in self._train.records if record.taxon is not None}
+            train_names_only(self.model, name_tokens(self._tokenize, called, taxa))
         self._logit_scale.requires_grad_(config.learn_logit_scale)
         self.trains_images = any(
             p.requires_grad for name, p in self.model.named_parameters() if name.startswith("visual.")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.layers import choose_trainable, choose_words, layers, parameter_groups, tower_of
+from finetune.layers import choose_trainable, layers, parameter_groups, tower_of
 from finetune.models import find_base
 
 
@@ -73,12 +73,19 @@ def test_the_token_table_does_not_decay(random_model: Path) -> None:
     assert group["weight_decay"] == 0
 
 
-def test_the_text_tower_alone_and_its_words_alone_can_be_chosen(random_model: Path) -> None:
+def test_the_text_tower_alone_can_be_chosen(random_model: Path) -> None:
     model = find_base(str(random_model)).build(torch.device("cpu"), seed=0)
     choose_trainable(model, "text")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {tower_of(name) for name in trained} == {"text"}
-    choose_words(model)
-    assert {n for n, p in model.named_parameters() if p.requires_grad} - {"logit_scale"} == {
-        "token_embedding.weight"
-    }
+
+
+def test_the_topmost_layers_of_the_image_tower_can_be_chosen() -> None:
+    model = build("ViT-H-14")
+    choose_trainable(model, "both", image_layers=3)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and tower_of(name) == "image"}
+    below = {name for name in trained if "resblocks" in name}
+    assert {name.split(".")[3] for name in below} == {"30", "31"}
+    assert trained - below == {"visual.proj", "visual.ln_post.weight", "visual.ln_post.bias"}
+    choose_trainable(model, "both")
+    assert all(p.requires_grad for p in model.parameters())
