@@ -26,6 +26,7 @@ validation.py  retrieval on held-out pictures, and what is left of the base
 blend.py       (1 - alpha) * theta_0 + alpha * theta_1
 run.py         the run around the steps
 claim.py       which output a run may write to
+memory.py      what a run holds in memory
 checkpoint.py  what survives a kill -9, and the model folder written at the end
 cli.py         `imret finetune`
 """

@@ -34,6 +34,7 @@ from finetune.checkpoint import (
 from finetune.claim import claim, refuse_places
 from finetune.config import FinetuneConfig
 from finetune.gather import Data, find_sources, gather
+from finetune.memory import keep_freed_memory
 from finetune.models import Base, find_base
 from finetune.phrases import read_phrases
 from finetune.report import Report
@@ -135,6 +136,8 @@ def finetune(
     where = pick_device(device)
     if str(where) == "cuda" and "LOCAL_RANK" in os.environ:
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if where.type == "cpu":
+        keep_freed_memory()
     world = World.join(where)
     if world.rank > 0:
         watch = Watch()

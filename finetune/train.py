@@ -23,6 +23,7 @@ from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
 from finetune.layers import choose_trainable, parameter_groups
 from finetune.lora import add_lora, merge_lora
 from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
+from finetune.memory import peak_memory_mib
 from finetune.models import Base
 from finetune.parts import Features
 from finetune.replay import Replay
@@ -55,7 +56,8 @@ class Step:
         grad_norm: Before clipping.
         logit_scale: Inverse temperature.
         parts: Anchors and replay, before their weights; only those that are on.
-        memory_mib: Most that the device has held so far; 0 where it does not say.
+        memory_mib: Most held so far: on CUDA by tensors on the device, on a CPU by the whole process; 0 where
+            the device does not say.
     """
 
     step: int
@@ -283,9 +285,7 @@ class Trainer:
             grad_norm=grad_norm.item(),
             logit_scale=self._logit_scale.exp().item(),
             parts=parts,
-            memory_mib=torch.cuda.max_memory_allocated(self.device) >> 20
-            if self.device.type == "cuda"
-            else 0,
+            memory_mib=peak_memory_mib(self.device),
         )
 
     def _backward(self, number: int, prepared: Prepared) -> tuple[float, float, dict[str, float]]:
@@ -476,7 +476,12 @@ class Trainer:
     # ---- Weights -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End training: put the averaged weights in place and fold adapters into the weights."""
+        """End training: put the averaged weights in place and fold adapters into the weights.
+
+        Gradients and the optimizer's state, three times the size of the weights, are given up.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.state.clear()
         if self._average is not None:
             self._average.copy_to_parameters()
             self._average = None
