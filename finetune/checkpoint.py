@@ -127,7 +127,8 @@ def load_state(output: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not read: three times the weights of the model would otherwise lie beside the model itself.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged archive fails in as many ways as there are bytes in it
         raise ModelError(
             f"cannot read the checkpoint {str(path)!r}: {str(error).splitlines()[0]}. "
