@@ -37,6 +37,7 @@ from finetune.gather import Data, find_sources, gather
 from finetune.memory import keep_freed_memory
 from finetune.models import Base, find_base
 from finetune.phrases import read_phrases
+from finetune.plots import PLOT_NAME, save_plot
 from finetune.report import Report
 from finetune.train import Step, Trainer
 from finetune.validation import Validation
@@ -157,6 +158,8 @@ def finetune(
             world.wait()
             if finished is not None and finished.get("run") == run and not overwrite:
                 watch.say(f"{output} already holds the model that this command makes; nothing to do")
+                if world.rank == 0 and not (output / PLOT_NAME).exists():
+                    _draw(output, finished, watch)
                 return finished
             state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.tell(state)
@@ -227,11 +230,21 @@ def finetune(
                 training=training,
                 images_of=base.images_fingerprint if kept_images else None,
             )
+            (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one
+            _draw(output, training, watch)
             discard_state(output)
             world.wait()
         return training
     finally:
         world.leave()
+
+
+def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
+    """Draw the run into its folder; where that fails, say so and leave the model as it is, whole."""
+    try:
+        save_plot(output, training)
+    except (DataError, OSError) as error:
+        watch.say(f"Warning: {error} The model is whole; only the picture of its training is missing.")
 
 
 def _choose_blend(

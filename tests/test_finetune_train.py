@@ -132,6 +132,7 @@ def test_nothing_but_the_model_is_left(trained: Path) -> None:
         "open_clip_config.json",
         WEIGHTS,
         "training.json",
+        "training.png",
     ]
     assert (trained / WEIGHTS).stat().st_mode & 0o777 == (trained / "training.json").stat().st_mode & 0o777
 
@@ -294,6 +295,26 @@ def test_training_goes_on_where_no_checkpoint_can_be_written(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sum("Training goes on" in text for text in said) == 3
     assert same_weights(tmp_path / "model", trained)
+
+
+def test_a_run_that_cannot_be_drawn_is_a_model_all_the_same_and_is_drawn_by_the_next_command(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    said: list[str] = []
+
+    def stand_in_the_way(_step: object, _pictures: int) -> None:
+        (output / "training.png.tmp").mkdir(exist_ok=True)
+
+    scratch(photos, output, watch=Watch(say=said.append, step=stand_in_the_way))
+    assert "training.png" in said[-1]
+    assert "The model is whole" in said[-1]
+    assert same_weights(output, trained)
+    assert not (output / "training.png").exists()
+    (output / "training.png.tmp").rmdir()
+    scratch(photos, output, watch=Watch(say=said.append))
+    assert "nothing to do" in said[-1]
+    assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_damaged_checkpoint_is_told_with_the_way_out(photos: Path, tmp_path: Path) -> None:
