@@ -1,6 +1,6 @@
 """The course of a run as one picture: training.png, drawn from metrics.jsonl and training.json.
 
-Hides matplotlib, which is loaded where it is used. Its global state is left alone: no pyplot is loaded, no backend chosen.
+Hides matplotlib, which is loaded where it is used. No pyplot is loaded and no backend chosen.
 """
 
 from __future__ import annotations
