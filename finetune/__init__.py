@@ -27,6 +27,7 @@ blend.py       (1 - alpha) * theta_0 + alpha * theta_1
 run.py         the run around the steps
 claim.py       which output a run may write to
 memory.py      what a run holds in memory
+board.py       scalars for TensorBoard
 plots.py       training.png: the course of a run as one picture
 checkpoint.py  what survives a kill -9, and the model folder written at the end
 cli.py         `imret finetune`

@@ -11,7 +11,7 @@ from finetune.models import Base
 from imret.errors import DataError
 
 
-def refuse_places(train: Path, output: Path, base: Base) -> None:
+def refuse_places(train: Path, output: Path, base: Base, *, tensorboard: Path | None = None) -> None:
     """Refuse an output that would be trained on, or that would replace the model that is started from."""
     if train.is_dir() and output.resolve().is_relative_to(train.resolve()):
         raise DataError(
@@ -24,6 +24,12 @@ def refuse_places(train: Path, output: Path, base: Base) -> None:
         raise DataError(
             f"the output {str(output)!r} is a file. Give a folder, which need not exist, as --output."
         )
+    for taken in (output, train):
+        if tensorboard is not None and tensorboard.resolve().is_relative_to(taken.resolve()):
+            raise DataError(
+                f"the --tensorboard folder {str(tensorboard)!r} lies in {str(taken)!r}, where nothing but "
+                f"{'the model' if taken == output else 'pictures'} may be. Give one elsewhere."
+            )
 
 
 def claim(

@@ -122,6 +122,7 @@ from imret.options import announce, arch_option, device_option
 )
 @click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
 @click.option("--compile", is_flag=True, help="Compile the image tower; for long runs on a GPU.")
+@click.option("--tensorboard", metavar="DIR", help="Write every step's figures to a folder for TensorBoard.")
 @device_option
 @click.option(
     "--overwrite", is_flag=True, help="Begin anew where DIR holds the model or state of another run."
@@ -137,6 +138,7 @@ def command(
     against: str | None,
     check: bool,
     replay_file: str | None,
+    tensorboard: str | None,
     device: str,
     overwrite: bool,
     **changes: Any,
@@ -171,7 +173,9 @@ def command(
         if output is None or check:
             report = check_data(train, **given)
         else:
-            training = finetune(train, output, device=device, overwrite=overwrite, **given)
+            training = finetune(
+                train, output, device=device, overwrite=overwrite, tensorboard=tensorboard, **given
+            )
     if output is None or check:
         click.echo(report.text())
         return

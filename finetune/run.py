@@ -23,6 +23,7 @@ import torch
 from open_clip.version import __version__ as open_clip_version
 
 from finetune.blend import ALPHAS, Point, blend_states, choose
+from finetune.board import Board, require_tensorboard
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -97,6 +98,7 @@ def finetune(
     against: str | os.PathLike[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    tensorboard: str | os.PathLike[str] | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train a model on labelled pictures and write it to a model folder.
@@ -121,13 +123,16 @@ def finetune(
         against: Folder of test pictures; pictures that are like one of them are not trained on.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         overwrite: Begin anew where the output holds another run, whose model stays until this one is done.
+        tensorboard: Folder for TensorBoard's scalars; None for none. It is no part of the run: one can be
+            given, or another, to a run that goes on.
         watch: Who is told.
 
     Returns:
         What training.json says.
 
     Raises:
-        DataError: If pictures, texts or output are not what they should be, or the output cannot be written.
+        DataError: If pictures, texts or output are not what they should be, or the output cannot be written;
+            or if the package for `tensorboard` is missing.
         ModelError: If the model cannot be found or loaded, or training diverges or runs out of memory.
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
@@ -139,15 +144,17 @@ def finetune(
         where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if where.type == "cpu":
         keep_freed_memory()
+    if tensorboard is not None:
+        require_tensorboard()
     world = World.join(where)
     if world.rank > 0:
-        watch = Watch()
+        watch, tensorboard = Watch(), None
     try:
         sources = find_sources(
             train, captions=captions, names=names, replay=replay, against=against, say=watch.say
         )
         base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-        refuse_places(train, output, base)
+        refuse_places(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
         run = {
             "base": base.fingerprint,
             "data": sources.hash(),
@@ -190,12 +197,19 @@ def finetune(
                 )
                 progress = _begin(trainer, validation, state, run, output, watch)
                 state = None  # as large as model and optimizer together
-                _steps(trainer, progress, run, output, watch)
+                board = None
+                if tensorboard is not None:
+                    board = opened.enter_context(Board(tensorboard, done=progress.step, say=watch.say))
+                    if progress.step == 0:
+                        board.validation(progress.before, 0)
+                _steps(trainer, progress, run, output, watch, board)
                 trainer.finish()
                 if world.rank > 0:
                     world.wait()
                     return {}
                 shipped = _choose_blend(trainer, validation, config, watch)
+                if board is not None:
+                    board.validation(shipped["after"], trainer.steps)
                 training = {
                     "run": {key: run[key] for key in ("base", "data", "config")},
                     "base": {
@@ -393,7 +407,14 @@ def _shown(scores: Mapping[str, Any] | None) -> str:
 # ---- The steps -------------------------------------------------------------------------------------------
 
 
-def _steps(trainer: Trainer, progress: _Progress, run: Mapping[str, Any], output: Path, watch: Watch) -> None:
+def _steps(
+    trainer: Trainer,
+    progress: _Progress,
+    run: Mapping[str, Any],
+    output: Path,
+    watch: Watch,
+    board: Board | None,
+) -> None:
     """Take the steps that are left, with a checkpoint now and then; `progress` is kept up to date.
 
     Raises:
@@ -408,6 +429,8 @@ def _steps(trainer: Trainer, progress: _Progress, run: Mapping[str, Any], output
             return
         began = time.monotonic()
         log.flush()
+        if board is not None:
+            board.flush()
         progress.metrics_bytes = log.tell()
         try:
             save_state(
@@ -446,6 +469,8 @@ def _steps(trainer: Trainer, progress: _Progress, run: Mapping[str, Any], output
             line = {**dataclasses.asdict(done), "seconds": round(progress.seconds, 3)}
             log.write(json.dumps(line).encode() + b"\n")
             watch.step(done, len(ready.pixels))
+            if board is not None:
+                board.step(done, len(ready.pixels))
             stop = trainer.world.agree(interrupted.is_set())
             if stop or due():
                 save()
