@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import click
 
 from imret import DEFAULT_MODEL
 from imret.options import announce, arch_option, device_option
+
+_RECIPE = "light"
 
 
 @click.command(
@@ -50,6 +53,14 @@ from imret.options import announce, arch_option, device_option
     help="Share of texts that name species, where TRAIN is a manifest that has some.  [default: 0.5]",
 )
 @click.option(
+    "--recipe",
+    type=click.Choice(("light", "names", "lora", "full", "plain")),
+    help="light: the words for categories, and the last layer that looks at pictures; fast, and other things "
+    "keep their meaning. names: those words alone, after which no picture needs a new embedding. lora: small "
+    "adapters in both towers. full: all weights, held by anchors. plain: all weights, held by nothing. "
+    "Options below change the recipe.  [default: light]",
+)
+@click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the pictures.  [default: 8; from scratch 16]"
 )
 @click.option(
@@ -58,7 +69,7 @@ from imret.options import announce, arch_option, device_option
 @click.option(
     "--lr",
     type=click.FloatRange(0, min_open=True),
-    help="Peak learning rate.  [default: 1e-5; from scratch 3e-3]",
+    help="Peak learning rate.  [default: light, names 1e-3; lora 2e-4; full, plain 1e-5; from scratch 3e-3]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), help="Same seed, same model, on the same kind of machine.  [default: 0]"
@@ -67,29 +78,29 @@ from imret.options import announce, arch_option, device_option
     "--tune",
     type=click.Choice(("both", "text", "lora")),
     help="Train both towers; the text tower alone, after which no picture needs a new embedding; or small "
-    "adapters in both, which need far less memory.  [default: both]",
+    "adapters in both, which need far less memory.",
 )
 @click.option(
     "--names-only/--all-words",
     default=None,
     help="Of the text tower train only the words that name categories and species, so that other texts "
-    "keep their meaning; or all of it.  [default: --all-words]",
+    "keep their meaning; or all of it.",
 )
 @click.option(
     "--image-layers",
     type=click.IntRange(0),
-    help="Train only so many topmost layers; 0 is all.  [default: 0]",
+    help="Train only so many topmost layers of the image tower; 0: all.",
 )
 @click.option("--lora-rank", type=click.IntRange(1), help="Rank of the adapters.  [default: 16]")
 @click.option(
     "--text-lr-factor",
     type=click.FloatRange(0, min_open=True),
-    help="Learning rate of the text tower, as a multiple of --lr.  [default: 1]",
+    help="Learning rate of the text tower, as a multiple of --lr.",
 )
 @click.option(
     "--image-layer-decay",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Learning rate of each layer relative to the one above.  [default: 1]",
+    help="Learning rate of each layer relative to the one above.",
 )
 @click.option(
     "--text-layer-decay", type=click.FloatRange(0, 1, min_open=True), help="The same in the text tower."
@@ -101,6 +112,9 @@ from imret.options import announce, arch_option, device_option
     "--anchor-images",
     type=click.FloatRange(0),
     help="How strongly pictures are held to what the base makes of them; 0 is off.",
+)
+@click.option(
+    "--anchor-replay", type=click.FloatRange(0), help="The same for the pictures of --replay; 0 is off."
 )
 @click.option("--anchor-texts", type=click.FloatRange(0), help="How strongly everyday phrases are held.")
 @click.option(
@@ -137,6 +151,7 @@ def command(
     names: str | None,
     against: str | None,
     check: bool,
+    recipe: str | None,
     replay_file: str | None,
     tensorboard: str | None,
     device: str,
@@ -153,6 +168,8 @@ def command(
     """
     if output is None and not check:
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
+    if from_scratch and recipe is not None:
+        raise click.UsageError("--recipe is for pretrained models; --from-scratch has one of its own.")
     from finetune.config import FinetuneConfig
     from finetune.run import Watch, finetune
     from finetune.run import check as check_data
@@ -163,7 +180,7 @@ def command(
             "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
             "from_scratch": from_scratch,
             "arch": arch,
-            "config": FinetuneConfig.for_scratch(**changes) if from_scratch else FinetuneConfig(**changes),
+            "config": FinetuneConfig.of("scratch" if from_scratch else recipe or _RECIPE, **changes),
             "captions": captions,
             "names": names,
             "replay": replay_file,
@@ -192,11 +209,16 @@ def command(
 
 
 class _Bar:
-    """A progress bar on stderr: first over pictures that are decoded, then over pictures trained on."""
+    """A progress bar on stderr: first over pictures that are decoded, then over pictures trained on.
+
+    Where stderr is no terminal but a file, a line for every tenth of the steps instead.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
+        self._live = sys.stderr.isatty()
+        self._told: tuple[int, float] | None = None  # the step of the last line, and when it was
 
     def __enter__(self) -> _Bar:
         return self
@@ -215,13 +237,30 @@ class _Bar:
         self._bar.update()
 
     def step(self, step: Any, pictures: int) -> None:
+        figures = f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}"
+        if step.memory_mib:
+            figures += f", {step.memory_mib:,} MiB"
+        if not self._live:
+            self._line(step, pictures, figures)
+            return
         self._at("train", step.steps * pictures, done=(step.step - 1) * pictures)
-        self._bar.set_postfix_str(
-            f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}"
-            + (f", {step.memory_mib:,} MiB" if step.memory_mib else ""),
-            refresh=False,
-        )
+        self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(pictures)
+
+    def _line(self, step: Any, pictures: int, figures: str) -> None:
+        """Print a line if with this step another tenth of the run is done."""
+        now = time.monotonic()
+        if self._told is None:
+            self._told = step.step, now  # nobody knows when the first step began
+        if 10 * step.step // step.steps > 10 * (step.step - 1) // step.steps:
+            steps, seconds = step.step - self._told[0], now - self._told[1]
+            if steps:
+                from tqdm import tqdm
+
+                left = tqdm.format_interval((step.steps - step.step) * seconds / steps)
+                figures += f", {steps * pictures / max(seconds, 1e-9):,.1f} images/s, {left} left"
+            announce(f"step {step.step:,} of {step.steps:,}: {figures}")
+            self._told = step.step, now
 
     def _at(self, stage: str, total: int, *, done: int = 0) -> None:
         """Begin a bar where a new stage begins."""
@@ -239,5 +278,5 @@ class _Bar:
             unit=" images",
             unit_scale=False,
             smoothing=0.1,
-            disable=not sys.stderr.isatty(),
+            disable=not self._live,
         )
