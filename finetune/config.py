@@ -12,10 +12,12 @@ TUNE = ("both", "text", "lora")
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How to train. The defaults are for a pretrained model; `for_scratch` has those for an untrained one."""
+    """How to train. The defaults here are those of plain tuning; `of` has the recipes that imret offers."""
 
     # Passes over the training pictures; small categories are drawn more often than once in each.
     epochs: int = 8
+    # Steps that a run takes at least, in more passes where the pictures are few.
+    least_steps: int = 0
     # Pictures per step. With ten categories there are ten texts to tell apart however large it is.
     batch_size: int = 100
     # What is trained: both towers; the text tower alone, after which pictures that are in a collection need
@@ -46,6 +48,8 @@ class FinetuneConfig:
     ema: float = 0.0
     # Weight of 1 - cosine between the features of each picture and those that the base gives it.
     anchor_images: float = 0.0
+    # The same for the pictures that are replayed.
+    anchor_replay: float = 0.0
     # Weight of 1 - cosine between the features of 32 phrases a step and those that the base gives them.
     anchor_texts: float = 0.0
     # Weight of the divergence between what base and model make of a picture among 500 phrases.
@@ -98,7 +102,9 @@ class FinetuneConfig:
         if self.tune not in TUNE:
             raise ValueError(f"tune must be one of {', '.join(TUNE)}, not {self.tune!r}")
         for name in (
+            "least_steps",
             "anchor_images",
+            "anchor_replay",
             "anchor_texts",
             "anchor_phrases",
             "replay",
@@ -118,9 +124,15 @@ class FinetuneConfig:
             raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
 
     @classmethod
-    def for_scratch(cls, **changes: Any) -> FinetuneConfig:
-        """Return the defaults for an untrained model, with changes."""
-        return cls(**{**_FOR_SCRATCH, **changes})
+    def of(cls, recipe: str, **changes: Any) -> FinetuneConfig:
+        """Return one of RECIPES, with changes.
+
+        Raises:
+            ValueError: If there is no such recipe, or a change is out of range.
+        """
+        if recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
+        return cls(**{**RECIPES[recipe], **changes})
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the result, in JSON's types; a resumed run may differ in the rest."""
@@ -132,14 +144,44 @@ class FinetuneConfig:
 # What does not change the result. Parts of a batch and recomputed activations change its last bits.
 _FREE = ("checkpoint_s", "cache_mib")
 
-_FOR_SCRATCH: dict[str, Any] = {
-    "epochs": 16,
-    "batch_size": 64,
-    "lr": 3e-3,
-    "min_crop": 0.8,
-    "category_share": 0.1,
-    "captions_per_picture": 3,
-    "blend": False,
-    "learn_logit_scale": True,
-    "freeze_batch_norm": False,
+# Only the words that name categories learn: no other text changes, and nothing can be forgotten in words.
+_NAMES: dict[str, Any] = {"names_only": True, "lr": 1e-3, "text_lr_factor": 10.0, "least_steps": 200}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Names and the projection of the image tower: no gradient goes through the tower, which takes a third of
+    # the time and little memory. The anchor holds pictures to what the base makes of them.
+    "light": {**_NAMES, "image_layers": 1, "anchor_images": 1.0},
+    # Names alone: a collection that the base made can be searched as it is.
+    "names": {**_NAMES, "tune": "text"},
+    # Adapters in both towers, at the rate that they need, and every anchor.
+    "lora": {
+        "tune": "lora",
+        "lr": 2e-4,
+        "anchor_images": 1.0,
+        "anchor_phrases": 0.5,
+        "anchor_texts": 0.5,
+    },
+    # All weights of both towers, the lower ones slower, and every anchor.
+    "full": {
+        "lr": 1e-5,
+        "image_layer_decay": 0.75,
+        "text_layer_decay": 0.75,
+        "anchor_images": 1.0,
+        "anchor_phrases": 0.5,
+        "anchor_texts": 0.5,
+    },
+    # All weights, with nothing against forgetting: what the others are compared with.
+    "plain": {},
+    # An untrained model.
+    "scratch": {
+        "epochs": 16,
+        "batch_size": 64,
+        "lr": 3e-3,
+        "min_crop": 0.8,
+        "category_share": 0.1,
+        "captions_per_picture": 3,
+        "blend": False,
+        "learn_logit_scale": True,
+        "freeze_batch_norm": False,
+    },
 }

@@ -61,7 +61,8 @@ def tower_of(name: str) -> str:
 def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
     """Return tower and layer of every parameter by name, but for the logit scale.
 
-    Layer 0 is the stem or the embeddings, the last one norm and projection, and between them the blocks.
+    Layer 0 is the stem or the embeddings, the last one norm and projection (of a timm tower the projection
+    alone), and between them the blocks.
     """
     found: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, _ in model.named_parameters():
@@ -73,7 +74,8 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
         elif _STEM.search(name.removeprefix("visual.").removeprefix("text.").removeprefix("trunk.")):
             place = (-1, 0)
         else:
-            place = (1 << 30, 0)
+            # open_clip puts a projection of its own on a tower that comes from timm.
+            place = (1 << 30, int(name.startswith("visual.head.")))
         found[name] = tower_of(name), place
     ranks = {}
     for tower in ("image", "text"):

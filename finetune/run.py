@@ -136,7 +136,7 @@ def finetune(
         ModelError: If the model cannot be found or loaded, or training diverges or runs out of memory.
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
-    config = config or (FinetuneConfig.for_scratch() if from_scratch else FinetuneConfig())
+    config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
     watch = watch or Watch()
     train, output = Path(train), Path(output)
     where = pick_device(device)
@@ -331,7 +331,7 @@ def check(
 
     Args and errors are those of `finetune`.
     """
-    config = config or (FinetuneConfig.for_scratch() if from_scratch else FinetuneConfig())
+    config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
     watch = watch or Watch()
     sources = find_sources(
         train, captions=captions, names=names, replay=replay, against=against, say=watch.say

@@ -142,7 +142,7 @@ class Trainer:
         )
         self.batch_size = self._batches.batch_size
         self.steps_per_epoch = self._batches.steps_per_epoch
-        self.steps = config.epochs * self.steps_per_epoch
+        self.steps = max(config.epochs * self.steps_per_epoch, config.least_steps)
         self._replay = None
         if replay is not None and replay.records and config.replay:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
@@ -212,7 +212,8 @@ class Trainer:
         self._frozen: nn.Module | None = None
         self._phrase_features: Tensor | None = None
         # The text tower alone cannot change what pictures are.
-        anchors_images = self.trains_images and (config.anchor_images > 0 or config.anchor_phrases > 0)
+        anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
+        anchors_images = self.trains_images and max(anchored) > 0
         if not (anchors_images or config.anchor_texts):
             return
         if self.base.files is None:
@@ -294,6 +295,7 @@ class Trainer:
         Features of all processes meet here, the objective is taken on them as leaves, and each process
         sends the gradient of its own features back through its towers.
         """
+        config = self.config
         images = self._augmented(number, prepared)  # batch, then replay
         n_own = len(prepared.pixels)
         sets = [*prepared.batch.text_sets]
@@ -316,8 +318,10 @@ class Trainer:
         with torch.no_grad():
             frozen = None
             if self._frozen is not None:
-                own = self.world.share(n_own)
-                frozen = self.world.gather(self._frozen_features(images[own]), n_own)
+                # The batch's own come first; those that are replayed are held too where that is asked for.
+                n_held = len(images) if config.anchor_replay else n_own
+                held = self.world.share(n_held)
+                frozen = self.world.gather(self._frozen_features(images[held]), n_held)
 
         total, loss, floor, parts = self._objective(sets, u, v, frozen, n_own, phrases)
         leaves = [u, v]
@@ -349,7 +353,7 @@ class Trainer:
             sets: Texts of the batch, and then of replay if there is any.
             u: (B + R, D) unit features of the pictures of the batch and of replay.
             v: (U, D) unit features of the texts of all sets, then of the phrases.
-            frozen: (B, D) unit features that the base gives the batch, or None.
+            frozen: (B, D) or (B + R, D) unit features that the base gives the same pictures, or None.
             n_own: B.
             phrases: Which of the phrases the last rows of v are.
         """
@@ -375,9 +379,13 @@ class Trainer:
                 losses.append(value)
                 floors.append(loss_floor(match, counts))
         if frozen is not None and config.anchor_images:
-            parts["anchor_images"] = config.anchor_images, feature_anchor(u[:n_own], frozen)
+            parts["anchor_images"] = config.anchor_images, feature_anchor(u[:n_own], frozen[:n_own])
+        if frozen is not None and config.anchor_replay and len(frozen) > n_own:
+            parts["anchor_replay"] = config.anchor_replay, feature_anchor(u[n_own:], frozen[n_own:])
         if frozen is not None and config.anchor_phrases and self._phrase_features is not None:
-            value = phrase_divergence(u[:n_own], frozen, self._phrase_features, logit_scale=self._base_scale)
+            value = phrase_divergence(
+                u[:n_own], frozen[:n_own], self._phrase_features, logit_scale=self._base_scale
+            )
             parts["anchor_phrases"] = config.anchor_phrases, value
         if len(phrases) and self._phrase_features is not None:
             held_to = self._phrase_features[torch.as_tensor(np.asarray(phrases), device=self.device)]

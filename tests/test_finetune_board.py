@@ -18,7 +18,7 @@ from finetune.run import Watch, finetune
 from finetune.train import Step
 from imret.errors import DataError
 
-CONFIG = FinetuneConfig.for_scratch(epochs=2, batch_size=8, validation_share=0.2)
+CONFIG = FinetuneConfig.of("scratch", epochs=2, batch_size=8, validation_share=0.2)
 STEP = Step(1, 4, 0.5, loss=2.0, floor=1.5, lr=1e-3, grad_norm=0.7, logit_scale=14.0, memory_mib=900)
 
 

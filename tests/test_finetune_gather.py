@@ -28,7 +28,7 @@ from imret.errors import DataError
 from imret.images import fit_image, load_image
 from imret.wording import evaluation_queries
 
-CONFIG = FinetuneConfig.for_scratch(epochs=1, batch_size=8, validation_share=0.2)
+CONFIG = FinetuneConfig.of("scratch", epochs=1, batch_size=8, validation_share=0.2)
 SCRATCH: dict[str, Any] = {"model": "imret-tiny", "from_scratch": True, "config": CONFIG}
 
 

@@ -24,7 +24,7 @@ def build(name: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("name", "n_image", "n_text"),
-    [("ViT-H-14", 34, 26), ("RN50", 18, 14), ("convnext_base_w", 38, 14)],
+    [("ViT-H-14", 34, 26), ("RN50", 18, 14), ("convnext_base_w", 39, 14)],
 )
 def test_a_tower_has_a_stem_its_blocks_and_a_top(name: str, n_image: int, n_text: int) -> None:
     found = layers(build(name))

@@ -36,7 +36,7 @@ from imret.errors import DataError, ModelError
 
 WEIGHTS = "open_clip_model.safetensors"
 COLORS = {"aves": (220, 40, 40), "fungi": (40, 200, 60), "plantae": (50, 60, 220)}
-QUICK = FinetuneConfig.for_scratch(epochs=2, batch_size=12, validation_share=0.2)
+QUICK = FinetuneConfig.of("scratch", epochs=2, batch_size=12, validation_share=0.2)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -202,7 +202,7 @@ RUN = """
     import dataclasses, sys, time
     from finetune.run import Watch, finetune
     from finetune.train import FinetuneConfig
-    config = FinetuneConfig.for_scratch(epochs=2, batch_size=12, validation_share=0.2, checkpoint_s=0)
+    config = FinetuneConfig.of("scratch", epochs=2, batch_size=12, validation_share=0.2, checkpoint_s=0)
     def told(step, pictures):
         print(step.step, flush=True)
         time.sleep(0.1)
