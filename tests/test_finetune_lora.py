@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finetune.lora import add_lora, merge_lora
+from finetune.blend import blend_states
+from finetune.lora import LowRank, add_lora, merge_lora
 
 
 @pytest.fixture
@@ -83,6 +84,34 @@ def test_merged_weights_give_what_the_adapters_gave(model: nn.Module, random_mod
     stock.load_state_dict(copy.deepcopy(model.state_dict()), strict=True)
     for before, after in zip(adapted, features(stock), strict=True):
         torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+def test_a_blend_of_base_and_merged_weights_is_the_adapters_at_a_smaller_scale(
+    model: nn.Module, random_model: Path, alpha: float
+) -> None:
+    base, scaled = (
+        open_clip.create_model_and_transforms(f"local-dir:{random_model}")[0].eval() for _ in range(2)
+    )
+    theta_0 = copy.deepcopy(base.state_dict())
+    names = add_lora(model, rank=4, alpha=8, seed=0)
+    assert add_lora(scaled, rank=4, alpha=8, seed=0) == names
+    stir(model)
+    stir(scaled)
+    for module in scaled.modules():
+        if isinstance(module, LowRank):
+            module.scale *= alpha
+    merge_lora(scaled)
+    merge_lora(model)
+    blended = blend_states(theta_0, model.state_dict(), alpha)
+    assert blended.keys() == scaled.state_dict().keys()
+    for name, weight in scaled.state_dict().items():
+        torch.testing.assert_close(blended[name], weight, atol=1e-6, rtol=1e-6)
+    differ = {name for name in theta_0 if not torch.allclose(theta_0[name], blended[name], atol=1e-6)}
+    assert differ == (set(names) if alpha else set())
+    base.load_state_dict(blended)
+    for one, other in zip(features(base), features(scaled), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_query_key_and_value_have_adapters_of_their_own(model: nn.Module) -> None:
