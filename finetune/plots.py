@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PLOT_NAME = "training.png"
 # Told apart by those who see red and green alike: https://jfly.uni-koeln.de/color/
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#767676"
-_OTHERS = ("#cc79a7", "#009e73", "#e69f00", "#56b4e9")
+_OTHERS = ("#cc79a7", "#009e73", "#e69f00", "#56b4e9", "#000000")
 # How far a smoothed curve looks to either side: the deviation of a Gauss curve as a share of the run, and the
 # most steps of it.
 _SMOOTHED, _MOST_SMOOTHED = 0.02, 200.0
@@ -33,6 +33,7 @@ _NAMES = {
     "anchor_images": "anchor of pictures",
     "anchor_texts": "anchor of texts",
     "anchor_phrases": "anchor on phrases",
+    "anchor_replay": "anchor of replay",
     "hit_rate@10": "retention: hit rate@10 on captions of other pictures",
     "agreement": "retention: agreement with the base",
 }
@@ -150,7 +151,7 @@ def _draw_parts(axes: Axes, steps: Sequence[Mapping[str, Any]], parts: Sequence[
     """Draw what else is minimised; on a scale of powers of ten, for anchors are far smaller than replay."""
     _plain(axes, "The other parts, before their weights")
     highest = 0.0
-    for name, color in zip(parts, _OTHERS, strict=False):
+    for number, name in enumerate(parts):
         having = [step for step in steps if name in step["parts"]]
         values = np.array([step["parts"][name] for step in having], dtype=np.float64)
         values = np.maximum(smoothed(values), 1e-6)  # anchors begin at 0, which has no logarithm
@@ -159,7 +160,7 @@ def _draw_parts(axes: Axes, steps: Sequence[Mapping[str, Any]], parts: Sequence[
         axes.plot(
             _column(having, "step"),
             values,
-            color=color,
+            color=_OTHERS[number % len(_OTHERS)],
             linewidth=1.8,
             label=_NAMES.get(name, name),
             marker=mark,
