@@ -154,8 +154,9 @@ def _draw_parts(axes: Axes, steps: Sequence[Mapping[str, Any]], parts: Sequence[
     for number, name in enumerate(parts):
         having = [step for step in steps if name in step["parts"]]
         values = np.array([step["parts"][name] for step in having], dtype=np.float64)
-        values = np.maximum(smoothed(values), 1e-6)  # anchors begin at 0, which has no logarithm
+        values = smoothed(values)
         highest = max(highest, float(values.max()))
+        values = np.where(values > 1e-6, values, np.nan)  # anchors begin at 0, which has no logarithm
         mark = "o" if len(steps) == 1 else None
         axes.plot(
             _column(having, "step"),
@@ -252,6 +253,8 @@ def _label(
         else:
             groups.append([i])
     box = axes.get_window_extent()
+    middle = np.array([box.x0 + box.x1, box.y0 + box.y1]) / 2
+    reach_of_plot = np.array([box.width, box.height]) / 2
     along = np.linspace(0, len(at) - 1, 12 * len(at))
     line = np.column_stack([np.interp(along, np.arange(len(at)), at[:, axis]) for axis in (0, 1)])
     taken: list[NDArray[np.float64]] = []
@@ -259,18 +262,24 @@ def _label(
         center = at[group].mean(axis=0)
         text = f"{alpha[group[0]]:g}" + (f"–{alpha[group[-1]]:g}" if len(group) > 1 else "")
 
-        def crowding(offset: NDArray[np.float64], center: NDArray[np.float64] = center) -> float:
+        half = np.array([4.0 * len(text), 7.0])  # of the label's box, in pixels
+
+        def crowding(
+            offset: NDArray[np.float64],
+            center: NDArray[np.float64] = center,
+            half: NDArray[np.float64] = half,
+        ) -> float:
             """Return how much lies near a place for a label: the line, labels, and the edge of the plot."""
             place = center + offset
-            others = np.vstack([line, *taken])
-            gaps = np.hypot(*(others - place).T)
-            outside = not (box.x0 + 12 < place[0] < box.x1 - 12 and box.y0 + 9 < place[1] < box.y1 - 9)
-            return float((1 / np.maximum(gaps, 1.0) ** 2).sum()) + 10.0 * outside
+            gaps = np.maximum(np.abs(np.vstack([line, *taken]) - place) - half, 0)  # to the label's box
+            outside = (np.abs(place - middle) + half > reach_of_plot).any()
+            return float((1 / np.maximum(np.hypot(*gaps.T), 1.0) ** 2).sum()) + 10.0 * outside
 
         angles = np.arange(16) * np.pi / 8
-        reach = 21 if len(group) > 1 or marked & set(group) else 16
-        best = min((reach * np.array([np.cos(a), np.sin(a)]) for a in angles), key=crowding)
-        taken.append((center + best)[None])
+        gap = 14 if marked & set(group) else 8
+        best = min(((half + gap) * np.array([np.cos(a), np.sin(a)]) for a in angles), key=crowding)
+        ends = np.array([[-half[0], 0], [0, 0], [half[0], 0]])
+        taken.append(center + best + ends)
         axes.annotate(
             text,
             tuple(axes.transData.inverted().transform(center)),
