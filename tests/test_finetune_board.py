@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw_picture
+from conftest import ROOT, draw_picture
 
 from finetune.board import Board, require_tensorboard
 from finetune.config import FinetuneConfig
@@ -92,6 +95,42 @@ def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
 
     tune(photos, output, board, config=dataclasses.replace(config, epochs=1), overwrite=True)
     assert [step for step, _ in scalars(board)["train/loss"]] == [1, 2]  # begun anew
+
+
+TOGETHER = """
+import sys
+from finetune.config import FinetuneConfig
+from finetune.run import finetune
+photos, model, output, board = sys.argv[1:]
+config = FinetuneConfig(epochs=1, batch_size=8, validation_share=0.2, blend=False)
+finetune(photos, output, model=model, config=config, device="cpu", tensorboard=board)
+"""
+
+
+def test_of_several_processes_the_first_alone_writes(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    places = [photos, random_model, tmp_path / "model", tmp_path / "board"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TOGETHER, *map(str, places)],
+            env={**os.environ, **together, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    assert len(list((tmp_path / "board").iterdir())) == 1
+    assert [step for step, _ in scalars(tmp_path / "board")["train/loss"]] == [1, 2]
+    assert (tmp_path / "model" / "training.png").exists()
 
 
 def test_without_the_package_nothing_is_decoded_and_the_way_out_is_said(
