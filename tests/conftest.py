@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +56,45 @@ def write_random_model(folder: Path, *, seed: int) -> Path:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The default architecture at full size, ViT-H/14, with 986 M random weights; 4 GB on disk."""
+    # Tensor by tensor: never more than one in memory.
+    import torch
+    from open_clip.factory import get_model_config
+    from open_clip.model import CLIP
+
+    folder = tmp_path_factory.mktemp("full-size")
+    registry: Any = get_model_config
+    model_cfg = registry("ViT-H-14")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    with torch.device("meta"):
+        state = CLIP(**model_cfg).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == 986_109_441
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in state.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path = folder / "open_clip_model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, tensor in state.items():
+            if tensor.dim() == 0:
+                values = torch.tensor(4.6052)
+            elif ".ln_" in name or name.startswith("ln_"):
+                values = torch.ones(tensor.shape) if name.endswith("weight") else torch.zeros(tensor.shape)
+            else:
+                values = torch.empty(tensor.shape).normal_(generator=generator)
+                values *= 0.02 if tensor.dim() < 2 or "embedding" in name else tensor.shape[-1] ** -0.5
+            file.write(values.numpy().tobytes())
+    yield folder
+    path.unlink()  # pytest keeps the folders of three runs; not 4 GB of each
 
 
 def draw_picture(file: Path, *, seed: int = 0, size: tuple[int, int] = (64, 48)) -> Path:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,44 +19,6 @@ pytestmark = pytest.mark.slow
 
 TEXT_PARAMETERS = 354_032_640
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Write a random ViT-H/14 as float32 safetensors, tensor by tensor: never more than one in memory."""
-    import torch
-    from open_clip.factory import get_model_config
-    from open_clip.model import CLIP
-
-    folder = tmp_path_factory.mktemp("full-size")
-    registry: Any = get_model_config
-    model_cfg = registry("ViT-H-14")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
-    with torch.device("meta"):
-        state = CLIP(**model_cfg).state_dict()
-    assert sum(tensor.numel() for tensor in state.values()) == 986_109_441
-    header: dict[str, Any] = {}
-    end = 0
-    for name, tensor in state.items():
-        start, end = end, end + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    path = folder / "open_clip_model.safetensors"
-    generator = torch.Generator().manual_seed(0)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for name, tensor in state.items():
-            if tensor.dim() == 0:
-                values = torch.tensor(4.6052)
-            elif ".ln_" in name or name.startswith("ln_"):
-                values = torch.ones(tensor.shape) if name.endswith("weight") else torch.zeros(tensor.shape)
-            else:
-                values = torch.empty(tensor.shape).normal_(generator=generator)
-                values *= 0.02 if tensor.dim() < 2 or "embedding" in name else tensor.shape[-1] ** -0.5
-            file.write(values.numpy().tobytes())
-    yield folder
-    path.unlink()  # pytest keeps the folders of three runs; not 4 GB of each
 
 
 MEASURE = """
