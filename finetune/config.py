@@ -59,10 +59,12 @@ class FinetuneConfig:
     replay_batch: int = 32
     # Whether base and tuned weights are blended, and the blend chosen on validation.
     blend: bool = True
-    # Most that retention may fall for a blend to be chosen: of hit rate@10, where captioned pictures are at
-    # hand, and of the agreement with the base, where they are not.
+    # Most that retention may fall for a blend to be chosen: of the hit rate of captioned pictures, where some
+    # are at hand; of the agreement with the base about the held-out pictures, where there are none. Those are
+    # of the categories, which are meant to change: with the recipe light, an agreement 0.3 lower went along
+    # with one point of hit rate on other pictures.
     hit_rate_budget: float = 0.01
-    agreement_budget: float = 0.1
+    agreement_budget: float = 0.3
     # Longest gradient, in L2 norm over all parameters.
     clip_norm: float = 1.0
     # Share of text sets that pair pictures with their category's name where they also have captions.
@@ -145,7 +147,13 @@ class FinetuneConfig:
 _FREE = ("checkpoint_s", "cache_mib")
 
 # Only the words that name categories learn: no other text changes, and nothing can be forgotten in words.
-_NAMES: dict[str, Any] = {"names_only": True, "lr": 1e-3, "text_lr_factor": 10.0, "least_steps": 200}
+_NAMES: dict[str, Any] = {
+    "names_only": True,
+    "lr": 1e-3,
+    "text_lr_factor": 10.0,
+    "batch_size": 64,
+    "least_steps": 160,
+}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Names and the projection of the image tower: no gradient goes through the tower, which takes a third of

@@ -34,9 +34,14 @@ _NAMES = {
     "anchor_texts": "anchor of texts",
     "anchor_phrases": "anchor on phrases",
     "anchor_replay": "anchor of replay",
-    "hit_rate@10": "retention: hit rate@10 on captions of other pictures",
-    "agreement": "retention: agreement with the base",
 }
+
+
+def _of_what(kind: str) -> str:
+    """Say what retention is of, by `Validation.retention_kind`."""
+    if kind == "agreement":
+        return "retention: agreement with the base"
+    return f"retention: {kind.replace('_', ' ')} on captions of other pictures"
 
 
 def save_plot(folder: Path, training: Mapping[str, Any]) -> None:
@@ -209,7 +214,7 @@ def _draw_blends(axes: Axes, training: Mapping[str, Any]) -> None:
     y = np.array([point["map"] for point in points])
     better = ": better is up and to the right" if known else ""
     _plain(axes, f"From base (0) to tuned (1), on validation{better}")
-    axes.set_xlabel(_NAMES[kind] if known else "alpha")
+    axes.set_xlabel(_of_what(kind) if known else "alpha")
     axes.set_ylabel("text-to-image mAP")
     axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5, zorder=2)
     base, chosen = int(np.argmin(alpha)), int(np.argmin(np.abs(alpha - validation["alpha"])))
@@ -224,7 +229,7 @@ def _draw_blends(axes: Axes, training: Mapping[str, Any]) -> None:
     )  # fmt: skip
     axes.margins(0.1)
     if known:
-        budget = config["hit_rate_budget" if kind == "hit_rate@10" else "agreement_budget"]
+        budget = config["agreement_budget" if kind == "agreement" else "hit_rate_budget"]
         low, high = axes.get_xlim()
         least = x[base] - budget
         if least > low:

@@ -276,7 +276,7 @@ def _choose_blend(
     theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
     theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
     kind = validation.retention_kind
-    budget = config.hit_rate_budget if kind == "hit_rate@10" else config.agreement_budget
+    budget = config.agreement_budget if kind == "agreement" else config.hit_rate_budget
     points, scores = [], {}
     for alpha in ALPHAS:
         trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))

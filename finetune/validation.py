@@ -1,7 +1,7 @@
 """What a model is worth while it is trained: retrieval on held-out pictures, and what is left of the rest.
 
 Retention is the hit rate of captioned pictures where there are some. Where there are none, it is how far the
-model still agrees with its base about what the held-out pictures could show, among a bank of phrases.
+model still agrees with its base about what the held-out pictures show, among a bank of phrases.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from imret.wording import evaluation_queries
 
 # Texts are encoded, and captions ranked, this many at a time.
 _TEXTS = 256
+# A caption has found its picture if it is in the best part of so many: 10 of 500, whatever their number.
+_HIT_ONE_IN = 50
+# Phrases nearest to a picture, of which base and model are to agree.
+_NEAREST = 10
 
 
 class Towers(Protocol):
@@ -56,12 +60,12 @@ class Validation:
         self._pictures, self._captioned, self._phrases = pictures, captioned, phrases
         self._batch_size, self._names = batch_size, names
         self._kept: dict[str, Tensor] = {}  # features of pictures, for models that share an image tower
-        self._base_best: Tensor | None = None
+        self._base_nearest: Tensor | None = None
 
     @property
     def retention_kind(self) -> str:
-        """What retention means here: "hit_rate@10" or "agreement"."""
-        return "hit_rate@10" if self._captioned is not None else "agreement"
+        """What retention means here: "agreement", or "hit_rate@k" with k a fiftieth of the pictures."""
+        return "agreement" if self._captioned is None else f"hit_rate@{self._hit_rank(self._captioned)}"
 
     @torch.no_grad()
     def scores(self, towers: Towers, *, same_images: bool = False) -> dict[str, Any] | None:
@@ -93,6 +97,9 @@ class Validation:
     def retention(self, towers: Towers, *, is_base: bool = False, same_images: bool = False) -> float | None:
         """Return what is left of what the base knew, in [0, 1]; None where nothing can be asked.
 
+        Of captioned pictures: how often a caption finds its own among the best fiftieth. Without any: of the
+        ten phrases nearest to a held-out picture, how many were so for the base.
+
         Args:
             towers: The model.
             is_base: Whether it is the base, whose answers are those that agreement is measured against; it
@@ -105,14 +112,13 @@ class Validation:
             return None
         images = self._features("pictures", self._pictures, towers, same_images)
         phrases = self._encode(self._phrases, towers)
-        similarity = images @ phrases.T  # (N, P)
+        nearest = (images @ phrases.T).topk(min(_NEAREST, len(phrases)), dim=1).indices  # (N, 10)
         if is_base:
-            self._base_best = similarity.argmax(dim=1)
+            self._base_nearest = nearest
             return 1.0
-        if self._base_best is None:
+        if self._base_nearest is None:
             raise ValueError("the base has to be scored first")
-        of_base = similarity.gather(1, self._base_best[:, None])
-        return float(((similarity > of_base).sum(dim=1) < 10).float().mean())
+        return float((nearest[:, :, None] == self._base_nearest[:, None, :]).any(dim=2).float().mean())
 
     def _hit_rate(self, captioned: Pictures, towers: Towers, same_images: bool) -> float:
         images = self._features("captioned", captioned, towers, same_images)
@@ -122,8 +128,12 @@ class Validation:
         for start in range(0, len(captions), _TEXTS):
             similarity = self._encode(captions[start : start + _TEXTS], towers) @ images.T
             of_own = similarity.gather(1, own[start : start + _TEXTS, None].to(similarity.device))
-            hits += int(((similarity > of_own).sum(dim=1) < 10).sum())
+            hits += int(((similarity > of_own).sum(dim=1) < self._hit_rank(captioned)).sum())
         return hits / len(captions)
+
+    @staticmethod
+    def _hit_rank(captioned: Pictures) -> int:
+        return max(1, round(len(captioned.records) / _HIT_ONE_IN))
 
     def _encode(self, texts: Sequence[str], towers: Towers) -> Tensor:
         return torch.cat(

@@ -23,7 +23,13 @@ from finetune.sources import read_records
 from finetune.train import Trainer
 from finetune.world import World
 
-ANCHORED = {"batch_size": 11, "anchor_images": 2.0, "anchor_texts": 1.0, "anchor_phrases": 0.5}
+ANCHORED = {
+    "batch_size": 11,
+    "anchor_images": 2.0,
+    "anchor_replay": 3.0,
+    "anchor_texts": 1.0,
+    "anchor_phrases": 0.5,
+}
 
 
 @pytest.fixture(scope="module")

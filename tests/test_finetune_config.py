@@ -1,0 +1,47 @@
+"""Recipes are settings, and what cannot change the result is no part of a run's identity."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from finetune.cli import command
+from finetune.config import RECIPES, FinetuneConfig
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_valid_config_and_changes_go_on_top(name: str) -> None:
+    config = FinetuneConfig.of(name, seed=7)
+    assert config.seed == 7
+    for field, value in RECIPES[name].items():
+        assert getattr(config, field) == value
+
+
+def test_the_recipes_differ_in_what_they_train() -> None:
+    light, names, lora, full = (FinetuneConfig.of(name) for name in ("light", "names", "lora", "full"))
+    assert (light.names_only, light.image_layers, light.tune) == (True, 1, "both")
+    assert (names.names_only, names.tune) == (True, "text")
+    assert lora.tune == "lora"
+    assert (full.names_only, full.image_layers, full.tune) == (False, 0, "both")
+    assert min(config.anchor_images for config in (light, lora, full)) > 0
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"light, names, lora, full, plain, scratch, not 'ligth'"):
+        FinetuneConfig.of("ligth")
+
+
+def test_settings_that_do_not_change_the_result_are_no_part_of_the_identity() -> None:
+    plain = FinetuneConfig()
+    assert dataclasses.replace(plain, cache_mib=1, checkpoint_s=0).identity() == plain.identity()
+    assert dataclasses.replace(plain, anchor_replay=1.0).identity() != plain.identity()
+
+
+def test_a_recipe_is_for_pretrained_models(tmp_path: Path) -> None:
+    arguments = [str(tmp_path), "--from-scratch", "--recipe", "light", "--output", str(tmp_path / "model")]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert "--recipe is for pretrained models" in result.output
