@@ -14,8 +14,8 @@ replay.py      captioned pictures of other things, shown again
 models.py      what training starts from: a pretrained model, or an architecture
 layers.py      which parameters are trained, and at what pace
 words.py       the words that may learn: those that name categories
+cut.py         an image tower below and above its topmost layer
 lora.py        low-rank adapters
-allocator.py   memory kept between steps on a CPU
 loss.py        the label-aware contrastive loss, its floor, and the anchors
 config.py      FinetuneConfig: every setting, its default and its reason
 train.py       one step of training

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from finetune.average import WeightAverage
 from finetune.config import FinetuneConfig
+from finetune.cut import Part, cut
 from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
 from finetune.layers import choose_trainable, parameter_groups
 from finetune.lora import add_lora, merge_lora
@@ -148,6 +149,7 @@ class Trainer:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
+        self._cut: tuple[Part, Part, Part] | None = None
         self._choose_what_is_trained(names)
         self._refuse_what_batch_norm_forbids()
         self._freeze_base(phrases)
@@ -156,6 +158,9 @@ class Trainer:
             self.model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
             self._encode_pixels = torch.compile(self._encode_pixels)
+            if self._cut is not None:
+                below, above, base_above = self._cut
+                self._cut = torch.compile(below), above, base_above
         groups = parameter_groups(
             self.model,
             lr=config.lr,
@@ -211,6 +216,10 @@ class Trainer:
         config = self.config
         self._frozen: nn.Module | None = None
         self._phrase_features: Tensor | None = None
+        # Below the topmost layer, where that is all that is trained, model and base are one.
+        only_top = config.tune == "both" and config.image_layers == 1 and config.freeze_batch_norm
+        visual: nn.Module = self.model.visual  # type: ignore[assignment]
+        self._cut = cut(visual) if only_top else None
         # The text tower alone cannot change what pictures are.
         anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
         anchors_images = self.trains_images and max(anchored) > 0
@@ -220,16 +229,20 @@ class Trainer:
             raise ModelError("a model from scratch has no base to be anchored to. Leave the anchors out.")
         self._phrases = list(phrases)
         self._base_scale = float(self._logit_scale.detach().exp())
-        # What only gives features has no need of fp32, where training has not either.
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        frozen = self.base.build(self.device, seed=config.seed).to(dtype).eval().requires_grad_(False)
-        frozen.to(memory_format=torch.channels_last)
-        if self._phrases:
-            with torch.no_grad():
-                tokens = self._tokenize(self._phrases).to(self.device)
-                features = torch.cat([encode_tokens(frozen, some) for some in torch.split(tokens, 256)])
-                self._phrase_features = F.normalize(features.float(), dim=-1)  # (P, D)
-        self._frozen = frozen if anchors_images else None
+        if self._phrases:  # nothing has been trained yet: the model is the base
+            self._phrase_features = torch.cat(
+                [
+                    self.encode_texts(self._phrases[start : start + 256])
+                    for start in range(0, len(self._phrases), 256)
+                ]
+            )  # (P, D)
+        if anchors_images and self._cut is None:
+            # What only gives features has no need of fp32, where training has not either.
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+            self._frozen = (
+                self.base.build(self.device, seed=config.seed).to(dtype).eval().requires_grad_(False)
+            )
+            self._frozen.to(memory_format=torch.channels_last)
 
     # ---- Steps -------------------------------------------------------------------------------------------
 
@@ -295,7 +308,6 @@ class Trainer:
         Features of all processes meet here, the objective is taken on them as leaves, and each process
         sends the gradient of its own features back through its towers.
         """
-        config = self.config
         images = self._augmented(number, prepared)  # batch, then replay
         n_own = len(prepared.pixels)
         sets = [*prepared.batch.text_sets]
@@ -305,23 +317,14 @@ class Trainer:
         phrases = self._drawn_phrases(number)
         texts += [self._phrases[i] for i in phrases]
 
-        share = self.world.share(len(images))
-        mine = images[share]
-        image_side = self._features(number, self.encode_augmented, mine, trained=self.trains_images)
-        text_share = self.world.share(len(texts))
+        image_share, text_share = self.world.share(len(images)), self.world.share(len(texts))
+        image_side, frozen = self._image_side(number, images, n_own)
         tokens = (
             self._tokenize(texts[text_share]) if texts[text_share] else torch.zeros(0, 1, dtype=torch.long)
         )
         text_side = self._features(number, self._encode_tokens, tokens.to(self.device), trained=True)
         u = self.world.gather(image_side.values, len(images)).requires_grad_()
         v = self.world.gather(text_side.values, len(texts)).requires_grad_()
-        with torch.no_grad():
-            frozen = None
-            if self._frozen is not None:
-                # The batch's own come first; those that are replayed are held too where that is asked for.
-                n_held = len(images) if config.anchor_replay else n_own
-                held = self.world.share(n_held)
-                frozen = self.world.gather(self._frozen_features(images[held]), n_held)
 
         total, loss, floor, parts = self._objective(sets, u, v, frozen, n_own, phrases)
         leaves = [u, v]
@@ -331,12 +334,32 @@ class Trainer:
         if self._logit_scale.requires_grad and self.world.rank == 0:  # the same in all, and added up
             self._logit_scale.grad = gradients[2]
         for side, gradient, some in (
-            (image_side, gradients[0], share),
+            (image_side, gradients[0], image_share),
             (text_side, gradients[1], text_share),
         ):
             if gradient is not None:
                 side.backward(gradient[some])
         return loss, floor, parts
+
+    def _image_side(self, number: int, images: Tensor, n_own: int) -> tuple[Features, Tensor | None]:
+        """Return the features of this process's share of B + R pictures, and what the base makes of all.
+
+        The base's are (B, D), of the batch's own, which come first, or (B + R, D); None without an anchor.
+        """
+        n = len(images)
+        mine = images[self.world.share(n)]
+        if self._cut is None:
+            side = self._features(number, self.encode_augmented, mine, trained=self.trains_images)
+            if self._frozen is None:
+                return side, None
+            held = n if self.config.anchor_replay else n_own
+            return side, self.world.gather(self._frozen_features(images[self.world.share(held)]), held)
+        below, above, base_above = self._cut
+        with torch.no_grad():
+            parts = torch.split(mine, self.config.micro_batch or max(1, n))
+            hidden = torch.cat([self._encode(below, self._normalised(some)) for some in parts])
+            frozen = self.world.gather(self._unit(base_above, hidden), n)
+        return self._features(number, lambda some: self._unit(above, some), hidden, trained=True), frozen
 
     def _objective(
         self,
@@ -453,30 +476,36 @@ class Trainer:
 
     def encode_augmented(self, images: Tensor) -> Tensor:
         """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a step."""
-        if not len(images):
-            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
-        images = normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            features = self._encode_pixels(images)
-        return F.normalize(features.float(), dim=-1)
+        return self._unit(self._encode_pixels, self._normalised(images))
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        if not len(tokens):
-            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
-        with self._autocast():
-            features = encode_tokens(self.model, tokens)
-        return F.normalize(features.float(), dim=-1)
+        return self._unit(lambda some: encode_tokens(self.model, some), tokens)
 
+    @torch.no_grad()
     def _frozen_features(self, images: Tensor) -> Tensor:
-        if self._frozen is None:
+        frozen = self._frozen
+        if frozen is None:
             raise RuntimeError("no base was kept")
-        if not len(images):
+        dtype = next(frozen.parameters()).dtype
+        parts = torch.split(
+            self._normalised(images).to(dtype), self.config.micro_batch or max(1, len(images))
+        )
+        return torch.cat([self._unit(frozen.encode_image, some) for some in parts])  # type: ignore[arg-type]
+
+    def _unit(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Return (N, D) float32 unit features of N inputs; N may be 0, which not every tower takes."""
+        if not len(inputs):
             return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
-        images = normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
-        dtype = next(self._frozen.parameters()).dtype
-        parts = torch.split(images, self.config.micro_batch or len(images))
-        features = torch.cat([self._frozen.encode_image(some.to(dtype)) for some in parts])  # type: ignore[operator]
-        return F.normalize(features.float(), dim=-1)
+        return F.normalize(self._encode(encode, inputs).float(), dim=-1)
+
+    def _encode(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        if not len(inputs):
+            return inputs
+        with self._autocast():
+            return encode(inputs)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")

@@ -1,0 +1,51 @@
+"""An image tower cut below its topmost layer, so that what does not learn is computed once.
+
+Where only the topmost layer is trained, everything below it is the same for the model and for its base: one
+pass serves both, and no gradient goes through it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+Part = Callable[[Tensor], Tensor]
+
+
+def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
+    """Return what lies below the topmost layer of an image tower, that layer, and a frozen copy of it.
+
+    Args:
+        visual: The image tower of one of open_clip's models, as the base has it.
+
+    Returns:
+        Three functions: (B, 3, H, W) normalised pixels to hidden states, and twice hidden states to (B, D)
+        features. None for a tower that is built in a way that is not known here.
+    """
+    tower: Any = visual
+    if isinstance(visual, TimmModel):
+        frozen: Any = copy.deepcopy(tower.head).requires_grad_(False)
+        return tower.trunk, tower.head, frozen
+    if (
+        isinstance(visual, VisionTransformer)
+        and all(hasattr(visual, name) for name in ("_embeds", "_pool"))
+        and not tower.output_tokens
+    ):
+        top = copy.copy(tower)
+        top._modules = {name: part for name, part in tower._modules.items() if name != "transformer"}
+        top = copy.deepcopy(top).requires_grad_(False)
+        return lambda x: cast(Tensor, tower.transformer(tower._embeds(x))), _above(tower), _above(top)
+    return None
+
+
+def _above(tower: Any) -> Part:
+    def features(hidden: Tensor) -> Tensor:
+        pooled = tower._pool(hidden)[0]
+        return cast(Tensor, pooled if tower.proj is None else pooled @ tower.proj)
+
+    return features
