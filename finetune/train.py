@@ -158,9 +158,6 @@ class Trainer:
             self.model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
             self._encode_pixels = torch.compile(self._encode_pixels)
-            if self._cut is not None:
-                below, above, base_above = self._cut
-                self._cut = torch.compile(below), above, base_above
         groups = parameter_groups(
             self.model,
             lr=config.lr,
@@ -220,6 +217,9 @@ class Trainer:
         only_top = config.tune == "both" and config.image_layers == 1 and config.freeze_batch_norm
         visual: nn.Module = self.model.visual  # type: ignore[assignment]
         self._cut = cut(visual) if only_top else None
+        if self._cut is not None and config.compile:
+            below, above, base_above = self._cut
+            self._cut = torch.compile(below), above, base_above
         # The text tower alone cannot change what pictures are.
         anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
         anchors_images = self.trains_images and max(anchored) > 0
