@@ -33,6 +33,7 @@ from finetune.checkpoint import save_model
 from finetune.models import find_base
 from imret import Encoder, evaluate
 
+IMRET = (sys.executable, "-c", "from imret.cli import main; main()")
 REPLAY = "{data}/captions800/captions.csv"
 
 # Frozen before the first look at a test picture. The base is no ViT-H/14, so learning rates are set for it,
@@ -61,7 +62,11 @@ ABLATIONS: dict[str, list[str]] = {
         *RUNS["full"], "--anchor-images", "0", "--anchor-phrases", "0", "--anchor-texts", "0",
     ],
     "full, names only": [*RUNS["full"], "--names-only", "--text-lr-factor", "30"],
+    "light, templates mixed in a batch": ["--recipe", "light"],
+    "light, templates mixed, InfoNCE": ["--recipe", "light"],
 }  # fmt: skip
+# Those that draw a batch as imret does not; see finetune_templates.py.
+MIXED = {"light, templates mixed in a batch": "unicl", "light, templates mixed, InfoNCE": "infonce"}
 # Whose line from base to tuned is drawn.
 CURVES = ("plain", "light")
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -88,9 +93,11 @@ def train(name: str, seed: int, data: Path, output: Path) -> None:
     """Run `imret finetune` with one of RUNS or ABLATIONS; a finished run is left alone."""
     options = [option.format(data=data) for option in {**RUNS, **ABLATIONS}[name]]
     folder = model_folder(output, name, seed)
+    start = [*IMRET, "finetune"]
+    if name in MIXED:
+        start = [sys.executable, str(Path(__file__).parent / "finetune_templates.py"), MIXED[name]]
     command = [
-        *(sys.executable, "-c", "from imret.cli import main; main()", "finetune"),
-        *(str(data / "nature10" / "train"), "--model", str(data / "tiny-clip-base")),
+        *(*start, str(data / "nature10" / "train"), "--model", str(data / "tiny-clip-base")),
         *("--output", str(folder), "--seed", str(seed), "--device", "cpu", *options),
     ]
     print(f"== {name}, seed {seed}", flush=True)
@@ -113,8 +120,7 @@ def curve(name: str, data: Path, output: Path) -> Iterator[tuple[float, Path]]:
     end = output / f"{name}-end-0"
     options = [option.format(data=data) for option in RUNS[name]]
     command = [
-        *(sys.executable, "-c", "from imret.cli import main; main()", "finetune"),
-        *(str(data / "nature10" / "train"), "--model", str(data / "tiny-clip-base")),
+        *(*IMRET, "finetune", str(data / "nature10" / "train"), "--model", str(data / "tiny-clip-base")),
         *("--output", str(end), "--seed", "0", "--device", "cpu", "--no-blend", *options),
     ]
     subprocess.run(command, check=True)
@@ -202,13 +208,15 @@ def table(
         f"{date.today().isoformat()}, {os.cpu_count()} cores of {cpu}, no GPU; Python "
         f"{platform.python_version()}, torch {torch.__version__}.",
         "Command: `python benchmarks/finetune_nature10.py DATA`. Base: tiny-clip-base, 13.9 M parameters.",
-        f"mAP: ten categories asked for in words over {n} test pictures. Hit rate@10: 2,500 captions over 500 "
-        "photos of other things, in percent. Differences are to the base, with paired bootstrap intervals "
-        "(95 %, 10,000 draws over pictures). Alpha: the blend that validation chose.",
+        f"mAP: ten categories asked for in words over {n} test pictures. Hit rate@10: 2,500 captions over",
+        "500 photos of other things, in percent. Differences are to the base, with paired bootstrap",
+        "intervals (95 %, 10,000 draws over pictures). Alpha: the blend that validation chose.",
         "",
-        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 | image to image mAP | alpha | s |",
+        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 | image to image mAP "
+        "| alpha | s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        f"| base, zero-shot | | {base['map']:.3f} | | | {100 * base['hit']:.1f} | | | {base['top1']:.3f} | {base['i2i']:.3f} | 0 | |",
+        f"| base, zero-shot | | {base['map']:.3f} | | | {100 * base['hit']:.1f} | | | {base['top1']:.3f} "
+        f"| {base['i2i']:.3f} | 0 | |",
     ]
     rows = [*((one["name"], one["name"], "", {}) for one in report["baselines"])]
     rows += [(row, name, str(seed), training) for row, (name, seed, training) in found.items()]
@@ -236,7 +244,8 @@ def table(
         if len(some) > 1:
             maps, hits = [f["map"] for f in some], [100 * (f["hit"] - base["hit"]) for f in some]
             lines.append(
-                f"| {name} | {len(some)} | {sum(maps) / len(maps):.3f} ({min(maps):.3f} to {max(maps):.3f}) | "
+                f"| {name} | {len(some)} "
+                f"| {sum(maps) / len(maps):.3f} ({min(maps):.3f} to {max(maps):.3f}) | "
                 f"{sum(hits) / len(hits):+.2f} ({min(hits):+.2f} to {max(hits):+.2f}) |"
             )
     lines += [
