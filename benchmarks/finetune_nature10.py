@@ -212,8 +212,8 @@ def table(
         "500 photos of other things, in percent. Differences are to the base, with paired bootstrap",
         "intervals (95 %, 10,000 draws over pictures). Alpha: the blend that validation chose.",
         "",
-        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 | image to image mAP "
-        "| alpha | s |",
+        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 "
+        "| image to image mAP | alpha | s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
         f"| base, zero-shot | | {base['map']:.3f} | | | {100 * base['hit']:.1f} | | | {base['top1']:.3f} "
         f"| {base['i2i']:.3f} | 0 | |",

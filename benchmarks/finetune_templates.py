@@ -2,7 +2,7 @@
 
     python benchmarks/finetune_templates.py unicl|infonce ARGUMENTS OF imret finetune
 
-imret draws one template for a whole batch, in which UniCL and InfoNCE are one loss (their equality is a test).
+imret draws one template for a whole batch, in which UniCL and InfoNCE are one loss (a test holds that).
 Here captions of one category differ within a batch. With unicl all captions of a picture's category are its
 matches; with infonce its own alone is, and the others of its category count as wrong.
 """
