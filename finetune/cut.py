@@ -25,10 +25,13 @@ def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
 
     Returns:
         Three functions: (B, 3, H, W) normalised pixels to hidden states, and twice hidden states to (B, D)
-        features. None for a tower that is built in a way that is not known here.
+        features. None for a tower that is built in a way that is not known here, or whose topmost layer lies
+        within timm's own part, as in SigLIP.
     """
     tower: Any = visual
     if isinstance(visual, TimmModel):
+        if not any(True for _ in tower.head.parameters()):
+            return None
         frozen: Any = copy.deepcopy(tower.head).requires_grad_(False)
         return tower.trunk, tower.head, frozen
     if (

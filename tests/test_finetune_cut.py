@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,32 @@ def timm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = base.build(torch.device("cpu"), seed=0)
     save_model(folder, model, model_cfg=base.model_cfg, preprocess=base.preprocess, training={})
     return folder
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose image tower is all timm's, without a projection of open_clip's, as SigLIP's is."""
+    from finetune.checkpoint import save_model
+
+    folder = tmp_path_factory.mktemp("models") / "siglip"
+    folder.mkdir()
+    tiny = find_base("imret-tiny", from_scratch=True)
+    vision = {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none", "image_size": 160}
+    cfg = {**tiny.model_cfg, "embed_dim": 64, "vision_cfg": vision}
+    base = replace(tiny, model_cfg=cfg, preprocess=replace(tiny.preprocess, size=(160, 160)))
+    model = base.build(torch.device("cpu"), seed=0)
+    save_model(folder, model, model_cfg=cfg, preprocess=base.preprocess, training={})
+    return folder
+
+
+def test_a_tower_without_a_projection_of_open_clips_trains_its_topmost_layer_whole(
+    siglip: Path, photos: Path
+) -> None:
+    base = find_base(str(siglip))
+    assert cut(base.build(torch.device("cpu"), seed=0).visual) is None  # type: ignore[arg-type]
+    found, parts = gradients(base, photos)
+    assert found["visual.trunk.attn_pool.proj.weight"].abs().max() > 0
+    assert parts["anchor_images"] > 1e-6
 
 
 @pytest.mark.parametrize("change", [{}, {"micro_batch": 3}], ids=str)
