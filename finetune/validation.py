@@ -57,7 +57,8 @@ class Validation:
         batch_size: int,
         names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._pictures, self._captioned, self._phrases = pictures, captioned, phrases
+        self._pictures, self._phrases = pictures, phrases
+        self._captioned = captioned if captioned is not None and captioned.records else None
         self._batch_size, self._names = batch_size, names
         self._kept: dict[str, Tensor] = {}  # features of pictures, for models that share an image tower
         self._base_nearest: Tensor | None = None
@@ -75,8 +76,11 @@ class Validation:
 
         Args:
             towers: The model.
-            same_images: Whether its image tower is the one of the last call, so that its features stand.
+            same_images: Whether its image tower is the one of the last call, so that its features stand, here
+                and in `retention`.
         """
+        if not same_images:
+            self._kept.clear()
         records = self._pictures.records
         if not records:
             return None

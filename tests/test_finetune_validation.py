@@ -102,6 +102,22 @@ def test_agreement_is_the_share_of_the_bases_ten_nearest_phrases_that_stay() -> 
     assert 0.2 < np.mean(kept) < 0.95
 
 
+def test_what_is_left_is_asked_of_the_pictures_as_the_model_sees_them_and_not_as_the_base_did() -> None:
+    base, tuned, pictures = Table(), Table(turn=2.0), captioned(50)
+    validation = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
+    validation.scores(base)
+    validation.retention(base, is_base=True, same_images=True)
+    validation.scores(tuned)
+    alone = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
+    assert validation.retention(tuned, same_images=True) == alone.retention(tuned) != alone.retention(base)
+
+
+def test_without_a_captioned_picture_to_measure_on_it_is_agreement() -> None:
+    validation = Validation(labelled(9), captioned(0), phrases=PHRASES, batch_size=64)
+    assert validation.retention_kind == "agreement"
+    assert validation.retention(Table(), is_base=True) == 1
+
+
 def test_agreement_needs_the_base_first_and_pictures_at_all() -> None:
     with pytest.raises(ValueError, match="base has to be scored first"):
         Validation(labelled(3), None, phrases=PHRASES, batch_size=8).retention(Table())
