@@ -11,7 +11,8 @@ import click
 from imret import DEFAULT_MODEL
 from imret.options import announce, arch_option, device_option
 
-_RECIPE = "light"
+# The recipe where none is named, by what --tune asks for.
+_RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 
 
 @click.command(
@@ -58,7 +59,7 @@ _RECIPE = "light"
     help="light: the words for categories, and the last layer that looks at pictures; fast, and other things "
     "keep their meaning. names: those words alone, after which no picture needs a new embedding. lora: small "
     "adapters in both towers. full: all weights, held by anchors. plain: all weights, held by nothing. "
-    "Options below change the recipe.  [default: light]",
+    "Options below change the recipe.  [default: light; with --tune that of what is tuned]",
 )
 @click.option(
     "--epochs",
@@ -139,7 +140,7 @@ _RECIPE = "light"
     "--micro-batch", type=click.IntRange(0), help="Most pictures on the device at once; 0 is the whole batch."
 )
 @click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
-@click.option("--compile", is_flag=True, help="Compile the image tower; for long runs on a GPU.")
+@click.option("--compile", is_flag=True, help="Compile the towers; for runs of some minutes on a GPU.")
 @click.option("--tensorboard", metavar="DIR", help="Write every step's figures to a folder for TensorBoard.")
 @device_option
 @click.option(
@@ -179,12 +180,20 @@ def command(
     from finetune.run import check as check_data
 
     changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.get("anchor_replay") and replay_file is None:
+        raise click.UsageError("--anchor-replay is about the pictures of --replay FILE, which is not given.")
+    try:
+        config = FinetuneConfig.of(
+            "scratch" if from_scratch else recipe or _RECIPE_OF[changes.get("tune")], **changes
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
     with _Bar() as bar:
         given: dict[str, Any] = {
             "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
             "from_scratch": from_scratch,
             "arch": arch,
-            "config": FinetuneConfig.of("scratch" if from_scratch else recipe or _RECIPE, **changes),
+            "config": config,
             "captions": captions,
             "names": names,
             "replay": replay_file,

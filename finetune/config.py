@@ -89,7 +89,7 @@ class FinetuneConfig:
     micro_batch: int = 0
     # Whether activations are computed again on the way back instead of kept: a third slower, far smaller.
     checkpointing: bool = False
-    # Whether the image tower is compiled; pays off on a GPU in a run of more than some minutes.
+    # Whether the towers are compiled, block by block; pays off on a GPU in a run of some minutes.
     compile: bool = False
     # Seconds between checkpoints, at least; 0 makes one after every step.
     checkpoint_s: float = 60.0
@@ -124,6 +124,16 @@ class FinetuneConfig:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must lie in [0, 1), not {self.validation_share}")
+        if self.image_layers and self.tune != "both":
+            raise ValueError(
+                f"image_layers {self.image_layers} says how much of the image tower is trained where tune is "
+                f"both, not {self.tune}: set it to 0"
+            )
+        if self.compile and self.tune == "lora":
+            raise ValueError(
+                "compile does not go with tune lora: adapters make each layer one of a kind, and the "
+                "compiler gives up after some of them"
+            )
 
     @classmethod
     def of(cls, recipe: str, **changes: Any) -> FinetuneConfig:

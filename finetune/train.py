@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.average import WeightAverage
+from finetune.compiling import compile_towers
 from finetune.config import FinetuneConfig
 from finetune.cut import Part, cut
 from finetune.data import Batch, Batches, Pictures, TextSet, augment, normalised
@@ -153,11 +154,12 @@ class Trainer:
         self._choose_what_is_trained(names)
         self._refuse_what_batch_norm_forbids()
         self._freeze_base(phrases)
-        self._encode_pixels: Callable[[Tensor], Tensor] = self.model.encode_image  # type: ignore[assignment]
         if config.checkpointing:
             self.model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
-            self._encode_pixels = torch.compile(self._encode_pixels)
+            for one in (self.model, self._frozen):
+                if one is not None:
+                    compile_towers(one)
         groups = parameter_groups(
             self.model,
             lr=config.lr,
@@ -217,9 +219,6 @@ class Trainer:
         only_top = config.tune == "both" and config.image_layers == 1 and config.freeze_batch_norm
         visual: nn.Module = self.model.visual  # type: ignore[assignment]
         self._cut = cut(visual) if only_top else None
-        if self._cut is not None and config.compile:
-            below, above, base_above = self._cut
-            self._cut = torch.compile(below), above, base_above
         # The text tower alone cannot change what pictures are.
         anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
         anchors_images = self.trains_images and max(anchored) > 0
@@ -476,7 +475,7 @@ class Trainer:
 
     def encode_augmented(self, images: Tensor) -> Tensor:
         """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a step."""
-        return self._unit(self._encode_pixels, self._normalised(images))
+        return self._unit(self.model.encode_image, self._normalised(images))  # type: ignore[arg-type]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         return self._unit(lambda some: encode_tokens(self.model, some), tokens)
@@ -549,7 +548,7 @@ class Trainer:
         elif self.batch_size > 2:
             advice = f"Try half as many at once: --batch-size {self.batch_size // 2} --overwrite"
         elif config.tune == "both":
-            advice = "Train adapters only: --tune lora --overwrite"
+            advice = "Train adapters only: --recipe lora --overwrite"
         else:
             advice = "Start from a smaller model, or use another --device"
         return (

@@ -45,3 +45,48 @@ def test_a_recipe_is_for_pretrained_models(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert "--recipe is for pretrained models" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tune": "text", "image_layers": 1}, "image_layers 1 says how much of the image tower"),
+        ({"tune": "lora", "image_layers": 2}, "where tune is both, not lora: set it to 0"),
+        ({"tune": "lora", "compile": True}, "compile does not go with tune lora"),
+    ],
+)
+def test_settings_that_would_do_nothing_together_are_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        FinetuneConfig(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--recipe", "lora", "--compile"], "compile does not go with tune lora"),
+        (["--recipe", "light", "--tune", "lora"], "image_layers 1 says"),
+        (["--anchor-replay", "1"], "--anchor-replay is about the pictures of --replay FILE"),
+    ],
+)
+def test_options_that_would_do_nothing_together_are_wrong_usage(
+    tmp_path: Path, options: list[str], says: str
+) -> None:
+    result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "model"), *options])
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("tune", "recipe"), [("lora", "lora"), ("text", "plain"), ("both", "full")])
+def test_what_is_tuned_decides_the_recipe_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: str, recipe: str
+) -> None:
+    asked: list[FinetuneConfig] = []
+
+    def finetune(*_: object, config: FinetuneConfig, **__: object) -> dict[str, object]:
+        asked.append(config)
+        return {}
+
+    monkeypatch.setattr("finetune.run.finetune", finetune)
+    result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "model"), "--tune", tune])
+    assert result.exit_code == 0, result.output
+    assert asked == [FinetuneConfig.of(recipe, tune=tune)]
