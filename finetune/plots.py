@@ -27,7 +27,6 @@ _OTHERS = ("#cc79a7", "#009e73", "#e69f00", "#56b4e9", "#000000")
 # most steps of it.
 _SMOOTHED, _MOST_SMOOTHED = 0.02, 200.0
 _MAX_BARS = 24
-_TUNED = {"both": "both towers", "text": "text tower", "lora": "adapters"}
 _NAMES = {
     "replay": "replay",
     "anchor_images": "anchor of pictures",
@@ -96,9 +95,22 @@ def _title(training: Mapping[str, Any]) -> str:
     name = base["model"] if len(base["model"]) <= 60 else "…" + base["model"][-59:]
     origin = ", from scratch" if base["from_scratch"] else ""
     return (
-        f"{name}{origin}: {_TUNED[config['tune']]}, {steps:,} step{'s' if steps > 1 else ''} of "
+        f"{name}{origin}: {_tuned(config)}, {steps:,} step{'s' if steps > 1 else ''} of "
         f"{config['batch_size']}, {_duration(training['seconds'])} on {training['device']}"
     )
+
+
+def _tuned(config: Mapping[str, Any]) -> str:
+    """Say which weights were trained."""
+    words = "names" if config["names_only"] else "text tower"
+    if config["tune"] == "text":
+        return words
+    if config["tune"] == "lora":
+        return f"adapters in the image tower, {words}" if config["names_only"] else "adapters"
+    layers = config["image_layers"]
+    if not layers:
+        return f"image tower, {words}" if config["names_only"] else "both towers"
+    return f"top {'layer' if layers == 1 else f'{layers} layers'} of the image tower, {words}"
 
 
 def _duration(seconds: float) -> str:

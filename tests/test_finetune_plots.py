@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from finetune.config import FinetuneConfig
 from finetune.plots import draw, smoothed
 
 CATEGORIES = ("aves", "fungi", "plantae")
@@ -45,6 +47,8 @@ def training(**validation: Any) -> dict[str, Any]:
         "base": {"model": "ViT-H-14/laion2b_s32b_b79k", "from_scratch": False},
         "config": {
             "tune": "both",
+            "names_only": False,
+            "image_layers": 0,
             "batch_size": 100,
             "clip_norm": 1.0,
             "hit_rate_budget": 0.01,
@@ -135,6 +139,22 @@ def test_without_retention_the_curve_is_drawn_over_alpha() -> None:
     axes = axes_with(draw(steps(20), training(**validation)), "From base")
     assert axes.get_xlabel() == "alpha"
     np.testing.assert_allclose(axes.lines[0].get_xdata(), ALPHAS)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trained"),
+    [
+        ("full", "both towers"),
+        ("light", "top layer of the image tower, names"),
+        ("names", "names"),
+        ("lora", "adapters"),
+    ],
+)
+def test_the_title_says_what_was_trained(recipe: str, trained: str) -> None:
+    told = training(**blends(0.1, 0.1))
+    told["config"] = dataclasses.asdict(FinetuneConfig.of(recipe))
+    title = draw(steps(480), told).get_suptitle()
+    assert f"laion2b_s32b_b79k: {trained}, 480 steps of" in title
 
 
 def test_of_many_categories_the_worst_are_drawn_and_the_title_says_so() -> None:
