@@ -38,10 +38,10 @@ from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.memory import peak_memory_mib
 from finetune.models import Base, find_base
-from finetune.phrases import read_phrases
 from finetune.sources import Record
 from finetune.train import Trainer, training_size
 from imret.errors import ModelError
+from imret.phrases import read_phrases
 
 CATEGORIES = (
     *("actinopterygii", "amphibia", "arachnida", "aves", "fungi"),

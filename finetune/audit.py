@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.likeness import Look, alike, group
 from finetune.sources import Record
+from imret.likeness import Look, alike, group
 
 
 @dataclass(frozen=True, slots=True)

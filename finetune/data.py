@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.captions import caption_key, category_captions
-from finetune.likeness import Look, look_at
 from finetune.sources import Record, by_category
 from finetune.taxa import TEXT_KINDS
 from imret.errors import DataError, ImageError
 from imret.folders import Skipped
 from imret.images import fit_image, load_image
+from imret.likeness import Look, look_at
 from imret.models import Preprocess
 
 # What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.

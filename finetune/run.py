@@ -37,7 +37,6 @@ from finetune.config import FinetuneConfig
 from finetune.gather import Data, find_sources, gather
 from finetune.memory import keep_freed_memory
 from finetune.models import Base, find_base
-from finetune.phrases import read_phrases
 from finetune.plots import PLOT_NAME, save_plot
 from finetune.report import Report
 from finetune.train import Step, Trainer
@@ -47,6 +46,7 @@ from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
 from imret.models import Preprocess
+from imret.phrases import read_phrases
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
 _CHECKPOINT_SHARE = 0.05

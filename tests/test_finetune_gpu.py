@@ -14,12 +14,12 @@ from torch import Tensor
 from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.models import find_base
-from finetune.phrases import read_phrases
 from finetune.run import Watch, finetune
 from finetune.sources import read_records
 from finetune.train import Step, Trainer
 from imret import Encoder
 from imret.errors import ModelError
+from imret.phrases import read_phrases
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,10 +18,10 @@ from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.models import find_base
 from finetune.parts import Features
-from finetune.phrases import read_phrases
 from finetune.sources import read_records
 from finetune.train import Trainer
 from finetune.world import World
+from imret.phrases import read_phrases
 
 ANCHORED = {
     "batch_size": 11,

@@ -10,8 +10,8 @@ import pytest
 from conftest import draw_picture
 from PIL import Image
 
-from finetune.likeness import MOST_BITS, Look, alike, group, look_at
 from imret.images import fit_image, load_image
+from imret.likeness import MOST_BITS, Look, alike, group, look_at
 
 
 def drawn(folder: Path, seed: int) -> Image.Image:
@@ -77,7 +77,7 @@ def test_the_hash_is_that_of_a_naive_cosine_transform() -> None:
 
 @pytest.mark.parametrize("n", [1, 40, 300])
 def test_pairs_are_those_of_a_loop_over_all_pairs(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetune.likeness._BLOCK", 1000)  # several blocks
+    monkeypatch.setattr("imret.likeness._BLOCK", 1000)  # several blocks
     rng = np.random.default_rng(n)
     colours = np.full((8, 8, 3), 100, dtype=np.uint8)
     centres = rng.integers(0, 1 << 63, 10)
