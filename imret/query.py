@@ -7,8 +7,8 @@
     stored:aves/17.jpg                     one by its path, as hits and `imret search --format paths` give it
     2:fruit                                weight 2
 
-Terms stand between separate + and -, and nothing is parsed within one: "black-and-white" is words. What would be
-taken for something else is said with its kind in front, as in text:16:9 or image:pool.jpg.
+Terms stand between separate + and -, and nothing is parsed within one: "black-and-white" is words. What
+would be taken for something else is said with its kind in front, as in text:16:9 or image:pool.jpg.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ LOOKED_AT = ("image", "url", "id", "stored")
 
 _KIND = re.compile(r"(text|image|url|id|stored):(.*)", re.DOTALL)
 # What stands before a colon and can only be meant as a number, right or wrong.
-_WEIGHT = re.compile(r"([-+]?[0-9.,]*[0-9][0-9.,]*(?:[eE][-+]?[0-9]+)?|[-+]?(?:nan|inf|infinity)):(.*)", re.DOTALL | re.I)
+_WEIGHT = re.compile(
+    r"([-+]?[0-9.,]*[0-9][0-9.,]*(?:e[-+]?[0-9]+)?|[-+]?(?:nan|inf|infinity)):(.*)", re.DOTALL | re.I
+)
 _PATH = re.compile(r"\.{1,2}/|/|~[^/\s]*/|file://|[A-Za-z]:[\\/]|\.{1,2}\\")
 _URL = re.compile(r"https?://", re.I)
 # A bare word that ends like a picture is meant as one.
@@ -142,7 +144,8 @@ def parse_query(arguments: Sequence[str]) -> tuple[Term, ...]:
         terms.append(term)
         words_may_follow, operator, sign = term.kind == "text", None, 1.0
     if operator is not None:
-        raise DataError(f"the query ends with {operator!r}. Say what to {'add' if operator == '+' else 'subtract'}.")
+        what = "add" if operator == "+" else "subtract"
+        raise DataError(f"the query ends with {operator!r}. Say what to {what}.")
     return _checked(terms)
 
 
@@ -177,8 +180,8 @@ def _kind_of(typed: str) -> tuple[str, str]:
     if named:
         if named[1] == "id" and not _is_id(named[2]):
             raise DataError(
-                f"{typed!r} names no point: an id is 36 characters, as in the hits of --format json. If these "
-                f"are words: text:{typed}"
+                f"{typed!r} names no point: an id has 36 characters, as in the hits of --format json. If "
+                f"these are words: text:{typed}"
             )
         return named[1], named[2]
     if _URL.match(typed):
@@ -216,11 +219,17 @@ def format_query(terms: Sequence[Term]) -> list[str]:
             arguments.append("-" if term.weight < 0 else "+")
         weight = abs(term.weight)
         prefix = "" if weight == 1 else f"{weight!r}:"
-        plain = term.value
-        if term.value in ("+", "-") or (not prefix and _WEIGHT.fullmatch(plain)) or _kind_of(plain) != (term.kind, plain):
-            plain = f"{term.kind}:{plain}"
-        arguments.append(prefix + plain)
+        arguments.append(prefix + _typed(term, weighted=bool(prefix)))
     return arguments
+
+
+def _typed(term: Term, *, weighted: bool) -> str:
+    """Return a term as it is typed without its weight: with its kind in front where that is needed."""
+    value = str(term.value)
+    operator = value in ("+", "-")
+    number = not weighted and _WEIGHT.fullmatch(value)
+    plain = not (operator or number or _KIND.fullmatch(value)) and _kind_of(value) == (term.kind, value)
+    return value if plain else f"{term.kind}:{value}"
 
 
 def _checked(terms: Sequence[Term]) -> tuple[Term, ...]:
