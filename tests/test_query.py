@@ -99,8 +99,7 @@ arguments = st.lists(
 def test_nothing_that_can_be_typed_breaks_the_parser(typed: list[str]) -> None:
     try:
         terms = parse_query(typed)
-    except DataError as error:
-        assert str(error)
+    except DataError:
         return
     assert any(one.weight > 0 for one in terms)
     assert all(math.isfinite(one.weight) and one.weight != 0 and str(one.value).strip() for one in terms)
