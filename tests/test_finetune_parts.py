@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT, draw_picture
 from torch import Tensor
 
@@ -158,3 +159,18 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
 def test_shares_cover_every_row_once(n: int, size: int) -> None:
     rows = [i for rank in range(size) for i in range(n)[World(rank, size).share(n)]]
     assert rows == list(range(n))
+
+
+def test_on_gpus_each_process_takes_its_own_and_flags_and_states_stay_off_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Stands in for two GPUs, which no test machine has.
+    said: dict[str, object] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: said.update(device=str(device)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: said.update(backend=backend))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    assert World.join(torch.device("cuda", 1)) == World(1, 2)
+    # torch sends objects through the CPU where the group has a backend for it.
+    assert said == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}
