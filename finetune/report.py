@@ -137,6 +137,11 @@ class Report:
         held_out = {record.category for record in self.validation}
         if held_out and (without := sorted({record.category for record in self.train} - held_out)):
             said.append(f"no validation picture of {_some(without)}: it has too few that differ")
+        if len(held_out) == 1:
+            said.append(
+                f"only {_some(sorted(held_out))} has validation pictures, which rank perfectly among "
+                "themselves: validation says nothing, and chooses no blend"
+            )
         if self.test:
             said.append(f"{self.test:,} pictures are meant for a test and left alone")
         if kinds := self.lengths.species_kinds:

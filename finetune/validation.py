@@ -23,6 +23,8 @@ from imret.wording import evaluation_queries
 _TEXTS = 256
 # A caption has found its picture if it is in the best part of so many: 10 of 500, whatever their number.
 _HIT_ONE_IN = 50
+# With fewer, every caption finds its own, whatever the model: there is nothing to take it for.
+_LEAST_CAPTIONED = 2
 # Phrases nearest to a picture, of which base and model are to agree.
 _NEAREST = 10
 
@@ -42,7 +44,7 @@ class Validation:
 
     Args:
         pictures: Held out of the training pictures; may be none.
-        captioned: Pictures with captions that are not of the categories; may be none.
+        captioned: Pictures with captions that are not of the categories; may be none, and one is as good.
         phrases: What the agreement with the base is measured over where there are no captioned pictures.
         batch_size: Pictures encoded at once.
         names: What categories are called, where it is not what imret.wording says.
@@ -58,7 +60,8 @@ class Validation:
         names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._pictures, self._phrases = pictures, phrases
-        self._captioned = captioned if captioned is not None and captioned.records else None
+        enough = captioned is not None and len(captioned.records) >= _LEAST_CAPTIONED
+        self._captioned = captioned if enough else None
         self._batch_size, self._names = batch_size, names
         self._kept: dict[str, Tensor] = {}  # features of pictures, for models that share an image tower
         self._base_nearest: Tensor | None = None
@@ -70,9 +73,11 @@ class Validation:
 
     @torch.no_grad()
     def scores(self, towers: Towers, *, same_images: bool = False) -> dict[str, Any] | None:
-        """Return text-to-image average precision: of each category, and their mean; None without pictures.
+        """Return text-to-image average precision of each category, and their mean.
 
-        Each category is asked for in words, and all pictures are ranked, exactly.
+        Each category is asked for in words, and all pictures are ranked, exactly. None where they are of
+        fewer than two categories: every ranking of one is perfect, and no model would seem better than its
+        base.
 
         Args:
             towers: The model.
@@ -82,9 +87,9 @@ class Validation:
         if not same_images:
             self._kept.clear()
         records = self._pictures.records
-        if not records:
-            return None
         categories = sorted({record.category for record in records})
+        if len(categories) < 2:
+            return None
         asked = [evaluation_queries(category, self._names) for category in categories]
         queries = [towers.encode_texts(sentences).mean(dim=0) for sentences in asked]
         texts = F.normalize(torch.stack(queries), dim=-1)  # (Q, D)

@@ -257,6 +257,26 @@ def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
     assert any("no validation picture of mollusca" in text for text in said)
 
 
+def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_back_the_base(
+    tmp_path: Path, random_model: Path
+) -> None:
+    draw_picture(tmp_path / "photos" / "mollusca" / "only.png", seed=77)
+    for i in range(10):
+        draw_picture(tmp_path / "photos" / "aves" / f"{i}.png", seed=i)
+    said: list[str] = []
+    training = finetune(
+        tmp_path / "photos",
+        tmp_path / "model",
+        model=str(random_model),
+        config=FinetuneConfig(epochs=1, batch_size=4),
+        device="cpu",
+        watch=Watch(said.append),
+    )
+    assert training["data"]["categories"]["aves"]["validation"] == 1
+    assert any("only aves has validation pictures" in text for text in said)
+    assert training["validation"] == {"before": None, "after": None}
+
+
 # ---- Species ---------------------------------------------------------------------------------------------
 
 

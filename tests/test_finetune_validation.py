@@ -112,10 +112,16 @@ def test_what_is_left_is_asked_of_the_pictures_as_the_model_sees_them_and_not_as
     assert validation.retention(tuned, same_images=True) == alone.retention(tuned) != alone.retention(base)
 
 
-def test_without_a_captioned_picture_to_measure_on_it_is_agreement() -> None:
-    validation = Validation(labelled(9), captioned(0), phrases=PHRASES, batch_size=64)
+@pytest.mark.parametrize("n", [0, 1])
+def test_with_no_captioned_picture_to_mistake_another_for_it_is_agreement(n: int) -> None:
+    validation = Validation(labelled(9), captioned(n), phrases=PHRASES, batch_size=64)
     assert validation.retention_kind == "agreement"
     assert validation.retention(Table(), is_base=True) == 1
+
+
+def test_pictures_of_one_category_rank_perfectly_and_so_say_nothing() -> None:
+    one = cast(Any, Numbered([Record(f"{i}.jpg", "aves", (), 1) for i in range(5)]))
+    assert Validation(one, None, phrases=PHRASES, batch_size=8).scores(Table()) is None
 
 
 def test_agreement_needs_the_base_first_and_pictures_at_all() -> None:
