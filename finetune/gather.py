@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.audit import find_copies, find_leaks
-from finetune.captions import read_captions
 from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.lengths import Lengths, measure
 from finetune.manifest import SUFFIXES, read_manifest
 from finetune.models import Base
-from finetune.replay import hold_out, read_captioned
+from finetune.replay import hold_out, replayed_records
 from finetune.report import Report
 from finetune.sources import (
     Record,
@@ -32,6 +31,7 @@ from finetune.sources import (
     with_captions,
 )
 from finetune.train import training_size
+from imret.captions import read_captions
 from imret.errors import DataError
 from imret.wording import read_names
 
@@ -178,7 +178,7 @@ def _names(
 def _replayed(file: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Listing | None:
     if file is None:
         return None
-    root, found = read_captioned(file)
+    root, found = replayed_records(file)
     say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
     return Listing(root, found)
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.captions import caption_key, read_captions
+from finetune.captions import caption_key
 from finetune.data import Pictures, TextSet
 from finetune.sources import Record
-from imret.errors import DataError
+from imret.captions import read_captioned
 
 # What a stream of random numbers is for; apart from those of finetune.data.
 _REPLAY_ORDER, _REPLAY_CAPTION, _REPLAY_SPLIT = 100, 101, 102
@@ -71,31 +71,19 @@ def hold_out(n: int, *, seed: int) -> tuple[list[int], list[int]]:
     return sorted(int(i) for i in order[held:]), sorted(int(i) for i in order[:held])
 
 
-def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
+def replayed_records(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
     """Read captioned pictures that belong to no category.
 
     Args:
-        file: CSV file with the columns path and caption; a picture may have several lines. Paths are relative
-            to the file's folder, or to the folder `images` in it.
+        file: CSV file as `imret.captions.read_captioned` takes it.
 
     Returns:
         What the paths are relative to, and the pictures in the order of their paths.
 
     Raises:
-        DataError: If the file cannot be read, or names a picture that is not there.
+        DataError: If the file is not what it should be, or names a picture that is not there.
     """
-    captions = read_captions(file)
-    if not captions:
-        raise DataError(f"captions file {os.fspath(file)!r} names no picture. Write lines of path,caption.")
-    here = Path(file).parent
-    first = next(iter(captions))
-    root = here / "images" if not (here / first).exists() and (here / "images" / first).exists() else here
-    missing = [path for path in captions if not (root / path).is_file()]
-    if missing:
-        raise DataError(
-            f"captions file {os.fspath(file)!r} names {len(missing):,} pictures that are not in "
-            f"{str(root)!r}, the first {missing[0]!r}. Put them there, or take out their lines."
-        )
+    root, captions = read_captioned(file)
     return root, [
         Record(path, "", texts, (root / path).stat().st_size) for path, texts in sorted(captions.items())
     ]

@@ -27,7 +27,7 @@ from imret.evaluation.baselines import (
 from imret.evaluation.differences import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
 from imret.evaluation.pictures import Embedded, Labelled, copies_in, embed, in_common, labelled
 from imret.evaluation.queries import Names, category_queries
-from imret.evaluation.retention import Captioned, read_captioned, retention_of
+from imret.evaluation.retention import Captioned, captioned_in, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
 from imret.wording import common_names, evaluation_queries
 
@@ -87,7 +87,7 @@ def evaluate(
     encoders = _rows(encoder, baseline, also or {})
     pictures = labelled(data)
     training = training_pictures(train, pictures) if train is not None else None
-    captions = read_captioned(retention) if retention is not None else None
+    captions = captioned_in(retention) if retention is not None else None
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
     models, systems = [], []
