@@ -57,6 +57,11 @@ def find_leaks(
     return leaks
 
 
+def find_groups(looks: Sequence[Look]) -> NDArray[np.int64]:
+    """Return the group of each of N pictures, (N,): those that look alike, directly or through others."""
+    return group(len(looks), alike(looks))
+
+
 def find_copies(
     folder: Path, records: Sequence[Record], looks: Sequence[Look]
 ) -> tuple[NDArray[np.int64], Copies]:
@@ -67,7 +72,7 @@ def find_copies(
         records: N pictures.
         looks: What each looks like.
     """
-    groups = group(len(records), alike(looks))
+    groups = find_groups(looks)
     members: dict[int, list[Record]] = defaultdict(list)
     for record, number in zip(records, groups, strict=True):
         members[int(number)].append(record)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from finetune.captions import caption_key
-from finetune.data import Pictures, TextSet
+from finetune.data import Pictures, TextSet, text_set
 from finetune.sources import Record
 from imret.captions import read_captioned
 
@@ -47,16 +47,8 @@ class Replay:
         rng = np.random.default_rng((self._seed, _REPLAY_CAPTION, step))
         records = [self._pictures.records[i] for i in positions]
         drawn = [record.captions[int(rng.integers(len(record.captions)))] for record in records]
-        texts: dict[str, str] = {}  # by key, in order of first use
-        for text in drawn:
-            texts.setdefault(caption_key(text), text)
-        keys = list(texts)
-        true_of = [{caption_key(caption) for caption in record.captions} for record in records]
-        counts = [sum(caption_key(text) == key for text in drawn) for key in keys]
-        return positions, TextSet(
-            list(texts.values()),
-            torch.tensor([[key in own for key in keys] for own in true_of]),
-            torch.tensor(counts, dtype=torch.float32),
+        return positions, text_set(
+            drawn, [{caption_key(caption) for caption in record.captions} for record in records]
         )
 
     def pixels(self, positions: Sequence[int]) -> Tensor:
@@ -64,11 +56,25 @@ class Replay:
         return self._pictures.batch(positions)
 
 
-def hold_out(n: int, *, seed: int) -> tuple[list[int], list[int]]:
-    """Return which of n captioned pictures are replayed, and which are kept to measure retention."""
-    order = np.random.default_rng((seed, _REPLAY_SPLIT)).permutation(n)
-    held = round(_HELD_OUT * n)
-    return sorted(int(i) for i in order[held:]), sorted(int(i) for i in order[:held])
+def hold_out(groups: Sequence[int], *, seed: int) -> tuple[list[int], list[int]]:
+    """Return which captioned pictures are replayed, and which are kept to measure retention.
+
+    Args:
+        groups: For each picture the number of its group; those of one, such as copies, stay together.
+        seed: Another seed, others.
+    """
+    sizes = Counter(groups)
+    numbers = sorted(sizes)
+    order = np.random.default_rng((seed, _REPLAY_SPLIT)).permutation(len(numbers))
+    most, held = round(_HELD_OUT * len(groups)), set[int]()
+    for number in (numbers[i] for i in order):
+        if sizes[number] <= most:
+            held.add(number)
+            most -= sizes[number]
+    return (
+        [i for i, number in enumerate(groups) if number not in held],
+        [i for i, number in enumerate(groups) if number in held],
+    )
 
 
 def replayed_records(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:

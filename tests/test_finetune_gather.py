@@ -109,8 +109,9 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     assert len(paths) == 18
     assert not paths & {"aves/0.png", "fungi/4.png"}
     assert "left out of training: fungi/4.png is like loose.jpg" in data.report.text()
-    with pytest.raises(DataError, match="is the training folder"):
-        gathered(photos, against=photos)
+    for folder in (photos, photos.parent):
+        with pytest.raises(DataError, match="is the training folder .* or lies above it"):
+            gathered(photos, against=folder)
     with pytest.raises(DataError, match="is no folder"):
         gathered(photos, against=tmp_path / "nothing")
     shutil.copytree(photos, tmp_path / "three")
@@ -122,6 +123,65 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         gathered(photos, against=tmp_path / "empty")
+
+
+def test_test_pictures_that_cannot_be_read_are_told_and_not_counted_as_compared(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    draw_picture(tmp_path / "test" / "good.png", seed=999)
+    (tmp_path / "test" / "bad.png").write_bytes(b"")
+    report = gathered(photos, against=tmp_path / "test").report
+    assert report.against == 1
+    assert [skip.path for skip in report.skipped] == [str(tmp_path / "test" / "bad.png")]
+
+
+def captioned(folder: Path, n: int) -> Path:
+    """n pictures of other things, in a captions file."""
+    for i in range(n):
+        draw_picture(folder / f"{i}.png", seed=500 + i, size=(96, 96))
+    rows = [f"{file.name},thing {file.name}" for file in sorted(folder.iterdir())]
+    (folder / "captions.csv").write_text("\n".join(["path,caption", *rows]), encoding="utf-8")
+    return folder / "captions.csv"
+
+
+def test_pictures_of_validation_and_test_are_not_replayed_either(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    judged = photos / gathered(photos).validation.records[0].path
+    draw_picture(tmp_path / "test" / "test.png", seed=999, size=(96, 96))
+    save_anew(judged, tmp_path / "replay" / "of validation.jpg")
+    save_anew(tmp_path / "test" / "test.png", tmp_path / "replay" / "of the test.jpg")
+    file = captioned(tmp_path / "replay", 10)
+    data = gathered(photos, replay=file, against=tmp_path / "test")
+    assert data.replay is not None
+    assert data.captioned is not None
+    names = {record.path for some in (data.replay, data.captioned) for record in some.records}
+    assert names == {f"{i}.png" for i in range(10)}
+    assert {leak.path for leak in data.report.leaks} == {"of validation.jpg", "of the test.jpg"}
+
+
+def test_copies_of_a_captioned_picture_are_replayed_or_measured_on_and_not_both(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    for i in range(10):
+        draw_picture(tmp_path / "replay" / f"{i} again.png", seed=500 + i, size=(96, 96))
+    data = gathered(photos, replay=captioned(tmp_path / "replay", 10))
+    assert data.replay is not None
+    assert data.captioned is not None
+    shown, kept = (
+        {record.path[0] for record in pictures.records} for pictures in (data.replay, data.captioned)
+    )
+    assert not shown & kept
+    assert (len(data.replay.records), len(data.captioned.records)) == (16, 4)
+
+
+def test_a_replay_of_which_nothing_is_left_is_refused(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match="of the 1 captioned pictures to replay none can be read"):
+        gathered(photos, replay=captioned(tmp_path / "replay", 0))
 
 
 def test_a_manifest_says_what_is_validation_and_what_is_left_for_a_test(
