@@ -17,7 +17,7 @@ from finetune.audit import Leak, find_copies, find_groups, find_leaks
 from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.lengths import Lengths, measure
-from finetune.manifest import SUFFIXES, read_manifest
+from finetune.manifest import is_manifest, read_manifest
 from finetune.models import Base
 from finetune.replay import hold_out, replayed_records
 from finetune.report import Report
@@ -134,15 +134,15 @@ def find_sources(
         DataError: If any of them cannot be read or does not fit the others.
     """
     train = Path(train)
-    is_manifest = train.suffix.lower() in SUFFIXES and not train.is_dir()
-    root = train.parent if is_manifest else train
-    if captions is None and not is_manifest and (root / CAPTIONS_NAME).is_file():
+    from_manifest = is_manifest(train)
+    root = train.parent if from_manifest else train
+    if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
         captions = root / CAPTIONS_NAME
     told = None
     if captions is not None:
         told = read_captions(captions)
         say(f"captions of {len(told):,} pictures from {os.fspath(captions)}")
-    if is_manifest:
+    if from_manifest:
         records = with_captions(read_manifest(train), told or {}, root)
     else:
         records = read_records(train, told)

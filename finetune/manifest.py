@@ -17,10 +17,15 @@ from finetune.sources import Record, refuse_one_category
 from finetune.taxa import RANKS, read_taxon
 from imret.errors import DataError
 
-SUFFIXES = (".csv", ".parquet")
+_SUFFIXES = (".csv", ".parquet")
 
 _COLUMNS = ("path", "category", "caption", "species", "common_name", "split", *RANKS)
 _SPLITS = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+
+def is_manifest(train: str | os.PathLike[str]) -> bool:
+    """Whether training data is given as a manifest, by its name; else it is a folder."""
+    return Path(train).suffix.lower() in _SUFFIXES and not Path(train).is_dir()
 
 
 def read_manifest(file: str | os.PathLike[str]) -> list[Record]:

@@ -110,7 +110,7 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     assert not paths & {"aves/0.png", "fungi/4.png"}
     assert "left out of training: fungi/4.png is like loose.jpg" in data.report.text()
     for folder in (photos, photos.parent):
-        with pytest.raises(DataError, match="is the training folder .* or lies above it"):
+        with pytest.raises(DataError, match=r"is the training folder .* or lies above it"):
             gathered(photos, against=folder)
     with pytest.raises(DataError, match="is no folder"):
         gathered(photos, against=tmp_path / "nothing")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,24 +47,34 @@ def gradients(
     photos: Path, model: Path, config: FinetuneConfig, world: World | None = None
 ) -> dict[str, Tensor]:
     """Return every gradient of the first step, before clipping."""
+    with trainer_of(photos, model, config, world) as trainer:
+        trainer._backward(0, trainer.prepare(0))
+        if world is not None:
+            world.sum_gradients(trainer._parameters)
+        return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@contextlib.contextmanager
+def trainer_of(
+    photos: Path, model: Path, config: FinetuneConfig, world: World | None = None
+) -> Iterator[Trainer]:
+    """Return a trainer of photos, a third of which are replayed with a caption too."""
     base = find_base(str(model))
     records = read_records(photos)
     size = (36, 36)
     pictures = Pictures(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
-    trainer = Trainer(
+    replayed = pictures_with_captions(photos, base)
+    yield Trainer(
         base,
         pictures,
         config=config,
         device=torch.device("cpu"),
-        replay=pictures_with_captions(photos, base),
+        replay=replayed,
         phrases=read_phrases(),
         world=world,
     )
-    trainer._backward(0, trainer.prepare(0))
-    if world is not None:
-        world.sum_gradients(trainer._parameters)
     pictures.close()
-    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    replayed.close()
 
 
 def pictures_with_captions(photos: Path, base: object) -> Pictures:
@@ -104,6 +116,18 @@ def test_memory_is_saved_without_changing_a_gradient(
     whole = gradients(photos, random_model, config)
     assert len(whole) > 40
     same(whole, gradients(photos, random_model, FinetuneConfig(**ANCHORED, **change)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [({"anchor_replay": 3.0}, {"anchor_replay"}), ({"replay": 1.0}, {"replay"}), ({}, set())],
+)
+def test_replayed_pictures_are_held_or_learned_or_both(
+    photos: Path, random_model: Path, weights: dict[str, float], parts: set[str]
+) -> None:
+    config = FinetuneConfig(**{"batch_size": 11, "replay": 0, **weights})  # type: ignore[arg-type]
+    with trainer_of(photos, random_model, config) as trainer:
+        assert trainer._backward(0, trainer.prepare(0))[2].keys() == parts
 
 
 def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Path, tmp_path: Path) -> None:
