@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 from imret.errors import DataError
@@ -51,7 +52,8 @@ def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None
     key = category.strip().lower()
     if names and key in names:
         return tuple(names[key])
-    return COMMON_NAMES.get(key) or (" ".join(category.replace("_", " ").split()),)
+    words = " ".join(category.replace("_", " ").split())
+    return COMMON_NAMES.get(key) or (words or category,)
 
 
 def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
@@ -103,7 +105,8 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 def fill(template: str, name: str) -> str:
     """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
     article = "an" if name[:1].lower() in tuple("aeiou") else "a"
-    return template.replace("{name}", name).replace("{}", f"{article} {name}")
+    # In one pass: a name may itself hold braces.
+    return re.sub(r"\{(name)?\}", lambda slot: name if slot[1] else f"{article} {name}", template)
 
 
 def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:

@@ -43,12 +43,14 @@ def test_every_inaturalist_group_has_a_common_name() -> None:
 def test_an_unknown_category_is_used_as_words() -> None:
     assert common_names("golden_retriever") == ("golden retriever",)
     assert common_names("Wine__bottles ") == ("Wine bottles",)
+    assert common_names("___") == ("___",)  # rather than nothing
 
 
 def test_a_template_takes_the_name_with_its_article_or_bare() -> None:
     assert fill("a photo of {}", "bird") == "a photo of a bird"
     assert fill("a photo of {}", "insect") == "a photo of an insect"
     assert fill("an image of the {name}", "insect") == "an image of the insect"
+    assert fill("an image of the {name}", "set {}") == "an image of the set {}"
 
 
 def test_one_batch_speaks_in_one_style() -> None:

@@ -225,6 +225,26 @@ def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
     assert lines[5] == "skipped fungi/0.png: the file is empty"
 
 
+def test_categories_of_one_name_are_told(photos: Path, tmp_path: Path, gathered: Callable[..., Data]) -> None:
+    draw_picture(photos / "bird" / "0.png", seed=700)
+    draw_picture(photos / "bird" / "1.png", seed=701)
+    said = "aves, bird are all called 'bird'"
+    assert said in gathered(photos).report.text()
+    (tmp_path / "names.csv").write_text("category,name\nbird,pet bird\n")
+    assert said not in gathered(photos, names=tmp_path / "names.csv").report.text()
+
+
+def test_a_name_is_shown_without_what_a_terminal_would_obey(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    draw_picture(photos / "new\nline" / "0.png", seed=700)
+    (photos / "new\nline" / "\x1b[31m.png").write_bytes(b"")
+    text = gathered(photos).report.text()
+    assert "\x1b" not in text
+    assert r"new\x0aline/0.png" in text
+    assert r"skipped new\x0aline/\x1b[31m.png" in text
+
+
 def test_check_prints_the_report_on_stdout_and_builds_nothing(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
