@@ -47,6 +47,7 @@ from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
 from imret.models import Preprocess
+from imret.payload import one_line
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
 _CHECKPOINT_SHARE = 0.05
@@ -128,7 +129,7 @@ def finetune(
         watch: Who is told.
 
     Returns:
-        What training.json says.
+        What training.json says; nothing in any but the first of several processes.
 
     Raises:
         DataError: If pictures, texts or output are not what they should be, or the output cannot be written;
@@ -167,7 +168,7 @@ def finetune(
                 watch.say(f"{output} already holds the model that this command makes; nothing to do")
                 if world.rank == 0 and not (output / PLOT_NAME).exists():
                     _draw(output, finished, watch)
-                return finished
+                return finished if world.rank == 0 else {}
             state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.tell(state)
             with contextlib.ExitStack() as opened:
@@ -255,10 +256,16 @@ def finetune(
 
 def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
     """Draw the run into its folder; where that fails, say so and leave the model as it is, whole."""
+
+    def drawable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # No font has what is no text, and between dollar signs matplotlib reads a formula.
+        return {one_line(name).replace("$", r"\$"): value for name, value in pairs}
+
     try:
-        save_plot(output, training)
-    except (DataError, OSError) as error:
-        watch.say(f"Warning: {error} The model is whole; only the picture of its training is missing.")
+        save_plot(output, json.loads(json.dumps(training), object_pairs_hook=drawable))
+    except Exception as error:  # whatever matplotlib finds wrong: a drawing is not worth a run
+        reason = str(error).partition("\n")[0]
+        watch.say(f"Warning: {reason} The model is whole; only the picture of its training is missing.")
 
 
 def _choose_blend(

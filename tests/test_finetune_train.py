@@ -31,6 +31,7 @@ from finetune.layers import parameter_groups
 from finetune.models import find_base
 from finetune.run import Watch, finetune
 from finetune.train import learning_rate
+from finetune.world import World
 from imret import Encoder
 from imret.errors import DataError, ModelError
 
@@ -317,6 +318,17 @@ def test_a_run_that_cannot_be_drawn_is_a_model_all_the_same_and_is_drawn_by_the_
     assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_category_that_no_font_can_write_and_no_formula_is_drawn(photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "photos"
+    shutil.copytree(photos, odd)
+    for name, other in zip(sorted(os.listdir(photos)), (b"caf\xe9", b"cash $^$"), strict=False):
+        (odd / name).rename(os.fsdecode(os.fsencode(odd) + b"/" + other))
+    said: list[str] = []
+    scratch(odd, tmp_path / "model", watch=Watch(say=said.append))
+    assert not any("Warning" in text for text in said)
+    assert (tmp_path / "model" / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_damaged_checkpoint_is_told_with_the_way_out(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / "checkpoint").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint" / "state.pt").write_bytes(b"not a checkpoint")
@@ -335,6 +347,16 @@ def test_a_finished_run_is_left_alone(trained: Path, photos: Path) -> None:
     assert training["steps"] == 4
     assert (trained / WEIGHTS).stat().st_mtime_ns == before
     assert not (trained / "checkpoint").exists()
+
+
+def test_of_several_processes_only_the_first_speaks_of_a_finished_run(
+    trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "join", classmethod(lambda cls, _device: cls(1, 2)))
+    monkeypatch.setattr(World, "wait", lambda self: None)
+    said: list[str] = []
+    assert scratch(photos, trained, watch=Watch(say=said.append)) == {}
+    assert said == []
 
 
 def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
