@@ -76,6 +76,12 @@ def test_captions_that_were_cut_are_counted_without_a_warning_for_each(encoder: 
         encoder.encode_texts([long])
 
 
+def test_so_few_pictures_that_every_caption_finds_its_own_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names 10 pictures: every caption finds its own among the first 10"):
+        captioned_in(_captioned(tmp_path, 10))
+    assert len(captioned_in(_captioned(tmp_path, 11)).paths) == 11
+
+
 def test_a_captioned_picture_that_cannot_be_read_is_named(tmp_path: Path, encoder: Encoder) -> None:
     file = _captioned(tmp_path)
     (tmp_path / "images" / "3.png").write_bytes(b"no picture")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from imret.encoder import Encoder
 
 _FITTED = (TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID)
+# Names of rows that no further model can have.
+OTHER_ROWS = frozenset({"baseline", "model", *_FITTED})
 
 
 def evaluate(
@@ -135,7 +137,7 @@ def evaluate(
 
 def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder]) -> dict[str, Encoder]:
     """Return the models by the name of their row, the baseline first."""
-    taken = {"baseline", "model", *_FITTED} & set(also)
+    taken = OTHER_ROWS & set(also)
     if taken:
         raise ValueError(f"{sorted(taken)[0]!r} is the name of another row; give the model a name of its own")
     return {**({"baseline": baseline} if baseline else {}), "model": encoder, **also}

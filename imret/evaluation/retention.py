@@ -19,6 +19,8 @@ from imret.evaluation.queries import encode_captions
 if TYPE_CHECKING:
     from imret.encoder import Encoder
 
+# A caption has found its picture if it is among so many; a person looks no further.
+_DEPTH = 10
 # Queries ranked together.
 _QUERIES = 256
 
@@ -51,9 +53,15 @@ def captioned_in(file: str | os.PathLike[str]) -> Captioned:
     """Find the pictures and captions of a CSV file as `imret.captions.read_captioned` takes it.
 
     Raises:
-        DataError: If the file is not what it should be, or names a picture that is not there.
+        DataError: If the file is not what it should be, names a picture that is not there, or names so few
+            that a caption finds its own whatever the model.
     """
     root, captions = read_captioned(file)
+    if len(captions) <= _DEPTH:
+        raise DataError(
+            f"captions file {os.fspath(file)!r} names {len(captions):,} pictures: every caption finds its "
+            f"own among the first {_DEPTH}, whatever the model. Name more of them, some hundreds if you can."
+        )
     return Captioned(
         root, list(captions), [(text, i) for i, texts in enumerate(captions.values()) for text in texts]
     )
@@ -94,10 +102,10 @@ def retention_of(
         "queries": len(texts),
         "images": len(good),
         "cut": cut,
-        **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, 10)},
-        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, 10)},
+        **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
+        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
     }
-    return Kept(figures, text_ranks < 10, own)
+    return Kept(figures, text_ranks < _DEPTH, own)
 
 
 def _ranks(scores: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:
