@@ -18,7 +18,7 @@ def refuse_places(train: Path, output: Path, base: Base, *, tensorboard: Path | 
             f"the output {str(output)!r} lies in the training folder {str(train)!r} and would become a "
             "category. Give an --output elsewhere."
         )
-    if base.files is not None and base.files.weights.parent == output.resolve():
+    if base.files is not None and base.files.weights.parent.resolve() == output.resolve():
         raise DataError(f"the output {str(output)!r} is the model to start from. Give another --output.")
     if output.exists() and not output.is_dir():
         raise DataError(

@@ -33,7 +33,7 @@ from finetune.sources import (
 from finetune.train import training_size
 from imret.captions import read_captions
 from imret.errors import DataError
-from imret.wording import read_names
+from imret.wording import name_key, read_names
 
 CAPTIONS_NAME = "captions.csv"
 
@@ -60,7 +60,7 @@ class Sources:
     Attributes:
         labelled: Pictures to train on and to validate with.
         test: How many more a manifest means for a test.
-        names: What categories are called, by category in lower case, where a file says so.
+        names: What categories are called, by `imret.wording.name_key`, where a file says so.
         again: Captioned pictures of other things to show again; None if there are none.
         against: Pictures that training is judged by; None if there are none.
     """
@@ -163,7 +163,7 @@ def _names(
     if file is None:
         return None
     names = read_names(file)
-    categories = {record.category.strip().lower() for record in records}
+    categories = {name_key(record.category) for record in records}
     if strangers := [category for category in names if category not in categories]:
         first = f"the first {strangers[0]!r}"
         if len(strangers) == len(names):

@@ -118,6 +118,12 @@ def test_a_file_of_names_comes_before_the_built_in_ones_and_leaves_the_rest(tmp_
     assert evaluation_queries("aves", names)[0] == "a photo of the owl."
 
 
+def test_names_are_found_however_an_umlaut_is_stored(tmp_path: Path) -> None:
+    names = read_names(write(tmp_path / "n.csv", "category,name\nK\u00e4fer,beetle\nu\u0308ber,above\n"))
+    assert common_names("ka\u0308fer", names) == ("beetle",)
+    assert common_names("\u00dcber", names) == ("above",)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -400,6 +400,9 @@ def test_places_that_would_do_harm_are_refused(trained: Path, photos: Path, tmp_
         scratch(photos, photos / "model")
     with pytest.raises(DataError, match="is the model to start from"):
         finetune(photos, trained, model=str(trained), overwrite=True)
+    (tmp_path / "link").symlink_to(trained)
+    with pytest.raises(DataError, match="is the model to start from"):
+        finetune(photos, trained, model=str(tmp_path / "link"), overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="is a file"):
         scratch(photos, tmp_path / "file")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from imret import DEFAULT_COLLECTION
 from imret.errors import DataError
@@ -16,8 +17,6 @@ from imret.options import announce, arch_option, db_option, device_option, model
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
-
-_TYPED = click.core.ParameterSource.COMMANDLINE
 
 
 @click.command(
@@ -65,9 +64,7 @@ _TYPED = click.core.ParameterSource.COMMANDLINE
 @click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="For intervals.")
 @click.option("--html", "page", metavar="FILE", help="Write the report as one HTML file, failures and all.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
-@click.pass_context
 def command(
-    context: click.Context,
     data: str | None,
     collection: str | None,
     db: str | None,
@@ -88,7 +85,8 @@ def command(
     needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if asked[name]]
     if data is None and (needing or page):
         raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
-    typed = {name for name in asked | {"db": db} if context.get_parameter_source(name) == _TYPED}
+    source = click.get_current_context().get_parameter_source
+    typed = {name for name in ("db", "resamples") if source(name) == ParameterSource.COMMANDLINE}
     if collection is None and "db" in typed:
         raise click.UsageError("--db is where the collection of --collection NAME is, which is not given.")
     if data is None and "resamples" in typed:
@@ -182,11 +180,13 @@ def _names(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tup
 
 def _tell_strangers(names: Mapping[str, tuple[str, ...]], report: Mapping[str, Any]) -> None:
     """Tell of names that --names gives to what is no category here, such as a misspelt one."""
+    from imret.wording import name_key
+
     categories = {
         *(report["data"]["categories"] if "data" in report else ()),
         *(report["collection"]["per_category"] if report["collection"] else ()),
     }
-    strangers = sorted(names.keys() - {category.strip().lower() for category in categories})
+    strangers = sorted(names.keys() - set(map(name_key, categories)))
     if strangers:
         announce(
             f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "

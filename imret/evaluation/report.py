@@ -63,7 +63,7 @@ def evaluate(
         baseline: What everything is compared with, such as the model it was tuned from. Without one, what
             needs no tuning is compared with the model.
         also: More models, by the name that their row is to have.
-        names: What categories are called, by folder in lower case, where it is not what `imret.wording`
+        names: What categories are called, by `name_key` of the folder, where it is not what `imret.wording`
             says; the first name of each is asked for.
         retention: CSV file (path, caption) of other pictures; how well captions find them is what a model
             has kept. Paths are relative to the file, or to `images` beside it.
