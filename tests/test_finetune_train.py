@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from finetune.checkpoint import load_state, save_state, sole_owner
+from finetune.claim import claim
 from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.layers import parameter_groups
@@ -374,6 +375,14 @@ def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
 
     assert scratch(photos, output, config=longer, overwrite=True, watch=Watch(step=look))["steps"] == 6
     assert not same_weights(output, trained)
+
+
+def test_a_run_with_a_setting_that_there_is_no_more_is_refused_saying_so(tmp_path: Path) -> None:
+    run = {"base": "b", "data": "d", "config": {"lr": 1.0}}
+    finished = {"run": {**run, "config": {"lr": 1.0, "gone": 2}}}
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"differs in settings of another version of imret\. Give another"):
+        claim(tmp_path, run, finished, overwrite=False)
 
 
 def test_an_unfinished_run_of_another_command_is_refused(photos: Path, tmp_path: Path) -> None:
