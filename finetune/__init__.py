@@ -3,7 +3,7 @@
 sources.py     a folder to records; validation carved off, copies on one side
 manifest.py    a CSV or Parquet file to records
 taxa.py        species, and the texts that name them
-captions.py    category names to training captions; captions.csv
+captions.py    category names to training captions
 likeness.py    which pictures look alike: perceptual hash and colours
 audit.py       copies, label conflicts, leaks
 lengths.py     texts against what the text tower reads

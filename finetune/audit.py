@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.sources import Record
-from imret.likeness import Look, alike, group
+from imret.likeness import Look, alike, distinct, group
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,23 @@ def find_leaks(
     records: Sequence[Record], looks: Sequence[Look], judged: Sequence[Record], judged_looks: Sequence[Look]
 ) -> dict[int, Leak]:
     """Return which of N pictures equal, or nearly equal, one of M that training is judged by; by position."""
-    leaks: dict[int, Leak] = {}
-    for i, j in alike(looks, judged_looks):
-        leaks.setdefault(i, Leak(records[i].path, judged[j].path))
-    return leaks
+    firsts, numbers = distinct(looks)
+    judged_firsts, _ = distinct(judged_looks)
+    first_like: dict[int, int] = {}
+    for one, other in alike([looks[i] for i in firsts], [judged_looks[j] for j in judged_firsts]):
+        first_like.setdefault(one, judged_firsts[other])
+    return {
+        i: Leak(records[i].path, judged[first_like[number]].path)
+        for i, number in enumerate(numbers)
+        if number in first_like
+    }
+
+
+def find_groups(looks: Sequence[Look]) -> NDArray[np.int64]:
+    """Return for each of N pictures, (N,), the first of those that look alike, directly or through others."""
+    firsts, numbers = distinct(looks)
+    groups = group(len(firsts), alike([looks[i] for i in firsts]))
+    return np.array(firsts, dtype=np.int64)[groups[numbers]] if numbers else groups
 
 
 def find_copies(
@@ -67,7 +80,7 @@ def find_copies(
         records: N pictures.
         looks: What each looks like.
     """
-    groups = group(len(records), alike(looks))
+    groups = find_groups(looks)
     members: dict[int, list[Record]] = defaultdict(list)
     for record, number in zip(records, groups, strict=True):
         members[int(number)].append(record)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import DataError
+from imret.payload import printable
 
 if TYPE_CHECKING:
     from finetune.train import Step
@@ -95,7 +96,7 @@ class Board:
             return
         scalars = {"validation/text_to_image_map": scores["text_to_image_map"]}
         for category, value in scores["average_precision"].items():
-            scalars[f"validation_by_category/{category}"] = value
+            scalars[f"validation_by_category/{printable(category)}"] = value
         self._add(scalars, at)
         self._last_s = time.monotonic()
 

@@ -1,18 +1,14 @@
-"""Category names to the sentences a model is trained with, and captions read from a file.
+"""Category names to the sentences a model is trained with, and which captions say the same.
 
-Hides the training templates and the checks on captions.csv. Knows nothing of pictures or tensors; what
-categories are called, and the sentences that models are judged with, are in `imret.wording`.
+Hides the training templates. Knows nothing of pictures or tensors; what categories are called, and the
+sentences that models are judged with, are in `imret.wording`, captions of a file in `imret.captions`.
 """
 
 from __future__ import annotations
 
-import csv
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from imret.errors import DataError
 from imret.wording import common_names, fill
 
 # `{}` takes a name with its article, `{name}` the bare name. One style serves a whole batch: if templates
@@ -58,47 +54,3 @@ def caption_key(caption: str) -> str:
     words = " ".join(caption.lower().split()).rstrip(".")
     frame = _FRAME.match(words)
     return words[frame.end() :] if frame else words
-
-
-def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """Read a CSV file with the columns `path` and `caption`; other columns are ignored.
-
-    Args:
-        file: UTF-8 CSV with a header line. `path` is relative to the training folder, with forward slashes;
-            a picture may have several lines, each another caption. A batch takes the captions of one
-            place in the list, so keep one order for all pictures, such as from detailed to bare.
-
-    Returns:
-        Captions by path, each in the order of the file.
-
-    Raises:
-        DataError: If the file cannot be read, lacks a column, or holds an empty path or caption; the message
-            names the line.
-    """
-    captions: dict[str, list[str]] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            columns = list(reader.fieldnames or ())
-            if missing := [name for name in ("path", "caption") if name not in columns]:
-                raise DataError(
-                    f"captions file {os.fspath(file)!r} has no column {' and no column '.join(missing)}; "
-                    f"its first line is {','.join(columns)!r}. Begin it with: path,caption"
-                )
-            for row in reader:
-                path = Path((row["path"] or "").strip()).as_posix()
-                caption = " ".join((row["caption"] or "").split())
-                if path == "." or not caption:
-                    what = "path" if path == "." else "caption"
-                    raise DataError(
-                        f"captions file {os.fspath(file)!r} has an empty {what} in line {reader.line_num}. "
-                        "Fill it in, or remove the line."
-                    )
-                captions.setdefault(path, []).append(caption)
-    except OSError as error:
-        raise DataError(f"cannot read the captions file {os.fspath(file)!r}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot read the captions file {os.fspath(file)!r} as UTF-8 CSV: {error}."
-        ) from error
-    return {path: tuple(found) for path, found in captions.items()}

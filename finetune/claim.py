@@ -18,7 +18,7 @@ def refuse_places(train: Path, output: Path, base: Base, *, tensorboard: Path | 
             f"the output {str(output)!r} lies in the training folder {str(train)!r} and would become a "
             "category. Give an --output elsewhere."
         )
-    if base.files is not None and base.files.weights.parent == output.resolve():
+    if base.files is not None and base.files.weights.parent.resolve() == output.resolve():
         raise DataError(f"the output {str(output)!r} is the model to start from. Give another --output.")
     if output.exists() and not output.is_dir():
         raise DataError(
@@ -59,7 +59,8 @@ def claim(
         return None
     raise DataError(
         f"the output {str(output)!r} holds {what} that differs in {_differences(theirs, run)}. "
-        "Give another --output, repeat that command to go on with it, or begin anew with --overwrite."
+        f"Give another --output{'' if state is None else ', repeat that command to go on with it'}, "
+        "or begin anew with --overwrite."
     )
 
 
@@ -74,4 +75,4 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     for name, value in ours["config"].items():
         if options.get(name) != value:
             parts.append(f"{name} ({options.get(name)}, now {value})")
-    return ", ".join(parts)
+    return ", ".join(parts) or "settings of another version of imret"

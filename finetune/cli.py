@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imret import DEFAULT_MODEL
 from imret.options import announce, arch_option, device_option
+
+if TYPE_CHECKING:
+    from finetune.config import FinetuneConfig
 
 # The recipe where none is named, by what --tune asks for.
 _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
@@ -180,14 +184,15 @@ def command(
     from finetune.run import check as check_data
 
     changes = {name: value for name, value in changes.items() if value is not None}
-    if changes.get("anchor_replay") and replay_file is None:
-        raise click.UsageError("--anchor-replay is about the pictures of --replay FILE, which is not given.")
     try:
         config = FinetuneConfig.of(
             "scratch" if from_scratch else recipe or _RECIPE_OF[changes.get("tune")], **changes
         )
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    if from_scratch and arch is not None:
+        raise click.UsageError("--arch is of a checkpoint file; with --from-scratch name it as --model.")
+    _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     with _Bar() as bar:
         given: dict[str, Any] = {
             "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
@@ -219,6 +224,33 @@ def command(
             f"with --model {output}"
         )
     announce(f"Next: imret ingest PICTURES --model {output}")
+
+
+def _refuse_idle(
+    changes: Mapping[str, Any], config: FinetuneConfig, train: str, *, from_scratch: bool, replays: bool
+) -> None:
+    """Refuse options that were typed and would do nothing beside the others; 0 is off and always allowed."""
+    from finetune.manifest import is_manifest
+
+    idle: dict[str, str] = {}
+    if config.tune == "text":
+        images = ("anchor_images", "anchor_phrases", "anchor_replay", "image_layer_decay")
+        idle |= dict.fromkeys(images, "is about the image tower, which --tune text leaves as it is")
+    elif config.image_layers == 1:
+        idle["image_layer_decay"] = "is about several layers, and one is trained: see --image-layers"
+    if not replays:
+        whose = ("replay", "anchor_replay")
+        idle |= dict.fromkeys(whose, "is about the pictures of --replay FILE, which is not given")
+    if config.tune != "lora":
+        idle["lora_rank"] = "is about adapters, which are not trained: add --tune lora"
+    if from_scratch:
+        idle["blend"] = "is between base and tuned, and --from-scratch has no base"
+    if not is_manifest(train):
+        idle["species_share"] = "is about species, which only a manifest names"
+    for name, why in idle.items():
+        if changes.get(name):
+            option = "--replay-weight" if name == "replay" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} {why}.")
 
 
 class _Bar:

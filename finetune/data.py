@@ -274,7 +274,7 @@ class Batches:
                 kind = self._kinds[at_species.integers(len(self._kinds))]
                 sets.append(self._species_texts(positions, named, kind))
             elif use_names:
-                sets.append(_text_set(named, [{caption_key(name)} for name in named]))
+                sets.append(text_set(named, [{caption_key(name)} for name in named]))
             else:
                 sets.append(self._own_texts(positions, named, place=int(places[number])))
         return Batch(positions, tuple(sets))
@@ -304,13 +304,13 @@ class Batches:
             options = self.records[i].captions or (name,)
             drawn.append(options[place % len(options)])
             true_of.append({caption_key(text) for text in (*options, name)} | self._of_species(i))
-        return _text_set(drawn, true_of)
+        return text_set(drawn, true_of)
 
     def _species_texts(self, positions: NDArray[np.int64], named: Sequence[str], kind: str) -> TextSet:
         """Return texts of one kind; a picture of no known species goes by the name of its category."""
         taxa = [self.records[i].taxon for i in positions]
         drawn = [taxon.text(kind) if taxon else name for taxon, name in zip(taxa, named, strict=True)]
-        return _text_set(
+        return text_set(
             drawn,
             [{caption_key(name)} | self._of_species(i) for i, name in zip(positions, named, strict=True)],
         )
@@ -320,7 +320,7 @@ class Batches:
         return self._true_of_species[taxon.key] if taxon else set()
 
 
-def _text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
+def text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
     """Put equal texts together.
 
     Args:

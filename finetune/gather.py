@@ -10,17 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.audit import find_copies, find_leaks
-from finetune.captions import read_captions
+from finetune.audit import Leak, find_copies, find_groups, find_leaks
 from finetune.config import FinetuneConfig
 from finetune.data import Pictures
 from finetune.lengths import Lengths, measure
-from finetune.manifest import SUFFIXES, read_manifest
+from finetune.manifest import is_manifest, read_manifest
 from finetune.models import Base
-from finetune.replay import hold_out, read_captioned
+from finetune.replay import hold_out, replayed_records
 from finetune.report import Report
 from finetune.sources import (
     Record,
@@ -32,8 +31,9 @@ from finetune.sources import (
     with_captions,
 )
 from finetune.train import training_size
+from imret.captions import read_captions
 from imret.errors import DataError
-from imret.wording import read_names
+from imret.wording import name_key, read_names
 
 CAPTIONS_NAME = "captions.csv"
 
@@ -60,7 +60,7 @@ class Sources:
     Attributes:
         labelled: Pictures to train on and to validate with.
         test: How many more a manifest means for a test.
-        names: What categories are called, by category in lower case, where a file says so.
+        names: What categories are called, by `imret.wording.name_key`, where a file says so.
         again: Captioned pictures of other things to show again; None if there are none.
         against: Pictures that training is judged by; None if there are none.
     """
@@ -134,15 +134,15 @@ def find_sources(
         DataError: If any of them cannot be read or does not fit the others.
     """
     train = Path(train)
-    is_manifest = train.suffix.lower() in SUFFIXES and not train.is_dir()
-    root = train.parent if is_manifest else train
-    if captions is None and not is_manifest and (root / CAPTIONS_NAME).is_file():
+    from_manifest = is_manifest(train)
+    root = train.parent if from_manifest else train
+    if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
         captions = root / CAPTIONS_NAME
     told = None
     if captions is not None:
         told = read_captions(captions)
         say(f"captions of {len(told):,} pictures from {os.fspath(captions)}")
-    if is_manifest:
+    if from_manifest:
         records = with_captions(read_manifest(train), told or {}, root)
     else:
         records = read_records(train, told)
@@ -163,7 +163,7 @@ def _names(
     if file is None:
         return None
     names = read_names(file)
-    categories = {record.category.strip().lower() for record in records}
+    categories = {name_key(record.category) for record in records}
     if strangers := [category for category in names if category not in categories]:
         first = f"the first {strangers[0]!r}"
         if len(strangers) == len(names):
@@ -178,7 +178,7 @@ def _names(
 def _replayed(file: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Listing | None:
     if file is None:
         return None
-    root, found = read_captioned(file)
+    root, found = replayed_records(file)
     say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
     return Listing(root, found)
 
@@ -191,10 +191,10 @@ def _test_pictures(
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"the test folder {str(root)!r} is no folder. Give one of pictures to --against.")
-    if root.resolve() == train.resolve():
+    if train.resolve().is_relative_to(root.resolve()):
         raise DataError(
-            f"the test folder {str(root)!r} is the training folder: every picture is a copy of itself. "
-            "Give another to --against."
+            f"the test folder {str(root)!r} is the training folder {str(train)!r}, or lies above it: every "
+            "picture is a copy of itself. Give another to --against."
         )
     records = [Record(path, "", (), size_bytes) for path, size_bytes in sorted(list_pictures(root))]
     if not records:
@@ -224,8 +224,8 @@ def gather(
         on_picture: Called for each picture that was decoded, with how many there are.
 
     Raises:
-        DataError: If what can be read and may be trained on is of one category, or a category's name is too
-            long for the model.
+        DataError: If what can be read and may be trained on is of one category, a category's name is too
+            long for the model, or nothing is left to replay.
         ModelError: If the model's tokenizer cannot be loaded.
     """
     labelled, again, against = sources.labelled, sources.again, sources.against
@@ -241,9 +241,11 @@ def gather(
     every = pictures(labelled.root, labelled.records, large, config.cache_mib * _MIB)
     skipped = every.load(lambda: on_picture(total), look=True)
     leaks = {}
+    test = None
     if against is not None:
         test = pictures(against.root, against.records, large, 0)
-        test.load(lambda: on_picture(total), look=True)
+        unseen = test.load(lambda: on_picture(total), look=True)
+        skipped += [replace(one, path=str(against.root / one.path)) for one in unseen]
         leaks = find_leaks(every.records, every.looks, test.records, test.looks)
     for_validation = [i for i, record in enumerate(every.records) if record.split == "validation"]
     if for_validation:
@@ -258,10 +260,21 @@ def gather(
     )
     held_out = pictures(labelled.root, [every.records[i] for i in validation], small, 0)  # rarely looked at
     replay = captioned = None
+    again_leaks: dict[int, Leak] = {}
     if again is not None:
         replay = pictures(again.root, again.records, large, config.cache_mib * _MIB // 2)
-        skipped += replay.load(lambda: on_picture(total))
-        shown, kept = hold_out(len(replay.records), seed=config.seed)
+        skipped += replay.load(lambda: on_picture(total), look=True)
+        judged_looks = [every.looks[i] for i in validation]
+        again_leaks = find_leaks(replay.records, replay.looks, held_out.records, judged_looks)
+        if test is not None:
+            again_leaks = find_leaks(replay.records, replay.looks, test.records, test.looks) | again_leaks
+        replay.select([i for i in range(len(replay.records)) if i not in again_leaks])
+        if not replay.records:
+            raise DataError(
+                f"of the {len(again.records):,} captioned pictures to replay none can be read and is no "
+                "picture of validation or of the test. Mend them, or leave out --replay."
+            )
+        shown, kept = hold_out(find_groups(replay.looks).tolist(), seed=config.seed)
         captioned = pictures(again.root, [replay.records[i] for i in kept], small, 0)
         replay.select(shown)
     report = Report(
@@ -270,9 +283,9 @@ def gather(
         names=sources.names,
         skipped=skipped,
         copies=copies,
-        leaks=list(leaks.values()),
+        leaks=[*leaks.values(), *again_leaks.values()],
         test=sources.test,
-        against=None if against is None else len(against.records),
+        against=None if test is None else len(test.records),
         lengths=lengths,
         lost=sorted({record.category for record in labelled.records} - {r.category for r in every.records}),
     )

@@ -17,10 +17,15 @@ from finetune.sources import Record, refuse_one_category
 from finetune.taxa import RANKS, read_taxon
 from imret.errors import DataError
 
-SUFFIXES = (".csv", ".parquet")
+_SUFFIXES = (".csv", ".parquet")
 
 _COLUMNS = ("path", "category", "caption", "species", "common_name", "split", *RANKS)
 _SPLITS = {"": "train", "train": "train", "val": "validation", "validation": "validation", "test": "test"}
+
+
+def is_manifest(train: str | os.PathLike[str]) -> bool:
+    """Whether training data is given as a manifest, by its name; else it is a folder."""
+    return Path(train).suffix.lower() in _SUFFIXES and not Path(train).is_dir()
 
 
 def read_manifest(file: str | os.PathLike[str]) -> list[Record]:
@@ -141,7 +146,20 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield what to call each row, and its known columns with spaces tidied; what is missing is empty."""
     read = _parquet_rows if file.suffix.lower() == ".parquet" else _csv_rows
     for line, row in read(file):
-        yield line, {name: " ".join(str(row[name] or "").split()) for name in _COLUMNS if name in row}
+        yield line, {name: _cell(file, line, name, row[name]) for name in _COLUMNS if name in row}
+
+
+def _cell(file: Path, line: str, column: str, value: object) -> str:
+    """Return a cell as text: a label may be the number 0, and a file name may hold two spaces in a row."""
+    if value is None or value != value:  # Parquet has NaN for what is missing among numbers
+        return ""
+    if isinstance(value, bytes | list | dict):
+        raise DataError(
+            f"manifest {str(file)!r} has a {type(value).__name__} in column {column} of {line}. Write text; "
+            "a picture of several captions has a row for each."
+        )
+    text = str(value).strip()
+    return text if column == "path" else " ".join(text.split())
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:

@@ -229,14 +229,17 @@ def _draw_blends(axes: Axes, training: Mapping[str, Any]) -> None:
     axes.set_xlabel(_of_what(kind) if known else "alpha")
     axes.set_ylabel("text-to-image mAP")
     axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5, zorder=2)
-    base, chosen = int(np.argmin(alpha)), int(np.argmin(np.abs(alpha - validation["alpha"])))
+    base = int(np.argmin(alpha))
+    shipped = (validation["alpha"], validation.get("alpha_text"))
+    chosen = [(point["alpha"], point.get("alpha_text")) for point in points].index(shipped)
+    text = "" if shipped[1] is None else f", text tower {shipped[1]:g}"
     axes.plot(
         x[base], y[base], "s", color="white", markeredgecolor=_GREY, markeredgewidth=2, markersize=11,
         zorder=3, label=f"base: mAP {y[base]:.3f}" + (f", retention {x[base]:.3f}" if known else ""),
     )  # fmt: skip
     axes.plot(
         x[chosen], y[chosen], "*", color=_ORANGE, markeredgecolor="black", markersize=17, zorder=4,
-        label=f"shipped, alpha {alpha[chosen]:g}: mAP {y[chosen]:.3f}"
+        label=f"shipped, alpha {alpha[chosen]:g}{text}: mAP {y[chosen]:.3f}"
         + (f", retention {x[chosen]:.3f}" if known else ""),
     )  # fmt: skip
     axes.margins(0.1)

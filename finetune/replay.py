@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from finetune.captions import caption_key, read_captions
-from finetune.data import Pictures, TextSet
+from finetune.captions import caption_key
+from finetune.data import Pictures, TextSet, text_set
 from finetune.sources import Record
-from imret.errors import DataError
+from imret.captions import read_captioned
 
 # What a stream of random numbers is for; apart from those of finetune.data.
 _REPLAY_ORDER, _REPLAY_CAPTION, _REPLAY_SPLIT = 100, 101, 102
@@ -47,16 +47,8 @@ class Replay:
         rng = np.random.default_rng((self._seed, _REPLAY_CAPTION, step))
         records = [self._pictures.records[i] for i in positions]
         drawn = [record.captions[int(rng.integers(len(record.captions)))] for record in records]
-        texts: dict[str, str] = {}  # by key, in order of first use
-        for text in drawn:
-            texts.setdefault(caption_key(text), text)
-        keys = list(texts)
-        true_of = [{caption_key(caption) for caption in record.captions} for record in records]
-        counts = [sum(caption_key(text) == key for text in drawn) for key in keys]
-        return positions, TextSet(
-            list(texts.values()),
-            torch.tensor([[key in own for key in keys] for own in true_of]),
-            torch.tensor(counts, dtype=torch.float32),
+        return positions, text_set(
+            drawn, [{caption_key(caption) for caption in record.captions} for record in records]
         )
 
     def pixels(self, positions: Sequence[int]) -> Tensor:
@@ -64,38 +56,40 @@ class Replay:
         return self._pictures.batch(positions)
 
 
-def hold_out(n: int, *, seed: int) -> tuple[list[int], list[int]]:
-    """Return which of n captioned pictures are replayed, and which are kept to measure retention."""
-    order = np.random.default_rng((seed, _REPLAY_SPLIT)).permutation(n)
-    held = round(_HELD_OUT * n)
-    return sorted(int(i) for i in order[held:]), sorted(int(i) for i in order[:held])
+def hold_out(groups: Sequence[int], *, seed: int) -> tuple[list[int], list[int]]:
+    """Return which captioned pictures are replayed, and which are kept to measure retention.
+
+    Args:
+        groups: For each picture the number of its group; those of one, such as copies, stay together.
+        seed: Another seed, others.
+    """
+    sizes = Counter(groups)
+    numbers = sorted(sizes)
+    order = np.random.default_rng((seed, _REPLAY_SPLIT)).permutation(len(numbers))
+    most, held = round(_HELD_OUT * len(groups)), set[int]()
+    for number in (numbers[i] for i in order):
+        if sizes[number] <= most:
+            held.add(number)
+            most -= sizes[number]
+    return (
+        [i for i, number in enumerate(groups) if number not in held],
+        [i for i, number in enumerate(groups) if number in held],
+    )
 
 
-def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
+def replayed_records(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
     """Read captioned pictures that belong to no category.
 
     Args:
-        file: CSV file with the columns path and caption; a picture may have several lines. Paths are relative
-            to the file's folder, or to the folder `images` in it.
+        file: CSV file as `imret.captions.read_captioned` takes it.
 
     Returns:
         What the paths are relative to, and the pictures in the order of their paths.
 
     Raises:
-        DataError: If the file cannot be read, or names a picture that is not there.
+        DataError: If the file is not what it should be, or names a picture that is not there.
     """
-    captions = read_captions(file)
-    if not captions:
-        raise DataError(f"captions file {os.fspath(file)!r} names no picture. Write lines of path,caption.")
-    here = Path(file).parent
-    first = next(iter(captions))
-    root = here / "images" if not (here / first).exists() and (here / "images" / first).exists() else here
-    missing = [path for path in captions if not (root / path).is_file()]
-    if missing:
-        raise DataError(
-            f"captions file {os.fspath(file)!r} names {len(missing):,} pictures that are not in "
-            f"{str(root)!r}, the first {missing[0]!r}. Put them there, or take out their lines."
-        )
+    root, captions = read_captioned(file)
     return root, [
         Record(path, "", texts, (root / path).stat().st_size) for path, texts in sorted(captions.items())
     ]

@@ -12,6 +12,7 @@ from finetune.captions import category_captions
 from finetune.lengths import Lengths
 from finetune.sources import Record
 from imret.folders import Skipped
+from imret.payload import one_line
 from imret.wording import common_names
 
 # Of whatever there are many, a person is shown so many.
@@ -81,7 +82,7 @@ class Report:
 
     def text(self) -> str:
         """Return the table and the sentences below it, for a terminal."""
-        return "\n".join([*self._table(), *self._sentences()])
+        return "\n".join([*self._table(), *map(one_line, self._sentences())])
 
     def _table(self) -> list[str]:
         by_category: dict[str, Record] = {}
@@ -137,6 +138,20 @@ class Report:
         held_out = {record.category for record in self.validation}
         if held_out and (without := sorted({record.category for record in self.train} - held_out)):
             said.append(f"no validation picture of {_some(without)}: it has too few that differ")
+        of_name: dict[str, list[str]] = {}
+        for category in sorted({record.category for record in (*self.train, *self.validation)}):
+            of_name.setdefault(common_names(category, self.names)[0].lower(), []).append(category)
+        said += [
+            f"{_some(categories)} are all called {name!r}, and no query can tell them apart: name them in "
+            "--names, or put them together"
+            for name, categories in of_name.items()
+            if len(categories) > 1
+        ]
+        if len(held_out) == 1:
+            said.append(
+                f"only {_some(sorted(held_out))} has validation pictures, which rank perfectly among "
+                "themselves: validation says nothing, and chooses no blend"
+            )
         if self.test:
             said.append(f"{self.test:,} pictures are meant for a test and left alone")
         if kinds := self.lengths.species_kinds:
@@ -146,7 +161,8 @@ class Report:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "\u2026"
+    shown = one_line(text)
+    return shown if len(shown) <= _WIDEST else shown[: _WIDEST - 1] + "\u2026"
 
 
 def _some(names: Sequence[str]) -> str:

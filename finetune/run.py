@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from open_clip.version import __version__ as open_clip_version
 
-from finetune.blend import ALPHAS, Point, blend_states, choose
+from finetune.blend import ALPHAS, Point, affordable, best_of, blend_states, choose
 from finetune.board import Board, require_tensorboard
 from finetune.checkpoint import (
     METRICS_NAME,
@@ -40,12 +40,13 @@ from finetune.models import Base, find_base
 from finetune.plots import PLOT_NAME, save_plot
 from finetune.report import Report
 from finetune.train import Step, Trainer
-from finetune.validation import Validation
+from finetune.validation import Read, Seen, Validation
 from finetune.world import World
 from imret import __version__
 from imret.encoder import pick_device
 from imret.errors import DataError
 from imret.models import Preprocess
+from imret.payload import one_line
 from imret.phrases import read_phrases
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
@@ -128,7 +129,7 @@ def finetune(
         watch: Who is told.
 
     Returns:
-        What training.json says.
+        What training.json says; nothing in any but the first of several processes.
 
     Raises:
         DataError: If pictures, texts or output are not what they should be, or the output cannot be written;
@@ -167,7 +168,7 @@ def finetune(
                 watch.say(f"{output} already holds the model that this command makes; nothing to do")
                 if world.rank == 0 and not (output / PLOT_NAME).exists():
                     _draw(output, finished, watch)
-                return finished
+                return finished if world.rank == 0 else {}
             state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.tell(state)
             with contextlib.ExitStack() as opened:
@@ -255,10 +256,16 @@ def finetune(
 
 def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
     """Draw the run into its folder; where that fails, say so and leave the model as it is, whole."""
+
+    def drawable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # No font has what is no text, and between dollar signs matplotlib reads a formula.
+        return {one_line(name).replace("$", r"\$"): value for name, value in pairs}
+
     try:
-        save_plot(output, training)
-    except (DataError, OSError) as error:
-        watch.say(f"Warning: {error} The model is whole; only the picture of its training is missing.")
+        save_plot(output, json.loads(json.dumps(training), object_pairs_hook=drawable))
+    except Exception as error:  # whatever matplotlib finds wrong: a drawing is not worth a run
+        reason = str(error).partition("\n")[0]
+        watch.say(f"Warning: {reason} The model is whole; only the picture of its training is missing.")
 
 
 def _choose_blend(
@@ -269,49 +276,85 @@ def _choose_blend(
     The rule is in `finetune.blend.choose` and was there before the first score.
     """
     base = trainer.base
-    after = validation.scores(trainer)
+    after = validation.scores(validation.look(trainer), validation.read(trainer))
     if after is None or base.files is None or not config.blend:
         watch.say(f"{_shown(after)} after training")
         return {"after": after}
     theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
     theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
-    kind = validation.retention_kind
-    budget = config.agreement_budget if kind == "agreement" else config.hit_rate_budget
-    points, scores = [], {}
+    # Each tower has a line of its own: words that name categories may come whole to an image tower that
+    # moves a little.
+    seen, read = {}, {}
     for alpha in ALPHAS:
         trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
-        same = alpha > 0 and not trainer.trains_images
-        found = validation.scores(trainer, same_images=same)
-        if found is None:
-            raise RuntimeError("validation was there a moment ago")
-        scores[alpha] = found
-        kept = validation.retention(trainer, is_base=alpha == 0, same_images=True)
-        points.append(Point(alpha, found["text_to_image_map"], None if kept is None else round(kept, 4)))
-    best = choose(points, budget=budget)
-    trainer.model.load_state_dict(blend_states(theta_0, theta_1, best.alpha))
-    if best.alpha == 0:
+        if trainer.trains_images or alpha == 0:
+            seen[alpha] = validation.look(trainer)
+        read[alpha] = validation.read(trainer)
+    kind, points = validation.retention_kind, {}
+    for image in seen:
+        for text in ALPHAS:
+            points[image, text] = _point(validation, seen, read, image, text)
+    budgets = {"budget": config.hit_rate_budget, "agreement_budget": config.agreement_budget}
+    if kind == "agreement":
+        budgets = {"budget": config.agreement_budget}
+    first = points[0.0, 0.0]
+    best = choose([*points.values()], **budgets)
+    # What is kept for people to see is a line, too: of each image tower the text tower that suits it best.
+    line = [first]
+    for image in seen:
+        beside = [point for place, point in points.items() if place[0] == image and point != first]
+        if trainer.trains_images:
+            beside = [best_of([one for one in beside if affordable(one, first, **budgets)] or beside)]
+        line += beside
+    place = (best.alpha, best.alpha_text or 0.0) if trainer.trains_images else (0.0, best.alpha)
+    trainer.model.load_state_dict(blend_states(theta_0, theta_1, *place))
+    if best.is_base:
         watch.say(
-            "Nothing on the line from base to tuned beats the base on validation at this price: the base is "
-            "what is shipped."
+            "Nothing between base and tuned beats the base on validation at this price: the base is what is "
+            "shipped."
         )
     else:
-        first = points[0]
         lost = (
             ""
             if best.retention is None or first.retention is None
             else (f", {kind} {first.retention:.3f} -> {best.retention:.3f}")
         )
+        both = f", {best.alpha_text:.1f} of the text tower" if best.alpha_text is not None else ""
         watch.say(
-            f"shipping the blend alpha {best.alpha:.1f}: validation text-to-image mAP "
+            f"shipping the blend alpha {best.alpha:.1f}{both}: validation text-to-image mAP "
             f"{first.map:.3f} -> {best.map:.3f}{lost}"
         )
+    rule = f"highest mAP of the blends whose {kind} lies at most {budgets['budget']:g} below the base's"
+    if "agreement_budget" in budgets:
+        rule += f", and whose agreement at most {config.agreement_budget:g}"
     return {
-        "after": scores[best.alpha],
+        "after": validation.scores(seen[place[0]], read[place[1]]),
         "alpha": best.alpha,
-        "rule": f"highest mAP of the blends whose {kind} lies at most {budget:g} below the base's",
+        "alpha_text": best.alpha_text,
+        "rule": rule,
         "retention": kind,
-        "blends": [dataclasses.asdict(point) for point in points],
+        "blends": [dataclasses.asdict(point) for point in line],
     }
+
+
+def _point(
+    validation: Validation, seen: Mapping[float, Seen], read: Mapping[float, Read], image: float, text: float
+) -> Point:
+    """Return what validation says of the blend of an image tower and a text tower."""
+    found = validation.scores(seen[image], read[text])
+    if found is None:
+        raise RuntimeError("validation was there a moment ago")
+    agreement = validation.agreement(seen[image], read[text], (seen[0.0], read[0.0]))
+    hits = validation.hit_rate(seen[image], read[text])
+    kept = agreement if hits is None else hits
+    both = len(seen) > 1
+    return Point(
+        alpha=image if both else text,
+        map=found["text_to_image_map"],
+        retention=None if kept is None else round(kept, 4),
+        alpha_text=text if both else None,
+        agreement=None if hits is None or agreement is None else round(agreement, 4),
+    )
 
 
 def check(
@@ -380,7 +423,7 @@ def _begin(
     if state is None:
         if trainer.world.rank > 0:
             return _Progress(None)
-        before = validation.scores(trainer)
+        before = validation.scores(validation.look(trainer), validation.read(trainer))
         watch.say(f"{_shown(before)} before training")
         (output / METRICS_NAME).unlink(missing_ok=True)
         return _Progress(before)

@@ -146,7 +146,7 @@ class Trainer:
         self.steps_per_epoch = self._batches.steps_per_epoch
         self.steps = max(config.epochs * self.steps_per_epoch, config.least_steps)
         self._replay = None
-        if replay is not None and replay.records and config.replay:
+        if replay is not None and replay.records and (config.replay or config.anchor_replay):
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
@@ -310,7 +310,7 @@ class Trainer:
         images = self._augmented(number, prepared)  # batch, then replay
         n_own = len(prepared.pixels)
         sets = [*prepared.batch.text_sets]
-        if prepared.replayed_texts is not None:
+        if prepared.replayed_texts is not None and self.config.replay:
             sets.append(prepared.replayed_texts)
         texts = [text for one in sets for text in one.captions]
         phrases = self._drawn_phrases(number)
@@ -372,7 +372,7 @@ class Trainer:
         """Return what is minimised, and what it is made of.
 
         Args:
-            sets: Texts of the batch, and then of replay if there is any.
+            sets: Texts of the batch, and then of replay if it has a weight.
             u: (B + R, D) unit features of the pictures of the batch and of replay.
             v: (U, D) unit features of the texts of all sets, then of the phrases.
             frozen: (B, D) or (B + R, D) unit features that the base gives the same pictures, or None.
@@ -383,7 +383,7 @@ class Trainer:
         losses, floors, start = [], [], 0
         parts: dict[str, tuple[float, Tensor]] = {}  # weight, value
         scale = self._logit_scale.exp()
-        replayed = len(u) > n_own
+        replayed = len(u) > n_own and config.replay > 0
         for number, one in enumerate(sets):
             is_replay = replayed and number == len(sets) - 1
             match, counts = one.match.to(self.device), one.counts.to(self.device)

@@ -1,12 +1,14 @@
 """What a model is worth while it is trained: retrieval on held-out pictures, and what is left of the rest.
 
-Retention is the hit rate of captioned pictures where there are some. Where there are none, it is how far the
-model still agrees with its base about what the held-out pictures show, among a bank of phrases.
+What is left is measured by how far the model still agrees with its base about what the held-out pictures
+show, among a bank of phrases; and by the hit rate of captioned pictures, where there are some. That alone
+would not do: of pictures that the base was trained with it says too much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,8 @@ from imret.wording import evaluation_queries
 _TEXTS = 256
 # A caption has found its picture if it is in the best part of so many: 10 of 500, whatever their number.
 _HIT_ONE_IN = 50
+# With fewer, every caption finds its own, whatever the model: there is nothing to take it for.
+_LEAST_CAPTIONED = 2
 # Phrases nearest to a picture, of which base and model are to agree.
 _NEAREST = 10
 
@@ -37,13 +41,36 @@ class Towers(Protocol):
         """Return (U, D) unit features."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What an image tower makes of the pictures: (N, D) unit features of the held-out and the captioned."""
+
+    pictures: Tensor
+    captioned: Tensor | None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a text tower makes of the texts.
+
+    Attributes:
+        queries: (Q, D) unit vectors that ask for the categories.
+        phrases: (P, D) unit features of the bank.
+        captions: (C, D) unit features, or None without captioned pictures.
+    """
+
+    queries: Tensor
+    phrases: Tensor
+    captions: Tensor | None
+
+
 class Validation:
     """Pictures that are kept out of training, and what to ask about them.
 
     Args:
         pictures: Held out of the training pictures; may be none.
-        captioned: Pictures with captions that are not of the categories; may be none.
-        phrases: What the agreement with the base is measured over where there are no captioned pictures.
+        captioned: Pictures with captions that are not of the categories; may be none, and one is as good.
+        phrases: What the agreement with the base is measured over.
         batch_size: Pictures encoded at once.
         names: What categories are called, where it is not what imret.wording says.
     """
@@ -58,10 +85,11 @@ class Validation:
         names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._pictures, self._phrases = pictures, phrases
-        self._captioned = captioned if captioned is not None and captioned.records else None
+        enough = captioned is not None and len(captioned.records) >= _LEAST_CAPTIONED
+        self._captioned = captioned if enough else None
         self._batch_size, self._names = batch_size, names
-        self._kept: dict[str, Tensor] = {}  # features of pictures, for models that share an image tower
-        self._base_nearest: Tensor | None = None
+        records = pictures.records
+        self._categories = sorted({record.category for record in records})
 
     @property
     def retention_kind(self) -> str:
@@ -69,71 +97,76 @@ class Validation:
         return "agreement" if self._captioned is None else f"hit_rate@{self._hit_rank(self._captioned)}"
 
     @torch.no_grad()
-    def scores(self, towers: Towers, *, same_images: bool = False) -> dict[str, Any] | None:
-        """Return text-to-image average precision: of each category, and their mean; None without pictures.
+    def look(self, towers: Towers) -> Seen:
+        """Return what a model makes of the pictures; its text tower is not asked."""
+        captioned = self._captioned
+        return Seen(
+            self._features(self._pictures, towers),
+            self._features(captioned, towers) if captioned is not None else None,
+        )
 
-        Each category is asked for in words, and all pictures are ranked, exactly.
-
-        Args:
-            towers: The model.
-            same_images: Whether its image tower is the one of the last call, so that its features stand, here
-                and in `retention`.
-        """
-        if not same_images:
-            self._kept.clear()
-        records = self._pictures.records
-        if not records:
-            return None
-        categories = sorted({record.category for record in records})
-        asked = [evaluation_queries(category, self._names) for category in categories]
+    @torch.no_grad()
+    def read(self, towers: Towers) -> Read:
+        """Return what a model makes of the texts; its image tower is not asked."""
+        asked = [evaluation_queries(category, self._names) for category in self._categories]
         queries = [towers.encode_texts(sentences).mean(dim=0) for sentences in asked]
-        texts = F.normalize(torch.stack(queries), dim=-1)  # (Q, D)
-        features = self._features("pictures", self._pictures, towers, same_images)
-        similarity: NDArray[np.float32] = (texts @ features.T).cpu().numpy()  # (Q, N)
-        relevant = np.array([[record.category == category for record in records] for category in categories])
+        captions = None
+        if self._captioned is not None:
+            captions = self._encode(
+                [caption for record in self._captioned.records for caption in record.captions], towers
+            )
+        return Read(
+            F.normalize(torch.stack(queries), dim=-1) if queries else torch.zeros(0, 1),
+            self._encode(self._phrases, towers),
+            captions,
+        )
+
+    def scores(self, seen: Seen, read: Read) -> dict[str, Any] | None:
+        """Return text-to-image average precision of each category, and their mean.
+
+        Each category is asked for in words, and all pictures are ranked, exactly. None where they are of
+        fewer than two categories: every ranking of one is perfect, and no model would seem better than its
+        base.
+        """
+        if len(self._categories) < 2:
+            return None
+        similarity: NDArray[np.float32] = (read.queries @ seen.pictures.T).cpu().numpy()  # (Q, N)
+        relevant = np.array(
+            [[record.category == one for record in self._pictures.records] for one in self._categories]
+        )
         ap = average_precision(similarity, relevant)
         by_category = {
-            category: round(float(value), 4) for category, value in zip(categories, ap, strict=True)
+            category: round(float(value), 4) for category, value in zip(self._categories, ap, strict=True)
         }
         return {"text_to_image_map": round(float(ap.mean()), 4), "average_precision": by_category}
 
-    @torch.no_grad()
-    def retention(self, towers: Towers, *, is_base: bool = False, same_images: bool = False) -> float | None:
-        """Return what is left of what the base knew, in [0, 1]; None where nothing can be asked.
+    def agreement(self, seen: Seen, read: Read, base: tuple[Seen, Read]) -> float | None:
+        """Return, of the ten phrases nearest to a held-out picture, how many were so for the base, in [0, 1].
 
-        Of captioned pictures: how often a caption finds its own among the best fiftieth. Without any: of the
-        ten phrases nearest to a held-out picture, how many were so for the base.
-
-        Args:
-            towers: The model.
-            is_base: Whether it is the base, whose answers are those that agreement is measured against; it
-                must come first.
-            same_images: As in `scores`.
+        None without held-out pictures.
         """
-        if self._captioned is not None:
-            return self._hit_rate(self._captioned, towers, same_images)
         if not self._pictures.records:
             return None
-        images = self._features("pictures", self._pictures, towers, same_images)
-        phrases = self._encode(self._phrases, towers)
-        nearest = (images @ phrases.T).topk(min(_NEAREST, len(phrases)), dim=1).indices  # (N, 10)
-        if is_base:
-            self._base_nearest = nearest
-            return 1.0
-        if self._base_nearest is None:
-            raise ValueError("the base has to be scored first")
-        return float((nearest[:, :, None] == self._base_nearest[:, None, :]).any(dim=2).float().mean())
+        now, before = (
+            (images.pictures @ texts.phrases.T).topk(min(_NEAREST, len(texts.phrases)), dim=1).indices
+            for images, texts in ((seen, read), base)
+        )  # (N, 10)
+        return float((now[:, :, None] == before[:, None, :]).any(dim=2).float().mean())
 
-    def _hit_rate(self, captioned: Pictures, towers: Towers, same_images: bool) -> float:
-        images = self._features("captioned", captioned, towers, same_images)
-        captions = [caption for record in captioned.records for caption in record.captions]
-        own = torch.tensor([i for i, record in enumerate(captioned.records) for _ in record.captions])
+    def hit_rate(self, seen: Seen, read: Read) -> float | None:
+        """Return how often a caption finds its picture among the best fiftieth; None without captions."""
+        if self._captioned is None or seen.captioned is None or read.captions is None:
+            return None
+        own = torch.tensor(
+            [i for i, record in enumerate(self._captioned.records) for _ in record.captions],
+            device=seen.captioned.device,
+        )
         hits = 0
-        for start in range(0, len(captions), _TEXTS):
-            similarity = self._encode(captions[start : start + _TEXTS], towers) @ images.T
-            of_own = similarity.gather(1, own[start : start + _TEXTS, None].to(similarity.device))
-            hits += int(((similarity > of_own).sum(dim=1) < self._hit_rank(captioned)).sum())
-        return hits / len(captions)
+        for start in range(0, len(read.captions), _TEXTS):
+            similarity = read.captions[start : start + _TEXTS] @ seen.captioned.T
+            of_own = similarity.gather(1, own[start : start + _TEXTS, None])
+            hits += int(((similarity > of_own).sum(dim=1) < self._hit_rank(self._captioned)).sum())
+        return hits / len(read.captions)
 
     @staticmethod
     def _hit_rank(captioned: Pictures) -> int:
@@ -144,18 +177,16 @@ class Validation:
             [towers.encode_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         )
 
-    def _features(self, name: str, pictures: Pictures, towers: Towers, same_images: bool) -> Tensor:
-        if not (same_images and name in self._kept):
-            n = len(pictures.records)
-            self._kept[name] = torch.cat(
-                [
-                    towers.encode_images(
-                        pictures.batch(range(start, min(start + self._batch_size, n)))
-                        .permute(0, 3, 1, 2)
-                        .float()
-                        / 255
-                    )
-                    for start in range(0, n, self._batch_size)
-                ]
-            )
-        return self._kept[name]
+    def _features(self, pictures: Pictures, towers: Towers) -> Tensor:
+        n = len(pictures.records)
+        if not n:
+            return torch.zeros(0, 1)
+        return torch.cat(
+            [
+                towers.encode_images(
+                    pictures.batch(range(start, min(start + self._batch_size, n))).permute(0, 3, 1, 2).float()
+                    / 255
+                )
+                for start in range(0, n, self._batch_size)
+            ]
+        )

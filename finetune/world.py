@@ -41,8 +41,13 @@ class World:
         """Return this process's place among those that torchrun started, or the world of one process."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else every process would open a context on the first one too
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+            # With a backend for the CPU, flags and a checkpoint's state never go through a GPU: sent by NCCL,
+            # they would lie on the current device, which is not always this process's, and beside the model.
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=_TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size())
 
     def leave(self) -> None:

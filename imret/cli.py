@@ -141,7 +141,7 @@ def search_command(
 
 def write_hits(hits: Sequence[Hit], output: str, stream: TextIO) -> None:
     """Write hits in one of the formats, which are a contract: table, tsv, json, paths."""
-    from imret.payload import printable
+    from imret.payload import one_line, printable
 
     if output == "paths":
         for hit in hits:
@@ -162,15 +162,11 @@ def write_hits(hits: Sequence[Hit], output: str, stream: TextIO) -> None:
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.6f}\t{_tsv(hit.category or '')}\t{_tsv(hit.path)}", file=stream)
     else:
-        rows = [(hit, (hit.category or "-").translate(_CONTROL)) for hit in hits]
+        rows = [(hit, one_line(hit.category or "-")) for hit in hits]
         width = max((len(category) for _, category in rows), default=0)
         for hit, category in rows:
-            name = printable(_near(hit.path)).translate(_CONTROL)
+            name = one_line(_near(hit.path))
             print(f"{hit.rank:>4}  {hit.score:.3f}  {category:<{width}}  {name}", file=stream)
-
-
-# A file name may hold a line feed or a terminal's escape code; a table must not pass it on.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
 
 
 def _tsv(value: str) -> str:

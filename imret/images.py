@@ -142,6 +142,20 @@ def fit_image(
     return np.array(fitted, dtype=np.uint8)
 
 
+def box_average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a picture made small, each pixel the average of the area that it covers.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: (h, w), no larger than the picture.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+
+
 def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """Return the (width, height) that makes an image cover (H, W), rounded as open_clip rounds."""
     (width, height), (out_height, out_width) = image, size

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from imret.images import box_average
 
 # Most bits that differ, and most difference of colour in levels of [0, 255], root mean square. Measured on
 # the 937 photos of nature10 (438,000 pairs) and 4,000 drawings of `imret demo` (8 million pairs). Different
@@ -25,7 +26,8 @@ MOST_COLOUR = 12.0
 
 _SIDE = 32  # of the grey picture whose frequencies are taken
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-_BLOCK = 1 << 22  # pairs compared at once: 32 MiB
+_BLOCK = 1 << 22  # pairs of hashes compared at once: 32 MiB
+_COLOUR_BLOCK = 1 << 15  # pairs of colours: 24 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,8 @@ def look_at(pixels: NDArray[np.uint8]) -> Look:
     Source: Zauner (2010), Implementation and Benchmarking of Perceptual Image Hash Functions, section 3.2.1;
         its mean filter and resampling are one area average here.
     """
-    # Pillow's, not a matrix product: many threads look at pictures, and BLAS lets in one at a time.
-    box = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    small = np.asarray(box, dtype=np.float32)  # (32, 32, 3)
+    # No matrix product: many threads look at pictures, and BLAS lets in one at a time.
+    small = box_average(pixels, (_SIDE, _SIDE)).astype(np.float32)  # (32, 32, 3)
     dct = _cosines()
     frequencies = (dct @ (small @ _LUMA) @ dct.T)[1:9, 1:9].round(2).ravel()
     bits = int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
@@ -78,7 +79,8 @@ def _cosines() -> NDArray[np.float32]:
 def alike(ours: Sequence[Look], others: Sequence[Look] | None = None) -> list[tuple[int, int]]:
     """Return the pairs that look alike, in order.
 
-    Compares every pair of hashes, in blocks: on one core 0.2 s for 10,000 pictures, a minute for 200,000.
+    Compares every pair of hashes, in blocks: on one core 0.2 s for 10,000 pictures, a minute for 200,000;
+    and a microsecond for each pair that is alike.
 
     Args:
         ours: N looks.
@@ -89,30 +91,54 @@ def alike(ours: Sequence[Look], others: Sequence[Look] | None = None) -> list[tu
     """
     if not ours or (others is not None and not others):
         return []
-    ours_bits = _all_bits(ours)
-    their = ours if others is None else others
-    their_bits = ours_bits if others is None else _all_bits(others)
-    pairs = []
+    ours_bits, ours_colours = _arrays(ours)
+    their_bits, their_colours = (ours_bits, ours_colours) if others is None else _arrays(others)
+    pairs: list[tuple[int, int]] = []
     start = 0
     while start < len(ours_bits):
         stop = start + max(1, _BLOCK // len(their_bits))
         first = start if others is None else 0  # what lies before was compared from the other side
         differing = np.bitwise_count(ours_bits[start:stop, None] ^ their_bits[None, first:])
-        for row, column in zip(*np.nonzero(differing <= MOST_BITS), strict=True):
-            i, j = start + int(row), first + int(column)
-            if (others is not None or i < j) and _same_colours(ours[i], their[j]):
-                pairs.append((i, j))
+        rows, columns = np.nonzero(differing <= MOST_BITS)
+        i, j = start + rows, first + columns
+        if others is None:
+            i, j = i[i < j], j[i < j]
+        for few in range(0, len(i), _COLOUR_BLOCK):
+            some = slice(few, few + _COLOUR_BLOCK)
+            same = _same_colours(ours_colours[i[some]], their_colours[j[some]])
+            pairs += zip(i[some][same].tolist(), j[some][same].tolist(), strict=True)
         start = stop
     return pairs
 
 
-def _all_bits(looks: Sequence[Look]) -> NDArray[np.uint64]:
-    return np.fromiter((look.bits for look in looks), dtype=np.uint64, count=len(looks))
+def _arrays(looks: Sequence[Look]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return the (N,) hashes and (N, 192) colours of N looks."""
+    bits = np.fromiter((look.bits for look in looks), dtype=np.uint64, count=len(looks))
+    return bits, np.stack([look.colours.ravel() for look in looks])
 
 
-def _same_colours(one: Look, other: Look) -> bool:
-    difference = one.colours.astype(np.float32) - other.colours
-    return float(np.sqrt((difference**2).mean())) <= MOST_COLOUR
+def _same_colours(ones: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return (P,) whether each of P pairs of (P, 192) colours differs by little."""
+    differences = ones.astype(np.float32) - others
+    same: NDArray[np.bool_] = np.sqrt((differences**2).mean(axis=1)) <= MOST_COLOUR
+    return same
+
+
+def distinct(looks: Sequence[Look]) -> tuple[list[int], list[int]]:
+    """Put equal looks together: thousands of one placeholder would be millions of pairs.
+
+    Returns:
+        Positions of the first of each, in order; and for each of N looks, which of those it equals.
+    """
+    number_of: dict[tuple[int, bytes], int] = {}
+    firsts: list[int] = []
+    numbers: list[int] = []
+    for i, look in enumerate(looks):
+        number = number_of.setdefault((look.bits, look.colours.tobytes()), len(firsts))
+        if number == len(firsts):
+            firsts.append(i)
+        numbers.append(number)
+    return firsts, numbers
 
 
 def group(n: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:

@@ -16,6 +16,8 @@ from typing import Any
 
 _NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# A file name may hold a line feed or a terminal's escape code; a table must not pass it on.
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 def point_id(source: str, path: str) -> str:
@@ -92,6 +94,11 @@ def path_of(payload: Mapping[str, Any]) -> str:
 def printable(text: str) -> str:
     r"""Return text with undecodable bytes (surrogate escapes) written out, as in "caf\xe9.jpg"."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def one_line(text: str) -> str:
+    r"""Return `printable` text with nothing that a terminal would obey: a line feed becomes "\x0a"."""
+    return printable(text).translate(_CONTROL)
 
 
 def modified_time(mtime_ns: int) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from imret.errors import DataError
@@ -41,6 +43,15 @@ EVALUATION_TEMPLATES: tuple[str, ...] = (
 )
 
 
+def name_key(category: str) -> str:
+    """Return what a category goes by in `names`, however its folder and a file of names spell it.
+
+    Case does not matter, nor whether an umlaut is one character or two: folders from a Mac have two, and
+    what is typed has one.
+    """
+    return unicodedata.normalize("NFC", category).strip().lower()
+
+
 def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
     """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words.
 
@@ -48,10 +59,11 @@ def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None
         category: Name of its folder.
         names: From `read_names`; what is in it comes before what is known here.
     """
-    key = category.strip().lower()
+    key = name_key(category)
     if names and key in names:
         return tuple(names[key])
-    return COMMON_NAMES.get(key) or (" ".join(category.replace("_", " ").split()),)
+    words = " ".join(category.replace("_", " ").split())
+    return COMMON_NAMES.get(key) or (words or category,)
 
 
 def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
@@ -62,7 +74,7 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
             more names, and a category may have several lines. The first name is the one that queries use.
 
     Returns:
-        Names by category in lower case, each once, in the order of the file.
+        Names by `name_key` of the category, each once, in the order of the file.
 
     Raises:
         DataError: If the file cannot be read, does not begin with category,name, names nothing, or has a
@@ -81,7 +93,7 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
             for row in reader:
                 if not row:
                     continue
-                category = row[0].strip().lower()
+                category = name_key(row[0])
                 words = [" ".join(cell.split()) for cell in row[1:] if cell.strip()]
                 if not category or not words:
                     raise DataError(
@@ -103,7 +115,8 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 def fill(template: str, name: str) -> str:
     """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
     article = "an" if name[:1].lower() in tuple("aeiou") else "a"
-    return template.replace("{name}", name).replace("{}", f"{article} {name}")
+    # In one pass: a name may itself hold braces.
+    return re.sub(r"\{(name)?\}", lambda slot: name if slot[1] else f"{article} {name}", template)
 
 
 def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:

@@ -95,6 +95,8 @@ def test_text_is_on_stdout_and_files_are_written(photos: Path, random_model: Pat
         (["--collection", "--baseline", "m", "--also", "n"], "--baseline, --also: needs DATA"),
         (["data", "--resamples", "3"], "resamples"),
         (["data", "--format", "csv"], "No such option"),
+        (["data", "--db", "store"], "--db is where the collection"),
+        (["--collection", "--resamples", "200"], "--resamples is about the pictures in DATA"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], said: str) -> None:
@@ -110,6 +112,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     done = _run(photos, "--html", tmp_path / "no" / "r.html")
     assert isinstance(done.exception, DataError)
     assert "its folder does not exist" in str(done.exception)
+    done = _run(photos, "--json", tmp_path)
+    assert isinstance(done.exception, DataError)
+    assert "it is a folder" in str(done.exception)
 
 
 def test_a_collection_is_measured_with_its_own_model(db: str) -> None:
@@ -140,7 +145,7 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
     categories = {"aves": {"called": "owl"}, "fungi": {"called": "toadstool"}}
     (model / "training.json").write_text(json.dumps({"data": {"categories": categories}}))
     names = tmp_path / "names.csv"
-    names.write_text("category,name\nfungi,morel\n")
+    names.write_text("category,name\nfungi,morel\navse,bird\n")
 
     done = _run(photos, "--model", model, "--json", "-")
     asked = {c: about["called"] for c, about in json.loads(done.stdout)["data"]["categories"].items()}
@@ -150,15 +155,16 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
     done = _run(photos, "--model", model, "--json", "-", "--names", names)
     asked = {c: about["called"] for c, about in json.loads(done.stdout)["data"]["categories"].items()}
     assert asked == {"aves": "owl", "fungi": "morel"}
+    assert "no pictures of, the first 'avse'; there are aves, fungi" in done.stderr
 
 
 def test_captions_that_were_cut_give_one_warning(photos: Path, random_model: Path, tmp_path: Path) -> None:
     lines = ["path,caption"]
-    for i in range(4):
+    for i in range(11):
         draw_picture(tmp_path / f"{i}.png", seed=i)
         lines.append(f"{i}.png,{'long ' * 100}{i}")
     (tmp_path / "c.csv").write_text("\n".join(lines))
-    with pytest.warns(TextTruncated, match="4 of 4 captions are longer than the model reads") as caught:
+    with pytest.warns(TextTruncated, match="11 of 11 captions are longer than the model reads") as caught:
         done = _run(photos, "--model", random_model, "--retention", tmp_path / "c.csv")
     assert done.exit_code == 0, done.output
     assert len(caught) == 1
@@ -166,9 +172,10 @@ def test_captions_that_were_cut_give_one_warning(photos: Path, random_model: Pat
 
 
 def test_models_of_one_name_get_rows_of_their_own() -> None:
-    assert _labels(("runs/a/best", "runs/b/best/", "ViT-B-32/openai", "x/model")) == {
+    assert _labels(("runs/a/best", "runs/b/best/", "ViT-B-32/openai", "x/model", "x/linear probe")) == {
         "best": "runs/a/best",
         "best 2": "runs/b/best/",
         "openai": "ViT-B-32/openai",
         "model 2": "x/model",
+        "linear probe 2": "x/linear probe",
     }

@@ -1,4 +1,4 @@
-"""What a model has kept: captions against a naive loop, ties, and files that are not what they should be."""
+"""What a model has kept: captions against a naive loop, ties, and pictures that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imret.encoder import TextTruncated
 from imret.errors import DataError
 from imret.evaluation import retention
 from imret.evaluation.queries import encode_captions
-from imret.evaluation.retention import read_captioned, retention_of
+from imret.evaluation.retention import captioned_in, retention_of
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_captions_find_pictures_as_in_a_naive_loop(
     tmp_path: Path, encoder: Encoder, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_QUERIES", chunk)
-    captioned = read_captioned(_captioned(tmp_path))
+    captioned = captioned_in(_captioned(tmp_path))
     kept = retention_of(captioned, encoder)
     images = encoder.encode_images([captioned.root / path for path in captioned.paths])
     scores = encoder.encode_texts([caption for caption, _ in captioned.captions]) @ images.T
@@ -62,7 +62,7 @@ def test_a_model_that_says_the_same_of_everything_keeps_nothing(
     one = np.eye(1, 32, dtype=np.float32)
     monkeypatch.setattr(encoder, "encode_pixels", lambda pixels: np.repeat(one, len(pixels), axis=0))
     monkeypatch.setattr(encoder, "encode_texts", lambda texts: np.repeat(one, len(texts), axis=0))
-    figures = retention_of(read_captioned(_captioned(tmp_path)), encoder).figures
+    figures = retention_of(captioned_in(_captioned(tmp_path)), encoder).figures
     assert figures["hit_rate@1"] == pytest.approx(1 / 24, abs=1e-4)
     assert figures["image_to_text"]["hit_rate@1"] == pytest.approx(1 / 12, abs=1e-4)
 
@@ -76,43 +76,14 @@ def test_captions_that_were_cut_are_counted_without_a_warning_for_each(encoder: 
         encoder.encode_texts([long])
 
 
-def test_paths_may_be_relative_to_the_file(tmp_path: Path) -> None:
-    draw_picture(tmp_path / "images" / "a.png")
-    (tmp_path / "c.csv").write_text("caption,path,more\na thing,images/a.png,x\n", encoding="utf-8-sig")
-    captioned = read_captioned(tmp_path / "c.csv")
-    assert captioned.root == tmp_path
-    assert captioned.captions == [("a thing", 0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (b"file,text\na.png,b\n", "no column path and no column caption"),
-        (b"path,text\na.png,b\n", r"no column caption.*path,caption"),
-        (b"path,caption\n", "holds no captions"),
-        (b"", "no column path"),
-        (b"path,caption\na.png,thing\na.png\n", "no caption in line 3"),
-        (b"path,caption\n ,thing\n", "no path in line 2"),
-        (b"path,caption\na.png,thing\nb.png,x\nc.png,y\n", "names 2 pictures that are not in.*first 'b.png'"),
-        (b"path,caption\na.png,caf\xe9\n", "as UTF-8"),
-    ],
-)
-def test_a_captions_file_that_is_not_what_it_should_be_is_refused(
-    tmp_path: Path, text: bytes, said: str
-) -> None:
-    draw_picture(tmp_path / "a.png")
-    (tmp_path / "c.csv").write_bytes(text)
-    with pytest.raises(DataError, match=said):
-        read_captioned(tmp_path / "c.csv")
-
-
-def test_a_captions_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nothing\.csv.*No such file"):
-        read_captioned(tmp_path / "nothing.csv")
+def test_so_few_pictures_that_every_caption_finds_its_own_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names 10 pictures: every caption finds its own among the first 10"):
+        captioned_in(_captioned(tmp_path, 10))
+    assert len(captioned_in(_captioned(tmp_path, 11)).paths) == 11
 
 
 def test_a_captioned_picture_that_cannot_be_read_is_named(tmp_path: Path, encoder: Encoder) -> None:
     file = _captioned(tmp_path)
     (tmp_path / "images" / "3.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"'3\.png' of the captions file cannot be used: not a picture"):
-        retention_of(read_captioned(file), encoder)
+        retention_of(captioned_in(file), encoder)

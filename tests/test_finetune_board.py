@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -105,6 +106,14 @@ photos, model, output, board = sys.argv[1:]
 config = FinetuneConfig(epochs=1, batch_size=8, validation_share=0.2, blend=False)
 finetune(photos, output, model=model, config=config, device="cpu", tensorboard=board)
 """
+
+
+def test_a_category_whose_name_is_no_unicode_has_its_scalar_too(photos: Path, tmp_path: Path) -> None:
+    train = tmp_path / "photos"
+    shutil.copytree(photos, train)
+    (train / "aves").rename(os.fsdecode(os.fsencode(train) + b"/caf\xe9"))
+    tune(train, tmp_path / "model", tmp_path / "board")
+    assert r"validation_by_category/caf\xe9" in scalars(tmp_path / "board")
 
 
 def test_of_several_processes_the_first_alone_writes(

@@ -1,4 +1,4 @@
-"""Category names become the sentences people would use; captions.csv is read or refused with its line."""
+"""Category names become the sentences people would use, and captions that say the same are one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.captions import STYLES, caption_key, category_captions, read_captions
+from finetune.captions import STYLES, caption_key, category_captions
 from imret.errors import DataError
 from imret.wording import (
     COMMON_NAMES,
@@ -43,12 +43,14 @@ def test_every_inaturalist_group_has_a_common_name() -> None:
 def test_an_unknown_category_is_used_as_words() -> None:
     assert common_names("golden_retriever") == ("golden retriever",)
     assert common_names("Wine__bottles ") == ("Wine bottles",)
+    assert common_names("___") == ("___",)  # rather than nothing
 
 
 def test_a_template_takes_the_name_with_its_article_or_bare() -> None:
     assert fill("a photo of {}", "bird") == "a photo of a bird"
     assert fill("a photo of {}", "insect") == "a photo of an insect"
     assert fill("an image of the {name}", "insect") == "an image of the insect"
+    assert fill("an image of the {name}", "set {}") == "an image of the set {}"
 
 
 def test_one_batch_speaks_in_one_style() -> None:
@@ -100,38 +102,6 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
     return path
 
 
-def test_a_picture_may_have_several_captions_and_other_columns_are_ignored(tmp_path: Path) -> None:
-    file = write(
-        tmp_path / "c.csv",
-        'path,who,caption\na/1.jpg,x,one\n./a/1.jpg,y,"two, with comma"\na/1.jpg,z,one\nb/ü 2.jpg,w,three\n',
-        encoding="utf-8-sig",
-    )
-    assert read_captions(file) == {"a/1.jpg": ("one", "two, with comma", "one"), "b/ü 2.jpg": ("three",)}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("file,text\na,b\n", "no column path and no column caption"),
-        ("path,caption\na/1.jpg,\n", "empty caption in line 2"),
-        ("path,caption\na/1.jpg,x\n,y\n", "empty path in line 3"),
-        ("path,caption\na/1.jpg\n", "empty caption in line 2"),
-        ("", "no column path"),
-    ],
-)
-def test_a_captions_file_with_a_gap_is_refused_naming_the_line(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        read_captions(write(tmp_path / "c.csv", text))
-
-
-def test_a_captions_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "c.csv").write_bytes(b"path,caption\na/1.jpg,caf\xe9\n")
-    with pytest.raises(DataError, match="UTF-8"):
-        read_captions(tmp_path / "c.csv")
-    with pytest.raises(DataError, match="No such file"):
-        read_captions(tmp_path / "nothing.csv")
-
-
 # ---- What categories are called --------------------------------------------------------------------------
 
 
@@ -146,6 +116,12 @@ def test_a_file_of_names_comes_before_the_built_in_ones_and_leaves_the_rest(tmp_
         "a photo of an insect",
     ]
     assert evaluation_queries("aves", names)[0] == "a photo of the owl."
+
+
+def test_names_are_found_however_an_umlaut_is_stored(tmp_path: Path) -> None:
+    names = read_names(write(tmp_path / "n.csv", "category,name\nK\u00e4fer,beetle\nu\u0308ber,above\n"))
+    assert common_names("ka\u0308fer", names) == ("beetle",)
+    assert common_names("\u00dcber", names) == ("above",)
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,9 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     assert len(paths) == 18
     assert not paths & {"aves/0.png", "fungi/4.png"}
     assert "left out of training: fungi/4.png is like loose.jpg" in data.report.text()
-    with pytest.raises(DataError, match="is the training folder"):
-        gathered(photos, against=photos)
+    for folder in (photos, photos.parent):
+        with pytest.raises(DataError, match=r"is the training folder .* or lies above it"):
+            gathered(photos, against=folder)
     with pytest.raises(DataError, match="is no folder"):
         gathered(photos, against=tmp_path / "nothing")
     shutil.copytree(photos, tmp_path / "three")
@@ -122,6 +123,65 @@ def test_pictures_of_the_test_folder_are_not_trained_on(
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no pictures"):
         gathered(photos, against=tmp_path / "empty")
+
+
+def test_test_pictures_that_cannot_be_read_are_told_and_not_counted_as_compared(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    draw_picture(tmp_path / "test" / "good.png", seed=999)
+    (tmp_path / "test" / "bad.png").write_bytes(b"")
+    report = gathered(photos, against=tmp_path / "test").report
+    assert report.against == 1
+    assert [skip.path for skip in report.skipped] == [str(tmp_path / "test" / "bad.png")]
+
+
+def captioned(folder: Path, n: int) -> Path:
+    """n pictures of other things, in a captions file."""
+    for i in range(n):
+        draw_picture(folder / f"{i}.png", seed=500 + i, size=(96, 96))
+    rows = [f"{file.name},thing {file.name}" for file in sorted(folder.iterdir())]
+    (folder / "captions.csv").write_text("\n".join(["path,caption", *rows]), encoding="utf-8")
+    return folder / "captions.csv"
+
+
+def test_pictures_of_validation_and_test_are_not_replayed_either(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    judged = photos / gathered(photos).validation.records[0].path
+    draw_picture(tmp_path / "test" / "test.png", seed=999, size=(96, 96))
+    save_anew(judged, tmp_path / "replay" / "of validation.jpg")
+    save_anew(tmp_path / "test" / "test.png", tmp_path / "replay" / "of the test.jpg")
+    file = captioned(tmp_path / "replay", 10)
+    data = gathered(photos, replay=file, against=tmp_path / "test")
+    assert data.replay is not None
+    assert data.captioned is not None
+    names = {record.path for some in (data.replay, data.captioned) for record in some.records}
+    assert names == {f"{i}.png" for i in range(10)}
+    assert {leak.path for leak in data.report.leaks} == {"of validation.jpg", "of the test.jpg"}
+
+
+def test_copies_of_a_captioned_picture_are_replayed_or_measured_on_and_not_both(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    for i in range(10):
+        draw_picture(tmp_path / "replay" / f"{i} again.png", seed=500 + i, size=(96, 96))
+    data = gathered(photos, replay=captioned(tmp_path / "replay", 10))
+    assert data.replay is not None
+    assert data.captioned is not None
+    shown, kept = (
+        {record.path[0] for record in pictures.records} for pictures in (data.replay, data.captioned)
+    )
+    assert not shown & kept
+    assert (len(data.replay.records), len(data.captioned.records)) == (16, 4)
+
+
+def test_a_replay_of_which_nothing_is_left_is_refused(
+    photos: Path, tmp_path: Path, gathered: Callable[..., Data]
+) -> None:
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match="of the 1 captioned pictures to replay none can be read"):
+        gathered(photos, replay=captioned(tmp_path / "replay", 0))
 
 
 def test_a_manifest_says_what_is_validation_and_what_is_left_for_a_test(
@@ -163,6 +223,26 @@ def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
     ]
     assert lines[4].startswith("1 unreadable, 0 identical files, 0 near copies, 0 label conflicts, 0 leaks")
     assert lines[5] == "skipped fungi/0.png: the file is empty"
+
+
+def test_categories_of_one_name_are_told(photos: Path, tmp_path: Path, gathered: Callable[..., Data]) -> None:
+    draw_picture(photos / "bird" / "0.png", seed=700)
+    draw_picture(photos / "bird" / "1.png", seed=701)
+    said = "aves, bird are all called 'bird'"
+    assert said in gathered(photos).report.text()
+    (tmp_path / "names.csv").write_text("category,name\nbird,pet bird\n")
+    assert said not in gathered(photos, names=tmp_path / "names.csv").report.text()
+
+
+def test_a_name_is_shown_without_what_a_terminal_would_obey(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    draw_picture(photos / "new\nline" / "0.png", seed=700)
+    (photos / "new\nline" / "\x1b[31m.png").write_bytes(b"")
+    text = gathered(photos).report.text()
+    assert "\x1b" not in text
+    assert r"new\x0aline/0.png" in text
+    assert r"skipped new\x0aline/\x1b[31m.png" in text
 
 
 def test_check_prints_the_report_on_stdout_and_builds_nothing(
@@ -255,6 +335,26 @@ def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
     assert training["data"]["categories"]["mollusca"]["train"] == 1
     assert training["data"]["categories"]["mollusca"]["validation"] == 0
     assert any("no validation picture of mollusca" in text for text in said)
+
+
+def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_back_the_base(
+    tmp_path: Path, random_model: Path
+) -> None:
+    draw_picture(tmp_path / "photos" / "mollusca" / "only.png", seed=77)
+    for i in range(10):
+        draw_picture(tmp_path / "photos" / "aves" / f"{i}.png", seed=i)
+    said: list[str] = []
+    training = finetune(
+        tmp_path / "photos",
+        tmp_path / "model",
+        model=str(random_model),
+        config=FinetuneConfig(epochs=1, batch_size=4),
+        device="cpu",
+        watch=Watch(said.append),
+    )
+    assert training["data"]["categories"]["aves"]["validation"] == 1
+    assert any("only aves has validation pictures" in text for text in said)
+    assert training["validation"] == {"before": None, "after": None}
 
 
 # ---- Species ---------------------------------------------------------------------------------------------

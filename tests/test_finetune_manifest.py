@@ -97,6 +97,31 @@ def test_a_manifest_that_is_none_is_refused(folder: Path) -> None:
             read_manifest(folder / name)
 
 
+def test_categories_may_be_numbers_and_0_is_one(folder: Path) -> None:
+    paths = ["aves/1.jpg", "fungi/1.jpg", "aves/2.jpg"]
+    columns = {"path": paths, "category": [0, 1, 0], "genus": [float("nan")] * 3}
+    parquet.write_table(pa.table(columns), folder / "train.parquet")
+    records = read_manifest(folder / "train.parquet")
+    assert {record.path: record.category for record in records} == dict(zip(paths, "010", strict=True))
+    assert {record.taxon for record in records} == {None}
+
+
+def test_a_list_in_a_cell_is_refused_and_not_trained_on_as_text(folder: Path) -> None:
+    columns = {"path": ["aves/1.jpg"], "category": ["aves"], "caption": [["a bird", "a red bird"]]}
+    parquet.write_table(pa.table(columns), folder / "train.parquet")
+    with pytest.raises(DataError, match=r"a list in column caption of row 1.*a row for each"):
+        read_manifest(folder / "train.parquet")
+
+
+def test_two_spaces_in_a_file_name_and_windows_lines_are_no_obstacle(folder: Path) -> None:
+    (folder / "aves" / "a  bird.jpg").write_bytes(b"1")
+    (folder / "train.csv").write_bytes(
+        b"\xef\xbb\xbfpath,category\r\naves/a  bird.jpg,aves\r\nfungi/1.jpg,fungi\r\n"
+    )
+    records = read_manifest(folder / "train.csv")
+    assert [record.path for record in records] == ["aves/a  bird.jpg", "fungi/1.jpg"]
+
+
 # ---- Species ---------------------------------------------------------------------------------------------
 
 MAGPIE = {

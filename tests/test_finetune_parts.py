@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT, draw_picture
 from torch import Tensor
 
@@ -44,24 +47,34 @@ def gradients(
     photos: Path, model: Path, config: FinetuneConfig, world: World | None = None
 ) -> dict[str, Tensor]:
     """Return every gradient of the first step, before clipping."""
+    with trainer_of(photos, model, config, world) as trainer:
+        trainer._backward(0, trainer.prepare(0))
+        if world is not None:
+            world.sum_gradients(trainer._parameters)
+        return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+@contextlib.contextmanager
+def trainer_of(
+    photos: Path, model: Path, config: FinetuneConfig, world: World | None = None
+) -> Iterator[Trainer]:
+    """Return a trainer of photos, a third of which are replayed with a caption too."""
     base = find_base(str(model))
     records = read_records(photos)
     size = (36, 36)
     pictures = Pictures(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
-    trainer = Trainer(
+    replayed = pictures_with_captions(photos, base)
+    yield Trainer(
         base,
         pictures,
         config=config,
         device=torch.device("cpu"),
-        replay=pictures_with_captions(photos, base),
+        replay=replayed,
         phrases=read_phrases(),
         world=world,
     )
-    trainer._backward(0, trainer.prepare(0))
-    if world is not None:
-        world.sum_gradients(trainer._parameters)
     pictures.close()
-    return {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    replayed.close()
 
 
 def pictures_with_captions(photos: Path, base: object) -> Pictures:
@@ -103,6 +116,18 @@ def test_memory_is_saved_without_changing_a_gradient(
     whole = gradients(photos, random_model, config)
     assert len(whole) > 40
     same(whole, gradients(photos, random_model, FinetuneConfig(**ANCHORED, **change)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [({"anchor_replay": 3.0}, {"anchor_replay"}), ({"replay": 1.0}, {"replay"}), ({}, set())],
+)
+def test_replayed_pictures_are_held_or_learned_or_both(
+    photos: Path, random_model: Path, weights: dict[str, float], parts: set[str]
+) -> None:
+    config = FinetuneConfig(**{"batch_size": 11, "replay": 0, **weights})  # type: ignore[arg-type]
+    with trainer_of(photos, random_model, config) as trainer:
+        assert trainer._backward(0, trainer.prepare(0))[2].keys() == parts
 
 
 def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Path, tmp_path: Path) -> None:
@@ -158,3 +183,18 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
 def test_shares_cover_every_row_once(n: int, size: int) -> None:
     rows = [i for rank in range(size) for i in range(n)[World(rank, size).share(n)]]
     assert rows == list(range(n))
+
+
+def test_on_gpus_each_process_takes_its_own_and_flags_and_states_stay_off_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Stands in for two GPUs, which no test machine has.
+    said: dict[str, object] = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: said.update(device=str(device)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: said.update(backend=backend))
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    assert World.join(torch.device("cuda", 1)) == World(1, 2)
+    # torch sends objects through the CPU where the group has a backend for it.
+    assert said == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}

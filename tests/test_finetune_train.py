@@ -25,12 +25,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from finetune.checkpoint import load_state, save_state, sole_owner
+from finetune.claim import claim
 from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.layers import parameter_groups
 from finetune.models import find_base
 from finetune.run import Watch, finetune
 from finetune.train import learning_rate
+from finetune.world import World
 from imret import Encoder
 from imret.errors import DataError, ModelError
 
@@ -165,7 +167,7 @@ def test_decoding_anew_for_every_batch_gives_the_same_weights(
 def test_tuning_moves_the_weights_and_keeps_logit_scale_and_batch_norm(
     trained: Path, photos: Path, tmp_path: Path
 ) -> None:
-    config = FinetuneConfig(epochs=1, batch_size=12)
+    config = FinetuneConfig(epochs=1, batch_size=12, blend=False)
     training = finetune(photos, tmp_path / "tuned", model=str(trained), config=config)
     assert training["base"]["fingerprint"] == Encoder(trained).fingerprint
     before, after = load_file(trained / WEIGHTS), load_file(tmp_path / "tuned" / WEIGHTS)
@@ -317,6 +319,17 @@ def test_a_run_that_cannot_be_drawn_is_a_model_all_the_same_and_is_drawn_by_the_
     assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_category_that_no_font_can_write_and_no_formula_is_drawn(photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "photos"
+    shutil.copytree(photos, odd)
+    for name, other in zip(sorted(os.listdir(photos)), (b"caf\xe9", b"cash $^$"), strict=False):
+        (odd / name).rename(os.fsdecode(os.fsencode(odd) + b"/" + other))
+    said: list[str] = []
+    scratch(odd, tmp_path / "model", watch=Watch(say=said.append))
+    assert not any("Warning" in text for text in said)
+    assert (tmp_path / "model" / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_damaged_checkpoint_is_told_with_the_way_out(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "model" / "checkpoint").mkdir(parents=True)
     (tmp_path / "model" / "checkpoint" / "state.pt").write_bytes(b"not a checkpoint")
@@ -337,6 +350,16 @@ def test_a_finished_run_is_left_alone(trained: Path, photos: Path) -> None:
     assert not (trained / "checkpoint").exists()
 
 
+def test_of_several_processes_only_the_first_speaks_of_a_finished_run(
+    trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(World, "join", classmethod(lambda cls, _device: cls(1, 2)))
+    monkeypatch.setattr(World, "wait", lambda self: None)
+    said: list[str] = []
+    assert scratch(photos, trained, watch=Watch(say=said.append)) == {}
+    assert said == []
+
+
 def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
     trained: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -352,6 +375,14 @@ def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
 
     assert scratch(photos, output, config=longer, overwrite=True, watch=Watch(step=look))["steps"] == 6
     assert not same_weights(output, trained)
+
+
+def test_a_run_with_a_setting_that_there_is_no_more_is_refused_saying_so(tmp_path: Path) -> None:
+    run = {"base": "b", "data": "d", "config": {"lr": 1.0}}
+    finished = {"run": {**run, "config": {"lr": 1.0, "gone": 2}}}
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"differs in settings of another version of imret\. Give another"):
+        claim(tmp_path, run, finished, overwrite=False)
 
 
 def test_an_unfinished_run_of_another_command_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -378,6 +409,9 @@ def test_places_that_would_do_harm_are_refused(trained: Path, photos: Path, tmp_
         scratch(photos, photos / "model")
     with pytest.raises(DataError, match="is the model to start from"):
         finetune(photos, trained, model=str(trained), overwrite=True)
+    (tmp_path / "link").symlink_to(trained)
+    with pytest.raises(DataError, match="is the model to start from"):
+        finetune(photos, trained, model=str(tmp_path / "link"), overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="is a file"):
         scratch(photos, tmp_path / "file")

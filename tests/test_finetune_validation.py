@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finetune.data import Pictures
 from finetune.sources import Record
-from finetune.validation import Validation
+from finetune.validation import Read, Seen, Validation
 from imret.wording import evaluation_queries
 
 PHRASES = [f"phrase {i}" for i in range(40)]
@@ -57,9 +57,14 @@ def captioned(n: int) -> Pictures:
     return cast(Any, Numbered(records))
 
 
+def both(validation: Validation, towers: Table) -> tuple[Seen, Read]:
+    return validation.look(towers), validation.read(towers)
+
+
 def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
     towers = Table()
-    found = Validation(labelled(30), None, phrases=PHRASES, batch_size=7).scores(towers)
+    validation = Validation(labelled(30), None, phrases=PHRASES, batch_size=7)
+    found = validation.scores(*both(validation, towers))
     assert found is not None
     images = towers.encode_images(cast(Any, labelled(30)).batch(range(30)).permute(0, 3, 1, 2).float() / 255)
     for k, category in enumerate(("aves", "fungi", "plantae")):
@@ -84,43 +89,50 @@ def test_a_caption_has_found_its_picture_in_the_best_fiftieth(n: int, rank: int)
         for caption in record.captions:
             scores = (images @ towers.encode_texts([caption])[0]).tolist()
             hits.append(sum(score > scores[i] for score in scores) < rank)
-    assert validation.retention(towers) == pytest.approx(np.mean(hits))
+    assert validation.hit_rate(*both(validation, towers)) == pytest.approx(np.mean(hits))
 
 
 def test_agreement_is_the_share_of_the_bases_ten_nearest_phrases_that_stay() -> None:
     base, tuned = Table(), Table(turn=0.5)
     validation = Validation(labelled(30), None, phrases=PHRASES, batch_size=64)
     assert validation.retention_kind == "agreement"
-    assert validation.retention(base, is_base=True) == 1
+    assert validation.agreement(*both(validation, base), both(validation, base)) == 1
+    assert validation.hit_rate(*both(validation, base)) is None
     pixels = cast(Any, labelled(30)).batch(range(30)).permute(0, 3, 1, 2).float() / 255
     phrases = base.encode_texts(PHRASES)
     kept = []
     for before, after in zip(base.encode_images(pixels), tuned.encode_images(pixels), strict=True):
         nearest = [set((phrases @ one).argsort(descending=True)[:10].tolist()) for one in (before, after)]
         kept.append(len(nearest[0] & nearest[1]) / 10)
-    assert validation.retention(tuned) == pytest.approx(np.mean(kept))
+    assert validation.agreement(*both(validation, tuned), both(validation, base)) == pytest.approx(
+        np.mean(kept)
+    )
     assert 0.2 < np.mean(kept) < 0.95
 
 
-def test_what_is_left_is_asked_of_the_pictures_as_the_model_sees_them_and_not_as_the_base_did() -> None:
+def test_a_model_of_two_towers_is_what_each_makes_of_its_own() -> None:
     base, tuned, pictures = Table(), Table(turn=2.0), captioned(50)
     validation = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
-    validation.scores(base)
-    validation.retention(base, is_base=True, same_images=True)
-    validation.scores(tuned)
-    alone = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
-    assert validation.retention(tuned, same_images=True) == alone.retention(tuned) != alone.retention(base)
+    seen, read = validation.look(tuned), validation.read(base)  # texts are the same in both
+    assert validation.hit_rate(seen, read) == validation.hit_rate(*both(validation, tuned))
+    assert validation.hit_rate(seen, read) != validation.hit_rate(*both(validation, base))
 
 
-def test_without_a_captioned_picture_to_measure_on_it_is_agreement() -> None:
-    validation = Validation(labelled(9), captioned(0), phrases=PHRASES, batch_size=64)
+@pytest.mark.parametrize("n", [0, 1])
+def test_with_no_captioned_picture_to_mistake_another_for_it_is_agreement(n: int) -> None:
+    validation = Validation(labelled(9), captioned(n), phrases=PHRASES, batch_size=64)
     assert validation.retention_kind == "agreement"
-    assert validation.retention(Table(), is_base=True) == 1
+    assert validation.hit_rate(*both(validation, Table())) is None
 
 
-def test_agreement_needs_the_base_first_and_pictures_at_all() -> None:
-    with pytest.raises(ValueError, match="base has to be scored first"):
-        Validation(labelled(3), None, phrases=PHRASES, batch_size=8).retention(Table())
+def test_pictures_of_one_category_rank_perfectly_and_so_say_nothing() -> None:
+    one = cast(Any, Numbered([Record(f"{i}.jpg", "aves", (), 1) for i in range(5)]))
+    validation = Validation(one, None, phrases=PHRASES, batch_size=8)
+    assert validation.scores(*both(validation, Table())) is None
+
+
+def test_without_pictures_there_is_nothing_to_say() -> None:
     nothing = Validation(cast(Any, Numbered([])), None, phrases=PHRASES, batch_size=8)
-    assert nothing.retention(Table(), is_base=True) is None
-    assert nothing.scores(Table()) is None
+    base = both(nothing, Table())
+    assert nothing.agreement(*base, base) is None
+    assert nothing.scores(*base) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from conftest import draw_picture
 from PIL import Image
 
+from finetune.audit import Leak, find_groups, find_leaks
+from finetune.sources import Record
 from imret.images import fit_image, load_image
 from imret.likeness import MOST_BITS, Look, alike, group, look_at
 
@@ -78,6 +81,7 @@ def test_the_hash_is_that_of_a_naive_cosine_transform() -> None:
 @pytest.mark.parametrize("n", [1, 40, 300])
 def test_pairs_are_those_of_a_loop_over_all_pairs(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imret.likeness._BLOCK", 1000)  # several blocks
+    monkeypatch.setattr("imret.likeness._COLOUR_BLOCK", 7)
     rng = np.random.default_rng(n)
     colours = np.full((8, 8, 3), 100, dtype=np.uint8)
     centres = rng.integers(0, 1 << 63, 10)
@@ -96,6 +100,28 @@ def test_pairs_are_those_of_a_loop_over_all_pairs(n: int, monkeypatch: pytest.Mo
 def test_what_pairs_link_through_others_is_one_group_named_by_its_first() -> None:
     assert group(7, [(5, 6), (1, 4), (4, 6)]).tolist() == [0, 1, 2, 3, 1, 1, 1]
     assert group(2, []).tolist() == [0, 1]
+
+
+def test_thousands_of_one_placeholder_are_one_group_and_not_millions_of_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    colours = np.full((8, 8, 3), 100, dtype=np.uint8)
+    placeholder, near, other = Look(0, colours), Look(1, colours), Look((1 << 40) - 1, colours)
+    looks = [other, *[placeholder] * 3000, near, other]
+    found: list[int] = []
+
+    def counted(*these: Sequence[Look]) -> list[tuple[int, int]]:
+        pairs = alike(*these)
+        found.append(len(pairs))
+        return pairs
+
+    monkeypatch.setattr("finetune.audit.alike", counted)
+    assert find_groups(looks).tolist() == [0, *[1] * 3001, 0]
+    records = [Record(f"{i}.jpg", "", (), 1) for i in range(3003)]
+    leaks = find_leaks(records, looks, records[1:4], looks[1:4])
+    assert leaks == {i: Leak(f"{i}.jpg", "1.jpg") for i in range(1, 3002)}
+    assert found == [1, 2]
+    assert find_groups([]).tolist() == []
 
 
 def test_distinct_photos_of_one_kind_are_not_taken_for_copies(shared_data: Path) -> None:

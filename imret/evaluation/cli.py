@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from imret import DEFAULT_COLLECTION
 from imret.errors import DataError
@@ -84,11 +85,23 @@ def command(
     needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if asked[name]]
     if data is None and (needing or page):
         raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
+    source = click.get_current_context().get_parameter_source
+    typed = {name for name in ("db", "resamples") if source(name) == ParameterSource.COMMANDLINE}
+    if collection is None and "db" in typed:
+        raise click.UsageError("--db is where the collection of --collection NAME is, which is not given.")
+    if data is None and "resamples" in typed:
+        raise click.UsageError("--resamples is about the pictures in DATA, which is not given.")
     for file in (page, json_file):
-        if file not in (None, "-") and not Path(str(file)).absolute().parent.is_dir():
+        if file in (None, "-"):
+            continue
+        target = Path(str(file)).absolute()
+        if not target.parent.is_dir():
             raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
+        if target.is_dir():
+            raise DataError(f"cannot write {file!r}: it is a folder. Name a file in it.")
     names = read_names(names_file) if names_file else {}
     report = _measured(data, collection, db, names, asked)
+    _tell_strangers(names, report)
     # A name that is no Unicode is written as an escape, which is JSON's own.
     text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     print(text if json_file == "-" else _format(report))
@@ -165,13 +178,31 @@ def _names(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tup
     return {**recorded, **given}
 
 
+def _tell_strangers(names: Mapping[str, tuple[str, ...]], report: Mapping[str, Any]) -> None:
+    """Tell of names that --names gives to what is no category here, such as a misspelt one."""
+    from imret.wording import name_key
+
+    categories = {
+        *(report["data"]["categories"] if "data" in report else ()),
+        *(report["collection"]["per_category"] if report["collection"] else ()),
+    }
+    strangers = sorted(names.keys() - set(map(name_key, categories)))
+    if strangers:
+        announce(
+            f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
+            f"{strangers[0]!r}; there are {', '.join(sorted(categories)[:10])}"
+        )
+
+
 def _labels(models: tuple[str, ...]) -> dict[str, str]:
     """Return models by a short name for their row: the last part of what was typed, numbered if it recurs."""
+    from imret.evaluation.report import OTHER_ROWS
+
     labels: dict[str, str] = {}
     for model in models:
         last = Path(model.rstrip("/")).name or model
         label, number = last, 2
-        while label in labels or label in ("baseline", "model"):
+        while label in labels or label in OTHER_ROWS:
             label, number = f"{last} {number}", number + 1
         labels[label] = model
     return labels

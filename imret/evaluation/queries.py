@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.encoder import TextTruncated
-from imret.wording import common_names, evaluation_queries
+from imret.wording import common_names, evaluation_queries, name_key
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
@@ -63,7 +63,7 @@ def recorded_names(encoder: Encoder) -> dict[str, tuple[str, ...]]:
         categories = training["data"]["categories"]
         # "names" are all there are; older folders have only the first of them, "called".
         found = {
-            str(category).strip().lower(): tuple(map(str, about.get("names") or [about["called"]]))
+            name_key(str(category)): tuple(map(str, about.get("names") or [about["called"]]))
             for category, about in categories.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

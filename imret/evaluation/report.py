@@ -27,7 +27,7 @@ from imret.evaluation.baselines import (
 from imret.evaluation.differences import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
 from imret.evaluation.pictures import Embedded, Labelled, copies_in, embed, in_common, labelled
 from imret.evaluation.queries import Names, category_queries
-from imret.evaluation.retention import Captioned, read_captioned, retention_of
+from imret.evaluation.retention import Captioned, captioned_in, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
 from imret.wording import common_names, evaluation_queries
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from imret.encoder import Encoder
 
 _FITTED = (TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID)
+# Names of rows that no further model can have.
+OTHER_ROWS = frozenset({"baseline", "model", *_FITTED})
 
 
 def evaluate(
@@ -61,7 +63,7 @@ def evaluate(
         baseline: What everything is compared with, such as the model it was tuned from. Without one, what
             needs no tuning is compared with the model.
         also: More models, by the name that their row is to have.
-        names: What categories are called, by folder in lower case, where it is not what `imret.wording`
+        names: What categories are called, by `name_key` of the folder, where it is not what `imret.wording`
             says; the first name of each is asked for.
         retention: CSV file (path, caption) of other pictures; how well captions find them is what a model
             has kept. Paths are relative to the file, or to `images` beside it.
@@ -87,7 +89,7 @@ def evaluate(
     encoders = _rows(encoder, baseline, also or {})
     pictures = labelled(data)
     training = training_pictures(train, pictures) if train is not None else None
-    captions = read_captioned(retention) if retention is not None else None
+    captions = captioned_in(retention) if retention is not None else None
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
     models, systems = [], []
@@ -135,7 +137,7 @@ def evaluate(
 
 def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder]) -> dict[str, Encoder]:
     """Return the models by the name of their row, the baseline first."""
-    taken = {"baseline", "model", *_FITTED} & set(also)
+    taken = OTHER_ROWS & set(also)
     if taken:
         raise ValueError(f"{sorted(taken)[0]!r} is the name of another row; give the model a name of its own")
     return {**({"baseline": baseline} if baseline else {}), "model": encoder, **also}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.captions import read_captioned
 from imret.errors import DataError
 from imret.evaluation.pictures import encode
 from imret.evaluation.queries import encode_captions
@@ -19,6 +19,8 @@ from imret.evaluation.queries import encode_captions
 if TYPE_CHECKING:
     from imret.encoder import Encoder
 
+# A caption has found its picture if it is among so many; a person looks no further.
+_DEPTH = 10
 # Queries ranked together.
 _QUERIES = 256
 
@@ -47,53 +49,22 @@ class Kept:
     own: NDArray[np.int64]
 
 
-def read_captioned(file: str | os.PathLike[str]) -> Captioned:
-    """Read a captions file: UTF-8 CSV with the columns path and caption, a line for each caption.
-
-    Paths are relative to the file, or to the folder `images` beside it.
+def captioned_in(file: str | os.PathLike[str]) -> Captioned:
+    """Find the pictures and captions of a CSV file as `imret.captions.read_captioned` takes it.
 
     Raises:
-        DataError: If it cannot be read, lacks a column or a cell, or names a picture that is not there.
+        DataError: If the file is not what it should be, names a picture that is not there, or names so few
+            that a caption finds its own whatever the model.
     """
-    shown = repr(os.fspath(file))
-    rows = []
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            lacking = [name for name in ("path", "caption") if name not in (reader.fieldnames or ())]
-            if lacking:
-                raise DataError(
-                    f"the captions file {shown} has no column {' and no column '.join(lacking)}. "
-                    "Its first line must name them: path,caption"
-                )
-            for row in reader:
-                path, caption = ((row[name] or "").strip() for name in ("path", "caption"))
-                if not path or not caption:
-                    raise DataError(
-                        f"the captions file {shown} has no {'caption' if path else 'path'} in line "
-                        f"{reader.line_num}. Fill it in, or remove the line."
-                    )
-                rows.append((path, caption))
-    except OSError as error:
-        raise DataError(f"cannot read the captions file {shown}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    root, captions = read_captioned(file)
+    if len(captions) <= _DEPTH:
         raise DataError(
-            f"cannot read the captions file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
-        ) from error
-    if not rows:
-        raise DataError(f"the captions file {shown} holds no captions, only the names of its columns.")
-    paths = list(dict.fromkeys(path for path, _ in rows))
-    root = Path(file).parent
-    if not (root / paths[0]).exists() and (root / "images" / paths[0]).exists():
-        root = root / "images"
-    missing = [path for path in paths if not (root / path).is_file()]
-    if missing:
-        raise DataError(
-            f"the captions file {shown} names {len(missing):,} pictures that are not in {str(root)!r}, "
-            f"the first {missing[0]!r}. Put them there, or take their lines out."
+            f"captions file {os.fspath(file)!r} names {len(captions):,} pictures: every caption finds its "
+            f"own among the first {_DEPTH}, whatever the model. Name more of them, some hundreds if you can."
         )
-    position = {path: i for i, path in enumerate(paths)}
-    return Captioned(root, paths, [(caption, position[path]) for path, caption in rows])
+    return Captioned(
+        root, list(captions), [(text, i) for i, texts in enumerate(captions.values()) for text in texts]
+    )
 
 
 def retention_of(
@@ -131,10 +102,10 @@ def retention_of(
         "queries": len(texts),
         "images": len(good),
         "cut": cut,
-        **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, 10)},
-        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, 10)},
+        **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
+        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
     }
-    return Kept(figures, text_ranks < 10, own)
+    return Kept(figures, text_ranks < _DEPTH, own)
 
 
 def _ranks(scores: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imret.evaluation.differences import IMAGES, KEPT, MAP, TOP1
+from imret.payload import one_line
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _collection(one: Mapping[str, Any]) -> str:
 
 def _short(name: str, width: int = 24) -> str:
     """Return a name that fits its column and holds nothing that a terminal would obey."""
-    plain = "".join(letter if letter.isprintable() else "?" for letter in name)
+    plain = one_line(name)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 

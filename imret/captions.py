@@ -1,0 +1,94 @@
+"""A captions file: which pictures it names, what it says of each, and where they lie.
+
+The one set of rules for training, replay and evaluation. Opens no picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from imret.errors import DataError
+
+# A folder of this name beside a captions file may hold its pictures.
+_IMAGES = "images"
+
+
+def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Read a CSV file with the columns `path` and `caption`; other columns are ignored.
+
+    Args:
+        file: UTF-8 CSV with a header line. Paths have forward slashes, and `./a.jpg` is `a.jpg`; a picture
+            may have several lines, each another caption. In training a batch takes the captions of one
+            place in the list, so keep one order for all pictures, such as from detailed to bare.
+
+    Returns:
+        Captions by path, paths and the captions of each in the order of the file; there is one at least.
+
+    Raises:
+        DataError: If the file cannot be read, lacks a column, holds an empty path or caption, or names no
+            picture; the message names the line.
+    """
+    shown = repr(os.fspath(file))
+    captions: dict[str, list[str]] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            columns = list(reader.fieldnames or ())
+            if missing := [name for name in ("path", "caption") if name not in columns]:
+                raise DataError(
+                    f"captions file {shown} has no column {' and no column '.join(missing)}; "
+                    f"its first line is {','.join(columns)!r}. Begin it with: path,caption"
+                )
+            for row in reader:
+                path = Path((row["path"] or "").strip()).as_posix()
+                caption = " ".join((row["caption"] or "").split())
+                if path == "." or not caption:
+                    what = "path" if path == "." else "caption"
+                    raise DataError(
+                        f"captions file {shown} has an empty {what} in line {reader.line_num}. "
+                        "Fill it in, or remove the line."
+                    )
+                captions.setdefault(path, []).append(caption)
+    except OSError as error:
+        raise DataError(f"cannot read the captions file {shown}: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"cannot read the captions file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
+        ) from error
+    if not captions:
+        raise DataError(f"captions file {shown} names no picture. Write lines of path,caption.")
+    return {path: tuple(found) for path, found in captions.items()}
+
+
+def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, dict[str, tuple[str, ...]]]:
+    """Read a captions file and find its pictures.
+
+    Args:
+        file: As for `read_captions`; paths are relative to the file's folder, or to the folder `images` in
+            it.
+
+    Returns:
+        What the paths are relative to, and the captions by path.
+
+    Raises:
+        DataError: If the file is not what it should be, or names a picture that is not there.
+    """
+    captions = read_captions(file)
+    root = Path(file).parent
+    missing = _missing(root, captions)
+    if missing and len(in_images := _missing(root / _IMAGES, captions)) < len(missing):
+        root, missing = root / _IMAGES, in_images
+    if missing:
+        raise DataError(
+            f"captions file {os.fspath(file)!r} names {len(missing):,} pictures that are not in "
+            f"{str(root)!r}, the first {missing[0]!r}. Put them there, or take out their lines."
+        )
+    return root, captions
+
+
+def _missing(root: Path, paths: Iterable[str]) -> list[str]:
+    # Not Path.is_file, which raises where a cell is too long to be a file's name.
+    return [path for path in paths if not os.path.isfile(root / path)]
