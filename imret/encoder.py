@@ -117,11 +117,43 @@ class Encoder:
 
     @cached_property
     def logit_scale(self) -> float:
-        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs."""
-        tensors = Checkpoint(self.files.weights).tensors
-        if "logit_scale" not in tensors:
+        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs.
+
+        Raises:
+            ModelError: If the weights cannot be read, hold none, or one that is not finite.
+        """
+        stored = self._stored_number("logit_scale")
+        if stored is None:
             raise ModelError(f"The weights of '{self.model_id}' hold no 'logit_scale'.")
-        return math.exp(float(tensors["logit_scale"].reshape(-1)[0]))
+        if stored > 700:  # e^700 is near the end of what a float holds
+            raise ModelError(
+                f"The weights of '{self.model_id}' hold an impossible 'logit_scale': e^{stored}."
+            )
+        return math.exp(stored)
+
+    @cached_property
+    def logit_bias(self) -> float | None:
+        """What the model was trained to add to the scaled cosine before a sigmoid; None if it has none.
+
+        A model that has one was trained to judge each pair of picture and text on its own: Zhai et al.
+        (2023), "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
+
+        Raises:
+            ModelError: If the weights cannot be read, or hold one that is not finite.
+        """
+        stored = self._stored_number("logit_bias")
+        if stored is None and self.files.model_cfg.get("init_logit_bias") is not None:
+            return 0.0  # as open_clip fills it in
+        return stored
+
+    def _stored_number(self, name: str) -> float | None:
+        tensor = Checkpoint(self.files.weights).tensors.get(name)
+        if tensor is None:
+            return None
+        number = float(tensor.reshape(-1)[0])
+        if not math.isfinite(number):
+            raise ModelError(f"The weights of '{self.model_id}' are damaged: '{name}' is {number}.")
+        return number
 
     def encode_images(
         self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS

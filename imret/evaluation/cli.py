@@ -130,13 +130,13 @@ def _measured(
             if store.reason:
                 announce(store.reason)
             encoder = encoder_for(store, collection, model=asked["model"], arch=asked["arch"], **options)
-            names = _names(encoder, names)
+            names = names_for(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return {"collection": through}
     if encoder is None:
         encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
-        names = _names(encoder, names)
+        names = names_for(encoder, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with _Count() as count:
         report = evaluate(
@@ -153,7 +153,7 @@ def _measured(
     return {**report, "collection": through}
 
 
-def _names(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def names_for(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Return what categories are called: as in the file, else as the model was tuned."""
     from imret.evaluation.queries import recorded_names
 
