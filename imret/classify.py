@@ -23,6 +23,7 @@ from imret.wording import COMMON_NAMES, evaluation_queries
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 Names = Mapping[str, Sequence[str]]
 
@@ -65,7 +66,7 @@ def classify(
     pictures: Iterable[Source],
     labels: Sequence[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | CachedEncoder,
     names: Names | None = None,
     top_k: int = 3,
 ) -> list[Classification]:
@@ -94,7 +95,7 @@ def classify_each(
     pictures: Iterable[Source],
     labels: Sequence[str],
     *,
-    encoder: Encoder,
+    encoder: Encoder | CachedEncoder,
     names: Names | None = None,
     top_k: int = 3,
 ) -> Iterator[Classification]:
@@ -109,11 +110,11 @@ def classify_each(
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
-    asked = np.stack([_mean(encoder, sentences) for sentences in texts.values()])
+    asked = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])
     return _classified(pictures, list(texts), asked, encoder, top_k)
 
 
-def probabilities(scores: NDArray[np.floating], encoder: Encoder) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder) -> NDArray[np.float64]:
     """Return how probable each label is for each picture, by what the model was trained with.
 
     A model trained with a softmax (CLIP) tells which of the labels it is: softmax over the labels of logit
@@ -161,7 +162,9 @@ def label_texts(label: str, names: Names | None = None) -> list[str]:
     return [" ".join(words)] if len(bare) > LABEL_MAX_WORDS else evaluation_queries(" ".join(bare), names)
 
 
-def _texts_by_label(labels: Sequence[str], encoder: Encoder, names: Names | None) -> dict[str, list[str]]:
+def _texts_by_label(
+    labels: Sequence[str], encoder: Encoder | CachedEncoder, names: Names | None
+) -> dict[str, list[str]]:
     """Return what asks for each label; refuse labels between which there is nothing to choose."""
     names = {**recorded_names(encoder), **(names or {})}
     if not labels:
@@ -189,16 +192,11 @@ def _texts_by_label(labels: Sequence[str], encoder: Encoder, names: Names | None
     return texts
 
 
-def _mean(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
-    mean = encoder.encode_texts(texts).mean(axis=0)
-    return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
-
-
 def _classified(
     pictures: Iterable[Source],
     labels: list[str],
     asked: NDArray[np.float32],
-    encoder: Encoder,
+    encoder: Encoder | CachedEncoder,
     top_k: int,
 ) -> Iterator[Classification]:
     for batch in decoded(pictures, encoder):

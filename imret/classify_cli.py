@@ -18,7 +18,7 @@ from imret.options import announce, arch_option, db_option, device_option, model
 
 if TYPE_CHECKING:
     from imret.classify import Classification
-    from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 
 @click.command(
@@ -126,15 +126,15 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
-) -> tuple[list[str], Encoder]:
+) -> tuple[list[str], CachedEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
-    from imret.encoder import Encoder
-    from imret.retrieval import encoder_for
+    from imret.querycache import CachedEncoder
+    from imret.retrieval import query_encoder_for
     from imret.store import open_store
 
     if labels is not None and collection is None:
         model = encoding.pop("model") or DEFAULT_MODEL
-        return labels, Encoder(model, notify=announce, **encoding)
+        return labels, CachedEncoder(model, notify=announce, **encoding)
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False) as store:
         if store.reason:
@@ -146,7 +146,7 @@ def _labels_and_encoder(
                 f"the pictures of collection {collection!r} have no categories. Say what pictures may show: "
                 "--labels dog,cat"
             )
-        return categories, encoder_for(store, collection, notify=announce, **encoding)
+        return categories, query_encoder_for(store, collection, notify=announce, **encoding)
 
 
 class _Found:

@@ -29,6 +29,7 @@ from imret.classify_cli import command, read_labels, write_predictions
 from imret.encoder import TextTruncated
 from imret.errors import DataError, ModelError
 from imret.metrics import calibration_error
+from imret.querycache import CachedEncoder
 from imret.store import open_store
 from imret.wording import EVALUATION_TEMPLATES, evaluation_queries
 from ingest.pipeline import ingest
@@ -420,6 +421,13 @@ def test_the_command_takes_labels_and_model_of_the_collection(
     assert done.exit_code == 0, done.output
     assert len(done.stdout.splitlines()) == 1
     assert encoder.model_id in done.stderr
+
+
+def test_labels_asked_for_before_need_no_text_tower(random_model: Path, photos: list[Path]) -> None:
+    expected = classify(photos, LABELS, encoder=CachedEncoder(random_model, device="cpu", precision="fp32"))
+    light = CachedEncoder(random_model, device="cpu", precision="fp32")
+    assert classify(photos, LABELS, encoder=light) == expected
+    assert list(light.encoder._towers) == ["image"]
 
 
 def test_the_command_needs_a_picture_and_labels() -> None:

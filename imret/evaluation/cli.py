@@ -16,6 +16,7 @@ from imret.options import announce, arch_option, db_option, device_option, model
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 
 @click.command(
@@ -153,7 +154,9 @@ def _measured(
     return {**report, "collection": through}
 
 
-def names_for(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def names_for(
+    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Return what categories are called: as in the file, else as the model was tuned."""
     from imret.evaluation.queries import recorded_names
 

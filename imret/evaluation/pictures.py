@@ -24,6 +24,7 @@ from imret.images import Source, fit_image, load_image
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
@@ -202,7 +203,9 @@ def encode(
     return vectors, good, skipped
 
 
-def decoded(sources: Iterable[Source], encoder: Encoder) -> Iterator[list[tuple[Source, Pixels | str]]]:
+def decoded(
+    sources: Iterable[Source], encoder: Encoder | CachedEncoder
+) -> Iterator[list[tuple[Source, Pixels | str]]]:
     """Yield batches of pictures with their pixels of the model's size, or with why they have none.
 
     While one batch is used, the next is decoded in threads.
