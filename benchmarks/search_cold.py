@@ -3,8 +3,8 @@
     python benchmarks/search_cold.py MODEL PICTURES [--times 5] [--query TEXT]
 
 Ingests PICTURES into an embedded store with MODEL, then runs the command as a person does, each time in a new
-process, with a fresh cache for the first-time rows. Prints the median and the range of the wall time, and
-whether torch was imported.
+process, with a fresh cache for the first-time rows. Prints the median and the range of the wall time, the
+median of processor time (which a busy machine changes less), and whether torch was imported.
 """
 
 from __future__ import annotations
@@ -49,14 +49,22 @@ def main() -> None:
         }
         for name, before in rows.items():
             python(*arguments)  # brings files into memory, and the query into the cache
-            taken, imported = [], set()
+            taken, worked, imported = [], [], set()
             for _ in range(given.times):
                 before()
-                start = time.perf_counter()
+                start, before_it = time.perf_counter(), os.times()
                 imported.add(python(*arguments))
                 taken.append(time.perf_counter() - start)
+                after = os.times()
+                worked.append(
+                    after.children_user
+                    + after.children_system
+                    - before_it.children_user
+                    - before_it.children_system
+                )
             print(
                 f"{name:<26} {statistics.median(taken):6.2f} s  [{min(taken):.2f}, {max(taken):.2f}]"
+                f"  processor {statistics.median(worked):.2f} s"
                 f"  {'imports torch' if 'torch' in imported else 'no torch'}"
             )
         start = time.perf_counter()

@@ -172,7 +172,7 @@ def _texts_by_label(
     texts: dict[str, list[str]] = {}
     first_with: dict[tuple[str, ...], str] = {}
     for number, label in enumerate(labels, start=1):
-        if not label.strip():
+        if not label.replace("_", " ").strip():
             raise DataError(f"label number {number} is empty. Leave it out, or write what it should be.")
         asked = label_texts(label, names)
         known = first_with.setdefault(tuple(text.lower() for text in asked), label)

@@ -223,6 +223,7 @@ def test_a_name_given_for_a_category_is_used_however_long_it_is() -> None:
         ([], "there are no labels"),
         (["owl"], "'owl' is the only label.*Give at least two"),
         (["owl", " "], "label number 2 is empty"),
+        (["owl", "fox", "_"], "label number 3 is empty"),
         (["owl", "fox", "owl"], "label 'owl' is given twice"),
         (["owl", "an owl"], "labels 'owl' and 'an owl' ask for the same"),
         (["aves", "Bird"], "labels 'aves' and 'Bird' ask for the same, in the words 'a photo of the Bird.'"),
@@ -388,6 +389,17 @@ def test_the_command_classifies_files_and_folders_and_exits_with_1_if_one_could_
         assert said in done.stderr
     assert "notes.txt" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_is_instant() -> None:
+    code = (
+        "import sys\nfrom imret.cli import cli\n"
+        "try:\n    cli.main(['classify', '--help'], prog_name='imret')\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'open_clip', 'qdrant_client', 'PIL', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: imret classify")
+    assert done.stdout.endswith("set()\n")
 
 
 def _in_process(*arguments: str) -> Result:
