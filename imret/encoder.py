@@ -117,11 +117,43 @@ class Encoder:
 
     @cached_property
     def logit_scale(self) -> float:
-        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs."""
-        tensors = Checkpoint(self.files.weights).tensors
-        if "logit_scale" not in tensors:
+        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs.
+
+        Raises:
+            ModelError: If the weights cannot be read, hold none, or one that is not finite.
+        """
+        stored = self._stored_number("logit_scale")
+        if stored is None:
             raise ModelError(f"The weights of '{self.model_id}' hold no 'logit_scale'.")
-        return math.exp(float(tensors["logit_scale"].reshape(-1)[0]))
+        if stored > 700:  # e^700 is near the end of what a float holds
+            raise ModelError(
+                f"The weights of '{self.model_id}' hold an impossible 'logit_scale': e^{stored}."
+            )
+        return math.exp(stored)
+
+    @cached_property
+    def logit_bias(self) -> float | None:
+        """What the model was trained to add to the scaled cosine before a sigmoid; None if it has none.
+
+        A model that has one was trained to judge each pair of picture and text on its own: Zhai et al.
+        (2023), "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
+
+        Raises:
+            ModelError: If the weights cannot be read, or hold one that is not finite.
+        """
+        stored = self._stored_number("logit_bias")
+        if stored is None and self.files.model_cfg.get("init_logit_bias") is not None:
+            return 0.0  # as open_clip fills it in
+        return stored
+
+    def _stored_number(self, name: str) -> float | None:
+        tensor = Checkpoint(self.files.weights).tensors.get(name)
+        if tensor is None:
+            return None
+        number = float(tensor.reshape(-1)[0])
+        if not math.isfinite(number):
+            raise ModelError(f"The weights of '{self.model_id}' are damaged: '{name}' is {number}.")
+        return number
 
     def encode_images(
         self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
@@ -224,6 +256,38 @@ class Encoder:
             rows.append(self._unit(encode_tokens(tower, tokens), "text", start))
         return np.concatenate(rows)
 
+    def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode several wordings of one query as one: the mean of their embeddings, made unit again.
+
+        Returns:
+            (D,) float32 of unit length.
+
+        Raises:
+            ValueError: If there are no texts.
+            ModelError: As `encode_texts`, or if the embeddings cancel out.
+        """
+        if not texts:
+            raise ValueError("the mean of no texts has no direction")
+        mean = self.encode_texts(texts).mean(axis=0)
+        norm = float(np.linalg.norm(mean))
+        if norm < 1e-6:
+            raise ModelError(f"Model '{self.model_id}' gives no direction for the mean of {list(texts)!r}.")
+        return np.asarray(mean / norm, dtype=np.float32)
+
+    def truncated(self, texts: Sequence[str]) -> list[str]:
+        """Return which texts do not fit the model's context, and would be cut with a warning.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        length, tokenizer = self._context_length, self._tokenizer
+        backend = getattr(tokenizer, "tokenizer", None)
+        if backend is not None:
+            return [text for text in texts if len(backend(text).input_ids) > length]
+        # With one place more than the context has, only a text that did not fit reaches it.
+        too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
+        return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
+
     @property
     def _dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
@@ -281,16 +345,8 @@ class Encoder:
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
         """Return (B, context length) token ids; warn of each text that did not fit."""
         length = self._context_length
-        tokenizer = self._tokenizer
-        tokens: torch.Tensor = tokenizer(texts, context_length=length)
-        backend = getattr(tokenizer, "tokenizer", None)
-        if backend is None:
-            # With one place more than the context has, only a text that did not fit reaches it.
-            too_long = tokenizer(texts, context_length=length + 1)[:, length] != 0
-            cut = [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
-        else:
-            cut = [text for text in texts if len(backend(text).input_ids) > length]
-        for text in cut:
+        tokens: torch.Tensor = self._tokenizer(texts, context_length=length)
+        for text in self.truncated(texts):
             shown = text if len(text) <= 60 else f"{text[:57]}..."
             warnings.warn(
                 f"A text is longer than the {length} tokens that the model reads, and was cut: {shown!r}",

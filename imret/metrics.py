@@ -157,6 +157,41 @@ def confusion(true: NDArray[np.integer], predicted: NDArray[np.integer], n: int)
     return counts
 
 
+def calibration_error(
+    confidence: NDArray[np.floating], correct: NDArray[np.bool_], n_bins: int = 15
+) -> float:
+    """Return the expected calibration error: how far stated confidence is from how often it is right.
+
+    Confidences are sorted into bins of equal width; the error is the mean over images of the distance
+    between a bin's mean confidence and its share of correct ones. Of two images at 0.9 with one right: 0.4.
+    It falls by chance with fewer images per bin, so figures compare only at the same N and bins.
+
+    Args:
+        confidence: (N,) float in [0, 1], of the label that was chosen.
+        correct: (N,) bool, whether it was the right one.
+        n_bins: Bins over (0, 1], each closed above; 0 belongs to the first.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        ValueError: If the shapes differ, are empty, a confidence lies outside [0, 1], or n_bins < 1.
+
+    Source: Guo, Pleiss, Sun & Weinberger (2017), "On Calibration of Modern Neural Networks",
+        https://arxiv.org/abs/1706.04599, section 2.
+    """
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
+        raise ValueError(f"confidence {confidence.shape} and correct {correct.shape} must be one (N,), N > 0")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("a confidence lies outside [0, 1]")
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, not {n_bins}")
+    bins = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=n_bins)  # n times (confidence - right)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
 def ranked(
     scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int | None = None
 ) -> NDArray[np.bool_]:

@@ -1,8 +1,8 @@
 """Model names to files on disk: architecture, preprocessing, weights, and the fingerprint of the three.
 
 Names are open_clip's. Downloads run open_clip's and huggingface_hub's own code, so their cache, environment
-variables and progress bars apply. Nothing here reads a tensor or imports torch for a model that is on disk;
-`imret.towers` turns the files into a module.
+variables and progress bars apply. Nothing here reads a tensor, or imports torch for a model that is on disk:
+what only open_clip knows of a name is asked once and kept. `imret.towers` turns the files into a module.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +44,10 @@ _FOLDER_WEIGHTS = (
     "pytorch_model.pth",
     "model.pth",
 )
+
+# What a hub repository of open_clip's calls its weights, first found first taken (open_clip.constants, which
+# cannot be read without importing torch).
+_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 # OpenAI CLIP's channel statistics: open_clip's defaults wherever a configuration names none.
 _DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -277,33 +283,26 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
-    from open_clip import pretrained
-
     arch, slash, tag = name.rpartition("/")
     if not slash:
+        from open_clip import pretrained
+
         known, _ = _architecture(name)
         tags = pretrained.list_pretrained_tags_by_model(known)
         raise ModelError(
             f"Model '{name}' names an architecture but no weights. "
             + (f"Add a tag: {', '.join(f'{known}/{tag}' for tag in tags)}." if tags else "It has no tags.")
         )
-    known, model_cfg = _architecture(arch)
-    tag_cfg = pretrained.get_pretrained_cfg(known, tag)
-    if not tag_cfg:
-        tags = pretrained.list_pretrained_tags_by_model(known)
-        nearest = _nearest(tag, tags)
-        raise ModelError(
-            f"Architecture '{known}' has no weights tagged '{tag}'."
-            + (f" Nearest: {', '.join(f'{known}/{near}' for near in nearest)}." if nearest else "")
-            + (f" Known tags: {', '.join(tags)}." if tags else " It has none; pass a checkpoint file.")
-        )
+    known = arch.replace("/", "-")
+    said = _kept("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
+    if said is None:
+        raise _unknown_tag(arch, tag)
+    model_cfg, tag_cfg = _model_cfg(said["model_cfg"], known), said["tag_cfg"]
     # A tag states the activation its weights were trained with; the plain architecture may state another.
     # open_clip only warns and then encodes with the wrong one.
     model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
     repo, filename = os.path.split(tag_cfg.get("hf_hub", ""))
-    weights = _cached_weights(repo, filename) or _fetch(
-        name, lambda: pretrained.download_pretrained(tag_cfg), notify=notify
-    )
+    weights = _cached_weights(repo, filename) or _fetch(name, lambda: _download_tag(tag_cfg), notify=notify)
     return ModelFiles(
         model_id=f"{known}/{tag}",
         model_cfg=model_cfg,
@@ -313,20 +312,49 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     )
 
 
-def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
+def _tagged(known: str, tag: str) -> dict[str, Any] | None:
+    """Return what open_clip says of a tag: its architecture, and how its weights differ; None if unknown."""
     from open_clip import pretrained
 
+    model_cfg, tag_cfg = _model_config(known), pretrained.get_pretrained_cfg(known, tag)
+    return {"model_cfg": model_cfg, "tag_cfg": dict(tag_cfg)} if model_cfg and tag_cfg else None
+
+
+def _unknown_tag(arch: str, tag: str) -> ModelError:
+    from open_clip import pretrained
+
+    known, _ = _architecture(arch)  # which raises if that is what is unknown
+    tags = pretrained.list_pretrained_tags_by_model(known)
+    nearest = _nearest(tag, tags)
+    return ModelError(
+        f"Architecture '{known}' has no weights tagged '{tag}'."
+        + (f" Nearest: {', '.join(f'{known}/{near}' for near in nearest)}." if nearest else "")
+        + (f" Known tags: {', '.join(tags)}." if tags else " It has none; pass a checkpoint file.")
+    )
+
+
+def _download_tag(tag_cfg: dict[str, Any]) -> str:
+    from open_clip import pretrained
+
+    return str(pretrained.download_pretrained(tag_cfg))
+
+
+def _download_from_hub(repo: str, **options: str) -> str:
+    from open_clip import pretrained
+
+    return str(pretrained.download_pretrained_from_hf(repo, **options))
+
+
+def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     repo = name[len(HUB_PREFIX) :]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ModelError(f"'{name}' is not a hub repository: write {HUB_PREFIX}ORG/REPO.")
     config_path = _cached(repo, CONFIG_NAME) or _fetch(
-        name, lambda: pretrained.download_pretrained_from_hf(repo, filename=CONFIG_NAME)
+        name, lambda: _download_from_hub(repo, filename=CONFIG_NAME)
     )
     config = _read_config(config_path)
     model_cfg = _model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
-    weights = _cached_weights(repo, "") or _fetch(
-        name, lambda: pretrained.download_pretrained_from_hf(repo), notify=notify
-    )
+    weights = _cached_weights(repo, "") or _fetch(name, lambda: _download_from_hub(repo), notify=notify)
     return ModelFiles(
         model_id=name,
         model_cfg=model_cfg,
@@ -338,9 +366,7 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
 
 def _cached_weights(repo: str, filename: str) -> Path | None:
     """Return the weights that open_clip's download would end with, if huggingface_hub's cache has them."""
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-
-    wanted = [filename] if filename else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
+    wanted = [filename] if filename else list(_HUB_WEIGHTS)
     if filename.endswith((".bin", ".pth")):
         wanted.insert(0, f"{filename[:-4]}.safetensors")
     return next((path for path in (_cached(repo, name) for name in wanted) if path is not None), None)
@@ -389,12 +415,12 @@ def _one_line(error: BaseException) -> str:
 
 def _architecture(name: str) -> tuple[str, dict[str, Any]]:
     """Return an architecture's name as open_clip lists it, and its configuration."""
-    from open_clip import factory
-
-    registry: Any = factory  # its functions carry no types
     known = name.replace("/", "-")
-    model_cfg = registry.get_model_config(known)
+    model_cfg = _kept("architecture", known, lambda: _model_config(known))
     if model_cfg is None:
+        from open_clip import factory
+
+        registry: Any = factory  # its functions carry no types
         nearest = _nearest(known, registry.list_models())
         hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
         raise ModelError(
@@ -402,6 +428,45 @@ def _architecture(name: str) -> tuple[str, dict[str, Any]]:
             f"The default is {DEFAULT_MODEL}."
         )
     return known, _model_cfg(model_cfg, known)
+
+
+def _model_config(known: str) -> dict[str, Any] | None:
+    from open_clip import factory
+
+    registry: Any = factory
+    config: dict[str, Any] | None = registry.get_model_config(known)
+    return config
+
+
+def _kept(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return what open_clip says of a name: itself where it is loaded, else what it said last time.
+
+    Importing it takes seconds, which a query answered from the cache need not wait for. A name that it does
+    not know is asked for again.
+    """
+    if "open_clip" in sys.modules:  # whose registry the program may have added to
+        return ask()
+    digest = hashlib.sha256("\0".join((kind, name, open_clip_version())).encode()).hexdigest()
+    entry = cache_dir() / "open_clip" / f"{digest}.json"
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(entry.read_text(encoding="ascii"))
+        if isinstance(kept, dict) and kept:
+            return kept
+    answer = ask()
+    if answer:
+        _write_atomically(entry, json.dumps(answer))
+    return answer
+
+
+def open_clip_version() -> str:
+    """Return the version of open_clip that would be imported, without importing it; empty if it hides it."""
+    # importlib.metadata would do, and takes 30 ms.
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return ""
+    with contextlib.suppress(OSError):
+        return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8").strip()
+    return ""
 
 
 def _nearest(word: str, known: list[str]) -> list[str]:

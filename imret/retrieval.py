@@ -30,6 +30,7 @@ from imret.store import Collection, Filter, Match, Point, Store
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 # CLIP learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable
 # Visual Models From Natural Language Supervision", section 3.1.4, measured what such frames bring.
@@ -489,7 +490,9 @@ def _check_numbers(*, limit: int, per_group: int, offset: int, min_score: float 
 # ---- Words, and whose encoder ---------------------------------------------------------------------------
 
 
-def query_vector(encoder: Encoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
+def query_vector(
+    encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
+) -> NDArray[np.float32]:
     """Return the (D,) unit embedding of a text query.
 
     A query of up to three words is put into each of `TEMPLATES`; the unit embeddings are averaged and made
@@ -500,9 +503,7 @@ def query_vector(encoder: Encoder, query: str, *, template: bool = True) -> NDAr
         texts = [words]
     else:
         texts = [frame.format(words) for frame in TEMPLATES]
-    mean = encoder.encode_texts(texts).mean(axis=0)
-    unit: NDArray[np.float32] = (mean / np.linalg.norm(mean)).astype(np.float32)
-    return unit
+    return encoder.encode_mean(texts)
 
 
 def encoder_for(
@@ -531,13 +532,39 @@ def encoder_for(
     """
     from imret.encoder import Encoder
 
-    if model is None:
-        live = store.live(collection)
-        model = DEFAULT_MODEL if live is None else live.model
+    model = _model_for(store, collection, model)
     return Encoder(model, arch=arch, device=device, precision=precision, notify=notify)
 
 
-def check_same_encoder(collection: Collection, encoder: Encoder) -> None:
+def query_encoder_for(
+    store: Store,
+    collection: str,
+    *,
+    model: str | None = None,
+    arch: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    notify: Callable[[str], None] | None = None,
+) -> CachedEncoder:
+    """Return what `encoder_for` does, for asking: a text asked before needs neither torch nor the model.
+
+    Raises:
+        ModelError: If the model cannot be found.
+    """
+    from imret.querycache import CachedEncoder
+
+    model = _model_for(store, collection, model)
+    return CachedEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
+
+
+def _model_for(store: Store, collection: str, model: str | None) -> str:
+    if model is not None:
+        return model
+    live = store.live(collection)
+    return DEFAULT_MODEL if live is None else live.model
+
+
+def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder) -> None:
     """Refuse an encoder whose image tower is not the one that made the collection.
 
     Raises:

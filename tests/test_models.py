@@ -176,6 +176,85 @@ def test_finding_a_folder_loads_neither_torch_nor_open_clip(random_model: Path) 
     assert done.stdout == "64 set()\n"
 
 
+FIND = """
+import sys
+from imret.models import resolve_model
+files = resolve_model(sys.argv[1])
+print(files.model_id, files.tokenizer, files.weights, files.fingerprint)
+print({"torch", "open_clip", "numpy", "PIL"} & set(sys.modules) or "light")
+"""
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/repo", "ViT-B-32:{weights}"])
+def test_finding_any_model_on_disk_a_second_time_loads_neither_torch_nor_open_clip(
+    random_model: Path, tmp_path: Path, name: str
+) -> None:
+    from open_clip import pretrained
+
+    repo = pretrained.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")["hf_hub"].rstrip("/")
+    for one in (repo, "org/repo"):  # as huggingface_hub lays out its cache
+        folder = tmp_path / "hf" / "hub" / f"models--{one.replace('/', '--')}"
+        shutil.copytree(random_model, folder / "snapshots" / ("0" * 40))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+    named = name.format(weights=random_model / WEIGHTS)
+
+    def find() -> list[str]:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FIND, named],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=environment,
+        ).stdout.splitlines()
+
+    first = find()
+    assert find() == [first[0], "light"]
+    assert first[0].startswith(named)
+    kept = list((models.cache_dir() / "open_clip").glob("*"))
+    assert len(kept) == (0 if name.startswith("hf-hub:") else 1)  # a hub repository brings its own words
+
+
+def test_what_open_clip_said_is_asked_again_where_it_was_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "open_clip", raising=False)
+    assert models._kept("kind", "name", lambda: {"a": 1}) == {"a": 1}
+    assert models._kept("kind", "name", lambda: None) == {"a": 1}
+    (entry,) = (models.cache_dir() / "open_clip").iterdir()
+    for damaged in ("{", "[]", "{}", ""):
+        entry.write_text(damaged)
+        assert models._kept("kind", "name", lambda: {"a": 2}) == {"a": 2}
+        assert json.loads(entry.read_text()) == {"a": 2}
+    assert models._kept("kind", "other", lambda: None) is None  # not kept: it may exist one day
+    assert models._kept("kind", "other", lambda: {"a": 3}) == {"a": 3}
+
+
+def test_where_open_clip_is_loaded_its_registry_is_asked(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import factory
+
+    config = json.loads((random_model / CONFIG).read_text())["model_cfg"]
+    for dim in (32, 16):
+        monkeypatch.setitem(factory._MODEL_CONFIGS, "of-my-own", {**config, "embed_dim": dim})
+        assert resolve_model(random_model / WEIGHTS, arch="of-my-own").dim == dim
+
+
+def test_the_names_of_a_repositorys_weights_are_open_clips() -> None:
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    assert (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME) == models._HUB_WEIGHTS
+
+
+def test_the_version_of_open_clip_is_found_without_importing_it() -> None:
+    import open_clip
+
+    assert open_clip.__version__ in models.open_clip_version()
+
+
 # ---- The hub -------------------------------------------------------------------------------------------
 
 

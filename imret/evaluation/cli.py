@@ -17,6 +17,7 @@ from imret.options import announce, arch_option, db_option, device_option, model
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 
 @click.command(
@@ -143,13 +144,13 @@ def _measured(
             if store.reason:
                 announce(store.reason)
             encoder = encoder_for(store, collection, model=asked["model"], arch=asked["arch"], **options)
-            names = _names(encoder, names)
+            names = names_for(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return {"collection": through}
     if encoder is None:
         encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
-        names = _names(encoder, names)
+        names = names_for(encoder, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with _Count() as count:
         report = evaluate(
@@ -166,7 +167,9 @@ def _measured(
     return {**report, "collection": through}
 
 
-def _names(encoder: Encoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def names_for(
+    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Return what categories are called: as in the file, else as the model was tuned."""
     from imret.evaluation.queries import recorded_names
 

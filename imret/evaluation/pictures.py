@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError, ImageError
 from imret.folders import Found, Skipped, walk
-from imret.images import fit_image, load_image
+from imret.images import Source, fit_image, load_image
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
+
+Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
 # Pictures decoded before they are encoded together.
 _BATCH = 64
@@ -184,9 +188,9 @@ def encode(
 ) -> tuple[NDArray[np.float32], list[str], list[dict[str, str]]]:
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
     rows, good, skipped = [], [], []
-    for some in _decoded(folder, paths, encoder):
+    for number, some in enumerate(decoded([folder / path for path in paths], encoder)):
         pixels = []
-        for path, result in some:
+        for path, (_, result) in zip(paths[number * _BATCH :], some, strict=False):
             if isinstance(result, str):
                 skipped.append({"path": path, "reason": result})
             else:
@@ -199,16 +203,23 @@ def encode(
     return vectors, good, skipped
 
 
-def _decoded(
-    folder: Path, paths: Sequence[str], encoder: Encoder
-) -> Iterator[list[tuple[str, NDArray[np.uint8] | str]]]:
-    """Yield batches of (path, pixels of the model's size, or why there are none), decoding one ahead."""
+def decoded(
+    sources: Iterable[Source], encoder: Encoder | CachedEncoder
+) -> Iterator[list[tuple[Source, Pixels | str]]]:
+    """Yield batches of pictures with their pixels of the model's size, or with why they have none.
+
+    While one batch is used, the next is decoded in threads.
+
+    Args:
+        sources: What `load_image` takes, in any number.
+        encoder: The model; none of its weights is loaded.
+    """
     fit = encoder.preprocess
 
-    def decode(path: str) -> NDArray[np.uint8] | str:
+    def decode(source: Source) -> Pixels | str:
         try:
             return fit_image(
-                load_image(folder / path),
+                load_image(source),
                 size=fit.size,
                 interpolation=fit.interpolation,
                 resize_mode=fit.resize_mode,
@@ -217,10 +228,13 @@ def _decoded(
         except (ImageError, OSError) as error:
             return str(error)
 
-    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    remaining = iter(sources)
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        ahead = pool.map(decode, batches[0]) if batches else iter(())
-        for number, batch in enumerate(batches):
+        batch = list(islice(remaining, _BATCH))
+        ahead = pool.map(decode, batch)
+        while batch:
             ready = list(ahead)
-            ahead = pool.map(decode, batches[number + 1]) if number + 1 < len(batches) else iter(())
+            following = list(islice(remaining, _BATCH))
+            ahead = pool.map(decode, following)
             yield list(zip(batch, ready, strict=True))
+            batch = following

@@ -18,6 +18,7 @@ from imret.wording import common_names, evaluation_queries, name_key
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
+    from imret.querycache import CachedEncoder
 
 Names = Mapping[str, Sequence[str]]
 
@@ -53,7 +54,7 @@ def encode_captions(encoder: Encoder, captions: Sequence[str]) -> tuple[NDArray[
     return vectors, len(cut)
 
 
-def recorded_names(encoder: Encoder) -> dict[str, tuple[str, ...]]:
+def recorded_names(encoder: Encoder | CachedEncoder) -> dict[str, tuple[str, ...]]:
     """Return what the categories were called when a model was tuned, where that is not the built-in name.
 
     A folder that `imret finetune` wrote keeps it in training.json; any other model says nothing of it.
