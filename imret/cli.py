@@ -37,6 +37,7 @@ _ELSEWHERE = {
     "finetune": "finetune.cli",
     "evaluate": "imret.evaluation.cli",
     "demo": "imret.demo.cli",
+    "collections": "imret.collections_cli",
 }
 
 
@@ -45,7 +46,7 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order of work, which is how a newcomer reads them.
-        return ["demo", "finetune", "evaluate", "ingest", "search", "info"]
+        return ["demo", "finetune", "evaluate", "ingest", "search", "info", "collections"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:
