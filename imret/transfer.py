@@ -415,8 +415,8 @@ class _Reader:
             )
         try:
             dim, points = note["dim"], note["points"]
-            if not (_is_count(dim) and _is_count(points)):
-                raise ValueError("dim and points are no numbers")
+            if not (_is_count(dim, below=2**31) and _is_count(points, below=2**63)):
+                raise ValueError("dim and points are no numbers, or far too large")
             identity = Identity(_text(note["model"]), _text(note["fingerprint"]), dim)
             self.header = ExportedCollection(
                 _text(note["collection"]), identity, points, _text(note["imret"])
@@ -530,8 +530,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"a payload holds {name}")
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+def _is_count(value: object, *, below: int) -> bool:
+    return type(value) is int and 0 <= value < below
 
 
 def _text(value: object) -> str:
