@@ -39,6 +39,7 @@ ROW_GROUP_BYTES = 16 << 20  # what is collected before it is written, and what a
 ROW_GROUP_MAX_BYTES = 1 << 30  # a file that asks for more memory than this at a time is not ours
 BATCH = 1_024  # points of one upsert
 _KEY = b"imret"
+_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}  # the last two are of what is null or nested, in any file
 _SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
 
 # (ids, vectors (n, dim) float32, payloads)
@@ -455,10 +456,7 @@ class _Reader:
         """
         dim, row, last = self.header.identity.dim, 0, ""
         for group in range(self._metadata.num_row_groups):
-            with self._damage():
-                size = self._metadata.row_group(group).total_byte_size
-            if size > ROW_GROUP_MAX_BYTES:
-                raise self._not_ours(f"it wants {size / 1e9:.1f} GB of memory at a time")
+            self._check_memory(group, dim)
             with self._damage():
                 tables = self._file.read_row_group(group, use_threads=False).to_batches(max_chunksize=BATCH)
             for table in tables:
@@ -472,6 +470,20 @@ class _Reader:
                 yield batch
         if row != self.header.points:
             raise self._not_ours(f"it says that it holds {self.header.points:,} points, and holds {row:,}")
+
+    def _check_memory(self, group: int, dim: int) -> None:
+        """Refuse a row group that asks for more memory than any of ours.
+
+        Also encodings by which a few bytes stand for gigabytes of text; an export is in none of them.
+        """
+        with self._damage():
+            about = self._metadata.row_group(group)
+            size = max(about.total_byte_size, 4 * dim * about.num_rows)
+            used = {one for i in range(about.num_columns) for one in about.column(i).encodings}
+        if size > ROW_GROUP_MAX_BYTES:
+            raise self._not_ours(f"it wants {size / 1e9:.1f} GB of memory at a time")
+        if not used <= _ENCODINGS:
+            raise self._not_ours(f"a column is encoded as {', '.join(sorted(used - _ENCODINGS))}")
 
     def _checked(self, table: Any, dim: int, row: int) -> Batch:
         n = table.num_rows

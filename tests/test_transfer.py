@@ -236,6 +236,7 @@ class Forged:
         self.vectors: Any = np.random.default_rng(0).standard_normal((n, DIM)).astype(np.float32)
         self.payloads: list[Any] = [json.dumps({"path": f"{i}.jpg"}) for i in range(n)]
         self.raw_note: bytes | None = None
+        self.use_dictionary = False
 
     def write(self, file: Path) -> None:
         dim = self.vectors.shape[1]
@@ -254,7 +255,7 @@ class Forged:
             metadata={b"imret": json.dumps(self.note).encode() if self.raw_note is None else self.raw_note},
         )
         table = pa.table([pa.array(self.ids), cells, pa.array(self.payloads)], schema=schema)
-        parquet.write_table(table, file)
+        parquet.write_table(table, file, use_dictionary=self.use_dictionary)
 
 
 FORGERIES: dict[str, tuple[Callable[[Forged], Any], str]] = {
@@ -328,11 +329,23 @@ def test_a_row_group_that_wants_gigabytes_is_refused(
     embedded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forged = Forged()
-    forged.payloads[0] = json.dumps({"path": "x" * 5_000_000})  # compresses to nothing
+    forged.payloads[0] = json.dumps({"path": "x" * 5_000_000})
     forged.write(tmp_path / "a.parquet")
     assert (tmp_path / "a.parquet").stat().st_size < 500_000
     monkeypatch.setattr(transfer, "ROW_GROUP_MAX_BYTES", 1_000_000)
     with pytest.raises(DataError, match="GB of memory"):
+        import_collection(tmp_path / "a.parquet", embedded, "photos")
+
+
+def test_a_row_group_in_which_a_few_bytes_stand_for_gigabytes_is_refused(
+    embedded: Store, tmp_path: Path
+) -> None:
+    forged = Forged(200)
+    forged.payloads = [json.dumps({"path": random.Random(0).randbytes(50_000).hex()})] * 200  # stored once
+    forged.use_dictionary = True
+    forged.write(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 200_000
+    with pytest.raises(DataError, match=r"a column is encoded as .*DICTIONARY"):
         import_collection(tmp_path / "a.parquet", embedded, "photos")
 
 
