@@ -38,6 +38,7 @@ _ELSEWHERE = {
     "evaluate": "imret.evaluation.cli",
     "classify": "imret.classify_cli",
     "demo": "imret.demo.cli",
+    "collections": "imret.collections_cli",
 }
 
 
@@ -46,7 +47,9 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         # In the order of work, which is how a newcomer reads them.
-        return ["demo", "finetune", "evaluate", "ingest", "search", "classify", "info"]
+        return [
+            *("demo", "finetune", "evaluate", "ingest", "search", "classify", "info", "collections"),
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _ELSEWHERE:

@@ -17,26 +17,32 @@ def describe(store: Store) -> dict[str, Any]:
         "building": [models of versions not yet complete]}]}. disk_bytes is None where the engine does
         not tell.
     """
-    collections = []
-    for name in store.collections():
-        with closing(store.open(name)) as collection:
-            stats = collection.stats()
-            categories = collection.facet("category")
-            collections.append(
-                {
-                    "name": name,
-                    "model": collection.identity.model,
-                    "fingerprint": collection.identity.fingerprint,
-                    "dim": collection.identity.dim,
-                    "images": stats.points,
-                    "categories": categories,
-                    "uncategorised": stats.points - sum(categories.values()),
-                    "index": {"status": stats.status, "vectors": stats.indexed},
-                    "disk_bytes": stats.disk_bytes,
-                    "building": [identity.model for identity in store.building(name)],
-                }
-            )
+    collections = [describe_collection(store, name) for name in store.collections()]
     return {"engine": store.engine, "address": store.address, "collections": collections}
+
+
+def describe_collection(store: Store, name: str) -> dict[str, Any]:
+    """Return one collection as `describe` lists it.
+
+    Raises:
+        DataError: If there is none of that name.
+        StoreLocked: If another process has it open (embedded only).
+    """
+    with closing(store.open(name)) as collection:
+        stats = collection.stats()
+        categories = collection.facet("category")
+        return {
+            "name": name,
+            "model": collection.identity.model,
+            "fingerprint": collection.identity.fingerprint,
+            "dim": collection.identity.dim,
+            "images": stats.points,
+            "categories": categories,
+            "uncategorised": stats.points - sum(categories.values()),
+            "index": {"status": stats.status, "vectors": stats.indexed},
+            "disk_bytes": stats.disk_bytes,
+            "building": [identity.model for identity in store.building(name)],
+        }
 
 
 def format_table(description: dict[str, Any]) -> str:

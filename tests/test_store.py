@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -481,6 +482,140 @@ def test_switching_to_a_version_that_does_not_exist_is_refused(store: Store, nam
     assert store.live(name) == MODEL
 
 
+def one_point(collection: Collection, category: str) -> None:
+    collection.upsert(ids_of(1), one_vector()[None], [{"category": category}])
+
+
+def test_a_version_of_the_same_encoder_is_built_beside_the_live_one(store: Store, name: str) -> None:
+    for live, new in (("a", "b"), ("b", "c"), ("c", "d")):  # an encoder has two places on disk, in turns
+        if live == "a":
+            with closing(store.open_version(name, MODEL)) as first:
+                one_point(first, live)
+            store.switch(name, MODEL)
+        with closing(store.open_version(name, MODEL, beside=True)) as beside:
+            assert beside.count() == 0
+            one_point(beside, new)
+            assert store.building(name) == [MODEL]
+        with closing(store.open(name)) as reader:
+            assert reader.facet("category") == {live: 1}
+        store.switch(name, MODEL)  # means the live one, which it is already; the other is removed
+        assert store.building(name) == []
+        with closing(store.open_version(name, MODEL, beside=True)) as beside:
+            one_point(beside, new)
+        store.switch(name, MODEL, beside=True)
+        assert store.building(name) == []
+        with closing(store.open(name)) as reader:
+            assert reader.facet("category") == {new: 1}
+        with closing(store.open_version(name, MODEL)) as resumed:  # what an ingest does
+            assert resumed.facet("category") == {new: 1}
+
+
+def test_a_version_beside_the_live_one_starts_empty_whatever_was_left(store: Store, name: str) -> None:
+    with closing(store.open_version(name, MODEL)) as first:
+        one_point(first, "live")
+    store.switch(name, MODEL)
+    for identity in (MODEL, OTHER_MODEL):
+        for _ in range(2):
+            with closing(store.open_version(name, identity, beside=True)) as beside:
+                assert beside.count() == 0
+                one_point(beside, "half")
+    with closing(store.open(name)) as reader:
+        assert reader.facet("category") == {"live": 1}
+    store.switch(name, OTHER_MODEL, beside=True)
+    assert store.live(name) == OTHER_MODEL
+    assert store.building(name) == []
+    with pytest.raises(StoreError, match="no version"):
+        store.switch(name, OTHER_MODEL, beside=True)
+
+
+@pytest.fixture
+def other_name(store: Store) -> Iterator[str]:
+    unique = f"imret-test-{uuid.uuid4().hex}"
+    yield unique
+    store.drop(unique)
+
+
+def test_a_renamed_collection_is_itself_under_the_new_name_only(
+    store: Store, name: str, other_name: str
+) -> None:
+    reference = Reference(60)
+    with closing(store.open_version(name, MODEL)) as filled:
+        reference.fill(filled)
+    store.switch(name, MODEL)
+    store.rename(name, other_name)
+    assert (store.live(name), store.building(name)) == (None, [])
+    assert store.live(other_name) == MODEL
+    assert other_name in store.collections()
+    assert name not in store.collections()
+    with pytest.raises(DataError, match=f"no collection '{name}'.*{other_name}"):
+        store.open(name)
+    with closing(store.open(other_name)) as renamed:
+        assert [(p.id, p.payload) for p in everything(renamed)] == list(
+            zip(reference.ids, reference.payloads, strict=True)
+        )
+    with closing(store.open_version(other_name, MODEL)) as resumed:  # as ingest does: the same one
+        assert resumed.count() == 60
+    store.rename(other_name, name)
+    assert store.live(name) == MODEL
+    assert store.live(other_name) is None
+
+
+def test_the_old_name_of_a_renamed_collection_is_free(store: Store, name: str, other_name: str) -> None:
+    with closing(store.open_version(name, MODEL)) as first:
+        one_point(first, "renamed")
+    store.switch(name, MODEL)
+    store.rename(name, other_name)
+    with closing(store.open_version(name, MODEL)) as again:  # the same name and encoder as the renamed had
+        assert again.count() == 0
+        one_point(again, "new")
+    store.switch(name, MODEL)
+    for each, category in ((name, "new"), (other_name, "renamed")):
+        with closing(store.open(each)) as opened:
+            assert opened.facet("category") == {category: 1}
+        assert store.building(each) == []
+    with pytest.raises(DataError, match=f"cannot rename '{name}' to '{other_name}'.*collections delete"):
+        store.rename(name, other_name)
+    store.drop(name)
+    with closing(store.open(other_name)) as opened:
+        assert opened.facet("category") == {"renamed": 1}
+
+
+def test_a_renamed_collection_can_be_rebuilt_and_dropped(store: Store, name: str, other_name: str) -> None:
+    store.open_version(name, MODEL).close()
+    store.switch(name, MODEL)
+    with closing(store.open_version(name, OTHER_MODEL)) as rebuilding:
+        one_point(rebuilding, "rebuilt")
+    store.rename(name, other_name)
+    assert store.building(other_name) == [OTHER_MODEL]
+    assert store.building(name) == []
+    with closing(store.open_version(other_name, OTHER_MODEL)) as resumed:
+        assert resumed.count() == 1
+    store.switch(other_name, OTHER_MODEL)
+    assert store.live(other_name) == OTHER_MODEL
+    assert store.building(other_name) == []
+    store.drop(other_name)
+    assert other_name not in store.collections()
+    store.open_version(other_name, MODEL).close()
+    assert store.building(other_name) == [MODEL]
+
+
+def test_a_rename_of_what_does_not_exist_or_to_what_does_is_refused(
+    store: Store, name: str, other_name: str
+) -> None:
+    store.open_version(name, MODEL).close()
+    with pytest.raises(DataError, match="not complete"):
+        store.rename(name, other_name)
+    with pytest.raises(DataError, match="no collection 'nonesuch'"):
+        store.rename("nonesuch", other_name)
+    store.switch(name, MODEL)
+    store.open_version(other_name, MODEL).close()  # being built is being there
+    for taken in (name, other_name):
+        with pytest.raises(DataError, match=f"cannot rename '{name}' to '{taken}'"):
+            store.rename(name, taken)
+    assert store.live(name) == MODEL
+    assert store.building(other_name) == [MODEL]
+
+
 def test_the_same_weights_under_a_new_name_resume_the_version_and_rename_it(store: Store, name: str) -> None:
     store.open_version(name, MODEL).upsert(ids_of(1), one_vector()[None], [{}])
     store.switch(name, MODEL)
@@ -549,6 +684,8 @@ def test_names_that_could_leave_the_store_are_refused(store: Store) -> None:
         store.drop,
         lambda name: store.open_version(name, MODEL),
         lambda name: store.switch(name, MODEL),
+        lambda name: store.rename(name, "new"),
+        lambda name: store.rename("old", name),
     ]
     for bad in ("", ".", "..", "a/b", "../a", "a b", "-a", ".a", "ä", "a\0", "a\n", "x" * 101):
         for call in calls:

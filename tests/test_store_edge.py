@@ -243,6 +243,73 @@ def test_a_second_process_is_told_who_holds_the_store_and_what_to_do(db: Path) -
     assert_holds(db, 3)
 
 
+def test_a_collection_that_is_open_anywhere_is_not_renamed(db: Path) -> None:
+    with EdgeStore(db) as store:
+        store_points(store, range(3))
+        reader = store.open("photos")
+        with pytest.raises(StoreLocked, match=r"'photos' .* is open in this program; close it first"):
+            store.rename("photos", "pictures")
+        assert reader.count() == 3
+    holder = start('c = EdgeStore(sys.argv[1]).open("photos"); print(flush=True); time.sleep(60)', db)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with EdgeStore(db, lock_timeout_s=0.0) as store:
+        with pytest.raises(StoreLocked, match=f"process {holder.pid}"):
+            store.rename("photos", "pictures")
+        assert store.collections() == ["photos"]
+        end(holder)
+        wait_until(lambda: _can_rename(store))
+        assert store.collections() == ["pictures"]
+        assert store.open("pictures").count() == 3
+    assert os.listdir(db / "pictures" / MODEL.version)
+    assert not (db / "photos").exists()
+
+
+def _can_rename(store: EdgeStore) -> bool:
+    try:
+        store.rename("photos", "pictures")
+    except StoreLocked:
+        return False
+    return True
+
+
+def test_what_a_killed_making_left_does_not_take_a_name(db: Path) -> None:
+    with EdgeStore(db) as store:
+        store_points(store, range(3))
+        half = db / "pictures" / MODEL.version / "shard"
+        half.mkdir(parents=True)
+        (half.parent.parent / f"{MODEL.version}.lock").touch()
+        store.rename("photos", "pictures")
+        assert store.open("pictures").count() == 3
+
+
+def test_a_kill_9_during_renames_leaves_one_whole_collection(db: Path) -> None:
+    renamer = """
+store = EdgeStore(sys.argv[1], lock_timeout_s=0.0)
+store.open("photos").close()
+print(worker_pid(store), flush=True)
+while True:
+    store.rename("photos", "pictures")
+    store.rename("pictures", "photos")
+"""
+    with EdgeStore(db) as store:
+        store_points(store, range(3))
+    rng = random.Random(7)
+    for _ in range(3):
+        process = start(renamer, db)
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        time.sleep(rng.uniform(0.0, 0.2))
+        os.kill(worker, signal.SIGKILL)
+        end(process)
+        with EdgeStore(db) as store:
+            (name,) = store.collections()
+            assert store.open(name).count() == 3
+        with EdgeStore(db) as store:
+            if name != "photos":
+                store.rename(name, "photos")
+
+
 def test_opening_waits_for_a_holder_that_is_about_to_end(db: Path) -> None:
     with EdgeStore(db) as store:
         store_points(store, range(3))

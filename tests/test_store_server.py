@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
 
 import imret.store
-from imret.errors import StoreError, StoreUnavailable
+from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.store import Identity, default_folder, open_store
 from imret.store.server import ServerStore
 
@@ -397,3 +397,108 @@ def test_a_host_and_port_without_http_is_not_taken_for_a_folder() -> None:
     with pytest.raises(StoreError, match="Did you mean http://localhost:6333"):
         open_store("localhost:6333")
     assert not Path("localhost:6333").exists()
+
+
+def test_a_rename_that_is_cut_short_anywhere_is_ended_by_another(qdrant: QdrantOverHTTP) -> None:
+    other = Identity("other", "b2" * 32, 8)
+    n_cuts = 0
+    with ServerStore(qdrant.url) as store:
+        for cut_at in range(100):
+            old, new = f"old{cut_at}", f"new{cut_at}"
+            store.open_version(old, MODEL).upsert(*points(10))
+            store.switch(old, MODEL)
+            store.open_version(old, other)  # being built
+            left = [cut_at]
+
+            def cut(method: str, path: str, left: list[int] = left) -> int | None:
+                left[0] -= 1
+                return 400 if left[0] < 0 else None
+
+            qdrant.fail = cut
+            try:
+                store.rename(old, new)
+                done = True
+            except StoreError:
+                done = False
+            qdrant.fail = lambda method, path: None
+            # A reader finds the whole of it under exactly one of the names, whatever was cut.
+            (name,) = {old, new} & set(store.collections())
+            assert store.open(name).count() == 10
+            if not done:
+                n_cuts += 1
+                store.rename(old, new)
+            assert (store.live(old), store.building(old)) == (None, [])
+            assert (store.live(new), store.building(new)) == (MODEL, [other])
+            notes = [
+                (qdrant.engine.get_collection(one.name).config.metadata or {})["imret"]
+                for one in qdrant.engine.get_collections().collections
+                if one.name.startswith(f"{old}.")
+            ]
+            assert [(note["collection"], note["renamed_to"]) for note in notes] == [(new, "")] * 2
+            store.drop(new)
+            if done:
+                break
+    assert n_cuts > 5
+
+
+def test_a_rename_that_was_cut_short_is_ended_by_whoever_fills_the_collection_next(
+    qdrant: QdrantOverHTTP,
+) -> None:
+    other = Identity("other", "b2" * 32, 8)
+    with ServerStore(qdrant.url) as store:
+        store.open_version("old", MODEL).upsert(*points(10))
+        store.switch("old", MODEL)
+        moved = [False]
+
+        def cut(method: str, path: str) -> int | None:
+            if moved[0]:
+                return 400
+            moved[0] = path.endswith("/aliases") and method == "POST"
+            return None
+
+        qdrant.fail = cut
+        with pytest.raises(StoreError, match="made to fail"):
+            store.rename("old", "new")
+        qdrant.fail = lambda method, path: None
+        store.open_version("old", MODEL).upsert(*points(3))  # somebody takes the old name meanwhile
+        store.switch("old", MODEL)
+        store.open_version("new", other)
+        store.switch("new", other)
+        assert store.building("new") == []
+        assert store.open("old").count() == 3
+        assert len(qdrant.engine.get_collections().collections) == 2
+
+
+def test_a_rename_whose_answer_was_lost_is_taken_for_done(qdrant: QdrantOverHTTP) -> None:
+    def lose_the_answer(method: str, path: str) -> int | None:
+        if method == "POST" and path.endswith("/aliases"):
+            qdrant.fail = fail_times(1, 404, on="/aliases")  # the alias to delete is gone already
+            actions = [
+                {"delete_alias": {"alias_name": "old"}},
+                {"create_alias": {"alias_name": "new", "collection_name": f"old.{MODEL.version}"}},
+            ]
+            qdrant.serve("POST", "/collections/aliases", {"actions": actions})
+            return 503
+        return None
+
+    with ServerStore(qdrant.url) as store:
+        store.open_version("old", MODEL).upsert(*points(3))
+        store.switch("old", MODEL)
+        qdrant.fail = lose_the_answer
+        reader = store.open("old")
+        store.rename("old", "new")
+        assert store.collections() == ["new"]
+        assert reader.count() == 3  # is not disturbed
+
+
+def test_a_rename_never_takes_a_name_from_something_that_imret_did_not_make(qdrant: QdrantOverHTTP) -> None:
+    config = models.VectorParams(size=8, distance=models.Distance.DOT)
+    qdrant.engine.create_collection("theirs", config)
+    with ServerStore(qdrant.url) as store:
+        store.open_version("photos", MODEL)
+        store.switch("photos", MODEL)
+        with pytest.raises(DataError, match="cannot rename 'photos' to 'theirs'"):
+            store.rename("photos", "theirs")
+        with pytest.raises(StoreError, match="imret did not make"):
+            store.rename("theirs", "mine")
+        assert store.collections() == ["photos"]

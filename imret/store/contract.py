@@ -235,23 +235,45 @@ class Store(Protocol):
             StoreLocked: If another process holds it (embedded only).
         """
 
-    def open_version(self, name: str, identity: Identity) -> Collection:
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
         """Open the version of an encoder to fill it, live or not; make it if there is none.
 
         A version cut short by a kill is resumed, one whose making was cut short is made again.
+
+        Args:
+            name: Of the collection.
+            identity: The encoder.
+            beside: Make an empty one that is not live, also where the live one is of the same encoder.
+                What an earlier attempt left in its place, whoever made it, is removed.
 
         Raises:
             DataError: If `name` cannot name a collection.
             StoreLocked: If another process holds it (embedded only).
         """
 
-    def switch(self, name: str, identity: Identity) -> None:
+    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
         """Make a version live in one step, then remove the others.
 
         A version that somebody still reads is removed by a later switch or open_version.
 
+        Args:
+            name: Of the collection.
+            identity: The encoder of the version; the live one if that is of this encoder.
+            beside: The one that is not live, as `open_version` made it.
+
         Raises:
             StoreError: If the version does not exist.
+        """
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a collection another name; no point is copied, and no reader ever finds half of it.
+
+        A version that is being built goes with it. Interrupted and called again, it ends in the same state.
+
+        Raises:
+            DataError: If there is no live version of `old`, or `new` cannot name a collection or is taken.
+            StoreLocked: If it is open, in this program or in another (embedded only). On a server the
+                handles that are open go on working.
         """
 
     def drop(self, name: str) -> None:

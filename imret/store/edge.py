@@ -121,26 +121,36 @@ class EdgeStore:
                     raise
         raise AssertionError("unreachable")
 
-    def open_version(self, name: str, identity: Identity) -> EdgeCollection:
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> EdgeCollection:
         collection = self._folder / check_name(name)
-        opened = self._open(name, collection / identity.version, identity)
+        version = _version_of(collection, identity, beside=beside)
+        opened = self._open(name, collection / version, identity, empty=beside)
         known = folder.read_versions(collection)
-        if identity.version in known.retired:
+        if version in known.retired:
             with folder.switching(collection):
                 known = folder.read_versions(collection)
-                left = tuple(one for one in known.retired if one != identity.version)
+                left = tuple(one for one in known.retired if one != version)
                 folder.write_versions(collection, folder.Versions(known.live, left))
         self._clean(collection)
         return opened
 
-    def switch(self, name: str, identity: Identity) -> None:
+    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
         collection = self._folder / check_name(name)
-        if folder.read_identity(collection / identity.version) is None:
-            raise StoreError(f"collection {name!r} has no version {identity.version} to switch to")
+        version = _version_of(collection, identity, beside=beside)
+        if folder.read_identity(collection / version) is None:
+            raise StoreError(f"collection {name!r} has no version {version} to switch to")
         with folder.switching(collection):
-            others = [one.name for one in folder.version_folders(collection) if one.name != identity.version]
-            folder.write_versions(collection, folder.Versions(identity.version, tuple(others)))
+            others = [one.name for one in folder.version_folders(collection) if one.name != version]
+            folder.write_versions(collection, folder.Versions(version, tuple(others)))
         self._clean(collection)
+
+    def rename(self, old: str, new: str) -> None:
+        source, target = self._folder / check_name(old), self._folder / check_name(new)
+        if self.live(old) is None:
+            raise self._no_such(old)
+        if self.live(new) is not None or self.building(new):
+            raise folder.taken(source, target)
+        self._started().call("rename", source, target)
 
     def drop(self, name: str) -> None:
         collection = self._folder / check_name(name)
@@ -161,9 +171,11 @@ class EdgeStore:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _open(self, name: str, version: Path, identity: Identity | None) -> EdgeCollection:
+    def _open(
+        self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
+    ) -> EdgeCollection:
         worker = self._started()
-        handle, found = worker.call("open", version, identity)
+        handle, found = worker.call("open", version, identity, empty)
         return EdgeCollection(name, found, handle, worker)
 
     def _clean(self, collection: Path) -> None:
@@ -194,6 +206,15 @@ class EdgeStore:
             if self._worker is None:
                 self._worker = _Worker(self.address, self._options)
             return self._worker
+
+
+def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
+    """Return the name of a version's folder; an encoder has two, to fill one while the other is live."""
+    plain, second = identity.version, f"{identity.version}-2"
+    live = folder.read_versions(collection).live
+    if live not in (plain, second):
+        return plain
+    return live if not beside else second if live == plain else plain
 
 
 class EdgeCollection:

@@ -6,6 +6,9 @@
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
     <store>/<collection>/<version>/shard/         Qdrant Edge's files
 
+A version is named by the first 16 digits of its encoder's fingerprint, and "-2" where it was made beside a
+live one of the same encoder.
+
 Both the program and the worker process use it. Knows nothing of Qdrant.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imret.errors import StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store.contract import Identity, is_name
 
 FORMAT = 1
@@ -165,6 +169,25 @@ def version_folders(collection: Path) -> list[Path]:
         return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
+def locked_versions(collection: Path) -> list[Path]:
+    """Return the folders of all versions, and of those that somebody may be making: they have a lock only."""
+    found = {path.name for path in version_folders(collection)}
+    if collection.is_dir():
+        found |= {path.name.removesuffix(".lock") for path in collection.glob("[!.]*.lock")}
+    return [collection / name for name in sorted(found)]
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a collection another name in one step, durably; the caller holds the locks of its versions.
+
+    Raises:
+        OSError: If the target exists and is not empty.
+    """
+    with switching(source):
+        os.rename(source, target)
+    sync_folder(target.parent)
+
+
 def move_to_trash(version: Path) -> None:
     """Make a version vanish in one step, then delete its files; the caller holds its lock."""
     if version.is_dir():
@@ -264,6 +287,16 @@ def locked(version: Path, holder: Holder | None, own_pid: int) -> StoreLocked:
         "An embedded store serves one process at a time, for searching too.\n"
         "Wait until it has ended or stop it, or run a server that serves many: docker compose up qdrant, "
         "then --db http://localhost:6333"
+    )
+
+
+def taken(source: Path, target: Path) -> DataError:
+    """Return the error for a collection that cannot be renamed because another has the name."""
+    store = str(target.parent)
+    return DataError(
+        f"cannot rename {source.name!r} to {target.name!r}: {store!r} holds {target.name!r} already. "
+        "Use another name, or delete it first: "
+        f"imret collections delete {target.name} --db {shlex.quote(store)}"
     )
 
 

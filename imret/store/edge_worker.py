@@ -23,7 +23,7 @@ import numpy as np
 import qdrant_edge as qe
 from numpy.typing import NDArray
 
-from imret.errors import DataError, ImretError, StoreError
+from imret.errors import DataError, ImretError, StoreError, StoreLocked
 from imret.store import edge_folder as folder
 from imret.store.contract import HNSW_EF, INDEXED_FIELDS, OVERSAMPLING, Filter, Identity, Match
 
@@ -47,6 +47,7 @@ class Shard:
         holder: Whom to name to other processes.
         timeout_s: How long to wait for another process that has it open.
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built.
+        empty: Make it anew, whatever is there.
 
     Raises:
         StoreLocked: If another process has it open.
@@ -62,17 +63,21 @@ class Shard:
         holder: folder.Holder,
         timeout_s: float,
         index_from_kb: int,
+        empty: bool = False,
     ) -> None:
         self.path = path
         self.idle_since = 0.0
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
-        elif not path.parent.is_dir():
+        try:
+            self._lock = folder.VersionLock(path, holder, timeout_s)
+        except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
-            )
-        self._lock = folder.VersionLock(path, holder, timeout_s)
+            ) from None
         try:
+            if empty:
+                folder.move_to_trash(path)
             stored = folder.read_identity(path)
             if stored is None:
                 self.identity = self._create(identity, index_from_kb)
@@ -261,7 +266,8 @@ class Worker:
         """Return what a request asks for.
 
         Args:
-            operation: "open", "remove" or "drop", or one for an open shard: "close" or a method of `Shard`.
+            operation: "open", "remove", "drop" or "rename", or one for an open shard: "close" or a
+                method of `Shard`.
             arguments: For an open shard its handle, then what the method takes.
         """
         if operation == "open":
@@ -270,6 +276,8 @@ class Worker:
             return self._remove([arguments[0]])
         if operation == "drop":
             return self._drop(arguments[0])
+        if operation == "rename":
+            return self._rename(*arguments)
         handle, *others = arguments
         if handle not in self._handles:
             raise StoreError("this collection was dropped while it was open")
@@ -279,10 +287,12 @@ class Worker:
             return None
         return getattr(self._handles[handle], operation)(*others)
 
-    def _open(self, path: Path, identity: Identity | None) -> tuple[int, Identity]:
+    def _open(self, path: Path, identity: Identity | None, empty: bool) -> tuple[int, Identity]:
+        if empty and path in self._shards:
+            self._close_unused(path)
         shard = self._shards.get(path)
         if shard is None:
-            shard = self._shards[path] = Shard(path, identity, **self._options)
+            shard = self._shards[path] = Shard(path, identity, empty=empty, **self._options)
             shard.idle_since = time.monotonic()
         elif identity is not None:
             shard.resume(identity)
@@ -310,16 +320,8 @@ class Worker:
         Raises:
             StoreLocked: If one of them is open, here or in another process.
         """
-        holder = self._options["holder"]
-        for path in paths:
-            if path in self._shards:
-                if self._in_use(path):
-                    raise folder.locked(path, holder, holder.pid)
-                self._close(path)
-        locks: list[folder.VersionLock] = []
+        locks = self._lock_all(paths)
         try:
-            for path in paths:
-                locks.append(folder.VersionLock(path, holder, 0.0))
             for path in paths:
                 folder.move_to_trash(path)
         except BaseException:
@@ -328,6 +330,57 @@ class Worker:
             raise
         for lock in locks:
             lock.release(remove=True)
+
+    def _rename(self, source: Path, target: Path) -> None:
+        """Give a collection another name.
+
+        Raises:
+            StoreLocked: If one of its versions is open, here or in another process.
+            DataError: If the name is taken.
+        """
+        if target.exists():
+            # Checked before, without a lock. What is left has no finished version: a making was cut short.
+            if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
+                raise folder.taken(source, target)
+            self._drop(target)
+        locks = self._lock_all(folder.locked_versions(source))
+        try:
+            folder.rename(source, target)
+        finally:
+            for lock in locks:
+                lock.release()
+
+    def _lock_all(self, paths: list[Path]) -> list[folder.VersionLock]:
+        """Lock versions, all or none.
+
+        Raises:
+            StoreLocked: If one of them is open, here or in another process.
+        """
+        for path in paths:
+            if path in self._shards:
+                self._close_unused(path)
+        locks: list[folder.VersionLock] = []
+        try:
+            for path in paths:
+                locks.append(folder.VersionLock(path, self._options["holder"], 0.0))
+        except BaseException:
+            for lock in locks:
+                lock.release()
+            raise
+        return locks
+
+    def _close_unused(self, path: Path) -> None:
+        """Close a shard that lingers.
+
+        Raises:
+            StoreLocked: If it is in use.
+        """
+        if self._in_use(path):
+            raise StoreLocked(
+                f"the collection {path.parent.name!r} in {str(path.parent.parent)!r} is open in this "
+                "program; close it first"
+            )
+        self._close(path)
 
     def _in_use(self, path: Path) -> bool:
         return any(shard.path == path for shard in self._handles.values())

@@ -1,8 +1,9 @@
 """The server engine: a store on a Qdrant server or cluster, through qdrant-client.
 
-A version is the Qdrant collection `NAME.FINGERPRINT16`, whose metadata names the encoder; `NAME` itself is an
-alias of the live one, so that a switch is one step for every reader. Hides retries, and batches in flight.
-A collection or an alias that imret did not make is never written to.
+A version is a Qdrant collection `NAME.FINGERPRINT16`, or `NAME.FINGERPRINT16-2` where that is taken. It keeps
+that name when imret's collection is renamed: its metadata says whose it is and which encoder made it. `NAME`
+itself is an alias of the live one, so that a switch is one step for every reader. Hides retries, and batches
+in flight. A collection or an alias that imret did not make is never written to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from importlib.metadata import version as package_version
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -64,7 +66,7 @@ FACET_LIMIT = 1_000
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
 _TRANSIENT_HTTP = {408, 429, 502, 503, 504}
 _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
-_VERSION = re.compile(r"[0-9a-f]{16}")
+_VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
 class ServerStore:
@@ -110,7 +112,7 @@ class ServerStore:
         return sorted(
             name
             for name, physical in self._aliases().items()
-            if _is_version_of(name, physical) and self._identity(name, physical) is not None
+            if _is_version(physical) and self._identity(name, physical) is not None
         )
 
     def live(self, name: str) -> Identity | None:
@@ -119,8 +121,7 @@ class ServerStore:
 
     def building(self, name: str) -> list[Identity]:
         live = self._live_name(name)
-        others = [self._identity(name, one) for one in self._versions(name) if one != live]
-        return [identity for identity in others if identity is not None]
+        return [identity for physical, identity in self._versions(name).items() if physical != live]
 
     def open(self, name: str) -> ServerCollection:
         physical = self._live_name(name)
@@ -129,10 +130,16 @@ class ServerStore:
             raise self._no_such(name)
         return ServerCollection(self, name, identity, physical)
 
-    def open_version(self, name: str, identity: Identity) -> ServerCollection:
-        self._live_name(name)  # refuses a name that is taken by something else
-        physical = f"{name}.{identity.version}"
-        if physical not in self._versions(name):
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> ServerCollection:
+        live = self._settled_live_name(name)
+        there = _of_encoder(self._versions(name), identity, live, beside=beside)
+        if beside:
+            while there:
+                self._delete(there.pop())
+        if there:
+            physical = there[0]
+        else:
+            physical = self._free_name(name, identity)
             self._create(name, physical, identity)
         stored = self._identity(name, physical)
         if stored is None:
@@ -145,35 +152,47 @@ class ServerStore:
             )
         if stored.model != identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
-            self.request(
-                "rename the model",
-                lambda: self._client.update_collection(physical, metadata=_metadata(name, identity)),
-            )
+            self._write_note(physical, _metadata(name, identity))
         self._index_payload(physical)
         return ServerCollection(self, name, identity, physical)
 
-    def switch(self, name: str, identity: Identity) -> None:
-        old, physical = self._live_name(name), f"{name}.{identity.version}"
+    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+        old = self._settled_live_name(name)
         versions = self._versions(name)
-        if physical not in versions:
+        physical = next(iter(_of_encoder(versions, identity, old, beside=beside)), None)
+        if physical is None:
             raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
         if old != physical:
-            steps: list[models.AliasOperations] = [
-                models.CreateAliasOperation(
-                    create_alias=models.CreateAlias(collection_name=physical, alias_name=name)
-                )
-            ]
+            steps: list[models.AliasOperations] = [_create_alias(name, physical)]
             if old is not None:
-                steps.insert(0, models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
+                steps.insert(0, _delete_alias(name))
             self.request("switch to it", lambda: self._client.update_collection_aliases(steps))
         for other in versions:
-            if other != physical and self._identity(name, other) is not None:
+            if other != physical:
                 self._delete(other)
 
+    def rename(self, old: str, new: str) -> None:
+        check_name(new)
+        live = self._live_name(old)
+        if live is None:
+            live = self._half_renamed(old, new)
+            if live is None:
+                raise self._no_such(old)
+        else:
+            self._check_free(old, new)
+            identity = self._identity(old, live)
+            assert identity is not None
+            # From here on it belongs to whichever of the two names is its alias, so that the alias alone
+            # decides, in one step.
+            self._write_note(live, _metadata(old, identity, renamed_to=new))
+            self._move_alias(old, new, live)
+        for physical, other in self._versions(old).items():  # what is being built
+            self._write_note(physical, _metadata(new, other))
+        self._settled_live_name(new)
+
     def drop(self, name: str) -> None:
-        for physical in [*self._versions(name)]:
-            if self._identity(name, physical) is not None:
-                self._delete(physical)  # and with the live one its alias
+        for physical in self._versions(name):
+            self._delete(physical)  # and with the live one its alias
 
     def close(self) -> None:
         if not self._closing.is_set():
@@ -303,25 +322,103 @@ class ServerStore:
         check_name(name)
         physical = self._aliases().get(name)
         if physical is not None:
-            if not _is_version_of(name, physical) or self._identity(name, physical) is None:
+            if not _is_version(physical) or self._identity(name, physical) is None:
                 raise self._foreign(name, physical)
         elif name in self._names():
             raise self._foreign(name, name)
         return physical
 
+    def _settled_live_name(self, name: str) -> str | None:
+        """Return the same, and end a rename to this name that was cut short after its alias had moved."""
+        physical = self._live_name(name)
+        if physical is not None and self._note(physical).get("renamed_to") == name:
+            identity = self._identity(name, physical)
+            assert identity is not None
+            self._write_note(physical, _metadata(name, identity))
+        return physical
+
+    def _half_renamed(self, old: str, new: str) -> str | None:
+        """Return the Qdrant collection of a rename that was cut short after its alias had moved."""
+        physical = self._aliases().get(new)
+        note = {} if physical is None else self._note(physical)
+        return physical if (note.get("collection"), note.get("renamed_to")) == (old, new) else None
+
+    def _check_free(self, old: str, new: str) -> None:
+        """Refuse to give a collection a name that is taken.
+
+        Raises:
+            DataError: If it is, be it by something that imret did not make.
+        """
+        if new in self._aliases() or new in self._names() or self._versions(new):
+            raise DataError(
+                f"cannot rename {old!r} to {new!r}: {self.address} holds {new!r} already. Use another name, "
+                f"or if it is imret's delete it first: imret collections delete {new} --db {self.address}"
+            )
+
+    def _move_alias(self, old: str, new: str, physical: str) -> None:
+        steps: list[models.AliasOperations] = [_delete_alias(old), _create_alias(new, physical)]
+        try:
+            self.request("rename it", lambda: self._client.update_collection_aliases(steps))
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            aliases = self._aliases()
+            if aliases.get(new) != physical or old in aliases:
+                raise
+            # an earlier try got through though its answer did not
+
     def _names(self) -> list[str]:
         answer = self.request("list its collections", self._client.get_collections)
         return [one.name for one in answer.collections]
 
-    def _versions(self, name: str) -> list[str]:
-        check_name(name)
-        return sorted(one for one in self._names() if _is_version_of(name, one))
+    def _versions(self, name: str) -> dict[str, Identity]:
+        """Return every Qdrant collection of a name with its encoder: live, being built, or left behind.
 
-    def _identity(self, name: str, physical: str) -> Identity | None:
-        """Return the encoder of a version, or None if imret did not make that collection."""
+        Not by their names alone, which a rename does not change. What is the alias of another name needs
+        no look, unless it is called like one of this.
+        """
+        check_name(name)
+        aliases = self._aliases()
+        others = {physical for alias, physical in aliases.items() if alias != name} - {aliases.get(name)}
+        found: dict[str, Identity] = {}
+        for physical in sorted(self._names()):
+            called_so = physical.rpartition(".")[0] == name
+            if _is_version(physical) and (called_so or physical not in others):
+                identity = self._identity(name, physical)
+                if identity is not None:
+                    found[physical] = identity
+        return found
+
+    def _free_name(self, name: str, identity: Identity) -> str:
+        """Return a name for a new version: the plain one, unless a renamed or the live one has it."""
+        taken = {*self._names(), *self._aliases()}
+        plain = f"{name}.{identity.version}"
+        for n in count(1):
+            physical = plain if n == 1 else f"{plain}-{n}"
+            if physical not in taken:
+                return physical
+            if not self._note(physical):
+                raise self._foreign(name, physical)
+        raise AssertionError("unreachable")
+
+    def _note(self, physical: str) -> dict[str, Any]:
+        """Return what imret noted in the metadata of a Qdrant collection, {} if it did not make it."""
         info = self.request("describe a collection", lambda: self._client.get_collection(physical))
         note = (info.config.metadata or {}).get("imret")
-        if not isinstance(note, dict) or note.get("collection") != name:
+        return note if isinstance(note, dict) else {}
+
+    def _write_note(self, physical: str, metadata: dict[str, Any]) -> None:
+        self.request(
+            "note whose version it is", lambda: self._client.update_collection(physical, metadata=metadata)
+        )
+
+    def _identity(self, name: str, physical: str) -> Identity | None:
+        """Return the encoder of a version, or None if that Qdrant collection is no version of this name."""
+        note = self._note(physical)
+        owner, later = note.get("collection"), note.get("renamed_to")
+        if later and self._aliases().get(later) == physical:
+            owner = later
+        if owner != name:
             return None
         if note.get("format") != FORMAT:
             raise StoreError(
@@ -625,11 +722,13 @@ class ServerCollection:
             raise StoreError(f"this handle of collection {self.name!r} is closed")
 
 
-def _metadata(name: str, identity: Identity) -> dict[str, Any]:
+def _metadata(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:
+    """Return the metadata of a version; of two names, during a rename, the one that is its alias counts."""
     return {
         "imret": {
             "format": FORMAT,
             "collection": name,
+            "renamed_to": renamed_to,  # always there: Qdrant merges metadata, so an absent key would stay
             "model": identity.model,
             "fingerprint": identity.fingerprint,
             "dim": identity.dim,
@@ -637,8 +736,28 @@ def _metadata(name: str, identity: Identity) -> dict[str, Any]:
     }
 
 
-def _is_version_of(name: str, physical: str) -> bool:
-    return physical.startswith(f"{name}.") and bool(_VERSION.fullmatch(physical[len(name) + 1 :]))
+def _is_version(physical: str) -> bool:
+    return bool(_VERSION.fullmatch(physical.rpartition(".")[2]))
+
+
+def _of_encoder(
+    versions: Mapping[str, Identity], identity: Identity, live: str | None, *, beside: bool
+) -> list[str]:
+    """Return the versions of an encoder that a caller may mean: the live one, or those beside it."""
+    same = [physical for physical, found in versions.items() if found.version == identity.version]
+    if beside:
+        return [physical for physical in same if physical != live]
+    return [live] if live is not None and live in same else same
+
+
+def _create_alias(name: str, physical: str) -> models.CreateAliasOperation:
+    return models.CreateAliasOperation(
+        create_alias=models.CreateAlias(collection_name=physical, alias_name=name)
+    )
+
+
+def _delete_alias(name: str) -> models.DeleteAliasOperation:
+    return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
 
 
 def _filter(only: Filter | None) -> models.Filter | None:
