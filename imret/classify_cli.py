@@ -128,8 +128,8 @@ def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
 ) -> tuple[list[str], CachedEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
+    from imret.asking import query_encoder_for
     from imret.querycache import CachedEncoder
-    from imret.retrieval import query_encoder_for
     from imret.store import open_store
 
     if labels is not None and collection is None:

@@ -123,7 +123,8 @@ def search_command(
     A score is the cosine of query and picture. Scores of one query can be compared with each other,
     not with those of another query.
     """
-    from imret.retrieval import encoder_for, search
+    from imret.asking import encoder_for
+    from imret.retrieval import search
     from imret.store import open_store
 
     with open_store(db, create=False) as store:

@@ -256,6 +256,10 @@ class Encoder:
             rows.append(self._unit(encode_tokens(tower, tokens), "text", start))
         return np.concatenate(rows)
 
+    def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what `encode_texts` does; a `CachedEncoder` keeps it on disk."""
+        return self.encode_texts(texts)
+
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode several wordings of one query as one: the mean of their embeddings, made unit again.
 

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from imret.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from imret.images import Image
 
 KINDS = ("text", "image", "url", "id", "stored")
 

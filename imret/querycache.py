@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,6 @@ from imret import DEFAULT_MODEL, __version__
 from imret.models import ModelFiles, Preprocess, cache_dir, open_clip_version, resolve_model
 
 if TYPE_CHECKING:
-    import torch
-
     from imret.encoder import Encoder
     from imret.images import Source
 
@@ -104,6 +102,21 @@ class CachedEncoder:
                 save(key, vector)
         return vector
 
+    def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what `Encoder.encode_texts` does, from the cache if the same N texts were asked for before.
+
+        Meant for texts that every query needs: they are one entry, of 4 N D bytes.
+
+        Returns:
+            (N, D) float32, each row of unit length.
+        """
+        key = entry_key(self.files.fingerprint, self._device, self._precision, ["each", *texts])
+        rows = load(key, len(texts) * self.dim)
+        if rows is None:
+            rows = self.encoder.encode_texts(texts).reshape(-1)
+            save(key, rows)
+        return rows.reshape(len(texts), self.dim)
+
     # ---- As Encoder ---------------------------------------------------------------------------------
 
     @property
@@ -132,8 +145,8 @@ class CachedEncoder:
         return self.files.preprocess
 
     @property
-    def device(self) -> torch.device:
-        """Where the towers run."""
+    def device(self) -> Any:
+        """Where the towers run, a torch.device."""
         return self.encoder.device
 
     @property

@@ -67,9 +67,9 @@ def command(
     """
     from tqdm import tqdm
 
+    from imret.asking import encoder_for
     from imret.errors import DataError
     from imret.images import lift_pillow_limit
-    from imret.retrieval import encoder_for
     from imret.store import open_store
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource

@@ -16,10 +16,10 @@ from conftest import ROOT, write_random_model
 from numpy.typing import NDArray
 
 from imret import models, querycache
+from imret.asking import TEMPLATES, query_vector
 from imret.encoder import Encoder, TextTruncated
 from imret.errors import ModelError
 from imret.querycache import CachedEncoder, entry_key, load, save
-from imret.retrieval import TEMPLATES, query_vector
 
 TEXTS = ["a photo of a mushroom.", "a picture of a mushroom."]
 VECTOR = np.arange(32, dtype=np.float32)

@@ -10,8 +10,9 @@ from conftest import draw_picture, write_random_model
 
 import imret
 from imret import Encoder
+from imret.asking import TEMPLATES, query_vector
 from imret.errors import DataError, ModelMismatch
-from imret.retrieval import TEMPLATES, query_vector, search
+from imret.retrieval import search
 from imret.store import Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imret import Encoder
+from imret.asking import query_vector
 from imret.errors import DataError, ImageError
 from imret.images import load_image
 from imret.query import Term
-from imret.retrieval import Facet, Hit, facets, query_vector, search
+from imret.retrieval import Facet, Hit, facets, search
 from imret.store import Filter, Match, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -133,7 +134,7 @@ def test_a_picture_of_the_collection_needs_no_model(
     def none(*_: object, **__: object) -> Encoder:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("imret.retrieval.encoder_for", none)
+    monkeypatch.setattr("imret.retrieval.query_encoder_for", none)
     relative = f"{files[3].parent.name}/{files[3].name}"
     for query in (
         Term(str(files[3]), "image"),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from imret.asking import encoder_for
 from imret.demo.dataset import attribute_queries, category_queries
 from imret.metrics import average_precision
 from imret.payload import path_of
-from imret.retrieval import Hit, encoder_for, search
+from imret.retrieval import Hit, search
 from imret.sheet import Strip, write_sheet
 from imret.store import open_store
 

@@ -127,10 +127,10 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the report: of the collection, if one was named, and of the folder, if one was given."""
     from imret import DEFAULT_MODEL
+    from imret.asking import encoder_for
     from imret.encoder import Encoder
     from imret.evaluation.collection import evaluate_collection
     from imret.evaluation.report import evaluate
-    from imret.retrieval import encoder_for
     from imret.store import open_store
 
     options: dict[str, Any] = {

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.asking import check_same_encoder
 from imret.errors import DataError
 from imret.evaluation.queries import Names, category_queries
 from imret.evaluation.scores import rounded
-from imret.retrieval import check_same_encoder
 from imret.store import Collection, Point, Store
 
 if TYPE_CHECKING:
