@@ -27,7 +27,7 @@ from imret.store import Collection, Filter, Match, Point, Store
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
-    from imret.images import Source
+    from imret.images import Picture
     from imret.querycache import CachedEncoder
 
 AnyEncoder: TypeAlias = "Encoder | CachedEncoder"
@@ -109,7 +109,6 @@ def query_encoder_for(
     Raises:
         ModelError: If the model cannot be found.
     """
-    from imret.images import Source
     from imret.querycache import CachedEncoder
 
     model = _model_for(store, collection, model)
@@ -286,7 +285,7 @@ class Asked:
         self.hashes.append(hashlib.sha256(data).hexdigest())
         return self._encoded(image)
 
-    def _encoded(self, image: Source) -> NDArray[np.float32]:
+    def _encoded(self, image: Picture) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = self._encoder.encode_images([image])[0]
         return vector
 

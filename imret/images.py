@@ -55,6 +55,7 @@ _UPRIGHT = {
 # Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
 _MAX_RESIZED_PIXELS = 16_000_000
 
+Picture: TypeAlias = Image.Image
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 

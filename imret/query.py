@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from imret.errors import DataError
 
 if TYPE_CHECKING:
-    from imret.images import Image
+    from imret.images import Picture
 
 KINDS = ("text", "image", "url", "id", "stored")
 
@@ -58,7 +58,7 @@ class Term:
         DataError: If the weight is 0 or no finite number, or there is nothing in the value.
     """
 
-    value: str | Image
+    value: str | Picture
     kind: str = "text"
     weight: float = 1.0
 
@@ -81,7 +81,7 @@ class Term:
         return self.value if isinstance(self.value, str) else "the picture"
 
 
-Query: TypeAlias = "str | os.PathLike[str] | Image | Term | Sequence[Term]"
+Query: TypeAlias = "str | os.PathLike[str] | Picture | Term | Sequence[Term]"
 
 
 def terms_of(query: Any) -> tuple[Term, ...]:
