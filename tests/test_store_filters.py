@@ -358,6 +358,26 @@ def test_a_server_is_asked_for_an_index_of_each_fields_kind() -> None:
     }
 
 
+def test_a_server_compares_with_all_that_pass_where_a_filter_asks_about_a_field_without_an_index() -> None:
+    asked: list[Any] = []
+
+    class Recording(QdrantClient):  # which, in memory, has no indexes
+        def query_points(self, *args: Any, **options: Any) -> Any:
+            asked.append(options["search_params"])
+            return super().query_points(*args, **options)
+
+    with ServerStore("http://memory", client=Recording(":memory:"), in_flight=1) as store:
+        collection = store.open_version("photos", MODEL)
+        for only in (
+            None,
+            Filter(must=(Match("category", ("aves",)), Ids((IDS[0],)))),
+            Filter(must=(Match("category", ("aves",)),), must_not=(Range("width", gte=1),)),
+        ):
+            collection.search(VECTORS[0], limit=1, filter=only)
+    assert [params.exact for params in asked] == [False, False, True]
+    assert [params.acorn is not None and params.acorn.enable for params in asked] == [False, True, True]
+
+
 # ---- Bad input -----------------------------------------------------------------------------------
 
 
