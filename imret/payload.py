@@ -12,7 +12,20 @@ import os
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Literal
+
+# What a filter can ask about, by kind: text, whole number, moment (RFC 3339 in UTC). Without `file_base64`,
+# which only pictures with undecodable names have.
+FIELDS: dict[str, Literal["text", "number", "moment"]] = {
+    "category": "text",
+    "path": "text",
+    "source": "text",
+    "sha256": "text",
+    "width": "number",
+    "height": "number",
+    "size_bytes": "number",
+    "modified": "moment",
+}
 
 _NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -18,10 +18,13 @@ from imret.errors import StoreError, StoreUnavailable
 from imret.store.contract import (
     INDEXED_FIELDS,
     Collection,
+    Condition,
     Filter,
     Identity,
+    Ids,
     Match,
     Point,
+    Range,
     Stats,
     Store,
 )
@@ -29,10 +32,13 @@ from imret.store.contract import (
 __all__ = [
     "INDEXED_FIELDS",
     "Collection",
+    "Condition",
     "Filter",
     "Identity",
+    "Ids",
     "Match",
     "Point",
+    "Range",
     "Stats",
     "Store",
     "default_folder",

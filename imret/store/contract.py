@@ -10,8 +10,9 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 # Filterable fields. Indexed before the first point is stored, so that the graph built over the vectors
-# gets the links that a filtered search walks.
-INDEXED_FIELDS = ("category", "path", "sha256", "source")
+# gets the links that a filtered search walks. A field with an index holds only values of its kind: an index
+# does not see the others, so that what a filter finds would depend on whether there is one.
+KEYWORD_FIELDS = ("category", "path", "sha256", "source")  # any str or int
+INTEGER_FIELDS = ("width", "height", "size_bytes")  # int
+MOMENT_FIELDS = ("modified",)  # str, RFC 3339
+INDEXED_FIELDS = KEYWORD_FIELDS + INTEGER_FIELDS + MOMENT_FIELDS
 
 # Recall of int8 vectors, measured on 100,000 x 1,024: 0.984 as Qdrant comes, 1.000 with these two, and 0.989
 # instead of 0.909 behind a filter that keeps a tenth of a hard set.
@@ -32,6 +37,11 @@ OVERSAMPLING = 2.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FIELD = re.compile(r"[A-Za-z0-9_-]+")
+# RFC 3339, section 5.6, to the microsecond, the finest that Qdrant compares. No leap second: with an index it
+# reads one as the next second, without one as the last.
+_MOMENT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,6}))?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 _FINGERPRINT = re.compile(r"[0-9a-f]{16,}")
 _TIE_SPARE = 8  # asked for beyond the limit, to see whether the last score is shared
 _TIE_MAX = 10_000
@@ -44,14 +54,14 @@ class Match:
     Attributes:
         field: Name of a payload field.
         values: At least one str or int. No bool: Qdrant Edge takes True for the number 1 and finds nothing.
+            No float: ask with a `Range` from a little below to a little above.
     """
 
     field: str
     values: tuple[str | int, ...]
 
     def __post_init__(self) -> None:
-        if not _FIELD.fullmatch(self.field):
-            raise ValueError(f"a field to match by is letters, digits, _ and -, not {self.field!r}")
+        _check_field(self.field)
         if not self.values:
             raise ValueError(f"Match({self.field!r}) needs at least one value")
         for value in self.values:
@@ -59,14 +69,116 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Filter:
-    """All of `must` and none of `must_not`; an empty filter lets every point through."""
+class Range:
+    """A condition: the payload's field lies between bounds. A point without the field is in no range.
 
-    must: tuple[Match, ...] = ()
-    must_not: tuple[Match, ...] = ()
+    Between numbers lie int and float alike, between moments the str that are moments. Anything else is in no
+    range; but a date or a time without an offset is taken for UTC. A range that nothing can lie in is no
+    error.
+
+    Attributes:
+        field: Name of a payload field.
+        gte, gt, lte, lt: The bounds: at least, more than, at most, less than. One or two of them, at most one
+            on each side, int or float, or str. Numbers lie within +-(2**53 - 1), beyond which engines, which
+            compare as float64, would confuse whole numbers. Equal floats are found by gte = lte only if they
+            have up to 15 digits, which is what is kept. Moments are RFC 3339 with an offset, to the
+            microsecond, such as "2024-05-01T12:00:00Z"; they compare as times, and are kept in UTC with six
+            decimals.
+    """
+
+    field: str
+    _: KW_ONLY
+    gte: float | str | None = None
+    gt: float | str | None = None
+    lte: float | str | None = None
+    lt: float | str | None = None
+
+    def __post_init__(self) -> None:
+        _check_field(self.field)
+        bounds = self.bounds
+        if not bounds:
+            raise ValueError(f"Range({self.field!r}) needs at least one of gte, gt, lte and lt")
+        if bounds.keys() >= {"gte", "gt"} or bounds.keys() >= {"lte", "lt"}:
+            # An index would heed only one of them.
+            raise ValueError(f"Range({self.field!r}) takes gte or gt, and lte or lt, not {', '.join(bounds)}")
+        for name, bound in bounds.items():
+            what = f"Range({self.field!r}, {name}=...)"
+            _check_scalar(bound, (str, int, float), what)
+            if isinstance(bound, str):
+                in_utc = parse_moment(bound).replace(tzinfo=None).isoformat(timespec="microseconds")
+                object.__setattr__(self, name, f"{in_utc}Z")  # so that equal ranges are equal
+            elif abs(bound) >= 2**53:
+                raise ValueError(f"{what}: {bound!r} is beyond +-(2**53 - 1)")
+        if len({isinstance(bound, str) for bound in bounds.values()}) > 1:
+            raise TypeError(f"Range({self.field!r}): the bounds {bounds} are of two kinds")
+        if self.field in (INTEGER_FIELDS if self.of_moments else MOMENT_FIELDS):
+            kind = "moments" if self.of_moments else "numbers"
+            raise ValueError(f"Range({self.field!r}): no value of that field lies between {kind}")
+
+    @property
+    def bounds(self) -> dict[str, float | str]:
+        """The bounds that there are, by name."""
+        named = {"gte": self.gte, "gt": self.gt, "lte": self.lte, "lt": self.lt}
+        return {name: bound for name, bound in named.items() if bound is not None}
+
+    @property
+    def of_moments(self) -> bool:
+        """Whether the bounds are moments, not numbers."""
+        return any(isinstance(bound, str) for bound in self.bounds.values())
+
+    def numbers(self) -> dict[str, float]:
+        """Return bounds between numbers by name; between whole numbers they are whole, too."""
+        bounds = {name: bound for name, bound in self.bounds.items() if not isinstance(bound, str)}
+        if self.field not in INTEGER_FIELDS:
+            return bounds
+        # An index of whole numbers has to round them; so no engine's way of doing it matters.
+        return {
+            name: math.ceil(bound) if name in ("gte", "lt") else math.floor(bound)
+            for name, bound in bounds.items()
+        }
+
+    def moments(self) -> dict[str, str]:
+        """Return bounds between moments by name."""
+        return {name: bound for name, bound in self.bounds.items() if isinstance(bound, str)}
+
+
+@dataclass(frozen=True)
+class Ids:
+    """A condition: the point is one of these.
+
+    Attributes:
+        ids: At least one UUID in canonical form; a point need not exist.
+    """
+
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            raise ValueError("Ids needs at least one id")
+        for one in self.ids:
+            _check_id(one)
+
+
+Condition: TypeAlias = Match | Range | Ids
+
+
+@dataclass(frozen=True)
+class Filter:
+    """All of `must` and none of `must_not`; an empty filter lets every point through.
+
+    A point without a field meets no condition on it, so `must_not` keeps it.
+    """
+
+    must: tuple[Condition, ...] = ()
+    must_not: tuple[Condition, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.must or self.must_not)
+
+    @property
+    def fields(self) -> set[str]:
+        """The payload fields that it asks about."""
+        return {one.field for one in (*self.must, *self.must_not) if not isinstance(one, Ids)}
 
 
 @dataclass(frozen=True)
@@ -143,7 +255,7 @@ class Collection(Protocol):
             ids: n different UUIDs in canonical form.
             vectors: (n, dim) float, finite.
             payloads: n flat mappings to str, int of 64 bits or finite float (kept to 15 digits); no bool,
-                no None.
+                no None. `INTEGER_FIELDS` hold only int, `MOMENT_FIELDS` only RFC 3339.
 
         Raises:
             ValueError: If a point is not like that; then none was stored.
@@ -180,7 +292,8 @@ class Collection(Protocol):
             vector: (dim,) float, finite.
             limit: Points at most, >= 1.
             filter: Only points that pass it.
-            exact: Compare with every vector rather than walk the index: slower, recall 1.
+            exact: Compare with every vector rather than walk the index: slower, recall 1. A filter on a
+                field that has no index makes every search one.
         """
 
     def count(self, filter: Filter | None = None) -> int:
@@ -189,7 +302,7 @@ class Collection(Protocol):
     def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
         """Return every value of a field with its exact number of points, most frequent first, then by value.
 
-        Fast for `INDEXED_FIELDS`; any other field is counted by a scan.
+        Fast for `KEYWORD_FIELDS`; any other field is counted by a scan.
         """
 
     def flush(self) -> None:
@@ -238,7 +351,8 @@ class Store(Protocol):
     def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
         """Open the version of an encoder to fill it, live or not; make it if there is none.
 
-        A version cut short by a kill is resumed, one whose making was cut short is made again.
+        A version cut short by a kill is resumed, one whose making was cut short is made again. An older one
+        gets the indexes of the fields that were not indexed then.
 
         Args:
             name: Of the collection.
@@ -317,12 +431,7 @@ def check_ids(ids: Sequence[str]) -> list[str]:
         ValueError: If one is no UUID in canonical form (lower case, with hyphens), or appears twice.
     """
     for one in ids:
-        try:
-            canonical = str(uuid.UUID(one))
-        except (ValueError, AttributeError, TypeError):
-            canonical = None
-        if canonical != one:
-            raise ValueError(f"a point id is a UUID such as {uuid.UUID(int=0)}, not {one!r}")
+        _check_id(one)
     if len(set(ids)) != len(ids):
         raise ValueError("the ids of one call must differ")
     return list(ids)
@@ -332,9 +441,9 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[s
     """Return n payloads as plain dicts.
 
     Raises:
-        ValueError: If their number, a float (NaN, infinite), an int (over 64 bits) or a text (lone
-            surrogates, which are no Unicode) is wrong.
-        TypeError: If a value is no str, int or float.
+        ValueError: If their number, a float (NaN, infinite), an int (over 64 bits), a text (lone
+            surrogates, which are no Unicode) or a moment is wrong.
+        TypeError: If a value is no str, int or float, or not of its field's kind.
     """
     if len(payloads) != n:
         raise ValueError(f"{n} ids but {len(payloads)} payloads")
@@ -343,8 +452,29 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[s
             if not isinstance(key, str) or not key:
                 raise TypeError(f"a payload key is a text of at least one character, not {key!r}")
             _check_scalar(key, (str,), "payload key")
-            _check_scalar(value, (str, int, float), f"payload field {key!r}")
+            types = (int,) if key in INTEGER_FIELDS else (str,) if key in MOMENT_FIELDS else (str, int, float)
+            _check_scalar(value, types, f"payload field {key!r}")
+            if key in MOMENT_FIELDS:
+                parse_moment(value)
     return [dict(payload) for payload in payloads]
+
+
+def parse_moment(text: str) -> datetime:
+    """Return a moment as a time in UTC.
+
+    Raises:
+        ValueError: If it is not RFC 3339 with an offset, to the microsecond, in the years 1 to 9999.
+    """
+    parts = _MOMENT.fullmatch(text)
+    if parts:
+        second, fraction, offset = parts.groups()
+        # As Python 3.10 reads it: six digits, and no Z.
+        exact = f"{second}.{(fraction or '').ljust(6, '0')}{offset.replace('Z', '+00:00')}"
+        try:
+            return datetime.fromisoformat(exact).astimezone(timezone.utc)
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"a moment looks like 2024-05-01T12:00:00Z (RFC 3339), not {text!r}")
 
 
 def check_vectors(vectors: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -418,6 +548,20 @@ def index_status(points: int, indexed: int) -> str:
 
 def _score(point: Point) -> float:
     return -math.inf if point.score is None else point.score
+
+
+def _check_field(field: str) -> None:
+    if not _FIELD.fullmatch(field):
+        raise ValueError(f"a field to filter by is letters, digits, _ and -, not {field!r}")
+
+
+def _check_id(one: str) -> None:
+    try:
+        canonical = str(uuid.UUID(one))
+    except (ValueError, AttributeError, TypeError):
+        canonical = None
+    if canonical != one:
+        raise ValueError(f"a point id is a UUID such as {uuid.UUID(int=0)}, not {one!r}")
 
 
 def _check_scalar(value: object, types: tuple[type, ...], what: str) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store import edge_folder as folder
 from imret.store.contract import (
-    INDEXED_FIELDS,
+    KEYWORD_FIELDS,
     Filter,
     Identity,
     Point,
@@ -270,7 +270,7 @@ class EdgeCollection:
         return int(self._call("count", filter))
 
     def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
-        if field not in INDEXED_FIELDS:
+        if field not in KEYWORD_FIELDS:
             return by_frequency(count_values(self.scan(filter), field))
         return by_frequency(self._call("facet", field, filter))
 

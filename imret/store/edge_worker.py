@@ -25,7 +25,19 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, ImretError, StoreError, StoreLocked
 from imret.store import edge_folder as folder
-from imret.store.contract import HNSW_EF, INDEXED_FIELDS, OVERSAMPLING, Filter, Identity, Match
+from imret.store.contract import (
+    HNSW_EF,
+    INDEXED_FIELDS,
+    INTEGER_FIELDS,
+    MOMENT_FIELDS,
+    OVERSAMPLING,
+    Condition,
+    Filter,
+    Identity,
+    Ids,
+    Match,
+    Range,
+)
 
 HEADER_BYTES = 8  # length of the pickle that follows, little-endian
 LINGER_S = 1.0  # a shard stays open this long after its last handle: opening 100,000 points takes a second
@@ -105,6 +117,7 @@ class Shard:
         if self._optimizing.exists():
             # Killed in the middle: every point is there, some of them twice under the surface until this.
             self.optimize()
+        self._index_payload()
         if identity.model != mine.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             folder.write_identity(self.path, identity, _engine_version())
@@ -128,13 +141,19 @@ class Shard:
             optimizers=qe.EdgeOptimizersConfig(indexing_threshold=index_from_kb),
         )
         self.engine = qe.EdgeShard.create(str(shard_folder), config)
-        for field in INDEXED_FIELDS:
-            self.engine.update(qe.UpdateOperation.create_field_index(field, qe.PayloadSchemaType.Keyword))
-        self.engine.flush()
+        self._index_payload()
         folder.sync_folder(self.path)
         folder.write_identity(self.path, identity, _engine_version())
         folder.sync_folder(self.path.parent)
         return identity
+
+    def _index_payload(self) -> None:
+        """Make the indexes of payload fields that are missing: all of a new version, some of an old one."""
+        missing = [field for field in INDEXED_FIELDS if field not in self.engine.info().payload_schema]
+        for field in missing:
+            self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+        if missing:
+            self.engine.flush()
 
     def _load(self) -> None:
         try:
@@ -193,12 +212,20 @@ class Shard:
         self.engine.update(qe.UpdateOperation.delete_points(list(ids)))
 
     def search(self, vector: NDArray[np.float32], limit: int, only: Filter | None, exact: bool) -> list[Row]:
+        # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
+        if only and not only.fields <= set(self.engine.info().payload_schema):
+            exact = True
         quantization = qe.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
         request = qe.QueryRequest(
             query=qe.Query.Nearest(vector),  # type: ignore[arg-type]  # takes a float32 array
             filter=_filter(only),
             limit=limit,
-            params=qe.SearchParams(hnsw_ef=HNSW_EF, exact=exact, quantization=quantization),
+            params=qe.SearchParams(
+                hnsw_ef=HNSW_EF,
+                exact=exact,
+                quantization=quantization,
+                acorn=qe.AcornSearchParams(enable=bool(only)),
+            ),
             with_payload=True,
         )
         return [
@@ -474,16 +501,37 @@ def _write(descriptor: int, message: object) -> None:
         left = left[os.write(descriptor, left) :]
 
 
+def _index_of(field: str) -> Any:
+    # No links in the graph for numbers and moments: with them, 30,000 vectors of 1,024 took four times as
+    # long to index (88 s), and behind a range that keeps a tenth ACORN finds as much without (recall 0.998;
+    # 0.51 with neither).
+    if field in INTEGER_FIELDS:
+        return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False)
+    if field in MOMENT_FIELDS:
+        return qe.DatetimeIndexParams(enable_hnsw=False)
+    return qe.PayloadSchemaType.Keyword
+
+
 def _filter(only: Filter | None) -> qe.Filter | None:
     if not only:
         return None
     return qe.Filter(
-        must=[_condition(match) for match in only.must],
-        must_not=[_condition(match) for match in only.must_not],
+        must=[_condition(one) for one in only.must],
+        must_not=[_condition(one) for one in only.must_not],
     )
 
 
-def _condition(match: Match) -> qe.FieldCondition | qe.Filter:
+def _condition(one: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:
+    if isinstance(one, Ids):
+        return qe.HasIdCondition(set(one.ids))
+    if isinstance(one, Range):
+        if one.of_moments:
+            return qe.FieldCondition(key=one.field, range=qe.RangeDateTime(**one.moments()))
+        return qe.FieldCondition(key=one.field, range=qe.RangeFloat(**one.numbers()))
+    return _match(one)
+
+
+def _match(match: Match) -> qe.FieldCondition | qe.Filter:
     texts = [value for value in match.values if isinstance(value, str)]
     numbers = [value for value in match.values if isinstance(value, int)]
     by_type = [

@@ -35,11 +35,17 @@ from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.store.contract import (
     HNSW_EF,
     INDEXED_FIELDS,
+    INTEGER_FIELDS,
+    KEYWORD_FIELDS,
+    MOMENT_FIELDS,
     OVERSAMPLING,
+    Condition,
     Filter,
     Identity,
+    Ids,
     Match,
     Point,
+    Range,
     Stats,
     by_frequency,
     check_ids,
@@ -49,6 +55,7 @@ from imret.store.contract import (
     count_values,
     in_rank_order,
     index_status,
+    parse_moment,
 )
 
 if TYPE_CHECKING:
@@ -467,11 +474,14 @@ class ServerStore:
                 self._create_index(physical, field)
 
     def _create_index(self, physical: str, field: str) -> None:
+        kind = models.PayloadSchemaType.KEYWORD
+        if field in INTEGER_FIELDS:
+            kind = models.PayloadSchemaType.INTEGER
+        elif field in MOMENT_FIELDS:
+            kind = models.PayloadSchemaType.DATETIME
         self.request(
             f"index {field!r}",
-            lambda: self._client.create_payload_index(
-                physical, field, field_schema=models.PayloadSchemaType.KEYWORD, wait=True
-            ),
+            lambda: self._client.create_payload_index(physical, field, field_schema=kind, wait=True),
         )
 
     def _delete(self, physical: str) -> None:
@@ -541,6 +551,7 @@ class ServerCollection:
         self._store = store
         self._client = store._client
         self._physical = physical
+        self._indexed: set[str] | None = None  # fields, once a filter needs to know
         self._closed = False
 
     def upsert(
@@ -630,8 +641,15 @@ class ServerCollection:
         self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
     ) -> list[Point]:
         query = check_vectors(vector, (self.identity.dim,)).tolist()
+        # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
+        exact = exact or not self._has_indexes(filter)
         quantization = models.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
-        params = models.SearchParams(hnsw_ef=HNSW_EF, exact=exact, quantization=quantization)
+        params = models.SearchParams(
+            hnsw_ef=HNSW_EF,
+            exact=exact,
+            quantization=quantization,
+            acorn=models.AcornSearchParams(enable=True) if filter else None,
+        )
 
         def fetch(n: int) -> list[Point]:
             answer = self._request(
@@ -659,7 +677,7 @@ class ServerCollection:
         )
 
     def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
-        if field not in INDEXED_FIELDS:
+        if field not in KEYWORD_FIELDS:
             return by_frequency(count_values(self.scan(filter), field))
         limit = FACET_LIMIT
         while True:
@@ -707,6 +725,13 @@ class ServerCollection:
 
     def _info(self) -> models.CollectionInfo:
         return self._request("describe a collection", lambda: self._client.get_collection(self._physical))
+
+    def _has_indexes(self, only: Filter | None) -> bool:
+        """Whether every field that a filter asks about is indexed."""
+        asked = only.fields - set(KEYWORD_FIELDS) if only else set()  # those are in every collection
+        if asked and self._indexed is None:
+            self._indexed = set(self._info().payload_schema)
+        return not asked or asked <= (self._indexed or set())
 
     def _send_parts(self, what: str, send: Callable[[slice], object], n: int, size: int) -> None:
         self._check_open()
@@ -764,12 +789,23 @@ def _filter(only: Filter | None) -> models.Filter | None:
     if not only:
         return None
     return models.Filter(
-        must=[_condition(match) for match in only.must],
-        must_not=[_condition(match) for match in only.must_not],
+        must=[_condition(one) for one in only.must],
+        must_not=[_condition(one) for one in only.must_not],
     )
 
 
-def _condition(match: Match) -> models.Condition:
+def _condition(one: Condition) -> models.Condition:
+    if isinstance(one, Ids):
+        return models.HasIdCondition(has_id=list(one.ids))
+    if isinstance(one, Range):
+        if one.of_moments:
+            moments = {name: parse_moment(bound) for name, bound in one.moments().items()}
+            return models.FieldCondition(key=one.field, range=models.DatetimeRange(**moments))
+        return models.FieldCondition(key=one.field, range=models.Range(**one.numbers()))
+    return _match(one)
+
+
+def _match(match: Match) -> models.Condition:
     texts = [value for value in match.values if isinstance(value, str)]
     numbers = [value for value in match.values if isinstance(value, int)]
     by_type: list[models.Condition] = []
