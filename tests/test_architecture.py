@@ -17,7 +17,7 @@ HOMES = {
     "open_clip": {"imret/encoder.py", "imret/towers.py", "imret/models.py", "finetune/"},
     "qdrant_client": {"imret/store/"},
     "qdrant_edge": {"imret/store/"},
-    "PIL": {"imret/images.py", "imret/sheet.py", "imret/demo/"},
+    "PIL": {"imret/images.py", "imret/preview.py", "imret/sheet.py", "imret/demo/"},
 }
 
 
