@@ -137,23 +137,29 @@ def encoder_for(
     device: str = "auto",
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
+    existing: bool = False,
 ) -> Encoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
 
     Args:
         store: An open store.
-        collection: Name; it need not exist yet.
+        collection: Name.
         model: Model name; None for the one the collection keeps.
         arch: Architecture, where the model is a bare checkpoint file.
         device: As for `Encoder`.
         precision: As for `Encoder`.
         notify: Called with a line for the user before anything large is downloaded.
+        existing: Whether the collection has to exist: a name that does not is then refused before the
+            default model is downloaded for it.
 
     Raises:
+        DataError: If the collection has to exist and does not.
         ModelError: If the model cannot be found.
     """
     from imret.encoder import Encoder
 
+    if existing and store.live(collection) is None:
+        store.open(collection).close()  # says which there are
     if model is None:
         live = store.live(collection)
         model = DEFAULT_MODEL if live is None else live.model
