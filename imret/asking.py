@@ -73,24 +73,28 @@ def encoder_for(
     device: str = "auto",
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
+    existing: bool = False,
 ) -> Encoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
 
     Args:
         store: An open store.
-        collection: Name; it need not exist yet.
+        collection: Name.
         model: Model name; None for the one the collection keeps.
         arch: Architecture, where the model is a bare checkpoint file.
         device: As for `Encoder`.
         precision: As for `Encoder`.
         notify: Called with a line for the user before anything large is downloaded.
+        existing: Whether the collection has to exist: a name that does not is then refused before the
+            default model is downloaded for it.
 
     Raises:
+        DataError: If the collection has to exist and does not.
         ModelError: If the model cannot be found.
     """
     from imret.encoder import Encoder
 
-    model = _model_for(store, collection, model)
+    model = _model_for(store, collection, model, existing)
     return Encoder(model, arch=arch, device=device, precision=precision, notify=notify)
 
 
@@ -103,19 +107,21 @@ def query_encoder_for(
     device: str = "auto",
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
+    existing: bool = False,
 ) -> CachedEncoder:
     """Return what `encoder_for` does, for asking: a text asked before needs neither torch nor the model.
 
-    Raises:
-        ModelError: If the model cannot be found.
+    Arguments and errors are those of `encoder_for`.
     """
     from imret.querycache import CachedEncoder
 
-    model = _model_for(store, collection, model)
+    model = _model_for(store, collection, model, existing)
     return CachedEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
 
 
-def _model_for(store: Store, collection: str, model: str | None) -> str:
+def _model_for(store: Store, collection: str, model: str | None, existing: bool) -> str:
+    if existing and store.live(collection) is None:
+        store.open(collection).close()  # says which there are
     if model is not None:
         return model
     live = store.live(collection)

@@ -134,7 +134,7 @@ def search_command(
             store,
             query,
             collection=collection,
-            encoder=encoder_for(store, collection, notify=announce, **encoding),
+            encoder=encoder_for(store, collection, notify=announce, existing=True, **encoding),
             categories=categories,
             limit=limit,
             template=not no_template,

@@ -124,6 +124,18 @@ def test_a_collection_is_measured_with_its_own_model(db: str) -> None:
     assert "through the index" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "verb", [["evaluate", "--collection", "nope"], ["search", "x", "--collection", "nope"]]
+)
+def test_a_collection_that_is_not_there_is_refused_before_the_default_model_is_fetched(
+    db: str, verb: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    done = CliRunner().invoke(cli, [*verb, "--db", db])
+    assert isinstance(done.exception, DataError)
+    assert "no collection 'nope'" in str(done.exception)
+
+
 def test_a_folder_beside_a_collection_is_measured_with_the_collections_model(
     db: str, photos: Path, random_model: Path, tmp_path: Path
 ) -> None:

@@ -143,7 +143,8 @@ def _measured(
         with open_store(db, create=False) as store:
             if store.reason:
                 announce(store.reason)
-            encoder = encoder_for(store, collection, model=asked["model"], arch=asked["arch"], **options)
+            named = {"model": asked["model"], "arch": asked["arch"], **options}
+            encoder = encoder_for(store, collection, existing=True, **named)
             names = names_for(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
