@@ -214,8 +214,8 @@ def table(
         "Command: `python benchmarks/finetune_nature10.py DATA`. Base: tiny-clip-base, 13.9 M parameters.",
         f"mAP: ten categories asked for in words over {n} test pictures. Hit rate@10: 2,500 captions over",
         "500 photos of other things, in percent. Differences are to the base, with paired bootstrap",
-        f"intervals (95 %, {RESAMPLES:,} draws over pictures). Alpha: as validation chose, of the image tower",
-        "and of the text tower.",
+        f"intervals (95 %, {RESAMPLES:,} draws over pictures). Alpha: as chosen on validation, of the image",
+        "and the text tower.",
         "",
         "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 "
         "| image to image mAP | alpha | s |",
