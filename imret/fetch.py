@@ -123,8 +123,8 @@ def fetch_picture(
             are followed, each under the same rules.
         allow_private: Also connect to addresses that are not of the public internet: this machine, the
             local network, cloud metadata services.
-        max_bytes: Refuse more, whether the server announces it or sends it. No more than that, twice, is
-            ever in memory.
+        max_bytes: Refuse more, whether the server announces it or sends it. About twice that is the most
+            that is ever in memory.
         timeout_s: Seconds for everything together: name lookup, connecting, TLS, redirects and the last
             byte.
 
@@ -478,7 +478,7 @@ def _read(response: HTTPResponse, max_bytes: int) -> bytes:
         raise _Fault(f"its {announced:,} bytes are more than the limit of {max_bytes:,} bytes", _BY_HAND)
     body = bytearray()
     while len(body) <= max_bytes:
-        block = response.read(min(_BLOCK_BYTES, max_bytes + 1 - len(body)))
+        block = response.read(_BLOCK_BYTES)
         if not block:
             break
         body += block

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imret import preview as module
-from imret.errors import DataError
+from imret.errors import DataError, ImageError
 from imret.preview import CELL_PIXELS, PROTOCOLS, cell_pixels, preview, protocol_of, render
 
 SHOWN = [name for name in PROTOCOLS if name != "none"]
@@ -512,6 +512,16 @@ def test_a_file_that_is_gone_or_damaged_gives_a_note(tmp_path: Path, content: An
 
 def test_an_impossible_path_gives_a_note() -> None:
     assert preview("a\0b.png", "blocks").startswith("(no preview: not a usable path")
+
+
+def test_a_note_is_short_and_passes_no_control_characters_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ImageError("a damaged TIFF picture: \x1b]0;title\x07" + "x" * 500)
+
+    monkeypatch.setattr(module, "load_image", refuse)
+    note = preview("a.tif", "kitty")
+    assert note.startswith("(no preview: a damaged TIFF picture: ?]0;title?xxx")
+    assert len(note) < 120
 
 
 # ---- Choosing ------------------------------------------------------------------------------------------
