@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret import Encoder
-from imret.classify import probabilities
+from imret.classification import probabilities
 from imret.evaluation.pictures import Embedded, embed, labelled
 from imret.evaluation.queries import category_queries
 from imret.metrics import calibration_error

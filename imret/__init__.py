@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imret.classification import Classification, Prediction, classify
     from imret.encoder import Encoder
     from imret.errors import (
         DataError,
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     )
     from imret.evaluation.collection import evaluate_collection
     from imret.evaluation.report import evaluate
-    from imret.retrieval import Hit, search
-    from imret.store import Filter, Match, open_store
+    from imret.filters import make_filter
+    from imret.query import Term
+    from imret.querycache import CachedEncoder
+    from imret.retrieval import Facet, Hit, facets, search
+    from imret.store import Collection, Filter, Ids, Match, Range, Store, open_store
+    from imret.transfer import export_collection, import_collection
 
 __version__ = "0.1.0"
 
@@ -40,13 +45,27 @@ DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
 DEFAULT_COLLECTION = "photos"
 
 _HOME = {
+    "CachedEncoder": "imret.querycache",
+    "Classification": "imret.classification",
+    "Prediction": "imret.classification",
+    "classify": "imret.classification",
     "Encoder": "imret.encoder",
     "evaluate": "imret.evaluation.report",
     "evaluate_collection": "imret.evaluation.collection",
+    "Facet": "imret.retrieval",
+    "facets": "imret.retrieval",
     "Hit": "imret.retrieval",
     "search": "imret.retrieval",
+    "Term": "imret.query",
+    "make_filter": "imret.filters",
+    "Collection": "imret.store",
     "Filter": "imret.store",
+    "Ids": "imret.store",
     "Match": "imret.store",
+    "Range": "imret.store",
+    "Store": "imret.store",
+    "export_collection": "imret.transfer",
+    "import_collection": "imret.transfer",
     "open_store": "imret.store",
     "ImretError": "imret.errors",
     "ImageError": "imret.errors",
@@ -58,21 +77,40 @@ _HOME = {
     "DataError": "imret.errors",
 }
 
+# Of a package that imret does not import; loaded by name, as its command is.
+_HOME.update({"FolderSource": "ingest.sources", "ingest": "ingest.pipeline"})
+
 __all__ = [
+    "CachedEncoder",
+    "Classification",
+    "Collection",
     "DataError",
     "Encoder",
+    "Facet",
     "Filter",
+    "FolderSource",
     "Hit",
+    "Ids",
     "ImageError",
     "ImretError",
     "Match",
     "ModelError",
     "ModelMismatch",
+    "Prediction",
+    "Range",
+    "Store",
     "StoreError",
     "StoreLocked",
     "StoreUnavailable",
+    "Term",
+    "classify",
     "evaluate",
     "evaluate_collection",
+    "export_collection",
+    "facets",
+    "import_collection",
+    "ingest",
+    "make_filter",
     "open_store",
     "search",
 ]

@@ -1,4 +1,4 @@
-"""`imret classify`: the command around `imret.classify`."""
+"""`imret classify`: the command around `imret.classification`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imret.errors import DataError
 from imret.options import announce, arch_option, db_option, device_option, model_option, precision_option
 
 if TYPE_CHECKING:
-    from imret.classify import Classification
+    from imret.classification import Classification
     from imret.querycache import CachedEncoder
 
 
@@ -80,7 +80,7 @@ def command(
 
     A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     """
-    from imret.classify import classify_each
+    from imret.classification import classify_each
     from imret.evaluation.cli import names_for
     from imret.images import MAX_PIXELS, lift_pillow_limit
     from imret.wording import read_names
@@ -190,10 +190,11 @@ def write_predictions(
     Returns:
         How many pictures could not be read; they are reported on stderr.
     """
-    from imret.payload import printable
+    from imret.output import tsv
+    from imret.payload import one_line, printable
 
     n_unreadable = 0
-    width = max(len(label.translate(_CONTROL)) for label in labels)
+    width = max(len(one_line(label)) for label in labels)
     if output == "tsv":
         print("rank\tprobability\tscore\tlabel\tpath", file=stream)
     for one in results:
@@ -213,24 +214,16 @@ def write_predictions(
             print(json.dumps(fields, ensure_ascii=printable(path) != path), file=stream)
         for rank, p in enumerate(one.predictions if output != "json" else (), start=1):
             if output == "tsv":
-                row = (str(rank), f"{p.probability:.6f}", f"{p.score:.6f}", _tsv(p.label), _tsv(path))
+                row = (str(rank), f"{p.probability:.6f}", f"{p.score:.6f}", tsv(p.label), tsv(path))
                 print("\t".join(row), file=stream)
             else:
-                name = printable(path).translate(_CONTROL)
-                label = p.label.translate(_CONTROL)
+                name = one_line(path)
+                label = one_line(p.label)
                 print(f"{rank:>4}  {p.probability:.3f}  {label:<{width}}  {name}", file=stream)
     return n_unreadable
 
 
 def _report(path: str, reason: str) -> None:
-    from imret.payload import printable
+    from imret.payload import one_line
 
-    announce(f"{printable(path).translate(_CONTROL)}: {reason}")
-
-
-# A file name may hold a line feed or a terminal's escape code; a table must not pass it on.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-
-
-def _tsv(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    announce(f"{one_line(path)}: {reason}")

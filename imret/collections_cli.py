@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.options import announce, db_option
+from imret.payload import one_line
 
 if TYPE_CHECKING:
     from imret.store import Stats, Store
@@ -89,7 +90,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
             row["name"],
             "-" if row["images"] is None else f"{row['images']:,}",
             _size(row["disk_bytes"]),
-            _one_line(row["model"] or "-"),
+            one_line(row["model"] or "-"),
         )
         for row in rows
     ]
@@ -124,9 +125,9 @@ def show_command(name: str, db: str | None, output: str) -> None:
         print(json.dumps({**found, "sources": sources}, indent=2, ensure_ascii=False))
         return
     print(format_table({"engine": engine, "address": address, "collections": [found]}))
-    width = max((len(_one_line(source)) for source in sources), default=0)
+    width = max((len(one_line(source)) for source in sources), default=0)
     for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
-        print(f"{label:<11}  {_one_line(source):<{width}}  {images:>9,}")
+        print(f"{label:<11}  {one_line(source):<{width}}  {images:>9,}")
 
 
 @command.command(
@@ -202,7 +203,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
             model = opened.identity.model
         shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
     again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
-    return _Deletion(name, shown, _one_line(again) + _db(store.address, db))
+    return _Deletion(name, shown, one_line(again) + _db(store.address, db))
 
 
 @command.command(
@@ -263,7 +264,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
         address = store.address
     announce(
         f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
-        f"its model is {_one_line(header.identity.model)}"
+        f"its model is {one_line(header.identity.model)}"
     )
 
 
@@ -324,8 +325,3 @@ def _db(address: str, db: str | None) -> str:
 
 def _size(n_bytes: int | None) -> str:
     return "-" if n_bytes is None else f"{n_bytes / 1e6:,.1f} MB"
-
-
-def _one_line(text: str) -> str:
-    """Return text without what a terminal would obey: a name may hold a line feed or an escape code."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -29,8 +30,6 @@ FIELDS: dict[str, Literal["text", "number", "moment"]] = {
 
 _NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# A file name may hold a line feed or a terminal's escape code; a table must not pass it on.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 def point_id(source: str, path: str) -> str:
@@ -110,8 +109,15 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Return `printable` text with nothing that a terminal would obey: a line feed becomes "\x0a"."""
-    return printable(text).translate(_CONTROL)
+    r"""Return `printable` text without what a terminal would obey or hide: a line feed becomes "\x0a"."""
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char)
+        for char in printable(text)
+    )
+
+
+def _escaped(char: str) -> str:
+    return f"\\x{ord(char):02x}" if ord(char) < 256 else ascii(char)[1:-1]
 
 
 def modified_time(mtime_ns: int) -> str:

@@ -135,10 +135,11 @@ def search(
     with closing(store.open(collection)) as opened:
         if encoder is not None:
             check_same_encoder(opened, encoder)
-        check_categories(opened, categories)
         only = Filter(must=(Match("category", tuple(categories)),)) if categories else Filter()
         if filter is not None:
             only = Filter((*only.must, *filter.must), (*only.must_not, *filter.must_not))
+        named = [one for one in (*only.must, *only.must_not) if isinstance(one, Match)]
+        check_categories(opened, [str(v) for one in named if one.field == "category" for v in one.values])
         asked = Asked(opened, lambda: encoder or query_encoder_for(store, collection), template, fetch)
         vector = asked.vector(terms)
         if asked.hashes and not include_self:

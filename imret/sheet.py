@@ -9,7 +9,8 @@ import base64
 import html
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     Raises:
         OSError: If it cannot be written.
     """
-    body = "\n".join(_strip(strip) for strip in strips)
+    pictures = list({hit.path: None for strip in strips for hit in strip.hits})
+    with ThreadPoolExecutor() as pool:
+        thumbnails = dict(zip(pictures, pool.map(thumbnail, pictures), strict=True))
+    body = "\n".join(_strip(strip, thumbnails) for strip in strips)
     page = _PAGE.format(title=html.escape(title), summary=html.escape(summary), body=body)
     target = Path(file).resolve()
     part = target.with_name(f".{target.name}.part")
@@ -64,24 +68,26 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     return target
 
 
-def _strip(strip: Strip) -> str:
+def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
     figures = "\n".join(
-        _figure(hit, None if strip.right is None else strip.right[index])
+        _figure(hit, None if strip.right is None else strip.right[index], thumbnails[hit.path])
         for index, hit in enumerate(strip.hits)
     )
     note = f" <small>{html.escape(strip.note)}</small>" if strip.note else ""
-    return f"<section>\n<h2>{html.escape(strip.title)}{note}</h2>\n<div class=strip>\n{figures}\n</div>\n</section>"
+    heading = f"<h2>{html.escape(strip.title)}{note}</h2>\n" if strip.title or note else ""
+    return f"<section>\n{heading}<div class=strip>\n{figures}\n</div>\n</section>"
 
 
-def _figure(hit: Hit, right: bool | None) -> str:
+def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
     name = html.escape(printable(hit.path), quote=True)
-    picture = thumbnail(hit.path)
     image = (
         f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
     )
     mark = "" if right is None else f'<b class="{"yes" if right else "no"}">{"✓" if right else "✗"}</b> '
-    caption = f"{mark}{hit.score:.3f}<br>{html.escape(hit.category or '')}"
-    return f'<figure title="{name}">{image}<figcaption>{caption}</figcaption></figure>'
+    more = f" +{hit.folded:,}" if hit.folded else ""
+    caption = f"{mark}{hit.rank}. {hit.score:.3f}{more}<br>{html.escape(hit.category or '')}"
+    link = html.escape(Path(hit.path).as_uri(), quote=True)
+    return f'<figure title="{name}"><a href="{link}">{image}</a><figcaption>{caption}</figcaption></figure>'
 
 
 def thumbnail(path: str | os.PathLike[str]) -> str | None:

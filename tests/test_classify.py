@@ -17,7 +17,7 @@ from conftest import draw_picture, write_random_model
 from PIL import Image
 
 from imret import Encoder
-from imret.classify import (
+from imret.classification import (
     Classification,
     Prediction,
     classify,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -13,11 +12,7 @@ import click
 import pytest
 from conftest import draw_picture
 
-from imret.cli import cli, write_hits
-from imret.retrieval import Hit
-
-ODD = Hit(2, 0.25, "id-2", "/photos/a\tb\n\\\udce9.jpg", None, {})
-HITS = [Hit(1, 0.5, "id-1", "/photos/fungi/a.jpg", "fungi", {}), ODD]
+from imret.cli import cli
 
 
 def _imret(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -28,46 +23,9 @@ def _imret(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Com
     )
 
 
-def _written(output: str) -> str:
-    stream = io.StringIO()
-    write_hits(HITS, output, stream)
-    return stream.getvalue()
-
-
-def test_json_is_one_object_per_line_that_opens_the_file() -> None:
-    first, second = map(json.loads, _written("json").splitlines())
-    assert first == {
-        "rank": 1,
-        "score": 0.5,
-        "category": "fungi",
-        "path": "/photos/fungi/a.jpg",
-        "id": "id-1",
-    }
-    assert second["path"] == ODD.path
-    assert second["category"] is None
-
-
-def test_tsv_has_a_header_and_no_stray_separators() -> None:
-    assert _written("tsv").splitlines() == [
-        "rank\tscore\tcategory\tpath",
-        "1\t0.500000\tfungi\t/photos/fungi/a.jpg",
-        "2\t0.250000\t\t/photos/a\\tb\\n\\\\\udce9.jpg",
-    ]
-
-
-def test_paths_are_the_bytes_of_the_file_names() -> None:
-    assert _written("paths") == "/photos/fungi/a.jpg\n" + ODD.path + "\n"
-
-
-def test_a_table_passes_no_control_characters_to_the_terminal() -> None:
-    table = _written("table")
-    assert table.splitlines()[0].split() == ["1", "0.500", "fungi", "/photos/fungi/a.jpg"]
-    assert len(table.splitlines()) == 2
-    assert "\t" not in table
-
-
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["search", "--help"], ["ingest", "--help"], ["finetune", "--help"]]
+    "arguments",
+    [["--help"], ["search", "--help"], ["similar", "--help"], ["ingest", "--help"], ["finetune", "--help"]],
 )
 def test_help_loads_no_torch(arguments: list[str]) -> None:
     code = (
