@@ -4,7 +4,9 @@
 
     encoder = imret.Encoder("models/nature")
     with imret.open_store("photos.db") as store:
-        for hit in imret.search(store, "a red mushroom", categories=["fungi"]):
+        imret.ingest(store, [imret.FolderSource("photos")], encoder=encoder)
+        query = [imret.Term("a red mushroom"), imret.Term("./grass.jpg", "image", weight=-0.5)]
+        for hit in imret.search(store, query, categories=["fungi"], relevant=True):
             print(hit.rank, hit.score, hit.path)
     report = imret.evaluate("data/test", encoder=encoder, baseline=imret.Encoder("ViT-B-32/openai"))
     print(report["models"][-1]["text_to_image"]["macro"]["map"])
