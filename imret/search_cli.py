@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from imret.options import (
     announce,
@@ -46,7 +47,12 @@ def _which_options(command: F) -> F:
                 "repeated, all of them hold.",
             ),
             click.option(
-                "--limit", "-n", type=click.IntRange(1), default=10, show_default=True, help="Hits at most."
+                *("--limit", "-n", "--top", "-t"),
+                "limit",
+                type=click.IntRange(1),
+                default=10,
+                show_default=True,
+                help="Hits at most.",
             ),
             click.option(
                 "--offset", type=click.IntRange(0), default=0, help="Leave out so many of the best."
@@ -179,6 +185,9 @@ def _find(
     **delivery: Any,
 ) -> int:
     """Search, deliver, and return the exit code."""
+    given = click.get_current_context().get_parameter_source("per_group")
+    if group_by is None and given is not ParameterSource.DEFAULT:
+        raise click.UsageError("--per-group is for --group-by, which is not given.")
     output = delivery["output"]
     for flag, wanted in (("null", "paths"), ("payload", "json"), ("preview", "table")):
         if delivery[flag] and output != wanted:

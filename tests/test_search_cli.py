@@ -51,6 +51,11 @@ def test_terms_are_arguments_of_their_own(db: Path) -> None:
     assert picture in [row["path"] for row in with_it]
 
 
+def test_the_number_of_hits_goes_by_the_names_that_people_know(db: Path) -> None:
+    for name in ("--limit", "-n", "--top", "-t"):
+        assert len(imret(db, "search", "wing", name, "3").stdout.splitlines()) == 3
+
+
 def test_words_need_no_quotes(db: Path) -> None:
     assert imret(db, "search", "a", "red", "wing").stdout == imret(db, "search", "a red wing").stdout
 
@@ -113,6 +118,7 @@ def test_no_hits_are_said_on_stderr(db: Path) -> None:
         (["--payload"], "--payload is for --format json, not table."),
         (["--preview", "--format", "tsv"], "--preview is for --format table, not tsv."),
         (["--facets", "--format", "paths"], "--facets has no paths"),
+        (["--per-group", "2"], "--per-group is for --group-by, which is not given."),
         (["--limit", "0"], "0 is not in the range x>=1"),
         (["--min-score", "2"], "2.0 is not in the range -1<=x<=1"),
     ],
