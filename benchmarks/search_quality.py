@@ -21,9 +21,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ import numpy as np
 import torch
 
 from imret import Encoder
+from imret.asking import query_vector
+from imret.phrases import read_phrases
 from imret.query import Term
 from imret.retrieval import search
 from imret.store import Store, open_store
@@ -84,6 +88,7 @@ def main() -> None:
                     store, encoder, split, [captioned / path for path in sorted(captions)[::5]]
                 ),
             }
+            measured[split]["alternatives"] = alternatives(store, encoder, split, data / "nature10" / other)
         measured["captions"] = own(store, encoder, captions)
     arguments.output.mkdir(exist_ok=True)
     stem = arguments.output / f"search_quality-{date.today().isoformat()}"
@@ -202,6 +207,78 @@ def own(store: Store, encoder: Encoder, captions: dict[str, str]) -> dict[str, f
     }
 
 
+def alternatives(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, Any]:
+    """Return what simpler rules would give: for the cut, and for words and a picture in one query."""
+    with closing(store.open(split)) as collection:
+        points = [point for batch in collection.scan(vectors=True) for point in batch]
+    vectors = np.stack([point.vector for point in points if point.vector is not None])
+    category = np.array([point.payload["category"] for point in points])
+    phrases = vectors @ encoder.encode_bank(read_phrases()).T
+    names = {one: query_vector(encoder, common_names(one)[0]) for one in categories_of(other)}
+    nothing = [query_vector(encoder, text) for text in CHOSEN_WITH]
+
+    def spreads(scores: Any) -> Any:
+        middle = np.median(scores)
+        return (scores - middle) / (1.4826 * np.median((middle - scores)[scores <= middle]))
+
+    def discovered(scores: Any) -> Any:
+        chance = np.array([0.5 * math.erfc(z / math.sqrt(2)) for z in spreads(scores)])
+        order = np.argsort(chance)
+        good = np.flatnonzero(chance[order] <= 0.1 * np.arange(1, len(order) + 1) / len(order))
+        kept = np.zeros(len(order), dtype=bool)
+        kept[order[: good[-1] + 1 if len(good) else 0]] = True
+        return kept
+
+    rules: dict[str, Callable[[Any], Any]] = {
+        "score above 0.3": lambda scores: scores > 0.3,
+        "score above 0.4": lambda scores: scores > 0.4,
+        "2.5 spreads above the median": lambda scores: spreads(scores) > 2.5,
+        "false discovery rate of 0.1": discovered,
+        "nearer than every phrase": lambda scores: scores > phrases.max(axis=1),
+    }
+    cuts = {}
+    for what, rule in rules.items():
+        kept = {one: rule(vectors @ vector) for one, vector in names.items()}
+        right = {one: (kept[one] & (category == one)).sum() for one in names}
+        cuts[what] = {
+            "precision": float(
+                np.mean([right[one] / kept[one].sum() if kept[one].any() else 1 for one in names])
+            ),
+            "recall": float(np.mean([right[one] / (category == one).sum() for one in names])),
+            "empty": float(np.mean([not rule(vectors @ vector).any() for vector in nothing])),
+        }
+
+    means = vectors.mean(axis=0), encoder.encode_bank(read_phrases()).mean(axis=0)
+
+    def unit(vector: Any) -> Any:
+        return vector / np.linalg.norm(vector)
+
+    sums: dict[str, Callable[[Any, Any], Any]] = {
+        "plain sum": lambda words, picture: words + picture,
+        "each without its mean": lambda words, picture: unit(words - means[1]) + unit(picture - means[0]),
+        "balanced, as in imret": lambda words, picture: (
+            words / (vectors @ words).std() + picture / (vectors @ picture).std()
+        ),
+    }
+    pictures = {one: encoder.encode_images(sorted((other / one).glob("*.jpg"))[:4]) for one in names}
+    mixes = {}
+    for what, add in sums.items():
+        shares = []
+        for one in names:
+            for picture in pictures[one]:
+                for named, words in names.items():
+                    first = category[np.argsort(-(vectors @ unit(add(words, picture))))[:10]]
+                    shares.append((named == one, (first == one).mean(), (first == named).mean()))
+        differ = [(a, b) for same, a, b in shares if not same]
+        mixes[what] = {
+            "agree": float(np.mean([a for same, a, _ in shares if same])),
+            "picture": float(np.mean([a for a, _ in differ])),
+            "words": float(np.mean([b for _, b in differ])),
+            "both_present": float(np.mean([a > 0 and b > 0 for a, b in differ])),
+        }
+    return {"cuts": cuts, "sums": mixes}
+
+
 def table(measured: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = [
@@ -248,6 +325,24 @@ def table(measured: dict[str, Any]) -> str:
         ):
             n = one[key]
             lines.append(f"| {what} | {n['queries']} | {n['empty']:.2f} | {n['mean_kept']:.1f} |")
+        lines += [
+            "",
+            "| simpler rules for the cut | precision | recall | unanswerable (chosen with) find nothing |",
+            "|---|---|---|---|",
+        ]
+        for what, a in one["alternatives"]["cuts"].items():
+            lines.append(f"| {what} | {a['precision']:.2f} | {a['recall']:.2f} | {a['empty']:.2f} |")
+        lines += [
+            "",
+            "| words + picture, first ten | of one category: right | of two: of the picture's | of the named "
+            "| both present |",
+            "|---|---|---|---|---|",
+        ]
+        for what, a in one["alternatives"]["sums"].items():
+            lines.append(
+                f"| {what} | {a['agree']:.2f} | {a['picture']:.2f} | {a['words']:.2f} "
+                f"| {a['both_present']:.2f} |"
+            )
     c = measured["captions"]
     lines += [
         "",
