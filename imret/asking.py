@@ -12,7 +12,6 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from imret import DEFAULT_MODEL, relevance
 from imret.errors import DataError, ImageError, ModelMismatch
-from imret.payload import file_of, point_id
+from imret.fetch import shown_url
+from imret.payload import file_of, point_id, sha256_of
 from imret.phrases import read_phrases
 from imret.query import LOOKED_AT, Term, path_of_term
 from imret.store import Collection, Filter, Match, Point, Store
@@ -257,22 +257,23 @@ class Asked:
         if not isinstance(term.value, str):
             return self._encoded(term.value)
         if term.kind == "url":
-            return self._looked_at(self._get(term.value), term.value)
+            data = self._get(term.value)
+            return self._looked_at(data, shown_url(term.value), hashlib.sha256(data).hexdigest())
         path = path_of_term(term.value)
+        if not os.path.isfile(path):
+            what = "is no regular file" if os.path.exists(path) else "does not exist"
+            what = "is a folder" if os.path.isdir(path) else what
+            hint = "" if os.path.exists(path) else f" If these are words: text:{term.value}"
+            raise ImageError(f"the picture {path!r} {what}.{hint}")
         try:
-            data = Path(path).read_bytes() if os.path.isfile(path) else None
+            with open(path, "rb") as file:
+                digest = sha256_of(file)
         except OSError as error:
             raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
-        if data is None:
-            hint = "" if os.path.isdir(path) else f" If these are words: text:{term.value}"
-            what = "is a folder" if os.path.isdir(path) else "does not exist"
-            raise ImageError(f"the picture {path!r} {what}.{hint}")
-        digest = hashlib.sha256(data).hexdigest()
-        for points in self._collection.scan(
-            Filter((Match("sha256", (digest,)),)), vectors=True, batch_size=1
-        ):
+        same = Filter((Match("sha256", (digest,)),))
+        for points in self._collection.scan(same, vectors=True, batch_size=1):
             return self._stored(points[0])  # it is in the collection: no model is needed
-        return self._looked_at(data, path)
+        return self._looked_at(path, path, digest)
 
     def _get(self, url: str) -> bytes:
         if self._fetch is None:
@@ -281,14 +282,14 @@ class Asked:
             return fetch_picture(url)
         return self._fetch(url)
 
-    def _looked_at(self, data: bytes, name: str) -> NDArray[np.float32]:
+    def _looked_at(self, source: str | bytes, name: str, digest: str) -> NDArray[np.float32]:
         from imret.images import load_image
 
         try:
-            image = load_image(data)
+            image = load_image(source)
         except ImageError as error:
             raise ImageError(f"cannot use the picture {name!r}: {error}") from error
-        self.hashes.append(hashlib.sha256(data).hexdigest())
+        self.hashes.append(digest)
         return self._encoded(image)
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:

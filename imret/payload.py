@@ -13,7 +13,7 @@ import unicodedata
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 # What a filter can ask about, by kind: text, whole number, moment (RFC 3339 in UTC). Without `file_base64`,
 # which only pictures with undecodable names have.
@@ -131,3 +131,11 @@ def modified_time(mtime_ns: int) -> str:
     except OverflowError:
         moment = (datetime.max if mtime_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the hex digest of what is left to read of a file; memory stays at a megabyte."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()

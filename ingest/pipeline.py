@@ -24,10 +24,10 @@ from imret.encoder import Encoder
 from imret.errors import DataError, ImageError, ModelMismatch
 from imret.folders import Ignored, Skipped
 from imret.images import fit_image, load_image
-from imret.payload import printable
+from imret.payload import printable, sha256_of
 from imret.store import Collection, Identity, Store
 from ingest.overlap import map_ahead, run_ahead
-from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of, sha256_of
+from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Report, Tally
 from ingest.sources import FolderSource
 

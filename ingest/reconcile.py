@@ -6,15 +6,14 @@ are told apart; encodes nothing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, BinaryIO
+from typing import Any
 
 from imret.folders import Ignored
-from imret.payload import make_payload, path_of, printable
+from imret.payload import make_payload, path_of, printable, sha256_of
 from imret.store import Collection, Filter, Match, Point
 from ingest.report import Tally
 from ingest.sources import FolderSource, Record
@@ -174,14 +173,6 @@ def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[
 def payload_like(record: Record, point: Point) -> dict[str, Any]:
     """Return the payload of a record whose content is that of a stored point."""
     return payload_of(record, **{name: point.payload[name] for name in ("sha256", "width", "height")})
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """Return the hex digest of what is left to read of a file; memory stays at a megabyte."""
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sha256_if_readable(name: str) -> str | None:

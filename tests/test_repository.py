@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, draw_picture
 
 from imret import __version__
 from imret.cli import cli
@@ -51,10 +52,21 @@ def test_every_file_the_readme_links_to_exists() -> None:
             assert (ROOT / target).is_file(), target
 
 
-def test_python_in_the_readme_is_python() -> None:
+def test_python_in_the_readme_runs_as_it_stands(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     blocks = re.findall(r"(?:^    .*\n|^\n)+", README, flags=re.MULTILINE)
     (example,) = [block for block in blocks if "import imret" in block]
-    compile("\n".join(line[4:] for line in example.splitlines()), "README.md", "exec")
+    shutil.copytree(random_model, tmp_path / "models" / "nature")
+    for seed in range(4):
+        draw_picture(tmp_path / "data" / "test" / ("fungi", "aves")[seed % 2] / f"{seed // 2}.png", seed=seed)
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(line[4:] for line in example.splitlines())
+    exec(compile(code, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["1", "2"]
+    assert all(str(tmp_path / "data" / "test" / "fungi") in line for line in lines[:2])
+    assert "Prediction(label=" in lines[2]
 
 
 def test_the_server_is_pinned_within_one_minor_version_of_the_client() -> None:
@@ -97,3 +109,15 @@ def test_nothing_in_the_repository_names_the_machine_it_was_made_on() -> None:
         if file.is_file() and file.suffix in {".py", ".md", ".toml", ".yml", ".txt", ""}:
             text = Path(file).read_text(encoding="utf-8")
             assert "/" + "work/" not in text, file
+
+
+def test_every_feature_that_is_claimed_beside_the_peers_has_its_test() -> None:
+    lines = (ROOT / "docs" / "features.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    claimed = [row for row in rows[1:] if row[1] == "Y"]
+    assert len(claimed) > 30
+    for row in claimed:
+        file, _, name = row[2].strip("`").partition("::")
+        assert (ROOT / file).is_file(), row[0]
+        assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), row[0]
+    assert {len(row) for row in rows} == {9}
