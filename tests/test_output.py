@@ -83,7 +83,7 @@ def test_tsv_is_a_header_and_a_line_for_each_hit() -> None:
     )
 
 
-def test_json_is_an_object_a_line() -> None:
+def test_json_is_one_object_per_line_that_opens_the_file() -> None:
     assert written("json") == (
         b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1"}\n'
         b'{"rank": 2, "score": 0.25, "category": null, "path": "/photos/a\\tb\\n\\\\\\udce9.jpg", '
@@ -96,7 +96,7 @@ def test_json_is_an_object_a_line() -> None:
     assert [json.loads(line)["path"] for line in written("json").splitlines()] == [hit.path for hit in HITS]
 
 
-def test_paths_are_the_bytes_of_the_file_names_each_ended() -> None:
+def test_paths_are_the_bytes_of_the_file_names() -> None:
     assert written("paths") == b"/photos/fungi/a.jpg\n/photos/a\tb\n\\\xe9.jpg\n"
     assert written("paths", null=True) == b"/photos/fungi/a.jpg\0/photos/a\tb\n\\\xe9.jpg\0"
 
@@ -363,7 +363,7 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def test_copies_are_named_by_rank_and_whole_and_the_files_stay(hits: list[Hit], tmp_path: Path) -> None:
+def test_copies_are_named_by_rank_and_whole(hits: list[Hit], tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     Path(hits[0].path).chmod(0o640)
     os.utime(hits[0].path, (1_000_000_000, 1_000_000_000))
