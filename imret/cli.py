@@ -12,19 +12,13 @@ import os
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from imret import __version__
 from imret.errors import ImretError
-from imret.options import (
-    announce,
-    db_option,
-)
-
-if TYPE_CHECKING:
-    pass
+from imret.options import announce, db_option, silence_closed_stdout
 
 _ELSEWHERE = {
     "ingest": "ingest.cli",
@@ -54,6 +48,22 @@ class _Group(click.Group):
             command: click.Command = module.similar if cmd_name == "similar" else module.command
             return command
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Not in `main`: click makes a broken pipe exit code 1 before it gets there. Flushed here, for Python
+        # at its end complains of a reader that has gone (`| head`).
+        try:
+            try:
+                returned = super().invoke(ctx)
+            except click.exceptions.Exit:
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return returned
+        except BrokenPipeError as error:
+            if silence_closed_stdout():
+                return 0
+            raise RuntimeError(f"a process of imret's own has ended: {error}") from error
 
 
 @click.group(
@@ -120,10 +130,6 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         announce("\nStopped. Run the same command again to continue.")
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has what it wanted (`| head`). Keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if debug:
             traceback.print_exc()

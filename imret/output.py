@@ -8,21 +8,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from imret.errors import DataError
-from imret.options import announce
-from imret.payload import one_line, printable
+from imret.options import announce, silence_closed_stdout
+from imret.payload import one_line
 
 if TYPE_CHECKING:
     from imret.retrieval import Facet, Hit
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("table", "tsv", "json", "paths")
-_LEAST_PATH = 12  # characters of a path that a narrow terminal still gets
+_LEAST_PATH, _LEAST_CATEGORY = 8, 6  # columns that they get in the narrowest terminal
 
 
 def output_options(command: F) -> F:
@@ -55,12 +53,17 @@ def output_options(command: F) -> F:
             click.option(
                 "--html", metavar="FILE", help="Write a contact sheet: one page with all thumbnails."
             ),
-            click.option("--copy-to", metavar="DIR", help="Copy the pictures there, named by rank."),
+            click.option(
+                "--copy-to",
+                metavar="DIR",
+                help="Copy the pictures there, named by rank: 001_owl.jpg. Nothing is overwritten.",
+            ),
             click.option(
                 "--open",
                 "open_them",
                 is_flag=True,
-                help="Show the pictures: with the command in IMRET_VIEWER, else as a page in the browser.",
+                help="Show the pictures: with the command in IMRET_VIEWER, else one in the system's viewer, "
+                "several on a page in the browser (that of --html, if given).",
             ),
         )
     ):
@@ -101,28 +104,42 @@ def deliver(
     Raises:
         DataError: If a sheet or folder cannot be written, or there is nothing to show pictures with.
     """
-    write_hits(
-        hits,
-        output,
-        sys.stdout,
-        null=null,
-        payload=payload,
-        width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None,
-        thumbnail=_thumbnails(sys.stdout) if preview and output == "table" else None,
-    )
+    with results() as stdout:
+        write_hits(
+            hits,
+            output,
+            stdout,
+            null=null,
+            payload=payload,
+            width=shutil.get_terminal_size().columns if stdout.isatty() else None,
+            thumbnail=_thumbnails(stdout) if preview and output == "table" else None,
+        )
     code = 0
     if html is not None:
-        announce(f"Contact sheet: {_write_sheet(html, query, note, hits)}")
+        announce(f"Contact sheet: {one_line(str(_write_sheet(html, query, note, hits)))}")
     if copy_to is not None:
+        from imret.copies import copy_hits
+
         copied, failed = copy_hits(hits, copy_to)
         for path, reason in failed:
             announce(f"not copied: {one_line(path)}: {reason}")
         lost = f", {len(failed):,} not" if failed else ""
-        announce(f"{copied:,} pictures copied to {one_line(copy_to)}{lost}")
+        announce(f"{_pictures(copied)} copied to {one_line(copy_to)}{lost}")
         code = 1 if failed else 0
     if open_them and hits:
-        open_hits(hits, query=query, note=note)
+        open_hits(hits, query=query, note=note, sheet=html)
     return code
+
+
+@contextlib.contextmanager
+def results() -> Iterator[TextIO]:
+    """Give stdout to write results to; if its reader has gone (`| head`), that is its end and no error."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not silence_closed_stdout():
+            raise
 
 
 # ---- Formats --------------------------------------------------------------------------------------------
@@ -150,8 +167,10 @@ def write_hits(
         thumbnail: Gives what a table has above a row.
     """
     if output == "paths":
+        # A file or a pipe gets the bytes of the name; a terminal would obey some of them.
+        shown = one_line if stream.isatty() else str
         for hit in hits:
-            print(hit.path, file=stream, end="\0" if null else "\n")
+            print(shown(hit.path), file=stream, end="\0" if null else "\n")
     elif output == "json":
         for hit in hits:
             print(json_line(hit, payload=payload), file=stream)
@@ -160,18 +179,40 @@ def write_hits(
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.6f}\t{tsv(hit.category or '')}\t{tsv(hit.path)}", file=stream)
     else:
-        rows = [(hit, one_line(hit.category or "-")) for hit in hits]
-        column = max((display_width(category) for _, category in rows), default=0)
-        for hit, category in rows:
+        rows = _rows(hits, width)
+        for hit, row in zip(hits, rows, strict=True):
             if thumbnail is not None:
                 stream.write(thumbnail(hit))
-            more = f"  +{hit.folded:,}" if hit.folded else ""
-            start = f"{hit.rank:>4}  {hit.score:.3f}  {category}{' ' * (column - display_width(category))}  "
-            name = one_line(_near(hit.path))
-            if width is not None:
-                room = max(_LEAST_PATH, width - display_width(start) - len(more))
-                name = shortened(name, room)
-            print(f"{start}{name}{more}", file=stream)
+            print(row, file=stream)
+
+
+def _rows(hits: Sequence[Hit], width: int | None) -> list[str]:
+    """Return the rows of a table, its columns in line, none wider than the terminal if that can be."""
+    heads = _in_line([f"{hit.rank:>4}" for hit in hits], [f"{hit.score:.3f}" for hit in hits])
+    categories = [one_line(hit.category or "-") for hit in hits]
+    paths = [one_line(_near(hit.path)) for hit in hits]
+    marks = [f"  +{hit.folded:,}" if hit.folded else "" for hit in hits]
+    column = max(map(display_width, categories), default=0)
+    around = [len(head) + 4 + len(mark) for head, mark in zip(heads, marks, strict=True)]
+    if width is not None:
+        full = max((a + column + display_width(p) for a, p in zip(around, paths, strict=True)), default=0)
+        if full > width:  # only then does a long category give way to the paths
+            column = min(column, max(_LEAST_CATEGORY, (width - max(around)) // 3))
+            categories = [shortened(category, column) for category in categories]
+            paths = [
+                shortened(path, max(_LEAST_PATH, width - a - column))
+                for a, path in zip(around, paths, strict=True)
+            ]
+    return [
+        f"{head}  {category}{' ' * (column - display_width(category))}  {path}{mark}"
+        for head, category, path, mark in zip(heads, categories, paths, marks, strict=True)
+    ]
+
+
+def _in_line(ranks: Sequence[str], scores: Sequence[str]) -> list[str]:
+    # More than 9,999 ranks, or scores below zero, take a column more.
+    rank, score = (max(map(len, column), default=0) for column in (ranks, scores))
+    return [f"{r:>{rank}}  {s:>{score}}" for r, s in zip(ranks, scores, strict=True)]
 
 
 def json_line(hit: Hit, *, payload: bool = False) -> str:
@@ -187,8 +228,8 @@ def json_line(hit: Hit, *, payload: bool = False) -> str:
         fields["folded"] = hit.folded
     if payload:
         fields["payload"] = hit.payload
-    # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
-    return json.dumps(fields, ensure_ascii=printable(hit.path) != hit.path)
+    # Still JSON, and the same values: but no terminal obeys it, and a name of any bytes opens its file.
+    return _escape(json.dumps(fields, ensure_ascii=False), lambda char: json.dumps(char)[1:-1])
 
 
 def write_facets(facets: Sequence[Facet], output: str, stream: TextIO) -> None:
@@ -196,7 +237,7 @@ def write_facets(facets: Sequence[Facet], output: str, stream: TextIO) -> None:
     if output == "json":
         for facet in facets:
             fields = {"category": facet.value, "hits": facet.hits, "images": facet.images}
-            print(json.dumps(fields, ensure_ascii=False), file=stream)
+            print(_escape(json.dumps(fields, ensure_ascii=False), lambda c: json.dumps(c)[1:-1]), file=stream)
     elif output == "tsv":
         print("category\thits\timages", file=stream)
         for facet in facets:
@@ -211,38 +252,66 @@ def write_facets(facets: Sequence[Facet], output: str, stream: TextIO) -> None:
 
 
 def tsv(value: str) -> str:
-    r"""Return a value that ends no field and no line: \t, \n, \r and \\ are written as two characters."""
-    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    r"""Return a value as one field that ends no line and that no terminal obeys; nothing is lost.
+
+    A backslash is \\, and what does not print is written as in Python's strings: \t, \n, \r, \x1b, \u202e,
+    \U000e0001. The bytes of a file name that are no UTF-8 (surrogate escapes) stay as they are.
+    """
+    return _escape(
+        value.replace("\\", "\\\\"), lambda char: char if "\udc80" <= char <= "\udcff" else repr(char)[1:-1]
+    )
+
+
+def _escape(text: str, written: Callable[[str], str]) -> str:
+    """Return a text in which every character that does not print is replaced; spaces of any kind stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else written(char) for char in text
+    )
 
 
 def display_width(text: str) -> int:
     """Return how many columns a terminal gives a text: two to wide characters, none to combining ones."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in text
-    )
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(char: str) -> int:
+    # File names from macOS are decomposed: of a Hangul syllable, the vowel and the last consonant take no
+    # columns beside those of the first.
+    if unicodedata.category(char) in ("Mn", "Me") or "\u1160" <= char <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def shortened(text: str, room: int) -> str:
-    """Return a text of at most `room` columns: its beginning and, more of it, its end, which names a file."""
+    """Return a text of at most `room` >= 1 columns: its beginning and more of its end, which names a file."""
     if display_width(text) <= room:
         return text
-    ahead, behind = (room - 1) // 3, room - 1 - (room - 1) // 3
-    head, tail = "", ""
-    for char in text:
-        if display_width(head + char) > ahead:
+    ahead = (room - 1) // 3
+    tail = _fitting(reversed(text), room - 1 - ahead)[::-1]
+    while tail and _columns(tail[0]) == 0:  # would combine with the ellipsis
+        tail = tail[1:]
+    return f"{_fitting(text, ahead)}…{tail}"
+
+
+def _fitting(chars: Iterable[str], room: int) -> str:
+    """Return as many characters from the start as have room."""
+    kept: list[str] = []
+    for char in chars:
+        room -= _columns(char)
+        if room < 0:
             break
-        head += char
-    for char in reversed(text):
-        if display_width(char + tail) > behind:
-            break
-        tail = char + tail
-    return f"{head}…{tail}"
+        kept.append(char)
+    return "".join(kept)
 
 
 def _near(path: str) -> str:
     """Return a path as seen from here, if it lies below."""
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # somebody has removed it
+        return path
     return os.path.relpath(path, here) if path.startswith(here.rstrip(os.sep) + os.sep) else path
 
 
@@ -260,106 +329,50 @@ def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
 # ---- Files ----------------------------------------------------------------------------------------------
 
 
-def copy_hits(hits: Sequence[Hit], folder: str | os.PathLike[str]) -> tuple[int, list[tuple[str, str]]]:
-    """Copy the files of hits into a folder, named by rank, so that they stay in order: 001_owl.jpg.
+def open_hits(
+    hits: Sequence[Hit], *, query: str, note: str = "", sheet: str | os.PathLike[str] | None = None
+) -> None:
+    """Show the pictures of hits in a viewer, or several of them as a page in a browser: see `imret.viewer`.
 
-    Nothing is overwritten: a file of that name with the same bytes is taken for the copy, one with others
-    gets a neighbour, 001_owl-2.jpg. A copy is whole or absent, whatever happens on the way.
-
-    Returns:
-        How many are there, and the path and reason of each that is not.
-
-    Raises:
-        DataError: If the folder cannot be made.
-    """
-    target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {os.fspath(folder)!r}: {error.strerror}.") from error
-    digits = max(3, len(str(max((hit.rank for hit in hits), default=0))))
-    failed = []
-    for hit in hits:
-        source = Path(hit.path)
-        try:
-            _copy(source, target, f"{hit.rank:0{digits}}_{source.name}")
-        except OSError as error:
-            failed.append((hit.path, error.strerror or str(error)))
-    return len(hits) - len(failed), failed
-
-
-def _copy(source: Path, folder: Path, name: str) -> None:
-    stem, suffix = os.path.splitext(name)
-    handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
-    try:
-        with os.fdopen(handle, "wb") as out, open(source, "rb") as data:
-            shutil.copyfileobj(data, out)
-        shutil.copystat(source, part)
-        number = 1
-        while True:
-            place = folder / (name if number == 1 else f"{stem}-{number}{suffix}")
-            try:
-                os.link(part, place)  # unlike a rename, refuses to replace
-                return
-            except FileExistsError:
-                if _same(place, Path(part)):
-                    return
-            except OSError:  # a file system without links
-                if not place.exists():
-                    os.replace(part, place)
-                    return
-                if _same(place, Path(part)):
-                    return
-            number += 1
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
-
-
-def _same(one: Path, other: Path) -> bool:
-    import filecmp
-
-    return one.is_file() and filecmp.cmp(one, other, shallow=False)
-
-
-def open_hits(hits: Sequence[Hit], *, query: str, note: str = "") -> None:
-    """Show the pictures of hits: with the command in IMRET_VIEWER, which gets all of them, else in a browser.
-
-    Returns when the viewer has been closed, or at once from a browser.
-
-    A browser gets a contact sheet, since the system's own viewers mostly take one picture at a time.
+    Args:
+        hits: What to show; those whose files are gone are left out, and said so.
+        query: As it was asked; the title of a page.
+        note: What else to say about it there.
+        sheet: The page, if there is one already. Otherwise it is made in a folder for temporary files that
+            only this user can read.
 
     Raises:
-        DataError: If there is no viewer, or it cannot be started.
+        DataError: If no file is there, or there is nothing to show them with.
     """
-    viewer = os.environ.get("IMRET_VIEWER", "").strip()
-    if viewer:
-        command = [*shlex.split(viewer), *(hit.path for hit in hits)]
-        try:
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        except OSError as error:
-            raise DataError(
-                f"cannot start the viewer {command[0]!r} (from IMRET_VIEWER): {error.strerror}. Name "
-                "another, or unset it to see the pictures in the browser."
-            ) from error
-        return
-    import webbrowser
+    from imret.viewer import show
 
-    handle, file = tempfile.mkstemp(prefix="imret-", suffix=".html")
-    os.close(handle)
-    page = _write_sheet(file, query, note, hits)
-    if not webbrowser.open(page.as_uri()):
-        raise DataError(
-            f"there is no browser to show the pictures with; the page is {page}. Name a viewer in "
-            "IMRET_VIEWER, or write the page elsewhere: --html FILE"
-        )
-    announce(f"Contact sheet: {page}")
+    there = [hit.path for hit in hits if os.path.exists(hit.path)]
+    if len(there) < len(hits):
+        announce(f"not shown: {_pictures(len(hits) - len(there))} whose files are gone")
+    if not there:
+        raise DataError("nothing to open: the files are gone. Bring the collection up to date: imret ingest")
+
+    def page() -> Path:
+        if sheet is not None:
+            return Path(sheet).resolve()
+        return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
+
+    shown = show(there, page)
+    if shown is not None and sheet is None:
+        announce(f"Contact sheet: {one_line(str(shown))}")
 
 
 def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
     from imret.sheet import Strip, write_sheet
 
+    summary = _pictures(len(hits)) + (f" · {note}" if note else "")
     try:
-        return write_sheet(file, query, f"{len(hits):,} pictures", [Strip(note, "", hits)])
+        return write_sheet(file, query, summary, [Strip("", "", hits)])
     except OSError as error:
-        raise DataError(f"cannot write the contact sheet {file!r}: {error.strerror}.") from error
+        raise DataError(
+            f"cannot write the contact sheet {file!r}: {error.strerror}.\nName another place: --html FILE"
+        ) from error
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'' if count == 1 else 's'}"

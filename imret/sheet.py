@@ -9,6 +9,8 @@ import base64
 import html
 import io
 import os
+import stat
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,10 +20,12 @@ from PIL import Image
 
 from imret.errors import ImageError
 from imret.images import load_image
-from imret.payload import printable
+from imret.payload import one_line
 from imret.retrieval import Hit
 
 THUMBNAIL_PIXELS = 240  # longer side; shown at half of it, so that it is sharp on a dense screen
+_ALONE_PIXELS = 420  # where one search has the page to itself
+_THREADS = min(8, os.cpu_count() or 1)  # decoding takes up to 1.2 GB for each picture of the largest size
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,38 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     pictures = list({hit.path: None for strip in strips for hit in strip.hits})
     with ThreadPoolExecutor() as pool:
         thumbnails = dict(zip(pictures, pool.map(thumbnail, pictures), strict=True))
-    body = "\n".join(_strip(strip, thumbnails) for strip in strips)
-    page = _PAGE.format(title=html.escape(title), summary=html.escape(summary), body=body)
+    alone = len(strips) == 1
+    pictures = list({hit.path: None for strip in strips for hit in strip.hits})
+    with ThreadPoolExecutor(_THREADS) as pool:
+        made = pool.map(lambda path: thumbnail(path, _ALONE_PIXELS if alone else THUMBNAIL_PIXELS), pictures)
+        thumbnails = dict(zip(pictures, made, strict=True))
+    page = _PAGE.format(
+        title=_text(title),
+        summary=_text(summary),
+        cell="150px" if alone else "112px",
+        width="84rem" if alone else "68rem",
+        body="\n".join(_strip(strip, thumbnails) for strip in strips),
+    )
     target = Path(file).resolve()
-    part = target.with_name(f".{target.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, target)
+    _replace(target, page.encode("utf-8"))
     return target
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all; a device or a pipe is written to, not replaced."""
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_bytes(data)
+        return
+    part = target.with_name(f".part-{uuid.uuid4().hex}")
+    try:
+        with part.open("xb") as out:  # with the permissions of any new file, which those of tempfile are not
+            out.write(data)
+        if target.exists():
+            part.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
@@ -73,30 +102,43 @@ def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
         _figure(hit, None if strip.right is None else strip.right[index], thumbnails[hit.path])
         for index, hit in enumerate(strip.hits)
     )
-    note = f" <small>{html.escape(strip.note)}</small>" if strip.note else ""
-    heading = f"<h2>{html.escape(strip.title)}{note}</h2>\n" if strip.title or note else ""
+    note = f" <small>{_text(strip.note)}</small>" if strip.note else ""
+    heading = f"<h2>{_text(strip.title)}{note}</h2>\n" if strip.title or note else ""
     return f"<section>\n{heading}<div class=strip>\n{figures}\n</div>\n</section>"
 
 
 def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
-    name = html.escape(printable(hit.path), quote=True)
-    image = (
-        f'<img src="{picture}" alt="{name}">' if picture else "<div class=gone>cannot be read any more</div>"
-    )
+    name = _text(hit.path)
     mark = "" if right is None else f'<b class="{"yes" if right else "no"}">{"✓" if right else "✗"}</b> '
-    more = f" +{hit.folded:,}" if hit.folded else ""
-    caption = f"{mark}{hit.rank}. {hit.score:.3f}{more}<br>{html.escape(hit.category or '')}"
-    link = html.escape(Path(hit.path).as_uri(), quote=True)
-    return f'<figure title="{name}"><a href="{link}">{image}</a><figcaption>{caption}</figcaption></figure>'
+    more = (
+        f' <b class=more title="near copies folded into this one: {hit.folded:,}">+{hit.folded:,}</b>'
+        if hit.folded
+        else ""
+    )
+    if picture is None:
+        image = "<div class=gone>cannot be read any more</div>"
+    else:
+        link = html.escape(Path(hit.path).as_uri(), quote=True)
+        image = f'<a href="{link}"><img src="{picture}" alt="{name}" loading=lazy></a>'
+    category = f"<div>{_text(hit.category)}</div>" if hit.category else ""
+    # bdi: a name in Hebrew or Arabic turns round only itself.
+    return (
+        f'<figure title="{name}">{image}<figcaption>{mark}<b>{hit.rank}</b> {hit.score:.3f}{more}'
+        f"{category}<div><bdi>{_text(os.path.basename(hit.path))}</bdi></div></figcaption></figure>"
+    )
 
 
-def thumbnail(path: str | os.PathLike[str]) -> str | None:
-    """Return a picture as the data URI of a small JPEG, or None if it cannot be read."""
+def _text(value: str) -> str:
+    return html.escape(one_line(value), quote=True)
+
+
+def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:
+    """Return a picture as the data URI of a JPEG of so many pixels at its longer side, or None if unreadable."""
     try:
         image = load_image(path)
     except ImageError:
         return None
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
+    image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
@@ -108,20 +150,26 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; --ink: #1d2420; --soft: #66706a; --paper: #fbfaf7; --line: #e3e1da; }}
+:root {{ color-scheme: light dark; --ink: #1d2420; --soft: #5f6963; --paper: #fbfaf7; --line: #e3e1da; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ink: #e9ebe8; --soft: #a2aaa4; --paper: #161917; --line: #2c312d; }} }}
-body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto; padding: 0 1.25rem; max-width: 68rem; }}
-h1 {{ font-size: 1.5rem; margin: 0; }}
-h1 + p {{ color: var(--soft); margin: .25rem 0 2rem; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto; padding: 0 1.25rem; max-width: {width}; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.5rem; line-height: 1.25; margin: 0; }}
+h1 + p {{ color: var(--soft); margin: .25rem 0 1.5rem; }}
 section {{ border-top: 1px solid var(--line); padding: .9rem 0 1.1rem; }}
 h2 {{ font-size: 1rem; font-weight: 600; margin: 0 0 .6rem; }}
 small {{ font-weight: 400; color: var(--soft); margin-left: .5rem; }}
-.strip {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: .7rem; }}
-figure {{ margin: 0; }}
-img, .gone {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; background: var(--line); }}
-.gone {{ font-size: .8rem; color: var(--soft); display: grid; place-items: center; text-align: center; }}
-figcaption {{ font-size: .8rem; color: var(--soft); margin-top: .25rem; font-variant-numeric: tabular-nums; }}
-.yes {{ color: #2e8b57; }} .no {{ color: #c2553a; }}
+.strip {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({cell}, 1fr)); gap: 1rem .8rem; }}
+figure {{ margin: 0; min-width: 0; }}
+a {{ display: block; border-radius: 6px; }}
+a:focus-visible {{ outline: 3px solid var(--ink); outline-offset: 2px; }}
+a:hover img {{ filter: brightness(1.08); }}
+img, .gone {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; background: var(--line); outline: 1px solid #8883; outline-offset: -1px; }}
+.gone {{ font-size: .8rem; color: var(--soft); display: grid; place-items: center; text-align: center; padding: .5rem; box-sizing: border-box; }}
+figcaption {{ font-size: .8rem; color: var(--soft); margin-top: .3rem; font-variant-numeric: tabular-nums; }}
+figcaption b {{ font-weight: 600; color: var(--ink); }}
+figcaption div {{ white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
+figcaption .more {{ border: 1px solid var(--line); border-radius: 1em; padding: 0 .45em; margin-left: .3em; }}
+figcaption .yes {{ color: #2e8b57; }} figcaption .no {{ color: #c2553a; }}
 </style>
 <h1>{title}</h1>
 <p>{summary}</p>
