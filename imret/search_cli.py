@@ -194,6 +194,10 @@ def _find(
             raise click.UsageError(f"--{flag} is for --format {wanted}, not {output}.")
     if facets and output == "paths":
         raise click.UsageError("--facets has no paths; use --format table, tsv or json.")
+    for flag in ("html", "copy_to", "open_them", "payload", "preview"):
+        if facets and delivery[flag]:
+            name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
+            raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
     from imret import retrieval
     from imret.asking import query_encoder_for
     from imret.fetch import fetch_picture

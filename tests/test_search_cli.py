@@ -118,6 +118,8 @@ def test_no_hits_are_said_on_stderr(db: Path) -> None:
         (["--payload"], "--payload is for --format json, not table."),
         (["--preview", "--format", "tsv"], "--preview is for --format table, not tsv."),
         (["--facets", "--format", "paths"], "--facets has no paths"),
+        (["--facets", "--open"], "--open is for hits, and --facets shows none."),
+        (["--facets", "--preview"], "--preview is for hits, and --facets shows none."),
         (["--per-group", "2"], "--per-group is for --group-by, which is not given."),
         (["--limit", "0"], "0 is not in the range x>=1"),
         (["--min-score", "2"], "2.0 is not in the range -1<=x<=1"),
