@@ -71,8 +71,10 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path, rando
         return seconds, status
 
     try:
-        undisturbed_s, status = ingest(tmp_path / "undisturbed")
-        assert status == 0
+        # The first run also fills caches that the others find filled, and a machine may be busy just then.
+        whole_runs = [ingest(tmp_path / name) for name in ("first", "undisturbed")]
+        assert [status for _, status in whole_runs] == [0, 0]
+        undisturbed_s = min(seconds for seconds, _ in whole_runs)
         expected = _contents(tmp_path / "undisturbed")
         assert len(expected) == n_images
         rng = random.Random(0)
@@ -80,8 +82,10 @@ def test_twenty_kills_lose_nothing_and_store_nothing_twice(tmp_path: Path, rando
         for attempt in range(20):
             db = tmp_path / f"db{attempt}"
             moment = rng.uniform(0.0, undisturbed_s)
-            _, status = ingest(db, kill_after_s=moment, whole_group=attempt % 2 == 0)
+            seconds, status = ingest(db, kill_after_s=moment, whole_group=attempt % 2 == 0)
             n_killed += status == 9
+            if status == 0:  # the kill came after the end: a whole run, and a faster one
+                undisturbed_s = min(undisturbed_s, seconds)
             _, status = ingest(db)
             assert status == 0, f"the run after a kill at {moment:.3f} s failed"
             found = _contents(db)
