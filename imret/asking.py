@@ -237,13 +237,14 @@ class Asked:
         scores = np.array([point.score for point in best], dtype=np.float32)
         end = relevance.cut(self._sample @ vector, scores, phrases)
         found = self._collection.get([point.id for point in best if (point.score or 0) >= end], vectors=True)
+        if not found:  # a filter left nothing that scores more than a picture in general
+            return math.inf
         hits = np.stack([_vector_of(point) for point in found.values()])
         for term, one in added:
-            own = vector if len(added) == len(terms) == 1 else one
             about = (
-                relevance.about_words(hits @ own, hits @ self._phrases.T)
+                relevance.about_words(hits @ one, hits @ self._phrases.T)
                 if term.kind == "text"
-                else relevance.about_picture(hits @ own, hits @ self._sample.T)
+                else relevance.about_picture(hits @ one, hits @ self._sample.T)
             )
             if not about:
                 return math.inf

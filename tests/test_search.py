@@ -18,7 +18,7 @@ from imret.errors import DataError, ImageError
 from imret.images import load_image
 from imret.query import Term
 from imret.retrieval import Facet, Hit, facets, search
-from imret.store import Filter, Match, Store, open_store
+from imret.store import Filter, Ids, Match, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 
@@ -337,6 +337,19 @@ def test_a_query_without_an_answer_finds_nothing_and_one_with_answers_finds_them
     everywhere = facets(store, birds)
     (aves,) = [facet for facet in everywhere if facet.value == "aves"]
     assert aves.hits > 0.6 * aves.images
+
+
+@pytest.mark.parametrize("category", ["aves", "mollusca", "arachnida", "reptilia"])
+def test_a_filter_that_keeps_the_answers_out_leaves_none(
+    nature: tuple[Store, Encoder], category: str
+) -> None:
+    store, encoder = nature
+    assert search(store, "mushroom", encoder=encoder, relevant=True, limit=240)
+    assert search(store, "mushroom", encoder=encoder, categories=[category], relevant=True) == []
+    # Also where the best that is left scores below a picture in general.
+    ranked = search(store, "mushroom", encoder=encoder, limit=240)
+    worst = Filter(must=(Ids(tuple(hit.id for hit in ranked[-5:])),))
+    assert search(store, "mushroom", encoder=encoder, filter=worst, relevant=True) == []
 
 
 def test_where_all_pictures_are_answers_most_are_kept(nature: tuple[Store, Encoder]) -> None:
