@@ -176,13 +176,30 @@ def judge(data: Path, output: Path) -> None:
     stem = results / f"finetune_nature10-{date.today().isoformat()}"
     text = table(report, found, points)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    figures = {"report": report, "training": {row: t for row, (_, _, t) in found.items()}}
-    shown = json.dumps(figures, indent=1, ensure_ascii=False).replace(str(data), "DATA")
+    shown = as_lines(report, {row: t for row, (_, _, t) in found.items()}).replace(str(data), "DATA")
     for private in {str(output.resolve()), str(output), str(data.resolve()), os.getcwd()}:
         shown = shown.replace(private, "...")
-    stem.with_suffix(".json").write_text(shown + "\n", encoding="utf-8")
+    stem.with_suffix(".json").write_text(shown, encoding="utf-8")
     plot(report, found, points, stem.with_suffix(".png"))
     print(text)
+
+
+def as_lines(report: dict[str, Any], training: dict[str, dict[str, Any]]) -> str:
+    """Return all figures as JSON, a line for each model, difference and run: what a diff can show."""
+    parts = {
+        "models": report["models"],
+        "baselines": report["baselines"],
+        "differences": report["differences"],
+        "runs": [
+            {"run": row, **{key: one[key] for key in ("config", "validation", "steps", "wall_s", "versions")}}
+            for row, one in training.items()
+        ],
+    }
+    lines = [f'"{key}": {json.dumps(report[key], ensure_ascii=False)}' for key in ("data", "made")]
+    for key, rows in parts.items():
+        inner = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        lines.append(f'"{key}": [\n{inner}\n]')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def figures_of(report: dict[str, Any], row: str) -> dict[str, Any]:
