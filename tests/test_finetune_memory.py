@@ -70,7 +70,7 @@ def test_the_peak_of_a_cpu_is_the_most_that_the_process_was() -> None:
     before, during, after = (int(word) for word in done.stdout.split())
     assert 20 < before < 4000
     assert 195 <= during - before < 260
-    # Not less after the memory is freed, but for what Linux counts roughly: each processor adds up its own pages.
+    # Not less once the memory is freed, but for what Linux counts roughly: each processor adds up its own.
     assert after >= during - 2
 
 
