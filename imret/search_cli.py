@@ -209,15 +209,21 @@ def _find(
     with open_store(db, create=False) as store:
         if store.reason:
             announce(store.reason)
-        encoder = query_encoder_for(
-            store,
-            collection,
-            model=model,
-            arch=arch,
-            device=device,
-            precision=precision,
-            notify=announce,
-            existing=True,
+        # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
+        stored = model is None and all(term.kind in ("id", "stored") for term in terms)
+        encoder = (
+            None
+            if stored
+            else query_encoder_for(
+                store,
+                collection,
+                model=model,
+                arch=arch,
+                device=device,
+                precision=precision,
+                notify=announce,
+                existing=True,
+            )
         )
         hits = retrieval.search(
             store,

@@ -71,6 +71,18 @@ def test_similar_is_a_search_by_a_file_an_id_or_a_stored_path(db: Path) -> None:
         imret(db, "similar", "gone")
 
 
+def test_stored_pictures_are_searched_by_where_the_model_is_gone(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = imret(db, "similar", "stored:aves/01.png").stdout
+
+    def gone(*_: object, **__: object) -> None:
+        raise AssertionError("a model was looked for")
+
+    monkeypatch.setattr("imret.asking.query_encoder_for", gone)
+    assert imret(db, "similar", "stored:aves/01.png").stdout == expected
+
+
 def test_filters_hold_together(db: Path) -> None:
     found = rows(
         imret(
