@@ -1,0 +1,1 @@
+"""The search page and the REST API that `imret serve` offers."""
