@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from imret.evaluation.collection import evaluate_collection
     from imret.evaluation.report import evaluate
     from imret.filters import make_filter
+    from imret.hits import Facet, Hit
     from imret.query import Term
     from imret.querycache import CachedEncoder
-    from imret.retrieval import Facet, Hit, facets, search
+    from imret.retrieval import facets, search
     from imret.store import Collection, Filter, Ids, Match, Range, Store, open_store
     from imret.transfer import export_collection, import_collection
 
@@ -54,9 +55,9 @@ _HOME = {
     "Encoder": "imret.encoder",
     "evaluate": "imret.evaluation.report",
     "evaluate_collection": "imret.evaluation.collection",
-    "Facet": "imret.retrieval",
+    "Facet": "imret.hits",
     "facets": "imret.retrieval",
-    "Hit": "imret.retrieval",
+    "Hit": "imret.hits",
     "search": "imret.retrieval",
     "Term": "imret.query",
     "make_filter": "imret.filters",

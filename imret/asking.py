@@ -51,17 +51,20 @@ SAMPLE = 512
 def query_vector(
     encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
 ) -> NDArray[np.float32]:
-    """Return the (D,) unit embedding of a text query.
+    """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
+    return encoder.encode_mean(wordings(query, template=template))
 
-    A query of up to three words is put into each of `TEMPLATES`; the unit embeddings are averaged and made
-    unit again. A longer one is a caption already and is taken as it is.
+
+def wordings(query: str, *, template: bool = True) -> list[str]:
+    """Return the texts that a text query is encoded as.
+
+    A query of up to three words is put into each of `TEMPLATES`. A longer one is a caption already and is
+    taken as it is.
     """
     words = " ".join(query.split())
     if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
-        texts = [words]
-    else:
-        texts = [frame.format(words) for frame in TEMPLATES]
-    return encoder.encode_mean(texts)
+        return [words]
+    return [frame.format(words) for frame in TEMPLATES]
 
 
 def encoder_for(
@@ -155,7 +158,13 @@ def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder)
 # ---- Terms ---------------------------------------------------------------------------------------------
 
 
+# Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
+PICTURES_KEPT = 256
+_pictures_of: weakref.WeakKeyDictionary[AnyEncoder, dict[str, NDArray[np.float32]]] = (
+    weakref.WeakKeyDictionary()
+)
 _phrases_of: weakref.WeakKeyDictionary[AnyEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+_samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
 
 class Asked:
@@ -190,7 +199,15 @@ class Asked:
 
     @cached_property
     def _sample(self) -> NDArray[np.float32]:
-        """(N, D) unit vectors of the collection; ids are hashes, so the first of them are a random choice."""
+        """(N, D) unit vectors of the collection; ids are hashes, so the first of them are a random choice.
+
+        Kept as long as the handle of the collection is open.
+        """
+        if self._collection not in _samples_of:
+            _samples_of[self._collection] = self._sampled()
+        return _samples_of[self._collection]
+
+    def _sampled(self) -> NDArray[np.float32]:
         for points in self._collection.scan(vectors=True, batch_size=SAMPLE):
             return np.stack([_vector_of(point) for point in points])
         return np.zeros((0, self._collection.identity.dim), dtype=np.float32)
@@ -255,11 +272,13 @@ class Asked:
             return query_vector(self._encoder, str(term.value), template=self._template)
         if term.kind in ("id", "stored"):
             return self._stored(self._find(term))
+        if isinstance(term.value, bytes):
+            return self._of_file(term.value, "that was given", hashlib.sha256(term.value).hexdigest())
         if not isinstance(term.value, str):
             return self._encoded(term.value)
         if term.kind == "url":
             data = self._get(term.value)
-            return self._looked_at(data, shown_url(term.value), hashlib.sha256(data).hexdigest())
+            return self._of_file(data, repr(shown_url(term.value)), hashlib.sha256(data).hexdigest())
         path = path_of_term(term.value)
         if not os.path.isfile(path):
             what = "is no regular file" if os.path.exists(path) else "does not exist"
@@ -271,10 +290,7 @@ class Asked:
                 digest = sha256_of(file)
         except OSError as error:
             raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
-        same = Filter((Match("sha256", (digest,)),))
-        for points in self._collection.scan(same, vectors=True, batch_size=1):
-            return self._stored(points[0])  # it is in the collection: no model is needed
-        return self._looked_at(path, path, digest)
+        return self._of_file(path, repr(path), digest)
 
     def _get(self, url: str) -> bytes:
         if self._fetch is None:
@@ -283,14 +299,28 @@ class Asked:
             return fetch_picture(url)
         return self._fetch(url)
 
-    def _looked_at(self, source: str | bytes, name: str, digest: str) -> NDArray[np.float32]:
+    def _of_file(self, source: str | bytes, name: str, digest: str) -> NDArray[np.float32]:
+        """Return the vector of a file's path or content; one that the collection holds needs no model."""
+        same = Filter((Match("sha256", (digest,)),))
+        for points in self._collection.scan(same, vectors=True, batch_size=1):
+            return self._stored(points[0])
+        known = _pictures_of.setdefault(self._encoder, {})
+        vector = known.get(digest)
+        if vector is None:
+            vector = self._looked_at(source, name)
+            for oldest in list(known)[: len(known) - PICTURES_KEPT + 1]:
+                known.pop(oldest, None)  # another thread may have been faster
+            known[digest] = vector
+        self.hashes.append(digest)
+        return vector
+
+    def _looked_at(self, source: str | bytes, name: str) -> NDArray[np.float32]:
         from imret.images import load_image
 
         try:
             image = load_image(source)
         except ImageError as error:
-            raise ImageError(f"cannot use the picture {name!r}: {error}") from error
-        self.hashes.append(digest)
+            raise ImageError(f"cannot use the picture {name}: {error}") from error
         return self._encoded(image)
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:

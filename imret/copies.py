@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from imret.errors import DataError
 
 if TYPE_CHECKING:
-    from imret.retrieval import Hit
+    from imret.hits import Hit
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_SUFFIX = 32  # bytes; what follows the last dot of a longer one is no type of file

@@ -23,7 +23,7 @@ from imret.options import announce, silence_closed_stdout
 from imret.payload import one_line
 
 if TYPE_CHECKING:
-    from imret.retrieval import Facet, Hit
+    from imret.hits import Facet, Hit
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -49,7 +49,7 @@ class Term:
 
     Attributes:
         value: Words, the path of a picture file, a URL, a point's id, or the path of a stored picture; for
-            kind "image" also a picture of Pillow's.
+            kind "image" also the content of such a file, or a picture of Pillow's.
         kind: One of KINDS.
         weight: How much it counts: finite, not 0; below 0 it is subtracted.
 
@@ -58,7 +58,7 @@ class Term:
         DataError: If the weight is 0 or no finite number, or there is nothing in the value.
     """
 
-    value: str | Picture
+    value: str | bytes | Picture
     kind: str = "text"
     weight: float = 1.0
 
@@ -138,7 +138,7 @@ def parse_query(arguments: Sequence[str]) -> tuple[Term, ...]:
                     "quotes around words that belong together."
                 )
             last = terms.pop()
-            term = Term(f"{last.value} {term.value}", "text", last.weight)
+            term = Term(f"{last.shown} {term.shown}", "text", last.weight)
         elif sign < 0:
             term = Term(term.value, term.kind, -term.weight)
         terms.append(term)

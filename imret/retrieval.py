@@ -10,16 +10,16 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret import DEFAULT_COLLECTION
-from imret.asking import Asked, check_same_encoder, query_encoder_for
+from imret.asking import Asked, check_same_encoder
 from imret.errors import DataError, ImageError
+from imret.hits import Facet, Hit
 from imret.payload import file_of
 from imret.query import Query, terms_of
 from imret.store import Collection, Filter, Match, Point, Store
@@ -31,46 +31,8 @@ SORTS = ("score", "date", "path")
 _LOOK_SIZE = (252, 252)  # what the limits of imret.likeness were measured at
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One ranked result.
-
-    Attributes:
-        rank: 1 for the best.
-        score: Cosine of query and picture, in [-1, 1].
-        id: Point id in the collection.
-        path: Absolute path of the picture; may hold surrogate escapes.
-        category: Its category, or None.
-        payload: Everything stored beside its vector.
-        folded: Near copies that it stands for; 0 unless they were asked to be folded.
-    """
-
-    rank: int
-    score: float
-    id: str
-    path: str
-    category: str | None
-    payload: dict[str, Any] = field(repr=False)
-    folded: int = 0
-
-
-@dataclass(frozen=True)
-class Facet:
-    """How often a value of a payload field occurs.
-
-    Attributes:
-        value: Of the field.
-        hits: Among the hits.
-        images: In the whole collection.
-    """
-
-    value: str
-    hits: int
-    images: int
-
-
 def search(
-    store: Store,
+    store: Store | Collection,
     query: Query,
     *,
     collection: str = DEFAULT_COLLECTION,
@@ -97,7 +59,7 @@ def search(
     drown them.
 
     Args:
-        store: An open store.
+        store: An open store; or a collection that is open, and stays so, in which case its name is not asked.
         query: A str is words; a path or a picture of Pillow's is a picture to find others like it;
             `imret.Term` is anything else, and a sequence of them a sum. See `imret.query`.
         collection: Where to look.
@@ -132,7 +94,7 @@ def search(
     """
     terms = terms_of(query)
     _check_numbers(limit=limit, per_group=per_group, offset=offset, min_score=min_score, sort=sort)
-    with closing(store.open(collection)) as opened:
+    with _opened(store, collection) as opened:
         if encoder is not None:
             check_same_encoder(opened, encoder)
         only = Filter(must=(Match("category", tuple(categories)),)) if categories else Filter()
@@ -140,7 +102,7 @@ def search(
             only = Filter((*only.must, *filter.must), (*only.must_not, *filter.must_not))
         named = [one for one in (*only.must, *only.must_not) if isinstance(one, Match)]
         check_categories(opened, [str(v) for one in named if one.field == "category" for v in one.values])
-        asked = Asked(opened, lambda: encoder or query_encoder_for(store, collection), template, fetch)
+        asked = Asked(opened, lambda: encoder or _encoder_of(opened), template, fetch)
         vector = asked.vector(terms)
         if asked.hashes and not include_self:
             only = Filter(only.must, (*only.must_not, Match("sha256", tuple(asked.hashes))))
@@ -173,7 +135,7 @@ def search(
 
 
 def facets(
-    store: Store,
+    store: Store | Collection,
     hits: Sequence[Hit],
     *,
     collection: str = DEFAULT_COLLECTION,
@@ -183,7 +145,7 @@ def facets(
     """Return how hits and the whole collection spread over the values of a payload field.
 
     Args:
-        store: An open store.
+        store: An open store, or an open collection of it.
         hits: From `search`.
         collection: Where they were found.
         field: Of the payload.
@@ -192,13 +154,23 @@ def facets(
     Returns:
         One for each value, that of most hits first, then of most pictures.
     """
-    with closing(store.open(collection)) as opened:
+    with _opened(store, collection) as opened:
         everywhere = opened.facet(field, filter)
     among = Counter(str(hit.payload[field]) for hit in hits if field in hit.payload)
     return sorted(
         (Facet(value, among[value], n) for value, n in everywhere.items()),
         key=lambda facet: (-facet.hits, -facet.images, facet.value),
     )
+
+
+def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Collection]:
+    return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
+
+
+def _encoder_of(collection: Collection) -> AnyEncoder:
+    from imret.querycache import CachedEncoder
+
+    return CachedEncoder(collection.identity.model)
 
 
 # ---- What is found --------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from pathlib import Path
 from PIL import Image
 
 from imret.errors import ImageError
+from imret.hits import Hit
 from imret.images import load_image
 from imret.payload import one_line
-from imret.retrieval import Hit
 
 THUMBNAIL_PIXELS = 240  # longer side; shown at half of it, so that it is sharp on a dense screen
 _ALONE_PIXELS = 420  # where one search has the page to itself

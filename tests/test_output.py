@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from imret.copies import copy_hits
 from imret.errors import DataError
+from imret.hits import Facet, Hit
 from imret.output import deliver, display_width, open_hits, shortened, tsv, write_facets, write_hits
-from imret.retrieval import Facet, Hit
 from imret.viewer import show
 
 ODD = Hit(2, 0.25, "id-2", "/photos/a\tb\n\\\udce9.jpg", None, {"width": 3}, folded=2)
@@ -273,7 +273,7 @@ _COMMANDS = """
 import os, sys, click
 from imret import cli
 from imret.output import deliver
-from imret.retrieval import Hit
+from imret.hits import Hit
 
 @cli.cli.command()
 @click.argument("count", type=int)

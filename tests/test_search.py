@@ -15,9 +15,10 @@ from PIL import Image
 from imret import Encoder
 from imret.asking import query_vector
 from imret.errors import DataError, ImageError
+from imret.hits import Facet, Hit
 from imret.images import load_image
 from imret.query import Term
-from imret.retrieval import Facet, Hit, facets, search
+from imret.retrieval import facets, search
 from imret.store import Filter, Ids, Match, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -134,7 +135,7 @@ def test_a_picture_of_the_collection_needs_no_model(
     def none(*_: object, **__: object) -> Encoder:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("imret.retrieval.query_encoder_for", none)
+    monkeypatch.setattr("imret.retrieval._encoder_of", none)
     relative = f"{files[3].parent.name}/{files[3].name}"
     for query in (
         Term(str(files[3]), "image"),
@@ -356,3 +357,19 @@ def test_where_all_pictures_are_answers_most_are_kept(nature: tuple[Store, Encod
     store, encoder = nature
     hits = search(store, "bird", encoder=encoder, categories=["aves"], limit=240, relevant=True)
     assert len(hits) > 0.6 * len(search(store, "bird", encoder=encoder, categories=["aves"], limit=240))
+
+
+def test_the_content_of_a_file_is_the_file(store: Store, encoder: Encoder, files: list[Path]) -> None:
+    file = files[0]
+    by_path = search(store, [Term(str(file), "image")], encoder=encoder)
+    by_content = search(store, [Term(file.read_bytes(), "image")], encoder=encoder)
+    assert by_content == by_path
+    assert str(file) not in [hit.path for hit in by_content]
+
+
+def test_an_open_collection_is_searched_and_stays_open(store: Store, encoder: Encoder) -> None:
+    collection = store.open("photos")
+    assert search(collection, "mushroom", encoder=encoder) == search(store, "mushroom", encoder=encoder)
+    assert facets(collection, []) == facets(store, [])
+    assert collection.count() > 0
+    collection.close()

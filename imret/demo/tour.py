@@ -11,9 +11,10 @@ import numpy as np
 
 from imret.asking import encoder_for
 from imret.demo.dataset import attribute_queries, category_queries
+from imret.hits import Hit
 from imret.metrics import average_precision
 from imret.payload import path_of
-from imret.retrieval import Hit, search
+from imret.retrieval import search
 from imret.sheet import Strip, write_sheet
 from imret.store import open_store
 

@@ -43,6 +43,7 @@ __all__ = [
     "Store",
     "default_folder",
     "open_store",
+    "resolve_address",
 ]
 
 LOCAL_SERVER = "http://localhost:6333"
@@ -53,26 +54,16 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
-    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at
-    localhost:6333 if one answers, else the embedded store of this user. `Store.reason` says which, and why.
-
     Args:
-        address: "http://..." or "https://...", or a folder.
+        address: "http://..." or "https://...", or a folder; None for what `resolve_address` finds, which
+            `Store.reason` then tells.
         create: Make an embedded store whose folder is missing or empty.
 
     Raises:
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
         StoreError: If the address cannot be used: a file, a folder of other things, a refused API key.
     """
-    reason = ""
-    if address is None and os.environ.get("IMRET_DB"):
-        address, reason = os.environ["IMRET_DB"], f"store {os.environ['IMRET_DB']} (from IMRET_DB)"
-    elif address is None and _is_qdrant(LOCAL_SERVER):
-        address, reason = LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
-    elif address is None:
-        address = str(default_folder())
-        reason = f"store {address} (embedded; no Qdrant answers at {LOCAL_SERVER})"
-    address = os.fspath(address)
+    address, reason = resolve_address(address)
     if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
         raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
     if "://" in address:
@@ -89,6 +80,26 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
     return EdgeStore(address, create=create, reason=reason)
 
 
+def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str, str]:
+    """Return the address of the store that a command means, and why it is that one.
+
+    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at localhost:6333
+    if one answers, else the embedded store of this user.
+
+    Returns:
+        The address as it was named; and why, for people, empty if it was given.
+    """
+    if address is not None:
+        return os.fspath(address), ""
+    named = os.environ.get("IMRET_DB")
+    if named:
+        return named, f"store {named} (from IMRET_DB)"
+    if _is_qdrant(LOCAL_SERVER):
+        return LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
+    folder = str(default_folder())
+    return folder, f"store {folder} (embedded; no Qdrant answers at {LOCAL_SERVER})"
+
+
 def default_folder() -> Path:
     """Return the folder of this user's embedded store: below IMRET_HOME, else the user data directory."""
     home = os.environ.get("IMRET_HOME")
@@ -100,10 +111,18 @@ def default_folder() -> Path:
 
 
 def _is_qdrant(url: str) -> bool:
-    """Whether a Qdrant server answers at a URL, and soon."""
+    """Whether a Qdrant server answers at a URL of this machine, and soon."""
+    import socket
+
+    host, _, port = url.removeprefix("http://").partition(":")
+    try:
+        # Refused at once where nothing listens, as with most who use an embedded store.
+        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
+    except OSError:
+        return False
     import json
     import urllib.error
-    import urllib.request  # a tenth of a second to load, which the embedded store's worker need not spend
+    import urllib.request  # a tenth of a second to load
 
     try:
         # No proxy: this is about what runs on this machine.
