@@ -46,10 +46,11 @@ __all__ = [
     "Store",
     "default_folder",
     "open_store",
+    "resolve_address",
 ]
 
 # From the contract, which needs numpy; a search through a running server needs only an address from here.
-_OF_CONTRACT = frozenset(__all__) - {"default_folder", "open_store"}
+_OF_CONTRACT = frozenset(__all__) - {"default_folder", "open_store", "resolve_address"}
 
 LOCAL_SERVER = "http://localhost:6333"
 PROBE_TIMEOUT_S = 0.3
@@ -81,17 +82,7 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
         StoreError: If the address cannot be used: a file, a folder of other things, a refused API key.
     """
-    reason = ""
-    if address is None and os.environ.get("IMRET_DB"):
-        address, reason = os.environ["IMRET_DB"], f"store {os.environ['IMRET_DB']} (from IMRET_DB)"
-    elif address is None and _is_qdrant(LOCAL_SERVER):
-        address, reason = LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
-    elif address is None:
-        address = str(default_folder())
-        reason = f"store {address} (embedded; no Qdrant answers at {LOCAL_SERVER})"
-    address = os.fspath(address)
-    if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
-        raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
+    address, reason = resolve_address(address)
     if "://" in address:
         from imret.store.server import ServerStore
 
@@ -104,6 +95,26 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
             f"--db {LOCAL_SERVER}"
         ) from error
     return EdgeStore(address, create=create, reason=reason)
+
+
+def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str, str]:
+    """Return the address of the store that `open_store` opens, and why it is that one ("" if it was named).
+
+    Raises:
+        StoreError: If the address is a host and a port without "http://".
+    """
+    reason = ""
+    if address is None and os.environ.get("IMRET_DB"):
+        address, reason = os.environ["IMRET_DB"], f"store {os.environ['IMRET_DB']} (from IMRET_DB)"
+    elif address is None and _is_qdrant(LOCAL_SERVER):
+        address, reason = LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
+    elif address is None:
+        address = str(default_folder())
+        reason = f"store {address} (embedded; no Qdrant answers at {LOCAL_SERVER})"
+    address = os.fspath(address)
+    if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
+        raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
+    return address, reason
 
 
 def default_folder() -> Path:
