@@ -51,17 +51,20 @@ SAMPLE = 512
 def query_vector(
     encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
 ) -> NDArray[np.float32]:
-    """Return the (D,) unit embedding of a text query.
+    """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
+    return encoder.encode_mean(wordings(query, template=template))
 
-    A query of up to three words is put into each of `TEMPLATES`; the unit embeddings are averaged and made
-    unit again. A longer one is a caption already and is taken as it is.
+
+def wordings(query: str, *, template: bool = True) -> list[str]:
+    """Return the texts that a text query is encoded as.
+
+    A query of up to three words is put into each of `TEMPLATES`. A longer one is a caption already and is
+    taken as it is.
     """
     words = " ".join(query.split())
     if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
-        texts = [words]
-    else:
-        texts = [frame.format(words) for frame in TEMPLATES]
-    return encoder.encode_mean(texts)
+        return [words]
+    return [frame.format(words) for frame in TEMPLATES]
 
 
 def encoder_for(
@@ -155,6 +158,11 @@ def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder)
 # ---- Terms ---------------------------------------------------------------------------------------------
 
 
+# Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
+PICTURES_KEPT = 256
+_pictures_of: weakref.WeakKeyDictionary[AnyEncoder, dict[str, NDArray[np.float32]]] = (
+    weakref.WeakKeyDictionary()
+)
 _phrases_of: weakref.WeakKeyDictionary[AnyEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 _samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
@@ -287,13 +295,23 @@ class Asked:
         same = Filter((Match("sha256", (digest,)),))
         for points in self._collection.scan(same, vectors=True, batch_size=1):
             return self._stored(points[0])
+        known = _pictures_of.setdefault(self._encoder, {})
+        vector = known.get(digest)
+        if vector is None:
+            vector = self._looked_at(source, name)
+            for oldest in list(known)[: len(known) - PICTURES_KEPT + 1]:
+                known.pop(oldest, None)  # another thread may have been faster
+            known[digest] = vector
+        self.hashes.append(digest)
+        return vector
+
+    def _looked_at(self, source: str | bytes, name: str) -> NDArray[np.float32]:
         from imret.images import load_image
 
         try:
             image = load_image(source)
         except ImageError as error:
             raise ImageError(f"cannot use the picture {name}: {error}") from error
-        self.hashes.append(digest)
         return self._encoded(image)
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:

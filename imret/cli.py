@@ -29,6 +29,7 @@ _ELSEWHERE = {
     "classify": "imret.classify_cli",
     "demo": "imret.demo.cli",
     "collections": "imret.collections_cli",
+    "serve": "imret.web.cli",
 }
 
 
@@ -39,7 +40,7 @@ class _Group(click.Group):
         # In the order of work, which is how a newcomer reads them.
         return [
             *("demo", "finetune", "evaluate", "ingest"),
-            *("search", "similar", "classify", "info", "collections"),
+            *("search", "similar", "serve", "classify", "info", "collections"),
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -272,7 +272,15 @@ class Encoder:
         """
         if not texts:
             raise ValueError("the mean of no texts has no direction")
-        mean = self.encode_texts(texts).mean(axis=0)
+        return self.unit_mean(self.encode_texts(texts), texts)
+
+    def unit_mean(self, rows: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean of the (N, D) embeddings of texts, made unit again.
+
+        Raises:
+            ModelError: If they cancel out.
+        """
+        mean = rows.mean(axis=0)
         norm = float(np.linalg.norm(mean))
         if norm < 1e-6:
             raise ModelError(f"Model '{self.model_id}' gives no direction for the mean of {list(texts)!r}.")

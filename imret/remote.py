@@ -36,8 +36,8 @@ MAX_CONDITIONS = 50
 MAX_PER_GROUP = 100
 MAX_WEIGHT = 1e6
 MAX_NAME = 100
-# A little less than the 32 MiB that a server takes in one request.
-MAX_PICTURES_BYTES = 33_000_000
+# A server takes 32 MB in one request, unless it was told otherwise.
+MAX_PICTURES_BYTES = 30_000_000
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 300.0  # the first query of a server may have to load a large model

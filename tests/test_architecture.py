@@ -17,6 +17,9 @@ HOMES = {
     "open_clip": {"imret/encoder.py", "imret/towers.py", "imret/models.py", "finetune/"},
     "qdrant_client": {"imret/store/"},
     "qdrant_edge": {"imret/store/"},
+    "fastapi": {"imret/web/"},
+    "uvicorn": {"imret/web/"},
+    "prometheus_client": {"imret/web/"},
     "PIL": {"imret/images.py", "imret/preview.py", "imret/sheet.py", "imret/demo/"},
 }
 

@@ -407,6 +407,21 @@ def test_many_points_in_one_call_are_all_stored(collection: Collection) -> None:
     assert collection.stats().points == 1_500
 
 
+def test_a_scan_begins_at_an_id_whether_or_not_a_point_has_it(collection: Collection) -> None:
+    reference = Reference(40)
+    collection.upsert(reference.ids, reference.vectors, reference.payloads)
+    only = Filter(must=(Match("source", ("/photos/1",)),))
+    beyond = [str(uuid.UUID(int=uuid.UUID(one).int + 1)) for one in reference.ids]
+    for start in ("0" * 8 + reference.ids[0][8:], *reference.ids[::7], *beyond[::9], beyond[-1]):
+        batches = list(collection.scan(batch_size=6, start=start))
+        assert [p.id for batch in batches for p in batch] == [one for one in reference.ids if one >= start]
+        passing = [reference.ids[i] for i in reference.passing(only) if reference.ids[i] >= start]
+        assert [p.id for batch in collection.scan(only, batch_size=6, start=start) for p in batch] == passing
+    for bad in ("", "1", reference.ids[0].upper(), reference.ids[0].replace("-", "")):
+        with pytest.raises(ValueError, match="a point id is a UUID"):
+            collection.scan(start=bad)
+
+
 def test_threads_can_use_one_collection_together(store: Store, collection: Collection) -> None:
     if store.address == IN_MEMORY:
         pytest.skip("qdrant-client's in-memory engine has no locks of its own")
@@ -458,6 +473,32 @@ def test_a_new_version_is_built_beside_the_live_one_and_replaces_it_in_one_step(
     assert store.live(name) == OTHER_MODEL
     assert store.building(name) == []
     assert store.open(name).count() == 1
+
+
+def test_the_name_of_the_live_version_changes_with_it_and_a_handle_knows_its_own(
+    store: Store, name: str
+) -> None:
+    assert store.version(name) is None
+    with closing(store.open_version(name, MODEL)) as first:
+        assert store.version(name) is None
+        store.switch(name, MODEL)
+        assert store.version(name) == first.version
+        with closing(store.open(name)) as also_first, closing(store.open_version(name, MODEL)) as third:
+            assert also_first.version == third.version == first.version
+        with closing(store.open_version(name, OTHER_MODEL)) as second:
+            assert store.version(name) == first.version != second.version
+            store.switch(name, OTHER_MODEL)
+            assert store.version(name) == second.version
+        with closing(store.open_version(name, OTHER_MODEL, beside=True)) as beside:
+            assert store.version(name) == second.version != beside.version
+            store.switch(name, OTHER_MODEL, beside=True)
+            assert store.version(name) == beside.version
+            with closing(store.open(name)) as live:
+                assert live.version == beside.version
+    store.drop(name)
+    assert store.version(name) is None
+    with pytest.raises(DataError, match="cannot name a collection"):
+        store.version("../a")
 
 
 def test_a_version_is_resumed_with_what_it_holds(store: Store, name: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -12,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from qdrant_client import QdrantClient, models
 from qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
 
 import imret.store
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.store import Identity, default_folder, open_store
+from imret.store import Identity, default_folder, open_store, resolve_address
 from imret.store.server import ServerStore
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
@@ -382,6 +385,45 @@ def test_no_address_means_the_environment_then_a_local_server_then_the_users_fol
         assert "IMRET_DB" in store.reason
     with open_store(tmp_path / "other") as store:
         assert (store.address, store.reason) == (str(tmp_path / "other"), "")
+
+
+def test_an_address_is_resolved_without_opening_what_it_names(
+    qdrant: QdrantOverHTTP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve_address(tmp_path / "given") == (str(tmp_path / "given"), "")
+    monkeypatch.setattr(imret.store, "LOCAL_SERVER", qdrant.url)
+    assert resolve_address() == (
+        qdrant.url,
+        f"store {qdrant.url} (a Qdrant answers there; --db names another)",
+    )
+    monkeypatch.setenv("IMRET_DB", "here")
+    assert resolve_address() == ("here", "store here (from IMRET_DB)")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version_of_a_name_costs_one_request_and_only_imrets_own_counts(qdrant: QdrantOverHTTP) -> None:
+    with ServerStore(qdrant.url) as store:
+        store.open_version("photos", MODEL)
+        store.switch("photos", MODEL)
+        qdrant.requests.clear()
+        assert store.version("photos") == f"photos.{MODEL.version}"
+        assert qdrant.requests == [("GET", "/aliases")]
+        qdrant.engine.create_collection("foreign", vectors_config={})
+        foreign = models.CreateAlias(collection_name="foreign", alias_name="mine")
+        qdrant.engine.update_collection_aliases([models.CreateAliasOperation(create_alias=foreign)])
+        assert store.version("mine") is None
+
+
+def test_where_nothing_listens_the_default_loads_no_http() -> None:
+    script = """
+import socket, sys, imret.store
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    free = taken.getsockname()[1]
+imret.store.LOCAL_SERVER = f"http://127.0.0.1:{free}"
+print(imret.store.resolve_address()[1].split("(")[1].split(";")[0], "urllib.request" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("embedded False\n", "")
 
 
 def test_a_silent_port_delays_the_default_by_less_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,11 +71,9 @@ def __getattr__(name: str) -> Any:
 def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
-    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at
-    localhost:6333 if one answers, else the embedded store of this user. `Store.reason` says which, and why.
-
     Args:
-        address: "http://..." or "https://...", or a folder.
+        address: "http://..." or "https://...", or a folder; None for what `resolve_address` finds, which
+            `Store.reason` then tells.
         create: Make an embedded store whose folder is missing or empty.
 
     Raises:
@@ -83,6 +81,8 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
         StoreError: If the address cannot be used: a file, a folder of other things, a refused API key.
     """
     address, reason = resolve_address(address)
+    if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
+        raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
     if "://" in address:
         from imret.store.server import ServerStore
 
@@ -98,23 +98,23 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
 
 
 def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str, str]:
-    """Return the address of the store that `open_store` opens, and why it is that one ("" if it was named).
+    """Return the address of the store that a command means, and why it is that one.
 
-    Raises:
-        StoreError: If the address is a host and a port without "http://".
+    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at localhost:6333
+    if one answers, else the embedded store of this user.
+
+    Returns:
+        The address as it was named; and why, for people, empty if it was given.
     """
-    reason = ""
-    if address is None and os.environ.get("IMRET_DB"):
-        address, reason = os.environ["IMRET_DB"], f"store {os.environ['IMRET_DB']} (from IMRET_DB)"
-    elif address is None and _is_qdrant(LOCAL_SERVER):
-        address, reason = LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
-    elif address is None:
-        address = str(default_folder())
-        reason = f"store {address} (embedded; no Qdrant answers at {LOCAL_SERVER})"
-    address = os.fspath(address)
-    if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
-        raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
-    return address, reason
+    if address is not None:
+        return os.fspath(address), ""
+    named = os.environ.get("IMRET_DB")
+    if named:
+        return named, f"store {named} (from IMRET_DB)"
+    if _is_qdrant(LOCAL_SERVER):
+        return LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
+    folder = str(default_folder())
+    return folder, f"store {folder} (embedded; no Qdrant answers at {LOCAL_SERVER})"
 
 
 def default_folder() -> Path:
@@ -128,13 +128,20 @@ def default_folder() -> Path:
 
 
 def _is_qdrant(url: str) -> bool:
-    """Whether a Qdrant server answers at a URL, and soon."""
+    """Whether a Qdrant server answers at a URL of this machine, and soon."""
+    import socket
+
+    host, _, port = url.removeprefix("http://").partition(":")
+    try:
+        # Refused at once where nothing listens, as with most who use an embedded store.
+        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
+    except OSError:
+        return False
+    # Not urllib.request: it would use a proxy, follow redirects, and take a twentieth of a second to load.
     import http.client
     import json
-    from urllib.parse import urlsplit
 
-    # Not urllib.request: it would use a proxy, follow redirects, and take a twentieth of a second to load.
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PROBE_TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", "/")
         response = connection.getresponse()

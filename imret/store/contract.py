@@ -238,9 +238,15 @@ class Collection(Protocol):
     """One version of a collection. Its vectors all come from one encoder. Safe to use from many threads.
 
     Every method may raise StoreUnavailable (the engine is gone) and StoreError (it refused).
+
+    Attributes:
+        name: Of the collection.
+        version: Names the version that this handle has open, live or not, as `Store.version` does.
+        identity: The encoder.
     """
 
     name: str
+    version: str
     identity: Identity
 
     def upsert(
@@ -273,11 +279,25 @@ class Collection(Protocol):
         """Return the points that exist among `ids`, by id."""
 
     def scan(
-        self, filter: Filter | None = None, *, vectors: bool = False, batch_size: int = 256
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
     ) -> Iterator[list[Point]]:
         """Yield every point once, in order of id, in batches; memory stays at one batch.
 
         Points may be deleted or changed while it runs. One added meanwhile may be left out.
+
+        Args:
+            filter: Only points that pass it.
+            vectors: Give the points their vectors.
+            batch_size: Points of a batch, at most.
+            start: Leave out the points whose id comes before this one; a point of this id need not exist.
+
+        Raises:
+            ValueError: If `start` is no UUID in canonical form.
         """
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -336,6 +356,15 @@ class Store(Protocol):
 
     def live(self, name: str) -> Identity | None:
         """Return the encoder of the live version, or None if there is none."""
+
+    def version(self, name: str) -> str | None:
+        """Return what names the live version, or None if there is none: another as soon as another is live.
+
+        For whoever follows it: cheap, and reads nothing of the version itself.
+
+        Raises:
+            DataError: If `name` cannot name a collection.
+        """
 
     def building(self, name: str) -> list[Identity]:
         """Return the encoders of the versions that exist beside the live one and were never live."""
@@ -435,6 +464,17 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     if len(set(ids)) != len(ids):
         raise ValueError("the ids of one call must differ")
     return list(ids)
+
+
+def check_start(start: str | None) -> str | None:
+    """Return the id that a scan begins at.
+
+    Raises:
+        ValueError: If it is no UUID in canonical form.
+    """
+    if start is not None:
+        _check_id(start)
+    return start
 
 
 def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from imret.store.contract import (
     check_ids,
     check_name,
     check_payloads,
+    check_start,
     check_vectors,
     count_values,
     in_rank_order,
@@ -95,6 +96,9 @@ class EdgeStore:
         collection = self._folder / check_name(name)
         live = folder.read_versions(collection).live
         return None if live is None else folder.read_identity(collection / live)
+
+    def version(self, name: str) -> str | None:
+        return folder.read_versions(self._folder / check_name(name)).live
 
     def building(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
@@ -176,7 +180,7 @@ class EdgeStore:
     ) -> EdgeCollection:
         worker = self._started()
         handle, found = worker.call("open", version, identity, empty)
-        return EdgeCollection(name, found, handle, worker)
+        return EdgeCollection(name, version.name, found, handle, worker)
 
     def _clean(self, collection: Path) -> None:
         """Remove what earlier switches retired, except what is still being read."""
@@ -220,8 +224,9 @@ def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
 class EdgeCollection:
     """One version of a collection in a folder. See `Collection` for what its methods promise."""
 
-    def __init__(self, name: str, identity: Identity, handle: int, worker: _Worker) -> None:
+    def __init__(self, name: str, version: str, identity: Identity, handle: int, worker: _Worker) -> None:
         self.name = name
+        self.version = version
         self.identity = identity
         self._handle = handle
         self._worker = worker
@@ -245,9 +250,18 @@ class EdgeCollection:
         return {row[0]: Point(*row) for row in self._call("get", check_ids(ids), vectors)}
 
     def scan(
-        self, filter: Filter | None = None, *, vectors: bool = False, batch_size: int = 256
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
     ) -> Iterator[list[Point]]:
-        offset: str | None = None
+        return self._scan(filter, vectors, batch_size, check_start(start))
+
+    def _scan(
+        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | None
+    ) -> Iterator[list[Point]]:
         while True:
             rows, offset = self._call("scan", filter, vectors, batch_size, offset)
             if rows:

@@ -51,6 +51,7 @@ from imret.store.contract import (
     check_ids,
     check_name,
     check_payloads,
+    check_start,
     check_vectors,
     count_values,
     in_rank_order,
@@ -125,6 +126,10 @@ class ServerStore:
     def live(self, name: str) -> Identity | None:
         physical = self._live_name(name)
         return None if physical is None else self._identity(name, physical)
+
+    def version(self, name: str) -> str | None:
+        physical = self._aliases().get(check_name(name))
+        return physical if physical is not None and _is_version(physical) else None
 
     def building(self, name: str) -> list[Identity]:
         live = self._live_name(name)
@@ -547,6 +552,7 @@ class ServerCollection:
 
     def __init__(self, store: ServerStore, name: str, identity: Identity, physical: str) -> None:
         self.name = name
+        self.version = physical
         self.identity = identity
         self._store = store
         self._client = store._client
@@ -609,9 +615,19 @@ class ServerCollection:
         return found
 
     def scan(
-        self, filter: Filter | None = None, *, vectors: bool = False, batch_size: int = 256
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
     ) -> Iterator[list[Point]]:
-        offset: Any = None
+        return self._scan(filter, vectors, batch_size, check_start(start))
+
+    def _scan(
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
+    ) -> Iterator[list[Point]]:
+        offset: Any = start
         while True:
             records, offset = self._request(
                 "scan",

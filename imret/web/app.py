@@ -1,0 +1,181 @@
+"""The whole server as one ASGI application: page, API, health and metrics, behind the gate."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from imret import __version__
+from imret.errors import ImretError
+from imret.web.api import Api, explained
+from imret.web.gate import Gate
+from imret.web.lanes import Busy
+from imret.web.pictures import Pictures, Uploads
+from imret.web.problems import problem, problem_of
+from imret.web.warm import Warm
+
+STATIC = Path(__file__).with_name("static")
+
+# The API of today also answers below /api without a version.
+VERSION = "v1"
+
+MAX_BODY_BYTES = 32 << 20
+BODY_TIMEOUT_S = 30.0
+
+
+def create_app(
+    warm: Warm,
+    *,
+    default: str,
+    pictures: Pictures,
+    host: str,
+    port: int,
+    token: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    max_body_bytes: int = MAX_BODY_BYTES,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+) -> ASGIApp:
+    """Return the server's application.
+
+    Args:
+        warm: The collections; closed when the application ends.
+        default: The collection that is asked where none is named.
+        pictures: Files and thumbnails.
+        host: What the server is bound to, which decides what it may be called.
+        port: The same.
+        token: What clients have to show; None for none.
+        allow_hosts: Names that it is called by beside its own.
+        max_body_bytes: Of a request; larger ones are refused.
+        body_timeout_s: In which a request has to arrive whole.
+    """
+    api = Api(warm, default=default, pictures=pictures, uploads=Uploads())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        api.close()
+        warm.close()
+
+    app = FastAPI(
+        title="imret",
+        version=__version__,
+        description="Find pictures by meaning. Errors are application/problem+json (RFC 9457).",
+        docs_url=None,  # it loads scripts from elsewhere
+        redoc_url=None,
+        openapi_url=f"/api/{VERSION}/openapi.json",
+        lifespan=lifespan,
+    )
+    app.include_router(api.router(), prefix=f"/api/{VERSION}")
+    app.include_router(api.router(), prefix="/api", include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _add_page(app)
+    _add_health(app, warm, default)
+    _add_problems(app)
+    measured = _Measured(app, warm)
+    return Gate(
+        measured,
+        host=host,
+        port=port,
+        token=token,
+        allow_hosts=allow_hosts,
+        max_body_bytes=max_body_bytes,
+        body_timeout_s=body_timeout_s,
+    )
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
+
+
+def _add_health(app: FastAPI, warm: Warm, default: str) -> None:
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        if warm.peek(default) is None:
+            return problem(503, f"the collection {default!r} is not open.", retry_after_s=2)
+        return PlainTextResponse("ready\n")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(warm.telemetry.exposition(), media_type=warm.telemetry.content_type)
+
+
+def _add_problems(app: FastAPI) -> None:
+    async def known(_: Request, error: Exception) -> Response:
+        return problem_of(error)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return problem(422, explained(error.errors()))
+
+    async def http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        answer = problem(error.status_code, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    app.add_exception_handler(ImretError, known)
+    app.add_exception_handler(Busy, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+class _Measured:
+    """Counts requests and their latency by route; an error that nobody foresaw becomes a problem here."""
+
+    def __init__(self, app: FastAPI, warm: Warm) -> None:
+        self._app, self._telemetry = app, warm.telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counted)
+        except Exception as error:
+            print(f"imret serve: {scope['method']} {_route(scope)}", file=sys.stderr)
+            traceback.print_exc()
+            if status:
+                raise  # the answer has begun: the connection has to break
+            await problem_of(error)(scope, receive, counted)
+        finally:
+            route = _route(scope)
+            self._telemetry.requests.labels(route, str(status)).inc()
+            self._telemetry.latency.labels(route).observe(time.perf_counter() - started)
+
+
+def _route(scope: Scope) -> str:
+    """Return the pattern of a route: of few values, and without what was asked."""
+    route: Any = scope.get("route")
+    path = getattr(route, "path", None)
+    return str(path) if path else "other"

@@ -1,0 +1,251 @@
+"""`imret serve`: the command around `imret.web.app`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imret.options import (
+    announce,
+    arch_option,
+    collection_option,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
+
+if TYPE_CHECKING:
+    from imret.web.warm import Warm
+
+DEFAULT_PORT = 8750
+
+
+@click.command(
+    "serve",
+    short_help="Search in the browser: a page and an API, with the model kept warm.",
+    epilog="Example:  imret serve --open",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name that browsers call this server by, such as that of a reverse proxy; may be repeated.",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
+)
+@click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    metavar="MB",
+    help="Refuse larger requests.",
+)
+@click.option(
+    "--thumbnail-cache",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    metavar="MB",
+    help="Disk space for thumbnails.",
+)
+@db_option
+@collection_option
+@model_option("Model to encode queries for that collection with. Default: the one it was built with.")
+@arch_option
+@device_option
+@precision_option
+def command(
+    host: str,
+    port: int,
+    allow_hosts: tuple[str, ...],
+    token_file: str | None,
+    preload: bool,
+    open_it: bool,
+    max_upload: int,
+    thumbnail_cache: int,
+    db: str | None,
+    collection: str,
+    model: str | None,
+    arch: str | None,
+    device: str,
+    precision: str,
+) -> None:
+    """Serve the search page and its API, with collections open and their models in memory.
+
+    While it runs, `imret search` for the same store is answered by it, in a fraction of the time. New
+    versions of a collection are taken up as they become live. Ctrl-C ends it, after the requests that run.
+    """
+    from imret.errors import DataError
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
+    from imret import running
+    from imret.models import cache_dir
+    from imret.store import open_store, resolve_address
+    from imret.web.app import create_app
+    from imret.web.connections import make_protocol, raise_file_limit
+    from imret.web.gate import check_binding
+    from imret.web.pictures import Pictures
+    from imret.web.warm import Warm
+
+    token = _token(token_file)
+    check_binding(host, token)
+    listener = _listen(host, port)
+    port = listener.getsockname()[1]
+    address, reason = resolve_address(db)
+    warm = Warm(
+        lambda: open_store(address, create=False, share=True),
+        device=device,
+        precision=precision,
+        models={collection: model} if model else {},
+        arch=arch,
+        notify=announce,
+    )
+    try:
+        announce(reason or f"store {address} ({warm.store.engine})")
+        _say_what_is_served(warm, collection, preload=preload)
+        app = create_app(
+            warm,
+            default=collection,
+            pictures=Pictures(cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000),
+            host=host,
+            port=port,
+            token=token,
+            allow_hosts=allow_hosts,
+            max_body_bytes=max_upload * 1_000_000,
+        )
+        config = uvicorn.Config(
+            app,
+            http=make_protocol(max_connections=raise_file_limit()),
+            log_level="warning",
+            access_log=False,  # queries are nobody's business
+            server_header=False,
+            date_header=True,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=10,
+        )
+        url = f"http://{_shown_host(host)}:{port}"
+        with running.announced(url=_own_url(host, port), address=address, token=token):
+            announce(f"the page is at {url}  (Ctrl-C ends)")
+            if open_it:
+                import webbrowser
+
+                webbrowser.open(_own_url(host, port))
+            uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        warm.close()
+        listener.close()
+
+
+def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
+    """Open the collection, or say what is missing: a page that says so is better than no server."""
+    import threading
+    import time
+
+    from imret.errors import ImretError, ModelError
+
+    started = time.monotonic()
+    try:
+        with warm.use(collection) as served:
+            announce(f"{collection}: {served.collection.count():,} pictures, model {served.identity.model}")
+            if preload:
+                served.load(pictures=True)
+                encoder = served.encoder
+                announce(
+                    f"model loaded on {encoder.device} in {encoder.precision} "
+                    f"in {time.monotonic() - started:.1f} s"
+                )
+    except ModelError:
+        raise
+    except ImretError as error:
+        if preload:
+            raise
+        announce(f"Warning: {error}\n(The page will say so, and take it up when it is there.)")
+        return
+
+    def load() -> None:
+        # The first query should not have to wait; whatever goes wrong, it will say.
+        with warm.use(collection) as served:
+            served.load()
+
+    if not preload:
+        threading.Thread(target=_quietly, args=(load,), name="imret-preload", daemon=True).start()
+
+
+def _quietly(load: Any) -> None:
+    import contextlib
+
+    from imret.errors import ImretError
+
+    with contextlib.suppress(ImretError):
+        load()
+
+
+def _token(file: str | None) -> str | None:
+    from imret.errors import DataError
+
+    if file is None:
+        return os.environ.get("IMRET_TOKEN") or None
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(f"cannot read the token in {file!r}: {reason}.") from error
+    if not token:
+        raise DataError(f"the token file {file!r} is empty.")
+    return token
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address, before anything is loaded for nothing."""
+    from imret.errors import DataError
+
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise DataError(f"there is no address {host!r} to listen at: {error.strerror}.") from error
+    family, kind, protocol, _, place = found[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        raise DataError(
+            f"cannot listen at {host} port {port}: {error.strerror}.\n"
+            f"Another imret serve may be running; take another port: --port {port + 1 if port < 65535 else 0}"
+        ) from error
+    return listener
+
+
+def _shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_url(host: str, port: int) -> str:
+    """Return the URL by which this machine reaches the server."""
+    if host in ("0.0.0.0", ""):
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    return f"http://{_shown_host(host)}:{port}"

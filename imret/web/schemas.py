@@ -1,0 +1,230 @@
+"""What the API takes and gives, as the OpenAPI document describes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
+MAX_DEPTH = 10_000  # offset + limit
+MAX_TERMS = 16
+MAX_LABELS = 1_000
+MAX_CLASSIFIED = 32
+MAX_TEXT = 2_000  # characters of a term, a category, a condition
+
+Kind = Literal["text", "id", "stored", "url", "upload", "picture"]
+
+
+class TermIn(BaseModel):
+    """One part of a query."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = Field(
+        "text",
+        description="text: words. id: a stored picture by its id. stored: one by its path. url: a picture on "
+        "the web. upload: a picture that was sent before, by its SHA-256. picture: a file of this request, "
+        "by its number from 0.",
+    )
+    value: str = Field(min_length=1, max_length=MAX_TEXT)
+    weight: float = Field(1.0, ge=-1e6, le=1e6, description="Not 0; below 0 it is subtracted.")
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Texts = Annotated[list[Text], Field(max_length=200)]
+
+
+class Which(BaseModel):
+    """Which pictures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    collection: str | None = Field(None, max_length=100, description="Default: the one the server was given.")
+    category: Texts = Field(default_factory=list, description="Any of these.")
+    not_category: Texts = Field(default_factory=list, description="None of these.")
+    where: Texts = Field(
+        default_factory=list, description="Conditions such as width>=1000; all of them hold."
+    )
+
+
+class BrowseQuery(Which):
+    """Which pictures to list, and from where on."""
+
+    limit: int = Field(60, ge=1, le=MAX_LIMIT)
+    after: str | None = Field(None, max_length=100, description="`next` of the answer before.")
+
+
+class Conditions(Which):
+    """Which pictures, how many, in what order."""
+
+    limit: int = Field(10, ge=1, le=MAX_LIMIT, description="Hits at most; with group_by, groups.")
+    offset: int = Field(0, ge=0, le=MAX_DEPTH, description="Best hits (groups) to leave out.")
+    min_score: float | None = Field(None, ge=-1, le=1)
+    relevant: bool = Field(False, description="End where the answers end, which may be at once.")
+    unique: bool = Field(False, description="Fold near copies into the best of them.")
+    group_by: Literal["category"] | None = Field(None, description="The best few of each.")
+    per_group: int = Field(3, ge=1, le=100)
+    sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
+    template: bool = Field(True, description="Put short texts into prompt templates, averaged.")
+    include_self: bool = Field(False, description="Keep a picture that is asked for among the hits.")
+    counts: bool = Field(
+        False,
+        description="Also say how the best 200 hits spread over categories, whatever is asked of those.",
+    )
+
+
+class SearchIn(Conditions):
+    """A query, its terms one by one."""
+
+    terms: list[TermIn] = Field(default_factory=list, max_length=MAX_TERMS)
+
+
+class SearchQuery(Conditions):
+    """A query as it stands in an address."""
+
+    q: Texts = Field(
+        default_factory=list,
+        description="Terms that are added: words, id:UUID, stored:PATH, upload:SHA256 or a URL; 2:fruit "
+        "counts double.",
+    )
+    not_: Texts = Field(default_factory=list, alias="not", description="Terms that are subtracted.")
+
+
+class TermOut(BaseModel):
+    """A term as it was understood."""
+
+    kind: Literal["text", "id", "stored", "url", "upload"]
+    value: str
+    weight: float
+    label: str = Field(description="What to call it.")
+
+
+class HitOut(BaseModel):
+    """One ranked picture."""
+
+    rank: int = Field(description="1 for the best.")
+    score: float = Field(description="Cosine of query and picture, in [-1, 1].")
+    id: str
+    category: str | None
+    path: str
+    folded: int = Field(description="Near copies that it stands for.")
+    payload: dict[str, Any]
+
+
+class CategoryCount(BaseModel):
+    """A category, and how many pictures are in it."""
+
+    category: str
+    hits: int = Field(description="Among the best hits.")
+    images: int = Field(description="In the whole collection.")
+
+
+class Counts(BaseModel):
+    """How the best hits spread over categories."""
+
+    of: int = Field(description="How many hits were looked at, at most.")
+    hits: int = Field(description="How many there were.")
+    categories: list[CategoryCount]
+
+
+class Timings(BaseModel):
+    """Milliseconds, by stage; those that were not needed are absent."""
+
+    encode: float | None = None
+    store: float | None = None
+    total: float
+
+
+class SearchOut(BaseModel):
+    """What was found."""
+
+    collection: str
+    model: str
+    terms: list[TermOut]
+    hits: list[HitOut]
+    more: bool = Field(description="Whether there are hits after these.")
+    counts: Counts | None
+    timings_ms: Timings
+
+
+class PictureOut(BaseModel):
+    """A picture of a collection."""
+
+    id: str
+    category: str | None
+    path: str
+    payload: dict[str, Any]
+
+
+class PicturesOut(BaseModel):
+    """Pictures of a collection, without a query."""
+
+    collection: str
+    images: int = Field(description="How many pass the conditions.")
+    pictures: list[PictureOut]
+    next: str | None = Field(description="What `after` has to be to go on.")
+
+
+class CategoryOut(BaseModel):
+    """A category of a collection."""
+
+    category: str
+    images: int
+
+
+class CategoriesOut(BaseModel):
+    """The categories of a collection."""
+
+    collection: str
+    images: int
+    uncategorised: int
+    categories: list[CategoryOut]
+
+
+class CollectionOut(BaseModel):
+    """A collection of the store."""
+
+    name: str
+    model: str
+    images: int | None = Field(description="None where it cannot be opened now.")
+    status: str
+
+
+class CollectionsOut(BaseModel):
+    """The collections of the store."""
+
+    default: str
+    collections: list[CollectionOut]
+
+
+class PredictionOut(BaseModel):
+    """One label for one picture."""
+
+    label: str
+    probability: float
+    score: float = Field(description="Cosine of picture and label.")
+
+
+class ClassifiedOut(BaseModel):
+    """One picture, and what it was taken for."""
+
+    name: str
+    predictions: list[PredictionOut]
+    reason: str | None = Field(description="Why it cannot be read.")
+
+
+class ClassifyOut(BaseModel):
+    """Pictures, and what they were taken for."""
+
+    pictures: list[ClassifiedOut]
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="The message that the command would print.")
+    kind: str | None = None
