@@ -22,7 +22,7 @@ from imret.errors import DataError, ImageError, ModelMismatch
 from imret.fetch import shown_url
 from imret.payload import file_of, point_id, sha256_of
 from imret.phrases import read_phrases
-from imret.query import LOOKED_AT, Term, path_of_term
+from imret.query import LOOKED_AT, Term, path_of_term, read_picture
 from imret.store import Collection, Filter, Match, Point, Store
 
 if TYPE_CHECKING:
@@ -280,16 +280,7 @@ class Asked:
             data = self._get(term.value)
             return self._of_file(data, repr(shown_url(term.value)), hashlib.sha256(data).hexdigest())
         path = path_of_term(term.value)
-        if not os.path.isfile(path):
-            what = "is no regular file" if os.path.exists(path) else "does not exist"
-            what = "is a folder" if os.path.isdir(path) else what
-            hint = "" if os.path.exists(path) else f" If these are words: text:{term.value}"
-            raise ImageError(f"the picture {path!r} {what}.{hint}")
-        try:
-            with open(path, "rb") as file:
-                digest = sha256_of(file)
-        except OSError as error:
-            raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
+        digest = read_picture(term.value, sha256_of)
         return self._of_file(path, repr(path), digest)
 
     def _get(self, url: str) -> bytes:

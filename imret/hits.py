@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+SORTS = ("score", "date", "path")
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,10 @@ class Facet:
     value: str
     hits: int
     images: int
+
+
+def sort_hits(hits: Iterable[Hit], order: str) -> list[Hit]:
+    """Return hits in one of SORTS: as they rank, the newest first, or by path."""
+    if order == "date":
+        return sorted(hits, key=lambda hit: str(hit.payload.get("modified", "")), reverse=True)
+    return sorted(hits, key=(lambda hit: hit.path) if order == "path" else (lambda hit: hit.rank))

@@ -17,15 +17,17 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from imret.errors import DataError
+from imret.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from imret.images import Picture
+
+T = TypeVar("T")
 
 KINDS = ("text", "image", "url", "id", "stored")
 
@@ -203,6 +205,25 @@ def path_of_term(typed: str) -> str:
     if typed.startswith("file://"):
         return unquote(urlsplit(typed).path)
     return os.path.expanduser(typed)
+
+
+def read_picture(typed: str, read: Callable[[BinaryIO], T]) -> T:
+    """Open the file that a picture term names, and return what `read` makes of it.
+
+    Raises:
+        ImageError: If no regular file is there, or it cannot be read.
+    """
+    path = path_of_term(typed)
+    if not os.path.isfile(path):
+        what = "is no regular file" if os.path.exists(path) else "does not exist"
+        what = "is a folder" if os.path.isdir(path) else what
+        hint = "" if os.path.exists(path) else f" If these are words: text:{typed}"
+        raise ImageError(f"the picture {path!r} {what}.{hint}")
+    try:
+        with open(path, "rb") as file:
+            return read(file)
+    except OSError as error:
+        raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
 
 
 def format_query(terms: Sequence[Term]) -> list[str]:

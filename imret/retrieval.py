@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imret import DEFAULT_COLLECTION
 from imret.asking import Asked, check_same_encoder
 from imret.errors import DataError, ImageError
-from imret.hits import Facet, Hit
+from imret.hits import SORTS, Facet, Hit, sort_hits
 from imret.payload import file_of
 from imret.query import Query, terms_of
 from imret.store import Collection, Filter, Match, Point, Store
@@ -27,7 +27,6 @@ from imret.store import Collection, Filter, Match, Point, Store
 if TYPE_CHECKING:
     from imret.asking import AnyEncoder
 
-SORTS = ("score", "date", "path")
 _LOOK_SIZE = (252, 252)  # what the limits of imret.likeness were measured at
 
 
@@ -127,11 +126,7 @@ def search(
         )
         for rank, (point, folded) in enumerate(points, start=offset + 1)
     ]
-    if sort == "date":
-        hits.sort(key=lambda hit: str(hit.payload.get("modified", "")), reverse=True)
-    elif sort == "path":
-        hits.sort(key=lambda hit: hit.path)
-    return hits
+    return sort_hits(hits, sort)
 
 
 def facets(

@@ -1,15 +1,16 @@
-"""`imret search` and `imret similar`: the commands around `imret.retrieval` and `imret.output`."""
+"""`imret search` and `imret similar`: the commands around imret.remote, imret.retrieval and imret.output."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from imret.errors import StoreLocked, StoreUnavailable
 from imret.options import (
     announce,
     arch_option,
@@ -19,7 +20,13 @@ from imret.options import (
     model_option,
     precision_option,
 )
-from imret.output import output_options
+from imret.output import deliver, output_options
+from imret.payload import one_line
+
+if TYPE_CHECKING:
+    from imret.errors import ImretError
+    from imret.hits import Facet, Hit
+    from imret.query import Term
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,8 +165,8 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
 
 
 def _find(
-    terms: Any,
-    asked: str,
+    terms: Sequence[Term],
+    typed: str,
     *,
     template: bool,
     categories: tuple[str, ...],
@@ -198,52 +205,31 @@ def _find(
         if facets and delivery[flag]:
             name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
             raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
-    from imret import retrieval
-    from imret.asking import query_encoder_for
-    from imret.fetch import fetch_picture
-    from imret.filters import make_filter
-    from imret.output import deliver, write_facets
-    from imret.store import open_store
-
-    only = make_filter(categories=categories, not_categories=not_categories, where=where)
-    with open_store(db, create=False) as store:
-        if store.reason:
-            announce(store.reason)
-        # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
-        stored = model is None and all(term.kind in ("id", "stored") for term in terms)
-        encoder = (
-            None
-            if stored
-            else query_encoder_for(
-                store,
-                collection,
-                model=model,
-                arch=arch,
-                device=device,
-                precision=precision,
-                notify=announce,
-                existing=True,
-            )
-        )
-        hits = retrieval.search(
-            store,
-            terms,
-            collection=collection,
-            encoder=encoder,
-            filter=only,
-            limit=limit,
-            offset=offset,
-            min_score=min_score,
-            relevant=relevant,
-            unique=unique,
-            group_by=group_by,
-            per_group=per_group,
-            sort=sort,
-            template=template,
-            include_self=include_self,
-            fetch=partial(fetch_picture, allow_private=allow_private_urls),
-        )
-        spread = retrieval.facets(store, hits, collection=collection, filter=only) if facets else []
+    asked = {
+        "collection": collection,
+        "limit": limit,
+        "offset": offset,
+        "min_score": min_score,
+        "relevant": relevant,
+        "unique": unique,
+        "group_by": group_by,
+        "per_group": per_group,
+        "sort": sort,
+        "template": template,
+        "include_self": include_self,
+        "fetch": _fetcher(allow_private_urls),
+    }
+    conditions = {"categories": categories, "not_categories": not_categories, "where": where}
+    hits, problem = (None, None) if facets else _from_server(db, terms, {**asked, **conditions})
+    spread: list[Facet] = []
+    if hits is None:
+        encoding = {"model": model, "arch": arch, "device": device, "precision": precision}
+        try:
+            hits, spread = _from_store(db, terms, asked, conditions, encoding, facets=facets)
+        except (StoreLocked, StoreUnavailable):
+            if problem is None:
+                raise
+            raise problem from None  # the server has the store, and said what is wrong
     if not hits:
         announce(
             "no hits: no picture is about that (without --relevant, the nearest are shown)"
@@ -251,9 +237,80 @@ def _find(
             else "no hits"
         )
     if facets:
+        from imret.output import write_facets
+
         write_facets(spread, output, sys.stdout)
         return 0
     said = [f"--category {name}" for name in categories]
     said += [f"--not-category {name}" for name in not_categories]
     said += [f"--where {condition}" for condition in where]
-    return deliver(hits, query=asked, note=" ".join(said), **delivery)
+    return deliver(hits, query=typed, note=" ".join(said), **delivery)
+
+
+def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
+    def fetch(url: str) -> bytes:
+        from imret.fetch import fetch_picture
+
+        return fetch_picture(url, allow_private=allow_private)
+
+    return fetch
+
+
+def _from_server(
+    db: str | None, terms: Sequence[Term], asked: dict[str, Any]
+) -> tuple[list[Hit] | None, ImretError | None]:
+    """Return what a running server answers; else None, and what it says is wrong, if anything."""
+    context = click.get_current_context()
+    if os.environ.get("IMRET_SERVER", "").strip().lower() in ("off", "0", "no", "false") or any(
+        context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        for name in ("model", "arch", "device", "precision")
+    ):
+        return None, None
+    from imret.running import find
+    from imret.store import resolve_address
+
+    running = find(resolve_address(db)[0])
+    if running is None:
+        return None, None
+    from imret import remote  # a hundredth of a second, for those who have a server
+
+    try:
+        hits = remote.search(running, terms, **asked)
+    except remote.NoAnswer as error:
+        if str(error):
+            announce(f"imret serve at {running.url} {error}; searching without it")
+        return None, error.problem
+    announce(f"answered by imret serve at {running.url} (store {one_line(running.address)})")
+    return hits, None
+
+
+def _from_store(
+    db: str | None,
+    terms: Sequence[Term],
+    asked: dict[str, Any],
+    conditions: Mapping[str, Sequence[str]],
+    encoding: dict[str, Any],
+    *,
+    facets: bool,
+) -> tuple[list[Hit], list[Facet]]:
+    """Search in this process; return the hits, and how they spread if that is wanted."""
+    from imret import retrieval
+    from imret.asking import query_encoder_for
+    from imret.filters import make_filter
+    from imret.store import open_store
+
+    only = make_filter(**conditions)
+    collection = asked["collection"]
+    with open_store(db, create=False) as store:
+        if store.reason:
+            announce(store.reason)
+        # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
+        stored = encoding["model"] is None and all(term.kind in ("id", "stored") for term in terms)
+        encoder = (
+            None
+            if stored
+            else query_encoder_for(store, collection, **encoding, notify=announce, existing=True)
+        )
+        hits = retrieval.search(store, terms, **asked, encoder=encoder, filter=only)
+        spread = retrieval.facets(store, hits, collection=collection, filter=only) if facets else []
+    return hits, spread

@@ -19,7 +19,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 def _own_imret_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test away from the user's own store, cache and settings."""
     monkeypatch.setenv("IMRET_HOME", str(tmp_path_factory.mktemp("imret-home")))
-    for name in ("IMRET_DB", "QDRANT_API_KEY"):
+    for name in ("IMRET_DB", "IMRET_SERVER", "QDRANT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -63,7 +63,7 @@ def test_each_heavy_dependency_has_one_home(dependency: str) -> None:
 
 def test_importing_imret_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'open_clip', 'qdrant_client', 'qdrant_edge', 'PIL', 'numpy'}"
-    code = f"import sys, imret; print({heavy} & set(sys.modules))"
+    code = f"import sys, imret, imret.store; print({heavy} & set(sys.modules))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "set()\n"

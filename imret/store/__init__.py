@@ -13,21 +13,24 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from imret.errors import StoreError, StoreUnavailable
-from imret.store.contract import (
-    INDEXED_FIELDS,
-    Collection,
-    Condition,
-    Filter,
-    Identity,
-    Ids,
-    Match,
-    Point,
-    Range,
-    Stats,
-    Store,
-)
+
+if TYPE_CHECKING:
+    from imret.store.contract import (
+        INDEXED_FIELDS,
+        Collection,
+        Condition,
+        Filter,
+        Identity,
+        Ids,
+        Match,
+        Point,
+        Range,
+        Stats,
+        Store,
+    )
 
 __all__ = [
     "INDEXED_FIELDS",
@@ -46,9 +49,23 @@ __all__ = [
     "resolve_address",
 ]
 
+# From the contract, which needs numpy; a search through a running server needs only an address from here.
+_OF_CONTRACT = frozenset(__all__) - {"default_folder", "open_store", "resolve_address"}
+
 LOCAL_SERVER = "http://localhost:6333"
 PROBE_TIMEOUT_S = 0.3
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of the contract the first time it is asked for (PEP 562)."""
+    if name in _OF_CONTRACT:
+        from imret.store import contract
+
+        value = getattr(contract, name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
 
 
 def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
@@ -120,18 +137,17 @@ def _is_qdrant(url: str) -> bool:
         socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
     except OSError:
         return False
+    # Not urllib.request: it would use a proxy, follow redirects, and take a twentieth of a second to load.
+    import http.client
     import json
-    import urllib.error
-    import urllib.request  # a tenth of a second to load
 
+    connection = http.client.HTTPConnection(host, int(port), timeout=PROBE_TIMEOUT_S)
     try:
-        # No proxy: this is about what runs on this machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=PROBE_TIMEOUT_S) as response:
-            answer = json.loads(response.read(10_000))
-    except urllib.error.HTTPError as error:
-        error.close()
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        answer = json.loads(response.read(10_000)) if response.status == 200 else None
+    except (OSError, ValueError, http.client.HTTPException):
         return False
-    except (OSError, ValueError):
-        return False
+    finally:
+        connection.close()
     return isinstance(answer, dict) and "qdrant" in str(answer.get("title", "")).lower()
