@@ -6,12 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import ValidationError
 from starlette.background import BackgroundTask
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
@@ -27,7 +27,6 @@ from imret.web.schemas import (
     MAX_CLASSIFIED,
     MAX_DEPTH,
     MAX_LABELS,
-    MAX_TERMS,
     BrowseQuery,
     CategoriesOut,
     ClassifyOut,
@@ -46,6 +45,8 @@ from imret.web.telemetry import stage, timings
 from imret.web.warm import Served, Warm
 
 T = TypeVar("T")
+
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 # Text queries that may wait for the model beside those of one batch.
 MAX_WAITING_TEXTS = 512
@@ -154,11 +155,16 @@ class Api:
 
     async def search_by_pictures(self, request: Request) -> Response:
         """Send JSON, or a form with that JSON as `query` and files as `picture`."""
-        body = await _body(request)
-        asked = _validated(body.query)
-        sent = [
-            await self._looks.run(self._uploads.add, name, data) for name, data in body.pictures[:MAX_TERMS]
-        ]
+        form = _Form({}, [])
+        if _media_type(request) in _FORMS:
+            form = await _form(request)
+            queries = form.texts.get("query", [])
+            if len(queries) > 1:
+                raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
+            asked = _validated(_json(queries[0]) if queries else {})
+        else:
+            asked = _validated(_json(await request.body()))
+        sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         asked.terms = answers.known_terms(asked.terms, sent)
         return await self._search(asked)
 
@@ -224,18 +230,16 @@ class Api:
     async def classify(self, request: Request) -> Response:
         """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`."""
         form = await _form(request)
-        ids, labels = _texts(form, "id"), _texts(form, "label")
-        files = [one for one in form.getlist("picture") if isinstance(one, UploadFile)]
-        if len(ids) + len(files) > MAX_CLASSIFIED or len(labels) > MAX_LABELS:
+        ids, labels = form.texts.get("id", []), form.texts.get("label", [])
+        n_pictures = len(ids) + len(form.pictures)
+        if n_pictures > MAX_CLASSIFIED or len(labels) > MAX_LABELS:
             raise DataError(
-                f"at most {MAX_CLASSIFIED} pictures and {MAX_LABELS:,} labels at a time, not "
-                f"{len(ids) + len(files)} and {len(labels):,}."
+                f"at most {MAX_CLASSIFIED} pictures and {MAX_LABELS:,} labels at a time, not {n_pictures} "
+                f"and {len(labels):,}."
             )
         top_k = _number(form, "top_k", 3)
-        collection = next(iter(_texts(form, "collection")), None)
-        sent = [
-            await self._looks.run(self._uploads.add, one.filename or "", await one.read()) for one in files
-        ]
+        collection = next(iter(form.texts.get("collection", [])), None)
+        sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         found = await self._ask(
             self._looks,
             collection,
@@ -335,44 +339,38 @@ def _sent(request: Request, given: Given) -> Response:
 # ---- Bodies -------------------------------------------------------------------------------------
 
 
-class _Body:
-    """What was posted to /search: the query as JSON gave it, and files by name."""
+@dataclass(frozen=True)
+class _Form:
+    """A form that was posted: texts by field, and files with their names."""
 
-    def __init__(self, query: Any, pictures: Sequence[tuple[str, bytes]]) -> None:
-        self.query, self.pictures = query, pictures
-
-
-async def _body(request: Request) -> _Body:
-    if _media_type(request) in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        form = await _form(request)
-        queries = _texts(form, "query")
-        if len(queries) > 1:
-            raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
-        files = [one for one in form.getlist("picture") if isinstance(one, UploadFile)]
-        pictures = [(one.filename or "", await one.read()) for one in files]
-        return _Body(_json(queries[0]) if queries else {}, pictures)
-    return _Body(_json(await request.body()), [])
+    texts: Mapping[str, list[str]]
+    pictures: list[tuple[str, bytes]]
 
 
-async def _form(request: Request) -> FormData:
-    if _media_type(request) not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+async def _form(request: Request) -> _Form:
+    if _media_type(request) not in _FORMS:
         raise DataError("send a form: Content-Type multipart/form-data.")
+    fields = MAX_LABELS + MAX_CLASSIFIED + 8
+    texts: dict[str, list[str]] = {}
+    pictures = []
     try:
-        return await request.form(max_files=MAX_CLASSIFIED, max_fields=MAX_LABELS + MAX_CLASSIFIED + 8)
+        async with request.form(max_files=MAX_CLASSIFIED, max_fields=fields) as form:
+            for name, value in form.multi_items():
+                if isinstance(value, str):
+                    texts.setdefault(name, []).append(value)
+                elif name == "picture":
+                    pictures.append((value.filename or "", await value.read()))
     except HTTPException as error:
         raise DataError(f"the form cannot be read: {error.detail}") from error
+    return _Form(texts, pictures)
 
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _texts(form: FormData, name: str) -> list[str]:
-    return [one for one in form.getlist(name) if isinstance(one, str)]
-
-
-def _number(form: FormData, name: str, default: int) -> int:
-    texts = _texts(form, name)
+def _number(form: _Form, name: str, default: int) -> int:
+    texts = form.texts.get(name)
     if not texts:
         return default
     if not (texts[0].isascii() and texts[0].isdecimal() and 1 <= int(texts[0][:9]) <= MAX_LABELS):

@@ -24,6 +24,7 @@ from imret.web.gate import Gate
 from imret.web.lanes import Busy
 from imret.web.pictures import Pictures, Uploads
 from imret.web.problems import problem, problem_of
+from imret.web.schemas import SearchIn
 from imret.web.warm import Warm
 
 STATIC = Path(__file__).with_name("static")
@@ -80,6 +81,7 @@ def create_app(
     app.include_router(api.router(), prefix=f"/api/{VERSION}")
     app.include_router(api.router(), prefix="/api", include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    _describe_bodies(app)
     _add_page(app)
     _add_health(app, warm, default)
     _add_problems(app)
@@ -93,6 +95,19 @@ def create_app(
         max_body_bytes=max_body_bytes,
         body_timeout_s=body_timeout_s,
     )
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Put what is posted into the document: the routes read it themselves, so FastAPI does not see it."""
+    generated = app.openapi
+
+    def document() -> dict[str, Any]:
+        content = generated()
+        body = SearchIn.model_json_schema(ref_template="#/components/schemas/{model}")
+        content["components"]["schemas"] |= {**body.pop("$defs", {}), SearchIn.__name__: body}
+        return content
+
+    app.openapi = document  # type: ignore[method-assign]
 
 
 def _add_page(app: FastAPI) -> None:
@@ -135,6 +150,7 @@ def _add_problems(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    app.add_exception_handler(Exception, known)
     app.add_exception_handler(ImretError, known)
     app.add_exception_handler(Busy, known)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -142,7 +158,7 @@ def _add_problems(app: FastAPI) -> None:
 
 
 class _Measured:
-    """Counts requests and their latency by route; an error that nobody foresaw becomes a problem here."""
+    """Counts requests and their latency by route, and writes down errors that nobody foresaw."""
 
     def __init__(self, app: FastAPI, warm: Warm) -> None:
         self._app, self._telemetry = app, warm.telemetry
@@ -152,22 +168,23 @@ class _Measured:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 0
+        status, is_complete = 0, False
 
         async def counted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif message["type"] == "http.response.body":
+                is_complete = not message.get("more_body", False)
             await send(message)
 
         try:
             await self._app(scope, receive, counted)
-        except Exception as error:
+        except Exception:
             print(f"imret serve: {scope['method']} {_route(scope)}", file=sys.stderr)
             traceback.print_exc()
-            if status:
+            if not is_complete:
                 raise  # the answer has begun: the connection has to break
-            await problem_of(error)(scope, receive, counted)
         finally:
             route = _route(scope)
             self._telemetry.requests.labels(route, str(status)).inc()
