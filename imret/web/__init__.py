@@ -1,1 +1,1 @@
-"""The search page and its API: `imret serve`."""
+"""`imret serve`: the search page and the HTTP API over a store, in one local process."""
