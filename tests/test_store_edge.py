@@ -608,7 +608,7 @@ def test_a_full_disk_stops_the_writing_before_it_does_harm(db: Path, monkeypatch
     holder = edge_folder.Holder(os.getpid(), "test", "now")
     path = db / "photos" / MODEL.version
     db.mkdir()
-    shard = edge_worker.Shard(path, MODEL, holder=holder, timeout_s=0, index_from_kb=10_000)
+    shard = edge_worker.Shard(path, MODEL, holder=holder, index_from_kb=10_000)
     one, vector, payload = point_of(0)
     shard.upsert([one], vector[None], [payload])
     monkeypatch.setattr(edge_worker, "MIN_FREE_BYTES", 1 << 62)

@@ -68,17 +68,22 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
 
 
-def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = True) -> Store:
+def open_store(
+    address: str | os.PathLike[str] | None = None, *, create: bool = True, share: bool = False
+) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
     Args:
         address: "http://..." or "https://...", or a folder; None for what `resolve_address` finds, which
             `Store.reason` then tells.
         create: Make an embedded store whose folder is missing or empty.
+        share: Let other programs of this user search and fill what this one has open of an embedded store,
+            as a server lets all in any case.
 
     Raises:
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
-        StoreError: If the address cannot be used: a file, a folder of other things, a refused API key.
+        StoreError: If the address cannot be used: a file, a folder of other things, a refused API key; or
+            if there is no private folder to share through.
     """
     address, reason = resolve_address(address)
     if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
@@ -94,7 +99,7 @@ def open_store(address: str | os.PathLike[str] | None = None, *, create: bool = 
             "the embedded store needs Linux or macOS. Run a server (docker compose up qdrant) and use it: "
             f"--db {LOCAL_SERVER}"
         ) from error
-    return EdgeStore(address, create=create, reason=reason)
+    return EdgeStore(address, create=create, share=share, reason=reason)
 
 
 def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str, str]:

@@ -374,7 +374,7 @@ class Store(Protocol):
 
         Raises:
             DataError: If there is none; the message names the collections that exist.
-            StoreLocked: If another process holds it (embedded only).
+            StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
     def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
@@ -391,13 +391,13 @@ class Store(Protocol):
 
         Raises:
             DataError: If `name` cannot name a collection.
-            StoreLocked: If another process holds it (embedded only).
+            StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
     def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
         """Make a version live in one step, then remove the others.
 
-        A version that somebody still reads is removed by a later switch or open_version.
+        A version that somebody still reads is removed when nobody does any more.
 
         Args:
             name: Of the collection.

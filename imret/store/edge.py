@@ -1,13 +1,13 @@
 """The embedded engine: a store in a folder, served to this program by a worker process of its own.
 
 Hides the worker (started by the first collection that is opened, ended with the store), the pipes to it,
-and the versions on disk. One process at a time can have a version open, also to search it.
+and the versions on disk. One worker at a time can have a version open, also to search it. Where that of
+another program has it and shares it (`imret serve` does), this program uses it through that one.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import shlex
 import signal
 import subprocess
@@ -17,7 +17,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -43,13 +42,15 @@ from imret.store.contract import (
     in_rank_order,
     index_status,
 )
+from imret.store.edge_line import Line, Sharer
+from imret.store.edge_socket import private_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 UPSERT_BATCH = 512  # points in one message to the worker
 CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
-_HEADER_BYTES = 8
+_POLL_S = 0.05
 _BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.edge_worker import main; main()"
 
 
@@ -62,11 +63,13 @@ class EdgeStore:
         lock_timeout_s: How long to wait for another process that has a collection open.
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built; a scan of fewer is as
             fast.
+        share: Let other programs of this user use what this one has open: search and fill it. Their requests
+            and this one's are answered one at a time, this one's at every second turn.
         reason: Why this store was chosen.
 
     Raises:
         StoreUnavailable: If there is no store and `create` is false.
-        StoreError: If the folder cannot be used.
+        StoreError: If the folder cannot be used, or nothing private is there to share through.
     """
 
     engine = "embedded"
@@ -78,14 +81,18 @@ class EdgeStore:
         create: bool = True,
         lock_timeout_s: float = 5.0,
         index_from_kb: int = 10_000,
+        share: bool = False,
         reason: str = "",
     ) -> None:
         self.address = os.fspath(path)
         self.reason = reason
         self._folder = Path(self.address).expanduser().absolute()
         folder.prepare(self._folder, create=create)
-        self._options = (lock_timeout_s, index_from_kb)
+        self._lock_timeout_s = lock_timeout_s
+        self._index_from_kb = index_from_kb
+        self._share_in = private_folder() if share else None
         self._worker: _Worker | None = None
+        self._sharers: dict[str, Sharer] = {}  # by socket
         self._starting = threading.Lock()
         self._closed = False
 
@@ -141,9 +148,11 @@ class EdgeStore:
     def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
         collection = self._folder / check_name(name)
         version = _version_of(collection, identity, beside=beside)
-        if folder.read_identity(collection / version) is None:
+        if not collection.is_dir():
             raise StoreError(f"collection {name!r} has no version {version} to switch to")
         with folder.switching(collection):
+            if folder.read_identity(collection / version) is None:
+                raise StoreError(f"collection {name!r} has no version {version} to switch to")
             others = [one.name for one in folder.version_folders(collection) if one.name != version]
             folder.write_versions(collection, folder.Versions(version, tuple(others)))
         self._clean(collection)
@@ -165,9 +174,11 @@ class EdgeStore:
     def close(self) -> None:
         with self._starting:
             self._closed = True
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.close()
+            lines: list[Line] = [*self._sharers.values()]
+            lines += [] if self._worker is None else [self._worker]
+            self._sharers, self._worker = {}, None
+        for line in lines:
+            line.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,9 +189,51 @@ class EdgeStore:
     def _open(
         self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
     ) -> EdgeCollection:
-        worker = self._started()
-        handle, found = worker.call("open", version, identity, empty)
-        return EdgeCollection(name, version.name, found, handle, worker)
+        deadline = time.monotonic() + self._lock_timeout_s
+        while True:
+            # What is to be emptied must not be open elsewhere, so nobody is asked for it.
+            sharer = None if empty else self._sharer_of(version)
+            if sharer is not None:
+                opened = self._open_through(sharer, version, identity)
+                if opened is not None:
+                    handle, found = opened
+                    return EdgeCollection(name, version.name, found, handle, sharer)
+            try:
+                worker = self._started()
+                handle, found = worker.call("open", version, identity, empty)
+                return EdgeCollection(name, version.name, found, handle, worker)
+            except folder.LockedElsewhere:
+                # The wait is here and not in the worker, which others may be waiting for.
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_S)
+
+    def _sharer_of(self, version: Path) -> Sharer | None:
+        """Return a line to the program that shares a version, as the version's lock says, if it answers."""
+        holder = folder.read_holder(version)
+        if holder is None or not holder.socket or holder.sharing != folder.SHARING:
+            return None
+        with self._starting:
+            self._check_open()
+            if self._worker is not None and holder.socket == self._worker.socket:
+                return None
+            sharer = self._sharers.get(holder.socket) or Sharer.of(self.address, holder)
+            if sharer is not None:
+                self._sharers[holder.socket] = sharer
+            return sharer
+
+    def _open_through(
+        self, sharer: Sharer, version: Path, identity: Identity | None
+    ) -> tuple[int, Identity] | None:
+        """Open a version in another program's worker; None if it has it no more: then the lock decides."""
+        try:
+            opened: tuple[int, Identity] | None = sharer.call("open", version, identity)
+            return opened
+        except StoreUnavailable:
+            with self._starting:
+                self._sharers = {path: one for path, one in self._sharers.items() if one is not sharer}
+            sharer.close()
+            return None
 
     def _clean(self, collection: Path) -> None:
         """Remove what earlier switches retired, except what is still being read."""
@@ -208,7 +261,7 @@ class EdgeStore:
         with self._starting:
             self._check_open()
             if self._worker is None:
-                self._worker = _Worker(self.address, self._options)
+                self._worker = _Worker(self.address, self._share_in, self._index_from_kb)
             return self._worker
 
 
@@ -224,7 +277,7 @@ def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
 class EdgeCollection:
     """One version of a collection in a folder. See `Collection` for what its methods promise."""
 
-    def __init__(self, name: str, version: str, identity: Identity, handle: int, worker: _Worker) -> None:
+    def __init__(self, name: str, version: str, identity: Identity, handle: int, worker: Line) -> None:
         self.name = name
         self.version = version
         self.identity = identity
@@ -310,16 +363,15 @@ class EdgeCollection:
         return self._worker.call(operation, self._handle, *arguments)
 
 
-class _Worker:
-    """The program's end of the pipes.
+class _Worker(Line):
+    """The line to this program's own worker.
 
-    One thread does all the talking: it puts the requests of many threads in a row, and Ctrl-C, which Python
-    delivers to the main thread, interrupts the wait for an answer but never a message half way.
+    Attributes:
+        socket: Path of the socket through which it lets others use what it has open, or "".
     """
 
-    def __init__(self, address: str, options: tuple[float, int]) -> None:
-        self._address = address
-        self._owner = os.getpid()
+    def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
+        super().__init__(address)
         # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
         self._process = subprocess.Popen(
@@ -336,58 +388,23 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self._talker = ThreadPoolExecutor(1, "imret-edge")
         self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
         holder = folder.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
         try:
-            self.call("hello", self._owner, holder, *options)
+            self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
         except BaseException:
             self.close()
             raise
 
-    def call(self, operation: str, *arguments: Any) -> Any:
-        """Return the worker's answer, or raise the error it answered.
+    def _send(self, left: memoryview) -> int:
+        return self._stdin.write(left) or 0
 
-        Raises:
-            StoreUnavailable: If it died; the message has its last words.
-        """
-        if os.getpid() != self._owner:
-            raise StoreError("this store was opened before a fork; open it in the process that uses it")
-        try:
-            answer = self._talker.submit(self._exchange, (operation, arguments))
-        except RuntimeError:  # shut down
-            raise StoreError(f"the store {self._address!r} is closed") from None
-        succeeded, result = answer.result()
-        if not succeeded:
-            raise result
-        return result
+    def _receive(self, n: int) -> bytes:
+        return self._stdout.read(n) or b""
 
-    def close(self) -> None:
+    def _hang_up(self) -> None:
         """End the worker; waits until it has closed its files."""
-        if os.getpid() == self._owner:
-            self._talker.shutdown(wait=False, cancel_futures=True)
-            self._finalizer()
-
-    def _exchange(self, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:
-        try:
-            body = pickle.dumps(request, protocol=5)
-            left = memoryview(len(body).to_bytes(_HEADER_BYTES, "little") + body)
-            while left:
-                left = left[self._stdin.write(left) :]
-            length = int.from_bytes(self._read(_HEADER_BYTES), "little")
-            answer: tuple[bool, Any] = pickle.loads(self._read(length))
-            return answer
-        except (OSError, EOFError, ValueError) as error:  # ValueError: closed under us
-            raise self._dead() from error
-
-    def _read(self, n: int) -> bytes:
-        received = bytearray()
-        while len(received) < n:
-            chunk = self._stdout.read(min(n - len(received), 1 << 20))
-            if not chunk:
-                raise EOFError
-            received += chunk
-        return bytes(received)
+        self._finalizer()
 
     def _dead(self) -> StoreUnavailable:
         with suppress(subprocess.TimeoutExpired):

@@ -2,7 +2,8 @@
 
     <store>/imret-store.json                      says that the folder is a store, and its format
     <store>/<collection>/live.json                names the live version, and those it retired
-    <store>/<collection>/<version>.lock           held by the one process that has the version open
+    <store>/<collection>/<version>.lock           held by the one process that has the version open, with
+                                                  a note of who that is and how it may be reached
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
     <store>/<collection>/<version>/shard/         Qdrant Edge's files
 
@@ -22,7 +23,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,31 @@ MARKER = "imret-store.json"
 IDENTITY = "identity.json"
 LIVE = "live.json"
 _TRASH = ".removed-"
-_POLL_S = 0.05
+SHARING = 1  # which messages the worker of a sharing program understands: another number, other messages
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that has a version open, as others will read it in their error.
+    """The process that has a version open, as others will read it in their error, or reach it.
 
     Attributes:
         pid: The program, not its worker.
         command: What was typed to start it.
         since: Local time, "2026-01-31 14:02".
+        socket: Path of the socket through which its worker lets other programs use what it has open; "" if
+            it does not share.
+        sharing: The `SHARING` of that worker.
     """
 
     pid: int
     command: str
     since: str
+    socket: str = ""
+    sharing: int = 0
+
+
+class LockedElsewhere(StoreLocked):
+    """Another process has a version open, perhaps not for long."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,16 @@ def read_versions(collection: Path) -> Versions:
 def write_versions(collection: Path, versions: Versions) -> None:
     """Replace live.json in one step."""
     write_json(collection / LIVE, {"live": versions.live, "retired": list(versions.retired)})
+
+
+def is_retired(version: Path) -> bool:
+    """Whether another version has replaced this one.
+
+    Raises:
+        StoreError: If live.json cannot be understood.
+    """
+    known = read_versions(version.parent)
+    return version.name in known.retired and version.name != known.live
 
 
 def read_identity(version: Path) -> Identity | None:
@@ -223,15 +243,14 @@ class VersionLock:
     Args:
         version: Folder of the version.
         holder: Who will be told to others.
-        timeout_s: How long to wait for another process: one that was killed may still be closing.
 
     Raises:
-        StoreLocked: If another process holds it for longer than that.
+        LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
+            be closing.
     """
 
-    def __init__(self, version: Path, holder: Holder, timeout_s: float) -> None:
-        self._path = version.with_name(version.name + ".lock")
-        deadline = time.monotonic() + timeout_s
+    def __init__(self, version: Path, holder: Holder) -> None:
+        self._path = _lock_of(version)
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -241,9 +260,7 @@ class VersionLock:
                 os.close(descriptor)  # its last holder removed the file between our open and our lock
             except BlockingIOError:
                 os.close(descriptor)
-                if time.monotonic() >= deadline:
-                    raise locked(version, _read_holder(self._path), holder.pid) from None
-                time.sleep(_POLL_S)
+                raise locked(version, read_holder(version), holder.pid) from None
             except OSError:
                 os.close(descriptor)
                 raise
@@ -262,18 +279,43 @@ class VersionLock:
 
 
 @contextmanager
-def switching(collection: Path) -> Iterator[None]:
-    """Let one process at a time read and replace live.json; held for milliseconds."""
+def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Let one process at a time read and replace live.json; held for milliseconds.
+
+    Args:
+        collection: Its folder.
+        wait: For another process that is at it.
+
+    Yields:
+        Whether it is our turn: always, if we wait for it.
+    """
     descriptor = os.open(collection / ".switch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
     finally:
         os.close(descriptor)
 
 
-def locked(version: Path, holder: Holder | None, own_pid: int) -> StoreLocked:
+def read_holder(version: Path) -> Holder | None:
+    """Return what is noted in the lock of a version, or None if nothing is.
+
+    A courtesy, which may be stale, or be written this moment: who holds it, only the lock itself tells.
+    """
+    try:
+        note = json.loads(_lock_of(version).read_bytes())
+        return Holder(**{field.name: note[field.name] for field in fields(Holder) if field.name in note})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def locked(version: Path, holder: Holder | None, own_pid: int) -> LockedElsewhere:
     """Return the error for a version that another process has open."""
+    shares = holder is not None and holder.socket and holder.pid != own_pid and _is_running(holder.pid)
     if holder is None:
         by = "another process"
     elif holder.pid == own_pid:
@@ -282,11 +324,18 @@ def locked(version: Path, holder: Holder | None, own_pid: int) -> StoreLocked:
         by = f"what is left of process {holder.pid} ({holder.command}), which ended and is still writing"
     else:
         by = f"process {holder.pid} ({holder.command}), since {holder.since}"
-    return StoreLocked(
-        f"the collection {version.parent.name!r} in {str(version.parent.parent)!r} is in use by {by}. "
-        "An embedded store serves one process at a time, for searching too.\n"
-        "Wait until it has ended or stop it, or run a server that serves many: docker compose up qdrant, "
-        "then --db http://localhost:6333"
+    use = f"the collection {version.parent.name!r} in {str(version.parent.parent)!r} is in use by {by}. "
+    server = "or run a server that serves many: docker compose up qdrant, then --db http://localhost:6333"
+    if shares:
+        return LockedElsewhere(
+            f"{use}It lets other commands of the same user search and fill the collection, but not rename or "
+            "delete it.\n"
+            f"Stop it (Ctrl-C where imret serve runs) and run this again, {server}"
+        )
+    return LockedElsewhere(
+        f"{use}An embedded store serves one process at a time, for searching too, unless that shares it, as "
+        "imret serve does.\n"
+        f"Wait until it has ended or stop it, {server}"
     )
 
 
@@ -363,11 +412,8 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _read_holder(path: Path) -> Holder | None:
-    try:
-        return Holder(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None  # written this moment, or by hand: the lock counts, its note is a courtesy
+def _lock_of(version: Path) -> Path:
+    return version.with_name(version.name + ".lock")
 
 
 def _is_running(pid: int) -> bool:

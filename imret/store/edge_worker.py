@@ -2,22 +2,24 @@
 
 Qdrant Edge keeps Python's interpreter lock while it searches and while it builds an index (a second each
 2,000 vectors), and a shard can be open only once. So one process of its own holds the shards, and
-`imret.store.edge` talks to it over pipes. It ends when the pipe closes or its parent is gone.
+`imret.store.edge` talks to it over pipes. If its program shares, other programs of the same user talk to it
+over a socket, about the versions that it has open. It ends when the pipe closes or its parent is gone.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import select
 import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version as package_version
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import qdrant_edge as qe
@@ -38,8 +40,9 @@ from imret.store.contract import (
     Match,
     Range,
 )
+from imret.store.edge_socket import Listener
+from imret.store.edge_turns import HEADER_BYTES, Program, Turns
 
-HEADER_BYTES = 8  # length of the pickle that follows, little-endian
 LINGER_S = 1.0  # a shard stays open this long after its last handle: opening 100,000 points takes a second
 
 # Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
@@ -57,12 +60,11 @@ class Shard:
         path: Folder of the version.
         identity: The encoder to make it for if it does not exist, or None to open only.
         holder: Whom to name to other processes.
-        timeout_s: How long to wait for another process that has it open.
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built.
         empty: Make it anew, whatever is there.
 
     Raises:
-        StoreLocked: If another process has it open.
+        LockedElsewhere: If another process has it open.
         DataError: If it does not exist and `identity` is None.
         StoreError: If its files cannot be read, or belong to another encoder.
     """
@@ -73,7 +75,6 @@ class Shard:
         identity: Identity | None,
         *,
         holder: folder.Holder,
-        timeout_s: float,
         index_from_kb: int,
         empty: bool = False,
     ) -> None:
@@ -82,7 +83,7 @@ class Shard:
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
         try:
-            self._lock = folder.VersionLock(path, holder, timeout_s)
+            self._lock = folder.VersionLock(path, holder)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
@@ -171,12 +172,17 @@ class Shard:
     def _optimizing(self) -> Path:
         return self.path / "optimizing"
 
-    def close(self) -> None:
-        """Flush and close the files, and let other processes have them."""
+    def close(self, *, remove: bool = False) -> None:
+        """Flush and close the files, and let other processes have them; or remove them."""
+        removed = False
         try:
             self.engine.close()
+            if remove:
+                with suppress(OSError):  # then whoever switches next will do it
+                    folder.move_to_trash(self.path)
+                    removed = True
         finally:
-            self._lock.release()
+            self._lock.release(remove=removed)
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
@@ -270,62 +276,96 @@ class Shard:
             )
 
 
+class Handle(NamedTuple):
+    """What a program has open.
+
+    Attributes:
+        shard: The version.
+        program: Whose it is; None for the worker's own program.
+    """
+
+    shard: Shard
+    program: Program | None
+
+
 class Worker:
     """Answers requests, one after the other, for the shards of one store.
 
     Args:
         holder: Whom to name to other processes.
-        timeout_s: How long to wait for another process that has a version open.
         index_from_kb: As for `Shard`.
     """
 
-    def __init__(self, holder: folder.Holder, timeout_s: float, index_from_kb: int) -> None:
-        self._options: dict[str, Any] = {
-            "holder": holder,
-            "timeout_s": timeout_s,
-            "index_from_kb": index_from_kb,
-        }
+    def __init__(self, holder: folder.Holder, index_from_kb: int) -> None:
+        self._holder = holder
+        self._index_from_kb = index_from_kb
         self._shards: dict[Path, Shard] = {}
-        self._handles: dict[int, Shard] = {}
+        self._handles: dict[int, Handle] = {}
         self._next_handle = count(1)
 
-    def answer(self, operation: str, arguments: tuple[Any, ...]) -> Any:
+    def answer(self, operation: str, arguments: tuple[Any, ...], program: Program | None = None) -> Any:
         """Return what a request asks for.
 
         Args:
             operation: "open", "remove", "drop" or "rename", or one for an open shard: "close" or a
                 method of `Shard`.
             arguments: For an open shard its handle, then what the method takes.
+            program: Who asks; None is the worker's own program. Others may use what that has open, and
+                nothing else: to what it has not they have the same right as it.
         """
         if operation == "open":
-            return self._open(*arguments)
-        if operation == "remove":
-            return self._remove([arguments[0]])
-        if operation == "drop":
-            return self._drop(arguments[0])
-        if operation == "rename":
-            return self._rename(*arguments)
+            return self._open(*arguments) if program is None else self._share(program, *arguments)
+        if operation in ("remove", "drop", "rename"):
+            if program is not None:
+                raise StoreError(f"a program that shares a store does not {operation} for another")
+            if operation == "rename":
+                return self._rename(*arguments)
+            return self._drop(*arguments) if operation == "drop" else self._remove_retired(*arguments)
         handle, *others = arguments
-        if handle not in self._handles:
+        found = self._handles.get(handle)
+        if found is None or found.program is not program:
             raise StoreError("this collection was dropped while it was open")
         if operation == "close":
-            shard = self._handles.pop(handle)
-            shard.idle_since = time.monotonic()
+            self._let_go(handle)
             return None
-        return getattr(self._handles[handle], operation)(*others)
+        return getattr(found.shard, operation)(*others)
+
+    def leave(self, program: Program) -> None:
+        """Close the handles of another program that is gone."""
+        for number in [number for number, one in self._handles.items() if one.program is program]:
+            self._let_go(number)
+
+    def _let_go(self, number: int) -> None:
+        self._handles.pop(number).shard.idle_since = time.monotonic()
 
     def _open(self, path: Path, identity: Identity | None, empty: bool) -> tuple[int, Identity]:
         if empty and path in self._shards:
             self._close_unused(path)
         shard = self._shards.get(path)
         if shard is None:
-            shard = self._shards[path] = Shard(path, identity, empty=empty, **self._options)
+            shard = Shard(path, identity, holder=self._holder, index_from_kb=self._index_from_kb, empty=empty)
             shard.idle_since = time.monotonic()
+            self._shards[path] = shard
         elif identity is not None:
             shard.resume(identity)
-        handle = next(self._next_handle)
-        self._handles[handle] = shard
-        return handle, shard.identity
+        return self._hand_out(shard, None)
+
+    def _share(self, program: Program, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
+        """Open a version for another program, which may spell its path otherwise; None if it is not open."""
+        shard = self._shards.get(path)
+        if shard is None:
+            with suppress(FileNotFoundError):
+                shard = next((one for one in self._shards.values() if os.path.samefile(one.path, path)), None)
+        if shard is None:
+            return None
+        if identity is not None:
+            shard.resume(identity)
+        return self._hand_out(shard, program)
+
+    def _hand_out(self, shard: Shard, program: Program | None) -> tuple[int, Identity]:
+        number = next(self._next_handle)
+        self._handles[number] = Handle(shard, program)
+        return number, shard.identity
 
     def _drop(self, collection: Path) -> None:
         """Remove a collection, also where this program has it open.
@@ -334,12 +374,25 @@ class Worker:
             StoreLocked: If another process has a version open; then nothing is removed.
         """
         paths = folder.version_folders(collection)
+        for one in self._handles.values():
+            if one.program is not None and one.shard.path in paths:
+                raise _in_use(one.shard.path, "by another program, through this one; end that first")
         for path in paths:
             if path in self._shards:
                 self._close(path)
         self._remove(paths)
         if collection.is_dir():
             folder.move_to_trash(collection)
+
+    def _remove_retired(self, path: Path) -> None:
+        """Remove a version that another has replaced, if that is still so and nobody is about to change it.
+
+        Raises:
+            StoreLocked: If it is open, here or in another process.
+        """
+        with folder.switching(path.parent, wait=False) as ours:
+            if ours and folder.is_retired(path):
+                self._remove([path])
 
     def _remove(self, paths: list[Path]) -> None:
         """Remove versions, all or none.
@@ -389,7 +442,7 @@ class Worker:
         locks: list[folder.VersionLock] = []
         try:
             for path in paths:
-                locks.append(folder.VersionLock(path, self._options["holder"], 0.0))
+                locks.append(folder.VersionLock(path, self._holder))
         except BaseException:
             for lock in locks:
                 lock.release()
@@ -402,38 +455,64 @@ class Worker:
         Raises:
             StoreLocked: If it is in use.
         """
-        if self._in_use(path):
-            raise StoreLocked(
-                f"the collection {path.parent.name!r} in {str(path.parent.parent)!r} is open in this "
-                "program; close it first"
-            )
+        users = {one.program for one in self._handles.values() if one.shard.path == path}
+        if None in users:
+            raise _in_use(path, "in this program; close it first")
+        if users:
+            raise _in_use(path, "by another program, through this one; end that first")
         self._close(path)
 
-    def _in_use(self, path: Path) -> bool:
-        return any(shard.path == path for shard in self._handles.values())
-
     def _close(self, path: Path) -> None:
-        self._handles = {handle: shard for handle, shard in self._handles.items() if shard.path != path}
+        self._handles = {number: one for number, one in self._handles.items() if one.shard.path != path}
         self._shards.pop(path).close()
 
     def close_idle(self) -> None:
-        """Close the shards that nobody has used for a while, so that other processes can."""
+        """Close the shards that nobody has used for a while, so that other processes can.
+
+        Those that another version has replaced are removed: they were there for their last reader only.
+        """
         now = time.monotonic()
+        in_use = {one.shard.path for one in self._handles.values()}
         for path, shard in list(self._shards.items()):
-            if not self._in_use(path) and now - shard.idle_since >= LINGER_S:
-                self._close(path)
+            if path not in in_use and now - shard.idle_since >= LINGER_S:
+                self._close_for_good(path)
 
     def close(self) -> None:
-        """Flush and close every shard."""
+        """Flush and close every shard, and remove those that another version has replaced."""
+        self._handles.clear()
         for path in list(self._shards):
+            self._close_for_good(path)
+        for path in list(self._shards):  # what somebody was about to change
             self._close(path)
+
+    def _close_for_good(self, path: Path) -> None:
+        """Close a shard that nobody uses, and remove it if it is retired; or leave it for another time.
+
+        That is while another process writes live.json. Nobody waits for it: it may be stopped.
+        """
+        try:
+            with folder.switching(path.parent, wait=False) as ours:
+                if ours:
+                    try:
+                        retired = folder.is_retired(path)
+                    except StoreError:  # damaged; whoever opens the collection will be told
+                        retired = False
+                    self._shards.pop(path).close(remove=retired)
+        except FileNotFoundError:  # somebody removed the folder under us
+            if path in self._shards:
+                self._close(path)
+
+
+def _in_use(path: Path, by: str) -> StoreLocked:
+    return StoreLocked(f"the collection {path.parent.name!r} in {str(path.parent.parent)!r} is open {by}")
 
 
 def main() -> None:
     """Serve requests from standard input until it ends or the parent process is gone.
 
     A request is a pickle of (operation, arguments), an answer one of (True, result) or (False, exception).
-    The first is ("hello", (parent pid, and what `Worker` takes)).
+    The first is ("hello", (parent pid, the folder for a socket if other programs may connect or None, and
+    what `Worker` takes)), and the answer the path of the socket or "".
     """
     requests, replies = os.dup(0), os.dup(1)
     with open(os.devnull, "rb") as nothing:
@@ -443,29 +522,42 @@ def main() -> None:
     first = _read(requests)
     if first is None:
         return
-    parent, *options = first[1]
-    worker = Worker(*options)
-    _write(replies, (True, os.getpid()))
+    parent, share_in, holder, *options = first[1]
+    listener: Listener | None = None
     try:
-        while os.getppid() == parent:
-            # A forked child of the program may keep the pipe open after it is gone, hence the look above.
-            if not select.select([requests], [], [], LINGER_S)[0]:
+        if share_in is not None:
+            listener = Listener(share_in)
+            holder = replace(holder, socket=str(listener.path), sharing=folder.SHARING)
+    except OSError as error:
+        failure = f"cannot make a socket in {str(share_in)!r}, to share the store: {error.strerror or error}"
+        _write(replies, (False, StoreError(failure)))
+        return
+    worker = Worker(holder, *options)
+    _write(replies, (True, holder.socket))
+    turns = Turns(requests, replies, listener, on_leave=worker.leave)
+    looked = time.monotonic()
+    try:
+        # A forked child of the program may keep the pipe open after it is gone, hence the look at the parent.
+        while os.getppid() == parent and not turns.ended:
+            program = turns.next(LINGER_S)
+            if program is not None:
+                asker = None if program is turns.own else program
+                turns.answer(program, _answer(worker, program.request, asker))
+            if program is None or time.monotonic() - looked >= LINGER_S:
                 worker.close_idle()
-                continue
-            request = _read(requests)
-            if request is None:
-                break
-            _write(replies, _answer(worker, request))
-    except BrokenPipeError:
-        pass
+                looked = time.monotonic()
     finally:
+        turns.close()  # first, so that the others soon know
         worker.close()
 
 
-def _answer(worker: Worker, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:
-    operation, arguments = request
+def _answer(
+    worker: Worker, request: tuple[str, tuple[Any, ...]], program: Program | None
+) -> tuple[bool, Any]:
+    operation = "answer"
     try:
-        return True, worker.answer(operation, arguments)
+        operation, arguments = request
+        return True, worker.answer(operation, arguments, program)
     except ImretError as error:
         return False, error
     except Exception as error:  # Edge raises bare Exception with a text
