@@ -8,6 +8,7 @@ export const PAGE = 60;
 /** Sorting is of the best hits of a query: as many as the server takes into account for counts, too. */
 export const SORTED = 200;
 const MOST = 500; // that the server gives at once
+const DEEPEST = 10_000; // offset and limit together, that the server goes down to
 const KEPT = 12;
 
 /** The pictures that a state asks for, as far as they were loaded. */
@@ -62,7 +63,7 @@ export class Answer {
     this.collection = said.collection;
     if (this.isSearch) {
       this.asked += limit;
-      this.more = said.more && this.state.sort === "score";
+      this.more = said.more && this.state.sort === "score" && this.asked + PAGE <= DEEPEST;
       this.cut = said.more && this.state.sort !== "score";
       this.terms = said.terms;
       this.counts ??= said.counts;

@@ -74,22 +74,25 @@ function inCollection(collection) {
 
 /** The address of a picture itself. */
 export function originalUrl(picture, collection) {
-  const parameters = inCollection(collection);
-  parameters.set("v", versionOf(picture));
+  const parameters = withVersion(inCollection(collection), picture);
   return `${API}/images/${encodeURIComponent(picture.id)}?${parameters}`;
 }
 
-/** The address of a thumbnail; the content's hash is in it, so that a browser may keep it. */
+/** The address of a thumbnail that fits a square of `size` pixels. */
 export function thumbnailUrl(picture, size, collection) {
-  const parameters = inCollection(collection);
+  const parameters = withVersion(inCollection(collection), picture);
   parameters.set("size", size);
-  parameters.set("v", versionOf(picture));
   return `${API}/thumbnails/${encodeURIComponent(picture.id)}?${parameters}`;
 }
 
 export const uploadUrl = (sha256, size) => `${API}/uploads/${encodeURIComponent(sha256)}?size=${size}`;
 
-const versionOf = (picture) => String(picture.payload?.sha256 ?? "").slice(0, 8);
+/** What has its content's hash in its address never changes: a browser may keep it without asking again. */
+function withVersion(parameters, picture) {
+  const hash = picture.payload?.sha256;
+  if (hash) parameters.set("v", String(hash).slice(0, 8));
+  return parameters;
+}
 
 /** Why an address of the server gives no picture, in the server's words. */
 export async function whyNot(address) {

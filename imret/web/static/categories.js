@@ -57,7 +57,7 @@ function chip({ category, images, hits }, counts, state, changed) {
   const does = { any: "Click to see only these", only: "Click to leave these out", not: "Click to take these as they come" }[how];
   const said = { any: "", only: "Only these. ", not: "Left out. " }[how];
   return el("li", {}, el("button", {
-    type: "button", class: `category-chip ${how}`, "data-key": category, "data-category": category, "data-how": how,
+    type: "button", class: `category-chip ${how}${hits === 0 ? " none" : ""}`, "data-key": category, "data-category": category, "data-how": how,
     title: `${category}: ${count}. ${does}.`,
     "aria-label": `${category}, ${count}. ${said}${does}`,
     onclick: () => changed(category, next),

@@ -14,7 +14,7 @@ export function chipsOf(state, named, { flipped, removed, dropped, cleared }) {
   chips.push(...state.where.map((condition) => el("li", { class: "chip" },
     el("span", { class: "label" }, condition),
     removeButton(condition, () => dropped(condition), `where:${condition}`))));
-  if (chips.length > 1) {
+  if (chips.length > 2) {
     chips.push(el("li", {}, el("button", { type: "button", class: "quiet", "data-key": "clear", onclick: cleared }, "Clear")));
   }
   return chips;

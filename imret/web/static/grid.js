@@ -6,8 +6,8 @@ import { justify, ratioOf } from "./rows.js";
 import { thumbnailUrl } from "./api.js";
 import { signOf } from "./query.js";
 
-/** Sizes of thumbnails that are asked for: few, so that caches are of use. */
-const SIZES = [160, 320, 480, 640, 960, 1280];
+/** The steps that the server rounds sizes of thumbnails up to (imret.web.pictures). */
+const SIZES = [160, 320, 640, 1280, 2048];
 const SKELETONS = [1.5, 1, 0.75, 1.33, 1.5, 0.67, 1.33, 1, 1.5, 1.78, 0.75, 1.33];
 
 export const nameOf = (picture) => String(picture.payload?.path ?? picture.path ?? "").split("/").pop();
@@ -135,7 +135,7 @@ export class Grid {
     const gap = Number.parseFloat(style.columnGap) || 0;
     this.pages.slice(first).forEach((cards, at) => {
       const ends = first + at === this.pages.length - 1 && !this.answer?.more;
-      const boxes = justify(cards.map(({ ratio }) => ratio), this.width, { target, gap, ends });
+      const boxes = justify(cards.map(({ ratio }) => ratio), this.width, { target, gap, least: 92, ends });
       cards.forEach(({ card, picture }, index) => {
         const { width, height } = boxes[index];
         card.style.width = `${width}px`;

@@ -58,7 +58,8 @@ async function show({ scroll = 0, shown = 0, fresh = false } = {}) {
       byId("count").textContent = "Still at work: the first search after a start has a model to load.";
     }, SLOW_MS);
     try {
-      await asked.begin({ signal: controller.signal, shown });
+      // Chips and pictures come together: chips that came later would push the pictures down.
+      await Promise.all([asked.begin({ signal: controller.signal, shown }), categoriesHere().catch(() => null)]);
     } catch (error) {
       if (controller === fetching) showTrouble(error);
       if (error.name !== "AbortError" && !(error instanceof api.Problem || error instanceof api.LostConnection)) throw error;
@@ -187,12 +188,12 @@ function showMissing() {
   showNotice(onlySubtracted(queryInWords(), () => words.focus()));
 }
 
-function showTrouble(error) {
+async function showTrouble(error) {
   if (error.name === "AbortError") return;
   fetching = null;
   showIdle();
   if (error.status === 401) {
-    location.assign("/login");
+    location.assign(`/login?next=${encodeURIComponent(addressOf(state))}`);
     return;
   }
   answer = null;
@@ -201,11 +202,22 @@ function showTrouble(error) {
   byId("end").hidden = true;
   showCategoryChips();
   showPicture();
-  if (error.status === 404 && collections && !collections.collections.length) {
-    showNotice(nothingYet(null, reload));
-    return;
-  }
   const actions = [];
+  if (error.status === 404 && !state.terms.length) {
+    // Perhaps there is no collection of that name; then others may be of use.
+    const asked = state;
+    collections = await api.collections().catch(() => null);
+    if (asked !== state || answer || fetching) return;
+    if (collections && !collections.collections.length) {
+      showNotice(nothingYet(null, reload));
+      return;
+    }
+    for (const { name } of collections?.collections.slice(0, 3) ?? []) {
+      if (name !== (state.collection ?? collections.default)) {
+        actions.push([`Open \u201c${name}\u201d`, () => change({ collection: name, category: [], not_category: [] })]);
+      }
+    }
+  }
   const uploads = state.terms.filter(({ typed }) => query.parseTerm(typed).kind === "upload");
   if (error.status === 404 && uploads.length) {
     actions.push(["Choose the picture again", () => {
@@ -217,7 +229,7 @@ function showTrouble(error) {
   }
   const narrowed = state.category.length || state.not_category.length || state.where.length;
   if (narrowed) actions.push(["Look in the whole collection", () => change({ category: [], not_category: [], where: [] })]);
-  if (state.collection) actions.push(["Go to the usual collection", () => change({ collection: null, category: [], not_category: [] })]);
+  if (state.collection && state.terms.length) actions.push(["Go to the usual collection", () => change({ collection: null, category: [], not_category: [] })]);
   if (state.terms.length) actions.push(["See all pictures", goHome]);
   showNotice(trouble(error, reload, actions));
 }
@@ -244,10 +256,15 @@ function goHome() {
 
 // --- categories ---------------------------------------------------------------------------------------------
 
-async function showCategoryChips() {
+/** The categories of what is searched in; asked for once. */
+function categoriesHere() {
   const key = `${state.collection}\n${state.where.join("\n")}`;
   if (listed.key !== key) listed = { key, promise: api.categories(state) };
-  const mine = listed.promise;
+  return listed.promise;
+}
+
+async function showCategoryChips() {
+  const mine = categoriesHere();
   let said;
   try {
     said = await mine;
@@ -255,8 +272,10 @@ async function showCategoryChips() {
     if (listed.promise === mine) listed = { key: null, promise: null };
     said = { categories: [] }; // what is shown besides says what is wrong
   }
-  if (listed.promise !== mine && listed.key) return;
-  showCategories(said.categories, answer?.counts ?? null, state, (category, how) => change(withCategory(state, category, how)));
+  if (listed.key && listed.promise !== mine) return;
+  // Where nothing is about the query, how many there are says more than noughts.
+  const counts = answer?.counts?.hits ? answer.counts : null;
+  showCategories(said.categories, counts, state, (category, how) => change(withCategory(state, category, how)));
 }
 
 // --- more pictures ------------------------------------------------------------------------------------------

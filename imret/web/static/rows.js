@@ -4,6 +4,9 @@
 const NARROWEST = 0.5;
 const WIDEST = 2.6;
 
+/** What a row costs in which a picture would be too narrow to be touched, and its name to be read. */
+const CRAMPED = 1;
+
 export function ratioOf({ payload }) {
   const ratio = payload?.width / payload?.height;
   return Number.isFinite(ratio) && ratio > 0 ? Math.min(WIDEST, Math.max(NARROWEST, ratio)) : 1;
@@ -13,24 +16,28 @@ export function ratioOf({ payload }) {
  * Break pictures into rows whose heights are as near to `target` as can be (least sum of squared logarithms,
  * by dynamic programming, as text is broken into lines).
  *
- * `ratios` are width / height; `width`, `target` and `gap` are pixels. A page that more will follow ends
+ * `ratios` are width / height; `width`, `target`, `gap` and `least` (the width that a picture should have at
+ * least) are pixels. A page that more will follow ends
  * with a full row too, so that nothing moves when more comes; on the last page (`ends`) a short row keeps
  * the target's height instead of being blown up.
  *
  * Returns [{width, height}] in whole pixels, one per picture; each row is exactly `width` wide.
  */
-export function justify(ratios, width, { target, gap, ends }) {
+export function justify(ratios, width, { target, gap, least, ends }) {
   const count = ratios.length;
   const cost = [0];
   const from = [0];
   for (let end = 1; end <= count; end += 1) {
     cost[end] = Infinity;
     let sum = 0;
+    let narrowest = Infinity;
     for (let start = end - 1; start >= 0; start -= 1) {
       sum += ratios[start];
+      narrowest = Math.min(narrowest, ratios[start]);
       const height = heightOf(sum, end - start, width, gap);
       const loose = ends && end === count && height > target;
-      const here = cost[start] + (loose ? 0 : Math.log(Math.max(height, 1) / target) ** 2);
+      const cramped = narrowest * Math.min(height, loose ? target : Infinity) < least ? CRAMPED : 0;
+      const here = cost[start] + cramped + (loose ? 0 : Math.log(Math.max(height, 1) / target) ** 2);
       if (here < cost[end]) {
         cost[end] = here;
         from[end] = start;
