@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
 import os
 import stat
 import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -55,17 +57,40 @@ _UPRIGHT = {
 # Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
 _MAX_RESIZED_PIXELS = 16_000_000
 
+# Where a picture becomes small in two steps, the first leaves this many times the pixels a side for LANCZOS.
+_REDUCING_GAP = 2.0
+_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+_MAX_PROFILE_BYTES = 1 << 14
+
 Picture: TypeAlias = Image.Image
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
-def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture file says of itself before anything is decoded.
+
+    Attributes:
+        format: "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF" or "HEIF", by content.
+        mode: Pillow's name of the pixels' kind, such as "RGB" or "CMYK".
+        orientation: EXIF orientation in [1, 8]; 1 is upright. Of a PNG, only what stands before its pixels.
+    """
+
+    format: str
+    mode: str
+    orientation: int
+
+
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> Image.Image:
     """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a PIL image.
         max_pixels: Refuse more, judged from the header before anything is decoded. Pillow's own limit does
             not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 6 to 12 bytes a pixel.
+        max_side: What the longer side will be made after this. A large JPEG file then comes at a half, a
+            quarter or an eighth of its size, never at less than twice this side: libjpeg skips the fine
+            detail instead of decoding it. Other formats, and PIL images, come whole.
 
     Returns:
         A PIL image of mode RGB that holds no open file.
@@ -78,11 +103,64 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         if isinstance(source, Image.Image):
             return _finish(source, max_pixels)
         if isinstance(source, bytes):
-            return _load_stream(io.BytesIO(source), max_pixels)
+            return _load_stream(io.BytesIO(source), max_pixels, max_side)
         if isinstance(source, (str, os.PathLike)):
             with _open_file(source) as file:
-                return _load_stream(file, max_pixels)
-        return _load_stream(source if source.seekable() else io.BytesIO(source.read()), max_pixels)
+                return _load_stream(file, max_pixels, max_side)
+        stream = source if source.seekable() else io.BytesIO(source.read())
+        return _load_stream(stream, max_pixels, max_side)
+
+
+def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Identify a picture by its content; nothing is decoded, and what follows the header is not looked at.
+
+    Args:
+        file: Open, and can seek; where it stands afterwards is undefined.
+        max_pixels: As for `load_image`.
+
+    Raises:
+        ImageError: If it is not a picture that `load_image` knows, its header is damaged, or it is too large.
+    """
+    with _pillow_warnings_off(), _identify(file, _head(file)) as image:
+        _check_size(image, max_pixels)
+        # PngImageFile.getexif decodes the whole picture to find a chunk that stands behind the pixels.
+        orientation = _orientation(image, Image.Image.getexif)
+        return Header(image.format or "JPEG", image.mode, orientation if orientation in _UPRIGHT else 1)
+
+
+def to_jpeg(image: Image.Image, *, max_side: int | None = None, quality: int = 80) -> bytes:
+    """Return the bytes of a JPEG of a picture, made smaller where it is too large, never larger.
+
+    Carries no metadata (no EXIF, so no place and no camera; no XMP, no comment) but a colour profile for RGB
+    that `load_image` left with the picture: without it, photos in Display P3 look pale. sRGB needs none.
+
+    Args:
+        image: From `load_image`.
+        max_side: Pixels of the longer side at most. JPEG itself ends at 65,500.
+        quality: libjpeg's, in [1, 95].
+    """
+    side = min(max_side or _MAX_JPEG_SIDE, _MAX_JPEG_SIDE)
+    longer = max(image.size)
+    if longer > side:
+        width, height = (max(1, round(length * side / longer)) for length in image.size)
+        plain = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+    else:
+        plain = image.copy()
+    plain.info = {}  # Pillow would write the comment that it found
+    out = io.BytesIO()
+    plain.save(out, "JPEG", quality=quality, icc_profile=_profile(image))
+    return out.getvalue()
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    """Return the ICC profile to hand on; browsers read it, this process does not.
+
+    Source: ICC.1:2022, section 7.2.6: bytes 16 to 19 name the colour space of the pixels.
+    """
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or profile[16:20] != b"RGB " or len(profile) > _MAX_PROFILE_BYTES:
+        return None
+    return None if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile else profile
 
 
 def lift_pillow_limit(max_pixels: int) -> None:
@@ -220,7 +298,18 @@ def _file_reason(error: OSError | ValueError) -> str:
     return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
 
 
-def _load_stream(file: BinaryIO, max_pixels: int) -> Image.Image:
+def _load_stream(file: BinaryIO, max_pixels: int, max_side: int | None) -> Image.Image:
+    with _identify(file, _head(file)) as image:
+        _check_size(image, max_pixels)
+        if max_side is not None and isinstance(image, JpegImageFile):
+            scale = min(1.0, _REDUCING_GAP * max_side / max(image.size))
+            width, height = (math.ceil(length * scale) for length in image.size)
+            image.draft(None, (width, height))
+        return _finish(image, max_pixels)
+
+
+def _head(file: BinaryIO) -> bytes:
+    """Return the first bytes, by which formats are told apart."""
     try:
         file.seek(0)
         head = file.read(32)
@@ -228,8 +317,7 @@ def _load_stream(file: BinaryIO, max_pixels: int) -> Image.Image:
         raise ImageError(_file_reason(error)) from error
     if not head:
         raise ImageError("the file is empty")
-    with _identify(file, head) as image:
-        return _finish(image, max_pixels)
+    return head
 
 
 def _identify(file: BinaryIO, head: bytes) -> Image.Image:
@@ -268,16 +356,22 @@ def _header(opener: Callable[..., Image.Image], file: BinaryIO) -> Image.Image:
     return image
 
 
-def _finish(image: Image.Image, max_pixels: int) -> Image.Image:
-    """Check the size, decode, convert, turn."""
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"the picture has no pixels ({width} x {height})")
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
+
+
+def _finish(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Check the size, decode, convert, turn."""
+    _check_size(image, max_pixels)
     try:
         image.load()
         rgb = _to_rgb(image)
+        if "icc_profile" in image.info:  # some conversions make a new picture
+            rgb.info["icc_profile"] = image.info["icc_profile"]
     except Exception as error:
         # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
         raise _refusal(error, image.format) from error
@@ -299,10 +393,12 @@ def _refusal(error: Exception, format_name: str | None) -> ImageError:
     return ImageError(f"a damaged or truncated {kind}: {detail or type(error).__name__}")
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(
+    image: Image.Image, getexif: Callable[[Image.Image], Image.Exif] = lambda image: image.getexif()
+) -> int:
     """Return the EXIF orientation, 1 where there is none that can be read: a broken tag spoils no picture."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = getexif(image).get(_ORIENTATION_TAG, 1)
         return int(value)
     except Exception:
         return 1

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter, features
 
 from imret.errors import ImageError
-from imret.images import IMAGE_EXTENSIONS, fit_image, lift_pillow_limit, load_image
+from imret.images import IMAGE_EXTENSIONS, fit_image, lift_pillow_limit, load_image, read_header, to_jpeg
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -554,3 +554,120 @@ def test_real_photos_are_fitted_as_open_clip_does(shared_data: Path) -> None:
         with Image.open(path) as image:
             expected = reference(image)
         np.testing.assert_array_equal(fit_image(load_image(path), size=(224, 224)), expected)
+
+
+# ---- Small, and for a browser ----------------------------------------------------------------------------
+
+
+def differs(one: Image.Image, other: Image.Image) -> float:
+    """Return the mean absolute difference of two pictures of one size, in levels."""
+    assert one.size == other.size
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+
+
+@pytest.mark.parametrize("shape", [(1600, 1200), (1200, 1600), (3000, 40), (1601, 1199), (300, 200)])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_hint_of_the_size_changes_only_how_much_of_a_jpeg_is_decoded(
+    shape: tuple[int, int], orientation: int
+) -> None:
+    # No sharp edges: a side that is no multiple of the fraction is off by less than a pixel of the fraction.
+    smooth = picture(32, 24).resize(shape, Image.Resampling.BICUBIC)
+    data = encoded(smooth, "JPEG", quality=95, exif=exif(orientation))
+    whole, hinted = load_image(data), load_image(data, max_side=100)
+    assert max(hinted.size) >= min(200, max(shape))
+    assert (hinted.size == whole.size) == (max(shape) < 400)
+    small, reference = (
+        Image.open(io.BytesIO(to_jpeg(image, max_side=100, quality=95))) for image in (hinted, whole)
+    )
+    assert max(small.size) == 100
+    assert differs(small, reference) < 3
+
+
+def test_a_hint_of_the_size_changes_nothing_else() -> None:
+    data = encoded(picture(800, 600), "PNG")
+    np.testing.assert_array_equal(load_image(data, max_side=10), load_image(data))
+    jpeg = encoded(picture(800, 600), "JPEG")
+    with Image.open(io.BytesIO(jpeg)) as opened:
+        assert load_image(opened, max_side=10).size == (800, 600)
+    # Judged by the size in the file, not by what would be decoded of it.
+    with pytest.raises(ImageError, match="800 x 600 pixels"):
+        load_image(jpeg, max_pixels=10_000, max_side=10)
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(jpeg[: len(jpeg) // 2], max_side=10)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_header_tells_format_and_orientation_without_decoding(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_decoding(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Image.Image, "transpose", no_decoding)
+    monkeypatch.setattr(Image, "_getdecoder", no_decoding)
+    header = read_header(io.BytesIO(SAMPLES[name]))
+    monkeypatch.undo()
+    with Image.open(io.BytesIO(SAMPLES[name])) as stock:
+        assert header.format == {"MPO": "JPEG"}.get(stock.format or "", stock.format)
+        assert header.mode == stock.mode
+        assert header.orientation == stock.getexif().get(0x0112, 1)
+
+
+def test_a_header_of_no_picture_or_of_a_giant_is_refused() -> None:
+    for data, reason in (
+        (b"", "empty"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture of a known format"),
+        (png(50_000, 50_000, b"\0" * 64), "50000 x 50000 pixels"),
+        (b"BM and some text that begins like a bitmap", "truncated BMP"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            read_header(io.BytesIO(data))
+
+
+def test_a_jpeg_is_made_smaller_never_larger() -> None:
+    for shape, fitted in (
+        ((640, 480), (320, 240)),
+        ((480, 640), (240, 320)),
+        ((320, 20), (320, 20)),
+        ((20, 10), (20, 10)),
+        ((9000, 1), (320, 1)),
+    ):
+        with Image.open(io.BytesIO(to_jpeg(Image.new("RGB", shape, RED), max_side=320))) as made:
+            assert (made.format, made.mode, made.size) == ("JPEG", "RGB", fitted)
+            assert near(made.getpixel((0, 0)), RED)
+    with Image.open(io.BytesIO(to_jpeg(Image.new("RGB", (70_000, 700), RED)))) as made:
+        assert made.size == (65_500, 655)  # no JPEG is wider
+
+
+def test_a_jpeg_that_is_made_carries_no_metadata() -> None:
+    place = Image.Exif()
+    place[0x0112] = 6
+    place[0x010F] = "secret camera"
+    place.get_ifd(0x8825)[1] = "N"
+    data = encoded(
+        picture(), "JPEG", exif=place.tobytes(), comment=b"secret comment", xmp=b"<secret/>", dpi=(300, 300)
+    )
+    assert data.count(b"secret") == 3
+    for max_side in (None, 16):
+        made = to_jpeg(load_image(data), max_side=max_side)
+        assert b"secret" not in made
+        with Image.open(io.BytesIO(made)) as image:
+            assert dict(image.getexif()) == {}
+            assert set(image.info) == {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_a_colour_profile_for_rgb_goes_along_and_srgb_is_left_out(file_format: str) -> None:
+    wide = b"\0" * 16 + b"RGB XYZ " + b"\0" * 500
+    for profile, kept in (
+        (wide, wide),
+        (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), None),
+        (wide.replace(b"RGB ", b"CMYK"), None),
+        (wide.replace(b"RGB ", b"GRAY"), None),
+        (wide + b"\0" * 20_000, None),
+        (b"x", None),
+    ):
+        mode = "RGB" if file_format == "JPEG" else "RGBA"
+        data = encoded(picture().convert(mode), file_format, icc_profile=profile)
+        with Image.open(io.BytesIO(to_jpeg(load_image(data), max_side=32))) as made:
+            assert made.info.get("icc_profile") == kept

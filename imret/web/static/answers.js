@@ -1,0 +1,91 @@
+// What was found: pictures that come page by page, and the answers of a while ago, kept for Back and Forward.
+
+import * as api from "./api.js";
+import { canBeAsked } from "./query.js";
+import { keyOf } from "./state.js";
+
+export const PAGE = 60;
+/** Sorting is of the best hits of a query: as many as the server takes into account for counts, too. */
+export const SORTED = 200;
+const MOST = 500; // that the server gives at once
+const KEPT = 12;
+
+/** The pictures that a state asks for, as far as they were loaded. */
+export class Answer {
+  constructor(state) {
+    this.state = state;
+    this.isSearch = canBeAsked(state.terms);
+    this.pages = []; // of {id, category, path, payload}; hits also have rank, score and folded
+    this.terms = []; // as the server calls them
+    this.counts = null;
+    this.images = null; // how many pictures there are, without a query
+    this.more = false;
+    this.next = null;
+    this.asked = 0; // hits that were asked for: where the next page begins
+    this.loading = null;
+  }
+
+  get pictures() {
+    return this.pages.flat();
+  }
+
+  /** How many hits are asked for at first; `shown` is how many there were before a reload. */
+  firstLimit(shown = 0) {
+    if (this.isSearch && this.state.sort !== "score") return SORTED;
+    return Math.min(MOST, Math.max(PAGE, shown));
+  }
+
+  async begin({ signal, shown }) {
+    const limit = this.firstLimit(shown);
+    if (this.isSearch) this.take(await api.search(this.state, { limit, signal }), limit);
+    else this.take(await api.images(this.state, { limit, signal }), limit);
+  }
+
+  /** Load the next page and return it; two who ask at once get the same one. */
+  loadMore() {
+    this.loading ??= this.#next().finally(() => {
+      this.loading = null;
+    });
+    return this.loading;
+  }
+
+  async #next() {
+    if (this.isSearch) return this.take(await api.search(this.state, { offset: this.asked, limit: PAGE }), PAGE);
+    return this.take(await api.images(this.state, { after: this.next, limit: PAGE }), PAGE);
+  }
+
+  /** Take in what the server answered, and return the pictures that are new. */
+  take(said, limit) {
+    const known = new Set(this.pictures.map((picture) => picture.id));
+    // A collection that changes meanwhile may show one again.
+    const page = (said.hits ?? said.pictures).filter((picture) => !known.has(picture.id));
+    this.collection = said.collection;
+    if (this.isSearch) {
+      this.asked += limit;
+      this.more = said.more && this.state.sort === "score";
+      this.cut = said.more && this.state.sort !== "score";
+      this.terms = said.terms;
+      this.counts ??= said.counts;
+      this.timings = said.timings_ms;
+    } else {
+      this.images = said.images;
+      this.next = said.next;
+      this.more = said.next !== null;
+    }
+    if (page.length) this.pages.push(page);
+    return page;
+  }
+}
+
+const kept = new Map();
+
+export function keep(answer) {
+  const key = keyOf(answer.state);
+  kept.delete(key);
+  kept.set(key, answer);
+  if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+}
+
+export function keptAnswer(state) {
+  return kept.get(keyOf(state)) ?? null;
+}

@@ -1,0 +1,83 @@
+// Categories with counts: a click narrows to one, a second leaves it out, a third takes it as it comes.
+
+import { byId, el, keepFocus } from "./elements.js";
+
+/** So many are shown before somebody asks for all. */
+const FEW = 24;
+
+let all = false;
+
+/**
+ * Show the chips. `listed` is [{category, images}]; `counts` how the best hits of a query spread, or null;
+ * `changed(category, how)` is told what somebody wants: "only", "not" or "any".
+ */
+export function showCategories(listed, counts, state, changed) {
+  const hits = new Map(counts?.categories.map(({ category, hits: number }) => [category, number]));
+  const entries = listed.map((entry) => ({ ...entry, hits: counts ? hits.get(entry.category) ?? 0 : null }));
+  // What the address names may be gone from the collection; it can still be taken back.
+  for (const category of [...state.category, ...state.not_category]) {
+    if (!entries.some((entry) => entry.category === category)) entries.push({ category, images: 0, hits: counts ? 0 : null });
+  }
+  entries.sort((a, b) => (b.hits ?? 0) - (a.hits ?? 0) || b.images - a.images || (a.category < b.category ? -1 : 1));
+  const chosen = (entry) => state.category.includes(entry.category) || state.not_category.includes(entry.category);
+  const shown = all ? entries : entries.filter((entry, at) => at < FEW || chosen(entry));
+
+  const list = byId("categories");
+  const filter = byId("category-filter");
+  const section = byId("category-section");
+  section.hidden = !entries.length;
+  const again = () => showCategories(listed, counts, state, changed);
+  keepFocus(list, () => {
+    list.replaceChildren(...shown.map((entry) => chip(entry, counts, state, changed)));
+    if (entries.length > FEW) {
+      list.append(el("li", {}, el("button", { type: "button", class: "quiet", "data-key": "all", "aria-expanded": String(all),
+        onclick: () => {
+          all = !all;
+          again();
+        } }, all ? "Fewer" : `All ${entries.length.toLocaleString()} categories`)));
+    }
+  });
+  section.classList.toggle("all", all);
+  filter.hidden = !all || entries.length <= FEW;
+  if (filter.hidden) filter.value = "";
+  filter.oninput = () => {
+    const wanted = filter.value.trim().toLocaleLowerCase();
+    for (const item of list.querySelectorAll(".category-chip")) {
+      item.parentElement.hidden = !item.dataset.category.toLocaleLowerCase().includes(wanted);
+    }
+  };
+  filter.oninput();
+}
+
+function chip({ category, images, hits }, counts, state, changed) {
+  const how = state.category.includes(category) ? "only" : state.not_category.includes(category) ? "not" : "any";
+  const pictures = `${images.toLocaleString()} ${images === 1 ? "picture" : "pictures"}`;
+  const count = hits === null ? pictures : `${hits} of the best ${counts.hits}, ${pictures} in all`;
+  const next = { any: "only", only: "not", not: "any" }[how];
+  const does = { any: "Click to see only these", only: "Click to leave these out", not: "Click to take these as they come" }[how];
+  const said = { any: "", only: "Only these. ", not: "Left out. " }[how];
+  return el("li", {}, el("button", {
+    type: "button", class: `category-chip ${how}`, "data-key": category, "data-category": category, "data-how": how,
+    title: `${category}: ${count}. ${does}.`,
+    "aria-label": `${category}, ${count}. ${said}${does}`,
+    onclick: () => changed(category, next),
+    onkeydown: (event) => {
+      const wish = { "+": "only", "-": "not", Delete: "any", Backspace: "any" }[event.key];
+      if (!wish || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      changed(category, wish === how ? "any" : wish);
+    },
+  },
+  el("span", { class: "label" }, category),
+  el("span", { class: "count" }, hits === null ? images.toLocaleString() : hits.toLocaleString())));
+}
+
+/** Return a state that asks for a category only, not at all, or any way. */
+export function withCategory(state, category, how) {
+  const without = (list) => list.filter((other) => other !== category);
+  return {
+    ...state,
+    category: how === "only" ? [...without(state.category), category] : without(state.category),
+    not_category: how === "not" ? [...without(state.not_category), category] : without(state.not_category),
+  };
+}

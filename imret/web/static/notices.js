@@ -1,0 +1,68 @@
+// What is said where there are no pictures, and what to do about it: nothing found, an error, nothing yet.
+
+import { el } from "./elements.js";
+import { icon } from "./icons.js";
+
+/** Return a panel: a title, what there is to say, code to type, and [label, action] for each button. */
+export function notice({ drawing = "picture", title, text = "", code = null, actions = [] }) {
+  return el("div", { class: "notice" },
+    icon(drawing),
+    el("h2", {}, title),
+    text && el("p", {}, text),
+    code && el("pre", {}, el("code", {}, code)),
+    actions.length > 0 && el("p", { class: "actions" }, ...actions.map(([label, action], at) => el("button", {
+      type: "button", class: at ? "button" : "button first", onclick: action }, label))));
+}
+
+export const INGEST = "imret ingest photos";
+
+/** There is no collection, or nothing in the one that is open. */
+export function nothingYet(name, retry) {
+  return notice({
+    title: name ? `The collection \u201c${name}\u201d is empty` : "No pictures yet",
+    text: "Give imret a folder of pictures, one sub-folder per category if you have categories. They appear here as soon as the command is done.",
+    code: name && name !== "photos" ? `${INGEST} --collection ${quoted(name)}` : INGEST,
+    actions: [["Look again", retry]],
+  });
+}
+
+/** Return a word as a shell reads it: what a link names may hold anything. */
+function quoted(word) {
+  return /^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/** A query found nothing. */
+export function nothingFound(state, words, { nearest, everywhere, reset }) {
+  const narrowed = state.category.length || state.not_category.length || state.where.length;
+  const actions = [];
+  if (state.relevant) actions.push(["Show the nearest anyway", nearest]);
+  if (narrowed) actions.push(["Look in the whole collection", everywhere]);
+  actions.push(["See all pictures", reset]);
+  return notice({
+    drawing: "search",
+    title: state.relevant ? `Nothing here is about ${words}` : `No picture for ${words} passes the conditions`,
+    text: state.relevant
+      ? "No picture is nearer to this than to everything else that could be said of it."
+      : "Take back a category or a condition, and there may be some.",
+    actions,
+  });
+}
+
+/** The collection has pictures, but none that pass what was narrowed. */
+export function nothingPasses(everywhere) {
+  return notice({
+    title: "No picture passes these conditions",
+    text: "Take back a category or a condition, and there may be some.",
+    actions: [["See the whole collection", everywhere]],
+  });
+}
+
+/** All that was said is what not to look for. */
+export function onlySubtracted(words, write) {
+  return notice({
+    drawing: "minus",
+    title: "What are you looking for?",
+    text: `So far this only says what not to look for (${words}). Add words or a picture, or click a sign to add instead of subtract.`,
+    actions: [["Say what to look for", write]],
+  });
+}
