@@ -398,7 +398,8 @@ def _form(query: dict[str, Any], pictures: Sequence[tuple[str, bytes]]) -> tuple
     boundary = os.urandom(16).hex().encode("ascii")
     parts = [(b'name="query"', b"application/json", _json(query))]
     for name, data in pictures:
-        quoted = printable(name).replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+        name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        quoted = name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
         head = f'name="picture"; filename="{quoted}"'.encode()
         parts.append((head, b"application/octet-stream", data))
     lines = []
