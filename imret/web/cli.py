@@ -46,6 +46,14 @@ DEFAULT_PORT = 8750
     metavar="FILE",
     help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
 )
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DIR",
+    help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
+    "ingested. For a Qdrant server that others write to.",
+)
 @click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
 @click.option(
@@ -75,6 +83,7 @@ def command(
     port: int,
     allow_hosts: tuple[str, ...],
     token_file: str | None,
+    roots: tuple[str, ...],
     preload: bool,
     open_it: bool,
     max_upload: int,
@@ -99,6 +108,7 @@ def command(
     except ImportError as error:
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
     from imret import running
+    from imret.images import MAX_PIXELS, lift_pillow_limit
     from imret.models import cache_dir
     from imret.store import open_store, resolve_address
     from imret.web.app import create_app
@@ -107,8 +117,12 @@ def command(
     from imret.web.pictures import Pictures
     from imret.web.warm import Warm
 
+    lift_pillow_limit(MAX_PIXELS)
     token = _token(token_file)
-    check_binding(host, token)
+    check_binding(host, token, port=port)
+    for root in roots:
+        if not os.path.isdir(root):
+            raise DataError(f"--root {root!r} is no folder.")
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     address, reason = resolve_address(db)
@@ -126,7 +140,9 @@ def command(
         app = create_app(
             warm,
             default=collection,
-            pictures=Pictures(cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000),
+            pictures=Pictures(
+                cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+            ),
             host=host,
             port=port,
             token=token,
@@ -139,7 +155,7 @@ def command(
             log_level="warning",
             access_log=False,  # queries are nobody's business
             server_header=False,
-            date_header=True,
+            proxy_headers=False,  # nothing here depends on who forwards
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=10,
