@@ -31,7 +31,7 @@ from imret.payload import file_of
 from imret.query import Term
 from imret.remote import NoAnswer
 from imret.running import Running, announced, find
-from imret.store import open_store
+from imret.store import Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 
@@ -99,9 +99,22 @@ def home(place: Path) -> Iterator[Path]:
         reading.join(30)
 
 
+@pytest.fixture(scope="module")
+def twin(place: Path) -> Iterator[Store]:
+    """The store without a server, open: it takes long to open one for each of many searches."""
+    with open_store(str(place / "twin")) as store:
+        yield store
+
+
 @pytest.fixture
-def served(place: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def served(place: Path, home: Path, twin: Store, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store that a server runs over."""
+
+    def opened(address: str, **options: Any) -> contextlib.AbstractContextManager[Store]:
+        kept = address == str(place / "twin")
+        return contextlib.nullcontext(twin) if kept else open_store(address, **options)
+
+    monkeypatch.setattr("imret.store.open_store", opened)
     monkeypatch.setenv("IMRET_HOME", str(home))
     return place / "db"
 
