@@ -245,6 +245,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(place)
+        listener.listen()  # who asks from now on waits for the answer, rather than being refused
     except OSError as error:
         listener.close()
         raise DataError(
