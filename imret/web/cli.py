@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
+import threading
+import time
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +25,8 @@ from imret.options import (
 )
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from imret.web.warm import Warm
 
 DEFAULT_PORT = 8750
@@ -110,7 +117,7 @@ def command(
     from imret import running
     from imret.images import MAX_PIXELS, lift_pillow_limit
     from imret.models import cache_dir
-    from imret.store import open_store, resolve_address
+    from imret.store import default_folder, open_store, resolve_address
     from imret.web.app import create_app
     from imret.web.connections import make_protocol, raise_file_limit
     from imret.web.gate import check_binding
@@ -123,18 +130,22 @@ def command(
     for root in roots:
         if not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
-    listener = _listen(host, port)
-    port = listener.getsockname()[1]
     address, reason = resolve_address(db)
-    warm = Warm(
-        lambda: open_store(address, create=False, share=True),
-        device=device,
-        precision=precision,
-        models={collection: model} if model else {},
-        arch=arch,
-        notify=announce,
-    )
-    try:
+    # The user's own store may still be to come, and the page then says how; a folder that was named and is
+    # not there is a mistake.
+    is_own = address == str(default_folder())
+    with contextlib.ExitStack() as ending:
+        listener = ending.enter_context(_listen(host, port))
+        port = listener.getsockname()[1]
+        warm = Warm(
+            lambda: open_store(address, create=is_own, share=True),
+            device=device,
+            precision=precision,
+            models={collection: model} if model else {},
+            arch=arch,
+            notify=announce,
+        )
+        ending.callback(warm.close)
         announce(reason or f"store {address} ({warm.store.engine})")
         _say_what_is_served(warm, collection, preload=preload)
         app = create_app(
@@ -160,24 +171,28 @@ def command(
             lifespan="on",
             timeout_graceful_shutdown=10,
         )
-        url = f"http://{_shown_host(host)}:{port}"
-        with running.announced(url=_own_url(host, port), address=address, token=token):
-            announce(f"the page is at {url}  (Ctrl-C ends)")
-            if open_it:
-                import webbrowser
+        own_url = _own_url(host, port)
+        ending.enter_context(running.announced(url=own_url, address=address, token=token))
+        announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
+        if open_it:
+            webbrowser.open(own_url)
+        _run(uvicorn.Server(config), listener)
+        announce("imret serve has ended")
 
-                webbrowser.open(_own_url(host, port))
-            uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        warm.close()
-        listener.close()
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
-    import threading
-    import time
-
     from imret.errors import ImretError, ModelError
 
     started = time.monotonic()
@@ -209,8 +224,6 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
 
 def _quietly(load: Any) -> None:
-    import contextlib
-
     from imret.errors import ImretError
 
     with contextlib.suppress(ImretError):

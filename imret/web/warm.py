@@ -198,6 +198,7 @@ class Warm:
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
         self._lock = threading.Lock()  # of the dictionaries; held for moments
         self._opening = threading.RLock()  # one collection or model at a time
+        self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="imret-versions", daemon=True)
@@ -267,11 +268,22 @@ class Warm:
         with self._lock:
             if name in self._served:
                 return self._taken(self._served[name])
+        asked = time.monotonic()
         with self._opening:
             with self._lock:
                 if name in self._served:
                     return self._taken(self._served[name])
-            served = self._open(name)
+            failed = self._failed.get(name)
+            if failed is not None and failed[0] > asked:
+                raise failed[
+                    1
+                ]  # it failed while we waited for our turn, and would take as long to fail again
+            try:
+                served = self._open(name)
+            except ImretError as error:
+                self._failed[name] = (time.monotonic(), error)
+                raise
+            self._failed.pop(name, None)
             with self._lock:
                 self._served[name] = served
                 return self._taken(served)
