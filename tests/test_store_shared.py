@@ -40,7 +40,8 @@ N = 60
 SHARER = """
 import sys; sys.path.insert(0, "tests")
 from edge_points import *
-store = EdgeStore(sys.argv[1], share=True)
+from imret.store import open_store
+store = open_store(sys.argv[1], create=False, share=True)
 photos = store.open("photos")
 print(worker_pid(store), flush=True)
 for line in sys.stdin:
