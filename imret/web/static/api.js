@@ -37,10 +37,20 @@ async function get(path, parameters, { signal } = {}) {
   return said;
 }
 
+/**
+ * Whether a picture that is asked for may be among its own hits: who sends one wants to know whether it is in
+ * the collection; who asks for more like one of the collection has seen that one.
+ */
+function findsItself({ terms }) {
+  const kinds = terms.map(({ typed }) => parseTerm(typed).kind);
+  return kinds.some((kind) => kind === "upload" || kind === "url") && !kinds.includes("id") && !kinds.includes("stored");
+}
+
 /** Hits `offset` to `offset + limit` of a query, and how it spreads over categories. */
 export function search(state, { offset = 0, limit, signal }) {
   const parameters = parametersOf(state);
   parameters.set("limit", limit);
+  if (findsItself(state)) parameters.set("include_self", "true");
   if (offset) parameters.set("offset", offset);
   else parameters.set("counts", "true");
   return get("/search", parameters, { signal });
@@ -115,7 +125,9 @@ export function send(state, files, { limit, signal, progressed }) {
     return { ...term, weight: minus ? -term.weight : term.weight };
   });
   files.forEach((_, at) => terms.push({ kind: "picture", value: String(at), weight: 1 }));
-  const query = { terms, limit, counts: true, relevant: state.relevant, unique: state.unique, sort: state.sort };
+  const { relevant, unique, sort } = state;
+  const sent = { terms: [...state.terms, { typed: "upload:", minus: false }] };
+  const query = { terms, limit, counts: true, relevant, unique, sort, include_self: findsItself(sent) };
   for (const key of ["category", "not_category", "where"]) if (state[key].length) query[key] = state[key];
   if (state.collection) query.collection = state.collection;
 

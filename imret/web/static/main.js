@@ -533,7 +533,7 @@ function noteScroll() {
 function followHistory() {
   history.scrollRestoration = "manual";
   addEventListener("scroll", () => {
-    noting ||= setTimeout(noteScroll, 200);
+    noting ||= setTimeout(noteScroll, 150);
   }, { passive: true });
   addEventListener("pagehide", noteScroll);
   addEventListener("popstate", () => {
