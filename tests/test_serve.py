@@ -182,6 +182,16 @@ def test_pictures_that_an_ingest_adds_are_found_while_it_runs(db: Path, photos: 
         assert (status, answer["hits"][0]["path"]) == (200, str(new))
 
 
+def test_what_another_process_fills_is_served_and_stays_when_that_ends(db: Path) -> None:
+    with open_store(str(db), share=True) as store:  # as `imret ingest` does
+        filled = store.open("photos")
+        filled.delete([next(filled.scan(batch_size=1))[0].id])
+        with serving("--db", db) as server:
+            assert server.get("/api/v1/images")[1]["images"] == 11
+            store.close()
+            assert server.get("/api/v1/images")[1]["images"] == 11
+
+
 def test_a_collection_that_is_not_there_yet_is_said_and_taken_up_when_it_comes(
     tmp_path: Path, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -354,22 +354,28 @@ class Warm:
                 if self._served.get(name) is not seen:
                     return
             if lost and self._store.engine == "embedded":
-                self._reopen()
-                return
-            version = self._store.version(name)
-            if version == seen.version:
-                return
-            if version is None:
-                self._retire(name, seen)
-                return
-            following = self._open(name)
+                # The process that had it open has ended: an ingest that shared it, or the store's own.
+                try:
+                    following = self._open(name)
+                except StoreUnavailable:
+                    self._reopen()
+                    return
+            else:
+                version = self._store.version(name)
+                if version == seen.version:
+                    return
+                if version is None:
+                    self._retire(name, seen)
+                    return
+                following = self._open(name)
             # Its model is loaded before anybody waits for it, if that of the version before it was.
             if following.encoder is not seen.encoder and "encoder" in vars(seen.encoder):
                 following.load()
             with self._lock:
                 self._served[name] = following
             self._leave(seen)
-            self._notify(f"{name}: a new version is live, made by {following.identity.model}")
+            if following.version != seen.version:
+                self._notify(f"{name}: a new version is live, made by {following.identity.model}")
 
     def _reopen(self) -> None:
         """Open an embedded store anew whose process has died."""
