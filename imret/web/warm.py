@@ -241,7 +241,10 @@ class Warm:
                 return question(served)
             except (StoreError, ModelMismatch) as error:
                 met, asked = error, served
-        self._refresh(name, asked, lost=isinstance(met, StoreUnavailable))
+        lost = isinstance(met, StoreUnavailable)
+        if lost and self._store.engine == "server":
+            raise met  # its own retries have ended by now
+        self._refresh(name, asked, lost=lost)
         with self.use(name) as served:
             if served is asked:
                 raise met
@@ -347,13 +350,13 @@ class Warm:
         Args:
             name: Of the collection.
             seen: What was open.
-            lost: Whether the store seems to be gone: an embedded one is then opened anew.
+            lost: Whether the embedded store's process is gone: it is then opened anew.
         """
         with self._opening:
             with self._lock:
                 if self._served.get(name) is not seen:
                     return
-            if lost and self._store.engine == "embedded":
+            if lost:
                 # The process that had it open has ended: an ingest that shared it, or the store's own.
                 try:
                     following = self._open(name)
@@ -392,7 +395,9 @@ class Warm:
         self._notify(f"store {self._store.address}: opened again")
 
     def _watch(self) -> None:
-        while not self._stop.wait(POLL_S):
+        # A server is asked over the network, and a version that it has dropped is noticed by `ask`.
+        patience = 1 if self._store.engine == "embedded" else 4
+        while not self._stop.wait(patience * POLL_S):
             with self._lock:
                 served = dict(self._served)
             for name, one in served.items():
