@@ -70,6 +70,10 @@ class Process:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:

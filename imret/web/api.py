@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -13,7 +15,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import ValidationError
 from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 
 from imret.asking import wordings
@@ -27,6 +30,7 @@ from imret.web.schemas import (
     MAX_CLASSIFIED,
     MAX_DEPTH,
     MAX_LABELS,
+    MAX_TEXT,
     BrowseQuery,
     CategoriesOut,
     ClassifyOut,
@@ -47,6 +51,17 @@ from imret.web.warm import Served, Warm
 T = TypeVar("T")
 
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+# A query in JSON or in the field of a form: reading it holds up everybody, so it is small. Its longest terms
+# and conditions are a third of that.
+MAX_JSON_BYTES = 4 << 20
+# Faults of one input that are named; a million of them make a worse answer than the first.
+MAX_EXPLAINED = 10
+MAX_MEMBERS = 100  # of one object; a query has some twenty
+MAX_NAMED = 100  # characters of a field's name, which the client chose
+
+# It logs what is wrong with a form, which its sender is told.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # Text queries that may wait for the model beside those of one batch.
 MAX_WAITING_TEXTS = 512
@@ -163,7 +178,7 @@ class Api:
                 raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
             asked = _validated(_json(queries[0]) if queries else {})
         else:
-            asked = _validated(_json(await request.body()))
+            asked = _validated(_json(await _small_body(request)))
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         asked.terms = answers.known_terms(asked.terms, sent)
         return await self._search(asked)
@@ -237,6 +252,8 @@ class Api:
                 f"at most {MAX_CLASSIFIED} pictures and {MAX_LABELS:,} labels at a time, not {n_pictures} "
                 f"and {len(labels):,}."
             )
+        if any(len(label) > MAX_TEXT for label in labels):
+            raise DataError(f"a label has at most {MAX_TEXT:,} characters.")
         top_k = _number(form, "top_k", 3)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
@@ -351,19 +368,43 @@ class _Form:
 async def _form(request: Request) -> _Form:
     if _media_type(request) not in _FORMS:
         raise DataError("send a form: Content-Type multipart/form-data.")
-    fields = MAX_LABELS + MAX_CLASSIFIED + 8
     texts: dict[str, list[str]] = {}
     pictures = []
     try:
-        async with request.form(max_files=MAX_CLASSIFIED, max_fields=fields) as form:
-            for name, value in form.multi_items():
-                if isinstance(value, str):
-                    texts.setdefault(name, []).append(value)
-                elif name == "picture":
-                    pictures.append((value.filename or "", await value.read()))
-    except HTTPException as error:
-        raise DataError(f"the form cannot be read: {error.detail}") from error
+        form = await _parsed(request)
+    except MultiPartException as error:
+        raise DataError(f"the form cannot be read: {error.message}") from error
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            texts.setdefault(name, []).append(value)
+        elif name == "picture":
+            pictures.append((value.filename or "", await value.read()))
+    await form.close()
     return _Form(texts, pictures)
+
+
+async def _parsed(request: Request) -> FormData:
+    fields = MAX_LABELS + MAX_CLASSIFIED + 8
+    if _media_type(request) == _FORMS[1]:
+        return await FormParser(request.headers, request.stream(), max_fields=fields).parse()
+    return await _InMemory(
+        request.headers, request.stream(), max_files=MAX_CLASSIFIED, max_fields=fields
+    ).parse()
+
+
+class _InMemory(MultiPartParser):
+    """What is sent is bounded and not for the disk, which may be full."""
+
+    spool_max_size = sys.maxsize
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise DataError(f"the query is too large: at most {MAX_JSON_BYTES:,} bytes of JSON.")
+    return bytes(body)
 
 
 def _media_type(request: Request) -> str:
@@ -381,9 +422,15 @@ def _number(form: _Form, name: str, default: int) -> int:
 
 def _json(text: str | bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"the query is no JSON: {str(error)[:200]}") from error
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members) > MAX_MEMBERS:
+        raise DataError(f"the query has an object of {len(members):,} members: at most {MAX_MEMBERS}.")
+    return dict(members)
 
 
 def _conditions(query: Conditions) -> dict[str, Any]:
@@ -399,10 +446,13 @@ def _validated(content: Any) -> SearchIn:
 
 def explained(errors: Sequence[Mapping[str, Any]]) -> str:
     """Return what is wrong with an input, in one sentence a field."""
-    return " ".join(
-        f"{'.'.join(str(part) for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
-        for one in errors
-    )
+    said = [
+        f"{'.'.join(str(part)[:MAX_NAMED] for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
+        for one in errors[:MAX_EXPLAINED]
+    ]
+    if len(errors) > MAX_EXPLAINED:
+        said.append(f"(And {len(errors) - MAX_EXPLAINED:,} more.)")
+    return " ".join(said)
 
 
 _IMAGE: dict[int | str, dict[str, Any]] = {

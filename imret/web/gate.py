@@ -39,6 +39,9 @@ MAX_PATH_BYTES = 4 << 10
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 << 10
 LOGIN_BYTES = 4 << 10  # a form with one token
+HELD_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
+SMALL_BODY_BYTES = 64 << 10  # what is taken also beside them; uvicorn reads as much ahead anyway
+RETRY_AFTER_S = 2
 LOGIN_DELAY_S = 0.5  # what a wrong token costs; with 16 characters it is courtesy, not defence
 SESSION_S = 30 * 24 * 3600  # how long a browser keeps the cookie; another token ends all sessions at once
 
@@ -78,8 +81,8 @@ class Gate:
 
     Refusals are problem+json, before the app is called and before a body is read: 400 what is malformed, 401
     without the token, 403 from another site, 408 and 413 for bodies, 414 and 431 for addresses and headers,
-    421 for another Host. The path that is judged is the one that the app routes on, and everything that is
-    not listed as open needs the token.
+    421 for another Host, 503 for a body beside too many others. The path that is judged is the one that the
+    app routes on, and everything that is not listed as open needs the token.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Gate:
         self.port = port
         self.max_body_bytes = max_body_bytes
         self.body_timeout_s = body_timeout_s
+        self.held = _Held(HELD_BODIES * max_body_bytes)
         self.loopback = is_loopback(host)
         self.names = {"localhost"} | {_parse_allowed(name) for name in allow_hosts}
         if not self.loopback:
@@ -139,7 +143,15 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         limit = min(LOGIN_BYTES, self.max_body_bytes) if scope["path"] == "/login" else self.max_body_bytes
-        exchange = _Exchange(scope, receive, send, max_body_bytes=limit, body_timeout_s=self.body_timeout_s)
+        exchange = _Exchange(
+            scope, receive, send, max_body_bytes=limit, body_timeout_s=self.body_timeout_s, held=self.held
+        )
+        try:
+            await self._pass(scope, exchange)
+        finally:
+            self.held.n_bytes -= exchange.held_bytes
+
+    async def _pass(self, scope: Scope, exchange: _Exchange) -> None:
         try:
             self._check(scope, exchange)
             if scope["path"] == "/login":
@@ -318,11 +330,29 @@ class _RefusedError(Exception):
         self.headers = list(headers)
 
 
+class _Held:
+    """How much of the bodies of all requests is in memory, and how much may be.
+
+    A body stays from its first byte until its request is answered: who waits for a thread holds it, too.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+
+
 class _Exchange:
     """One request and its response: counts what comes in, dresses what goes out, and can end both early."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, *, max_body_bytes: int, body_timeout_s: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        max_body_bytes: int,
+        body_timeout_s: float,
+        held: _Held,
     ) -> None:
         self.scope = scope
         self._receive = receive
@@ -331,6 +361,8 @@ class _Exchange:
         self.body_timeout_s = body_timeout_s
         self.left_s = body_timeout_s
         self.received_bytes = 0
+        self.held_bytes = 0
+        self._held = held
         self.body_over = not _values(scope, b"content-length") and not _values(scope, b"transfer-encoding")
         self.started = False
         self.refused = False
@@ -373,8 +405,22 @@ class _Exchange:
             if self.received_bytes > self.max_body_bytes:
                 await self.refuse(413, self._too_large(), [])
                 return {"type": "http.disconnect"}
+            if not self._hold():
+                detail = f"too many large requests at a time. Ask again in {RETRY_AFTER_S} s."
+                await self.refuse(503, detail, [(b"retry-after", b"%d" % RETRY_AFTER_S)])
+                return {"type": "http.disconnect"}
             self.body_over = not message.get("more_body", False)
         return message
+
+    def _hold(self) -> bool:
+        """Count what has arrived among all that is in memory; False if that is too much."""
+        more = max(0, self.received_bytes - SMALL_BODY_BYTES) - self.held_bytes
+        if more > 0:
+            if self._held.n_bytes + more > self._held.max_bytes:
+                return False
+            self._held.n_bytes += more
+            self.held_bytes += more
+        return True
 
     async def read(self) -> bytes | None:
         """Return the whole body; None if the client left or was refused meanwhile."""
