@@ -23,6 +23,7 @@ from imret.models import resolve_model
 from imret.phrases import read_phrases
 from imret.store import Collection, Filter, Identity, Point, Stats, Store
 from imret.web.batching import BatchingEncoder
+from imret.web.mending import mended
 from imret.web.telemetry import Telemetry, stage
 
 T = TypeVar("T")
@@ -83,9 +84,10 @@ class Served:
 
 
 class _View:
-    """A collection whose calls are timed, and whose counts are kept for a moment. See `Collection`.
+    """A collection whose calls are timed, whose points are mended, and whose counts are kept for a moment.
 
-    Every search asks which categories exist, which on a large collection costs more than the search.
+    See `Collection`. Every search asks which categories exist, which on a large collection costs more than
+    the search.
     """
 
     def __init__(self, collection: Collection, telemetry: Telemetry) -> None:
@@ -96,7 +98,8 @@ class _View:
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
         with self._timed():
-            return self._inner.get(ids, vectors=vectors)
+            found = self._inner.get(ids, vectors=vectors)
+        return {one: mended(point) for one, point in found.items()}
 
     def scan(
         self,
@@ -112,13 +115,14 @@ class _View:
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield batch
+            yield [mended(point) for point in batch]
 
     def search(
         self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
     ) -> list[Point]:
         with self._timed():
-            return self._inner.search(vector, limit=limit, filter=filter, exact=exact)
+            found = self._inner.search(vector, limit=limit, filter=filter, exact=exact)
+        return [mended(point) for point in found]
 
     def count(self, filter: Filter | None = None) -> int:
         with self._timed():
