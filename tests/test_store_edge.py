@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -667,3 +668,12 @@ print(*sorted({"qdrant_client", "qdrant_edge", "torch", "grpc", "httpx"} & set(s
 """
     done = subprocess.run([sys.executable, "-c", script, str(db)], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_a_store_that_is_taken_away_is_unavailable_not_a_mystery(db: Path) -> None:
+    with EdgeStore(db) as store:
+        shutil.rmtree(db)
+        with pytest.raises(StoreUnavailable, match="cannot be read any more: No such file"):
+            store.collections()
+        with pytest.raises(StoreUnavailable, match="Put it back"):
+            store.open("photos")

@@ -116,9 +116,19 @@ def _make_store(folder: Path, *, create: bool) -> None:
 
 
 def collection_names(folder: Path) -> list[str]:
-    """Return the names of the folders that may be collections, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and is_name(entry.name))
+    """Return the names of the folders that may be collections, sorted.
+
+    Raises:
+        StoreUnavailable: If the store was moved or removed since it was opened, or its drive is gone.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and is_name(entry.name))
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store {str(folder)!r} cannot be read any more: {error.strerror or error}. Put it back, or "
+            "run the command again."
+        ) from error
 
 
 def read_versions(collection: Path) -> Versions:
