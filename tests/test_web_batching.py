@@ -189,3 +189,10 @@ def test_stages_of_a_request_are_told_apart_from_those_of_another() -> None:
         lane.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.filterwarnings("ignore:A text is longer")
+def test_long_texts_are_known_by_their_hash(encoder: BatchingEncoder) -> None:
+    for i in range(4):
+        encoder.submit([f"{i}" + "owl" * 10_000]).result(60)
+    assert sum(map(len, encoder._known)) == 4 * 32

@@ -7,6 +7,7 @@ under load batches grow by themselves.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -43,7 +44,8 @@ class BatchingEncoder(CachedEncoder):
     def __init__(self, model: ModelFiles, *, device: str, precision: str, telemetry: Telemetry) -> None:
         super().__init__(model, device=device, precision=precision)
         self._telemetry = telemetry
-        self._known: OrderedDict[_Wordings, _Vector] = OrderedDict()
+        # By hash: six wordings of the longest text are as large as ten vectors.
+        self._known: OrderedDict[bytes, _Vector] = OrderedDict()
         self._waiting: SimpleQueue[tuple[_Wordings, _Vector]] = SimpleQueue()
         self._lock = threading.Lock()
         self._is_encoding = False
@@ -55,7 +57,7 @@ class BatchingEncoder(CachedEncoder):
 
     def submit(self, texts: Sequence[str]) -> _Vector:
         """Return the future of `encode_mean`, which many may share: do not cancel it."""
-        key = tuple(texts)
+        key = _key(texts)
         with self._lock:
             found = self._known.get(key)
             if found is not None:
@@ -65,7 +67,7 @@ class BatchingEncoder(CachedEncoder):
             self._known[key] = vector
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
-            self._waiting.put((key, vector))
+            self._waiting.put((tuple(texts), vector))
             if not self._is_encoding:
                 self._is_encoding = True
                 threading.Thread(target=self._encode_while_asked, name="imret-encode", daemon=True).start()
@@ -121,5 +123,9 @@ class BatchingEncoder(CachedEncoder):
 
     def _fail(self, texts: _Wordings, vector: _Vector, error: Exception) -> None:
         with self._lock:
-            self._known.pop(texts, None)  # the next time may go well
+            self._known.pop(_key(texts), None)  # the next time may go well
         vector.set_exception(error)
+
+
+def _key(texts: Sequence[str]) -> bytes:
+    return hashlib.sha256(repr(tuple(texts)).encode("ascii", "backslashreplace")).digest()
