@@ -157,6 +157,8 @@ def _check_bounds(terms: Sequence[Term], asked: dict[str, Any], limit: int, offs
         raise NoAnswer(f"gives at most {PAGE * MAX_PAGES:,} hits, and none after {MAX_DEPTH:,}")
     if asked["group_by"] is not None and asked["per_group"] > MAX_PER_GROUP:
         raise NoAnswer(f"gives at most {MAX_PER_GROUP} hits of a group")
+    if asked["group_by"] is not None and limit * asked["per_group"] > MAX_DEPTH:
+        raise NoAnswer(f"gives at most {MAX_DEPTH:,} hits in groups")
     if (
         len(terms) > MAX_TERMS
         or any(abs(term.weight) > MAX_WEIGHT for term in terms)

@@ -450,6 +450,7 @@ def test_pages_of_two_versions_are_not_put_together() -> None:
         ({"limit": 501, "unique": True}, "gives at most 500 hits with --unique"),
         ({"limit": 501, "group_by": "category"}, "gives at most 500 hits with --group-by"),
         ({"group_by": "category", "per_group": 101}, "gives at most 100 hits of a group"),
+        ({"limit": 200, "group_by": "category", "per_group": 51}, "gives at most 10,000 hits in groups"),
         ({"limit": 5001}, "gives at most 5,000 hits, and none after 10,000"),
         ({"offset": 9991}, "gives at most 5,000 hits, and none after 10,000"),
         ({"categories": ["a" * 2001]}, "does not take so long a query"),

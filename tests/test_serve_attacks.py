@@ -321,6 +321,16 @@ def test_queries_that_would_hold_up_everybody_are_refused_in_few_words(server: P
     assert answer.problem["detail"].endswith("(And 1,990 more.)")
 
 
+def test_a_query_that_the_model_cuts_is_not_written_down(server: Process) -> None:
+    assert _ask(server, "/api/v1/search?q=" + "an+owl+in+a+tree+" * 50).status == 200  # see the fixture above
+
+
+def test_groups_give_no_more_hits_than_pages_do(server: Process) -> None:
+    answer = _ask(server, "/api/v1/search?q=x&group_by=category&limit=500&per_group=100")
+    assert (answer.status, "at most 10,000 hits, not 50,000" in answer.problem["detail"]) == (400, True)
+    assert _ask(server, "/api/v1/search?q=x&group_by=category&limit=500&per_group=20").status == 200
+
+
 # ---- How many -----------------------------------------------------------------------------------
 
 

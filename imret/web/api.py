@@ -105,8 +105,10 @@ class Api:
         # The embedded store answers one request at a time, so more threads would only wait there.
         self._queries = Lane("queries", threads=4, waiting=256)
         self._looks = Lane("looks", threads=2, waiting=32, retry_after_s=2)
+        # Not behind pictures that are fetched from slow hosts or compared by the thousand.
+        self._originals = Lane("originals", threads=2, waiting=64)
         self._thumbnails = Lane("thumbnails", threads=4, waiting=1024)
-        self._lanes = (self._queries, self._looks, self._thumbnails)
+        self._lanes = (self._queries, self._looks, self._originals, self._thumbnails)
         for lane in self._lanes:
             warm.telemetry.watch_queue(lane.name, lambda lane=lane: lane.depth)  # type: ignore[misc]
         warm.telemetry.watch_queue("texts", lambda: warm.depth)
@@ -193,6 +195,10 @@ class Api:
             raise DataError(
                 f"offset and limit together are at most {MAX_DEPTH:,}, not {asked.offset + asked.limit:,}. "
                 "Narrow the search instead: with categories, conditions, or other words."
+            )
+        if asked.group_by is not None and asked.limit * asked.per_group > MAX_DEPTH:
+            raise DataError(
+                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {asked.limit * asked.per_group:,}."
             )
         started = time.perf_counter()
         with timings() as stages:
@@ -333,7 +339,7 @@ class Api:
             with stage(self._warm.telemetry, "thumbnail"):
                 return self._pictures.thumbnail(payload, size)
 
-        given = await self._ask(self._looks if size is None else self._thumbnails, collection, give)
+        given = await self._ask(self._originals if size is None else self._thumbnails, collection, give)
         if isinstance(given, str):
             return Response(status_code=304, headers={"ETag": given, **_KEEP})
         return _sent(request, given)

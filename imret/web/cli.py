@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,8 @@ def command(
     from imret.web.warm import Warm
 
     lift_pillow_limit(MAX_PIXELS)
+    # It quotes the query, and queries are nobody's business.
+    warnings.filterwarnings("ignore", message="A text is longer than")
     token = _token(token_file)
     check_binding(host, token, port=port)
     for root in roots:
