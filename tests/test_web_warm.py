@@ -14,7 +14,7 @@ import pytest
 from conftest import draw_picture, write_random_model
 
 from imret import Encoder, search
-from imret.errors import DataError, ModelMismatch, StoreError, StoreUnavailable
+from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web import warm as module
 from imret.web.warm import Served, Warm
@@ -168,6 +168,37 @@ def test_a_store_whose_process_was_killed_is_opened_again(warm: Warm, said: list
     assert any("opened again" in line for line in said)
 
 
+def test_a_store_whose_process_was_killed_while_nothing_was_open_is_opened_again(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = warm.ask("photos", _owls)
+    monkeypatch.setattr(module, "IDLE_S", 0.0)
+    _until(lambda: warm.peek("photos") is None)
+    monkeypatch.undo()
+    worker: Any = warm.store
+    os.kill(worker._worker._process.pid, signal.SIGKILL)
+    assert warm.ask("photos", _owls) == before
+
+
+def test_a_store_that_cannot_be_opened_again_at_once_is_tried_again(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = warm.ask("photos", _owls)
+    worker: Any = warm.store
+    os.kill(worker._worker._process.pid, signal.SIGKILL)
+    monkeypatch.setattr(module, "REOPEN_S", 0.0)
+    reopen = warm._open_it
+
+    def away() -> Store:
+        raise StoreError("cannot use the store: Input/output error")
+
+    monkeypatch.setattr(warm, "_open_it", away)
+    with pytest.raises(StoreError, match="Input/output error"):
+        warm.ask("photos", _owls)
+    monkeypatch.setattr(warm, "_open_it", reopen)
+    assert warm.ask("photos", _owls) == before
+
+
 def test_a_collection_that_was_dropped_is_gone_and_one_that_comes_is_found(
     warm: Warm, photos: Path, random_model: Path
 ) -> None:
@@ -192,6 +223,21 @@ def test_collections_of_one_model_share_it_and_one_that_nobody_asks_for_is_let_g
         _until(lambda: warm.peek("photos") is None)
         assert len(_owls(one)) == 10
     _until(lambda: not warm._encoders)
+
+
+def test_a_model_is_shared_though_its_last_collection_was_let_go_while_another_was_opened(
+    warm: Warm, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    with warm.use("later") as later:
+        pass
+
+    def meanwhile(collection: Any, encoder: Any) -> None:
+        warm._retire("later", later)
+
+    monkeypatch.setattr(module, "check_same_encoder", meanwhile)
+    with warm.use("photos") as one, warm.use("later") as other:
+        assert one.encoder is other.encoder
 
 
 def test_a_model_that_did_not_make_the_collection_is_refused(
@@ -242,7 +288,7 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
     def locked(name: str) -> Any:
         attempts[0] += 1
         waiting.wait(20)
-        raise StoreUnavailable("in use by an ingest")
+        raise StoreLocked("in use by an ingest")
 
     monkeypatch.setattr(warm.store, "open", locked)
     errors: list[Exception] = []
@@ -250,7 +296,7 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
     def client() -> None:
         try:
             warm.ask("photos", _owls)
-        except StoreUnavailable as error:
+        except StoreLocked as error:
             errors.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(8)]
