@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -150,7 +151,11 @@ def _add_problems(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # read by nobody, but counted; nginx's number for it
+
     app.add_exception_handler(Exception, known)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(ImretError, known)
     app.add_exception_handler(Busy, known)
     app.add_exception_handler(RequestValidationError, invalid)
