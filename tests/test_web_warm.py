@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import draw_picture, write_random_model
 
-from imret import Encoder, search
+from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web import warm as module
@@ -78,6 +78,21 @@ def test_a_collection_is_opened_once_and_answers_as_the_library_does(warm: Warm,
     expected = [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(random_model))]
     assert warm.ask("photos", _owls) == expected
     assert len(expected) == 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_words_and_pictures_find_in_every_precision_what_the_library_finds(
+    precision: str, warm: Warm, random_model: Path, tmp_path: Path
+) -> None:
+    other = Warm(lambda: open_store(warm.store.address), device="cpu", precision=precision)
+    alone = Encoder(str(random_model), device="cpu", precision=precision)
+    picture = draw_picture(tmp_path / "new.png", seed=99).read_bytes()
+    for query in ("an owl", Term(picture, "image"), [Term("an owl"), Term(picture, "image", -0.5)]):
+        hits = other.ask("photos", lambda it, query=query: search(it.collection, query, encoder=it.encoder))  # type: ignore[misc]
+        assert hits == search(other.store, query, encoder=alone)
+    with other.use("photos") as served:
+        assert served.encoder.precision == precision
+    other.close()
 
 
 def test_requests_move_on_to_a_new_version_and_the_old_one_is_closed_after_its_last(
