@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import draw_picture, write_random_model
+from qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
 
 from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
@@ -20,6 +21,8 @@ from imret.web import warm as module
 from imret.web.warm import Served, Warm
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+
+pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,29 @@ def test_a_question_that_met_the_moment_between_two_versions_is_asked_again(warm
     module.POLL_S = 60.0
     assert warm.ask("photos", question) == "answer"
     assert asked[0] is not asked[1]
+
+
+def test_a_question_whose_version_a_server_removes_meanwhile_is_asked_again(
+    photos: Path, random_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 60.0)  # nothing but the question itself notices
+    asked: list[str] = []
+    with QdrantOverHTTP() as qdrant:
+        with open_store(qdrant.url) as store:
+            ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
+        warm = Warm(lambda: open_store(qdrant.url), device="cpu", precision="fp32")
+
+        def question(served: Served) -> list[str]:
+            asked.append(served.identity.model)
+            if len(asked) == 1:
+                with open_store(qdrant.url) as store:
+                    _rebuild(store, photos, other_model)
+            return _owls(served)
+
+        found = warm.ask("photos", question)
+        assert asked == [str(random_model), str(other_model)]
+        assert found == [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(other_model))]
+        warm.close()
 
 
 def test_an_error_that_is_not_about_versions_is_told(warm: Warm) -> None:
