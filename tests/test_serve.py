@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ from urllib.parse import quote
 import pytest
 from click.testing import CliRunner
 from conftest import draw_picture, write_random_model
+from qdrant_over_http import QdrantOverHTTP
 
 from imret import Encoder
 from imret.cli import cli
@@ -54,7 +56,7 @@ def db(tmp_path: Path, filled: Path) -> Path:
     return Path(shutil.copytree(filled, tmp_path / "db"))
 
 
-def ingest(db: Path, *arguments: str | Path) -> None:
+def ingest(db: str | Path, *arguments: str | Path) -> None:
     subprocess.run([*IMRET, "ingest", *map(str, arguments), "--db", str(db)], check=True, capture_output=True)
 
 
@@ -147,11 +149,18 @@ def test_requests_that_run_are_answered_before_it_ends(db: Path) -> None:
         assert answers[0][0] == 200
 
 
+@pytest.mark.parametrize("engine", ["embedded", "server"])
 def test_a_new_version_is_taken_up_without_a_failed_request(
-    db: Path, photos: Path, random_model: Path, tmp_path: Path
+    engine: str, request: pytest.FixtureRequest, photos: Path, random_model: Path, tmp_path: Path
 ) -> None:
     other = write_random_model(tmp_path / "other", seed=1)
-    with serving("--db", db, "--preload") as server:
+    with contextlib.ExitStack() as ending:
+        if engine == "embedded":
+            address = str(request.getfixturevalue("db"))
+        else:  # which removes the old version as soon as the new one is live, whoever reads it
+            address = ending.enter_context(QdrantOverHTTP()).url
+            ingest(address, photos, "--model", str(random_model))
+        server = ending.enter_context(serving("--db", address, "--preload"))
         stop = threading.Event()
         failures: list[Any] = []
         models: list[str] = []
@@ -163,12 +172,25 @@ def test_a_new_version_is_taken_up_without_a_failed_request(
                 status, answer = server.get(f"/api/v1/search?q=text:{number}+{i}")
                 if status != 200 or len(answer["hits"]) != 10:
                     failures.append(answer)
-                models.append(answer["model"])
+                models.append(answer.get("model", ""))
+
+        def browser() -> None:
+            while not stop.is_set():
+                status, answer = server.get("/api/v1/images?limit=3")
+                if status != 200 or answer["images"] != 12:
+                    failures.append(answer)
+                    continue
+                one = answer["pictures"][0]["id"]
+                for target in (f"/api/v1/similar/{one}", f"/api/v1/thumbnails/{one}", "/api/v1/categories"):
+                    status, answer = server.get(target)
+                    if status != 200:
+                        failures.append(answer)
 
         clients = [threading.Thread(target=client, args=(number,)) for number in range(3)]
+        clients.append(threading.Thread(target=browser))
         for one in clients:
             one.start()
-        ingest(db, photos, "--model", str(other), "--rebuild")  # another process, the same embedded store
+        ingest(address, photos, "--model", str(other), "--rebuild")  # another process, the same store
         server.until(lambda: models and models[-1] == str(other))
         stop.set()
         for one in clients:
@@ -272,6 +294,32 @@ def test_a_port_that_is_taken_is_said_with_the_next(tmp_path: Path) -> None:
         result = CliRunner().invoke(cli, ["serve", "--port", str(port)])
         assert f"cannot listen at 127.0.0.1 port {port}: Address already in use" in str(result.exception)
         assert f"--port {port + 1}" in str(result.exception)
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "prometheus_client", "python_multipart", "uvicorn"])
+def test_without_the_web_extra_it_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # as if it were not installed
+    result = CliRunner().invoke(cli, ["serve"])
+    assert isinstance(result.exception, ImretError)
+    assert str(result.exception) == f"imret serve needs {missing}: pip install 'imret[web]'"
+
+
+def test_everything_else_works_without_the_web_extra() -> None:
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "extra = ('fastapi', 'starlette', 'uvicorn', 'httptools', 'uvloop', 'python_multipart', 'pydantic')\n"
+        "sys.modules.update(dict.fromkeys((*extra[:-1], 'prometheus_client', 'h11')))\n"
+        "import imret\n"
+        "names = [one.name for one in pkgutil.walk_packages(imret.__path__, 'imret.')]\n"
+        "apart = [name for name in names if not name.startswith('imret.web')]\n"
+        "for name in [*apart, 'imret.web.cli', 'ingest.cli', 'finetune.cli']: importlib.import_module(name)\n"
+        "from imret.cli import main\n"
+        "sys.argv = ['imret', '--help']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "serve" in done.stdout
 
 
 def test_help_is_instant_and_loads_no_server() -> None:

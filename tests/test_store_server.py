@@ -289,6 +289,31 @@ def test_a_reader_of_a_version_that_was_replaced_is_told_so(qdrant: QdrantOverHT
         assert store.open("photos").identity == other
 
 
+@pytest.mark.parametrize("ask", ["open", "live", "collections"])
+def test_a_version_that_is_replaced_while_it_is_looked_up_is_looked_up_again(
+    qdrant: QdrantOverHTTP, ask: str
+) -> None:
+    other = Identity("ViT-other", "b2" * 32, 8)
+    with ServerStore(qdrant.url) as store, ServerStore(qdrant.url) as filler:
+        old = store.open_version("photos", MODEL)
+        store.switch("photos", MODEL)
+        filler.open_version("photos", other)
+
+        def switch_meanwhile(method: str, path: str) -> None:
+            if (method, path) == ("GET", f"/collections/{old.version}"):  # after the alias named it
+                qdrant.fail = lambda method, path: None
+                filler.switch("photos", other)
+
+        qdrant.fail = switch_meanwhile
+        found = {
+            "open": lambda: store.open("photos").identity,
+            "live": lambda: store.live("photos"),
+            "collections": store.collections,
+        }[ask]()
+        assert found == (["photos"] if ask == "collections" else other)
+        assert old.version not in [one.name for one in qdrant.engine.get_collections().collections]
+
+
 def test_the_key_is_sent_and_a_wrong_or_missing_one_is_told_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

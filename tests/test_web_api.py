@@ -17,14 +17,19 @@ import pytest
 from conftest import ROOT, draw_picture
 from PIL import Image
 from starlette.testclient import TestClient
+from web_serving import request, serving, until
 
 from imret import DataError, Encoder, ImretError, Term, classify, make_filter, search
+from imret.errors import StoreUnavailable
 from imret.hits import Hit
 from imret.payload import point_id
 from imret.query import parse_query
 from imret.store import Store, open_store
+from imret.store.edge_folder import locked
 from imret.web.app import create_app
+from imret.web.connections import make_protocol
 from imret.web.pictures import Pictures
+from imret.web.problems import NotFound, problem_of
 from imret.web.warm import Warm
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -531,3 +536,68 @@ def _references(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for one in node:
             yield from _references(one)
+
+
+def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tmp_path: Path) -> None:
+    """Clients look it up there: `imret search` through a server does."""
+    for error, status, kind in (
+        (locked(tmp_path / "photos" / "v1", None, 1), 503, "StoreLocked"),
+        (NotFound("there is no picture"), 404, "DataError"),
+        (StoreUnavailable("nothing answers"), 503, "StoreUnavailable"),
+    ):
+        answer = problem_of(error)
+        told = json.loads(bytes(answer.body))
+        assert (answer.status_code, told["kind"]) == (status, kind)
+        assert "retry-after" in answer.headers or status == 404
+
+
+# ---- Clients that go away -------------------------------------------------------------------------
+
+
+def test_a_client_that_goes_while_it_sends_is_no_failure(
+    app: Any, warm: Warm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def counted() -> str:
+        exposed = warm.telemetry.exposition().decode()
+        return "".join(line for line in exposed.splitlines() if line.startswith("imret_requests_total"))
+
+    before = counted()
+    assert 'status="499"' not in before
+    with serving(app, make_protocol()) as server:
+        for target, kind in (
+            ("/api/v1/search", "application/json"),
+            ("/api/v1/classify", "multipart/form-data; boundary=x"),
+        ):
+            with server.line() as line:
+                headers = (f"Content-Type: {kind}", "Content-Length: 99", "Expect: 100-continue")
+                line.send(request(target, *headers, method="POST"))
+                assert line.socket.recv(100).startswith(b"HTTP/1.1 100 ")  # the app waits for the body
+                line.send(b"--x")
+        until(lambda: counted().count('status="499"') == 2)
+    assert counted().count('status="500"') == before.count('status="500"')
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
+    app: Any, client: TestClient, photos: Path
+) -> None:
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc here")
+    one = client.get("/api/v1/images?limit=1").json()["pictures"][0]
+    file = Path(one["path"])
+    whole = file.read_bytes()
+
+    def is_open() -> bool:
+        links = (Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return any(os.path.lexists(link) and os.path.samefile(link, file) for link in links if link.exists())
+
+    try:
+        file.write_bytes(whole + bytes(64 << 20))  # more than the buffers on the way hold
+        with serving(app, make_protocol()) as server:
+            with server.line() as line:
+                line.send(request(f"/api/v1/images/{one['id']}"))
+                assert line.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
+                assert is_open()
+            until(lambda: not is_open())
+    finally:
+        file.write_bytes(whole)

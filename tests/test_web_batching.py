@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,9 +42,12 @@ def _held(encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch) -> tuple[th
     return go, sizes
 
 
+@pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-6), ("bf16", 0.01)])
 def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
-    encoder: BatchingEncoder, random_model: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, rounding: float, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = resolve_model(str(random_model))
+    encoder = BatchingEncoder(model, device="cpu", precision=precision, telemetry=Telemetry())
     go, sizes = _held(encoder, monkeypatch)
     queries = [[f"a photo of {i} owls.", f"{i} owls"] for i in range(40)]
     waiting = [encoder.submit(one) for one in queries]
@@ -50,9 +55,29 @@ def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
     vectors = [one.result(10) for one in waiting]
     assert len(sizes) <= 3  # the first may have been taken alone, before the others came
     assert sum(sizes) == 80
-    alone = Encoder(str(random_model), device="cpu", precision="fp32")
+    alone = Encoder(model, device="cpu", precision=precision)
     for query, vector in zip(queries, vectors, strict=True):
-        np.testing.assert_allclose(vector, alone.encode_mean(query), atol=1e-6)
+        np.testing.assert_allclose(vector, alone.encode_mean(query), atol=rounding)
+
+
+def test_the_model_is_made_once_though_many_ask_for_it_at_once(
+    encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Encoder] = []
+    others = threading.Barrier(2)
+
+    def make(*arguments: Any, **how: Any) -> Encoder:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            others.wait(0.2)  # for another that makes one, too
+        made.append(Encoder(*arguments, **how))
+        return made[-1]
+
+    monkeypatch.setattr("imret.encoder.Encoder", make)
+    # Since Python 3.12 cached_property lets several threads into its function.
+    each = inspect.getattr_static(BatchingEncoder, "encoder").func
+    with ThreadPoolExecutor(2) as pool:
+        assert {id(one) for one in pool.map(each, [encoder] * 2)} == {id(made[0])}
+    assert len(made) == 1
 
 
 def test_a_query_that_is_being_encoded_or_known_is_not_encoded_again(

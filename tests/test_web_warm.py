@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 from conftest import draw_picture, write_random_model
+from qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
 
-from imret import Encoder, search
-from imret.errors import DataError, ModelMismatch, StoreError, StoreUnavailable
+from imret import Encoder, Term, search
+from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web import warm as module
 from imret.web.warm import Served, Warm
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+
+pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,21 @@ def test_a_collection_is_opened_once_and_answers_as_the_library_does(warm: Warm,
     expected = [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(random_model))]
     assert warm.ask("photos", _owls) == expected
     assert len(expected) == 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_words_and_pictures_find_in_every_precision_what_the_library_finds(
+    precision: str, warm: Warm, random_model: Path, tmp_path: Path
+) -> None:
+    other = Warm(lambda: open_store(warm.store.address), device="cpu", precision=precision)
+    alone = Encoder(str(random_model), device="cpu", precision=precision)
+    picture = draw_picture(tmp_path / "new.png", seed=99).read_bytes()
+    for query in ("an owl", Term(picture, "image"), [Term("an owl"), Term(picture, "image", -0.5)]):
+        hits = other.ask("photos", lambda it, query=query: search(it.collection, query, encoder=it.encoder))  # type: ignore[misc]
+        assert hits == search(other.store, query, encoder=alone)
+    with other.use("photos") as served:
+        assert served.encoder.precision == precision
+    other.close()
 
 
 def test_requests_move_on_to_a_new_version_and_the_old_one_is_closed_after_its_last(
@@ -152,6 +170,29 @@ def test_a_question_that_met_the_moment_between_two_versions_is_asked_again(warm
     assert asked[0] is not asked[1]
 
 
+def test_a_question_whose_version_a_server_removes_meanwhile_is_asked_again(
+    photos: Path, random_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 60.0)  # nothing but the question itself notices
+    asked: list[str] = []
+    with QdrantOverHTTP() as qdrant:
+        with open_store(qdrant.url) as store:
+            ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
+        warm = Warm(lambda: open_store(qdrant.url), device="cpu", precision="fp32")
+
+        def question(served: Served) -> list[str]:
+            asked.append(served.identity.model)
+            if len(asked) == 1:
+                with open_store(qdrant.url) as store:
+                    _rebuild(store, photos, other_model)
+            return _owls(served)
+
+        found = warm.ask("photos", question)
+        assert asked == [str(random_model), str(other_model)]
+        assert found == [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(other_model))]
+        warm.close()
+
+
 def test_an_error_that_is_not_about_versions_is_told(warm: Warm) -> None:
     def question(served: Served) -> None:
         raise StoreError("the disk is full")
@@ -166,6 +207,37 @@ def test_a_store_whose_process_was_killed_is_opened_again(warm: Warm, said: list
     os.kill(worker._worker._process.pid, signal.SIGKILL)
     assert warm.ask("photos", _owls) == before
     assert any("opened again" in line for line in said)
+
+
+def test_a_store_whose_process_was_killed_while_nothing_was_open_is_opened_again(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = warm.ask("photos", _owls)
+    monkeypatch.setattr(module, "IDLE_S", 0.0)
+    _until(lambda: warm.peek("photos") is None)
+    monkeypatch.undo()
+    worker: Any = warm.store
+    os.kill(worker._worker._process.pid, signal.SIGKILL)
+    assert warm.ask("photos", _owls) == before
+
+
+def test_a_store_that_cannot_be_opened_again_at_once_is_tried_again(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = warm.ask("photos", _owls)
+    worker: Any = warm.store
+    os.kill(worker._worker._process.pid, signal.SIGKILL)
+    monkeypatch.setattr(module, "REOPEN_S", 0.0)
+    reopen = warm._open_it
+
+    def away() -> Store:
+        raise StoreError("cannot use the store: Input/output error")
+
+    monkeypatch.setattr(warm, "_open_it", away)
+    with pytest.raises(StoreError, match="Input/output error"):
+        warm.ask("photos", _owls)
+    monkeypatch.setattr(warm, "_open_it", reopen)
+    assert warm.ask("photos", _owls) == before
 
 
 def test_a_collection_that_was_dropped_is_gone_and_one_that_comes_is_found(
@@ -192,6 +264,21 @@ def test_collections_of_one_model_share_it_and_one_that_nobody_asks_for_is_let_g
         _until(lambda: warm.peek("photos") is None)
         assert len(_owls(one)) == 10
     _until(lambda: not warm._encoders)
+
+
+def test_a_model_is_shared_though_its_last_collection_was_let_go_while_another_was_opened(
+    warm: Warm, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    with warm.use("later") as later:
+        pass
+
+    def meanwhile(collection: Any, encoder: Any) -> None:
+        warm._retire("later", later)
+
+    monkeypatch.setattr(module, "check_same_encoder", meanwhile)
+    with warm.use("photos") as one, warm.use("later") as other:
+        assert one.encoder is other.encoder
 
 
 def test_a_model_that_did_not_make_the_collection_is_refused(
@@ -242,7 +329,7 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
     def locked(name: str) -> Any:
         attempts[0] += 1
         waiting.wait(20)
-        raise StoreUnavailable("in use by an ingest")
+        raise StoreLocked("in use by an ingest")
 
     monkeypatch.setattr(warm.store, "open", locked)
     errors: list[Exception] = []
@@ -250,7 +337,7 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
     def client() -> None:
         try:
             warm.ask("photos", _owls)
-        except StoreUnavailable as error:
+        except StoreLocked as error:
             errors.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(8)]

@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from importlib.metadata import version as package_version
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,9 +73,14 @@ REQUEST_TIMEOUT_S = 30
 CONNECT_PATIENCE_S = 1.0  # a person is waiting for the first answer, and a typing error will not mend itself
 FACET_LIMIT = 1_000
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
+_LOOKS = 3  # of which each but the first needs another switch to have come in between
 _TRANSIENT_HTTP = {408, 429, 502, 503, 504}
 _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
+
+
+class _ReplacedError(StoreError):
+    """A Qdrant collection that an alias named is not there any more."""
 
 
 class ServerStore:
@@ -117,15 +123,18 @@ class ServerStore:
         self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
 
     def collections(self) -> list[str]:
-        return sorted(
-            name
-            for name, physical in self._aliases().items()
-            if _is_version(physical) and self._identity(name, physical) is not None
-        )
+        def look() -> list[str]:
+            return sorted(
+                name
+                for name, physical in self._aliases().items()
+                if _is_version(physical) and self._identity(name, physical) is not None
+            )
+
+        return _looked_up(look)
 
     def live(self, name: str) -> Identity | None:
-        physical = self._live_name(name)
-        return None if physical is None else self._identity(name, physical)
+        found = _looked_up(lambda: self._live_version(name))
+        return None if found is None else found[1]
 
     def version(self, name: str) -> str | None:
         physical = self._aliases().get(check_name(name))
@@ -136,10 +145,10 @@ class ServerStore:
         return [identity for physical, identity in self._versions(name).items() if physical != live]
 
     def open(self, name: str) -> ServerCollection:
-        physical = self._live_name(name)
-        identity = None if physical is None else self._identity(name, physical)
-        if physical is None or identity is None:
+        found = _looked_up(lambda: self._live_version(name))
+        if found is None:
             raise self._no_such(name)
+        physical, identity = found
         return ServerCollection(self, name, identity, physical)
 
     def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> ServerCollection:
@@ -340,6 +349,12 @@ class ServerStore:
             raise self._foreign(name, name)
         return physical
 
+    def _live_version(self, name: str) -> tuple[str, Identity] | None:
+        """Return the Qdrant collection behind a name and its encoder, or None if there is none."""
+        physical = self._live_name(name)
+        identity = None if physical is None else self._identity(name, physical)
+        return None if physical is None or identity is None else (physical, identity)
+
     def _settled_live_name(self, name: str) -> str | None:
         """Return the same, and end a rename to this name that was cut short after its alias had moved."""
         physical = self._live_name(name)
@@ -526,6 +541,7 @@ class ServerStore:
         reason = self._reason_of(error)
         if status in (404, "NOT_FOUND") and "collection" in reason.lower():
             reason += ". It was replaced or dropped while it was open; open it again"
+            return _ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}")
         return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}")
 
     def _reason_of(self, error: Exception) -> str:
@@ -761,6 +777,17 @@ class ServerCollection:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"this handle of collection {self.name!r} is closed")
+
+
+def _looked_up(look: Callable[[], T]) -> T:
+    """Return what several requests together found; anew if a version went away between them.
+
+    Another process has then switched to a new one, and removed this one, this moment.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(_ReplacedError):
+            return look()
+    return look()
 
 
 def _metadata(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:

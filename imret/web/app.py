@@ -152,11 +152,11 @@ def _add_problems(app: FastAPI) -> None:
         return answer
 
     async def gone(_: Request, error: Exception) -> Response:
-        # Within its body, or the gate has refused that: this reaches nobody.
-        return Response(status_code=400)
+        # Within its body, or the gate has refused that: read by nobody, but counted; nginx's number for it.
+        return Response(status_code=499)
 
-    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, known)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(ImretError, known)
     app.add_exception_handler(Busy, known)
     app.add_exception_handler(RequestValidationError, invalid)

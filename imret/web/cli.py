@@ -112,6 +112,8 @@ def command(
 
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error

@@ -25,8 +25,14 @@ from imret.web.lanes import Busy
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2  # for a store that is away or in use: its own retries have ended by then
 
+
+class NotFound(DataError):
+    """What was asked for by its name or id is not there."""
+
+
 # The first that fits.
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (NotFound, 404),
     (ImageError, 422),
     (DataError, 400),
     (ModelMismatch, 409),
@@ -37,10 +43,6 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 # An absolute path, quoted or bare, of which the last part is kept. Not of a URL, whose // has a colon before.
 _ABSOLUTE = re.compile(r"(?<=['\"])/(?:[^'\"/]*/)*|(?<![\w:/.~-])(?:/[^/\s'\"]+)+/")
-
-
-class NotFound(DataError):
-    """What was asked for by its name or id is not there."""
 
 
 def problem(status: int, detail: str, *, kind: str = "", retry_after_s: int | None = None) -> Response:
@@ -68,14 +70,14 @@ def problem_of(error: Exception) -> Response:
     """Return the answer for an error; one that nobody foresaw says nothing of itself."""
     if isinstance(error, Busy):
         return problem(503, str(error), retry_after_s=error.retry_after_s)
-    if isinstance(error, NotFound):
-        return problem(404, without_paths(str(error)), kind="DataError")
     for kind, status in _STATUS:
         if isinstance(error, kind):
+            # What stands in imret.errors, not a class of some module's own.
+            public = next(one for one in type(error).__mro__ if one.__module__ == ImretError.__module__)
             return problem(
                 status,
                 without_paths(str(error)),
-                kind=type(error).__name__,
+                kind=public.__name__,
                 retry_after_s=RETRY_AFTER_S if status == 503 else None,
             )
     return problem(500, "The server failed to answer this. Its log says why.")

@@ -240,15 +240,23 @@ class Warm:
         Raises:
             What `use` and the question raise.
         """
-        with self.use(name) as served:
-            try:
+        asked: Served | None = None
+        try:
+            with self.use(name) as served:
+                asked = served
                 return question(served)
-            except (StoreError, ModelMismatch) as error:
-                met, asked = error, served
+        except (StoreError, ModelMismatch) as error:
+            met = error
         lost = isinstance(met, StoreUnavailable)
         if lost and self._store.engine == "server":
             raise met  # its own retries have ended by now
-        self._refresh(name, asked, lost=lost)
+        if asked is not None:
+            self._refresh(name, asked, lost=lost)
+        elif lost:
+            with self._opening:
+                self._reopen()
+        else:
+            raise met
         with self.use(name) as served:
             if served is asked:
                 raise met
@@ -282,9 +290,7 @@ class Warm:
                     return self._taken(self._served[name])
             failed = self._failed.get(name)
             if failed is not None and failed[0] > asked:
-                raise failed[
-                    1
-                ]  # it failed while we waited for our turn, and would take as long to fail again
+                raise failed[1]  # while we waited for our turn; it would take as long to fail again
             try:
                 served = self._open(name)
             except ImretError as error:
@@ -312,8 +318,9 @@ class Warm:
 
     def _open(self, name: str) -> Served:
         collection = self._store.open(name)
+        key = (collection.identity.fingerprint, self._models.get(name, collection.identity.model))
         try:
-            encoder = self._encoder(name, collection.identity)
+            encoder = self._encoder(name, key)
             check_same_encoder(collection, encoder)
         except BaseException:
             collection.close()
@@ -321,24 +328,22 @@ class Warm:
         served = Served(name, collection, encoder, self.telemetry)
         with self._lock:
             self._open_ones.add(served)
+            self._encoders[key] = encoder  # only now: those that no open collection has are let go
         return served
 
-    def _encoder(self, name: str, identity: Identity) -> BatchingEncoder:
-        """Return the encoder of a collection: one that is in memory already, or its model by name."""
-        model = self._models.get(name, identity.model)
-        key = (identity.fingerprint, model)
+    def _encoder(self, name: str, key: tuple[str, str]) -> BatchingEncoder:
+        """Return the encoder of a fingerprint and model name: the one in memory already, or a new one."""
         with self._lock:
             known = self._encoders.get(key)
         if known is not None:
             return known
-        encoder = BatchingEncoder(
+        _, model = key
+        return BatchingEncoder(
             resolve_model(model, arch=self._arch if name in self._models else None, notify=self._notify),
             device=self._device,
             precision=self._precision,
             telemetry=self.telemetry,
         )
-        with self._lock:
-            return self._encoders.setdefault(key, encoder)
 
     def _retire(self, name: str, served: Served) -> None:
         """Give a collection to no more requests; it is closed when the last of those that have it ends."""
@@ -391,11 +396,12 @@ class Warm:
         self._reopened = time.monotonic()
         with self._lock:
             old = dict(self._served)
+        store = self._open_it()  # if this fails, the old one stays, and the next question tries again
         for name, served in old.items():
             self._retire(name, served)
+        self._store, lost = store, self._store
         with contextlib.suppress(StoreError):
-            self._store.close()
-        self._store = self._open_it()
+            lost.close()
         self._notify(f"store {self._store.address}: opened again")
 
     def _watch(self) -> None:
