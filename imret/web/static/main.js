@@ -192,10 +192,7 @@ async function showTrouble(error) {
   if (error.name === "AbortError") return;
   fetching = null;
   showIdle();
-  if (error.status === 401) {
-    location.assign(`/login?next=${encodeURIComponent(addressOf(state))}`);
-    return;
-  }
+  if (error.status === 401) return; // on the way to the login
   answer = null;
   grid.clear();
   byId("count").textContent = "";
