@@ -286,7 +286,7 @@ def _asked(running: Running, asked: dict[str, Any], sent: _Sent, pathless: bool)
             # Without the server the message is whole; it does not even take longer, where no model is needed.
             raise NoAnswer("", problem)
         else:
-            raise NoAnswer(f"does not answer this: {problem}", problem)
+            raise NoAnswer(f"does not answer this: {str(problem).splitlines()[0]}", problem)
 
 
 def _posted(running: Running, body: bytes, kind: str) -> tuple[int, float, dict[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import os
 import stat
 import uuid
@@ -16,11 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from imret.errors import ImageError
 from imret.hits import Hit
-from imret.images import load_image
+from imret.images import load_image, to_jpeg
 from imret.payload import one_line
 
 THUMBNAIL_PIXELS = 240  # longer side; shown at half of it, so that it is sharp on a dense screen
@@ -60,9 +57,6 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     Raises:
         OSError: If it cannot be written.
     """
-    pictures = list({hit.path: None for strip in strips for hit in strip.hits})
-    with ThreadPoolExecutor() as pool:
-        thumbnails = dict(zip(pictures, pool.map(thumbnail, pictures), strict=True))
     alone = len(strips) == 1
     pictures = list({hit.path: None for strip in strips for hit in strip.hits})
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -135,13 +129,10 @@ def _text(value: str) -> str:
 def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:
     """Return a picture as the data URI of a JPEG of so many pixels at its longer side, or None if unreadable."""
     try:
-        image = load_image(path)
+        data = to_jpeg(load_image(path, max_side=pixels), max_side=pixels, quality=85)
     except ImageError:
         return None
-    image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 _PAGE = """<!doctype html>

@@ -78,7 +78,8 @@ def command(
     folders = [FolderSource(source, categories=not no_categories) for source in sources]
     if report_file is not None and not Path(report_file).resolve().parent.is_dir():
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
-    with open_store(db) as store:
+    # Shared: what an ingest fills can be searched, and served, while it runs.
+    with open_store(db, share=True) as store:
         encoder = encoder_for(
             store,
             collection,

@@ -20,7 +20,7 @@ HOMES = {
     "fastapi": {"imret/web/"},
     "uvicorn": {"imret/web/"},
     "prometheus_client": {"imret/web/"},
-    "PIL": {"imret/images.py", "imret/preview.py", "imret/sheet.py", "imret/demo/"},
+    "PIL": {"imret/images.py", "imret/preview.py", "imret/demo/"},
 }
 
 

@@ -371,7 +371,7 @@ def test_no_address_means_the_environment_then_a_local_server_then_the_users_fol
     qdrant: QdrantOverHTTP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imret.store, "LOCAL_SERVER", qdrant.url)
-    with open_store() as store:
+    with open_store(share=True) as store:  # as every server does
         assert (store.engine, store.address) == ("server", qdrant.url)
         assert qdrant.url in store.reason
     qdrant.version = {"title": "something else", "version": "1"}

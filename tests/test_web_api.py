@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw_picture
+from conftest import ROOT, draw_picture
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -321,6 +322,13 @@ def test_the_document_describes_every_route_and_has_no_dangling_reference(client
     schemas = document["components"]["schemas"]
     for reference in _references(document):
         assert reference.removeprefix("#/components/schemas/") in schemas, reference
+
+
+def test_the_guide_names_every_route(client: TestClient) -> None:
+    rows = [line for line in (ROOT / "docs" / "serve.md").read_text().splitlines() if line.startswith("| `")]
+    named = set(re.findall(r"`(?:GET |POST )?(/[a-z0-9{}/]+)", " ".join(row.split("|")[1] for row in rows)))
+    paths = client.get("/api/v1/openapi.json").json()["paths"]
+    assert named - {"/healthz", "/readyz", "/metrics"} == {path.removeprefix("/api/v1") for path in paths}
 
 
 # ---- What goes wrong ----------------------------------------------------------------------------

@@ -232,3 +232,34 @@ def test_a_server_that_is_away_is_said_and_the_collection_stays(
     _until(lambda: said)
     assert said == ["photos: still the version before: nothing answers"]
     assert warm.peek("photos") is served
+
+
+def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
+    warm: Warm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts, waiting = [0], threading.Event()
+
+    def locked(name: str) -> Any:
+        attempts[0] += 1
+        waiting.wait(20)
+        raise StoreUnavailable("in use by an ingest")
+
+    monkeypatch.setattr(warm.store, "open", locked)
+    errors: list[Exception] = []
+
+    def client() -> None:
+        try:
+            warm.ask("photos", _owls)
+        except StoreUnavailable as error:
+            errors.append(error)
+
+    clients = [threading.Thread(target=client) for _ in range(8)]
+    for one in clients:
+        one.start()
+    _until(lambda: attempts[0])
+    time.sleep(0.1)  # for the others to come to where they wait
+    waiting.set()
+    for one in clients:
+        one.join()
+    assert len(errors) == 8
+    assert attempts[0] < 4

@@ -64,7 +64,9 @@ class Line:
         try:
             response.begin()
             headers = [(name.lower(), value) for name, value in response.getheaders()]
-            return Answer(response.status, headers, response.read(), bool(response.will_close))
+            # Unbuffered files read what is there, not as much as was asked for.
+            body = b"".join(iter(lambda: response.read(1 << 20), b""))
+            return Answer(response.status, headers, body, bool(response.will_close))
         finally:
             response.close()
 

@@ -65,7 +65,10 @@ def command(folder: Path, train: int, test: int, seed: int, workers: int | None,
 
     announce("\nMeasuring: every query ranks every test picture")
     click.echo(measure(folder, store, COLLECTION, sheet=folder / "sheet.html"))
-    announce(f"The whole tour took {time.monotonic() - started:.0f} s.")
+    announce(
+        f"The whole tour took {time.monotonic() - started:.0f} s. To look through the pictures yourself: "
+        f"imret serve --db {store} --collection {COLLECTION} --open"
+    )
 
 
 def _run(*arguments: str | os.PathLike[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imret import retrieval
@@ -114,9 +114,7 @@ def search(served: Served, asked: SearchIn, uploads: Uploads) -> dict[str, Any]:
         What `imret.retrieval.search` raises; NotFound for a picture that is not there.
     """
     collection = served.collection
-    for term in asked.terms:
-        if term.kind == "id":
-            stored(served, term.value)
+    named = {term.value: stored(served, term.value) for term in asked.terms if term.kind == "id"}
     terms = [library_term(term, uploads) for term in asked.terms]
     only = make_filter(categories=asked.category, not_categories=asked.not_category, where=asked.where)
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
@@ -162,7 +160,7 @@ def search(served: Served, asked: SearchIn, uploads: Uploads) -> dict[str, Any]:
     return {
         "collection": served.name,
         "model": served.identity.model,
-        "terms": [_shown(served, term, uploads) for term in asked.terms],
+        "terms": [_shown(term, named, uploads) for term in asked.terms],
         "hits": [
             {
                 "rank": hit.rank,
@@ -193,7 +191,7 @@ def _without_spare(hits: list[Hit], asked: SearchIn) -> tuple[list[Hit], bool]:
     return [hit for hit in hits if hit.rank <= last], len(hits) > asked.limit
 
 
-def _shown(served: Served, term: TermIn, uploads: Uploads) -> dict[str, Any]:
+def _shown(term: TermIn, named: Mapping[str, Point], uploads: Uploads) -> dict[str, Any]:
     label = term.value
     if term.kind == "url":
         label = shown_url(term.value)
@@ -201,7 +199,7 @@ def _shown(served: Served, term: TermIn, uploads: Uploads) -> dict[str, Any]:
         upload = uploads.get(term.value)
         label = upload.name if upload is not None else "a picture"
     elif term.kind == "id":
-        label = os.path.basename(str(stored(served, term.value).payload["path"]))
+        label = os.path.basename(str(named[term.value].payload["path"]))
     return {"kind": term.kind, "value": term.value, "weight": term.weight, "label": label}
 
 

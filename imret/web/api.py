@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +18,6 @@ from starlette.responses import Response, StreamingResponse
 
 from imret.asking import wordings
 from imret.errors import DataError, ImretError
-from imret.info import describe_collection
 from imret.web import answers
 from imret.web.lanes import Busy, Lane
 from imret.web.pictures import Pictures, Uploads
@@ -266,8 +266,9 @@ class Api:
                 live = self._warm.store.live(name)
                 entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
                 try:
-                    described = describe_collection(self._warm.store, name)
-                    entry |= {"images": described["images"], "status": described["index"]["status"]}
+                    with closing(self._warm.store.open(name)) as opened:
+                        stats = opened.stats()
+                    entry |= {"images": stats.points, "status": stats.status}
                 except ImretError as error:
                     entry["status"] = without_paths(str(error))
                 found.append(entry)

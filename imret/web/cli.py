@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
+import threading
+import time
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +25,8 @@ from imret.options import (
 )
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from imret.web.warm import Warm
 
 DEFAULT_PORT = 8750
@@ -45,6 +52,14 @@ DEFAULT_PORT = 8750
     "--token-file",
     metavar="FILE",
     help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DIR",
+    help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
+    "ingested. For a Qdrant server that others write to.",
 )
 @click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
 @click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
@@ -75,6 +90,7 @@ def command(
     port: int,
     allow_hosts: tuple[str, ...],
     token_file: str | None,
+    roots: tuple[str, ...],
     preload: bool,
     open_it: bool,
     max_upload: int,
@@ -99,34 +115,45 @@ def command(
     except ImportError as error:
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
     from imret import running
+    from imret.images import MAX_PIXELS, lift_pillow_limit
     from imret.models import cache_dir
-    from imret.store import open_store, resolve_address
+    from imret.store import default_folder, open_store, resolve_address
     from imret.web.app import create_app
     from imret.web.connections import make_protocol, raise_file_limit
     from imret.web.gate import check_binding
     from imret.web.pictures import Pictures
     from imret.web.warm import Warm
 
+    lift_pillow_limit(MAX_PIXELS)
     token = _token(token_file)
-    check_binding(host, token)
-    listener = _listen(host, port)
-    port = listener.getsockname()[1]
+    check_binding(host, token, port=port)
+    for root in roots:
+        if not os.path.isdir(root):
+            raise DataError(f"--root {root!r} is no folder.")
     address, reason = resolve_address(db)
-    warm = Warm(
-        lambda: open_store(address, create=False, share=True),
-        device=device,
-        precision=precision,
-        models={collection: model} if model else {},
-        arch=arch,
-        notify=announce,
-    )
-    try:
+    # The user's own store may still be to come, and the page then says how; a folder that was named and is
+    # not there is a mistake.
+    is_own = address == str(default_folder())
+    with contextlib.ExitStack() as ending:
+        listener = ending.enter_context(_listen(host, port))
+        port = listener.getsockname()[1]
+        warm = Warm(
+            lambda: open_store(address, create=is_own, share=True),
+            device=device,
+            precision=precision,
+            models={collection: model} if model else {},
+            arch=arch,
+            notify=announce,
+        )
+        ending.callback(warm.close)
         announce(reason or f"store {address} ({warm.store.engine})")
         _say_what_is_served(warm, collection, preload=preload)
         app = create_app(
             warm,
             default=collection,
-            pictures=Pictures(cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000),
+            pictures=Pictures(
+                cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+            ),
             host=host,
             port=port,
             token=token,
@@ -139,29 +166,33 @@ def command(
             log_level="warning",
             access_log=False,  # queries are nobody's business
             server_header=False,
-            date_header=True,
+            proxy_headers=False,  # nothing here depends on who forwards
             ws="none",
             lifespan="on",
             timeout_graceful_shutdown=10,
         )
-        url = f"http://{_shown_host(host)}:{port}"
-        with running.announced(url=_own_url(host, port), address=address, token=token):
-            announce(f"the page is at {url}  (Ctrl-C ends)")
-            if open_it:
-                import webbrowser
+        own_url = _own_url(host, port)
+        ending.enter_context(running.announced(url=own_url, address=address, token=token))
+        announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
+        if open_it:
+            webbrowser.open(own_url)
+        _run(uvicorn.Server(config), listener)
+        announce("imret serve has ended")
 
-                webbrowser.open(_own_url(host, port))
-            uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        warm.close()
-        listener.close()
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
-    import threading
-    import time
-
     from imret.errors import ImretError, ModelError
 
     started = time.monotonic()
@@ -193,8 +224,6 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
 
 def _quietly(load: Any) -> None:
-    import contextlib
-
     from imret.errors import ImretError
 
     with contextlib.suppress(ImretError):
@@ -229,6 +258,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(place)
+        listener.listen()  # who asks from now on waits for the answer, rather than being refused
     except OSError as error:
         listener.close()
         raise DataError(

@@ -198,6 +198,7 @@ class Warm:
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
         self._lock = threading.Lock()  # of the dictionaries; held for moments
         self._opening = threading.RLock()  # one collection or model at a time
+        self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
         self._said: dict[str, str] = {}
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="imret-versions", daemon=True)
@@ -240,7 +241,10 @@ class Warm:
                 return question(served)
             except (StoreError, ModelMismatch) as error:
                 met, asked = error, served
-        self._refresh(name, asked, lost=isinstance(met, StoreUnavailable))
+        lost = isinstance(met, StoreUnavailable)
+        if lost and self._store.engine == "server":
+            raise met  # its own retries have ended by now
+        self._refresh(name, asked, lost=lost)
         with self.use(name) as served:
             if served is asked:
                 raise met
@@ -267,11 +271,22 @@ class Warm:
         with self._lock:
             if name in self._served:
                 return self._taken(self._served[name])
+        asked = time.monotonic()
         with self._opening:
             with self._lock:
                 if name in self._served:
                     return self._taken(self._served[name])
-            served = self._open(name)
+            failed = self._failed.get(name)
+            if failed is not None and failed[0] > asked:
+                raise failed[
+                    1
+                ]  # it failed while we waited for our turn, and would take as long to fail again
+            try:
+                served = self._open(name)
+            except ImretError as error:
+                self._failed[name] = (time.monotonic(), error)
+                raise
+            self._failed.pop(name, None)
             with self._lock:
                 self._served[name] = served
                 return self._taken(served)
@@ -335,29 +350,35 @@ class Warm:
         Args:
             name: Of the collection.
             seen: What was open.
-            lost: Whether the store seems to be gone: an embedded one is then opened anew.
+            lost: Whether the embedded store's process is gone: it is then opened anew.
         """
         with self._opening:
             with self._lock:
                 if self._served.get(name) is not seen:
                     return
-            if lost and self._store.engine == "embedded":
-                self._reopen()
-                return
-            version = self._store.version(name)
-            if version == seen.version:
-                return
-            if version is None:
-                self._retire(name, seen)
-                return
-            following = self._open(name)
+            if lost:
+                # The process that had it open has ended: an ingest that shared it, or the store's own.
+                try:
+                    following = self._open(name)
+                except StoreUnavailable:
+                    self._reopen()
+                    return
+            else:
+                version = self._store.version(name)
+                if version == seen.version:
+                    return
+                if version is None:
+                    self._retire(name, seen)
+                    return
+                following = self._open(name)
             # Its model is loaded before anybody waits for it, if that of the version before it was.
             if following.encoder is not seen.encoder and "encoder" in vars(seen.encoder):
                 following.load()
             with self._lock:
                 self._served[name] = following
             self._leave(seen)
-            self._notify(f"{name}: a new version is live, made by {following.identity.model}")
+            if following.version != seen.version:
+                self._notify(f"{name}: a new version is live, made by {following.identity.model}")
 
     def _reopen(self) -> None:
         """Open an embedded store anew whose process has died."""
@@ -374,7 +395,9 @@ class Warm:
         self._notify(f"store {self._store.address}: opened again")
 
     def _watch(self) -> None:
-        while not self._stop.wait(POLL_S):
+        # A server is asked over the network, and a version that it has dropped is noticed by `ask`.
+        patience = 1 if self._store.engine == "embedded" else 4
+        while not self._stop.wait(patience * POLL_S):
             with self._lock:
                 served = dict(self._served)
             for name, one in served.items():
