@@ -345,7 +345,9 @@ def test_little_moves_for_who_wants_little_motion(visit: Visit) -> None:
 @pytest.mark.parametrize("zoom", [2, 4])
 def test_the_page_can_be_zoomed(visit: Visit, zoom: int) -> None:
     # WCAG 2.2, 1.4.10: at 400 % of 1280 pixels there are 320 left, and nothing is to be scrolled across.
-    page = visit("/?q=red&not=green", viewport={"width": 1280 // zoom, "height": 1024 // zoom})
+    page = visit(
+        f"/?q={'red' * 60}&not={'green ' * 20}", viewport={"width": 1280 // zoom, "height": 1024 // zoom}
+    )
     wait_for_results(page)
     assert ids(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -398,6 +398,18 @@ def test_a_category_narrows_then_is_left_out_then_comes_as_it_is(visit: Visit, s
     expect(chip).to_be_focused()
 
 
+def test_what_an_address_leaves_out_is_seen_first(visit: Visit) -> None:
+    page = visit("/?q=red&not_category=twins", size="phone")
+    wait_for_results(page)
+    first = page.locator(".category-chip").first
+    expect(first.locator(".label")).to_have_text("twins")
+    first.click()
+    wait_for_results(page)
+    # It stays below the finger.
+    expect(first).to_have_attribute("data-how", "any")
+    expect(first.locator(".label")).to_have_text("twins")
+
+
 def test_keys_narrow_and_leave_out(visit: Visit) -> None:
     page = visit()
     wait_for_results(page)
@@ -1029,10 +1041,12 @@ def test_a_category_that_does_not_exist_can_be_taken_back(visit: Visit, watch: W
 
 def test_a_collection_that_does_not_exist_leads_to_those_that_do(visit: Visit, watch: Watch) -> None:
     watch.allow("404")
-    page = visit("/?collection=birds")
+    page = visit("/?collection=birds&q=red&category=owls")
     expect(page.locator(".notice")).to_contain_text("birds")
+    expect(page.locator("#collection")).to_have_value("birds")
     page.get_by_role("button", name="Open \u201csecond\u201d").click()
-    expect(page.locator("#count")).to_have_text("3 pictures")
+    expect(page.locator(".card")).to_have_count(3)
+    assert parameters(page) == {"q": ["red"], "collection": ["second"]}
 
 
 def test_a_store_without_a_collection_says_how_to_begin(visit: Visit, watch: Watch) -> None:

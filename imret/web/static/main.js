@@ -121,10 +121,12 @@ async function showCollections() {
   } catch {
     return; // what is asked for besides says what is wrong
   }
-  const { collections: all, default: usual } = collections;
-  byId("collection-label").hidden = all.length < 2;
-  byId("collection").replaceChildren(...all.map(({ name }) => el("option", {
-    value: name, selected: name === (state.collection ?? usual) }, name)));
+  const names = collections.collections.map(({ name }) => name);
+  const here = state.collection ?? collections.default;
+  // One that is not there can still be what the address asks for.
+  const shown = names.includes(here) ? names : [here, ...names];
+  byId("collection-label").hidden = shown.length < 2;
+  byId("collection").replaceChildren(...shown.map((name) => el("option", { value: name, selected: name === here }, name)));
 }
 
 function showBusy() {
@@ -200,19 +202,19 @@ async function showTrouble(error) {
   showCategoryChips();
   showPicture();
   const actions = [];
-  if (error.status === 404 && !state.terms.length) {
-    // Perhaps there is no collection of that name; then others may be of use.
+  if (error.status === 404) {
     const asked = state;
     collections = await api.collections().catch(() => null);
     if (asked !== state || answer || fetching) return;
-    if (collections && !collections.collections.length) {
+    const names = collections?.collections.map(({ name }) => name);
+    if (names?.length === 0) {
       showNotice(nothingYet(null, reload));
       return;
     }
-    for (const { name } of collections?.collections.slice(0, 3) ?? []) {
-      if (name !== (state.collection ?? collections.default)) {
-        actions.push([`Open \u201c${name}\u201d`, () => change({ collection: name, category: [], not_category: [] })]);
-      }
+    if (names && !names.includes(state.collection ?? collections.default)) {
+      const open = (name) => [`Open \u201c${name}\u201d`, () => openCollection(name)];
+      showNotice(trouble(error, reload, names.slice(0, 3).map(open)));
+      return;
     }
   }
   const uploads = state.terms.filter(({ typed }) => query.parseTerm(typed).kind === "upload");
@@ -226,7 +228,6 @@ async function showTrouble(error) {
   }
   const narrowed = state.category.length || state.not_category.length || state.where.length;
   if (narrowed) actions.push(["Look in the whole collection", () => change({ category: [], not_category: [], where: [] })]);
-  if (state.collection && state.terms.length) actions.push(["Go to the usual collection", () => change({ collection: null, category: [], not_category: [] })]);
   if (state.terms.length) actions.push(["See all pictures", goHome]);
   showNotice(trouble(error, reload, actions));
 }
@@ -298,28 +299,27 @@ function watchEnd(yes) {
   if (yes) nearEnd.observe(byId("end"));
 }
 
-/** Load the next page below what is there. Returns whether pictures came. */
-async function loadMore() {
+/**
+ * Load the next page below what is there. Who pressed the button goes on with the first of the new pictures;
+ * when more comes by itself, the focus stays where it is.
+ */
+async function loadMore({ pressed = false } = {}) {
   const mine = answer;
-  if (!mine?.more || fetching) return false;
+  if (!mine?.more || fetching) return;
   nearEnd.disconnect();
-  const asker = document.activeElement;
   byId("more").textContent = "Loading\u2026";
   try {
     const waited = mine.loading !== null;
     const page = await mine.loadMore();
-    if (answer !== mine) return false;
-    if (!waited && page.length) {
-      const first = grid.append(page);
-      if (asker === byId("more")) first.focus();
-    }
+    if (answer !== mine) return;
+    if (!waited && page.length) grid.append(page);
+    // A button that goes away would take the focus along.
+    if (pressed || (!mine.more && document.activeElement === byId("more"))) grid.focus(page[0]?.id);
     byId("count").textContent = countInWords();
     remember({ shown: mine.pictures.length });
     showEnd();
-    return page.length > 0;
   } catch (error) {
     if (answer === mine) showEnd(error.message);
-    return false;
   }
 }
 
@@ -415,6 +415,12 @@ function onlyLike(id) {
   change({ terms: [{ typed: `id:${id}`, minus: false }] });
 }
 
+/** Pictures and categories of one collection mean nothing in another; words and sent pictures do. */
+function openCollection(name) {
+  const terms = state.terms.filter(({ typed }) => !["id", "stored"].includes(query.parseTerm(typed).kind));
+  change({ collection: name === collections.default ? null : name, terms, category: [], not_category: [] });
+}
+
 function ask(text) {
   const terms = query.asked(state.terms, text);
   const same = JSON.stringify(terms) === JSON.stringify(state.terms);
@@ -471,16 +477,11 @@ function listen() {
     event.preventDefault();
     goHome();
   });
-  byId("collection").onchange = (event) => {
-    const name = event.target.value;
-    // Pictures and categories of one collection mean nothing in another; words and sent pictures do.
-    const terms = state.terms.filter(({ typed }) => !["id", "stored"].includes(query.parseTerm(typed).kind));
-    change({ collection: name === collections.default ? null : name, terms, category: [], not_category: [] });
-  };
+  byId("collection").onchange = (event) => openCollection(event.target.value);
   byId("relevant").onchange = (event) => change({ relevant: event.target.checked });
   byId("unique").onchange = (event) => change({ unique: event.target.checked });
   byId("sort").onchange = (event) => change({ sort: event.target.value });
-  byId("more").onclick = loadMore;
+  byId("more").onclick = () => loadMore({ pressed: true });
   byId("help").onclick = () => byId("keys").showModal();
   byId("keys").addEventListener("click", (event) => event.target === event.currentTarget && event.target.close());
   document.querySelector(".skip").addEventListener("click", (event) => {
