@@ -746,6 +746,7 @@ def test_the_path_is_copied_and_the_original_opened(visit: Visit, server: str) -
     card(page, 0).locator("a").click()
     page.get_by_role("button", name="Copy path").click()
     expect(page.locator("#toast")).to_have_text("Path copied")
+    expect(page.locator("#box-position")).to_have_text(f"1 of {ALL}")
     assert page.evaluate("navigator.clipboard.readText()") == picture["path"]
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="Open original").click()

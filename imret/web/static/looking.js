@@ -46,9 +46,11 @@ export async function showPicture() {
     }
     if (now.state.picture !== id) return;
   }
-  const place = at < 0 ? null : { at, of: pictures.length, more: answer.more };
+  // Without a query it is known how many there are; of hits, how many are shown.
+  const of = answer?.images ?? pictures.length;
+  const place = at < 0 ? null : { at, of, more: answer.more };
   const canSubtract = state.terms.some((term) => !term.minus && term.typed !== `id:${id}`);
-  lightbox.show(picture, { collection: state.collection, place, sign: query.signOf(state.terms, id), canSubtract });
+  lightbox.show(picture, { collection: state.collection, place, sign: query.signOf(state.terms, id), canSubtract, asked: state.terms.length > 0 });
   if (place) {
     lightbox.prepare(pictures[at + 1]);
     lightbox.prepare(pictures[at - 1]);
