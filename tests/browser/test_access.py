@@ -64,13 +64,7 @@ def test_everything_is_done_by_keyboard(visit: Visit) -> None:
     way = tab_to(page, "^1, ")
     # On the way lie all controls, each with a name; the pictures are one stop.
     assert all(way)
-    for control in (
-        "Search with a picture",
-        "Keys and how to ask",
-        "fungi, ",
-        "Collection",
-        "Fold near copies",
-    ):
+    for control in ("with a picture", "Keys and how", "fungi, ", "Collection", "Fold near copies"):
         assert any(control in name for name in way), (control, way)
 
     page.keyboard.press("ArrowRight")
@@ -107,9 +101,7 @@ def test_arrows_go_through_the_rows_as_they_are_seen(visit: Visit) -> None:
         "cards => cards.map((card) => [card.offsetTop, card.offsetLeft + card.offsetWidth / 2])"
     )
     rows = sorted({top for top, _ in places})
-    position = (
-        """() => [...document.querySelectorAll(".card")].indexOf(document.activeElement.closest(".card"))"""
-    )
+    position = "[...document.querySelectorAll('.card a')].indexOf(document.activeElement)"
 
     def nearest(row: int, middle: float) -> int:
         inside = [at for at, (top, _) in enumerate(places) if top == rows[row]]
@@ -210,9 +202,9 @@ def nothing(page: Any) -> None:
 
 PLACES = {
     "browse": ("/", nothing),
-    "results": ("/?q=red&q=2:round&not=green&category=aves&not_category=fungi&unique=true", nothing),
-    "lightbox": ("/?q=red", open_lightbox),
-    "keys": ("/", open_keys),
+    "results": ("/?q=red&q=2:round&not=green&category=twins&not_category=fungi&unique=true", nothing),
+    "lightbox": ("/?q=red&category=twins", open_lightbox),
+    "keys": ("/?category=twins", open_keys),
     "no picture": ("/?where=width>=9999", nothing),
     "only subtracted": ("/?not=red", complain),
     "error": ("/?category=aces", nothing),
@@ -220,28 +212,30 @@ PLACES = {
 
 
 @both_sizes
-@both_schemes
 @pytest.mark.parametrize("place", PLACES)
-def test_axe_finds_nothing_serious(visit: Visit, watch: Watch, size: str, scheme: str, place: str) -> None:
-    axe_core = pytest.importorskip(
+def test_axe_finds_nothing(visit: Visit, watch: Watch, size: str, place: str) -> None:
+    axe = pytest.importorskip(
         "axe_playwright_python.base", reason="needs axe-core: pip install axe-playwright-python"
     )
     watch.allow("status of 400")
     path, prepare = PLACES[place]
     # axe is script of the test's, which the page's own policy would keep out.
-    page = visit(path, size=size, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
+    page = visit(path, size=size, bypass_csp=True, reduced_motion="reduce")
     wait_for_results(page)
     prepare(page)
-    page.wait_for_timeout(50)
-    page.evaluate(axe_core.AXE_FILE_PATH.read_text(encoding="utf-8") + "\n;undefined")
-    found = page.evaluate("axe.run({ resultTypes: ['violations'] })")
-    assert [rule["id"] for rule in found["passes"]], "axe looked at nothing"
-    serious = [
-        (rule["id"], [node["html"][:160] + " " + node["failureSummary"][:200] for node in rule["nodes"]])
-        for rule in found["violations"]
-        if rule["impact"] in ("serious", "critical")
-    ]
-    assert serious == []
+    page.evaluate(axe.AXE_FILE_PATH.read_text(encoding="utf-8") + "\n;undefined")
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.wait_for_timeout(50)
+        # Between the schemes, only colours differ.
+        rules = {} if scheme == "light" else {"runOnly": ["color-contrast"]}
+        found = page.evaluate("(rules) => axe.run({ resultTypes: ['violations'], ...rules })", rules)
+        assert "color-contrast" in [rule["id"] for rule in found["passes"]], "axe did not look at colours"
+        violations = [
+            (rule["id"], [f"{node['html'][:160]} {node['failureSummary'][:200]}" for node in rule["nodes"]])
+            for rule in found["violations"]
+        ]
+        assert violations == [], scheme
 
 
 # ---- Colours, sizes, motion -----------------------------------------------------------------------------
@@ -273,18 +267,14 @@ def test_the_colours_have_contrast(visit: Visit, scheme: str) -> None:
             const style = getComputedStyle(document.documentElement);
             const names = ["paper", "raised", "fill", "fill-strong", "ink", "quiet", "accent", "on-accent",
                 "accent-fill", "minus", "minus-fill", "edge"];
-            return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+            const colour = (name) => style.getPropertyValue(`--${name}`).trim();
+            return Object.fromEntries(names.map((name) => [name, colour(name)]));
         }"""
     )
+    grounds = ("paper", "raised", "fill", "fill-strong", "accent-fill", "minus-fill")
     text = [
-        *(
-            ("ink", ground)
-            for ground in ("paper", "raised", "fill", "fill-strong", "accent-fill", "minus-fill")
-        ),
-        *(
-            ("quiet", ground)
-            for ground in ("paper", "raised", "fill", "fill-strong", "accent-fill", "minus-fill")
-        ),
+        *(("ink", ground) for ground in grounds),
+        *(("quiet", ground) for ground in grounds),
         *(("accent", ground) for ground in ("paper", "fill", "accent-fill")),
         *(("minus", ground) for ground in ("paper", "minus-fill")),
         ("on-accent", "accent"),
@@ -313,8 +303,9 @@ def test_everything_is_large_enough_to_touch(visit: Visit, path: str) -> None:
     small = page.evaluate(
         """() => {
             const dialog = document.querySelector("dialog[open]");
-            const all = (dialog ?? document).querySelectorAll("button, select, a[href], input:not([type=file])");
-            return [...all].filter((element) => element.checkVisibility() && !element.matches(".unseen, .skip"))
+            const hit = "button, select, a[href], input:not([type=file])";
+            return [...(dialog ?? document).querySelectorAll(hit)]
+                .filter((element) => element.checkVisibility() && !element.matches(".unseen, .skip"))
                 .map((element) => element.closest("label") ?? element)
                 .map((element) => [element.outerHTML.slice(0, 90), element.getBoundingClientRect()])
                 .filter(([, box]) => box.height < 43.5 || box.width < 43.5)
@@ -330,7 +321,8 @@ def test_the_buttons_of_a_narrow_picture_stay_on_it(visit: Visit) -> None:
     wait_for_results(page)
     outside = page.locator(".card").evaluate_all(
         """cards => cards.filter((card) => {
-            const [inner, outer] = [card.querySelector(".weigh"), card].map((part) => part.getBoundingClientRect());
+            const inner = card.querySelector(".weigh").getBoundingClientRect();
+            const outer = card.getBoundingClientRect();
             return inner.left < outer.left - 0.5 || inner.right > outer.right + 0.5;
         }).length"""
     )
@@ -354,7 +346,9 @@ def test_little_moves_for_who_wants_little_motion(visit: Visit) -> None:
 @pytest.mark.parametrize("zoom", [2, 4])
 def test_the_page_can_be_zoomed(visit: Visit, zoom: int) -> None:
     # WCAG 2.2, 1.4.10: at 400 % of 1280 pixels there are 320 left, and nothing is to be scrolled across.
-    page = visit("/?q=red&not=green", viewport={"width": 1280 // zoom, "height": 1024 // zoom})
+    page = visit(
+        f"/?q={'red' * 60}&not={'green ' * 20}", viewport={"width": 1280 // zoom, "height": 1024 // zoom}
+    )
     wait_for_results(page)
     assert ids(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -369,9 +363,10 @@ def test_the_page_has_no_inline_script_or_style_and_nothing_from_other_hosts() -
         assert not re.search(r"\sstyle=|<style|\son\w+=|<script(?![^>]*\ssrc=)", text), file.name
     for file in STATIC.iterdir():
         text = file.read_text(encoding="utf-8")
-        hosts = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text)) - {"http://www.w3.org/2000/svg"}
+        hosts = set(re.findall(r"https?://[\w.-]+|[\"'(]//\w[\w.-]+", text)) - {"http://www.w3.org"}
         assert not hosts, f"{file.name}: {hosts}"
-        assert "innerHTML" not in text and "insertAdjacentHTML" not in text and "document.write" not in text
+        for parser in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "setHTMLUnsafe"):
+            assert parser not in text, f"{file.name}: {parser}"
 
 
 def test_every_module_says_what_it_holds_and_is_used() -> None:

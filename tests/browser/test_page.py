@@ -195,26 +195,63 @@ def test_the_signs_in_the_box_add_and_subtract_words(visit: Visit, server: str, 
     assert ids(page) == [hit["id"] for hit in found["hits"]]
 
 
-@pytest.mark.parametrize(
-    ("before", "typed", "key", "after"),
-    [
-        ("q=red", "blue", "Shift+Enter", ["+red", "+blue"]),
-        ("q=red", "blue", "Alt+Enter", ["+red", "-blue"]),
-        ("q=red", "- blue", "Enter", ["+red", "-blue"]),
-        ("q=red", "+ blue", "Enter", ["+red", "+blue"]),
-        ("q=red&not=green", "blue", "Enter", ["+blue", "-green"]),
-        ("q=red&not=green", "blue + round - dark", "Enter", ["+blue", "+round", "-dark"]),
-        ("q=red&not=green", "green", "Enter", []),
-        ("q=red&q=round", "", "Enter", []),
-    ],
-)
-def test_enter_asks_for_other_main_words_and_keeps_the_rest(
-    visit: Visit, before: str, typed: str, key: str, after: list[str]
-) -> None:
-    page = visit(f"/?{before}")
+QUERIES = [
+    ("q=red", "blue", ["+blue"]),
+    ("q=red", "- blue", ["+red", "-blue"]),
+    ("q=red", "\u2212 blue", ["+red", "-blue"]),
+    ("q=red", "+ blue - dark", ["+red", "+blue", "-dark"]),
+    ("q=red&not=green", "blue", ["+blue", "-green"]),
+    ("q=red&not=green", "blue + round - dark", ["+blue", "+round", "-dark"]),
+    ("q=red&not=green", "green", ["+green"]),
+    ("q=red&q=round", "", ["+round"]),
+    ("q=red", "  ", []),
+    ("q=red", "black-and-white c++", ["+black-and-white c++"]),
+    ("q=red", "2:red", ["+2:red"]),
+    ("q=upload:0a&q=red", "blue", ["+blue", "+upload:0a"]),
+    ("q=upload:0a&q=red", "blue + dark", ["+upload:0a", "+blue", "+dark"]),
+    ("q=red", "https://example.org/pool.jpg", ["+red", "+https://example.org/pool.jpg"]),
+    ("not=green", "red", ["+red", "-green"]),
+]
+
+
+def test_enter_asks_for_other_main_words_and_keeps_the_rest(visit: Visit) -> None:
+    page = visit()
+    for before, typed, after in QUERIES:
+        terms = page.evaluate(
+            """async ([before, typed]) => {
+                const { readState } = await import("/static/state.js");
+                const { asked } = await import("/static/query.js");
+                const terms = asked(readState(`?${before}`).terms, typed);
+                return terms.map(({ typed, minus }) => (minus ? "-" : "+") + typed);
+            }""",
+            [before, typed],
+        )
+        assert terms == after, (before, typed)
+
+
+def test_terms_mean_what_they_mean_on_the_command_line(visit: Visit) -> None:
+    from imret.query import parse_term
+
+    page = visit()
+    one = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"
+    words = ["red mushroom", "text:16:9", "text:https://example.org", "a:b", "id est"]
+    weighted = ["2:fruit", "0.5:fruit", "1e-3:fruit", ".5:fruit", "2:text:2:3", f"2:id:{one}"]
+    others = [one, f"id:{one}", "stored:aves/1 2.jpg", "https://example.org/a.jpg"]
+    for typed in words + weighted + others:
+        said = page.evaluate("async (typed) => (await import('/static/query.js')).parseTerm(typed)", typed)
+        term = parse_term(typed)
+        assert said == {"kind": term.kind, "value": term.value, "weight": term.weight}, typed
+
+
+def test_keys_add_and_subtract_words(visit: Visit) -> None:
+    page = visit("/?q=red")
     wait_for_results(page)
-    search(page, typed, key)
-    assert chips(page) == after
+    search(page, "blue", "Shift+Enter")
+    assert chips(page) == ["+red", "+blue"]
+    search(page, "dark", "Alt+Enter")
+    assert chips(page) == ["+red", "+blue", "-dark"]
+    search(page, "green")
+    assert chips(page) == ["+green", "+blue", "-dark"]
 
 
 def test_words_keep_the_pictures_beside_them(visit: Visit, server: str) -> None:
@@ -227,9 +264,8 @@ def test_words_keep_the_pictures_beside_them(visit: Visit, server: str) -> None:
     assert parameters(page)["q"] == [f"id:{one}", "red", "blue"]
 
 
-@both_sizes
-def test_chips_change_their_sign_and_go(visit: Visit, size: str) -> None:
-    page = visit("/?q=red&q=round&not=green", size=size)
+def test_chips_change_their_sign_and_go(visit: Visit) -> None:
+    page = visit("/?q=red&q=round&not=green", size="phone")
     wait_for_results(page)
     page.get_by_role("button", name="Subtracted: green. Add it instead").click()
     wait_for_results(page)
@@ -336,8 +372,7 @@ def test_nothing_can_be_subtracted_from_nothing(visit: Visit) -> None:
 # ---- Narrowing, cutting, sorting ------------------------------------------------------------------------
 
 
-@both_sizes
-@pytest.mark.parametrize("words", ["", "red"])
+@pytest.mark.parametrize(("size", "words"), [("phone", ""), ("desktop", "red")])
 def test_a_category_narrows_then_is_left_out_then_comes_as_it_is(visit: Visit, size: str, words: str) -> None:
     page = visit(f"/?q={words}", size=size)
     wait_for_results(page)
@@ -361,6 +396,18 @@ def test_a_category_narrows_then_is_left_out_then_comes_as_it_is(visit: Visit, s
     wait_for_results(page)
     assert "not_category" not in parameters(page)
     expect(chip).to_be_focused()
+
+
+def test_what_an_address_leaves_out_is_seen_first(visit: Visit) -> None:
+    page = visit("/?q=red&not_category=twins", size="phone")
+    wait_for_results(page)
+    first = page.locator(".category-chip").first
+    expect(first.locator(".label")).to_have_text("twins")
+    first.click()
+    wait_for_results(page)
+    # It stays below the finger.
+    expect(first).to_have_attribute("data-how", "any")
+    expect(first.locator(".label")).to_have_text("twins")
 
 
 def test_keys_narrow_and_leave_out(visit: Visit) -> None:
@@ -393,8 +440,7 @@ def test_many_categories_are_folded_and_can_be_searched(visit: Visit) -> None:
     expect(page.locator(".category-chip:visible")).to_have_count(24)
 
 
-@both_sizes
-def test_the_cut_says_where_nothing_is_about_it(visit: Visit, size: str) -> None:
+def test_the_cut_says_where_nothing_is_about_it(visit: Visit) -> None:
     # Whether a random model thinks so is chance; so the answer is made empty.
     def empty(route: Any) -> None:
         if "relevant=true" not in route.request.url:
@@ -404,7 +450,9 @@ def test_the_cut_says_where_nothing_is_about_it(visit: Visit, size: str) -> None
         said["counts"] = said["counts"] | {"hits": 0}
         route.fulfill(json=said)
 
-    page = visit("/?q=a+sports+car", size=size, before=lambda page: page.route("**/api/v1/search?*", empty))
+    page = visit(
+        "/?q=a+sports+car", size="phone", before=lambda page: page.route("**/api/v1/search?*", empty)
+    )
     wait_for_results(page)
     shown = ids(page)
     page.locator("#relevant").check()
@@ -477,9 +525,8 @@ def test_a_condition_of_the_address_is_a_chip(visit: Visit) -> None:
     expect(page.locator("#count")).to_have_text(f"{ALL} pictures")
 
 
-@both_sizes
-def test_another_collection_is_chosen(visit: Visit, size: str) -> None:
-    page = visit("/?category=aves&q=red", size=size)
+def test_another_collection_is_chosen(visit: Visit) -> None:
+    page = visit("/?category=aves&q=red", size="phone")
     wait_for_results(page)
     page.locator("#collection").select_option("second")
     wait_for_results(page)
@@ -497,8 +544,7 @@ def test_another_collection_is_chosen(visit: Visit, size: str) -> None:
 # ---- More pictures --------------------------------------------------------------------------------------
 
 
-@both_sizes
-@pytest.mark.parametrize("path", ["/", "/?q=red"])
+@pytest.mark.parametrize(("size", "path"), [("desktop", "/"), ("phone", "/?q=red")])
 def test_more_come_near_the_end_and_nothing_moves(visit: Visit, server: str, size: str, path: str) -> None:
     page = visit(path, size=size)
     wait_for_results(page)
@@ -554,9 +600,8 @@ def test_back_and_forward_show_what_was_there(visit: Visit) -> None:
     assert ids(page) == reds
 
 
-@both_sizes
-def test_a_reload_shows_the_same_at_the_same_place(visit: Visit, size: str) -> None:
-    page = visit("/?q=red&not=blue&category=fungi&unique=true", size=size)
+def test_a_reload_shows_the_same_at_the_same_place(visit: Visit) -> None:
+    page = visit("/?q=red&not=blue&category=fungi&unique=true", size="desktop")
     wait_for_results(page)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     expect(page.locator(".card")).not_to_have_count(60)
@@ -638,9 +683,8 @@ def test_keys_lead_through_the_lightbox_and_back(visit: Visit) -> None:
     assert page.url == "about:blank"
 
 
-@both_sizes
-def test_back_closes_the_lightbox_and_forward_opens_it(visit: Visit, size: str) -> None:
-    page = visit("/?q=red", size=size)
+def test_back_closes_the_lightbox_and_forward_opens_it(visit: Visit) -> None:
+    page = visit("/?q=red", size="phone")
     wait_for_results(page)
     page.evaluate("window.scrollTo(0, 400)")
     card(page, 8).locator("a").click()
@@ -702,6 +746,7 @@ def test_the_path_is_copied_and_the_original_opened(visit: Visit, server: str) -
     card(page, 0).locator("a").click()
     page.get_by_role("button", name="Copy path").click()
     expect(page.locator("#toast")).to_have_text("Path copied")
+    expect(page.locator("#box-position")).to_have_text(f"1 of {ALL}")
     assert page.evaluate("navigator.clipboard.readText()") == picture["path"]
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="Open original").click()
@@ -776,9 +821,8 @@ def as_argument(name: str, kind: str, data: bytes) -> list[str]:
     return [name, kind, base64.b64encode(data).decode()]
 
 
-@both_sizes
-def test_a_file_is_chosen_to_search_with(visit: Visit, server: str, photos: Path, size: str) -> None:
-    page = visit("/?q=red&category=fungi", size=size)
+def test_a_file_is_chosen_to_search_with(visit: Visit, server: str, photos: Path) -> None:
+    page = visit("/?q=red&category=fungi", size="phone")
     wait_for_results(page)
     file = photos / "fungi" / "007.png"
     asked: list[str] = []
@@ -998,10 +1042,12 @@ def test_a_category_that_does_not_exist_can_be_taken_back(visit: Visit, watch: W
 
 def test_a_collection_that_does_not_exist_leads_to_those_that_do(visit: Visit, watch: Watch) -> None:
     watch.allow("404")
-    page = visit("/?collection=birds")
+    page = visit("/?collection=birds&q=red&category=owls")
     expect(page.locator(".notice")).to_contain_text("birds")
+    expect(page.locator("#collection")).to_have_value("birds")
     page.get_by_role("button", name="Open \u201csecond\u201d").click()
-    expect(page.locator("#count")).to_have_text("3 pictures")
+    expect(page.locator(".card")).to_have_count(3)
+    assert parameters(page) == {"q": ["red"], "collection": ["second"]}
 
 
 def test_a_store_without_a_collection_says_how_to_begin(visit: Visit, watch: Watch) -> None:
@@ -1073,10 +1119,9 @@ def test_an_answer_that_comes_late_does_not_replace_a_later_one(visit: Visit) ->
 # ---- Text is text ---------------------------------------------------------------------------------------
 
 
-@both_sizes
-def test_script_in_names_categories_and_queries_is_text(visit: Visit, size: str) -> None:
+def test_script_in_names_categories_and_queries_is_text(visit: Visit) -> None:
     query = "<img src=x onerror=\"alert('query')\"><script>alert(3)</script>"
-    page = visit("/?" + urlencode({"category": HOSTILE_CATEGORY}), size=size)
+    page = visit("/?" + urlencode({"category": HOSTILE_CATEGORY}), size="desktop")
     wait_for_results(page)
     chip = page.locator('.category-chip[data-how="only"] .label')
     expect(chip).to_have_text(HOSTILE_CATEGORY)

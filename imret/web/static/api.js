@@ -18,6 +18,12 @@ export class Problem extends Error {
 /** No answer came: the server has stopped, or the network is gone. */
 export class LostConnection extends Error {}
 
+/** Return what to throw; who has no session any more is led to the login, and back from there. */
+function refused(status, said, retryAfter) {
+  if (status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  return new Problem(status, said, retryAfter);
+}
+
 async function get(path, parameters, { signal } = {}) {
   const query = parameters?.toString();
   const address = `${API}${path}${query ? `?${query}` : ""}`;
@@ -32,7 +38,7 @@ async function get(path, parameters, { signal } = {}) {
     if (error.name === "AbortError") throw error;
     return null;
   });
-  if (!response.ok) throw new Problem(response.status, said, response.headers.get("retry-after"));
+  if (!response.ok) throw refused(response.status, said, response.headers.get("retry-after"));
   if (said === null) throw new LostConnection("The answer of the server broke off.");
   return said;
 }
@@ -144,7 +150,7 @@ export function send(state, files, { limit, signal, progressed }) {
     request.onload = () => {
       const { status, response } = request;
       if (status === 200 && response) resolve(response);
-      else reject(new Problem(status, response, request.getResponseHeader("retry-after")));
+      else reject(refused(status, response, request.getResponseHeader("retry-after")));
     };
     request.onerror = () => reject(new LostConnection("The picture could not be sent: the server does not answer."));
     request.onabort = () => reject(new DOMException("taken back", "AbortError"));

@@ -7,6 +7,9 @@ const FEW = 24;
 
 let all = false;
 
+/** Which comes when: decided once for a query, so that no chip moves away from below the finger. */
+let order = { key: null, names: [] };
+
 /**
  * Show the chips. `listed` is [{category, images}]; `counts` how the best hits of a query spread, or null;
  * `changed(category, how)` is told what somebody wants: "only", "not" or "any".
@@ -18,8 +21,8 @@ export function showCategories(listed, counts, state, changed) {
   for (const category of [...state.category, ...state.not_category]) {
     if (!entries.some((entry) => entry.category === category)) entries.push({ category, images: 0, hits: counts ? 0 : null });
   }
-  entries.sort((a, b) => (b.hits ?? 0) - (a.hits ?? 0) || b.images - a.images || (a.category < b.category ? -1 : 1));
   const chosen = (entry) => state.category.includes(entry.category) || state.not_category.includes(entry.category);
+  arrange(entries, chosen, JSON.stringify([state.collection, state.terms, state.where, Boolean(counts)]));
   const shown = all ? entries : entries.filter((entry, at) => at < FEW || chosen(entry));
 
   const list = byId("categories");
@@ -47,6 +50,19 @@ export function showCategories(listed, counts, state, changed) {
     }
   };
   filter.oninput();
+}
+
+/** Sort entries: what an address narrows to or leaves out first, where it is seen, then most hits, most pictures. */
+function arrange(entries, chosen, key) {
+  if (order.key !== key) {
+    entries.sort((a, b) => chosen(b) - chosen(a) || (b.hits ?? 0) - (a.hits ?? 0) || b.images - a.images
+      || (a.category < b.category ? -1 : 1));
+    order = { key, names: entries.map(({ category }) => category) };
+    return;
+  }
+  const places = new Map(order.names.map((name, at) => [name, at]));
+  const place = ({ category }) => places.get(category) ?? places.size;
+  entries.sort((a, b) => place(a) - place(b));
 }
 
 function chip({ category, images, hits }, counts, state, changed) {

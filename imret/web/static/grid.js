@@ -48,11 +48,10 @@ export class Grid {
     this.layOut();
   }
 
-  /** Show a further page of the same answer; what is there does not move. Returns its first link. */
+  /** Show a further page of the same answer; what is there does not move. */
   append(page) {
-    const first = this.#add(page);
+    this.#add(page);
     this.layOut(this.pages.length - 1);
-    return first;
   }
 
   /** Show boxes where pictures will be. */
@@ -82,7 +81,6 @@ export class Grid {
     this.pages.push(cards);
     this.root.append(...cards.map(({ card }) => card));
     if (!this.current) this.#makeCurrent(cards[0]?.card);
-    return cards[0]?.card.querySelector("a");
   }
 
   #card(picture) {

@@ -42,14 +42,18 @@ export class Lightbox {
     return this.dialog.open;
   }
 
-  /** Show a picture; `place` is {at, of, more} within the results, or null for one from elsewhere. */
-  show(picture, { collection, place, sign, canSubtract }) {
+  /**
+   * Show a picture; `place` is {at, of, more} within the results, or null for one from elsewhere. `sign` is how
+   * it counts in the query, `asked` whether there is one, `canSubtract` whether there is what to subtract from.
+   */
+  show(picture, { collection, place, sign, canSubtract, asked }) {
     const changed = this.picture?.id !== picture.id;
     this.picture = picture;
     this.collection = collection;
     if (changed || !this.isOpen) this.#load(picture);
     byId("box-name").textContent = nameOf(picture);
-    byId("box-position").textContent = place ? `${(place.at + 1).toLocaleString()} of ${place.of.toLocaleString()}${place.more ? " and more" : ""}` : "";
+    const andMore = place?.more && asked ? " and more" : "";
+    byId("box-position").textContent = place ? `${(place.at + 1).toLocaleString()} of ${place.of.toLocaleString()}${andMore}` : "";
     byId("box-previous").disabled = !place || place.at === 0;
     byId("box-next").disabled = !place || (place.at === place.of - 1 && !place.more);
     const summary = byId("box-summary");
@@ -61,6 +65,7 @@ export class Lightbox {
     byId("box-more").setAttribute("aria-pressed", String(sign === 1));
     byId("box-less").setAttribute("aria-pressed", String(sign === -1));
     byId("box-less").hidden = !canSubtract;
+    byId("box-only").hidden = !asked; // more like this says the same
     byId("box-open").href = originalUrl(picture, collection);
     byId("box-fields").replaceChildren(...fieldsOf(picture));
     if (!this.isOpen) {

@@ -1,0 +1,66 @@
+// The end of the pictures: more come by themselves when it is near, or when the button is pressed.
+
+import { SORTED } from "./answers.js";
+import { byId } from "./elements.js";
+import { now } from "./now.js";
+import { remember } from "./state.js";
+
+const NEAR = "900px";
+
+let grid = null;
+let grown = null;
+
+/** `onto` is the grid that pictures are added to; `then()` is told that there are more. */
+export function loadMoreOnto(onto, then) {
+  grid = onto;
+  grown = then;
+  byId("more").onclick = () => loadMore({ pressed: true });
+}
+
+/** Show what is below the pictures: a button, why it failed, or why there is none. */
+export function showEnd(failed = null) {
+  const { answer } = now;
+  const more = Boolean(answer?.more);
+  byId("end").hidden = !more && !answer?.cut;
+  byId("more").hidden = !more;
+  byId("more").textContent = failed ? "Try again" : "Load more";
+  byId("end-text").textContent = failed
+    ?? (answer?.cut ? `Only the best ${SORTED} are sorted. Sort by best first to see more.` : "");
+  // Observed anew each time: an observer only speaks when what it sees changes.
+  nearEnd.disconnect();
+  if (more && !failed) nearEnd.observe(byId("end"));
+}
+
+export function hideEnd() {
+  nearEnd.disconnect();
+  byId("end").hidden = true;
+}
+
+const nearEnd = new IntersectionObserver((entries) => {
+  const covered = document.querySelector("dialog[open]");
+  if (entries.some((entry) => entry.isIntersecting) && !covered) loadMore();
+}, { rootMargin: NEAR });
+
+/**
+ * Load the next page below what is there. Who pressed the button goes on with the first of the new pictures;
+ * when more comes by itself, the focus stays where it is.
+ */
+export async function loadMore({ pressed = false } = {}) {
+  const { answer } = now;
+  if (!answer?.more || now.fetching) return;
+  nearEnd.disconnect();
+  byId("more").textContent = "Loading\u2026";
+  try {
+    const waited = answer.loading !== null;
+    const page = await answer.loadMore();
+    if (now.answer !== answer) return;
+    if (!waited && page.length) grid.append(page);
+    // A button that goes away would take the focus along.
+    if (pressed || (!answer.more && document.activeElement === byId("more"))) grid.focus(page[0]?.id);
+    remember({ shown: answer.pictures.length });
+    grown();
+    showEnd();
+  } catch (error) {
+    if (now.answer === answer) showEnd(error.message);
+  }
+}

@@ -1,0 +1,114 @@
+// Looking at pictures: the grid, one of them in the lightbox, and asking for more or less like it.
+
+import * as api from "./api.js";
+import { byId, say } from "./elements.js";
+import { loadMore } from "./end.js";
+import { Grid } from "./grid.js";
+import { Lightbox } from "./lightbox.js";
+import { change, noteScroll, now } from "./now.js";
+import * as query from "./query.js";
+import { addressOf, remembered, writeState } from "./state.js";
+
+export const grid = new Grid(byId("pictures"), {
+  addressFor: (picture) => addressOf({ ...now.state, picture: picture.id }),
+  opened: openPicture,
+  weighed: weigh,
+});
+
+const lightbox = new Lightbox({ moved: move, closed: closePicture, weighed: weigh, only: onlyLike });
+
+function openPicture(id) {
+  noteScroll();
+  now.state = { ...now.state, picture: id };
+  writeState(now.state, { notes: { ...remembered(), opened: true } });
+  showPicture();
+}
+
+/** Open, change or close the lightbox, as the state says. */
+export async function showPicture() {
+  const { state, answer } = now;
+  const id = state.picture;
+  if (!id) {
+    hidePicture({ refocus: true });
+    return;
+  }
+  const pictures = answer?.pictures ?? [];
+  const at = pictures.findIndex((picture) => picture.id === id);
+  let picture = pictures[at];
+  if (!picture) {
+    try {
+      picture = await api.payload(id, state.collection);
+    } catch (error) {
+      if (now.state.picture !== id) return;
+      closePicture();
+      say(error.message);
+      return;
+    }
+    if (now.state.picture !== id) return;
+  }
+  // Without a query it is known how many there are; of hits, how many are shown.
+  const of = answer?.images ?? pictures.length;
+  const place = at < 0 ? null : { at, of, more: answer.more };
+  const canSubtract = state.terms.some((term) => !term.minus && term.typed !== `id:${id}`);
+  lightbox.show(picture, { collection: state.collection, place, sign: query.signOf(state.terms, id), canSubtract, asked: state.terms.length > 0 });
+  if (place) {
+    lightbox.prepare(pictures[at + 1]);
+    lightbox.prepare(pictures[at - 1]);
+  }
+}
+
+/** Close the lightbox over a page that stays, with the focus on what was looked at, or that is about to go. */
+export function hidePicture({ refocus = false } = {}) {
+  if (!lightbox.isOpen) return;
+  const last = lightbox.picture?.id;
+  lightbox.hide();
+  if (refocus) grid.focus(last);
+}
+
+/** Go to the picture before or after, to the first or the last; there may be more to load. */
+async function move(step) {
+  const from = now.state.picture;
+  const at = now.answer?.pictures.findIndex((picture) => picture.id === from) ?? -1;
+  if (at < 0) return;
+  if (step === 1 && at === now.answer.pictures.length - 1 && now.answer.more) {
+    await loadMore();
+    if (now.state.picture !== from || !now.answer) return;
+  }
+  const { pictures } = now.answer;
+  const to = pictures[{ first: 0, last: pictures.length - 1 }[step] ?? at + step];
+  if (!to || to.id === from) return;
+  now.state = { ...now.state, picture: to.id };
+  writeState(now.state, { replace: true });
+  showPicture();
+}
+
+function closePicture() {
+  if (!now.state.picture) return;
+  if (remembered().opened) {
+    history.back();
+    return;
+  }
+  now.state = { ...now.state, picture: null };
+  writeState(now.state, { replace: true });
+  showPicture();
+}
+
+/** Add a stored picture to the query or subtract it; the same once more takes it back. */
+function weigh(id, sign) {
+  const { terms: before } = now.state;
+  const typed = `id:${id}`;
+  const terms = query.signOf(before, id) === sign
+    ? query.withoutTerm(before, typed)
+    : query.withTerm(before, { typed, minus: sign < 0 });
+  if (sign < 0 && !query.canBeAsked(terms)) {
+    say("Say first what to look for; then pictures can be subtracted from it.");
+    return;
+  }
+  hidePicture();
+  change({ terms });
+}
+
+function onlyLike(id) {
+  hidePicture();
+  change({ terms: [{ typed: `id:${id}`, minus: false }] });
+}
