@@ -362,6 +362,7 @@ def test_the_same_once_more_takes_a_picture_back(visit: Visit, server: str) -> N
 def test_nothing_can_be_subtracted_from_nothing(visit: Visit) -> None:
     page = visit()
     wait_for_results(page)
+    expect(card(page, 0).locator(".less")).to_be_hidden()
     card(page, 0).locator("a").press("-")
     expect(page.locator("#toast")).to_have_text(
         "Say first what to look for; then pictures can be subtracted from it."

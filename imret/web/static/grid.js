@@ -43,6 +43,7 @@ export class Grid {
     this.current = null;
     this.root.replaceChildren();
     this.root.removeAttribute("data-skeleton");
+    this.root.toggleAttribute("data-browse", !answer.isSearch); // there is nothing to subtract from
     this.weigh(answer.state.terms);
     for (const page of answer.pages) this.#add(page);
     this.layOut();

@@ -42,7 +42,7 @@ export function nothingFound(state, words, { nearest, everywhere, reset }) {
     drawing: "search",
     title: state.relevant ? `Nothing here is about ${words}` : `No picture for ${words} passes the conditions`,
     text: state.relevant
-      ? "Of every picture here, something else can be said that fits better. The nearest may still be of use."
+      ? "Each of these pictures is nearer to something else. The nearest may still be of use."
       : "Take back a category or a condition, and there may be some.",
     actions,
   });
