@@ -63,7 +63,7 @@ SECURITY_HEADERS: Headers = [
 # The app's own policy is kept beside ours: browsers enforce both, so it can only be stricter.
 _REPLACED = {name for name, _ in SECURITY_HEADERS if name != b"content-security-policy"} | {b"server"}
 
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/static/style.css"})
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/static/style.css", "/static/favicon.svg"})
 _SINGLE = (b"host", b"origin", b"authorization", b"content-length", b"transfer-encoding", b"content-type")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
