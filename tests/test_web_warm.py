@@ -266,6 +266,25 @@ def test_collections_of_one_model_share_it_and_one_that_nobody_asks_for_is_let_g
     _until(lambda: not warm._encoders)
 
 
+def test_the_collection_to_keep_is_opened_as_it_comes_and_not_let_go_though_nobody_asks(
+    tmp_path: Path, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends requests to a server that is ready only would else never send one again."""
+    monkeypatch.setattr(module, "POLL_S", 0.02)
+    monkeypatch.setattr(module, "IDLE_S", 0.0)
+    db = str(tmp_path / "db")
+    warm = Warm(lambda: open_store(db), device="cpu", precision="fp32", keep="photos")
+    for name in ("later", "photos"):
+        ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection=name)
+    _until(lambda: warm.peek("photos") is not None)
+    kept = warm.peek("photos")
+    with warm.use("later"):
+        pass
+    _until(lambda: warm.peek("later") is None)  # the watcher has looked at both
+    assert warm.peek("photos") is kept
+    warm.close()
+
+
 def test_a_model_is_shared_though_its_last_collection_was_let_go_while_another_was_opened(
     warm: Warm, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

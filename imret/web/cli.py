@@ -146,6 +146,7 @@ def command(
             lambda: open_store(address, create=is_own, share=True),
             device=device,
             precision=precision,
+            keep=collection,
             models={collection: model} if model else {},
             arch=arch,
             notify=announce,

@@ -174,6 +174,7 @@ class Warm:
         open_it: Opens the store; called again if the embedded store's process should die.
         device: Where the models run, as for `Encoder`.
         precision: In which precision, as for `Encoder`.
+        keep: A collection that stays open though nobody asks for it, and is opened when it comes to be.
         models: Model names to use instead of the one that a collection keeps, by collection.
         arch: Architecture of those that are bare checkpoint files.
         notify: Called with lines for the person who runs the server.
@@ -186,6 +187,7 @@ class Warm:
         *,
         device: str = "auto",
         precision: str = "auto",
+        keep: str | None = None,
         models: Mapping[str, str] | None = None,
         arch: str | None = None,
         notify: Callable[[str], None] = lambda line: None,
@@ -194,6 +196,7 @@ class Warm:
         self.telemetry = telemetry or Telemetry()
         self._open_it, self._notify = open_it, notify
         self._device, self._precision = device, precision
+        self._keep = keep
         self._models, self._arch = dict(models or {}), arch
         self._store = open_it()
         self._reopened = 0.0
@@ -412,7 +415,7 @@ class Warm:
                 served = dict(self._served)
             for name, one in served.items():
                 try:
-                    if time.monotonic() - one.used > IDLE_S:
+                    if name != self._keep and time.monotonic() - one.used > IDLE_S:
                         self._retire(name, one)
                     else:
                         self._refresh(name, one)
@@ -425,3 +428,8 @@ class Warm:
                         self._notify(f"{name}: still the version before: {error}")
                 except Exception as error:  # the watcher must outlive whatever happens
                     print(f"imret serve: {type(error).__name__}: {error}", file=sys.stderr)
+            if self._keep is not None and self._keep not in served:
+                # Why it cannot be opened, whoever asks for it is told.
+                with contextlib.suppress(Exception):
+                    if self._store.version(self._keep) is not None:
+                        self._leave(self._take(self._keep))
