@@ -130,11 +130,11 @@ def test_the_thread_ends_when_nobody_asks_and_begins_with_the_next_query(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "IDLE_S", 0.01)
+    before = set(threading.enumerate())
     encoder.encode_mean(["an owl"])
-    for thread in threading.enumerate():
-        if thread.name == "imret-encode":
-            thread.join(10)
-            assert not thread.is_alive()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
     assert encoder.encode_mean(["another owl"]).shape == (32,)
 
 

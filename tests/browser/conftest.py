@@ -69,7 +69,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model: Path) -> Iterator[str]:
     """The URL of `imret serve`, as a process of its own, over the collections photos and second."""
     pytest.importorskip("fastapi", reason="needs the extra web: pip install 'imret[web]'")
@@ -110,7 +110,9 @@ def _url_in(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise AssertionError(f"imret serve did not start in two minutes:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="session")
+# Of the package, not of the session: while Playwright lives, its event loop runs in this thread, and the
+# tests after it need one of their own.
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     """A headless Chromium, or a loud skip."""
     sync_api = pytest.importorskip(
