@@ -25,8 +25,9 @@ from torch import nn
 
 from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
-from imret.images import MAX_PIXELS, Source, fit_image, load_image
+from imret.images import MAX_PIXELS, Source
 from imret.models import ModelFiles, Preprocess, resolve_model
+from imret.resizing import load_pixels
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
 __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
@@ -182,15 +183,8 @@ class Encoder:
         return np.concatenate(rows) if rows else self._no_rows()
 
     def _pixels(self, image: Source, max_pixels: int) -> NDArray[np.uint8]:
-        fit = self.preprocess
         try:
-            return fit_image(
-                load_image(image, max_pixels=max_pixels),
-                size=fit.size,
-                interpolation=fit.interpolation,
-                resize_mode=fit.resize_mode,
-                fill_color=fit.fill_color,
-            )
+            return load_pixels(image, self.preprocess, max_pixels=max_pixels)[0]
         except ImageError as error:
             if isinstance(image, (str, os.PathLike)):
                 raise ImageError(f"Cannot encode '{os.fspath(image)}': {error}") from error

@@ -59,10 +59,16 @@ _MAX_RESIZED_PIXELS = 16_000_000
 
 # Where a picture becomes small in two steps, the first leaves this many times the pixels a side for LANCZOS.
 _REDUCING_GAP = 2.0
+# The same for a model's size, to which it is resized by BICUBIC or BILINEAR with antialiasing.
+_COVER_GAP = 1.5
 _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 _MAX_PROFILE_BYTES = 1 << 14
 
 Picture: TypeAlias = Image.Image
+Resample: TypeAlias = Image.Resampling
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+Extent: TypeAlias = tuple[float, float]  # width and height of the part to resize, from the upper left corner
+Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], Resample, Box, Extent], NDArray[np.uint8]]
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
@@ -99,16 +105,37 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | 
         ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
             large. The message is the reason, without the path.
     """
-    with _pillow_warnings_off():
-        if isinstance(source, Image.Image):
-            return _finish(source, max_pixels)
-        if isinstance(source, bytes):
-            return _load_stream(io.BytesIO(source), max_pixels, max_side)
-        if isinstance(source, (str, os.PathLike)):
-            with _open_file(source) as file:
-                return _load_stream(file, max_pixels, max_side)
-        stream = source if source.seekable() else io.BytesIO(source.read())
-        return _load_stream(stream, max_pixels, max_side)
+    return _load(source, max_pixels, max_side=max_side).image
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A picture that was decoded at a fraction of its size, or whole.
+
+    Attributes:
+        image: As from `load_image`.
+        size: (width, height) of the whole picture, upright.
+        extent: How many of the image's pixels, with fractions, the whole picture takes: its last column and
+            row may stand for less than the others.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    extent: tuple[float, float]
+
+
+def load_to_cover(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
+    """Open a picture whose shorter side will be made `side` pixels; a large JPEG comes at a fraction.
+
+    Args:
+        source: As for `load_image`.
+        side: A JPEG file never comes with less than one and a half times that at its shorter side.
+        max_pixels: As for `load_image`, of the whole picture.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    return _load(source, max_pixels, min_side=side)
 
 
 def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -173,6 +200,18 @@ def lift_pillow_limit(max_pixels: int) -> None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
 
 
+def pillow_resize(
+    image: Image.Image, size: tuple[int, int], resample: Resample, box: Box, extent: Extent
+) -> NDArray[np.uint8]:
+    """Resize to (width, height) and crop, with Pillow, as open_clip's transform does.
+
+    Returns:
+        (H, W, 3) uint8, what is in the box.
+    """
+    resized = image if size == extent else image.resize(size, resample, box=(0, 0, *extent))
+    return np.array(resized.crop(box), dtype=np.uint8)
+
+
 def fit_image(
     image: Image.Image,
     *,
@@ -180,6 +219,8 @@ def fit_image(
     interpolation: str = "bicubic",
     resize_mode: str = "shortest",
     fill_color: int = 0,
+    resize: Resize = pillow_resize,
+    reduced: Reduced | None = None,
 ) -> NDArray[np.uint8]:
     """Resize an RGB image to a model's size: pixel for pixel what open_clip's own transform makes of it.
 
@@ -190,6 +231,8 @@ def fit_image(
         resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
             side and pads, "squash" gives up the aspect ratio.
         fill_color: Grey value in [0, 255] of the padding.
+        resize: Resizes to (width, height) and crops in place of Pillow, as that of `imret.resizing` does.
+        reduced: What the image is a fraction of, if it is one.
 
     Returns:
         (H, W, 3) uint8.
@@ -203,22 +246,25 @@ def fit_image(
     if image.mode != "RGB":
         image = load_image(image)
     height, width = size
+    whole = image.size if reduced is None else reduced.size
+    extent: Extent = image.size if reduced is None else reduced.extent
     if resize_mode == "squash":
-        fitted = image.resize((width, height), resample)
-    elif resize_mode == "shortest":
+        return resize(image, (width, height), resample, (0, 0, width, height), extent)
+    if resize_mode == "shortest":
         if height != width:
             resample = Image.Resampling.BICUBIC  # open_clip 3.3 passes no interpolation on here
-        fitted = _resize_and_crop(image, _covering(image.size, size), size, resample)
-    elif resize_mode == "longest":
-        ratio = max(image.width / width, image.height / height)
+        return _resize_and_crop(image, _covering(whole, size), size, resample, resize, extent)
+    if resize_mode == "longest":
+        ratio = max(whole[0] / width, whole[1] / height)
         # A side of a very long picture would round to nothing; open_clip fails on it.
-        inner = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
-        fitted = Image.new("RGB", (width, height), (fill_color,) * 3)
+        inner = (max(1, round(whole[0] / ratio)), max(1, round(whole[1] / ratio)))
         left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-        fitted.paste(image if inner == image.size else image.resize(inner, resample), (left, top))
-    else:
-        raise ValueError(f"unknown resize mode {resize_mode!r}")
-    return np.array(fitted, dtype=np.uint8)
+        fitted = np.full((height, width, 3), fill_color, dtype=np.uint8)
+        fitted[top : top + inner[1], left : left + inner[0]] = resize(
+            image, inner, resample, (0, 0, *inner), extent
+        )
+        return fitted
+    raise ValueError(f"unknown resize mode {resize_mode!r}")
 
 
 def box_average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -246,21 +292,24 @@ def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resize_and_crop(
-    image: Image.Image, resized: tuple[int, int], size: tuple[int, int], resample: Image.Resampling
-) -> Image.Image:
+    image: Image.Image,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    resample: Resample,
+    resize: Resize,
+    extent: Extent,
+) -> NDArray[np.uint8]:
     """Resize to (width, height) `resized`, then crop the centre (H, W)."""
     height, width = size
     left, top = round((resized[0] - width) / 2.0), round((resized[1] - height) / 2.0)
-    if resized == image.size:
-        return image.crop((left, top, left + width, top + height))
-    if resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
-        return image.resize(resized, resample).crop((left, top, left + width, top + height))
+    if resized == image.size or resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
+        return resize(image, resized, resample, (left, top, left + width, top + height), extent)
     # A 1 x 50,000 picture would become 224 x 11,200,000. Resample only what the crop keeps. Pillow still
     # reads the neighbours outside the box; it may take its two passes in the other order, which rounds
     # hard edges otherwise by some levels.
-    across, down = image.width / resized[0], image.height / resized[1]
+    across, down = extent[0] / resized[0], extent[1] / resized[1]
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    return image.resize((width, height), resample, box=box)
+    return np.array(image.resize((width, height), resample, box=box), dtype=np.uint8)
 
 
 # ---- Opening -----------------------------------------------------------------------------------
@@ -298,14 +347,48 @@ def _file_reason(error: OSError | ValueError) -> str:
     return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
 
 
-def _load_stream(file: BinaryIO, max_pixels: int, max_side: int | None) -> Image.Image:
-    with _identify(file, _head(file)) as image:
-        _check_size(image, max_pixels)
-        if max_side is not None and isinstance(image, JpegImageFile):
-            scale = min(1.0, _REDUCING_GAP * max_side / max(image.size))
-            width, height = (math.ceil(length * scale) for length in image.size)
-            image.draft(None, (width, height))
-        return _finish(image, max_pixels)
+def _load(
+    source: Source, max_pixels: int, *, max_side: int | None = None, min_side: int | None = None
+) -> Reduced:
+    """Return a picture; see `load_image` for one side, `load_to_cover` for the other."""
+
+    def load(file: BinaryIO) -> Reduced:
+        with _identify(file, _head(file)) as image:
+            _check_size(image, max_pixels)
+            full, part = image.size, 1
+            if isinstance(image, JpegImageFile):
+                if max_side is not None:
+                    scale = min(1.0, _REDUCING_GAP * max_side / max(full))
+                    image.draft(None, (math.ceil(full[0] * scale), math.ceil(full[1] * scale)))
+                elif min_side is not None:
+                    part = _part_of(image, min_side)
+                    image.draft(None, (full[0] // part, full[1] // part))
+            # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
+            loaded = _finish(image, max_pixels, is_ours=True)
+            size = full[::-1] if _orientation(image) >= 5 else full
+            return Reduced(loaded, size, (size[0] / part, size[1] / part))
+
+    with _pillow_warnings_off():
+        if isinstance(source, Image.Image):
+            image = _finish(source, max_pixels)
+            return Reduced(image, image.size, image.size)
+        if isinstance(source, bytes):
+            return load(io.BytesIO(source))
+        if isinstance(source, (str, os.PathLike)):
+            with _open_file(source) as file:
+                return load(file)
+        return load(source if source.seekable() else io.BytesIO(source.read()))
+
+
+def _part_of(image: JpegImageFile, side: int) -> int:
+    """Return by how much libjpeg may divide a picture's sides while it decodes: 1, 2, 4 or 8."""
+    for part in (8, 4, 2):
+        if min(image.size) / part >= _COVER_GAP * side:
+            divides = image.size[0] % part == image.size[1] % part == 0
+            # A last column that stands for less must stay the last.
+            if divides or _orientation(image) == 1:
+                return part
+    return 1
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -364,12 +447,14 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
 
 
-def _finish(image: Image.Image, max_pixels: int) -> Image.Image:
-    """Check the size, decode, convert, turn."""
+def _finish(image: Image.Image, max_pixels: int, *, is_ours: bool = False) -> Image.Image:
+    """Check the size, decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
     _check_size(image, max_pixels)
     try:
         image.load()
-        rgb = _to_rgb(image)
+        rgb = (
+            image if is_ours and image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
+        )
         if "icc_profile" in image.info:  # some conversions make a new picture
             rgb.info["icc_profile"] = image.info["icc_profile"]
     except Exception as error:

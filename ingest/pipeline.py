@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from imret.encoder import Encoder
 from imret.errors import DataError, ImageError, ModelMismatch
 from imret.folders import Ignored, Skipped
-from imret.images import fit_image, load_image
 from imret.payload import printable, sha256_of
+from imret.resizing import load_pixels
 from imret.store import Collection, Identity, Store
 from ingest.overlap import map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
@@ -250,21 +250,16 @@ class _Run:
         """Read, decode, resize and hash one picture; one with a twin needs none of it."""
         if planned.twin is not None:
             return planned
-        record, preprocess = planned.record, self.encoder.preprocess
+        record = planned.record
         try:
             with open(record.file, "rb") as file:
                 # Decoded before it is hashed, through one handle: what is no picture is refused unread,
                 # and no file is ever in memory whole.
-                image = load_image(file, max_pixels=self.max_pixels)
+                pixels, (width, height) = load_pixels(
+                    file, self.encoder.preprocess, max_pixels=self.max_pixels
+                )
                 file.seek(0)
                 digest = sha256_of(file)
-            pixels = fit_image(
-                image,
-                size=preprocess.size,
-                interpolation=preprocess.interpolation,
-                resize_mode=preprocess.resize_mode,
-                fill_color=preprocess.fill_color,
-            )
         except ImageError as error:
             return Skipped(record.path, str(error))
         except FileNotFoundError:
@@ -273,7 +268,6 @@ class _Run:
             return Skipped(record.path, f"cannot be read: {error.strerror}")
         except MemoryError:
             return Skipped(record.path, "not enough memory to decode it")
-        width, height = image.size
         return Decoded(planned, pixels, payload_of(record, sha256=digest, width=width, height=height))
 
     def _points(self, decoded: list[Decoded], twins: list[Planned]) -> list[_NewPoint]:

@@ -37,6 +37,12 @@ TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "lay
 TIMM = {"timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
 
 
+@pytest.fixture(autouse=True)
+def _exact_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare models, not ways to resize: tests/test_resizing.py compares those."""
+    monkeypatch.setenv("IMRET_RESIZE", "exact")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """Compute on one thread: on a busy machine, several that wait for each other take ten times as long."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, ImageError
 from imret.folders import Found, Skipped, walk
-from imret.images import Source, fit_image, load_image
+from imret.images import Source
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
@@ -214,17 +214,11 @@ def decoded(
         sources: What `load_image` takes, in any number.
         encoder: The model; none of its weights is loaded.
     """
-    fit = encoder.preprocess
+    from imret.resizing import load_pixels
 
     def decode(source: Source) -> Pixels | str:
         try:
-            return fit_image(
-                load_image(source),
-                size=fit.size,
-                interpolation=fit.interpolation,
-                resize_mode=fit.resize_mode,
-                fill_color=fit.fill_color,
-            )
+            return load_pixels(source, encoder.preprocess)[0]
         except (ImageError, OSError) as error:
             return str(error)
 
