@@ -5,8 +5,8 @@
 
 The peer of the other benchmarks, written once and without handicap: batches decoded ahead in worker
 processes, inference mode, bfloat16 autocast on a GPU (float32 on a CPU, as open_clip makes models there), one
-upsert a batch without waiting for the index. What a process spent on import, load, encode and store goes to stderr as
-one line of JSON. MODEL is a name as in open_clip or a folder of its `local-dir:` layout.
+upsert a batch without waiting for the index. What a process spent on import, load, encode and store goes to
+stderr as one line of JSON. MODEL is a name as in open_clip or a folder of its `local-dir:` layout.
 """
 
 from __future__ import annotations
