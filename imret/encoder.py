@@ -28,6 +28,7 @@ from imret.errors import ImageError, ModelError
 from imret.images import MAX_PIXELS, Source
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.resizing import load_pixels
+from imret.text_tower import TextTower, load_text_tower, load_tokenize
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
 __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
@@ -304,7 +305,10 @@ class Encoder:
     def _tower(self, name: str) -> nn.Module:
         with self._loading:
             if name not in self._towers:
-                self._towers[name] = load_clip(
+                made: nn.Module | None = None
+                if name == "text":
+                    made = load_text_tower(self.files, device=self.device, dtype=self._dtype)
+                self._towers[name] = made or load_clip(
                     self.files, towers=(name,), device=self.device, dtype=self._dtype
                 )
             return self._towers[name]
@@ -331,14 +335,13 @@ class Encoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from open_clip.factory import get_tokenizer
-        from open_clip.tokenizer import tokenize
-
         text_cfg = self.files.model_cfg["text_cfg"]
         # open_clip knows SigLIP's tokenizers by the name of a built-in architecture.
         siglip = "siglip" in self.files.tokenizer.lower() and ":" not in self.files.tokenizer
         if not (siglip or text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")):
-            return tokenize  # exists since the import; get_tokenizer would build a second one
+            return load_tokenize()
+        from open_clip.factory import get_tokenizer
+
         try:
             return get_tokenizer(self.files.tokenizer)
         except Exception as error:
@@ -368,6 +371,8 @@ def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
     one after it. Other towers get the full context.
     """
+    if isinstance(model, TextTower):
+        return cast(torch.Tensor, model(tokens))
     from open_clip.model import CLIP
     from open_clip.transformer import text_global_pool
 

@@ -34,7 +34,7 @@ _NATIVE_TEXT = (
 )
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
-_LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
 _LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
 
 # Elements converted at once: 16 MB of float32.
@@ -415,7 +415,7 @@ def _refuse_differences(
         name
         for name in tensors
         if name not in known
-        and name not in _LEFTOVERS
+        and name not in LEFTOVERS
         and not name.endswith(_LEFTOVER_ENDINGS)
         and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in dropped)
     ]

@@ -67,7 +67,7 @@ def command(
     """
     from tqdm import tqdm
 
-    from imret.asking import encoder_for
+    from imret.asking import encoder_for, query_encoder_for
     from imret.errors import DataError
     from imret.images import lift_pillow_limit
     from imret.store import open_store
@@ -80,7 +80,9 @@ def command(
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        encoder = encoder_for(
+        # A device that is named is looked for at once; else torch loads when there is something to encode.
+        find = query_encoder_for if tuning["device"] == "auto" else encoder_for
+        encoder = find(
             store,
             collection,
             model=model,
@@ -89,10 +91,7 @@ def command(
             precision=tuning["precision"],
             notify=announce,
         )
-        announce(
-            f"model {encoder.model_id} on {encoder.device} in {encoder.precision}; "
-            f"store {store.address} ({store.engine})"
-        )
+        announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
         with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 
             def expect(total: int) -> None:
@@ -109,9 +108,10 @@ def command(
                 batch_size=tuning["batch_size"],
                 workers=tuning["workers"],
                 max_pixels=tuning["max_pixels"],
-                on_total=expect,
+                on_total=None if bar.disable else expect,
                 on_progress=bar.update,
                 on_stage=lambda stage: bar.set_description(stage),
+                on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
             )
     if report_file is not None:
         report.write(report_file)

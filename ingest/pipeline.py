@@ -15,12 +15,13 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.encoder import Encoder
 from imret.errors import DataError, ImageError, ModelMismatch
 from imret.folders import Ignored, Skipped
 from imret.payload import printable, sha256_of
@@ -30,6 +31,9 @@ from ingest.overlap import map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Report, Tally
 from ingest.sources import FolderSource
+
+if TYPE_CHECKING:
+    from imret.asking import AnyEncoder
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 
@@ -47,16 +51,18 @@ def ingest(
     store: Store,
     sources: Sequence[FolderSource],
     *,
-    encoder: Encoder,
+    encoder: AnyEncoder,
     collection: str = "photos",
     prune: bool = False,
     rebuild: bool = False,
+    thorough: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = 100_000_000,
     on_total: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
+    on_encoder: Callable[[], None] | None = None,
 ) -> Report:
     """Make a collection equal to folders of pictures, doing only what is needed.
 
@@ -67,17 +73,20 @@ def ingest(
     Args:
         store: Where the collection lives.
         sources: Folders; a picture belongs to the folder it was found through.
-        encoder: Makes the vectors; its towers load only if there is something to encode.
+        encoder: Makes the vectors; its towers load only if there is something to encode. A `CachedEncoder`
+            loads torch only then, too.
         collection: Name; made if it is new.
         prune: Delete the points of pictures that are gone from these folders.
         rebuild: With an encoder other than the collection's, build a new version beside the live one and
             switch to it when it is complete. Without it such an encoder is refused.
+        thorough: Look for the file of every stored picture, even where counting shows that none is gone.
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Decode threads; default one per core.
         max_pixels: Larger pictures are skipped, before decoding.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
         on_stage: Called with "index" when the pictures are stored and the index is built.
+        on_encoder: Called once, before the first picture is decoded to be encoded; not where nothing changed.
 
     Returns:
         The account of the run.
@@ -107,9 +116,10 @@ def ingest(
         target,
         encoder,
         tally,
-        batch_size=batch_size or (32 if str(encoder.device) == "cpu" else 256),
+        batch_size=batch_size,
         workers=workers or os.cpu_count() or 1,
         max_pixels=max_pixels,
+        on_encoder=on_encoder,
     )
     try:
         if on_total is not None:
@@ -117,7 +127,7 @@ def ingest(
         for source in sources:
             reconciler = Reconciler(target, source, tally)
             run.store_all(reconciler)
-            reconciler.sweep(prune=prune)
+            reconciler.sweep(prune=prune, thorough=thorough)
         if on_stage is not None:
             on_stage("index")
         target.flush()
@@ -192,21 +202,30 @@ class _Run:
     def __init__(
         self,
         target: Collection,
-        encoder: Encoder,
+        encoder: AnyEncoder,
         tally: Tally,
         *,
-        batch_size: int,
+        batch_size: int | None,
         workers: int,
         max_pixels: int,
+        on_encoder: Callable[[], None] | None,
     ) -> None:
         self.target = target
         self.encoder = encoder
         self.tally = tally
-        self.batch_size = batch_size
+        self._given_batch_size = batch_size
+        self._on_encoder = on_encoder
         self.workers = workers
         self.max_pixels = max_pixels
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Pictures per encode; asked for when there is one to encode: the device may load torch."""
+        if self._on_encoder is not None:
+            self._on_encoder()
+        return self._given_batch_size or (32 if str(self.encoder.device) == "cpu" else 256)
 
     def store_all(self, reconciler: Reconciler) -> None:
         """Take every picture that a source's plan asks for through decode, encode and store."""
@@ -231,9 +250,13 @@ class _Run:
         self, reconciler: Reconciler, pool: ThreadPoolExecutor
     ) -> Generator[tuple[list[Decoded], list[Planned]], None, None]:
         """Yield what to encode, in full batches, and what only needs its twin's vector."""
+        plan = reconciler.plan(pool)
+        first = next(plan, None)
+        if first is None:
+            return
         decoded: list[Decoded] = []
         twins: list[Planned] = []
-        for outcome in map_ahead(self._decode, reconciler.plan(pool), pool, ahead=2 * self.batch_size):
+        for outcome in map_ahead(self._decode, chain([first], plan), pool, ahead=2 * self.batch_size):
             if isinstance(outcome, Decoded):
                 decoded.append(outcome)
             elif isinstance(outcome, Planned):
@@ -295,6 +318,7 @@ class _Run:
             [point.payload for point in points],
         )
         left: list[str] = []
+        reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:
             twin = point.planned.twin
             if twin is not None and twin.id not in self._moved_away and reconciler.has_left(twin):
@@ -304,6 +328,7 @@ class _Run:
             else:
                 self.tally.count("added" if point.planned.known is None else "updated")
         if left:
+            reconciler.note_deleted()
             self.target.delete(left)
         if time.monotonic() - self._last_flush > FLUSH_EVERY_S:
             self.target.flush()

@@ -7,7 +7,8 @@ are told apart; encodes nothing.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from imret.folders import Ignored
 from imret.payload import make_payload, path_of, printable, sha256_of
 from imret.store import Collection, Filter, Match, Point
+from ingest.overlap import map_ahead
 from ingest.report import Tally
 from ingest.sources import FolderSource, Record
 
@@ -51,12 +53,15 @@ class Reconciler:
         self.tally = tally
         # An empty collection has no twins, so a first ingest need not hash before it decodes.
         self._may_hold_twins = target.count() > 0
+        # Points for files that the walk met. Of two threads, each counts its own: what the plan found stored,
+        # and what was written then.
+        self._n_known = self._n_added = 0
+        self._all_counted = True
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
         """Yield the pictures that need work; settle the others here, in batches of bounded size."""
-        records = self._records()
-        while batch := list(islice(records, PLAN_BATCH)):
-            known = self.target.get([record.id for record in batch])
+        for batch, known in self._looked_up():
+            self._n_known += len(known)
             changed: list[Planned] = []
             refiled: list[tuple[Record, Point]] = []
             for record in batch:
@@ -70,19 +75,33 @@ class Reconciler:
             self._refile(refiled, "updated")
             yield from self._with_twins(changed, pool) if self._may_hold_twins else changed
 
+    def note_added(self, n: int) -> None:
+        """Take note of new points for files that the walk met and the collection did not know."""
+        self._n_added += n
+
+    def note_deleted(self) -> None:
+        """Take note that points were deleted, so that `sweep` looks at each of the others."""
+        self._all_counted = False
+
     def has_left(self, point: Point) -> bool:
         """Whether a stored picture of this source is no longer at its place."""
         return point.payload["source"] == printable(self.source.root) and not self.source.holds(
             path_of(point.payload)
         )
 
-    def sweep(self, *, prune: bool) -> None:
-        """Deal with the points whose file is gone.
+    def sweep(self, *, prune: bool, thorough: bool = False) -> None:
+        """Deal with the points whose file is gone; call it when the plan has been carried out.
+
+        Where the source has as many points as files were met that have one, no file is gone, and no point is
+        looked at: each point belongs to one place, and each of those places was met. `thorough` looks anyway.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
         that was deleted: it goes. The others go only with `prune`.
         """
-        for points in self.target.scan(of_source(self.source)):
+        mine = of_source(self.source)
+        if not thorough and self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
+            return
+        for points in self.target.scan(mine):
             gone = [point for point in points if not self.source.holds(path_of(point.payload))]
             if gone and not prune:
                 elsewhere = self._contents_still_held(gone)
@@ -92,6 +111,23 @@ class Reconciler:
             if gone:
                 self.target.delete([point.id for point in gone])
                 self.tally.count("removed", len(gone), progress=False)
+
+    def _looked_up(self) -> Iterator[tuple[list[Record], dict[str, Point]]]:
+        """Yield records with what the collection holds for their places; it answers ahead, in a thread.
+
+        Batches hold different places, so what is written for one changes nothing that is read for the next.
+        """
+        records = self._records()
+        batches = iter(lambda: list(islice(records, PLAN_BATCH)), [])
+
+        def look_up(batch: list[Record]) -> tuple[list[Record], dict[str, Point]]:
+            return batch, self.target.get([record.id for record in batch])
+
+        with (
+            ThreadPoolExecutor(1, "imret-look-up") as line,
+            closing(map_ahead(look_up, batches, line, ahead=3)) as answered,
+        ):
+            yield from answered
 
     def _records(self) -> Iterator[Record]:
         for entry in self.source.entries():

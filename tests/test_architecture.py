@@ -13,8 +13,21 @@ from conftest import ROOT
 import imret
 
 HOMES = {
-    "torch": {"imret/encoder.py", "imret/resizing.py", "imret/towers.py", "imret/models.py", "finetune/"},
-    "open_clip": {"imret/encoder.py", "imret/towers.py", "imret/models.py", "finetune/"},
+    "torch": {
+        "imret/encoder.py",
+        "imret/resizing.py",
+        "imret/towers.py",
+        "imret/text_tower.py",
+        "imret/models.py",
+        "finetune/",
+    },
+    "open_clip": {
+        "imret/encoder.py",
+        "imret/towers.py",
+        "imret/text_tower.py",
+        "imret/models.py",
+        "finetune/",
+    },
     "qdrant_client": {"imret/store/"},
     "qdrant_edge": {"imret/store/"},
     "fastapi": {"imret/web/"},
