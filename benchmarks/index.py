@@ -1,15 +1,16 @@
-"""The vector index: recall, latency, memory and build of the embedded store, against numpy, hnswlib and faiss.
+"""The vector index: the embedded store against numpy, hnswlib and faiss.
 
     pip install hnswlib faiss-cpu
     python benchmarks/index.py build WORK [--points N ...]       (minutes; an hour for a million)
     python benchmarks/index.py ask WORK [--points N ...] [--output FILE.md]
 
-Every engine has a process of its own, on one core, and all are asked the same queries in turns. imret is asked
-through its own store, as users ask it: worker process, pipe, payloads and all. The peers return ids only.
+Recall, latency, memory and build. Every engine has a process of its own, on one core, and all are asked the
+same queries in turns. imret is asked through its own store, as users ask it: worker process, pipe, payloads
+and all. The peers return row numbers only.
 
 The data are hard on purpose. Two thousand overlapping clusters in every dimension there is, with a spectrum
-that falls off slowly: at equal numbers a nearest neighbour is further off, and the local dimension higher, than
-among real embeddings of photos. Half of the queries are drawn as the points are; the other half are as texts
+that falls off slowly: at equal numbers the nearest is further off, and the local dimension higher, than among
+real embeddings of photos. Half of the queries are drawn as the points are; the others are to them as texts
 are to photos: moved off by a vector of their own kind, and blurred. A filter keeps a tenth, a hundredth or a
 thousandth: at random, or a corner of the space that no query comes from, whose clusters are no query's own.
 """
@@ -45,7 +46,7 @@ DECAY = 0.5  # the k-th latent direction has the scale k ** -DECAY
 NOISE = 0.1  # per dimension, before normalising
 QUERIES = 400
 LIMIT = 10
-M, EF_CONSTRUCT = 16, 100  # of every graph, imret's too
+M, EF_CONSTRUCT = 16, 200  # of every graph, imret's too
 EF_LADDER = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 SHARES = {"tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
 FIELDS = {"random": "source", "corner": "category"}  # payload field that a filter asks about
@@ -258,7 +259,7 @@ class Numpy:
 
 
 class Hnswlib:
-    """Its filter is a function of Python, called for every candidate; a list's own is the fastest there is."""
+    """Its filter is a Python function, called for each candidate; the method of a list is the fastest."""
 
     def __init__(self, folder: Path) -> None:
         self._file = str(folder / "hnswlib.bin")
@@ -362,7 +363,7 @@ class Answers:
 def build_in_process(engine: str, folder: Path, core: int) -> None:
     """Build one engine's index and write what that took beside it."""
     os.sched_setaffinity(0, {core})
-    vectors, labels = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "labels.npz")
+    vectors, labels = np.load(folder / "vectors.npy", mmap_mode="r"), dict(np.load(folder / "labels.npz"))
     built = CLASSES[engine](folder)
     ended = threading.Event()
     peak = [0.0]
@@ -529,9 +530,7 @@ def measure(given: argparse.Namespace, folder: Path) -> tuple[dict[Case, dict[st
                 waits = process.ask(case, line.setting, given.seconds, order).waits
                 line.p50.append(float(np.percentile(waits, 50)))
                 line.p95.append(float(np.percentile(waits, 95)))
-        print(case, {name: (one.setting, round(one.recall, 4), round(one.recall_text, 4),
-                            round(statistics.median(one.p50), 3), round(statistics.median(one.p95), 3), one.asked)
-                     for name, one in lines[case].items()}, file=sys.stderr, flush=True)  # fmt: skip
+        print(f"{case}: {lines[case]}", file=sys.stderr, flush=True)
     about: dict[str, Any] = {
         engine: {"opened_s": process.opened_s, "memory": process.memory_mb()}
         for engine, process in processes.items()
@@ -564,7 +563,8 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
     yield ""
     peers = [engine for engine in given.engines if engine != "imret"]
     yield (
-        "| filter | imret recall@10, like points / like texts | p50 ms | p95 ms (least to most) | without worker p50 | "
+        "| filter | imret recall@10, like points / like texts | p50 ms | p95 ms (least to most) "
+        "| p50 without worker | "
         + " | ".join(f"{peer} p50 / p95 ms, recall | its p50 / imret's" for peer in peers)
         + " |"
     )
@@ -590,7 +590,10 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
             cells.append(f"{statistics.median(theirs.p50) / p50:.2g}")
         yield "| " + " | ".join(cells) + " |"
     yield ""
-    yield "| engine | build, s of one core | peak beyond files MB | disk MB | open s | memory beyond files + mapped files MB |"
+    yield (
+        "| engine | build, s of one core | its peak beyond files MB | disk MB | open s "
+        "| asked: memory beyond files + mapped files MB |"
+    )
     yield "|---|---|---|---|---|---|"
     for engine in given.engines:
         file = folder / f"{engine}.json"
@@ -599,7 +602,8 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
         if "store_s" in took:
             parts[0] += f" ({took['store_s'] / took['wall_s']:.0%} of the time to store)"
         anon, mapped = about[engine]["memory"]
-        yield f"| {engine} | {' | '.join(parts)} | {about[engine]['opened_s']:.1f} | {anon:.0f} + {mapped:.0f} |"
+        opened = about[engine]["opened_s"]
+        yield f"| {engine} | {' | '.join(parts)} | {opened:.1f} | {anon:.0f} + {mapped:.0f} |"
     yield ""
 
 
