@@ -49,7 +49,9 @@ LIMIT = 10
 M, EF_CONSTRUCT = 16, 200  # of every graph, imret's too
 EF_LADDER = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 SHARES = {"tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
-FIELDS = {"random": "source", "corner": "category"}  # payload field that a filter asks about
+FIELDS = {"random": "source", "corner": "category"}  # payload field in which a filter asks for one value
+KINDS = {"random": "random", "corner": "corner", "range": "random, range of a number"}
+FIRST_SIZE = 50_000  # size_bytes of the first point, one more for each
 ROUNDS = 5
 ENGINES = ("imret", "numpy", "hnswlib", "faiss")
 COLLECTION = "hard"
@@ -57,9 +59,9 @@ FLOAT = np.float32
 
 
 class Case(NamedTuple):
-    """A filter: all points, or those whose `field` has the value of a share."""
+    """A filter: all points, or the share of them that has one value, or a number in a range."""
 
-    kind: str  # "none", "random" or "corner"
+    kind: str  # "none", "random", "corner" or "range"
     share: str = ""
 
     @property
@@ -67,17 +69,17 @@ class Case(NamedTuple):
         return f"{self.kind}-{self.share}" if self.share else self.kind
 
     def __str__(self) -> str:
-        return f"{100 * SHARES[self.share]:g} %, {self.kind}" if self.share else "none"
+        return f"{100 * SHARES[self.share]:g} %, {KINDS[self.kind]}" if self.share else "none"
 
 
-CASES = (Case("none"), *(Case(kind, share) for kind in FIELDS for share in SHARES))
+CASES = (Case("none"), *(Case(kind, share) for kind in KINDS for share in SHARES))
 
 
 # ---- Data ---------------------------------------------------------------------------------------
 
 
 def make_data(folder: Path, n: int, dim: int) -> None:
-    """Write vectors (N, dim), labels, queries (Q, dim) and the exact answers to a folder."""
+    """Write vectors (N, dim), labels and queries (Q, dim) to a folder."""
     rng = np.random.default_rng(0)
     scale = np.arange(1, dim + 1, dtype=FLOAT) ** -DECAY
     scale /= np.sqrt((scale**2).mean())
@@ -103,13 +105,20 @@ def make_data(folder: Path, n: int, dim: int) -> None:
     gap = _unit(rng.standard_normal((1, dim), dtype=FLOAT))
     blur = _unit(rng.standard_normal((half, dim), dtype=FLOAT))
     queries[half:] = _unit(0.6 * queries[half:] + 0.5 * gap + 0.6 * blur)
+    np.save(folder / "queries.npy", queries)
+    np.savez(folder / "labels.npz", **labels)
+
+
+def make_answers(folder: Path) -> None:
+    """Write what an exact search of every case gives: the tenth score, and of all points the best hundred."""
+    vectors, queries = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "queries.npy")
+    labels, n = dict(np.load(folder / "labels.npz")), len(vectors)
     scores = np.empty((QUERIES, n), dtype=FLOAT)
     for start in range(0, n, 50_000):
         scores[:, start : start + 50_000] = queries @ vectors[start : start + 50_000].T
     answers = {case.key: _tenth_best(scores, _allowed(labels, case)) for case in CASES}
-    best = -np.sort(-np.partition(scores, n - 100, axis=1)[:, n - 100 :], axis=1)  # (Q, 100)
-    np.savez(folder / "queries.npz", queries=queries, best=best, **answers)
-    np.savez(folder / "labels.npz", **labels)
+    answers["best"] = -np.sort(-np.partition(scores, n - 100, axis=1)[:, n - 100 :], axis=1)
+    np.savez(folder / "answers.npz", **answers)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -130,6 +139,8 @@ def _allowed(labels: Any, case: Case) -> NDArray[np.int64] | None:
     """Return the rows that a filter keeps, or None for all."""
     if not case.share:
         return None
+    if case.kind == "range":
+        return np.arange(max(1, round(SHARES[case.share] * len(labels["random"]))))
     return np.flatnonzero(labels[case.kind] == list(SHARES).index(case.share))
 
 
@@ -152,6 +163,17 @@ def local_dimension(best: NDArray[np.float32]) -> float:
 # ---- Engines ------------------------------------------------------------------------------------
 
 Ask = Callable[[NDArray[np.float32]], Sequence[int]]
+
+
+def _filter(case: Case, labels: Any) -> Any:
+    from imret.store import Filter, Match, Range
+
+    rows = _allowed(labels, case)
+    if rows is None:
+        return None
+    if case.kind == "range":
+        return Filter(must=(Range("size_bytes", lt=FIRST_SIZE + len(rows)),))
+    return Filter(must=(Match(FIELDS[case.kind], (case.share,)),))
 
 
 class Imret:
@@ -181,7 +203,7 @@ class Imret:
                     sha256=f"{i:064x}",
                     width=500,
                     height=375,
-                    size_bytes=50_000 + i,
+                    size_bytes=FIRST_SIZE + i,
                     modified="2026-01-01T00:00:00.000000Z",
                 )
                 for i in rows
@@ -199,9 +221,7 @@ class Imret:
         self._collection = self._store.open(COLLECTION)
 
     def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        from imret.store import Filter, Match
-
-        only = Filter(must=(Match(FIELDS[case.kind], (case.share,)),)) if case.share else None
+        only = _filter(case, labels)
         search = self._collection.search
         return lambda query: [uuid.UUID(hit.id).int for hit in search(query, limit=LIMIT, filter=only)]
 
@@ -224,9 +244,7 @@ class Shard(Imret):
         self._shard = OpenShard(path, None, holder=Holder(os.getpid(), "benchmark", ""), index_from_kb=10_000)
 
     def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        from imret.store import Filter, Match
-
-        only = Filter(must=(Match(FIELDS[case.kind], (case.share,)),)) if case.share else None
+        only = _filter(case, labels)
         search = self._shard.search
         return lambda query: [uuid.UUID(row[0]).int for row in search(query, LIMIT + 8, only, False)[:LIMIT]]
 
@@ -285,7 +303,7 @@ class Hnswlib:
         index.set_ef(setting)
         if rows is None:
             return lambda query: index.knn_query(query, k=LIMIT, num_threads=1)[0][0].tolist()  # type: ignore[no-any-return]
-        keeps = np.isin(np.arange(len(labels[case.kind])), rows).tolist()
+        keeps = np.isin(np.arange(len(labels["random"])), rows).tolist()
         k = min(LIMIT, len(rows))
 
         def ask(query: NDArray[np.float32]) -> Sequence[int]:
@@ -372,6 +390,7 @@ def build_in_process(engine: str, folder: Path, core: int) -> None:
     started, before = time.perf_counter(), _cpu_seconds()
     took = built.build(vectors, labels)
     took["wall_s"] = time.perf_counter() - started
+    took["ef_construct"] = EF_CONSTRUCT
     took["cpu_s"] = _cpu_seconds() - before
     ended.set()
     built.close()
@@ -384,7 +403,7 @@ def answer(engine: str, folder: Path, core: int, line: Any) -> None:
     """Answer (case, setting, seconds, first queries) over a pipe, each with `Answers`, until told None."""
     os.sched_setaffinity(0, {core})
     labels = dict(np.load(folder / "labels.npz"))
-    queries = np.load(folder / "queries.npz")["queries"]
+    queries = np.load(folder / "queries.npy")
     asked = CLASSES[engine](folder)
     started = time.perf_counter()
     asked.open()
@@ -475,7 +494,8 @@ class Truth:
     def __init__(self, folder: Path) -> None:
         self._vectors = np.load(folder / "vectors.npy", mmap_mode="r")
         self._labels = dict(np.load(folder / "labels.npz"))
-        self._stored = dict(np.load(folder / "queries.npz"))
+        self._queries = np.load(folder / "queries.npy")
+        self._stored = dict(np.load(folder / "answers.npz"))
         self.dim = int(self._vectors.shape[1])
         self.best = self._stored["best"]
 
@@ -486,7 +506,7 @@ class Truth:
         share = []
         for number, found in zip(order, answers.found, strict=False):
             vectors = self._vectors[sorted(set(found))]
-            scores = vectors @ self._stored["queries"][number]
+            scores = vectors @ self._queries[number]
             share.append(min(k, int((scores >= self._stored[case.key][number] - 1e-6).sum())) / k)
         return np.array(share)
 
@@ -599,6 +619,8 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
         file = folder / f"{engine}.json"
         took = json.loads(file.read_text()) if file.exists() else {}
         parts = [f"{took[key]:.0f}" if key in took else "-" for key in ("cpu_s", "peak_mb", "disk_mb")]
+        if took.get("ef_construct", EF_CONSTRUCT) != EF_CONSTRUCT:
+            parts[0] += f" (ef_construct {took['ef_construct']})"
         if "store_s" in took:
             parts[0] += f" ({took['store_s'] / took['wall_s']:.0%} of the time to store)"
         anon, mapped = about[engine]["memory"]
@@ -655,6 +677,7 @@ def build(folder: Path, n: int, given: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "labels.npz").exists():
         make_data(folder, n, DIMS[n])
+        make_answers(folder)
     for engine in given.engines:
         if given.action == "data" or engine == "numpy" or (folder / f"{engine}.json").exists():
             continue
