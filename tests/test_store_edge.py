@@ -410,6 +410,36 @@ def test_the_index_finds_what_an_exact_search_finds(
             assert exact == 1000
 
 
+@pytest.mark.parametrize("above", [-1, 0, 1])
+def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
+    db: Path,
+    clustered: tuple[NDArray[np.float32], NDArray[np.float32]],
+    monkeypatch: pytest.MonkeyPatch,
+    above: int,
+) -> None:
+    # Of just as many it neither scans the vectors nor has links between them.
+    monkeypatch.setattr(edge_worker, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
+    vectors = clustered[0][:6_000]
+    few = np.random.default_rng(0).permutation(len(vectors))[: 80 + above]
+    names = np.full(len(vectors), "many", object)
+    names[few] = "few"
+    ids = [str(uuid.UUID(int=i)) for i in range(len(vectors))]
+    holder = edge_folder.Holder(os.getpid(), "test", "")
+    (db / "photos").mkdir(parents=True)
+    identity = Identity("m", "c3" * 32, 64)
+    shard = edge_worker.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=500)
+    try:
+        shard.upsert(ids, vectors, [{"category": name} for name in names])
+        shard.optimize()
+        assert shard.stats()[1] == len(vectors)
+        for query in clustered[1][:20]:
+            best = few[np.argsort(-(vectors[few] @ query))[:10]]
+            rows = shard.search(query, 10, Filter(must=(Match("category", ("few",)),)), False)
+            assert {row[0] for row in rows} == {ids[i] for i in best}
+    finally:
+        shard.close()
+
+
 def test_the_worker_ends_with_the_store(db: Path) -> None:
     with EdgeStore(db) as store:
         store.open_version("photos", MODEL)
