@@ -61,12 +61,20 @@ def write_random_model(folder: Path, *, seed: int) -> Path:
 @pytest.fixture(scope="session")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The default architecture at full size, ViT-H/14, with 986 M random weights; 4 GB on disk."""
+    folder = write_full_size(tmp_path_factory.mktemp("full-size"))
+    yield folder
+    (
+        folder / "open_clip_model.safetensors"
+    ).unlink()  # pytest keeps the folders of three runs; not 4 GB of each
+
+
+def write_full_size(folder: Path) -> Path:
+    """Write a ViT-H/14 with random weights into a folder that exists, in open_clip's layout."""
     # Tensor by tensor: never more than one in memory.
     import torch
     from open_clip.factory import get_model_config
     from open_clip.model import CLIP
 
-    folder = tmp_path_factory.mktemp("full-size")
     registry: Any = get_model_config
     model_cfg = registry("ViT-H-14")
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
@@ -93,8 +101,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 values = torch.empty(tensor.shape).normal_(generator=generator)
                 values *= 0.02 if tensor.dim() < 2 or "embedding" in name else tensor.shape[-1] ** -0.5
             file.write(values.numpy().tobytes())
-    yield folder
-    path.unlink()  # pytest keeps the folders of three runs; not 4 GB of each
+    return folder
 
 
 def draw_picture(file: Path, *, seed: int = 0, size: tuple[int, int] = (64, 48)) -> Path:

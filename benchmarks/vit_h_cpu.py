@@ -1,0 +1,245 @@
+"""ViT-H/14 on a CPU: imret beside stock open_clip, with the same weights in the same run.
+
+    python benchmarks/vit_h_cpu.py [--model FOLDER] [--rounds 5] [--batch 8] [--results FILE]
+
+Image encode, text encode at 9 tokens, and a first search in a process of its own (`imret search` beside the
+search of benchmarks/stock.py), model in the page cache. Without --model, 986 M random weights are written to a
+temporary folder (4 GB) and deleted at the end. Both contenders take turns; processor time is given beside wall
+time, because others may use the machine. Needs 9 GB of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+QUERY = "a red mushroom in the wet grass"  # 9 tokens with begin and end
+
+# What `imret search` does, with its share of the time; the imports come first here, and are the same.
+SHARES = """
+import json, sys, time
+begun = time.perf_counter()
+import imret.cli, imret.search_cli, imret.retrieval, imret.asking, imret.querycache, imret.encoder
+import imret.store.edge
+spent = {"import": time.perf_counter() - begun}
+def timed(name, where, key):
+    inner = getattr(where, key)
+    def outer(*args, **options):
+        start = time.perf_counter()
+        try:
+            return inner(*args, **options)
+        finally:
+            spent[name] = spent.get(name, 0) + time.perf_counter() - start
+    setattr(where, key, outer)
+timed("load", imret.encoder.Encoder, "_tower")
+timed("encode", imret.encoder.Encoder, "encode_texts")
+start = time.perf_counter()
+try:
+    imret.cli.main()
+finally:
+    spent["search"] = time.perf_counter() - start - spent["encode"]
+    spent["encode"] -= spent["load"]
+    print(json.dumps(spent), file=sys.stderr)
+"""
+
+
+def main() -> None:
+    """Measure and print, as a page of Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--model", type=Path, help="a model folder of ViT-H/14")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8, help="pictures at once")
+    parser.add_argument("--results", type=Path, help="write the page there, too")
+    parser.add_argument("--encode-only", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.encode_only:
+        print(json.dumps(encode(str(given.model), given.rounds, given.batch)))
+        return
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from conftest import draw_picture, write_full_size
+
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model = given.model
+        if model is None:
+            (work / "model").mkdir()
+            model = write_full_size(work / "model")
+        for seed in range(4):
+            draw_picture(work / "photos" / "fungi" / f"{seed}.jpg", seed=seed, size=(500, 375))
+        page = report(model.resolve(), work, given.rounds, given.batch)
+    print(page)
+    if given.results is not None:
+        given.results.write_text(page + "\n")
+
+
+def report(model: Path, work: Path, rounds: int, batch: int) -> str:
+    """Run all parts and return the page."""
+    own = ["--encode-only", "--model", str(model), "--rounds", str(rounds), "--batch", str(batch)]
+    done = subprocess.run([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True, check=True)
+    taken = json.loads(done.stdout)
+    searched = searches(model, work, rounds)
+    import torch
+
+    rows = [
+        ratio(f"image encode, batch of {batch}", "pictures/s", taken["image"], 3, per=batch),
+        ratio("text encode, 9 tokens, warm", "ms", taken["text"], 5),
+        ratio("the same in fp32", "ms", {**taken["text"], "imret": taken["text"]["imret fp32"]}, 5),
+        ratio("cold search, whole processes", "s", searched, 6),
+    ]
+    shares = [
+        f"| {name} | "
+        + " | ".join(
+            f"{shown(searched['shares'][name], key)}" for key in ("import", "load", "encode", "search")
+        )
+        + " |"
+        for name in ("imret", "stock")
+    ]
+    cosines = ", ".join(f"{name} {value:.6f}" for name, value in taken["cosines"].items())
+    return "\n".join(
+        [
+            "# ViT-H/14 on a CPU",
+            "",
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, "
+            f"torch {torch.__version__}, {taken['threads']} threads, {taken['precision']} beside fp32; 986 M random "
+            f"weights. `python benchmarks/vit_h_cpu.py --rounds {rounds} --batch {batch}`. Medians of {rounds} "
+            "rounds in which both take turns, least and most; load average "
+            f"{taken['load']:.1f} at the end of the encodes, {os.getloadavg()[0]:.1f} at the end of the searches.",
+            "",
+            "| | unit | stock open_clip, fp32 | imret | ratio, wall | ratio, processor time | goal |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Least cosine of imret to stock: {cosines}.",
+            "",
+            f"Shares of a cold search for {QUERY!r}, seconds:",
+            "",
+            "| | import | load | encode | search and the rest |",
+            "|---|---|---|---|---|",
+            *shares,
+        ]
+    )
+
+
+def ratio(name: str, unit: str, times: dict[str, list[list[float]]], goal: float, *, per: int = 0) -> str:
+    """Return a row of the table; times are [wall, processor] of each round."""
+    cells, medians = [], []
+    for who in ("stock", "imret"):
+        walls = [wall for wall, _ in times[who]]
+        medians.append([statistics.median(column) for column in zip(*times[who], strict=True)])
+        values = sorted(per / wall if per else wall * (1000 if unit == "ms" else 1) for wall in walls)
+        cells.append(f"{statistics.median(values):.3g} ({values[0]:.3g} to {values[-1]:.3g})")
+    wall, worked = (stock / ours for stock, ours in zip(*medians, strict=True))
+    return f"| {name} | {unit} | {' | '.join(cells)} | {wall:.1f} | {worked:.1f} | {goal} |"
+
+
+def shown(runs: list[dict[str, float]], key: str) -> str:
+    """Return the median of one share."""
+    return f"{statistics.median(run[key] for run in runs):.2f}"
+
+
+def cpu() -> str:
+    """Return the name of the processor and how many cores this process has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f"{os.cpu_count()} cores ({name})"
+
+
+def clocked(run: Callable[[], Any]) -> list[float]:
+    """Return [wall, processor] seconds of this process."""
+    start, worked = time.perf_counter(), time.process_time()
+    run()
+    return [time.perf_counter() - start, time.process_time() - worked]
+
+
+def encode(model: str, rounds: int, batch: int) -> dict[str, Any]:
+    """Measure both towers in this process, stock and imret in turns."""
+    import numpy as np
+    import stock
+    import torch
+
+    from imret.encoder import Encoder
+
+    plain, _, tokenizer = stock.load(model)
+    encoder, exact = Encoder(model, device="cpu"), Encoder(model, device="cpu", precision="fp32")
+    shape = (batch, *encoder.preprocess.size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mean, std = (np.array(values, np.float32) for values in (encoder.preprocess.mean, encoder.preprocess.std))
+    inputs = torch.from_numpy((pixels / np.float32(255) - mean) / std).permute(0, 3, 1, 2).contiguous()
+    contenders: dict[str, dict[str, Callable[[], Any]]] = {
+        "text": {
+            "stock": lambda: stock.encode_text(plain, tokenizer, QUERY)[None],
+            "imret": lambda: encoder.encode_texts([QUERY]),
+            "imret fp32": lambda: exact.encode_texts([QUERY]),
+        },
+        "image": {
+            "stock": lambda: next(stock.encoded(plain, [(inputs, [""])]))[0],
+            "imret": lambda: encoder.encode_pixels(pixels, batch_size=batch),
+        },
+    }
+    taken: dict[str, Any] = {
+        "cosines": {},
+        "threads": torch.get_num_threads(),
+        "precision": encoder.precision,
+    }
+    for kind, runs in contenders.items():
+        rows = {who: run() for who, run in runs.items()}  # also warms up: loads, and compiles kernels
+        for who in rows:
+            if who != "stock":
+                taken["cosines"][f"{kind} ({who})"] = float((rows[who] * rows["stock"]).sum(axis=1).min())
+        taken[kind] = {who: [] for who in runs}
+        for _ in range(rounds):
+            for who, run in runs.items():
+                for _ in range(4 if kind == "text" else 1):
+                    taken[kind][who].append(clocked(run))
+    return {**taken, "load": os.getloadavg()[0]}
+
+
+def searches(model: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Measure whole processes that search for a new text, stock and imret in turns."""
+    env = {**os.environ, "IMRET_HOME": str(work / "home"), "IMRET_QUERY_CACHE": "off"}
+    imret = [sys.executable, "-m", "imret.cli"]
+    stock = [sys.executable, str(HERE / "stock.py")]
+    imret_db, stock_db = ["--db", str(work / "imret")], ["--db", str(work / "stock")]
+    subprocess.run(
+        [*imret, "ingest", str(work / "photos"), "--model", str(model), *imret_db], check=True, env=env
+    )
+    subprocess.run([*stock, "ingest", str(model), str(work / "photos"), *stock_db], check=True, env=env)
+    commands = {
+        "stock": [*stock, "search", str(model), QUERY, *stock_db],
+        "imret": [*imret, "search", QUERY, *imret_db],
+        "shares": [sys.executable, "-c", SHARES, "search", QUERY, *imret_db],
+    }
+    taken: dict[str, Any] = {"stock": [], "imret": [], "shares": {"stock": [], "imret": []}}
+    for number in range(-1, rounds):  # the first brings files into memory
+        for who, command in commands.items():
+            start, before = time.perf_counter(), os.times()
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+            wall, after = time.perf_counter() - start, os.times()
+            if number < 0:
+                continue
+            worked = sum(after[2:4]) - sum(before[2:4])
+            if who != "shares":
+                taken[who].append([wall, worked])
+            if who != "imret":
+                said = json.loads(done.stderr.splitlines()[-1])
+                taken["shares"]["stock" if who == "stock" else "imret"].append(said)
+    return taken
+
+
+if __name__ == "__main__":
+    main()
