@@ -3,9 +3,9 @@
     python benchmarks/vit_h_cpu.py [--model FOLDER] [--rounds 5] [--batch 8] [--results FILE]
 
 Image encode, text encode at 9 tokens, and a first search in a process of its own (`imret search` beside the
-search of benchmarks/stock.py), model in the page cache. Without --model, 986 M random weights are written to a
-temporary folder (4 GB) and deleted at the end. Both contenders take turns; processor time is given beside wall
-time, because others may use the machine. Needs 9 GB of memory.
+search of benchmarks/stock.py), model in the page cache. Without --model, 986 M random weights are written to
+a temporary folder (4 GB) and deleted at the end. Both contenders take turns; processor time is given beside
+wall time, because others may use the machine. Needs 9 GB of memory.
 """
 
 from __future__ import annotations
@@ -112,10 +112,10 @@ def report(model: Path, work: Path, rounds: int, batch: int) -> str:
             "# ViT-H/14 on a CPU",
             "",
             f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}, {taken['threads']} threads, {taken['precision']} beside fp32; 986 M random "
-            f"weights. `python benchmarks/vit_h_cpu.py --rounds {rounds} --batch {batch}`. Medians of {rounds} "
-            "rounds in which both take turns, least and most; load average "
-            f"{taken['load']:.1f} at the end of the encodes, {os.getloadavg()[0]:.1f} at the end of the searches.",
+            f"torch {torch.__version__}, {taken['threads']} threads, {taken['precision']} beside fp32; 986 M "
+            f"random weights. `python benchmarks/vit_h_cpu.py --rounds {rounds} --batch {batch}`. Medians of "
+            f"{rounds} rounds in which both take turns, least and most; load average {taken['load']:.1f} at "
+            f"the end of the encodes, {os.getloadavg()[0]:.1f} at the end of the searches.",
             "",
             "| | unit | stock open_clip, fp32 | imret | ratio, wall | ratio, processor time | goal |",
             "|---|---|---|---|---|---|---|",

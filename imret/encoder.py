@@ -25,6 +25,7 @@ from torch import nn
 
 from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
+from imret.folding import fold_batch_norms, is_plain
 from imret.images import MAX_PIXELS, Source
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.resizing import load_pixels
@@ -115,7 +116,11 @@ class Encoder:
         """The precision in use: "fp32" or "bf16"."""
         if self._precision != "auto":
             return self._precision
-        return "bf16" if _computes_in_bf16(self.device) and not has_batch_norm(self.files) else "fp32"
+        return "bf16" if _computes_in_bf16(self.device) and not self._has_batch_norm else "fp32"
+
+    @cached_property
+    def _has_batch_norm(self) -> bool:
+        return has_batch_norm(self.files)
 
     @cached_property
     def logit_scale(self) -> float:
@@ -218,6 +223,9 @@ class Encoder:
         # Of bytes rather than of [0, 1]: (x / 255 - mean) / std == (x - 255 * mean) / (255 * std)
         mean = 255 * torch.tensor(self.preprocess.mean, device=self.device).view(shape)
         std = 255 * torch.tensor(self.preprocess.std, device=self.device).view(shape)
+        if self.device.type == "cpu" and self._has_batch_norm:
+            # What a convolution writes is to be in the cache still when the next one reads it.
+            batch_size = min(batch_size, 2 * torch.get_num_threads())
         rows = []
         for start in range(0, len(pixels), batch_size):
             batch = torch.from_numpy(np.require(pixels[start : start + batch_size], requirements=["C", "W"]))
@@ -311,7 +319,15 @@ class Encoder:
                 self._towers[name] = made or load_clip(
                     self.files, towers=(name,), device=self.device, dtype=self._dtype
                 )
+                if name == "image":
+                    self._fold(self._towers[name])
             return self._towers[name]
+
+    def _fold(self, tower: Any) -> None:
+        # In bfloat16 a folded scale is rounded together with the weights.
+        if self._has_batch_norm and self.precision == "fp32" and not is_plain():
+            example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
+            fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
 
     def _unit(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
         """Scale (B, D) features to unit length in float32, and refuse those that have no direction."""

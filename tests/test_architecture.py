@@ -15,6 +15,7 @@ import imret
 HOMES = {
     "torch": {
         "imret/encoder.py",
+        "imret/folding.py",
         "imret/resizing.py",
         "imret/towers.py",
         "imret/text_tower.py",
