@@ -155,6 +155,11 @@ class CachedEncoder:
         return self.encoder.precision
 
     @property
+    def calls_at_once(self) -> int:
+        """See `Encoder.calls_at_once`."""
+        return self.encoder.calls_at_once
+
+    @property
     def logit_scale(self) -> float:
         """See `Encoder.logit_scale`."""
         return self.encoder.logit_scale

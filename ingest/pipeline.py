@@ -233,11 +233,12 @@ class _Run:
             ThreadPoolExecutor(1, "imret-store") as writer,
             ThreadPoolExecutor(self.workers, "imret-decode") as pool,
             closing(run_ahead(self._batches(reconciler, pool), depth=2)) as batches,
+            closing(self._encoded(batches)) as encoded,
         ):
             writes: deque[Future[None]] = deque()
             try:
-                for decoded, twins in batches:
-                    writes.append(writer.submit(self._write, reconciler, self._points(decoded, twins)))
+                for points in encoded:
+                    writes.append(writer.submit(self._write, reconciler, points))
                     while len(writes) > 2 or (writes and writes[0].done()):
                         writes.popleft().result()
                 while writes:
@@ -292,6 +293,26 @@ class _Run:
         except MemoryError:
             return Skipped(record.path, "not enough memory to decode it")
         return Decoded(planned, pixels, payload_of(record, sha256=digest, width=width, height=height))
+
+    def _encoded(
+        self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
+    ) -> Generator[list[_NewPoint], None, None]:
+        """Yield batches with their vectors, in order."""
+        first = next(batches, None)
+        if first is None:
+            return  # nothing to encode, so nothing asks for the device
+        at_once = self.encoder.calls_at_once
+        if at_once == 1:  # in this thread: nothing to hand over
+            for decoded, twins in chain([first], batches):
+                yield self._points(decoded, twins)
+            return
+        with (
+            ThreadPoolExecutor(at_once, "imret-encode-batch") as callers,
+            closing(
+                map_ahead(lambda batch: self._points(*batch), chain([first], batches), callers, ahead=at_once)
+            ) as encoded,
+        ):
+            yield from encoded
 
     def _points(self, decoded: list[Decoded], twins: list[Planned]) -> list[_NewPoint]:
         """Encode a batch, and add the pictures whose vector is known already."""
