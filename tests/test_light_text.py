@@ -241,6 +241,7 @@ def _no_torch_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let queries be asked as in a process that has not imported torch."""
     monkeypatch.setattr(querycache, "_has_torch", lambda: False)
     monkeypatch.setattr(querycache, "_light_rows", 0)
+    monkeypatch.setattr(querycache, "LIGHT_ROWS", 10_000)
     monkeypatch.setenv("IMRET_QUERY_CACHE", "off")
 
 
@@ -282,7 +283,7 @@ def test_a_process_that_has_torch_uses_it(random_model: Path) -> None:
 def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
     random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(querycache, "LIGHT_ROWS", 85)
+    monkeypatch.setattr(querycache, "LIGHT_ROWS", 85 + 3 * 50)  # 50 a call, for reading the weights
     wanted = Encoder(random_model, device="cpu", precision="fp32")
     # "a mushroom" is 4 rows, a text that is cut 77, and two texts twice those of the longer.
     for texts, heavy in (
@@ -301,6 +302,16 @@ def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TextTruncated)
             np.testing.assert_allclose(mean, wanted.encode_mean(texts), atol=1e-5)
+
+
+@pytest.mark.usefixtures("_no_torch_yet")
+def test_an_encoder_that_has_loaded_torch_for_pictures_has_it_for_texts(
+    random_model: Path, tmp_path: Path
+) -> None:
+    encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+    pictures = [draw_picture(tmp_path / "a.png")]
+    assert len(imret.classify(pictures, ["mushroom", "bird"], encoder=encoder)) == 1
+    assert sorted(encoder.encoder._towers) == ["image", "text"]
 
 
 @pytest.mark.usefixtures("_no_torch_yet")
