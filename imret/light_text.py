@@ -14,7 +14,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ class LightText:
         """Use `open_light_text`, which finds out whether a model can be one."""
         text = files.model_cfg["text_cfg"]
         self._model_id, self._weights, self._prefix = files.model_id, weights, _prefix(files)
+        self._products = _Products(weights)
         self._context_length = int(text.get("context_length", 77))
         self._layers, self._heads = int(text["layers"]), int(text["heads"])
         self._quick_gelu = bool(files.model_cfg.get("quick_gelu", False))
@@ -75,7 +78,7 @@ class LightText:
         ids = [token_ids(text) for text in texts]
         cut = [text for text, one in zip(texts, ids, strict=True) if len(one) > self._context_length]
         warn_truncated(cut, self._context_length, stacklevel=3)
-        with _one_blas_thread():
+        with self._products.alone():
             features = self._features(padded(ids, self._context_length))
         # Not finite, or zero: both leave no direction. (N,)
         norms = np.sqrt(np.einsum("nd,nd->n", features, features))
@@ -124,10 +127,9 @@ class LightText:
 
     def _linear(self, x: Floats, name: str) -> Floats:
         """(rows, in) -> (rows, out)."""
-        weight, bias = self._weights.whole(f"{name}weight"), self._weights.whole(f"{name}bias")
-        # The long side first: OpenBLAS takes half as long as for x @ weight.T, of a few rows.
-        product: Floats = np.add((weight @ x.T).T, bias, order="C")
-        return product
+        product = self._products.product(f"{name}weight", x.T)
+        sums: Floats = np.add(product.T, self._weights.whole(f"{name}bias"), order="C")
+        return sums
 
     def _norm(self, x: Floats, name: str) -> Floats:
         centred: Floats = x - x.mean(axis=1, keepdims=True)
@@ -212,9 +214,10 @@ def _plain_shapes(files: ModelFiles) -> dict[str, tuple[int, ...]] | None:
     text = cfg["text_cfg"]
     if not set(text) <= _PLAIN_KEYS or not set(cfg) <= _PLAIN_MODEL_KEYS:
         return None
-    if not all(isinstance(text.get(name), int) for name in ("width", "heads", "layers")):
+    sizes = {"context_length": 77, "vocab_size": VOCAB_SIZE, **text}  # open_clip's defaults
+    if not all(isinstance(sizes.get(name), int) for name in _PLAIN_KEYS):
         return None
-    width, length, words = text["width"], text.get("context_length", 77), text.get("vocab_size", 49408)
+    width, length, words = (sizes[name] for name in ("width", "context_length", "vocab_size"))
     if text["heads"] < 1 or width % text["heads"] or words < VOCAB_SIZE:
         return None
     norm = {"weight": (width,), "bias": (width,)}
@@ -266,7 +269,11 @@ class _Weights:
         """Return a tensor, of float32 as it lies in the file."""
         return _as_float32(self._stored(name), self._entries[name].dtype)
 
-    def rows(self, name: str, which: NDArray[np.int64]) -> Floats:
+    def n_rows(self, name: str) -> int:
+        """Return the first number of a tensor's shape."""
+        return self._entries[name].shape[0]
+
+    def rows(self, name: str, which: NDArray[np.int64] | slice) -> Floats:
         """Return rows of a matrix; the others are not read."""
         return _as_float32(self._stored(name)[which], self._entries[name].dtype)
 
@@ -288,34 +295,58 @@ def _as_float32(stored: NDArray[Any], dtype: str) -> Floats:
 
 # ---- Products -----------------------------------------------------------------------------------------
 
-_taking_turns = threading.Lock()
+_MAX_THREADS = 8  # memory gives weights no faster to more
+_one_at_a_time = threading.Lock()  # OpenBLAS's number of threads is the process's
 
 
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Keep numpy's OpenBLAS to one thread, where numpy has it.
+class _Products:
+    """Products of mapped weights with few rows.
 
-    A product of few rows is as long as its weights take to read. Two threads that wait for each other 96
-    times a text spin meanwhile: measured on 2 cores, twice the processor time, and with anything else that
-    runs, twice the wall time.
+    OpenBLAS's threads spin while they wait for each other: on cores that others use too, twice the time. So
+    each of our own has a part of a weight, and OpenBLAS one thread. Any other BLAS is left to do as it does.
     """
-    with _taking_turns:
-        functions = _openblas()
-        if functions is None:
-            yield
-            return
-        get_threads, set_threads = functions
-        before = get_threads()
-        set_threads(1)
-        try:
-            yield
-        finally:
-            set_threads(before)
+
+    def __init__(self, weights: _Weights) -> None:
+        self._weights = weights
+        with _one_at_a_time:
+            self._threads = min(_MAX_THREADS, max(1, _openblas()[0]()))
+        self._others = ThreadPoolExecutor(max(1, self._threads - 1), "imret-text")
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep OpenBLAS to one thread, and other threads waiting that want to."""
+        get_threads, set_threads = _openblas()
+        with _one_at_a_time:
+            before = get_threads()
+            set_threads(1)
+            try:
+                yield
+            finally:
+                set_threads(before)
+
+    def product(self, name: str, x: Floats) -> Floats:
+        """Return weight @ x: (out, in), (in, rows) -> (out, rows).
+
+        The long side first: OpenBLAS takes half as long as for x.T @ weight.T.
+        """
+        made = np.empty((self._weights.n_rows(name), x.shape[1]), dtype=np.float32)
+
+        def multiply(part: slice) -> None:
+            with np.errstate(all="ignore"):  # which holds for one thread
+                np.matmul(self._weights.rows(name, part), x, out=made[part])
+
+        ends = [len(made) * i // self._threads for i in range(self._threads + 1)]
+        first, *others = (slice(*pair) for pair in pairwise(ends))
+        waiting = [self._others.submit(multiply, part) for part in others]
+        multiply(first)
+        for one in waiting:
+            one.result()
+        return made
 
 
 @lru_cache(maxsize=1)
-def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """Return how to get and set the number of OpenBLAS's threads; None where numpy brings another BLAS."""
+def _openblas() -> tuple[Callable[[], int], Callable[[int], Any]]:
+    """Return how to get and set the number of OpenBLAS's threads; of another BLAS: one, and nothing."""
     import ctypes
 
     core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get("numpy.core._multiarray_umath")
@@ -326,4 +357,4 @@ def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
                 get_threads = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
                 set_threads = getattr(library, f"{prefix}openblas_set_num_threads{suffix}")
                 return get_threads, set_threads
-    return None
+    return lambda: 1, lambda n: None

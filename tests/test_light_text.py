@@ -112,8 +112,7 @@ def test_activations_are_those_of_torch_wherever_they_are_used() -> None:
 
 def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_model: Path) -> None:
     light = _light(random_model)
-    blas = light_text._openblas()
-    before = blas[0]() if blas else None
+    before = light_text._openblas()[0]()
     expected = [light.encode_texts([text])[0] for text in TEXTS[:4]]
     found: dict[int, NDArray[np.float32]] = {}
 
@@ -128,7 +127,7 @@ def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_m
         thread.join()
     for i, row in enumerate(expected):
         np.testing.assert_array_equal(found[i], row)
-    assert (blas[0]() if blas else None) == before
+    assert light_text._openblas()[0]() == before
 
 
 def test_a_text_tower_that_is_a_part_of_its_own_is_read_by_its_own_names(
@@ -145,6 +144,19 @@ def test_a_text_tower_that_is_a_part_of_its_own_is_read_by_its_own_names(
     np.testing.assert_allclose(rows, _torch(folder, TEXTS[:3]), atol=1e-5)
     converted = _write(tmp_path / "converted", random_model, native, cfg={"custom_text": True})
     assert open_light_text(resolve_model(converted)) is None  # open_clip renames them
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_threads_share_a_product_and_change_nothing(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(light_text, "_openblas", lambda: (lambda: threads, set_to.append))
+    light = _light(random_model)
+    assert light._products._threads == threads
+    rows = light.encode_texts(TEXTS[:5])
+    assert set_to == [1, threads]
+    np.testing.assert_allclose(rows, _torch(random_model, TEXTS[:5]), atol=1e-5)
 
 
 # ---- The same messages ---------------------------------------------------------------------------------
@@ -185,6 +197,8 @@ def test_weights_without_a_direction_are_refused_as_by_torch(
         {"heads": 3},
         {"heads": 0},
         {"layers": "2"},
+        {"vocab_size": None},
+        {"context_length": 77.0},
         {"vocab_size": 1000},
     ],
 )
