@@ -110,6 +110,7 @@ def classify_each(
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
+    encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
     asked = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])
     return _classified(pictures, list(texts), asked, encoder, top_k)
 

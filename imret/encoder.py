@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -28,9 +27,10 @@ from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
 from imret.folding import fold_batch_norms, is_plain
 from imret.images import MAX_PIXELS, Source
+from imret.light_text import unit_mean
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.resizing import load_pixels
-from imret.text_tower import TextTower, load_text_tower, load_tokenize
+from imret.tokens import TextTruncated, is_clip_tokenizer, warn_truncated
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
 __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
@@ -38,10 +38,6 @@ __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_devic
 # Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
 # take the least time, 32 take twice as long.
 _IN_CACHE = 4
-
-
-class TextTruncated(UserWarning):
-    """A text was longer than the model's context, and what did not fit was cut off."""
 
 
 class Encoder:
@@ -310,11 +306,7 @@ class Encoder:
         Raises:
             ModelError: If they cancel out.
         """
-        mean = rows.mean(axis=0)
-        norm = float(np.linalg.norm(mean))
-        if norm < 1e-6:
-            raise ModelError(f"Model '{self.model_id}' gives no direction for the mean of {list(texts)!r}.")
-        return np.asarray(mean / norm, dtype=np.float32)
+        return unit_mean(rows, texts, self.model_id)
 
     def truncated(self, texts: Sequence[str]) -> list[str]:
         """Return which texts do not fit the model's context, and would be cut with a warning.
@@ -340,10 +332,7 @@ class Encoder:
     def _tower(self, name: str) -> nn.Module:
         with self._loading:
             if name not in self._towers:
-                made: nn.Module | None = None
-                if name == "text":
-                    made = load_text_tower(self.files, device=self.device, dtype=self._dtype)
-                self._towers[name] = made or load_clip(
+                self._towers[name] = load_clip(
                     self.files, towers=(name,), device=self.device, dtype=self._dtype
                 )
                 if name == "image":
@@ -378,13 +367,11 @@ class Encoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        text_cfg = self.files.model_cfg["text_cfg"]
-        # open_clip knows SigLIP's tokenizers by the name of a built-in architecture.
-        siglip = "siglip" in self.files.tokenizer.lower() and ":" not in self.files.tokenizer
-        if not (siglip or text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")):
-            return load_tokenize()
         from open_clip.factory import get_tokenizer
+        from open_clip.tokenizer import tokenize
 
+        if is_clip_tokenizer(self.files.tokenizer, self.files.model_cfg["text_cfg"]):
+            return tokenize  # exists since the import; get_tokenizer would build a second one
         try:
             return get_tokenizer(self.files.tokenizer)
         except Exception as error:
@@ -398,13 +385,8 @@ class Encoder:
         """Return (B, context length) token ids; warn of each text that did not fit."""
         length = self._context_length
         tokens: torch.Tensor = self._tokenizer(texts, context_length=length)
-        for text in self.truncated(texts):
-            shown = text if len(text) <= 60 else f"{text[:57]}..."
-            warnings.warn(
-                f"A text is longer than the {length} tokens that the model reads, and was cut: {shown!r}",
-                TextTruncated,
-                stacklevel=4,  # over encode_texts and its inference_mode, to who called it
-            )
+        # Over encode_texts and its inference_mode, to who called it.
+        warn_truncated(self.truncated(texts), length, stacklevel=4)
         return tokens
 
 
@@ -414,8 +396,6 @@ def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
     one after it. Other towers get the full context.
     """
-    if isinstance(model, TextTower):
-        return cast(torch.Tensor, model(tokens))
     from open_clip.model import CLIP
     from open_clip.transformer import text_global_pool
 

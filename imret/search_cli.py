@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -294,16 +295,21 @@ def _from_store(
     facets: bool,
 ) -> tuple[list[Hit], list[Facet]]:
     """Search in this process; return the hits, and how they spread if that is wanted."""
-    from imret import retrieval
-    from imret.asking import query_encoder_for
+    from concurrent.futures import ThreadPoolExecutor
+
     from imret.filters import make_filter
     from imret.store import open_store
 
     only = make_filter(**conditions)
     collection = asked["collection"]
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False) as store, ThreadPoolExecutor(1) as meanwhile:
         if store.reason:
             announce(store.reason)
+        # An embedded store starts a process for it, which takes as long as what is imported here.
+        opening = meanwhile.submit(store.open, collection)
+        from imret import retrieval
+        from imret.asking import query_encoder_for
+
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
         stored = encoding["model"] is None and all(term.kind in ("id", "stored") for term in terms)
         encoder = (
@@ -311,6 +317,7 @@ def _from_store(
             if stored
             else query_encoder_for(store, collection, **encoding, notify=announce, existing=True)
         )
-        hits = retrieval.search(store, terms, **asked, encoder=encoder, filter=only)
-        spread = retrieval.facets(store, hits, collection=collection, filter=only) if facets else []
+        with closing(opening.result()) as opened:
+            hits = retrieval.search(opened, terms, **asked, encoder=encoder, filter=only)
+            spread = retrieval.facets(opened, hits, filter=only) if facets else []
     return hits, spread

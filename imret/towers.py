@@ -7,9 +7,7 @@ what must be converted is read, converted and let go piece by piece.
 
 from __future__ import annotations
 
-import json
 import mmap
-import struct
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from imret.checkpoint_file import LEFTOVERS, is_safetensors, map_safetensors
 from imret.errors import ModelError
 from imret.models import ModelFiles
 
@@ -33,8 +32,6 @@ _NATIVE_TEXT = (
     "attn_mask",
 )
 
-# Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
-LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
 _LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
 
 # Elements converted at once: 16 MB of float32.
@@ -217,7 +214,7 @@ class Checkpoint:
         self.path = path
         self._map: mmap.mmap | None = None
         try:
-            if _is_safetensors(path):
+            if is_safetensors(path):
                 self.tensors = _unwrapped(dict(self._map_safetensors()), path)
             else:
                 self.tensors = _unwrapped(_unpickle(path), path)
@@ -225,35 +222,17 @@ class Checkpoint:
             raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
 
     def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            # The library checks the header against the file: offsets, shapes, sizes, overlaps.
-            with safe_open(self.path, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ModelError(
-                f"'{self.path}' is not a whole safetensors file: {_first_line(error)}."
-            ) from error
-        with self.path.open("rb") as file:
-            self._map = mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        (header_size,) = struct.unpack("<Q", mapped[:8])
-        header = json.loads(mapped[8 : 8 + header_size])
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            if entry["dtype"] not in _SAFETENSORS_DTYPES:
-                raise ModelError(
-                    f"'{self.path}' stores '{name}' as {entry['dtype']}, which is not supported."
-                )
-            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-            start, end = entry["data_offsets"]  # bytes, counted from the end of the header
-            count = (end - start) // dtype.itemsize
+        self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
+        for name, entry in entries.items():
+            if entry.dtype not in _SAFETENSORS_DTYPES:
+                raise ModelError(f"'{self.path}' stores '{name}' as {entry.dtype}, which is not supported.")
+            dtype = _SAFETENSORS_DTYPES[entry.dtype]
+            count = entry.size_bytes // dtype.itemsize
             if count == 0:
-                yield name, torch.empty(entry["shape"], dtype=dtype)
+                yield name, torch.empty(entry.shape, dtype=dtype)
                 continue
-            tensor = torch.frombuffer(mapped, dtype=dtype, count=count, offset=8 + header_size + start)
-            yield name, tensor.reshape(entry["shape"])
+            tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
+            yield name, tensor.reshape(entry.shape)
 
     def copied(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor converted and moved, piece by piece, holding little more than the result."""
@@ -282,12 +261,6 @@ class Checkpoint:
         last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
         if last > first:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors do; the hub's cache stores files without their endings."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{" or path.suffix.lower() == ".safetensors"
 
 
 def _unpickle(path: Path) -> object:

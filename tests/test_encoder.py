@@ -25,7 +25,6 @@ import imret.encoder
 from imret.encoder import Encoder, TextTruncated, load_clip
 from imret.errors import ImageError, ModelError
 from imret.models import resolve_model
-from imret.text_tower import load_text_tower
 
 stock: Any = open_clip  # its functions carry no types
 
@@ -298,11 +297,11 @@ def test_threads_that_need_a_tower_at_once_load_it_once(
 ) -> None:
     loads: list[tuple[str, ...]] = []
 
-    def counted(*args: Any, **options: Any) -> torch.nn.Module | None:
-        loads.append(("text",))
-        return load_text_tower(*args, **options)
+    def counted(*args: Any, towers: tuple[str, ...], **options: Any) -> torch.nn.Module:
+        loads.append(towers)
+        return load_clip(*args, towers=towers, **options)
 
-    monkeypatch.setattr(imret.encoder, "load_text_tower", counted)
+    monkeypatch.setattr(imret.encoder, "load_clip", counted)
     encoder = Encoder(random_model, device="cpu", precision="fp32")
     rows: list[NDArray[np.float32]] = []
     threads = [threading.Thread(target=lambda: rows.append(encoder.encode_texts(["x"]))) for _ in range(4)]
@@ -538,7 +537,7 @@ def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path: Pat
     config["model_cfg"]["vision_cfg"]["nonsense"] = 1
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"Cannot build the architecture.*nonsense"):
-        Encoder(folder, device="cpu", precision="fp32").encode_images(pictures())
+        texts_of(folder)
 
 
 def test_weights_without_a_direction_are_refused(folder: Path) -> None:

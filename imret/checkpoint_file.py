@@ -1,0 +1,74 @@
+"""What a checkpoint file holds, without torch: its format, and where in a safetensors file each tensor is."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from imret.errors import ModelError
+
+# Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
+LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a tensor is.
+
+    Attributes:
+        dtype: As safetensors calls it, "BF16" say.
+        shape: Of the tensor.
+        start: Byte of the file that it begins at.
+        size_bytes: How long it is.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size_bytes: int
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do; the hub's cache stores files without their endings.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{" or path.suffix.lower() == ".safetensors"
+
+
+def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry]]:
+    """Map a safetensors file.
+
+    Args:
+        path: The file.
+        access: mmap.ACCESS_READ, or ACCESS_COPY for memory that can be written to and is not the file's.
+
+    Raises:
+        ModelError: If it is not whole.
+        OSError: If it cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The library checks the header against the file: offsets, shapes, sizes, overlaps.
+        with safe_open(path, framework="np"):
+            pass
+    except SafetensorError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+        raise ModelError(f"'{path}' is not a whole safetensors file: {said}.") from error
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=access)
+    (header_size,) = struct.unpack("<Q", mapped[:8])
+    entries: dict[str, Entry] = {}
+    for name, stated in json.loads(mapped[8 : 8 + header_size]).items():
+        if name != "__metadata__":
+            start, end = stated["data_offsets"]  # counted from the end of the header
+            entries[name] = Entry(
+                stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start
+            )
+    return mapped, entries
