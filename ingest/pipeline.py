@@ -121,9 +121,12 @@ def ingest(
     try:
         if on_total is not None:
             threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+        reconcilers = []
         for source in sources:
-            reconciler = Reconciler(target, source, tally)
-            run.store_all(reconciler)
+            reconcilers.append(Reconciler(target, source, tally))
+            run.store_all(reconcilers[-1])
+        # When all are stored: a picture may have gone from one folder to another, with its vector.
+        for reconciler in reconcilers:
             reconciler.sweep(prune=prune)
         if on_stage is not None:
             on_stage("index")

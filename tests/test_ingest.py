@@ -416,9 +416,10 @@ class _History:
         """Carry out in `stored` what an ingest has to do.
 
         Returns:
-            How many pictures it keeps without a file, and how many it has to encode at most.
+            How many pictures it keeps without a file, and how many it has to encode at most: those whose
+            content is not stored, or only at places that another good picture takes.
         """
-        contents_before = set(self.stored.values())
+        known = {digest for (root, path), digest in self.stored.items() if self.lasts(root, path, roots)}
         n_missing = n_new = 0
         for root in roots:
             here: dict[str, str] = {}
@@ -426,7 +427,7 @@ class _History:
                 path = file.relative_to(root).as_posix()
                 if (digest := _sha256(file)) in self.vectors:
                     here[path] = digest
-                    n_new += digest not in contents_before
+                    n_new += digest not in known
                 elif (root, path) in self.stored:  # a picture that was spoilt keeps what it was
                     here[path] = self.stored[root, path]
             for (of, path), digest in list(self.stored.items()):
@@ -437,6 +438,12 @@ class _History:
                         n_missing += 1
             self.stored.update({(root, path): digest for path, digest in here.items()})
         return n_missing, n_new
+
+    def lasts(self, root: Path, path: str, roots: list[Path]) -> bool:
+        """Whether an ingest of `roots` keeps what is stored of a place until it has looked at every file."""
+        file = root / path
+        new = _sha256(file) if root in roots and file.exists() else None
+        return new not in self.vectors or new == self.stored[root, path]
 
     def check(self, points: list[Point], roots: list[Path]) -> None:
         """Compare a collection with what it has to hold; the points of the roots with their files, too."""
@@ -724,3 +731,15 @@ def test_a_device_that_is_not_there_is_refused_at_once_though_nothing_changed(
     assert (code, opened) == (1, [])
     assert said[0].startswith("Error: Device 'cuda' cannot be used: ")
     assert said[0].endswith(" Use --device cpu, or auto.")
+
+
+def test_a_picture_moved_to_another_folder_keeps_its_vector_though_its_old_place_is_pruned(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    draw_picture(tmp_path / "more" / "z.png", seed=70)
+    both = [photos, tmp_path / "more"]
+    _ingest(both, tmp_path / "db", encoder)
+    (photos / "e.png").rename(tmp_path / "more" / "e.png")
+    report = _ingest(both, tmp_path / "db", encoder, prune=True)
+    assert _counts(report) == {"added": 1, "unchanged": 5, "removed": 1, "encoded": 0}
+    assert Path(_contents(tmp_path / "db")["e.png"].payload["source"]) == tmp_path / "more"
