@@ -5,8 +5,9 @@
 Draws small JPEGs of which no two have the same bytes, and ingests each number of them into an embedded store
 that is empty, in turns. Every 50 ms the anonymous memory (RssAnon: what is no page of a file) of each process
 is read from /proc; files in memory are the kernel's to drop. The pipeline is one process and should need the
-same at any number; the process that holds the store keeps its index and has to grow with the points, so it
-stands apart, with the bytes that each point adds. Without --model, the model has random weights. Linux only.
+same at any number; the process that holds the store grows with the points, because the engine keeps in memory
+what it has of a segment (ids, payload indexes) until the segment's index is built. So it stands apart, with
+the bytes that each point adds. Without --model, the model has random weights. Linux only.
 Everything is made in a temporary folder (1 GB for 100,000 files) and deleted at the end.
 """
 
