@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from imret.images import (
@@ -95,6 +94,8 @@ def resize(
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         return pillow_resize(image, size, resample, box, extent)  # pads
+    import torch  # a second or two the first time; an ingest that finds nothing new does without
+
     # (1, 3, H, W), its channels last in memory, which is the kernel's fast path.
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)
     if size != extent:

@@ -80,8 +80,9 @@ def command(
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        # A device that is named is looked for at once; else torch loads when there is something to encode.
-        find = query_encoder_for if tuning["device"] == "auto" else encoder_for
+        # A device that may not be there is looked for at once; else torch loads when there is something to
+        # encode.
+        find = query_encoder_for if tuning["device"] in ("auto", "cpu") else encoder_for
         encoder = find(
             store,
             collection,

@@ -15,19 +15,21 @@ R = TypeVar("R")
 
 
 def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], pool: Executor, *, ahead: int
+    function: Callable[[T], R], items: Iterable[T], pool: Executor, *, ahead: Callable[[], int]
 ) -> Generator[R, None, None]:
-    """Yield function(item) in the order of items, computed in a pool at most `ahead` items in advance.
+    """Yield function(item) in the order of items, computed in a pool at most `ahead()` items in advance.
+
+    How far that is may change on the way: it is asked before each result.
 
     Raises:
-        Exception: Whatever the function or the items raise, when its turn comes. What is still waiting in
-            the pool is then cancelled.
+        Exception: Whatever the function raises, when its turn comes, or the items raise, at once. What is
+            still waiting in the pool is then cancelled.
     """
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= ahead:
+            if len(waiting) >= ahead():
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

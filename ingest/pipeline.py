@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +54,6 @@ def ingest(
     collection: str = "photos",
     prune: bool = False,
     rebuild: bool = False,
-    thorough: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = 100_000_000,
@@ -79,14 +77,13 @@ def ingest(
         prune: Delete the points of pictures that are gone from these folders.
         rebuild: With an encoder other than the collection's, build a new version beside the live one and
             switch to it when it is complete. Without it such an encoder is refused.
-        thorough: Look for the file of every stored picture, even where counting shows that none is gone.
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Decode threads; default one per core.
         max_pixels: Larger pictures are skipped, before decoding.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
         on_stage: Called with "index" when the pictures are stored and the index is built.
-        on_encoder: Called once, before the first picture is decoded to be encoded; not where nothing changed.
+        on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
 
     Returns:
         The account of the run.
@@ -124,10 +121,13 @@ def ingest(
     try:
         if on_total is not None:
             threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+        reconcilers = []
         for source in sources:
-            reconciler = Reconciler(target, source, tally)
-            run.store_all(reconciler)
-            reconciler.sweep(prune=prune, thorough=thorough)
+            reconcilers.append(Reconciler(target, source, tally))
+            run.store_all(reconcilers[-1])
+        # When all are stored: a picture may have gone from one folder to another, with its vector.
+        for reconciler in reconcilers:
+            reconciler.sweep(prune=prune)
         if on_stage is not None:
             on_stage("index")
         target.flush()
@@ -223,6 +223,7 @@ class _Run:
     @cached_property
     def batch_size(self) -> int:
         """Pictures per encode; asked for when there is one to encode: the device may load torch."""
+        # First by the thread that fills the batches, and by others only when there is a batch.
         if self._on_encoder is not None:
             self._on_encoder()
         return self._given_batch_size or (32 if str(self.encoder.device) == "cpu" else 256)
@@ -251,24 +252,27 @@ class _Run:
         self, reconciler: Reconciler, pool: ThreadPoolExecutor
     ) -> Generator[tuple[list[Decoded], list[Planned]], None, None]:
         """Yield what to encode, in full batches, and what only needs its twin's vector."""
-        plan = reconciler.plan(pool)
-        first = next(plan, None)
-        if first is None:
-            return
         decoded: list[Decoded] = []
         twins: list[Planned] = []
-        for outcome in map_ahead(self._decode, chain([first], plan), pool, ahead=2 * self.batch_size):
-            if isinstance(outcome, Decoded):
-                decoded.append(outcome)
-            elif isinstance(outcome, Planned):
-                twins.append(outcome)
-            else:
-                self.tally.skip(reconciler.source.root, outcome.path, outcome.reason)
-            if len(decoded) == self.batch_size or len(twins) == PLAN_BATCH:
+        n_ahead = 2 * self.workers
+        # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
+        with (
+            closing(reconciler.plan(pool)) as plan,
+            closing(map_ahead(self._decode, plan, pool, ahead=lambda: n_ahead)) as outcomes,
+        ):
+            for outcome in outcomes:
+                if isinstance(outcome, Decoded):
+                    decoded.append(outcome)
+                    n_ahead = 2 * self.batch_size
+                elif isinstance(outcome, Planned):
+                    twins.append(outcome)
+                else:
+                    self.tally.skip(reconciler.source.root, outcome.path, outcome.reason)
+                if (decoded and len(decoded) == self.batch_size) or len(twins) == PLAN_BATCH:
+                    yield decoded, twins
+                    decoded, twins = [], []
+            if decoded or twins:
                 yield decoded, twins
-                decoded, twins = [], []
-        if decoded or twins:
-            yield decoded, twins
 
     def _decode(self, planned: Planned) -> Decoded | Planned | Skipped:
         """Read, decode, resize and hash one picture; one with a twin needs none of it."""

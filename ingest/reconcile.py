@@ -53,27 +53,28 @@ class Reconciler:
         self.tally = tally
         # An empty collection has no twins, so a first ingest need not hash before it decodes.
         self._may_hold_twins = target.count() > 0
-        # Points for files that the walk met. Of two threads, each counts its own: what the plan found stored,
+        self._here = printable(source.root)
+        # Points of files that the walk met. Of two threads, each counts its own: what the plan found stored,
         # and what was written then.
         self._n_known = self._n_added = 0
         self._all_counted = True
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
         """Yield the pictures that need work; settle the others here, in batches of bounded size."""
-        for batch, known in self._looked_up():
-            self._n_known += len(known)
-            changed: list[Planned] = []
-            refiled: list[tuple[Record, Point]] = []
-            for record in batch:
-                point = known.get(record.id)
-                if point is None or not _same_file(record, point):
-                    changed.append(Planned(record, point))
-                elif point.payload.get("category") != _printable_category(record):
-                    refiled.append((record, point))
-                else:
-                    self.tally.count("unchanged")
-            self._refile(refiled, "updated")
-            yield from self._with_twins(changed, pool) if self._may_hold_twins else changed
+        with closing(self._looked_up()) as batches:
+            for batch in batches:
+                changed: list[Planned] = []
+                refiled: list[tuple[Record, Point]] = []
+                for record, point in batch:
+                    self._n_known += point is not None and point.payload.get("source") == self._here
+                    if point is None or not _same_file(record, point):
+                        changed.append(Planned(record, point))
+                    elif point.payload.get("category") != _printable_category(record):
+                        refiled.append((record, point))
+                    else:
+                        self.tally.count("unchanged")
+                self._refile(refiled, "updated")
+                yield from self._with_twins(changed, pool) if self._may_hold_twins else changed
 
     def note_added(self, n: int) -> None:
         """Take note of new points for files that the walk met and the collection did not know."""
@@ -85,21 +86,20 @@ class Reconciler:
 
     def has_left(self, point: Point) -> bool:
         """Whether a stored picture of this source is no longer at its place."""
-        return point.payload["source"] == printable(self.source.root) and not self.source.holds(
-            path_of(point.payload)
-        )
+        return point.payload["source"] == self._here and not self.source.holds(path_of(point.payload))
 
-    def sweep(self, *, prune: bool, thorough: bool = False) -> None:
+    def sweep(self, *, prune: bool) -> None:
         """Deal with the points whose file is gone; call it when the plan has been carried out.
 
         Where the source has as many points as files were met that have one, no file is gone, and no point is
-        looked at: each point belongs to one place, and each of those places was met. `thorough` looks anyway.
+        looked at: each point belongs to one place, and each of those places was met. What another process
+        adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
         that was deleted: it goes. The others go only with `prune`.
         """
         mine = of_source(self.source)
-        if not thorough and self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
+        if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
         for points in self.target.scan(mine):
             gone = [point for point in points if not self.source.holds(path_of(point.payload))]
@@ -112,7 +112,7 @@ class Reconciler:
                 self.target.delete([point.id for point in gone])
                 self.tally.count("removed", len(gone), progress=False)
 
-    def _looked_up(self) -> Iterator[tuple[list[Record], dict[str, Point]]]:
+    def _looked_up(self) -> Generator[list[tuple[Record, Point | None]], None, None]:
         """Yield records with what the collection holds for their places; it answers ahead, in a thread.
 
         Batches hold different places, so what is written for one changes nothing that is read for the next.
@@ -120,12 +120,14 @@ class Reconciler:
         records = self._records()
         batches = iter(lambda: list(islice(records, PLAN_BATCH)), [])
 
-        def look_up(batch: list[Record]) -> tuple[list[Record], dict[str, Point]]:
-            return batch, self.target.get([record.id for record in batch])
+        def look_up(batch: list[Record]) -> list[tuple[Record, Point | None]]:
+            ids = [record.id for record in batch]
+            known = self.target.get(ids)
+            return [(record, known.get(one)) for record, one in zip(batch, ids, strict=True)]
 
         with (
             ThreadPoolExecutor(1, "imret-look-up") as line,
-            closing(map_ahead(look_up, batches, line, ahead=3)) as answered,
+            closing(map_ahead(look_up, batches, line, ahead=lambda: 3)) as answered,
         ):
             yield from answered
 
@@ -178,12 +180,11 @@ class Reconciler:
 
     def _contents_still_held(self, gone: list[Point]) -> set[str]:
         digests = {point.payload["sha256"] for point in gone}
-        here = printable(self.source.root)
         return {
             point.payload["sha256"]
             for points in self.target.scan(_of_contents(digests))
             for point in points
-            if point.payload["source"] == here and self.source.holds(path_of(point.payload))
+            if point.payload["source"] == self._here and self.source.holds(path_of(point.payload))
         }
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw_picture, write_random_model
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch, StoreError
-from imret.store import Identity, Point
+from imret.payload import modified_time
+from imret.querycache import CachedEncoder
+from imret.store import Identity, Point, Store
+from imret.store.edge import EdgeCollection
 from ingest.pipeline import ingest
-from ingest.report import Report
+from ingest.reconcile import Reconciler
+from ingest.report import Report, Tally
 from ingest.sources import FolderSource
 
 
@@ -310,3 +322,424 @@ def test_the_report_is_written_as_json_with_every_skip(
         encoder.model_id, encoder.fingerprint, encoder.dim
     )
     assert {"removed", "moved", "unchanged", "updated", "seconds", "images_per_s", "store"} <= set(written)
+
+
+# ---- Again and again ------------------------------------------------------------------------------------
+
+
+class _History:
+    """Two folders that somebody works in, and what a collection of them has to hold after each ingest."""
+
+    def __init__(self, folder: Path, encoder: Encoder, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.roots = [folder / "one", folder / "two"]
+        self.encoder = encoder
+        self.clock = 10**9  # seconds; every change of a file has a time of its own
+        self.n_drawn = 0
+        self.vectors: dict[str, np.ndarray] = {}  # of every good content, by its hash
+        self.stored: dict[tuple[Path, str], str] = {}  # content of each place
+        for root in self.roots:
+            for _ in range(6):
+                self.add(root)
+
+    def add(self, root: Path) -> None:
+        self.draw(self.new_place(root))
+
+    def edit(self, root: Path) -> None:
+        self.draw(self.some_file(root))
+
+    def spoil(self, root: Path) -> None:
+        file = self.some_file(root)
+        file.write_bytes(b"no picture %d" % self.clock)
+        self.touched(file)
+
+    def touch(self, root: Path) -> None:
+        self.touched(self.some_file(root))
+
+    def delete(self, root: Path) -> None:
+        if len(self.files(root)) > 3:  # an empty folder is refused
+            self.some_file(root).unlink()
+
+    def move(self, root: Path) -> None:
+        if len(self.files(root)) > 3:
+            self.some_file(root).rename(self.some_place())  # which keeps its time
+
+    def copy(self, root: Path) -> None:
+        target = self.some_place()
+        with suppress(shutil.SameFileError):
+            shutil.copyfile(self.some_file(root), target)
+        self.touched(target)
+
+    def some_place(self) -> Path:
+        """A new place, or one that is taken."""
+        root = self.rng.choice(self.roots)
+        return self.new_place(root) if self.rng.random() < 0.7 else self.some_file(root)
+
+    def new_place(self, root: Path) -> Path:
+        self.n_drawn += 1
+        place = root / self.rng.choice(["fungi", "aves", "aves/deep", "."]) / f"{self.n_drawn}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def draw(self, file: Path) -> None:
+        self.n_drawn += 1
+        draw_picture(file, seed=self.n_drawn)
+        self.touched(file)
+        self.vectors[_sha256(file)] = self.encoder.encode_images([file])[0]
+
+    def touched(self, file: Path) -> None:
+        self.clock += 1
+        os.utime(file, ns=(0, self.clock * 10**9))
+
+    def files(self, root: Path) -> list[Path]:
+        return sorted(root.rglob("*.png"))
+
+    def some_file(self, root: Path) -> Path:
+        return self.rng.choice(self.files(root))
+
+    def change(self) -> None:
+        """Let somebody work in the folders for a while."""
+        for _ in range(self.rng.randint(0, 6)):
+            kinds = (
+                self.add,
+                self.edit,
+                self.touch,
+                self.delete,
+                self.move,
+                self.move,
+                self.copy,
+                self.spoil,
+            )
+            self.rng.choice(kinds)(self.rng.choice(self.roots))
+
+    def ingested(self, roots: list[Path], *, prune: bool) -> tuple[int, int]:
+        """Carry out in `stored` what an ingest has to do.
+
+        Returns:
+            How many pictures it keeps without a file, and how many it has to encode at most: those whose
+            content is not stored, or only at places that another good picture takes.
+        """
+        known = {digest for (root, path), digest in self.stored.items() if self.lasts(root, path, roots)}
+        n_missing = n_new = 0
+        for root in roots:
+            here: dict[str, str] = {}
+            for file in self.files(root):
+                path = file.relative_to(root).as_posix()
+                if (digest := _sha256(file)) in self.vectors:
+                    here[path] = digest
+                    n_new += digest not in known
+                elif (root, path) in self.stored:  # a picture that was spoilt keeps what it was
+                    here[path] = self.stored[root, path]
+            for (of, path), digest in list(self.stored.items()):
+                if of == root and not (root / path).exists():
+                    if prune or digest in here.values():
+                        del self.stored[of, path]
+                    else:
+                        n_missing += 1
+            self.stored.update({(root, path): digest for path, digest in here.items()})
+        return n_missing, n_new
+
+    def lasts(self, root: Path, path: str, roots: list[Path]) -> bool:
+        """Whether an ingest of `roots` keeps what is stored of a place until it has looked at every file."""
+        file = root / path
+        new = _sha256(file) if root in roots and file.exists() else None
+        return new not in self.vectors or new == self.stored[root, path]
+
+    def check(self, points: list[Point], roots: list[Path]) -> None:
+        """Compare a collection with what it has to hold; the points of the roots with their files, too."""
+        found = {(Path(point.payload["source"]), point.payload["path"]): point for point in points}
+        assert len(found) == len(points)
+        assert {place: point.payload["sha256"] for place, point in found.items()} == self.stored
+        for (root, path), point in found.items():
+            np.testing.assert_allclose(point.vector, self.vectors[point.payload["sha256"]], atol=1e-5)
+            first, _, below = path.partition("/")
+            assert point.payload.get("category") == (first if below else None)
+            file = root / path
+            if root in roots and file.exists() and _sha256(file) == point.payload["sha256"]:
+                info = file.stat()
+                assert point.payload["size_bytes"] == info.st_size
+                assert point.payload["modified"] == modified_time(info.st_mtime_ns)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _stop_encoding_after(encoder: Encoder, n: int, patch: pytest.MonkeyPatch) -> None:
+    """Make Ctrl-C arrive while batch n + 1 is encoded."""
+    encode, n_batches = encoder.encode_pixels, 0
+
+    def encode_some(*args: Any, **options: Any) -> Any:
+        nonlocal n_batches
+        n_batches += 1
+        if n_batches > n:
+            raise KeyboardInterrupt
+        return encode(*args, **options)
+
+    patch.setattr(encoder, "encode_pixels", encode_some)
+
+
+def _threads_of_ingest() -> set[str]:
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("imret-")}
+    return {name for name in names if not name.startswith("imret-edge")}  # the line to the store stays
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_any_history_the_collection_equals_the_folders(
+    seed: int, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Batches so small that looking up, hashing, encoding and storing overlap.
+    monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 3)
+    monkeypatch.setattr("ingest.pipeline.PLAN_BATCH", 2)
+    history = _History(tmp_path, encoder, seed)
+    rng = random.Random(seed)
+    with open_store(str(tmp_path / "db")) as store:
+
+        def run(roots: list[Path], **options: Any) -> tuple[Report, int]:
+            calls: list[None] = []
+            report = ingest(
+                store,
+                [FolderSource(root) for root in roots],
+                encoder=encoder,
+                batch_size=2,
+                workers=2,
+                on_encoder=lambda: calls.append(None),
+                **options,
+            )
+            return report, len(calls)
+
+        for round_ in range(8):
+            history.change()
+            roots = rng.sample(history.roots, k=2 if round_ == 0 else rng.choice([1, 2, 2]))
+            prune = rng.random() < 0.4
+            if rng.random() < 0.3:
+                with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                    _stop_encoding_after(encoder, rng.randint(0, 2), patch)
+                    run(roots, prune=prune)
+            n_missing, n_new = history.ingested(roots, prune=prune)
+            report, n_announced = run(roots, prune=prune)
+            history.check(_points(store), roots)
+            assert report.missing == n_missing
+            assert report.encoded <= n_new or round_ == 0
+            assert n_announced == bool(report.encoded)
+            n_files = sum(len(history.files(root)) for root in roots)
+            assert report.total == n_files
+
+            again, n_announced = run(roots, prune=False)
+            history.check(_points(store), roots)
+            assert (again.unchanged, again.missing) == (n_files - len(again.skipped), n_missing)
+            assert (again.encoded, again.removed, n_announced) == (0, 0, 0)
+
+
+def _points(store: Store) -> list[Point]:
+    with closing(store.open("photos")) as opened:
+        return [point for points in opened.scan(vectors=True) for point in points]
+
+
+def test_a_second_run_looks_at_no_point_twice_and_loads_no_model(
+    photos: Path, tmp_path: Path, random_model: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ingest(photos, tmp_path / "db", encoder)
+
+    def scan(*args: Any, **options: Any) -> Any:
+        raise AssertionError("the collection was scanned")
+
+    monkeypatch.setattr(EdgeCollection, "scan", scan)
+    named = CachedEncoder(str(random_model))
+    report = _ingest(photos, tmp_path / "db", named, prune=True, on_encoder=lambda: pytest.fail("announced"))  # type: ignore[arg-type]
+    assert _counts(report) == {"unchanged": 5, "encoded": 0}
+    assert "encoder" not in vars(named)
+    # And it would have been scanned, had a file been gone.
+    (photos / "e.png").unlink()
+    with pytest.raises(AssertionError, match="was scanned"):
+        _ingest(photos, tmp_path / "db", encoder, prune=True)
+
+
+def test_a_picture_that_moves_while_the_folder_is_walked_hides_none_that_is_gone(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    draw_picture(photos / "zoo" / "z.png", seed=50)
+    _ingest(photos, tmp_path / "db", encoder)
+    (photos / "fungi" / "a.png").unlink()
+
+    class Moving(FolderSource):
+        def entries(self) -> Iterator[Any]:
+            for entry in super().entries():
+                yield entry
+                if entry.path == "aves/deep/d.png":  # met twice: here, and where it goes
+                    (photos / "aves/deep/d.png").rename(photos / "zoo" / "d.png")
+
+    with open_store(str(tmp_path / "db")) as store:
+        report = ingest(store, [Moving(photos)], encoder=encoder, prune=True)
+    assert (report.moved, report.removed, report.encoded) == (1, 1, 0)
+    assert sorted(_contents(tmp_path / "db")) == [
+        "aves/c.png", "e.png", "fungi/b.png", "zoo/d.png", "zoo/z.png",
+    ]  # fmt: skip
+
+
+def test_what_another_program_adds_to_the_folder_meanwhile_hides_none_that_is_gone(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    _ingest(photos, tmp_path / "db", encoder)
+    (photos / "fungi" / "a.png").unlink()
+
+    class Shared(FolderSource):
+        def entries(self) -> Iterator[Any]:
+            yield from super().entries()
+            # As another ingest would, of a picture that this walk came too early for.
+            point = store.open("photos").get([next(iter(super().entries())).id], vectors=True).popitem()[1]
+            assert point.vector is not None
+            draw_picture(photos / "aves" / "new.png", seed=60)
+            record = next(entry for entry in super().entries() if entry.path == "aves/new.png")
+            payload = {**point.payload, "path": record.path}
+            store.open("photos").upsert([record.id], point.vector[None], [payload])
+
+    with open_store(str(tmp_path / "db")) as store:
+        report = ingest(store, [Shared(photos)], encoder=encoder, prune=True)
+    assert _counts(report) == {"unchanged": 4, "removed": 1, "encoded": 0}
+    assert "fungi/a.png" not in _contents(tmp_path / "db")
+
+
+def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
+    get, n_looked_up = EdgeCollection.get, 0
+
+    def failing(self: EdgeCollection, ids: Any, **options: Any) -> Any:
+        nonlocal n_looked_up
+        n_looked_up += 1
+        if n_looked_up == 3:
+            raise StoreError("the disk is gone")
+        return get(self, ids, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EdgeCollection, "get", failing)
+        with pytest.raises(StoreError, match="the disk is gone"):
+            _ingest(photos, tmp_path / "db", encoder)
+    assert _threads_of_ingest() == set()
+    _ingest(photos, tmp_path / "db", encoder)
+    assert len(_contents(tmp_path / "db")) == 5
+
+
+def test_ctrl_c_ends_every_thread_and_the_next_run_goes_on(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
+    with monkeypatch.context() as patch:
+        _stop_encoding_after(encoder, 2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            _ingest(photos, tmp_path / "db", encoder, batch_size=1)
+    assert _threads_of_ingest() == set()
+    report = _ingest(photos, tmp_path / "db", encoder)
+    assert report.added + report.unchanged == 5
+    assert len(_contents(tmp_path / "db")) == 5
+
+
+def test_a_plan_that_is_closed_early_stops_looking_up(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
+    for seed in range(40):
+        draw_picture(tmp_path / "photos" / f"{seed:02}.png", seed=seed)
+    source = FolderSource(tmp_path / "photos")
+    asked: list[str] = []
+    get = EdgeCollection.get
+
+    def counting(self: EdgeCollection, ids: Any, **options: Any) -> Any:
+        asked.extend(ids)
+        return get(self, ids, **options)
+
+    monkeypatch.setattr(EdgeCollection, "get", counting)
+    with open_store(str(tmp_path / "db")) as store, ThreadPoolExecutor(1) as pool:
+        target = store.open_version("photos", Identity("m", encoder.fingerprint, encoder.dim))
+        report = Report("photos", store.address, store.engine, "m", encoder.fingerprint, [])
+        plan = Reconciler(target, source, Tally(report)).plan(pool)
+        assert next(plan).record.path == "00.png"
+        plan.close()
+        assert "imret-look-up_0" not in {thread.name for thread in threading.enumerate()}
+    assert 1 <= len(asked) <= 4
+
+
+# Runs the command in a process that notes which files below a folder it opens, and what it imports.
+WATCHED = """
+import json, os, sys
+below, opened = sys.argv.pop(1), []
+def note(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes)) and os.fsdecode(args[0]).startswith(below):
+        opened.append(os.path.relpath(os.fsdecode(args[0]), below))
+sys.addaudithook(note)
+from imret.cli import main
+try:
+    main()
+except SystemExit as end:
+    print(json.dumps([end.code or 0, sorted(opened), sorted({"torch", "open_clip"} & set(sys.modules))]))
+"""
+
+
+def _watched(photos: Path, db: Path, *options: str) -> tuple[int, list[str], list[str], list[str]]:
+    """Return exit code, files opened, heavy modules, and lines on stderr of an `imret ingest`."""
+    arguments = [str(photos), "ingest", str(photos), "--db", str(db), *options]
+    done = subprocess.run([sys.executable, "-c", WATCHED, *arguments], capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    code, opened, loaded = json.loads(done.stdout)
+    return code, opened, loaded, done.stderr.splitlines()
+
+
+def test_the_command_opens_no_picture_and_loads_no_torch_where_nothing_changed(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db = tmp_path / "db"
+    code, opened, loaded, said = _watched(photos, db, "--model", encoder.model_id, "--precision", "fp32")
+    assert code == 0
+    assert set(opened) == {"aves/c.png", "aves/deep/d.png", "e.png", "fungi/a.png", "fungi/b.png"}
+    assert loaded == ["open_clip", "torch"]
+    assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
+    assert said[1].startswith("encoding on ")
+    assert said[1].endswith(" in fp32")
+    assert said[2].startswith("photos: 5 added, 0 skipped in ")
+
+    for options in ([], ["--prune"], ["--device", "cpu"]):
+        code, opened, loaded, said = _watched(photos, db, *options)
+        assert (code, opened, loaded) == (0, [], [])
+        assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
+        assert said[1].startswith("photos: 0 added, 5 unchanged, 0 skipped in ")
+        assert len(said) == 2
+
+
+def test_the_command_loads_no_torch_for_pictures_that_were_moved_copied_or_spoilt(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    _ingest(photos, tmp_path / "db", encoder)
+    (photos / "fungi" / "a.png").rename(photos / "aves" / "moved.png")
+    shutil.copyfile(photos / "e.png", photos / "fungi" / "copy.png")
+    (photos / "fungi" / "broken.png").write_bytes(b"no picture")
+    code, opened, loaded, said = _watched(photos, tmp_path / "db")
+    assert code == 0
+    assert set(opened) == {"aves/moved.png", "fungi/copy.png", "fungi/broken.png"}
+    assert loaded == []
+    assert said[1].startswith("photos: 1 added, 1 moved, 4 unchanged, 1 skipped in ")
+
+
+def test_a_device_that_is_not_there_is_refused_at_once_though_nothing_changed(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("here is a CUDA device")
+    _ingest(photos, tmp_path / "db", encoder)
+    code, opened, _, said = _watched(photos, tmp_path / "db", "--device", "cuda")
+    assert (code, opened) == (1, [])
+    assert said[0].startswith("Error: Device 'cuda' cannot be used: ")
+    assert said[0].endswith(" Use --device cpu, or auto.")
+
+
+def test_a_picture_moved_to_another_folder_keeps_its_vector_though_its_old_place_is_pruned(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    draw_picture(tmp_path / "more" / "z.png", seed=70)
+    both = [photos, tmp_path / "more"]
+    _ingest(both, tmp_path / "db", encoder)
+    (photos / "e.png").rename(tmp_path / "more" / "e.png")
+    report = _ingest(both, tmp_path / "db", encoder, prune=True)
+    assert _counts(report) == {"added": 1, "unchanged": 5, "removed": 1, "encoded": 0}
+    assert Path(_contents(tmp_path / "db")["e.png"].payload["source"]) == tmp_path / "more"

@@ -25,13 +25,15 @@ def test_results_come_in_order_though_later_ones_are_ready_first() -> None:
         return number * number
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(map_ahead(slow_when_early, _numbers(40), pool, ahead=8)) == [n * n for n in range(40)]
+        assert list(map_ahead(slow_when_early, _numbers(40), pool, ahead=lambda: 8)) == [
+            n * n for n in range(40)
+        ]
 
 
 def test_no_more_items_are_taken_than_the_look_ahead() -> None:
     made: list[int] = []
     with ThreadPoolExecutor(2) as pool:
-        results = map_ahead(lambda n: n, _numbers(1000, made), pool, ahead=5)
+        results = map_ahead(lambda n: n, _numbers(1000, made), pool, ahead=lambda: 5)
         for taken in range(1, 20):
             next(results)
             assert len(made) <= taken + 5
@@ -46,7 +48,7 @@ def test_an_error_comes_in_its_turn() -> None:
 
     got: list[int] = []
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="seven"):
-        got.extend(map_ahead(refuse_seven, _numbers(50), pool, ahead=4))
+        got.extend(map_ahead(refuse_seven, _numbers(50), pool, ahead=lambda: 4))
     assert got == list(range(7))
 
 
@@ -98,3 +100,38 @@ def test_an_error_of_the_other_thread_comes_after_what_it_made() -> None:
     with pytest.raises(OSError, match="gone"):
         got.extend(run_ahead(failing(), depth=2))
     assert got == [1, 2]
+
+
+def test_an_error_of_the_items_comes_at_once_and_what_waits_is_cancelled() -> None:
+    def failing() -> Generator[int, None, None]:
+        yield from range(3)
+        raise OSError("gone")
+
+    done: list[int] = []
+    release = threading.Event()
+
+    def slow(number: int) -> None:
+        release.wait(10)
+        done.append(number)
+
+    with ThreadPoolExecutor(1) as pool:
+        results = map_ahead(slow, failing(), pool, ahead=lambda: 9)
+        with pytest.raises(OSError, match="gone"):
+            next(results)
+        release.set()
+    assert done in ([], [0])  # one may have begun
+
+
+def test_the_look_ahead_may_change_on_the_way() -> None:
+    made: list[int] = []
+    ahead = 2
+    with ThreadPoolExecutor(2) as pool:
+        results = map_ahead(lambda n: n, _numbers(1000, made), pool, ahead=lambda: ahead)
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        assert len(made) == 4
+        ahead = 20
+        assert next(results) == 3
+        assert len(made) == 23
+        ahead = 1
+        assert [next(results) for _ in range(19)] == list(range(4, 23))
+        results.close()

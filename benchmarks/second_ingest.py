@@ -1,0 +1,202 @@
+"""A second ingest in which nothing has changed: whole processes, beside the floor of walking the same folder.
+
+    python benchmarks/second_ingest.py [--files 100000] [--rounds 5] [--model FOLDER] [--results FILE]
+
+Draws small JPEGs of which no two have the same bytes, 1,000 to a folder, fills an embedded store with them
+once, and then runs `imret ingest` on them again and again, in turns with a bare os.walk and os.stat of every
+file. Files and store are in the page cache. That nothing is decoded is taken from imret's report, and tried:
+at the end every file is overwritten with zeros, of the same length and time, and ingested once more. Without
+--model, the model has random weights; nothing loads it after the first run. Everything is made in a temporary
+folder (1 GB for 100,000 files) and deleted at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+GOAL_S = 10
+IMRET = (sys.executable, "-m", "imret.cli")
+WALK = """
+import os, sys
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        os.stat(os.path.join(folder, name))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A process from its start to its end: wall and processor seconds, those of its children included."""
+
+    wall_s: float
+    worked_s: float
+
+
+def draw_files(folder: Path, n: int) -> None:
+    """Write n JPEGs of 64 x 48 pixels, 1,000 to a category; no two have the same bytes."""
+    seen: set[bytes] = set()
+    for number in range(n):
+        rng = np.random.default_rng(number)
+        colours = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(colours).resize((64, 48), Image.Resampling.BICUBIC).save(out, "JPEG", quality=85)
+        data = out.getvalue()
+        seen.add(hashlib.sha256(data).digest()[:16])
+        category = folder / f"{number // 1000:03}"
+        if number % 1000 == 0:
+            category.mkdir(parents=True)
+        (category / f"{number % 1000:03}.jpg").write_bytes(data)
+    assert len(seen) == n, "two files have the same bytes"
+
+
+def random_model(folder: Path) -> Path:
+    """Write a CLIP of 32 pixels and 32 dimensions with random weights, and return where it is."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from conftest import write_random_model
+
+    return write_random_model(folder, seed=0)
+
+
+def timed(command: Sequence[str], env: dict[str, str]) -> Run:
+    """Run a command to its end."""
+    start, before = time.perf_counter(), os.times()
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    wall, after = time.perf_counter() - start, os.times()
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return Run(wall, sum(after[2:4]) - sum(before[2:4]))
+
+
+def overwrite(folder: Path) -> None:
+    """Fill every file with zeros and leave its length and time as they are."""
+    for file in folder.rglob("*.jpg"):
+        info = file.stat()
+        file.write_bytes(bytes(info.st_size))
+        os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def cpu() -> str:
+    """Return the name of the processor and how many cores this process has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores ({name})"
+
+
+def measure(work: Path, model: Path, n: int, rounds: int) -> tuple[Run, dict[str, list[Run]], list[float]]:
+    """Return the first ingest, the runs of both contenders, and the seconds of imret's own reports."""
+    photos, report = work / "photos", work / "report.json"
+    env = {**os.environ, "IMRET_HOME": str(work / "home")}
+    ingest = [*IMRET, "ingest", str(photos), "--db", str(work / "store"), "--report", str(report)]
+
+    def checked(**counts: int) -> float:
+        said: dict[str, Any] = json.loads(report.read_text())
+        wrong = {name: said[name] for name, count in counts.items() if said[name] != count}
+        assert not wrong, f"the report says {wrong}, not {counts}"
+        return float(said["seconds"])
+
+    draw_files(photos, n)
+    first = timed([*ingest, "--model", str(model)], env)
+    checked(added=n, encoded=n, skipped=0)
+    runs: dict[str, list[Run]] = {"walk": [], "imret": []}
+    seconds = []
+    for number in range(-1, rounds):  # the first brings files into memory
+        walk = timed([sys.executable, "-c", WALK, str(photos)], env)
+        again = timed(ingest, env)
+        took = checked(unchanged=n, encoded=0, added=0, updated=0, skipped=0, missing=0)
+        if number >= 0:
+            runs["walk"].append(walk)
+            runs["imret"].append(again)
+            seconds.append(took)
+    overwrite(photos)
+    timed(ingest, env)
+    checked(unchanged=n, encoded=0, skipped=0)
+    return first, runs, seconds
+
+
+def page(n: int, given: str, first: Run, runs: dict[str, list[Run]], seconds: list[float]) -> str:
+    """Return what was measured, as Markdown."""
+
+    def shown(values: Sequence[float]) -> str:
+        return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+    def median(name: str, key: str) -> float:
+        return statistics.median(getattr(run, key) for run in runs[name])
+
+    rows = [
+        f"| {title} | {shown([run.wall_s for run in runs[name]])} "
+        f"| {shown([run.worked_s for run in runs[name]])} | {goal} |"
+        for title, name, goal in (
+            ("`os.walk` and `os.stat` of every file, the floor", "walk", ""),
+            ("`imret ingest`, nothing changed", "imret", f"< {GOAL_S}"),
+        )
+    ]
+    wall, worked = (median("imret", key) / median("walk", key) for key in ("wall_s", "worked_s"))
+    return "\n".join(
+        [
+            f"# A second ingest of {n:,} files",
+            "",
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, embedded "
+            f"store. `{given}`. Whole processes in turns, medians of {len(seconds)} with least and most, "
+            f"files and store in the page cache; load average {os.getloadavg()[0]:.1f} at the end.",
+            "",
+            "| | wall, s | processor time, s | goal |",
+            "|---|---|---|---|",
+            *rows,
+            f"| ratio | {wall:.1f} | {worked:.1f} | |",
+            "",
+            f"Of imret's wall time {shown(seconds)} s are the ingest itself; the rest is starting Python and "
+            "the store's process, opening the collection and closing it.",
+            "",
+            f"Every report said {n:,} unchanged, 0 encoded, 0 skipped; so did that of one more run, after "
+            "every file had been overwritten with zeros of the same length and time: none is opened.",
+            "",
+            f"The first ingest took {first.wall_s:.0f} s, {first.worked_s:.0f} s of processor time "
+            f"({n / first.wall_s:,.0f} pictures/s).",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure and print, as a page of Markdown."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", type=Path, help="a model folder")
+    parser.add_argument("--results", type=Path, help="write the page there, too")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        model = random_model(work / "model") if given.model is None else given.model.resolve()
+        measured = measure(work, model, given.files, given.rounds)
+    command = f"python benchmarks/second_ingest.py --files {given.files} --rounds {given.rounds}"
+    text = page(given.files, command + (" --model FOLDER" if given.model else ""), *measured)
+    print(text)
+    if given.results is not None:
+        given.results.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
