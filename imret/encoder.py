@@ -256,7 +256,7 @@ class Encoder:
         n = torch.get_num_threads()
         if n == 1 or not self._small_steps:
             return None
-        return ThreadPoolExecutor(n, "imret-encode", initializer=_compute_alone)
+        return ThreadPoolExecutor(n, "imret-lane", initializer=_compute_alone)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:

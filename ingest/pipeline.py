@@ -301,20 +301,18 @@ class _Run:
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
     ) -> Generator[list[_NewPoint], None, None]:
-        """Yield batches with their vectors, in order."""
-        first = next(batches, None)
-        if first is None:
-            return  # nothing to encode, so nothing asks for the device
-        at_once = self.encoder.calls_at_once
-        if at_once == 1:  # in this thread: nothing to hand over
-            for decoded, twins in chain([first], batches):
-                yield self._points(decoded, twins)
-            return
+        """Yield batches with their vectors, in order, as many in work at a time as the encoder can use."""
+        at_once = 1  # until there is something to encode: asking loads torch
+
+        def encode(batch: tuple[list[Decoded], list[Planned]]) -> list[_NewPoint]:
+            nonlocal at_once
+            if batch[0]:
+                at_once = self.encoder.calls_at_once
+            return self._points(*batch)
+
         with (
-            ThreadPoolExecutor(at_once, "imret-encode-batch") as callers,
-            closing(
-                map_ahead(lambda batch: self._points(*batch), chain([first], batches), callers, ahead=at_once)
-            ) as encoded,
+            ThreadPoolExecutor(thread_name_prefix="imret-encode") as callers,
+            closing(map_ahead(encode, batches, callers, ahead=lambda: at_once)) as encoded,
         ):
             yield from encoded
 
