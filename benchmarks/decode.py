@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import cores
 from open_clip.transform import image_transform
 from PIL import Image
 
@@ -110,7 +111,7 @@ def main() -> None:
     lines = [
         "# From a JPEG file to a model's pixels",
         "",
-        f"{date.today()}, one thread ({platform.processor() or platform.machine()}), Python "
+        f"{date.today()}, one thread of {cores()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}, Pillow {Image.__version__}",
     ]
     for title, data in (("photos", small), ("photos of twelve megapixels", large)):

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from matplotlib.figure import Figure
 
 from finetune.blend import blend_states
@@ -221,7 +222,7 @@ def table(
     points: dict[str, tuple[str, float]],
 ) -> str:
     """Return the results as Markdown."""
-    n, cpu = report["data"]["images"], _processor()
+    n, cpu = report["data"]["images"], processor()
     base = figures_of(report, "baseline")
     lines = [
         "# Fine-tuning a small CLIP on ten categories of real photos",
@@ -292,13 +293,6 @@ def _difference(one: dict[str, Any] | None, scale: float = 1) -> str:
     digits = 3 if scale == 1 else 2
     value, (low, high) = one["difference"] * scale, (bound * scale for bound in one["interval"])
     return f"{value:+.{digits}f} | [{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def plot(

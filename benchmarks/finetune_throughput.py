@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import processor
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -352,10 +353,7 @@ def device_name(device: torch.device) -> str:
     """Return what a device calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return f"{torch.get_num_threads()} threads of {line.split(':', 1)[1].strip()}"
-    return platform.processor()
+    return f"{torch.get_num_threads()} threads of {processor()}"
 
 
 def _memory(device: torch.device) -> float:

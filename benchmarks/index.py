@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from machine import cores
 from numpy.typing import NDArray
 
 DIMS = {1_000: 1024, 10_000: 1024, 100_000: 1024, 1_000_000: 256}
@@ -654,7 +655,7 @@ def main() -> None:
         lines += [
             "# The vector index",
             "",
-            f"{date.today()}, one core of {_processor()}, Python {platform.python_version()}, {packages}.",
+            f"{date.today()}, one of {cores()}, Python {platform.python_version()}, {packages}.",
             f"{QUERIES} queries, {LIMIT} hits; medians of {ROUNDS} rounds, engines in turns. Graphs: m {M}, "
             f"ef_construct {EF_CONSTRUCT}; ef of the peers: the least that finds as much as imret.",
             "",
@@ -689,11 +690,6 @@ def build(folder: Path, n: int, given: argparse.Namespace) -> None:
         process.join()
         if process.exitcode:
             sys.exit(f"building {engine} failed")
-
-
-def _processor() -> str:
-    found = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return f"{os.cpu_count()} ({found[1] if found else platform.machine()})"
 
 
 if __name__ == "__main__":

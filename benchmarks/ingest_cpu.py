@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from machine import cores
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -194,7 +194,7 @@ def report(files: list[Path], model: Path, work: Path, rounds: int) -> str:
         [
             "# Ingest end to end on a CPU",
             "",
-            f"{date.today()}, {os.cpu_count()} cores ({_processor()}), "
+            f"{date.today()}, {cores()}, "
             f"Python {platform.python_version()}, torch {torch.__version__}. {n:,} JPEG files, "
             f"{size / 1e6:.2f} megapixels on average. Medians of {rounds} rounds in turns, least and most; "
             f"load average {os.getloadavg()[0]:.1f} at the end.",
@@ -215,14 +215,6 @@ def report(files: list[Path], model: Path, work: Path, rounds: int) -> str:
             f"reaches {rate['ingest'] / floor:.0%}.",
         ]
     )
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.machine()
 
 
 if __name__ == "__main__":

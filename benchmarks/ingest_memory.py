@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from second_ingest import IMRET, cpu, draw_files, random_model
+from machine import cores
+from second_ingest import IMRET, draw_files, random_model
 
 GOAL = 1.10  # of the pipeline's memory: so much more at most
 EVERY_S = 0.05
@@ -151,7 +152,7 @@ def page(given: str, n_files: Sequence[int], runs: dict[int, list[tuple[float, d
         [
             "# Memory of an ingest",
             "",
-            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, embedded "
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores()}, Python {platform.python_version()}, embedded "
             f"store, empty before each run. `{given}`. MiB; medians of {len(runs[many])} runs in turns, with "
             f"least and most; an ingest took {times}; load average {os.getloadavg()[0]:.1f} at the end.",
             "",

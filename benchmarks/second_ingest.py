@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import cores
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
@@ -94,17 +95,6 @@ def overwrite(folder: Path) -> None:
         os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def cpu() -> str:
-    """Return the name of the processor and how many cores this process has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores ({name})"
-
-
 def measure(work: Path, model: Path, n: int, rounds: int) -> tuple[Run, dict[str, list[Run]], list[float]]:
     """Return the first ingest, the runs of both contenders, and the seconds of imret's own reports."""
     photos, report = work / "photos", work / "report.json"
@@ -158,7 +148,7 @@ def page(n: int, given: str, first: Run, runs: dict[str, list[Run]], seconds: li
         [
             f"# A second ingest of {n:,} files",
             "",
-            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, embedded "
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores()}, Python {platform.python_version()}, embedded "
             f"store. `{given}`. Whole processes in turns, medians of {len(seconds)} with least and most, "
             f"files and store in the page cache; load average {os.getloadavg()[0]:.1f} at the end.",
             "",

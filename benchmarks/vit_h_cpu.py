@@ -24,7 +24,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from machine import cores
+
 HERE = Path(__file__).resolve().parent
+GFLOP = 334.6  # of one picture through the image tower, two for each weight and position; attention included
 QUERY = "a red mushroom in the wet grass"  # 9 tokens with begin and end
 
 # What `imret search` does, with its share of the time; the imports come first here, and are the same. What
@@ -107,12 +110,17 @@ def report(model: Path, work: Path, rounds: int, batch: int) -> str:
         + " |"
         for name in ("imret", "stock")
     ]
+    peak = taken["peak"]
+
+    def reached(who: str, dtype: str) -> float:
+        return GFLOP * batch / statistics.median(wall for wall, _ in taken["image"][who]) / peak[dtype]
+
     cosines = ", ".join(f"{name} {value:.6f}" for name, value in taken["cosines"].items())
     return "\n".join(
         [
             "# ViT-H/14 on a CPU",
             "",
-            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cpu()}, Python {platform.python_version()}, "
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores()}, Python {platform.python_version()}, "
             f"torch {torch.__version__}, {taken['threads']} threads, {taken['precision']} beside fp32; 986 M "
             f"random weights. `python benchmarks/vit_h_cpu.py --rounds {rounds} --batch {batch}`. Medians of "
             f"{rounds} rounds in which both take turns, least and most; load average {taken['load']:.1f} at "
@@ -123,6 +131,11 @@ def report(model: Path, work: Path, rounds: int, batch: int) -> str:
             *rows,
             "",
             f"Least cosine of imret to stock: {cosines}.",
+            "",
+            f"The floor: a product of the MLP's shapes alone reaches {peak['float32']:.0f} GFLOP/s in fp32 "
+            f"and {peak['bfloat16']:.0f} in bf16, a ratio of {peak['bfloat16'] / peak['float32']:.1f}. At "
+            f"{GFLOP} GFLOP a picture the stock script is at {reached('stock', 'float32'):.0%} of the first, "
+            f"imret at {reached('imret', 'bfloat16'):.0%} of the second.",
             "",
             f"Shares of a cold search for {QUERY!r}, seconds:",
             "",
@@ -148,16 +161,6 @@ def ratio(name: str, unit: str, times: dict[str, list[list[float]]], goal: float
 def shown(runs: list[dict[str, float]], key: str) -> str:
     """Return the median of one share."""
     return f"{statistics.median(run[key] for run in runs):.2f}"
-
-
-def cpu() -> str:
-    """Return the name of the processor and how many cores this process has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f"{os.cpu_count()} cores ({name})"
 
 
 def clocked(run: Callable[[], Any]) -> list[float]:
@@ -207,7 +210,23 @@ def encode(model: str, rounds: int, batch: int) -> dict[str, Any]:
             for who, run in runs.items():
                 for _ in range(4 if kind == "text" else 1):
                     taken[kind][who].append(clocked(run))
-    return {**taken, "load": os.getloadavg()[0]}
+    return {**taken, "peak": peak_gflops(batch, rounds), "load": os.getloadavg()[0]}
+
+
+def peak_gflops(batch: int, rounds: int) -> dict[str, float]:
+    """Return the GFLOP/s, medians, of the first product of ViT-H/14's MLP alone, by data type."""
+    import torch
+
+    rows, width, inner = 257 * batch, 1280, 5120
+    speeds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(4 * rounds):
+        for name, values in speeds.items():
+            dtype = getattr(torch, name)
+            x, weight = torch.ones(rows, width, dtype=dtype), torch.ones(inner, width, dtype=dtype)
+            with torch.inference_mode():
+                wall, _ = clocked(lambda x=x, weight=weight: torch.nn.functional.linear(x, weight))
+            values.append(2e-9 * rows * width * inner / wall)
+    return {name: statistics.median(values) for name, values in speeds.items()}
 
 
 def searches(model: Path, work: Path, rounds: int) -> dict[str, Any]:

@@ -25,11 +25,12 @@ from torch import nn
 
 from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
-from imret.folding import fold_batch_norms, is_plain
+from imret.folding import fold_batch_norms
 from imret.images import MAX_PIXELS, Source
 from imret.light_text import unit_mean
 from imret.models import ModelFiles, Preprocess, resolve_model
 from imret.resizing import load_pixels
+from imret.switches import wants
 from imret.tokens import TextTruncated, is_clip_tokenizer, warn_truncated
 from imret.towers import Checkpoint, has_batch_norm, load_clip
 
@@ -38,6 +39,7 @@ __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_devic
 # Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
 # take the least time, 32 take twice as long.
 _IN_CACHE = 4
+_PLAIN = ("IMRET_TOWERS", "plain")  # as open_clip builds them, and as many pictures at a time as asked for
 
 
 class Encoder:
@@ -248,7 +250,7 @@ class Encoder:
     def _small_steps(self) -> bool:
         # What a convolution writes is to be in the cache still when the next layer reads it. The layers of a
         # transformer read more weights than pictures.
-        return self.device.type == "cpu" and self._has_batch_norm
+        return self.device.type == "cpu" and not wants(*_PLAIN) and self._has_batch_norm
 
     @cached_property
     def _lanes(self) -> ThreadPoolExecutor | None:
@@ -341,7 +343,7 @@ class Encoder:
 
     def _fold(self, tower: Any) -> None:
         # In bfloat16 a folded scale is rounded together with the weights.
-        if self._has_batch_norm and self.precision == "fp32" and not is_plain():
+        if self.precision == "fp32" and not wants(*_PLAIN) and self._has_batch_norm:
             example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
             fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
 

@@ -2,12 +2,11 @@
 
 At inference a batch norm scales and shifts each channel by constants, which the weights of the convolution
 before it can hold. Source: Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", section 3.2. IMRET_TOWERS=plain leaves towers as open_clip builds them.
+Integer-Arithmetic-Only Inference", section 3.2. `imret.encoder` leaves it out where IMRET_TOWERS=plain.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,11 +18,6 @@ from torch.utils.hooks import RemovableHandle
 
 # Of features that differ by more than this share of the largest, the tower was not what it seemed to be.
 _TOLERANCE = 1e-3
-
-
-def is_plain() -> bool:
-    """Whether IMRET_TOWERS asks for towers as open_clip builds them."""
-    return os.environ.get("IMRET_TOWERS", "").strip().lower() == "plain"
 
 
 @torch.inference_mode()

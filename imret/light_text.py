@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-import os
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -138,11 +136,6 @@ class LightText:
         centred *= self._weights.whole(f"{name}.weight")
         centred += self._weights.whole(f"{name}.bias")
         return centred
-
-
-def is_off() -> bool:
-    """Whether the user wants all texts encoded by torch: IMRET_LIGHT_TEXT=off."""
-    return os.environ.get("IMRET_LIGHT_TEXT", "").strip().lower() in ("off", "0", "no", "false")
 
 
 def open_light_text(files: ModelFiles) -> LightText | None:
@@ -296,33 +289,28 @@ def _as_float32(stored: NDArray[Any], dtype: str) -> Floats:
 # ---- Products -----------------------------------------------------------------------------------------
 
 _MAX_THREADS = 8  # memory gives weights no faster to more
-_one_at_a_time = threading.Lock()  # OpenBLAS's number of threads is the process's
+_one_at_a_time = threading.Lock()  # a BLAS's number of threads is the process's
 
 
 class _Products:
     """Products of mapped weights with few rows.
 
     OpenBLAS's threads spin while they wait for each other: on cores that others use too, twice the time. So
-    each of our own has a part of a weight, and OpenBLAS one thread. Any other BLAS is left to do as it does.
+    each of our own has a part of a weight, and the BLAS one thread.
     """
 
     def __init__(self, weights: _Weights) -> None:
         self._weights = weights
         with _one_at_a_time:
-            self._threads = min(_MAX_THREADS, max(1, _openblas()[0]()))
+            sizes = [library.num_threads for library in _blas().lib_controllers]
+        self._threads = min(_MAX_THREADS, max(sizes, default=1))
         self._others = ThreadPoolExecutor(max(1, self._threads - 1), "imret-text")
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep OpenBLAS to one thread, and other threads waiting that want to."""
-        get_threads, set_threads = _openblas()
-        with _one_at_a_time:
-            before = get_threads()
-            set_threads(1)
-            try:
-                yield
-            finally:
-                set_threads(before)
+        """Keep the BLAS to one thread, and other threads waiting that want to."""
+        with _one_at_a_time, _blas().limit(limits=1):
+            yield
 
     def product(self, name: str, x: Floats) -> Floats:
         """Return weight @ x: (out, in), (in, rows) -> (out, rows).
@@ -345,16 +333,8 @@ class _Products:
 
 
 @lru_cache(maxsize=1)
-def _openblas() -> tuple[Callable[[], int], Callable[[int], Any]]:
-    """Return how to get and set the number of OpenBLAS's threads; of another BLAS: one, and nothing."""
-    import ctypes
+def _blas() -> Any:
+    """Return threadpoolctl's controller of numpy's BLAS."""
+    from threadpoolctl import ThreadpoolController
 
-    core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get("numpy.core._multiarray_umath")
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(core.__file__)  # type: ignore[union-attr]
-        for prefix, suffix in (("scipy_", "64_"), ("", "64_"), ("scipy_", ""), ("", "")):
-            with contextlib.suppress(AttributeError):
-                get_threads = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
-                set_threads = getattr(library, f"{prefix}openblas_set_num_threads{suffix}")
-                return get_threads, set_threads
-    return lambda: 1, lambda n: None
+    return ThreadpoolController().select(user_api="blas")

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from imret import DEFAULT_MODEL, __version__
 from imret.models import ModelFiles, Preprocess, cache_dir, open_clip_version, resolve_model
+from imret.switches import is_off
 
 if TYPE_CHECKING:
     from imret.encoder import Encoder
@@ -155,9 +156,9 @@ class CachedEncoder:
     def _light(self) -> LightText | None:
         if self._device not in ("auto", "cpu") or self._precision == "bf16":
             return None
-        from imret.light_text import is_off, open_light_text
+        from imret.light_text import open_light_text
 
-        return None if is_off() else open_light_text(self.files)
+        return None if is_off("IMRET_LIGHT_TEXT") else open_light_text(self.files)
 
     # ---- As Encoder ---------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ def entry_key(fingerprint: str, device: str, precision: str, texts: Sequence[str
 
 def load(key: str, dim: int) -> NDArray[np.float32] | None:
     """Return the (dim,) vector of an entry and mark it as used; None if there is none that is whole."""
-    if _is_off():
+    if is_off("IMRET_QUERY_CACHE"):
         return None
     path = _folder() / key
     try:
@@ -264,7 +265,7 @@ def save(key: str, vector: NDArray[np.float32]) -> None:
     The entry is whole or absent, also for other processes and after a kill. Beyond `MAX_ENTRIES`, those that
     were used longest ago go.
     """
-    if _is_off():
+    if is_off("IMRET_QUERY_CACHE"):
         return
     data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
     temporary = None
@@ -310,7 +311,3 @@ def _digest(key: str, data: bytes) -> bytes:
 
 def _folder() -> Path:
     return cache_dir() / "queries"
-
-
-def _is_off() -> bool:
-    return os.environ.get("IMRET_QUERY_CACHE", "").strip().lower() in ("off", "0", "no", "false")

@@ -7,8 +7,6 @@ channel; IMRET_RESIZE=exact decodes whole and resizes with Pillow: to the pixel 
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +24,9 @@ from imret.images import (
     pillow_resize,
 )
 from imret.models import Preprocess
+from imret.switches import wants
 
-
-def is_exact() -> bool:
-    """Whether IMRET_RESIZE asks for what open_clip's own transform gives, to the pixel."""
-    return os.environ.get("IMRET_RESIZE", "").strip().lower() == "exact"
+EXACT = ("IMRET_RESIZE", "exact")  # what open_clip's own transform gives, to the pixel
 
 
 def load_pixels(
@@ -49,7 +45,7 @@ def load_pixels(
     Raises:
         ImageError: As `load_image`.
     """
-    if is_exact():
+    if wants(*EXACT):
         image = load_image(source, max_pixels=max_pixels)
         return fit(image, preprocess), image.size
     reduced = load_to_cover(source, max(preprocess.size), max_pixels=max_pixels)
@@ -68,7 +64,7 @@ def fit(image: Picture, preprocess: Preprocess, reduced: Reduced | None = None) 
         interpolation=preprocess.interpolation,
         resize_mode=preprocess.resize_mode,
         fill_color=preprocess.fill_color,
-        resize=pillow_resize if is_exact() else resize,
+        resize=pillow_resize if wants(*EXACT) else resize,
         reduced=reduced,
     )
 

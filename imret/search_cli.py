@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from imret.options import (
 )
 from imret.output import deliver, output_options
 from imret.payload import one_line
+from imret.switches import is_off
 
 if TYPE_CHECKING:
     from imret.errors import ImretError
@@ -262,7 +262,7 @@ def _from_server(
 ) -> tuple[list[Hit] | None, ImretError | None]:
     """Return what a running server answers; else None, and what it says is wrong, if anything."""
     context = click.get_current_context()
-    if os.environ.get("IMRET_SERVER", "").strip().lower() in ("off", "0", "no", "false") or any(
+    if is_off("IMRET_SERVER") or any(
         context.get_parameter_source(name) is not ParameterSource.DEFAULT
         for name in ("model", "arch", "device", "precision")
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,45 @@ def test_an_encoder_gives_the_vectors_of_the_plain_tower(
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     assert norms_in(quick._tower("image")) == 0
     assert norms_in(plain._tower("image")) > 30
+
+
+def test_pictures_spread_over_threads_keep_their_order_and_torch_its_threads(mobile: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3), dtype=np.uint8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        encoder = Encoder(mobile, device="cpu")
+        rows = encoder.encode_pixels(pixels)
+        assert encoder.calls_at_once > 1
+        assert encoder._lanes is not None
+        assert {encoder._lanes.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(encoder.encode_pixels, [pixels[i:] for i in range(4)]))
+    finally:
+        torch.set_num_threads(before)
+    each = np.concatenate([encoder.encode_pixels(pixels[i : i + 1]) for i in range(len(pixels))])
+    np.testing.assert_allclose(rows, each, atol=1e-5)
+    for i, some in enumerate(together):
+        np.testing.assert_allclose(some, each[i:], atol=1e-5)
+
+
+def test_plain_towers_take_as_many_pictures_at_a_time_as_asked_for(
+    mobile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((9, 64, 64, 3), dtype=np.uint8)
+    sizes: list[int] = []
+    for switch in ("", "plain"):
+        monkeypatch.setenv("IMRET_TOWERS", switch)
+        encoder = Encoder(mobile, device="cpu")
+        encoder.encode_pixels(pixels[:1])
+        encoder._tower("image").get_submodule("visual").register_forward_hook(
+            lambda module, given, made: sizes.append(len(given[0]))
+        )
+        encoder.encode_pixels(pixels)
+        sizes.append(0)
+    assert sorted(sizes[: sizes.index(0)]) == [1, 4, 4]
+    assert sizes[sizes.index(0) + 1 :] == [9, 0]
 
 
 def test_real_photos_keep_their_vectors(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

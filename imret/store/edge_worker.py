@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from imret.errors import DataError, ImretError, StoreError, StoreLocked
 from imret.store import edge_folder as folder
 from imret.store.contract import (
+    EF_CONSTRUCT,
     HNSW_EF,
     INDEXED_FIELDS,
     INTEGER_FIELDS,
@@ -38,6 +39,7 @@ from imret.store.contract import (
     Filter,
     Identity,
     Ids,
+    M,
     Match,
     Range,
 )
@@ -50,9 +52,6 @@ LINGER_S = 1.0  # a shard stays open this long after its last handle: opening 10
 # error. 32 MiB each for two log files and the open page of the segment, and something to spare.
 MIN_FREE_BYTES = 150_000_000
 
-# The graph. On sets made hard on purpose, ef_construct 200 instead of 100 takes half again to twice as long
-# to build, and a walk then finds as much with half of HNSW_EF (benchmarks/index.py).
-M, EF_CONSTRUCT = 16, 200
 FULL_SCAN_KB = 10_000  # what a filter keeps of fewer vectors, the engine scans; values of more get links
 
 # A filter that keeps fewer bytes of vectors than this is answered by an exact scan. Where one value of a

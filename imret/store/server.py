@@ -34,6 +34,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.store.contract import (
+    EF_CONSTRUCT,
     HNSW_EF,
     INDEXED_FIELDS,
     INTEGER_FIELDS,
@@ -44,6 +45,7 @@ from imret.store.contract import (
     Filter,
     Identity,
     Ids,
+    M,
     Match,
     Point,
     Range,
@@ -462,7 +464,7 @@ class ServerStore:
             return self._client.create_collection(
                 physical,
                 vectors_config=models.VectorParams(size=identity.dim, distance=models.Distance.COSINE),
-                hnsw_config=models.HnswConfigDiff(m=16, ef_construct=100),
+                hnsw_config=models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
                 quantization_config=models.ScalarQuantization(
                     scalar=models.ScalarQuantizationConfig(
                         type=models.ScalarType.INT8, quantile=0.99, always_ram=True
