@@ -11,7 +11,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from finetune.sources import Record, by_category
 from finetune.taxa import TEXT_KINDS
 from imret.errors import DataError, ImageError
 from imret.folders import Skipped
-from imret.images import fit_image, load_image
 from imret.likeness import Look, look_at
 from imret.models import Preprocess
+from imret.resizing import load_pixels
 
 # What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
 _ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, _AUGMENT, _SPECIES = range(7)  # 2: finetune.sources
@@ -46,7 +46,7 @@ class Pictures:
         folder: What the records' paths are below of.
         records: The pictures.
         size: (H, W) of the pixels.
-        preprocess: How a picture is fitted to that size: the model's own way.
+        preprocess: How a picture is fitted to that size: the model's own way, as where pictures are ingested.
         budget_bytes: Most memory that decoded pictures may take; half of what is free, if that is less.
     """
 
@@ -62,7 +62,7 @@ class Pictures:
         self.folder = Path(folder)
         self.records = list(records)
         self.size = size
-        self.preprocess = preprocess
+        self.preprocess = replace(preprocess, size=size)
         self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
         self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
         self._kept: NDArray[np.uint8] | None = None
@@ -140,16 +140,8 @@ class Pictures:
 
     def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
         """Return a picture's pixels, or why there are none."""
-        fit = self.preprocess
         try:
-            image = load_image(self.folder / record.path)
-            return fit_image(
-                image,
-                size=self.size,
-                interpolation=fit.interpolation,
-                resize_mode=fit.resize_mode,
-                fill_color=fit.fill_color,
-            )
+            return load_pixels(self.folder / record.path, self.preprocess)[0]
         except ImageError as error:
             return str(error)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A picture file to the pixels that a model takes, fast: what ingest, evaluation and queries share.
+"""A picture file to the pixels that a model takes, fast: for ingest, training, evaluation and queries.
 
 Large JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, and resized by
 PyTorch's vectorised kernel for bytes. That kernel and Pillow's round alike but for a level or two in a

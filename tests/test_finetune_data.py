@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from finetune.taxa import TEXT_KINDS, Taxon
 from imret.errors import DataError
 from imret.images import fit_image, load_image
 from imret.models import Preprocess
+from imret.resizing import load_pixels
 
 PREPROCESS = Preprocess(size=(32, 32), resize_mode="squash")
 
@@ -199,9 +201,21 @@ def test_pixels_kept_in_memory_and_decoded_anew_are_the_same(folder: Path) -> No
     decoded.select([17, 3, 5, 0])
     assert torch.equal(kept.batch([1, 0, 3, 1]), decoded.batch([1, 0, 3, 1]))
     expected = fit_image(load_image(folder / "aves" / "03.png"), size=(36, 36), resize_mode="squash")
-    np.testing.assert_array_equal(kept.batch([1])[0].numpy(), expected)
+    assert np.abs(kept.batch([1])[0].numpy().astype(int) - expected).max() <= 2  # another rounding
     kept.close()
     decoded.close()
+
+
+def test_a_large_photo_is_trained_on_as_it_will_be_ingested(folder: Path) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    path = folder / "aves" / "00.jpg"
+    Image.fromarray(noise).resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=95)
+    loaded = pictures(folder, 1 << 30)
+    loaded.load()
+    position = [record.path for record in loaded.records].index("aves/00.jpg")
+    ingested = load_pixels(path, replace(PREPROCESS, size=(36, 36)))[0]
+    np.testing.assert_array_equal(loaded.batch([position])[0].numpy(), ingested)
+    loaded.close()
 
 
 @pytest.mark.parametrize("budget_bytes", [0, 1 << 30])
@@ -221,7 +235,7 @@ def test_unreadable_pictures_are_skipped_with_a_reason_and_the_rest_keep_their_p
     assert len(loaded.records) == 15
     position = [record.path for record in loaded.records].index("aves/08.png")
     expected = fit_image(load_image(folder / "aves" / "08.png"), size=(36, 36), resize_mode="squash")
-    np.testing.assert_array_equal(loaded.batch([position])[0].numpy(), expected)
+    assert np.abs(loaded.batch([position])[0].numpy().astype(int) - expected).max() <= 2  # another rounding
     loaded.close()
 
 

@@ -31,6 +31,10 @@ def _entries() -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def _whole_entries() -> list[Path]:
+    return [path for path in _entries() if not path.name.startswith(".")]
+
+
 def _cached(model: Path, **options: Any) -> CachedEncoder:
     return CachedEncoder(model, device="cpu", **{"precision": "fp32", **options})
 
@@ -265,11 +269,11 @@ def test_a_process_killed_while_it_writes_leaves_whole_entries() -> None:
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         deadline = time.monotonic() + 60
-        while len(_entries()) < 50 and time.monotonic() < deadline:
+        while len(_whole_entries()) < 50 and time.monotonic() < deadline:
             time.sleep(0.005)
         writer.kill()
         writer.wait()
-        whole = [path for path in _entries() if not path.name.startswith(".")]
+        whole = _whole_entries()
         assert len(whole) == 50
         for path in whole:
             vector = load(path.name, 32)
