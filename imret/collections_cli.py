@@ -304,10 +304,12 @@ def _bar(description: str, total: int) -> Iterator[tuple[Callable[[int], Any], C
     from tqdm import tqdm
 
     with tqdm(desc=description, total=total, unit=" images", disable=not sys.stderr.isatty()) as bar:
+        begun = {"index"}  # it has no progress of its own
 
         def begin(stage: str) -> None:
-            if stage != "index":
+            if stage not in begun:
                 bar.reset(total)
+            begun.add(stage)
             bar.set_description(stage)
 
         yield bar.update, begin

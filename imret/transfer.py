@@ -160,7 +160,7 @@ def import_collection(
         replace: Replace one that exists, whatever its encoder.
         merge: Add to one that exists, of the same encoder; a point of the same id is replaced.
         on_points: Called with a number of points that were verified, then of those that were stored.
-        on_stage: Called with "verify", "store" and "index" as these begin.
+        on_stage: Called with "verify", "store" and "index" as these begin; the last two take turns.
 
     Returns:
         How many points were stored.
@@ -197,6 +197,10 @@ def import_collection(
             for ids, vectors, payloads in reader.batches():
                 target.upsert(ids, vectors, payloads)
                 say_points(len(ids))
+                if target.index_lags():
+                    say_stage("index")
+                    target.optimize()
+                    say_stage("store")
             if beside and (stored := target.count()) != points:
                 raise StoreError(
                     f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after all "

@@ -82,7 +82,8 @@ def ingest(
         max_pixels: Larger pictures are skipped, before decoding.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
-        on_stage: Called with "index" when the pictures are stored and the index is built.
+        on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
+            stored, and with "ingest" when pictures follow.
         on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
 
     Returns:
@@ -117,6 +118,7 @@ def ingest(
         workers=workers or os.cpu_count() or 1,
         max_pixels=max_pixels,
         on_encoder=on_encoder,
+        on_stage=on_stage,
     )
     try:
         if on_total is not None:
@@ -209,12 +211,14 @@ class _Run:
         workers: int,
         max_pixels: int,
         on_encoder: Callable[[], None] | None,
+        on_stage: Callable[[str], None] | None,
     ) -> None:
         self.target = target
         self.encoder = encoder
         self.tally = tally
         self._given_batch_size = batch_size
         self._on_encoder = on_encoder
+        self._on_stage = on_stage or (lambda stage: None)
         self.workers = workers
         self.max_pixels = max_pixels
         self._moved_away: set[str] = set()
@@ -356,6 +360,10 @@ class _Run:
         if time.monotonic() - self._last_flush > FLUSH_EVERY_S:
             self.target.flush()
             self._last_flush = time.monotonic()
+        if self.target.index_lags():
+            self._on_stage("index")
+            self.target.optimize()
+            self._on_stage("ingest")
 
 
 @dataclass(frozen=True)

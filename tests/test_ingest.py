@@ -96,6 +96,25 @@ def test_a_first_ingest_stores_every_picture_with_its_payload_and_its_embedding(
         assert point.payload["size_bytes"] == (photos / path).stat().st_size
 
 
+def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[int] = []  # points, each time that an index was built
+
+    def optimize(collection: EdgeCollection) -> None:
+        stored.append(collection.count())
+        optimized(collection)
+
+    optimized = EdgeCollection.optimize
+    monkeypatch.setattr(EdgeCollection, "optimize", optimize)
+    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() in (2, 4))
+    stages: list[str] = []
+    _ingest(photos, tmp_path / "db", encoder, batch_size=1, on_stage=stages.append)
+    assert stored == [2, 4, 5]
+    assert stages == ["index", "ingest", "index", "ingest", "index"]
+    assert len(_contents(tmp_path / "db")) == 5
+
+
 def test_a_second_run_decodes_nothing(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
     _ingest(photos, tmp_path / "db", encoder)
     for file in photos.rglob("*.png"):  # garbage of the same size and time: only a look inside would notice

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import mmap
 import multiprocessing
 import os
 import random
@@ -408,6 +410,114 @@ def test_the_index_finds_what_an_exact_search_finds(
                 )
             assert found / 1000 >= 0.99
             assert exact == 1000
+
+
+def test_a_filling_is_indexed_as_it_goes(
+    db: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_worker, "INDEX_POINTS", 1_000)
+    holder = edge_folder.Holder(os.getpid(), "test", "")
+    (db / "photos").mkdir(parents=True)
+    path, identity = db / "photos" / "v", Identity("m", "c3" * 32, 64)
+    ids = [str(uuid.UUID(int=i)) for i in range(8_000)]
+    shard = edge_worker.Shard(path, identity, holder=holder, index_from_kb=50)
+    indexed = []
+    for start in range(0, 8_000, 250):
+        if start == 4_000:  # as a program that goes on where another stopped
+            shard.close()
+            shard = edge_worker.Shard(path, identity, holder=holder, index_from_kb=50)
+        batch = slice(start, start + 250)
+        shard.upsert(ids[batch], clustered[0][batch], [{"category": "c"} for _ in ids[batch]])
+        if shard.index_lags():
+            shard.optimize()
+        stored, with_index, _ = shard.stats()
+        assert stored == start + 250
+        assert stored - with_index < max(1_000, with_index)
+        indexed.append(with_index)
+    assert sorted(set(indexed)) == [0, 1_000, 2_000, 4_000, 8_000]
+    shard.close()
+
+
+def test_without_enough_for_an_index_none_is_tried_at_every_batch(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_worker, "INDEX_POINTS", 500)
+    holder = edge_folder.Holder(os.getpid(), "test", "")
+    (db / "photos").mkdir(parents=True)
+    shard = edge_worker.Shard(db / "photos" / "v", MODEL, holder=holder, index_from_kb=10_000)
+    tries = 0
+    for start in range(0, 1_500, 100):
+        points = [point_of(i) for i in range(start, start + 100)]
+        vectors = np.stack([vector for _, vector, _ in points])
+        shard.upsert([one for one, _, _ in points], vectors, [payload for _, _, payload in points])
+        if shard.index_lags():
+            shard.optimize()
+            tries += 1
+    assert tries == 3
+    shard.close()
+
+
+def in_memory(path: Path) -> float:
+    """Return the share of a file's pages that the system holds in memory."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        array = np.frombuffer(mapped, np.uint8)
+        pages = np.zeros(-(-len(array) // mmap.PAGESIZE), np.uint8)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+        assert libc.mincore(array.ctypes.data, len(array), pages.ctypes.data) == 0
+        del array
+    return float((pages & 1).mean())
+
+
+def forget(path: Path) -> None:
+    """Have the system drop a file from memory."""
+    descriptor = os.open(path, os.O_RDWR)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def test_what_one_command_has_read_is_in_memory_for_the_next(
+    tmp_path: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    db = tmp_path / "db"  # on a disk
+    vectors = clustered[0]
+    with EdgeStore(db, index_from_kb=500) as store:
+        identity = Identity("m", "c3" * 32, 64)
+        collection = store.open_version("photos", identity)
+        collection.upsert([str(uuid.UUID(int=i)) for i in range(len(vectors))], vectors, [{}] * len(vectors))
+        collection.optimize()
+        store.switch("photos", identity)
+    (quantized,) = db.glob("photos/*/shard/segments/*/vector_storage/quantized.data")
+    forget(quantized)
+    if in_memory(quantized) > 0:
+        pytest.skip("this file system keeps its files in memory")
+    with EdgeStore(db) as store:
+        store.open("photos").search(clustered[1][0], limit=10)
+    assert in_memory(quantized) == 1.0
+
+
+def test_opening_reads_ahead_all_but_vectors_and_payloads(
+    tmp_path: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> None:
+    db = tmp_path / "db"  # on a disk
+    vectors = clustered[0][:3_000]
+    with EdgeStore(db, index_from_kb=500) as store:
+        identity = Identity("m", "c3" * 32, 64)
+        collection = store.open_version("photos", identity)
+        ids = [str(uuid.UUID(int=i)) for i in range(len(vectors))]
+        collection.upsert(ids, vectors, [{"path": one} for one in ids])
+        collection.optimize()
+        store.switch("photos", identity)
+    (shard,) = db.glob("photos/*/shard")
+    files = [one for one in shard.glob("segments/**/*") if one.is_file() and one.stat().st_size]
+    for one in files:
+        forget(one)
+    if any(in_memory(one) for one in files):
+        pytest.skip("this file system keeps its files in memory")
+    edge_worker._read_ahead(shard)
+    left = {one.name if one.name == "matrix.dat" else one.parent.name for one in files if in_memory(one) < 1}
+    assert left == {"matrix.dat", "payload_storage", "vectors"}
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])

@@ -25,7 +25,7 @@ from qdrant_over_http import LOCAL_MODE_WARNINGS
 from imret import transfer
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.store import Identity, Point, Store
-from imret.store.edge import EdgeStore
+from imret.store.edge import EdgeCollection, EdgeStore
 from imret.store.server import ServerStore
 from imret.transfer import export_collection, import_collection, read_header
 
@@ -151,6 +151,19 @@ def test_a_model_whose_name_is_no_unicode_travels(embedded: Store, folder: Path)
     export_collection(embedded, "photos", folder / "a.parquet")
     import_collection(folder / "a.parquet", embedded, "again")
     assert embedded.live("again") == odd
+
+
+def test_a_long_import_indexes_where_the_index_lags_and_says_so(
+    embedded: Store, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(embedded, name, range(50))
+    export_collection(embedded, name, folder / "a.parquet")
+    lags = iter([True])
+    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: next(lags, False))
+    stages: list[str] = []
+    import_collection(folder / "a.parquet", embedded, name, replace=True, on_stage=stages.append)
+    assert stages == ["verify", "store", "index", "store", "index"]
+    assert len(everything(embedded, name)) == 50
 
 
 @pytest.mark.parametrize("engine", ["embedded", "server"])

@@ -333,6 +333,12 @@ class Collection(Protocol):
     def flush(self) -> None:
         """Make everything stored so far survive a power cut."""
 
+    def index_lags(self) -> bool:
+        """Return whether whoever fills the collection should `optimize` now, and not at the end only.
+
+        An embedded store's engine keeps what has no index in memory, and scans it at every search.
+        """
+
     def optimize(self) -> None:
         """Build the vector index over what is not in it yet; returns when it is built."""
 

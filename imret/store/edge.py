@@ -344,6 +344,9 @@ class EdgeCollection:
     def flush(self) -> None:
         self._call("flush")
 
+    def index_lags(self) -> bool:
+        return bool(self._call("index_lags"))
+
     def optimize(self) -> None:
         self._call("optimize")
 

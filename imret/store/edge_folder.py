@@ -35,7 +35,7 @@ MARKER = "imret-store.json"
 IDENTITY = "identity.json"
 LIVE = "live.json"
 _TRASH = ".removed-"
-SHARING = 1  # which messages the worker of a sharing program understands: another number, other messages
+SHARING = 2  # which messages the worker of a sharing program understands: another number, other messages
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,11 @@ class VersionLock:
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+
+    def clear_note(self) -> None:
+        """Forget who holds it, and hold it until the process ends, which is now."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
 
     def release(self, *, remove: bool = False) -> None:
         """Let others open the version; with `remove` it is gone, and so is the file."""

@@ -730,6 +730,9 @@ class ServerCollection:
     def flush(self) -> None:
         pass  # a write is acknowledged when it is in the server's log
 
+    def index_lags(self) -> bool:
+        return False  # the server builds while it is filled
+
     def optimize(self) -> None:
         """Wait until the server has built what it builds by itself."""
         pause = 0.05

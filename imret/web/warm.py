@@ -160,6 +160,9 @@ class _View:
     def flush(self) -> None:
         self._inner.flush()
 
+    def index_lags(self) -> bool:
+        return self._inner.index_lags()
+
     def optimize(self) -> None:
         self._inner.optimize()
 
