@@ -6,8 +6,9 @@ Draws small JPEGs of which no two have the same bytes, and ingests each number o
 that is empty, in turns. Every 50 ms the anonymous memory (RssAnon: what is no page of a file) of each process
 is read from /proc; files in memory are the kernel's to drop. The pipeline is one process and should need the
 same at any number; the process that holds the store grows with the points, because the engine keeps in memory
-what it has of a segment (ids, payload indexes) until the segment's index is built. So it stands apart, with
-the bytes that each point adds. Without --model, the model has random weights. Linux only.
+what it has of a segment (ids, payload indexes) until the segment's index is built, and a graph while it
+builds one. So it stands apart, with the bytes that each point adds. Without --model, the model has random
+weights and 512 dimensions. Linux only.
 Everything is made in a temporary folder (1 GB for 100,000 files) and deleted at the end.
 """
 
@@ -182,7 +183,7 @@ def main() -> None:
     runs: dict[int, list[tuple[float, dict[str, Watched]]]] = {n: [] for n in given.files}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model = random_model(work / "model") if given.model is None else given.model.resolve()
+        model = random_model(work / "model", dim=512) if given.model is None else given.model.resolve()
         for n in given.files:
             draw_files(work / f"{n}", n)
         ingested(work / f"{given.files[0]}", model, work, given.files[0])  # fills caches

@@ -69,12 +69,12 @@ def draw_files(folder: Path, n: int) -> None:
     assert len(seen) == n, "two files have the same bytes"
 
 
-def random_model(folder: Path) -> Path:
-    """Write a CLIP of 32 pixels and 32 dimensions with random weights, and return where it is."""
+def random_model(folder: Path, *, dim: int = 32) -> Path:
+    """Write a CLIP of 32 pixels with random weights, and return where it is."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     from conftest import write_random_model
 
-    return write_random_model(folder, seed=0)
+    return write_random_model(folder, seed=0, dim=dim)
 
 
 def timed(command: Sequence[str], env: dict[str, str]) -> Run:

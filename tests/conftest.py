@@ -37,14 +37,14 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_model(tmp_path_factory.mktemp("models") / "random", seed=0)
 
 
-def write_random_model(folder: Path, *, seed: int) -> Path:
-    """Write a CLIP of 32 pixels and 32 dimensions with random weights; another seed is another encoder."""
+def write_random_model(folder: Path, *, seed: int, dim: int = 32) -> Path:
+    """Write a CLIP of 32 pixels with random weights; another seed is another encoder."""
     import open_clip
     import torch
     from safetensors.torch import save_file
 
     model_cfg = {
-        "embed_dim": 32,
+        "embed_dim": dim,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
