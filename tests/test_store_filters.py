@@ -23,7 +23,18 @@ from qdrant_client import QdrantClient
 from qdrant_over_grpc import QdrantOverGRPC
 from qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
 
-from imret.store import INDEXED_FIELDS, Collection, Condition, Filter, Identity, Ids, Match, Range
+from imret.store import (
+    INDEXED_FIELDS,
+    Collection,
+    Condition,
+    Filter,
+    Identity,
+    Ids,
+    Match,
+    Range,
+    edge_folder,
+    edge_worker,
+)
 from imret.store.contract import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 from imret.store.edge import EdgeStore
 from imret.store.server import ServerStore
@@ -314,10 +325,10 @@ def test_an_older_collection_gets_the_missing_indexes_when_it_is_filled_and_not_
 
 @pytest.mark.slow
 def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_an_index_and_without(
-    db: Path,
+    db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of this size, because what keeps less than 40 MB is scanned. A walk that ACORN does not help finds half
-    # of a tenth.
+    monkeypatch.setattr(edge_worker, "SCAN_BYTES", 40_000_000)  # between what the cases keep
+    # A walk that ACORN does not help finds half of a tenth.
     rng = np.random.default_rng(0)
     n, dim = 30_000, 1_024
     centres = rng.standard_normal((300, dim), np.float32)
@@ -325,20 +336,24 @@ def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_a
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = [str(uuid.UUID(int=i)) for i in range(n)]
     sizes = rng.permutation(n)
-    with EdgeStore(db) as store:
-        collection = store.open_version("photos", Identity("m", "c3" * 32, dim))
-        collection.upsert(ids, vectors, [{"size_bytes": int(size), "no_index": int(size)} for size in sizes])
-        collection.optimize()
-        assert collection.stats().status == "indexed"
+    (db / "photos").mkdir(parents=True)
+    holder, identity = edge_folder.Holder(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
+    shard = edge_worker.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=10_000)
+    try:
+        shard.upsert(ids, vectors, [{"size_bytes": int(size), "no_index": int(size)} for size in sizes])
+        shard.optimize()
+        assert shard.stats()[1] == n
         for field, kept in (("size_bytes", n // 10), ("size_bytes", n * 4 // 11), ("no_index", n // 10)):
             only = Filter(must=(Range(field, gte=n - kept),))
             allowed = np.flatnonzero(sizes >= n - kept)
             found = 0
             for query in vectors[:50]:
                 best = allowed[np.argsort(-(vectors[allowed] @ query))[:10]]
-                hits = collection.search(query, limit=10, filter=only)
-                found += len({ids[i] for i in best} & {hit.id for hit in hits})
+                hits = shard.search(query, 10, only, False)
+                found += len({ids[i] for i in best} & {row[0] for row in hits})
             assert found / 500 >= 0.99, (field, kept)
+    finally:
+        shard.close()
 
 
 def test_a_server_is_asked_for_an_index_of_each_fields_kind() -> None:

@@ -57,10 +57,11 @@ FULL_SCAN_KB = 10_000  # what a filter keeps of fewer vectors, the engine scans;
 
 # A filter that keeps fewer bytes of vectors than this is answered by an exact scan. Where one value of a
 # field with links is asked for, it is half again what the engine scans by itself: for just as many as that
-# it walks, but has made no links, and finds nothing. Other filters have only ACORN, which takes longer: 4.6
-# ms behind one that keeps a tenth of 100,000 x 1,024, where the scan takes 3.6.
+# it walks, but has made no links, and finds nothing. Other filters have only ACORN, which takes longer: 7 ms
+# behind one that keeps a tenth of 100,000 x 1,024, where the scan takes 2.6; 20 behind a tenth of a million
+# x 256, where it takes 10. They are even at 100 to 200 MB.
 SCAN_LINKED = 1.5  # times FULL_SCAN_KB
-SCAN_BYTES = 40_000_000
+SCAN_BYTES = 120_000_000
 
 # What is not flushed, and what has no index, the engine keeps in memory: 1 kB a point each. So what is stored
 # is flushed every so often, and a filling should stop to index when what has no index is as much as what has
@@ -681,11 +682,15 @@ def _index_of(field: str) -> Any:
     # No links in the graph for numbers and moments: with them, 30,000 vectors of 1,024 took four times as
     # long to index (88 s), and behind a range that keeps a tenth ACORN finds as much without (recall 0.998;
     # 0.51 with neither).
+    mapped = qe.Memory.Cached
     if field in INTEGER_FIELDS:
-        return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=qe.Memory.Cached)
+        return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=mapped)
     if field in MOMENT_FIELDS:
-        return qe.DatetimeIndexParams(enable_hnsw=False, memory=qe.Memory.Cached)
-    return qe.KeywordIndexParams(memory=qe.Memory.Cached)
+        return qe.DatetimeIndexParams(enable_hnsw=False, memory=mapped)
+    if field in ("path", "sha256"):  # a value for each point
+        return qe.KeywordIndexParams(memory=mapped)
+    # On the heap: a walk looks up each point that it comes to, and takes half the time, at a million points.
+    return qe.PayloadSchemaType.Keyword
 
 
 def _filter(only: Filter | None) -> qe.Filter | None:
