@@ -243,7 +243,7 @@ class Shard(Imret):
 
     def open(self) -> None:
         from imret.store.edge_folder import Holder
-        from imret.store.edge_worker import Shard as OpenShard
+        from imret.store.edge_shard import Shard as OpenShard
 
         path = next((self._folder / COLLECTION).glob("*/shard")).parent
         self._shard = OpenShard(path, None, holder=Holder(os.getpid(), "benchmark", ""), index_from_kb=10_000)

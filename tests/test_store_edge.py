@@ -27,7 +27,7 @@ from edge_points import DIM, MODEL, OTHER_MODEL, point_of, store_points, worker_
 from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
-from imret.store import Filter, Identity, Match, edge_folder, edge_worker
+from imret.store import Filter, Identity, Match, edge_folder, edge_shard
 from imret.store.edge import EdgeStore
 
 
@@ -415,17 +415,17 @@ def test_the_index_finds_what_an_exact_search_finds(
 def test_a_filling_is_indexed_as_it_goes(
     db: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_worker, "INDEX_POINTS", 1_000)
+    monkeypatch.setattr(edge_shard, "INDEX_POINTS", 1_000)
     holder = edge_folder.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     path, identity = db / "photos" / "v", Identity("m", "c3" * 32, 64)
     ids = [str(uuid.UUID(int=i)) for i in range(8_000)]
-    shard = edge_worker.Shard(path, identity, holder=holder, index_from_kb=50)
+    shard = edge_shard.Shard(path, identity, holder=holder, index_from_kb=50)
     indexed = []
     for start in range(0, 8_000, 250):
         if start == 4_000:  # as a program that goes on where another stopped
             shard.close()
-            shard = edge_worker.Shard(path, identity, holder=holder, index_from_kb=50)
+            shard = edge_shard.Shard(path, identity, holder=holder, index_from_kb=50)
         batch = slice(start, start + 250)
         shard.upsert(ids[batch], clustered[0][batch], [{"category": "c"} for _ in ids[batch]])
         if shard.index_lags():
@@ -441,10 +441,10 @@ def test_a_filling_is_indexed_as_it_goes(
 def test_without_enough_for_an_index_none_is_tried_at_every_batch(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_worker, "INDEX_POINTS", 500)
+    monkeypatch.setattr(edge_shard, "INDEX_POINTS", 500)
     holder = edge_folder.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
-    shard = edge_worker.Shard(db / "photos" / "v", MODEL, holder=holder, index_from_kb=10_000)
+    shard = edge_shard.Shard(db / "photos" / "v", MODEL, holder=holder, index_from_kb=10_000)
     tries = 0
     for start in range(0, 1_500, 100):
         points = [point_of(i) for i in range(start, start + 100)]
@@ -515,7 +515,7 @@ def test_opening_reads_ahead_all_but_vectors_and_payloads(
         forget(one)
     if any(in_memory(one) for one in files):
         pytest.skip("this file system keeps its files in memory")
-    edge_worker._read_ahead(shard)
+    edge_shard._read_ahead(shard)
     left = {one.name if one.name == "matrix.dat" else one.parent.name for one in files if in_memory(one) < 1}
     assert left == {"matrix.dat", "payload_storage", "vectors"}
 
@@ -528,7 +528,7 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     above: int,
 ) -> None:
     # Of just as many it neither scans the vectors nor has links between them.
-    monkeypatch.setattr(edge_worker, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
+    monkeypatch.setattr(edge_shard, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
     vectors = clustered[0][:6_000]
     few = np.random.default_rng(0).permutation(len(vectors))[: 80 + above]
     names = np.full(len(vectors), "many", object)
@@ -537,7 +537,7 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     holder = edge_folder.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     identity = Identity("m", "c3" * 32, 64)
-    shard = edge_worker.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=500)
+    shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=500)
     try:
         shard.upsert(ids, vectors, [{"category": name} for name in names])
         shard.optimize()
@@ -749,10 +749,10 @@ def test_a_full_disk_stops_the_writing_before_it_does_harm(db: Path, monkeypatch
     holder = edge_folder.Holder(os.getpid(), "test", "now")
     path = db / "photos" / MODEL.version
     db.mkdir()
-    shard = edge_worker.Shard(path, MODEL, holder=holder, index_from_kb=10_000)
+    shard = edge_shard.Shard(path, MODEL, holder=holder, index_from_kb=10_000)
     one, vector, payload = point_of(0)
     shard.upsert([one], vector[None], [payload])
-    monkeypatch.setattr(edge_worker, "MIN_FREE_BYTES", 1 << 62)
+    monkeypatch.setattr(edge_shard, "MIN_FREE_BYTES", 1 << 62)
     for write in (
         lambda: shard.upsert([one], vector[None], [payload]),
         lambda: shard.overwrite_payloads([one], [payload]),

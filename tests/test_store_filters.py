@@ -33,7 +33,7 @@ from imret.store import (
     Match,
     Range,
     edge_folder,
-    edge_worker,
+    edge_shard,
 )
 from imret.store.contract import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 from imret.store.edge import EdgeStore
@@ -327,7 +327,7 @@ def test_an_older_collection_gets_the_missing_indexes_when_it_is_filled_and_not_
 def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_an_index_and_without(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_worker, "SCAN_BYTES", 40_000_000)  # between what the cases keep
+    monkeypatch.setattr(edge_shard, "SCAN_BYTES", 40_000_000)  # between what the cases keep
     # A walk that ACORN does not help finds half of a tenth.
     rng = np.random.default_rng(0)
     n, dim = 30_000, 1_024
@@ -338,7 +338,7 @@ def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_a
     sizes = rng.permutation(n)
     (db / "photos").mkdir(parents=True)
     holder, identity = edge_folder.Holder(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
-    shard = edge_worker.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=10_000)
+    shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=10_000)
     try:
         shard.upsert(ids, vectors, [{"size_bytes": int(size), "no_index": int(size)} for size in sizes])
         shard.optimize()
