@@ -240,12 +240,17 @@ class _Run:
             closing(run_ahead(self._batches(reconciler, pool), depth=2)) as batches,
             closing(self._encoded(batches)) as encoded,
         ):
-            writes: deque[Future[None]] = deque()
+            writes: deque[Future[bool]] = deque()
             try:
                 for points in encoded:
                     writes.append(writer.submit(self._write, reconciler, points))
+                    index_lags = False
                     while len(writes) > 2 or (writes and writes[0].done()):
-                        writes.popleft().result()
+                        index_lags |= writes.popleft().result()
+                    if index_lags:
+                        while writes:
+                            writes.popleft().result()
+                        self._index()
                 while writes:
                     writes.popleft().result()
             finally:
@@ -337,8 +342,18 @@ class _Run:
             ]
         return points
 
-    def _write(self, reconciler: Reconciler, points: list[_NewPoint]) -> None:
-        """Store a batch, then delete what it replaces: a kill in between leaves a spare, never a gap."""
+    def _index(self) -> None:
+        """Build the index: in the main thread, which Ctrl-C interrupts, with no write that waits for it."""
+        self._on_stage("index")
+        self.target.optimize()
+        self._on_stage("ingest")
+
+    def _write(self, reconciler: Reconciler, points: list[_NewPoint]) -> bool:
+        """Store a batch, then delete what it replaces: a kill in between leaves a spare, never a gap.
+
+        Returns:
+            Whether the index lags behind.
+        """
         self.target.upsert(
             [point.planned.record.id for point in points],
             np.stack([point.vector for point in points]),
@@ -360,10 +375,7 @@ class _Run:
         if time.monotonic() - self._last_flush > FLUSH_EVERY_S:
             self.target.flush()
             self._last_flush = time.monotonic()
-        if self.target.index_lags():
-            self._on_stage("index")
-            self.target.optimize()
-            self._on_stage("ingest")
+        return self.target.index_lags()
 
 
 @dataclass(frozen=True)

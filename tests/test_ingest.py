@@ -102,16 +102,19 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
     stored: list[int] = []  # points, each time that an index was built
 
     def optimize(collection: EdgeCollection) -> None:
+        assert threading.current_thread() is threading.main_thread()  # Ctrl-C need not wait for it
         stored.append(collection.count())
         optimized(collection)
 
     optimized = EdgeCollection.optimize
     monkeypatch.setattr(EdgeCollection, "optimize", optimize)
-    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() in (2, 4))
+    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() == 2)
     stages: list[str] = []
     _ingest(photos, tmp_path / "db", encoder, batch_size=1, on_stage=stages.append)
-    assert stored == [2, 4, 5]
-    assert stages == ["index", "ingest", "index", "ingest", "index"]
+    assert len(stored) == 2
+    assert 2 <= stored[0] <= 4  # what had been begun is stored first
+    assert stored[1] == 5
+    assert stages == ["index", "ingest", "index"]
     assert len(_contents(tmp_path / "db")) == 5
 
 
