@@ -54,7 +54,7 @@ SCAN_BYTES = 120_000_000
 
 # What is not flushed, and what has no index, the engine keeps in memory: 1 kB a point each. So what is stored
 # is flushed every so often, and a filling should stop to index when what has no index is as much as what has
-# one: seldom enough that an index built in steps takes little longer than at once.
+# one. In such steps an index takes half again as long as at once, and a third of the memory.
 FLUSH_POINTS = 2_000
 INDEX_POINTS = 20_000  # fewer are left to the end
 
