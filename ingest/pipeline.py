@@ -343,7 +343,7 @@ class _Run:
         return points
 
     def _index(self) -> None:
-        """Build the index: in the main thread, which Ctrl-C interrupts, with no write that waits for it."""
+        """Build the index, in the caller's thread, which Ctrl-C interrupts; no write waits meanwhile."""
         self._on_stage("index")
         self.target.optimize()
         self._on_stage("ingest")
