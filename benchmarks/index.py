@@ -8,17 +8,12 @@ Recall, latency, memory and build. Every engine has a process of its own, on one
 same queries in turns. imret is asked through its own store, as users ask it: worker process, pipe, payloads
 and all. The peers return row numbers only.
 
-The data are hard on purpose. Two thousand overlapping clusters in every dimension there is, with a spectrum
-that falls off slowly: at equal numbers the nearest is further off, and the local dimension higher, than among
-real embeddings of photos. Half of the queries are drawn as the points are; the others are to them as texts
-are to photos: moved off by a vector of their own kind, and blurred. A filter keeps a tenth, a hundredth or a
-thousandth: at random, or a corner of the space that no query comes from, whose clusters are no query's own.
+The data are hard on purpose: `hard_vectors.py` says how. The engines are in `index_engines.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import multiprocessing
 import os
@@ -29,342 +24,23 @@ import statistics
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from hard_vectors import CASES, LIMIT, QUERIES, Case, allowed, local_dimension, make_answers, make_data
+from index_engines import CLASSES, EF_CONSTRUCT, M
 from machine import cores
 from numpy.typing import NDArray
 
 DIMS = {1_000: 1024, 10_000: 1024, 100_000: 1024, 1_000_000: 256}
-CLUSTERS = 2000
-DECAY = 0.5  # the k-th latent direction has the scale k ** -DECAY
-NOISE = 0.1  # per dimension, before normalising
-QUERIES = 400
-LIMIT = 10
-M, EF_CONSTRUCT = 16, 200  # of every graph, imret's too
 EF_LADDER = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
-SHARES = {"tenth": 0.1, "hundredth": 0.01, "thousandth": 0.001}
-FIELDS = {"random": "source", "corner": "category"}  # payload field in which a filter asks for one value
-KINDS = {"random": "random", "corner": "corner", "range": "random, range of a number"}
-FIRST_SIZE = 50_000  # size_bytes of the first point, one more for each
 ROUNDS = 5
 ENGINES = ("imret", "numpy", "hnswlib", "faiss")
-COLLECTION = "hard"
-FLOAT = np.float32
-
-
-class Case(NamedTuple):
-    """A filter: all points, or the share of them that has one value, or a number in a range."""
-
-    kind: str  # "none", "random", "corner" or "range"
-    share: str = ""
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}-{self.share}" if self.share else self.kind
-
-    def __str__(self) -> str:
-        return f"{100 * SHARES[self.share]:g} %, {KINDS[self.kind]}" if self.share else "none"
-
-
-CASES = (Case("none"), *(Case(kind, share) for kind in KINDS for share in SHARES))
-
-
-# ---- Data ---------------------------------------------------------------------------------------
-
-
-def make_data(folder: Path, n: int, dim: int) -> None:
-    """Write vectors (N, dim), labels and queries (Q, dim) to a folder."""
-    rng = np.random.default_rng(0)
-    scale = np.arange(1, dim + 1, dtype=FLOAT) ** -DECAY
-    scale /= np.sqrt((scale**2).mean())
-    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(FLOAT)
-    centres = rng.standard_normal((CLUSTERS, dim), dtype=FLOAT) * scale
-    corner_first = np.argsort(np.argsort(-centres[:, 0]))  # rank of a cluster along the widest direction
-
-    def draw(clusters: NDArray[np.int64]) -> NDArray[np.float32]:
-        latent = centres[clusters] + scale * rng.standard_normal((len(clusters), dim), dtype=FLOAT)
-        return _unit(latent @ rotation + NOISE * rng.standard_normal(latent.shape, dtype=FLOAT))
-
-    clusters = rng.integers(CLUSTERS, size=n)
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float32, (n, dim))
-    for start in range(0, n, 50_000):
-        vectors[start : start + 50_000] = draw(clusters[start : start + 50_000])
-    labels = {
-        "random": _share_out(rng.permutation(n)),
-        "corner": _share_out(np.argsort(corner_first[clusters], kind="stable")),
-    }
-    far = np.flatnonzero(corner_first > CLUSTERS // 5)
-    queries = draw(rng.choice(far, QUERIES))
-    half = QUERIES // 2
-    gap = _unit(rng.standard_normal((1, dim), dtype=FLOAT))
-    blur = _unit(rng.standard_normal((half, dim), dtype=FLOAT))
-    queries[half:] = _unit(0.6 * queries[half:] + 0.5 * gap + 0.6 * blur)
-    np.save(folder / "queries.npy", queries)
-    np.savez(folder / "labels.npz", **labels)
-
-
-def make_answers(folder: Path) -> None:
-    """Write what an exact search of every case gives: the tenth score, and of all points the best hundred."""
-    vectors, queries = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "queries.npy")
-    labels, n = dict(np.load(folder / "labels.npz")), len(vectors)
-    scores = np.empty((QUERIES, n), dtype=FLOAT)
-    for start in range(0, n, 50_000):
-        scores[:, start : start + 50_000] = queries @ vectors[start : start + 50_000].T
-    answers = {case.key: _tenth_best(scores, _allowed(labels, case)) for case in CASES}
-    answers["best"] = -np.sort(-np.partition(scores, n - 100, axis=1)[:, n - 100 :], axis=1)
-    np.savez(folder / "answers.npz", **answers)
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(FLOAT)
-
-
-def _share_out(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return labels (N,): the first thousandth in an order gets 2, the next hundredth 1, the next tenth 0."""
-    labels, start = np.full(len(order), -1), 0
-    for number, share in reversed(list(enumerate(SHARES.values()))):
-        end = start + max(1, round(share * len(order)))
-        labels[order[start:end]] = number
-        start = end
-    return labels
-
-
-def _allowed(labels: Any, case: Case) -> NDArray[np.int64] | None:
-    """Return the rows that a filter keeps, or None for all."""
-    if not case.share:
-        return None
-    if case.kind == "range":
-        return np.arange(max(1, round(SHARES[case.share] * len(labels["random"]))))
-    return np.flatnonzero(labels[case.kind] == list(SHARES).index(case.share))
-
-
-def _tenth_best(scores: NDArray[np.float32], rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
-    """Return the exact score (Q,) at rank 10, or the last where fewer pass."""
-    kept = scores if rows is None else scores[:, rows]
-    k = min(LIMIT, kept.shape[1])
-    return np.partition(kept, kept.shape[1] - k, axis=1)[:, kept.shape[1] - k]
-
-
-def local_dimension(best: NDArray[np.float32]) -> float:
-    """Return the median local intrinsic dimension, by maximum likelihood from the 100 nearest.
-
-    Source: Levina & Bickel (2004), Maximum Likelihood Estimation of Intrinsic Dimension.
-    """
-    distance = np.sqrt(np.maximum(2 - 2 * best, 1e-9))
-    return float(np.median(-1 / np.log(distance[:, :-1] / distance[:, -1:]).mean(axis=1)))
-
-
-# ---- Engines ------------------------------------------------------------------------------------
-
-Ask = Callable[[NDArray[np.float32]], Sequence[int]]
-
-
-def _filter(case: Case, labels: Any) -> Any:
-    from imret.store import Filter, Match, Range
-
-    rows = _allowed(labels, case)
-    if rows is None:
-        return None
-    if case.kind == "range":
-        return Filter(must=(Range("size_bytes", lt=FIRST_SIZE + len(rows)),))
-    return Filter(must=(Match(FIELDS[case.kind], (case.share,)),))
-
-
-class Imret:
-    """The embedded store, through its public interface."""
-
-    def __init__(self, folder: Path) -> None:
-        from imret import open_store
-
-        self._store = open_store(str(folder / "imret"))
-        self._collection: Any = None
-
-    def build(self, vectors: NDArray[np.float32], labels: Any) -> dict[str, float]:
-        from imret.payload import make_payload
-        from imret.store import Identity
-
-        identity = Identity("synthetic", "0" * 16, vectors.shape[1])
-        started, indexing = time.perf_counter(), 0.0
-        collection = self._store.open_version(COLLECTION, identity)
-        names = [*SHARES, "rest"]
-        for start in range(0, len(vectors), 5_000):
-            rows = range(start, min(start + 5_000, len(vectors)))
-            payloads = [
-                make_payload(
-                    source=names[labels["random"][i]],
-                    path=f"{i % 1000}/photo-{i}.jpg",
-                    category=names[labels["corner"][i]],
-                    sha256=f"{i:064x}",
-                    width=500,
-                    height=375,
-                    size_bytes=FIRST_SIZE + i,
-                    modified="2026-01-01T00:00:00.000000Z",
-                )
-                for i in rows
-            ]
-            ids = [str(uuid.UUID(int=i)) for i in rows]
-            collection.upsert(ids, np.ascontiguousarray(vectors[rows.start : rows.stop]), payloads)
-            if collection.index_lags():  # as an ingest does
-                before = time.perf_counter()
-                collection.optimize()
-                indexing += time.perf_counter() - before
-        stored = time.perf_counter() - started - indexing
-        collection.optimize()
-        self._store.switch(COLLECTION, identity)
-        stats = collection.stats()
-        collection.close()
-        return {"store_s": stored, "disk_mb": (stats.disk_bytes or 0) / 1e6, "indexed": stats.indexed}
-
-    def open(self) -> None:
-        self._collection = self._store.open(COLLECTION)
-
-    def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        only = _filter(case, labels)
-        search = self._collection.search
-        return lambda query: [uuid.UUID(hit.id).int for hit in search(query, limit=LIMIT, filter=only)]
-
-    def close(self) -> None:
-        self._store.close()
-
-
-class Shard(Imret):
-    """The same files without worker and pipe, in this process: what the engine itself takes."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "imret"
-        self._shard: Any = None
-
-    def open(self) -> None:
-        from imret.store.edge_folder import Holder
-        from imret.store.edge_shard import Shard as OpenShard
-
-        path = next((self._folder / COLLECTION).glob("*/shard")).parent
-        self._shard = OpenShard(path, None, holder=Holder(os.getpid(), "benchmark", ""), index_from_kb=10_000)
-
-    def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        only = _filter(case, labels)
-        search = self._shard.search
-        return lambda query: [uuid.UUID(row[0]).int for row in search(query, LIMIT + 8, only, False)[:LIMIT]]
-
-    def close(self) -> None:
-        self._shard.close()
-
-
-class Numpy:
-    """Exact search; a filter is a list of rows, made beforehand."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def open(self) -> None:
-        self._vectors: NDArray[np.float32] = np.load(self._folder / "vectors.npy")
-
-    def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        rows, vectors = _allowed(labels, case), self._vectors
-
-        def ask(query: NDArray[np.float32]) -> Sequence[int]:
-            scores = vectors @ query if rows is None else vectors[rows] @ query
-            k = min(LIMIT, len(scores))
-            best = np.argpartition(-scores, k - 1)[:k]
-            return (best if rows is None else rows[best]).tolist()  # type: ignore[no-any-return]
-
-        return ask
-
-    def close(self) -> None:
-        pass
-
-
-class Hnswlib:
-    """Its filter is a Python function, called for each candidate; the method of a list is the fastest."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = str(folder / "hnswlib.bin")
-        self._module: Any = importlib.import_module("hnswlib")
-
-    def build(self, vectors: NDArray[np.float32], labels: Any) -> dict[str, float]:
-        index = self._module.Index(space="ip", dim=vectors.shape[1])
-        index.init_index(max_elements=len(vectors), M=M, ef_construction=EF_CONSTRUCT)
-        index.set_num_threads(1)
-        for start in range(0, len(vectors), 50_000):
-            index.add_items(vectors[start : start + 50_000])
-        index.save_index(self._file)
-        return {"disk_mb": os.path.getsize(self._file) / 1e6}
-
-    def open(self) -> None:
-        dim = np.load(Path(self._file).parent / "vectors.npy", mmap_mode="r").shape[1]
-        self._index = self._module.Index(space="ip", dim=dim)
-        self._index.load_index(self._file)
-        self._index.set_num_threads(1)
-
-    def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        index, rows = self._index, _allowed(labels, case)
-        index.set_ef(setting)
-        if rows is None:
-            return lambda query: index.knn_query(query, k=LIMIT, num_threads=1)[0][0].tolist()  # type: ignore[no-any-return]
-        keeps = np.isin(np.arange(len(labels["random"])), rows).tolist()
-        k = min(LIMIT, len(rows))
-
-        def ask(query: NDArray[np.float32]) -> Sequence[int]:
-            try:
-                found = index.knn_query(query, k=k, num_threads=1, filter=keeps.__getitem__)
-                return found[0][0].tolist()  # type: ignore[no-any-return]
-            except RuntimeError:  # it found fewer than k, and then returns none
-                return []
-
-        return ask
-
-    def close(self) -> None:
-        pass
-
-
-class Faiss:
-    """IndexHNSWFlat; M = 16 gives the lowest layer 32 links there as in the others. A filter is a bitmap."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = str(folder / "faiss.bin")
-        self._module: Any = importlib.import_module("faiss")
-        self._module.omp_set_num_threads(1)
-
-    def build(self, vectors: NDArray[np.float32], labels: Any) -> dict[str, float]:
-        index = self._module.IndexHNSWFlat(vectors.shape[1], M, self._module.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = EF_CONSTRUCT
-        for start in range(0, len(vectors), 50_000):
-            index.add(np.ascontiguousarray(vectors[start : start + 50_000]))
-        self._module.write_index(index, self._file)
-        return {"disk_mb": os.path.getsize(self._file) / 1e6}
-
-    def open(self) -> None:
-        self._index = self._module.read_index(self._file)
-
-    def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        index, rows = self._index, _allowed(labels, case)
-        options = {"efSearch": setting}
-        bits = None
-        if rows is not None:
-            bits = np.packbits(np.isin(np.arange(index.ntotal), rows), bitorder="little")
-            options["sel"] = self._module.IDSelectorBitmap(bits)
-        parameters = self._module.SearchParametersHNSW(**options)
-
-        def ask(query: NDArray[np.float32], _kept: Any = bits) -> Sequence[int]:
-            found = index.search(query[None], LIMIT, params=parameters)[1][0]
-            return [i for i in found.tolist() if i >= 0]
-
-        return ask
-
-    def close(self) -> None:
-        pass
-
-
-CLASSES: dict[str, Any] = {
-    "imret": Imret, "shard": Shard, "numpy": Numpy, "hnswlib": Hnswlib, "faiss": Faiss,
-}  # fmt: skip
 
 
 # ---- A process for each engine --------------------------------------------------------------------
@@ -506,7 +182,7 @@ class Truth:
 
     def recalls(self, case: Case, order: Sequence[int], answers: Answers) -> NDArray[np.float64]:
         """Return the recall@10 (n,) of each query; a hit is as near as the tenth, so ties cost nothing."""
-        rows = _allowed(self._labels, case)
+        rows = allowed(self._labels, case)
         k = min(LIMIT, len(self._vectors) if rows is None else len(rows))
         share = []
         for number, found in zip(order, answers.found, strict=False):
