@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from imret import Encoder
 from imret.errors import ModelError
@@ -221,3 +224,26 @@ def test_long_texts_are_known_by_their_hash(encoder: BatchingEncoder) -> None:
     for i in range(4):
         encoder.submit([f"{i}" + "owl" * 10_000]).result(60)
     assert sum(map(len, encoder._known)) == 4 * 32
+
+
+def test_a_process_may_end_while_texts_are_encoded(random_model: Path) -> None:
+    # A daemon thread that is in native code while the interpreter ends aborts the process.
+    code = """
+import sys, time
+from imret.models import resolve_model
+from imret.web.batching import BatchingEncoder
+from imret.web.telemetry import Telemetry
+encoder = BatchingEncoder(resolve_model(sys.argv[1]), device="cpu", precision="fp32", telemetry=Telemetry())
+encoder.encode_mean(["warm"])
+for i in range(2_000):
+    encoder.submit([f"a text of some words, the {i}th"])
+time.sleep(float(sys.argv[2]))
+"""
+    for delay_s in (0.02, 0.05, 0.1):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(random_model), str(delay_s)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        assert (done.returncode, done.stderr) == (0, "")

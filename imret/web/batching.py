@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from imret.images import Source
 from imret.models import ModelFiles
 from imret.querycache import CachedEncoder
+from imret.web.native import finished_first
 from imret.web.telemetry import Telemetry, stage
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class BatchingEncoder(CachedEncoder):
             with contextlib.suppress(Empty):
                 while len(batch) < MAX_BATCH:
                     batch.append(self._waiting.get_nowait())
-            self._encode(batch)
+            with finished_first():
+                self._encode(batch)
 
     def _encode(self, batch: list[tuple[_Wordings, _Vector]]) -> None:
         self._telemetry.observe_batch(len(batch))

@@ -231,8 +231,9 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
 def _quietly(load: Any) -> None:
     from imret.errors import ImretError
+    from imret.web.native import finished_first
 
-    with contextlib.suppress(ImretError):
+    with contextlib.suppress(ImretError), finished_first():
         load()
 
 
