@@ -25,10 +25,10 @@ from torch import nn
 
 from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
-from imret.folding import fold_batch_norms
 from imret.images import MAX_PIXELS, Source
 from imret.light_text import unit_mean
 from imret.models import ModelFiles, Preprocess, resolve_model
+from imret.norms import fold_batch_norms, join_layer_norms
 from imret.resizing import load_pixels
 from imret.switches import wants
 from imret.tokens import TextTruncated, is_clip_tokenizer, warn_truncated
@@ -337,13 +337,15 @@ class Encoder:
                 self._towers[name] = load_clip(
                     self.files, towers=(name,), device=self.device, dtype=self._dtype
                 )
-                if name == "image":
-                    self._fold(self._towers[name])
+                if not wants(*_PLAIN):
+                    self._hasten(self._towers[name], name)
             return self._towers[name]
 
-    def _fold(self, tower: Any) -> None:
-        # In bfloat16 a folded scale is rounded together with the weights.
-        if self.precision == "fp32" and not wants(*_PLAIN) and self._has_batch_norm:
+    def _hasten(self, tower: Any, name: str) -> None:
+        if self.precision == "bf16":
+            # CPU kernels take scales in float32 beside an input in bfloat16; those of CUDA do not.
+            join_layer_norms(tower, torch.float32 if self.device.type == "cpu" else torch.bfloat16)
+        elif name == "image" and self._has_batch_norm:  # in bfloat16 a folded scale would be rounded
             example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
             fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
 

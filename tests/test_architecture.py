@@ -15,7 +15,7 @@ import imret
 HOMES = {
     "torch": {
         "imret/encoder.py",
-        "imret/folding.py",
+        "imret/norms.py",
         "imret/resizing.py",
         "imret/towers.py",
         "imret/models.py",
@@ -23,6 +23,7 @@ HOMES = {
     },
     "open_clip": {
         "imret/encoder.py",
+        "imret/norms.py",
         "imret/towers.py",
         "imret/models.py",
         "finetune/",
