@@ -244,7 +244,8 @@ class Encoder:
     @property
     def calls_at_once(self) -> int:
         """How many calls of `encode_pixels` at a time keep the device busy."""
-        return 1 if self._lanes is None else 2
+        # What one does on the CPU before and after its turn on a GPU, another's turn hides.
+        return 2 if self._lanes is not None or self.device.type == "cuda" else 1
 
     @cached_property
     def _small_steps(self) -> bool:

@@ -52,6 +52,12 @@ def load_pixels(
     return fit(reduced.image, preprocess, reduced), reduced.size
 
 
+def prepare() -> None:
+    """Load now what the first `load_pixels` would; a second or two."""
+    if not wants(*EXACT):
+        import torch  # noqa: F401
+
+
 def fit(image: Picture, preprocess: Preprocess, reduced: Reduced | None = None) -> NDArray[np.uint8]:
     """Return a picture at a model's size: see `fit_image`.
 
@@ -90,7 +96,7 @@ def resize(
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         return pillow_resize(image, size, resample, box, extent)  # pads
-    import torch  # a second or two the first time; an ingest that finds nothing new does without
+    import torch  # not above: an ingest that finds nothing new does without
 
     # (1, 3, H, W), its channels last in memory, which is the kernel's fast path.
     pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError, ImageError, ModelMismatch
+from imret.errors import DataError, ModelMismatch
 from imret.folders import Ignored, Skipped
-from imret.payload import printable, sha256_of
-from imret.resizing import load_pixels
+from imret.payload import printable
 from imret.store import Collection, Identity, Store
+from ingest.decoding import Decoders
 from ingest.overlap import map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Report, Tally
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from imret.asking import AnyEncoder
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
+# Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.
+_ENCODED_AHEAD = 32
+# Pictures after which decoding for a GPU goes to processes: to start, each takes seconds of a core.
+_PROCESSES_FROM = 3_000
+_CORES_FOR_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ def ingest(
             store.switch(collection, identity)
         report.complete = True
     finally:
+        run.decoders.close()
         report.seconds = time.monotonic() - started
     return report
 
@@ -198,6 +204,16 @@ def _quoted(folder: str) -> str:
     return f"'{printable(folder)}'" if " " in folder else printable(folder)
 
 
+def processes_for(device: str, workers: int) -> int:
+    """Return how many processes decode in a long ingest; 0 where threads are as fast as the device encodes.
+
+    Args:
+        device: Of the encoder.
+        workers: Threads that decode.
+    """
+    return workers if device != "cpu" and workers >= _CORES_FOR_PROCESSES else 0
+
+
 class _Run:
     """The stages of one run over one version of a collection, joined by bounded queues."""
 
@@ -220,7 +236,8 @@ class _Run:
         self._on_encoder = on_encoder
         self._on_stage = on_stage or (lambda stage: None)
         self.workers = workers
-        self.max_pixels = max_pixels
+        self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
+        self._n_decoded = 0
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
 
@@ -238,7 +255,7 @@ class _Run:
             ThreadPoolExecutor(1, "imret-store") as writer,
             ThreadPoolExecutor(self.workers, "imret-decode") as pool,
             closing(run_ahead(self._batches(reconciler, pool), depth=2)) as batches,
-            closing(self._encoded(batches)) as encoded,
+            closing(run_ahead(self._encoded(batches), depth=_ENCODED_AHEAD)) as encoded,
         ):
             writes: deque[Future[bool]] = deque()
             try:
@@ -273,6 +290,9 @@ class _Run:
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
                     n_ahead = 2 * self.batch_size
+                    self._n_decoded += 1
+                    if self._n_decoded == _PROCESSES_FROM:
+                        self.decoders.spread(processes_for(str(self.encoder.device), self.workers))
                 elif isinstance(outcome, Planned):
                     twins.append(outcome)
                 else:
@@ -284,28 +304,15 @@ class _Run:
                 yield decoded, twins
 
     def _decode(self, planned: Planned) -> Decoded | Planned | Skipped:
-        """Read, decode, resize and hash one picture; one with a twin needs none of it."""
+        """Decode one picture; one with a twin needs none of it."""
         if planned.twin is not None:
             return planned
         record = planned.record
-        try:
-            with open(record.file, "rb") as file:
-                # Decoded before it is hashed, through one handle: what is no picture is refused unread,
-                # and no file is ever in memory whole.
-                pixels, (width, height) = load_pixels(
-                    file, self.encoder.preprocess, max_pixels=self.max_pixels
-                )
-                file.seek(0)
-                digest = sha256_of(file)
-        except ImageError as error:
-            return Skipped(record.path, str(error))
-        except FileNotFoundError:
-            return Skipped(record.path, "gone while the folder was read")
-        except OSError as error:
-            return Skipped(record.path, f"cannot be read: {error.strerror}")
-        except MemoryError:
-            return Skipped(record.path, "not enough memory to decode it")
-        return Decoded(planned, pixels, payload_of(record, sha256=digest, width=width, height=height))
+        made = self.decoders.decode(record.file)
+        if isinstance(made, str):
+            return Skipped(record.path, made)
+        payload = payload_of(record, sha256=made.sha256, width=made.width, height=made.height)
+        return Decoded(planned, made.pixels, payload)
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -27,7 +28,9 @@ from imret.payload import modified_time
 from imret.querycache import CachedEncoder
 from imret.store import Identity, Point, Store
 from imret.store.edge import EdgeCollection
-from ingest.pipeline import ingest
+from ingest import decoding
+from ingest.decoding import Decoders
+from ingest.pipeline import ingest, processes_for
 from ingest.reconcile import Reconciler
 from ingest.report import Report, Tally
 from ingest.sources import FolderSource
@@ -116,6 +119,46 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
     assert stored[1] == 5
     assert stages == ["index", "ingest", "index"]
     assert len(_contents(tmp_path / "db")) == 5
+
+
+def test_a_long_ingest_for_a_gpu_decodes_in_processes_and_stores_the_same(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(10, 60):
+        draw_picture(photos / "fungi" / f"{seed}.png", seed=seed)
+    (photos / "fungi" / "broken.png").write_bytes(b"no picture")
+    plain = _ingest(photos, tmp_path / "plain", encoder, workers=4, batch_size=4)
+    spread: list[int] = []
+    files: list[str] = []
+
+    def start_and_wait(decoders: Decoders, processes: int) -> None:
+        spread.append(processes)
+        really_spread(decoders, 2)
+        while not all(process.has_begun() for process in decoders._all):
+            time.sleep(0.02)
+
+    def decode_there(process: decoding._Process, file: str) -> decoding.Pixels | str:
+        files.append(file)
+        return really_decode(process, file)
+
+    really_spread, really_decode = Decoders.spread, decoding._Process.decode
+    monkeypatch.setattr(Decoders, "spread", start_and_wait)
+    monkeypatch.setattr(decoding._Process, "decode", decode_there)
+    monkeypatch.setattr("ingest.pipeline._PROCESSES_FROM", 8)
+    monkeypatch.setattr("ingest.pipeline.processes_for", lambda device, workers: workers)
+    report = _ingest(photos, tmp_path / "db", encoder, workers=4, batch_size=4)
+    assert spread == [4]
+    assert len(files) > 10
+    assert _counts(report) == _counts(plain) == {"added": 55, "encoded": 55}
+    assert report.skipped == plain.skipped != []
+    expected = _contents(tmp_path / "plain")
+    for path, point in _contents(tmp_path / "db").items():
+        assert point.payload == expected[path].payload
+        np.testing.assert_allclose(point.vector, expected[path].vector, atol=1e-6)
+
+
+def test_only_a_gpu_beside_enough_cores_is_fed_by_processes() -> None:
+    assert [processes_for("cuda", 16), processes_for("cuda", 2), processes_for("cpu", 64)] == [16, 0, 0]
 
 
 def test_a_second_run_decodes_nothing(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
