@@ -2,7 +2,8 @@
 
 Python runs one thread at a time, and of the time that a photo takes about half a millisecond is Python's own:
 threads alone decode some 1,000 photos a second, however many cores there are, while nothing else runs. A GPU
-takes more. A process of its own for each thread costs seconds to start, so it is for long ingests.
+takes more, so in a long ingest each thread hands its pictures to a process of its own. They are forks of one
+that has loaded what decoding needs and nothing else: no thread of another library is in it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from imret.models import Preprocess
 from imret.payload import sha256_of
 from imret.resizing import load_pixels, prepare
 
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from ingest.decoding import serve; serve(int(sys.argv[1]))"
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; from ingest.decoding import serve; "
+    "serve([int(one) for one in sys.argv[1].split(',')])"
+)
 _HEADER_BYTES = 8
-_CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,17 @@ class Decoders:
     def __init__(self, preprocess: Preprocess, *, max_pixels: int) -> None:
         self._preprocess, self._max_pixels = preprocess, max_pixels
         self._lock = threading.Lock()
-        self._starting: list[_Process] = []
-        self._idle: list[_Process] = []
-        self._all: set[_Process] = set()
+        self._starting: list[_Line] = []
+        self._idle: list[_Line] = []
+        self._families: list[_Family] = []
 
     def spread(self, processes: int) -> None:
         """Begin to start processes. Until they are ready, and where they cannot start, threads decode."""
-        with self._lock, suppress(OSError):
-            for _ in range(processes):
-                self._starting.append(self._started())
+        if processes > 0:
+            with suppress(OSError):
+                lines = self._started(processes)
+                with self._lock:
+                    self._starting += lines
 
     def decode(self, file: str) -> Pixels | str:
         """Return what the function `decode` does.
@@ -105,82 +110,113 @@ class Decoders:
         A picture that brings down a process is tried once more in another. If it brings down that, too, it
         is left out, and the others go on.
         """
-        process = self._taken()
-        if process is None:
+        line = self._taken()
+        if line is None:
             return decode(file, self._preprocess, self._max_pixels)
         for _ in range(2):
             try:
-                made = process.decode(file)
-            except EOFError:
-                fate = process.end()
-                self._all.discard(process)
-                try:
-                    process = self._started()
-                except OSError as error:
-                    return f"the process that decoded it {fate}, and no other can start: {error.strerror}"
-                continue
-            with self._lock:
-                self._idle.append(process)
-            return made
+                made = line.decode(file)
+            except _GoneError:
+                line.close()
+            else:
+                with self._lock:
+                    self._idle.append(line)
+                return made
+            try:
+                line = self._started(1)[0]
+            except OSError as error:
+                return f"it brought down the process that decodes it; another: {error.strerror}"
         with self._lock:
-            self._starting.append(process)
-        return f"the process that decoded it {fate}, twice"
+            self._starting.append(line)
+        return "it brought down the process that decodes it, twice"
 
     def close(self) -> None:
         """End the processes; none of them may be decoding."""
-        for process in self._all:
-            process.end()
-        self._all.clear()
+        for line in (*self._starting, *self._idle):
+            line.close()
+        for family in self._families:
+            family.end()
 
-    def _started(self) -> _Process:
-        process = _Process(self._preprocess, self._max_pixels)
-        self._all.add(process)
-        return process
+    def _started(self, processes: int) -> list[_Line]:
+        family = _Family(processes, self._preprocess, self._max_pixels)
+        with self._lock:
+            self._families.append(family)
+        return family.lines
 
-    def _taken(self) -> _Process | None:
+    def _taken(self) -> _Line | None:
         with self._lock:
             if not self._idle and self._starting:
-                for process in [one for one in self._starting if one.has_begun()]:
-                    self._starting.remove(process)
-                    self._idle.append(process)
+                begun = [line for line in self._starting if line.has_begun()]
+                self._idle += begun
+                self._starting = [line for line in self._starting if line not in begun]
             return self._idle.pop() if self._idle else None
 
 
-class _Process:
-    """One process that decodes, and the line to it: one request at a time.
+class _GoneError(Exception):
+    """The process at the other end is gone."""
+
+
+class _Family:
+    """A process that loads what decoding needs, and the forks of it that decode.
+
+    Attributes:
+        lines: One to each fork.
+    """
+
+    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
+        self.lines: list[_Line] = []
+        theirs: list[socket.socket] = []
+        try:
+            for _ in range(n):
+                one, other = socket.socketpair()
+                self.lines.append(_Line(one, preprocess, max_pixels))
+                theirs.append(other)
+            descriptors = [line.fileno() for line in theirs]
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, ",".join(map(str, descriptors)), *sys.path],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                # Its own session: Ctrl-C is for the program, which then hangs up.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError:
+            for line in self.lines:
+                line.close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
+
+    def end(self) -> None:
+        """End all of them; what they read, they do not change."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class _Line:
+    """The line to one process that decodes: one request at a time.
 
     A request is a path, an answer the reason why there are no pixels, or what else `Pixels` has, with the
     pixels after it as they are.
     """
 
-    def __init__(self, preprocess: Preprocess, max_pixels: int) -> None:
+    def __init__(self, line: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
+        self._line = line
         self._size = (*preprocess.size, 3)
         self._listens = False
-        self._line, theirs = socket.socketpair()
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    # Its own session: Ctrl-C is for the program, which then hangs up.
-                    start_new_session=True,
-                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                )
-            _send(self._line, (preprocess, max_pixels))  # it lies there until it is read
-        except OSError:
-            self._line.close()
-            raise
+        _send(line, (preprocess, max_pixels))  # it lies there until it is read
 
     def has_begun(self) -> bool:
-        """Whether it listens, or is gone."""
+        """Whether the process listens, or is gone."""
         return bool(select.select([self._line], [], [], 0)[0])
 
     def decode(self, file: str) -> Pixels | str:
         """Have a picture decoded; waits.
 
         Raises:
-            EOFError: If the process is gone.
+            _GoneError: If the process is gone.
         """
         try:
             if not self._listens:
@@ -191,27 +227,37 @@ class _Process:
                 return answer
             pixels = np.empty(self._size, dtype=np.uint8)
             _fill(self._line, pixels.data.cast("B"))
-        except OSError as error:
-            raise EOFError from error
+        except (OSError, EOFError) as error:
+            raise _GoneError from error
         return Pixels(pixels, *answer)
 
-    def end(self) -> str:
-        """Hang up, wait for its end, and return what is known of it."""
+    def close(self) -> None:
+        """Hang up; the process ends."""
         self._line.close()
-        try:
-            code = self._process.wait(_CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def serve(descriptor: int) -> None:
-    """Decode what the program at the other end of a socket asks for, until it hangs up."""
-    with socket.socket(fileno=descriptor) as line, suppress(EOFError, OSError):
+def serve(descriptors: list[int]) -> None:
+    """Load what decoding needs, decode in a fork for each socket, and wait until all have ended."""
+    prepare()
+    lines = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for line in lines:
+        if os.fork() == 0:
+            for other in lines:
+                if other is not line:
+                    other.close()
+            _decode_for(line)
+            return
+    for line in lines:
+        line.close()  # so that whoever is at the other end of a fork's sees its end
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _decode_for(line: socket.socket) -> None:
+    with suppress(EOFError, OSError):
         preprocess, max_pixels = _receive(line)
         lift_pillow_limit(max_pixels)
-        prepare()  # now, while nobody waits
         _send(line, None)
         while True:
             made = decode(_receive(line), preprocess, max_pixels)

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 # Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.
 _ENCODED_AHEAD = 32
-# Pictures after which decoding for a GPU goes to processes: to start, each takes seconds of a core.
-_PROCESSES_FROM = 3_000
+# From so many pictures in a folder on, processes decode for a GPU; they take seconds to start.
+LONG = 3_000
 _CORES_FOR_PROCESSES = 4
 
 
@@ -237,7 +238,7 @@ class _Run:
         self._on_stage = on_stage or (lambda stage: None)
         self.workers = workers
         self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
-        self._n_decoded = 0
+        self._spread = False
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
 
@@ -280,7 +281,7 @@ class _Run:
         """Yield what to encode, in full batches, and what only needs its twin's vector."""
         decoded: list[Decoded] = []
         twins: list[Planned] = []
-        n_ahead = 2 * self.workers
+        n_ahead, asked = 2 * self.workers, False
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
@@ -290,9 +291,9 @@ class _Run:
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
                     n_ahead = 2 * self.batch_size
-                    self._n_decoded += 1
-                    if self._n_decoded == _PROCESSES_FROM:
-                        self.decoders.spread(processes_for(str(self.encoder.device), self.workers))
+                    if not asked:
+                        asked = True
+                        self._spread_decoding(reconciler.source)
                 elif isinstance(outcome, Planned):
                     twins.append(outcome)
                 else:
@@ -302,6 +303,13 @@ class _Run:
                     decoded, twins = [], []
             if decoded or twins:
                 yield decoded, twins
+
+    def _spread_decoding(self, source: FolderSource) -> None:
+        """Have processes decode, where they are worth their start: while the model loads, they start."""
+        n = 0 if self._spread else processes_for(str(self.encoder.device), self.workers)
+        if n > 0 and sum(1 for _ in islice(source.entries(), LONG)) == LONG:
+            self._spread = True
+            self.decoders.spread(n)
 
     def _decode(self, planned: Planned) -> Decoded | Planned | Skipped:
         """Decode one picture; one with a twin needs none of it."""

@@ -134,27 +134,36 @@ def test_a_long_ingest_for_a_gpu_decodes_in_processes_and_stores_the_same(
     def start_and_wait(decoders: Decoders, processes: int) -> None:
         spread.append(processes)
         really_spread(decoders, 2)
-        while not all(process.has_begun() for process in decoders._all):
+        while not all(line.has_begun() for line in decoders._starting):
             time.sleep(0.02)
 
-    def decode_there(process: decoding._Process, file: str) -> decoding.Pixels | str:
+    def decode_there(process: decoding._Line, file: str) -> decoding.Pixels | str:
         files.append(file)
         return really_decode(process, file)
 
-    really_spread, really_decode = Decoders.spread, decoding._Process.decode
+    really_spread, really_decode = Decoders.spread, decoding._Line.decode
     monkeypatch.setattr(Decoders, "spread", start_and_wait)
-    monkeypatch.setattr(decoding._Process, "decode", decode_there)
-    monkeypatch.setattr("ingest.pipeline._PROCESSES_FROM", 8)
+    monkeypatch.setattr(decoding._Line, "decode", decode_there)
+    monkeypatch.setattr("ingest.pipeline.LONG", 56)
     monkeypatch.setattr("ingest.pipeline.processes_for", lambda device, workers: workers)
     report = _ingest(photos, tmp_path / "db", encoder, workers=4, batch_size=4)
     assert spread == [4]
-    assert len(files) > 10
+    assert len(files) > 20
     assert _counts(report) == _counts(plain) == {"added": 55, "encoded": 55}
     assert report.skipped == plain.skipped != []
     expected = _contents(tmp_path / "plain")
     for path, point in _contents(tmp_path / "db").items():
         assert point.payload == expected[path].payload
         np.testing.assert_allclose(point.vector, expected[path].vector, atol=1e-6)
+
+
+def test_a_short_ingest_starts_no_process_to_decode(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.pipeline.processes_for", lambda device, workers: workers)
+    monkeypatch.setattr("ingest.pipeline.LONG", 6)
+    monkeypatch.setattr(Decoders, "spread", lambda *_: pytest.fail("started"))
+    assert _counts(_ingest(photos, tmp_path / "db", encoder)) == {"added": 5, "encoded": 5}
 
 
 def test_only_a_gpu_beside_enough_cores_is_fed_by_processes() -> None:

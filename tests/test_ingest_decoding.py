@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ PREPROCESS = Preprocess(size=(32, 32))
 DEADLY = (
     "import os, sys; sys.path[:] = sys.argv[2:]; import ingest.decoding as d; real = d.decode; "
     "d.decode = lambda file, *rest: os.kill(os.getpid(), 9) if 'deadly' in file else real(file, *rest); "
-    "d.serve(int(sys.argv[1]))"
+    "d.serve([int(one) for one in sys.argv[1].split(',')])"
 )
 
 
@@ -39,7 +39,7 @@ def decoders() -> Iterator[Decoders]:
 def spread(decoders: Decoders, n: int) -> None:
     """Start processes and wait until all are ready."""
     decoders.spread(n)
-    assert eventually(lambda: all(process.has_begun() for process in decoders._all))
+    assert eventually(lambda: all(line.has_begun() for line in decoders._starting))
 
 
 def same(one: Pixels | str, other: Pixels | str) -> bool:
@@ -49,8 +49,20 @@ def same(one: Pixels | str, other: Pixels | str) -> bool:
     return plain and np.array_equal(one.pixels, other.pixels)
 
 
-def pids(decoders: Decoders) -> list[int]:
-    return sorted(process._process.pid for process in decoders._all)
+def family_of(pid: int) -> list[int]:
+    """Return the processes of a session, but for those that have ended."""
+    sessions = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                sessions[int(stat.parent.name)] = int(fields[3])
+    return sorted(one for one, session in sessions.items() if session == pid)
+
+
+def forks(decoders: Decoders) -> list[int]:
+    heads = {family._process.pid for family in decoders._families}
+    return sorted({pid for head in heads for pid in family_of(head)} - heads)
 
 
 def never(*_: object) -> str:
@@ -64,14 +76,6 @@ def eventually(happened: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.05)
     return True
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
 def test_a_process_gives_what_a_thread_gives_for_good_files_and_bad(
@@ -106,16 +110,16 @@ def test_a_process_that_was_killed_is_replaced_and_its_picture_decoded(
     decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = str(draw_picture(tmp_path / "a.jpg"))
-    spread(decoders, 1)
-    (before,) = pids(decoders)
-    os.kill(before, signal.SIGKILL)
+    spread(decoders, 2)
+    before = forks(decoders)
+    assert len(before) == 2
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
     expected = decode(file, PREPROCESS, 10_000)
     monkeypatch.setattr(decoding, "decode", never)
-    assert same(decoders.decode(file), expected)
-    (after,) = pids(decoders)
-    assert after != before
-    assert same(decoders.decode(file), expected)
-    assert pids(decoders) == [after]
+    for _ in range(3):
+        assert same(decoders.decode(file), expected)
+    assert len(decoders._families) == 2  # what was started for the first serves the others
 
 
 def test_a_picture_that_brings_down_two_processes_is_left_out_and_the_next_decoded(
@@ -125,8 +129,8 @@ def test_a_picture_that_brings_down_two_processes_is_left_out_and_the_next_decod
     spread(decoders, 1)
     monkeypatch.setattr(decoding, "decode", never)
     deadly = draw_picture(tmp_path / "deadly.jpg")
-    assert decoders.decode(str(deadly)) == "the process that decoded it was killed by SIGKILL, twice"
-    assert eventually(lambda: all(process.has_begun() for process in decoders._all))
+    assert decoders.decode(str(deadly)) == "it brought down the process that decodes it, twice"
+    assert eventually(lambda: all(line.has_begun() for line in decoders._starting))
     assert isinstance(decoders.decode(str(draw_picture(tmp_path / "fine.jpg"))), Pixels)
 
 
@@ -138,28 +142,27 @@ def test_where_no_process_can_start_threads_decode(
     assert isinstance(decoders.decode(str(draw_picture(tmp_path / "a.jpg"))), Pixels)
 
 
-def test_closing_ends_every_process(tmp_path: Path) -> None:
-    decoders = Decoders(PREPROCESS, max_pixels=10_000)
-    spread(decoders, 2)
-    decoders.spread(1)  # this one has not begun
-    started = pids(decoders)
-    assert len(started) == 3
-    decoders.close()
-    assert all(map(gone, started))
+def test_closing_ends_every_process() -> None:
+    with closing(Decoders(PREPROCESS, max_pixels=10_000)) as decoders:
+        spread(decoders, 2)
+        decoders.spread(1)  # this one has not begun
+        heads = [family._process.pid for family in decoders._families]
+        assert sum(len(family_of(head)) for head in heads) == 2 + 2
+    assert not any(map(family_of, heads))
 
 
-def test_processes_end_with_a_program_that_is_killed(tmp_path: Path) -> None:
+def test_processes_end_with_a_program_that_is_killed() -> None:
     script = (
         "from imret.models import Preprocess; from ingest.decoding import Decoders; import time\n"
         "decoders = Decoders(Preprocess(), max_pixels=10_000); decoders.spread(2)\n"
-        "print(*[process._process.pid for process in decoders._all], flush=True); time.sleep(60)"
+        "while not all(line.has_begun() for line in decoders._starting): time.sleep(0.05)\n"
+        "print(decoders._families[0]._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as program:
         assert program.stdout is not None
-        started = [int(pid) for pid in program.stdout.readline().split()]
-        assert len(started) == 2
-        assert not any(map(gone, started))
+        head = int(program.stdout.readline())
+        assert len(family_of(head)) == 3
         program.kill()
-    assert eventually(lambda: all(map(gone, started)))
+    assert eventually(lambda: not family_of(head))
