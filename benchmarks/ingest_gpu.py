@@ -109,8 +109,8 @@ def report(
             f"# Ingest with {given.arch} on a GPU",
             "",
             f"{date.today()}; one {device_name(device)}, {cores()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}; {encoder.precision}, batches of {batch}; random weights, JPEG files of "
-            f"smooth noise, 500 x 375. `python benchmarks/ingest_gpu.py --files {given.files} --rounds "
+            f"torch {torch.__version__}; {encoder.precision}, batches of {batch}; random weights, JPEG files "
+            f"of smooth noise, 500 x 375. `python benchmarks/ingest_gpu.py --files {given.files} --rounds "
             f"{given.rounds}`; medians of the rounds, least and most. A large product runs at "
             f"{peak / 1e12:.0f} TFLOP/s; a picture takes {gflop:.1f} GFLOP.",
             "",

@@ -25,14 +25,15 @@ from torch import nn
 
 from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
+from imret.folding import fold_batch_norms
 from imret.images import MAX_PIXELS, Source
 from imret.light_text import unit_mean
 from imret.models import ModelFiles, Preprocess, resolve_model
-from imret.norms import fold_batch_norms, join_layer_norms
 from imret.resizing import load_pixels
 from imret.switches import wants
 from imret.tokens import TextTruncated, is_clip_tokenizer, warn_truncated
 from imret.towers import Checkpoint, has_batch_norm, load_clip
+from imret.vision import load_vision
 
 __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 
@@ -84,7 +85,7 @@ class Encoder:
         )
         self._precision = precision
         self._loading = threading.Lock()
-        self._towers: dict[str, nn.Module] = {}
+        self._towers: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"Encoder({self.model_id!r}, device={str(self.device)!r}, precision={self.precision!r})"
@@ -230,7 +231,7 @@ class Encoder:
     @torch.inference_mode()
     def _encode_step(self, start: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (B, D) unit rows for (B, H, W, 3) pixels, of which the first is number `start`."""
-        tower: Any = self._tower("image")
+        tower = self._tower("image")
         shape = (1, 3, 1, 1)
         # Of bytes rather than of [0, 1]: (x / 255 - mean) / std == (x - 255 * mean) / (255 * std)
         mean = 255 * torch.tensor(self.preprocess.mean, device=self.device).view(shape)
@@ -332,23 +333,23 @@ class Encoder:
     def _no_rows(self) -> NDArray[np.float32]:
         return np.zeros((0, self.dim), dtype=np.float32)
 
-    def _tower(self, name: str) -> nn.Module:
+    def _tower(self, name: str) -> Any:
         with self._loading:
             if name not in self._towers:
-                self._towers[name] = load_clip(
-                    self.files, towers=(name,), device=self.device, dtype=self._dtype
-                )
-                if not wants(*_PLAIN):
-                    self._hasten(self._towers[name], name)
+                self._towers[name] = self._loaded(name)
             return self._towers[name]
 
-    def _hasten(self, tower: Any, name: str) -> None:
-        if self.precision == "bf16":
-            # CPU kernels take scales in float32 beside an input in bfloat16; those of CUDA do not.
-            join_layer_norms(tower, torch.float32 if self.device.type == "cpu" else torch.bfloat16)
-        elif name == "image" and self._has_batch_norm:  # in bfloat16 a folded scale would be rounded
+    def _loaded(self, name: str) -> Any:
+        if name == "image" and not wants(*_PLAIN):
+            vision = load_vision(self.files, device=self.device, dtype=self._dtype)
+            if vision is not None:
+                return vision
+        tower: Any = load_clip(self.files, towers=(name,), device=self.device, dtype=self._dtype)
+        # In bfloat16 a folded scale is rounded together with the weights.
+        if name == "image" and self.precision == "fp32" and not wants(*_PLAIN) and self._has_batch_norm:
             example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
             fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
+        return tower
 
     def _unit(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
         """Scale (B, D) features to unit length in float32, and refuse those that have no direction."""

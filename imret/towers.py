@@ -349,16 +349,23 @@ def _fill(
         if source is None:  # a buffer that no checkpoint holds, or a batch counter that old ones lack
             value = old.new_zeros(old.shape, device="cpu") if old.is_meta else old
             value = value.to(device=device, dtype=target)
-        elif source.dtype == target and device.type == "cpu" and source.data_ptr() % target.itemsize == 0:
-            value = source
         else:
-            value = checkpoint.copied(source, device=device, dtype=target)
+            value = placed(checkpoint, source, device=device, dtype=target)
         if isinstance(old, nn.Parameter):
             if id(old) not in shared:
                 shared[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
             module._parameters[key] = shared[id(old)]
         else:
             module._buffers[key] = value
+
+
+def placed(
+    checkpoint: Checkpoint, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a tensor of a checkpoint on a device in a dtype: a private view of the file, or a copy."""
+    if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
+        return tensor
+    return checkpoint.copied(tensor, device=device, dtype=dtype)
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:

@@ -15,15 +15,15 @@ import imret
 HOMES = {
     "torch": {
         "imret/encoder.py",
-        "imret/norms.py",
+        "imret/folding.py",
         "imret/resizing.py",
         "imret/towers.py",
+        "imret/vision.py",
         "imret/models.py",
         "finetune/",
     },
     "open_clip": {
         "imret/encoder.py",
-        "imret/norms.py",
         "imret/towers.py",
         "imret/models.py",
         "finetune/",

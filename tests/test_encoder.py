@@ -275,7 +275,10 @@ def test_naming_an_encoder_reads_no_weights(random_model: Path, tmp_path: Path) 
         encoder.encode_texts(["a mushroom"])
 
 
-def test_each_tower_is_loaded_by_the_first_call_that_needs_it(zoo: dict[str, Path]) -> None:
+def test_each_tower_is_loaded_by_the_first_call_that_needs_it(
+    zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMRET_TOWERS", "plain")
     for name in ("native", "two towers", "timm vision transformer", "CoCa"):
         encoder = Encoder(zoo[name], device="cpu", precision="fp32")
         encoder.encode_texts(["a mushroom"])

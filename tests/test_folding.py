@@ -1,11 +1,10 @@
-"""Norms made quicker: which batch norms are folded, which must not be, layer norms, and the same vectors."""
+"""Batch norms in the convolutions before them: which are folded, which must not be, and the same vectors."""
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -13,13 +12,12 @@ import pytest
 import torch
 from conftest import draw_picture
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import LayerNormFp32
 from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from imret.encoder import Encoder
-from imret.norms import fold_batch_norms, join_layer_norms
+from imret.folding import fold_batch_norms
 
 PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
 
@@ -217,76 +215,3 @@ def test_real_photos_keep_their_vectors(shared_data: Path, monkeypatch: pytest.M
 def test_in_bfloat16_nothing_is_folded(mobile: Path) -> None:
     encoder = Encoder(mobile, device="cpu", precision="bf16")
     assert norms_in(encoder._tower("image")) > 30
-
-
-# ---- Layer norms -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def transformer(tmp_path: Path) -> Path:
-    """Return a vision transformer whose layer norms scale each channel otherwise, as trained ones do."""
-    return write_transformer(tmp_path / "transformer")
-
-
-def write_transformer(folder: Path) -> Path:
-    folder.mkdir()
-    model_cfg: dict[str, Any] = {
-        "embed_dim": 64,
-        "vision_cfg": {"image_size": 64, "layers": 6, "width": 128, "head_width": 32, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4},
-    }
-    torch.manual_seed(4)
-    model = open_clip.CLIP(**model_cfg)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.weight.data = torch.exp(0.7 * torch.randn(module.weight.shape))
-            module.bias.data = 0.3 * torch.randn(module.bias.shape)
-    preprocess_cfg = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 64}
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
-    )
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
-
-
-def casting_norms_in(tower: nn.Module) -> int:
-    return sum(isinstance(module, LayerNormFp32) for module in tower.modules())
-
-
-@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
-def test_layer_norms_in_one_pass_are_as_near_to_float32_as_those_that_cast(
-    transformer: Path, weights: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = np.random.default_rng(5).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
-    exact = Encoder(transformer, device="cpu", precision="fp32").encode_pixels(pixels)
-    monkeypatch.setenv("IMRET_TOWERS", "plain")
-    casting = Encoder(transformer, device="cpu", precision="bf16")
-    expected = casting.encode_pixels(pixels)
-    tower = casting._tower("image")
-    n = casting_norms_in(tower)
-    assert n == 2 + 2 * 6
-    assert join_layer_norms(tower, weights) == n
-    assert casting_norms_in(tower) == 0
-    joined = casting.encode_pixels(pixels)
-    assert not np.array_equal(joined, exact)
-    distance = 1 - (joined * exact).sum(axis=1)
-    assert distance.mean() < 1.5 * (1 - (expected * exact).sum(axis=1)).mean()
-    assert distance.max() < 0.001
-
-
-def test_an_encoder_in_bfloat16_casts_nowhere_unless_its_towers_are_to_be_plain(
-    transformer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = ["a mushroom on a log", "two birds"]
-    quick = Encoder(transformer, device="cpu", precision="bf16")
-    rows = quick.encode_texts(texts)
-    assert casting_norms_in(quick._tower("image")) == casting_norms_in(quick._tower("text")) == 0
-    monkeypatch.setenv("IMRET_TOWERS", "plain")
-    plain = Encoder(transformer, device="cpu", precision="bf16")
-    assert casting_norms_in(plain._tower("image")) == 2 + 2 * 6
-    assert (rows * plain.encode_texts(texts)).sum(axis=1).min() > 0.999
-
-
-def test_layer_norms_that_compute_in_float32_are_left_alone(transformer: Path) -> None:
-    encoder = Encoder(transformer, device="cpu", precision="fp32")
-    assert join_layer_norms(encoder._tower("image"), torch.float32) == 0
