@@ -6,8 +6,8 @@
 Draws JPEG files (smooth noise, 500 x 375 at quality 90) and writes a model of random weights, which changes
 no time. Then: what a large matrix product reaches; encode-only, a loop over pictures that lie on the GPU in
 the model's precision, by the tower that `imret ingest` uses and by stock open_clip under autocast; the ingest
-of all files into an empty embedded store, model loaded, until all is indexed; benchmarks/stock.py on the same
-files; and whole processes of `imret ingest` on a thousand of them. Files and model are in the page cache.
+of all files into an empty embedded store, model loaded, until all is indexed; benchmarks/stock.py on some of
+them; and whole processes of `imret ingest` on a thousand. Files and model are in the page cache.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,17 @@ from finetune_whole_run import draw, write_model
 from machine import cores
 from torch.utils.flop_counter import FlopCounterMode
 
-from imret.encoder import Encoder
+from imret.encoder import Encoder, pick_device
+from imret.images import MAX_PIXELS
 from imret.store import open_store
+from ingest.decoding import Decoders
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 
 HERE = Path(__file__).resolve().parent
 BATCH = 256
-THOUSAND = 1000
+THOUSAND = 1_000
+FOR_STOCK = 5_000  # files: its embedded store takes ever longer
 
 
 def main() -> None:
@@ -57,62 +61,41 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         list(pool.map(draw, [(photos, number) for number in range(given.files)], chunksize=64))
     write_model(model, given.arch)
-    few = given.work / "thousand"
-    for file in sorted(photos.rglob("*.jpg"))[:: max(1, given.files // THOUSAND)][:THOUSAND]:
-        link = few / file.parent.name / file.name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            os.link(file, link)
-    # Before this process holds the device's memory. The first reads the weights once, for their fingerprint.
-    processes = [cold(few, model, given.work) for _ in range(given.rounds + 1)]
-    told(f"a thousand, whole processes: {processes}")
-    stock = of_stock(photos, model, given.work)
-    told(f"stock: {stock}")
-    page = report(given, photos, model, processes, stock)
-    print(page)
-    if given.results is not None:
-        given.results.write_text(page + "\n", encoding="utf-8")
-
-
-def told(text: str) -> None:
-    """Print at once: a machine that is lent may go back before the end."""
-    print(text, flush=True)
-
-
-def report(
-    given: argparse.Namespace,
-    photos: Path,
-    model: Path,
-    processes: list[float],
-    stock: float,
-) -> str:
-    """Measure what one process does, and return the page."""
+    files = sorted(photos.rglob("*.jpg"))
+    few, some = (part(files, given.work / str(n), n) for n in (THOUSAND, FOR_STOCK))
     encoder = Encoder(str(model.resolve()))
-    device, batch = encoder.device, given.batch
-    peak = matmul_rate(device)
-    gflop, alone = encode_only(encoder, str(model), batch, given.rounds)
-    told(f"encode-only: {alone}")
     whole = [ingested(photos, encoder, given.work, given.files) for _ in range(given.rounds)]
-    told(f"ingest: {whole}")
-    first, *warm = processes
+    decoded = [decode_only(files, encoder) for _ in range(given.rounds)]
+    told(f"decode-only: {decoded}")
+    gflop, alone = encode_only(encoder, str(model), given.batch, given.rounds)
+    peak = matmul_rate(encoder.device)
+    told(f"encode-only: {alone}, product: {peak:.3g}")
+    del encoder
+    torch.cuda.empty_cache()
+    # The first reads the weights once more, for their fingerprint.
+    first, *warm = [cold(few, model, given.work) for _ in range(given.rounds + 1)]
+    told(f"a thousand, whole processes: {first}, {warm}")
+    stock = of_stock(some, model, given.work)
     rate = {name: statistics.median(runs) for name, runs in alone.items()}
     share = {name: f"{rate[name] * gflop * 1e9 / peak:.0%}" for name in rate}
     done = statistics.median(whole)
     rows = [
+        ("decode-only, processes", middle(decoded), ""),
         ("encode-only, imret", middle(alone["imret"]), f"{share['imret']} of the product's (goal 60 %)"),
         ("encode-only, stock", middle(alone["stock"]), f"{share['stock']}"),
         ("ingest, to the index", middle(whole), f"{done / rate['imret']:.0%} of encode-only (goal 80 %)"),
         ("ingest, stock script, without its start", f"{stock:.0f}", f"imret: {done / stock:.1f} times"),
     ]
-    return "\n".join(
+    page = "\n".join(
         [
             f"# Ingest with {given.arch} on a GPU",
             "",
-            f"{date.today()}; one {device_name(device)}, {cores()}, Python {platform.python_version()}, "
-            f"torch {torch.__version__}; {encoder.precision}, batches of {batch}; random weights, JPEG files "
-            f"of smooth noise, 500 x 375. `python benchmarks/ingest_gpu.py --files {given.files} --rounds "
-            f"{given.rounds}`; medians of the rounds, least and most. A large product runs at "
-            f"{peak / 1e12:.0f} TFLOP/s; a picture takes {gflop:.1f} GFLOP.",
+            f"{date.today()}; one {device_name(pick_device('auto'))}, {cores()}, Python "
+            f"{platform.python_version()}, torch {torch.__version__}; batches of {given.batch}; random "
+            "weights, JPEG files of smooth noise, 500 x 375. `python benchmarks/ingest_gpu.py --files "
+            f"{given.files} --rounds {given.rounds}`; medians of the rounds, least and most. A large product "
+            f"in bfloat16 runs at {peak / 1e12:.0f} TFLOP/s; a picture takes {gflop:.1f} GFLOP. The stock "
+            f"script: {min(FOR_STOCK, given.files):,} files, one run.",
             "",
             "| | images/s | |",
             "|---|---|---|",
@@ -123,6 +106,24 @@ def report(
             "its weights are hashed.",
         ]
     )
+    print(page)
+    if given.results is not None:
+        given.results.write_text(page + "\n", encoding="utf-8")
+
+
+def part(files: list[Path], folder: Path, n: int) -> Path:
+    """Return a folder with links to n of the files."""
+    for file in files[:: max(1, len(files) // n)][:n]:
+        link = folder / file.parent.name / file.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            os.link(file, link)
+    return folder
+
+
+def told(text: str) -> None:
+    """Print at once: a machine that is lent may go back before the end."""
+    print(text, flush=True)
 
 
 def middle(values: list[float], digits: int = 0) -> str:
@@ -167,12 +168,35 @@ def encode_only(
 def ingested(photos: Path, encoder: Encoder, work: Path, n: int) -> float:
     """Return images a second of an ingest into an empty store, from the first look to the index."""
     shutil.rmtree(work / "db", ignore_errors=True)
+    marks: list[str] = []
     with open_store(str(work / "db")) as store:
-        began = time.perf_counter()
-        done = ingest(store, [FolderSource(photos)], encoder=encoder)
-        taken = time.perf_counter() - began
+        began, worked = time.perf_counter(), time.process_time()
+        done = ingest(
+            store,
+            [FolderSource(photos)],
+            encoder=encoder,
+            on_stage=lambda stage: marks.append(f"{stage} after {time.perf_counter() - began:.1f} s"),
+        )
+        taken, busy = time.perf_counter() - began, time.process_time() - worked
+    told(f"ingest: {n / taken:.0f} a second, {taken:.1f} s ({busy:.1f} of this process): {marks}")
     assert done.added == n
     return n / taken
+
+
+def decode_only(files: list[Path], encoder: Encoder) -> float:
+    """Return images a second that as many processes decode as there are cores, once they run."""
+    n = os.cpu_count() or 1
+    names = [str(file) for file in files[:6000]]
+    lists = [names[start : start + 16] for start in range(0, len(names), 16)]
+    with closing(Decoders(encoder.preprocess, max_pixels=MAX_PIXELS)) as decoders:
+        decoders.spread(n)
+        while not all(line.has_begun() for line in decoders._starting):
+            time.sleep(0.05)
+        with ThreadPoolExecutor(n) as pool:
+            began = time.perf_counter()
+            for _ in pool.map(decoders.decode, lists):
+                pass
+            return len(names) / (time.perf_counter() - began)
 
 
 def of_stock(photos: Path, model: Path, work: Path) -> float:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ _BOOT = (
     "serve([int(one) for one in sys.argv[1].split(',')])"
 )
 _HEADER_BYTES = 8
+_AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,14 @@ class Decoders:
 
     Args:
         preprocess: Of the model.
-        max_pixels: As for `decode`.
+        max_pixels: As for the function `decode`.
+
+    Attributes:
+        at_once: How many pictures to ask for in one call.
     """
 
     def __init__(self, preprocess: Preprocess, *, max_pixels: int) -> None:
+        self.at_once = 1
         self._preprocess, self._max_pixels = preprocess, max_pixels
         self._lock = threading.Lock()
         self._starting: list[_Line] = []
@@ -103,32 +109,40 @@ class Decoders:
                 lines = self._started(processes)
                 with self._lock:
                     self._starting += lines
+                self.at_once = _AT_ONCE
 
-    def decode(self, file: str) -> Pixels | str:
-        """Return what the function `decode` does.
+    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+        """Return what the function `decode` does of each.
 
         A picture that brings down a process is tried once more in another. If it brings down that, too, it
         is left out, and the others go on.
         """
-        line = self._taken()
+        line = self._taken() if files else None
         if line is None:
-            return decode(file, self._preprocess, self._max_pixels)
+            return [decode(file, self._preprocess, self._max_pixels) for file in files]
+        try:
+            return self._through(line, files)
+        except OSError as error:
+            why = f"the process that decodes has ended, and no other can start: {error.strerror}"
+            return [why] * len(files)
+
+    def _through(self, line: _Line, files: Sequence[str]) -> list[Pixels | str]:
+        """Have a process decode, or another, but no thread of this one: it may be the pictures."""
         for _ in range(2):
             try:
-                made = line.decode(file)
+                made = line.decode(files)
             except _GoneError:
                 line.close()
+                line = self._started(1)[0]
             else:
                 with self._lock:
                     self._idle.append(line)
                 return made
-            try:
-                line = self._started(1)[0]
-            except OSError as error:
-                return f"it brought down the process that decodes it; another: {error.strerror}"
         with self._lock:
             self._starting.append(line)
-        return "it brought down the process that decodes it, twice"
+        if len(files) == 1:
+            return ["it brought down the process that decodes it, twice"]
+        return [self._through(self._taken() or self._started(1)[0], [file])[0] for file in files]
 
     def close(self) -> None:
         """End the processes; none of them may be decoding."""
@@ -198,8 +212,8 @@ class _Family:
 class _Line:
     """The line to one process that decodes: one request at a time.
 
-    A request is a path, an answer the reason why there are no pixels, or what else `Pixels` has, with the
-    pixels after it as they are.
+    A request is a list of paths. The answer has, for each, the reason why there are no pixels, or what else
+    `Pixels` has; the pixels of all come after it as they are.
     """
 
     def __init__(self, line: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
@@ -212,8 +226,8 @@ class _Line:
         """Whether the process listens, or is gone."""
         return bool(select.select([self._line], [], [], 0)[0])
 
-    def decode(self, file: str) -> Pixels | str:
-        """Have a picture decoded; waits.
+    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+        """Have pictures decoded; waits.
 
         Raises:
             _GoneError: If the process is gone.
@@ -221,15 +235,15 @@ class _Line:
         try:
             if not self._listens:
                 self._listens = _receive(self._line) is None
-            _send(self._line, file)
-            answer: str | tuple[int, int, str] = _receive(self._line)
-            if isinstance(answer, str):
-                return answer
-            pixels = np.empty(self._size, dtype=np.uint8)
-            _fill(self._line, pixels.data.cast("B"))
+            _send(self._line, list(files))
+            answers: list[str | tuple[int, int, str]] = _receive(self._line)
+            n = sum(not isinstance(answer, str) for answer in answers)
+            pixels = np.empty((n, *self._size), dtype=np.uint8)
+            _fill(self._line, pixels.reshape(-1).data)
         except (OSError, EOFError) as error:
             raise _GoneError from error
-        return Pixels(pixels, *answer)
+        rows = iter(pixels)
+        return [answer if isinstance(answer, str) else Pixels(next(rows), *answer) for answer in answers]
 
     def close(self) -> None:
         """Hang up; the process ends."""
@@ -260,12 +274,13 @@ def _decode_for(line: socket.socket) -> None:
         lift_pillow_limit(max_pixels)
         _send(line, None)
         while True:
-            made = decode(_receive(line), preprocess, max_pixels)
-            if isinstance(made, str):
-                _send(line, made)
-            else:
-                _send(line, (made.width, made.height, made.sha256))
-                line.sendall(np.ascontiguousarray(made.pixels).data)
+            made = [decode(file, preprocess, max_pixels) for file in _receive(line)]
+            pictures = [one for one in made if isinstance(one, Pixels)]
+            _send(
+                line, [one if isinstance(one, str) else (one.width, one.height, one.sha256) for one in made]
+            )
+            for picture in pictures:
+                line.sendall(np.ascontiguousarray(picture.pixels).data)
 
 
 def _send(line: socket.socket, message: object) -> None:
@@ -288,7 +303,8 @@ def _receive(line: socket.socket) -> Any:
 
 def _fill(line: socket.socket, left: memoryview) -> None:
     while left:
-        n = line.recv_into(left)
+        # All that is asked for in one call: each would wait for its turn in Python.
+        n = line.recv_into(left, 0, socket.MSG_WAITALL)
         if n == 0:
             raise EOFError
         left = left[n:]

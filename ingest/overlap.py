@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -36,6 +36,18 @@ def map_ahead(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def in_lists(items: Iterable[T], size: Callable[[], int]) -> Iterator[list[T]]:
+    """Yield the items in lists of at most `size()`, in order; how many that is may change on the way."""
+    some: list[T] = []
+    for item in items:
+        some.append(item)
+        if len(some) >= size():
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from imret.errors import DataError, ModelMismatch
 from imret.folders import Ignored, Skipped
 from imret.payload import printable
 from imret.store import Collection, Identity, Store
-from ingest.decoding import Decoders
-from ingest.overlap import map_ahead, run_ahead
+from ingest.decoding import Decoders, Pixels
+from ingest.overlap import in_lists, map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Report, Tally
 from ingest.sources import FolderSource
@@ -285,9 +285,16 @@ class _Run:
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
-            closing(map_ahead(self._decode, plan, pool, ahead=lambda: n_ahead)) as outcomes,
+            closing(
+                map_ahead(
+                    self._decode,
+                    in_lists(plan, lambda: self.decoders.at_once),
+                    pool,
+                    ahead=lambda: -(-n_ahead // self.decoders.at_once),
+                )
+            ) as decodings,
         ):
-            for outcome in outcomes:
+            for outcome in chain.from_iterable(decodings):
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
                     n_ahead = 2 * self.batch_size
@@ -311,16 +318,10 @@ class _Run:
             self._spread = True
             self.decoders.spread(n)
 
-    def _decode(self, planned: Planned) -> Decoded | Planned | Skipped:
-        """Decode one picture; one with a twin needs none of it."""
-        if planned.twin is not None:
-            return planned
-        record = planned.record
-        made = self.decoders.decode(record.file)
-        if isinstance(made, str):
-            return Skipped(record.path, made)
-        payload = payload_of(record, sha256=made.sha256, width=made.width, height=made.height)
-        return Decoded(planned, made.pixels, payload)
+    def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:
+        """Decode pictures; those with a twin need none of it."""
+        made = iter(self.decoders.decode([one.record.file for one in plan if one.twin is None]))
+        return [one if one.twin is not None else _decoded(one, next(made)) for one in plan]
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
@@ -391,6 +392,14 @@ class _Run:
             self.target.flush()
             self._last_flush = time.monotonic()
         return self.target.index_lags()
+
+
+def _decoded(planned: Planned, made: Pixels | str) -> Decoded | Skipped:
+    record = planned.record
+    if isinstance(made, str):
+        return Skipped(record.path, made)
+    payload = payload_of(record, sha256=made.sha256, width=made.width, height=made.height)
+    return Decoded(planned, made.pixels, payload)
 
 
 @dataclass(frozen=True)

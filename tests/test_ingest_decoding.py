@@ -25,7 +25,7 @@ PREPROCESS = Preprocess(size=(32, 32))
 # What stands in for a picture that brings libjpeg down: a decoder that dies of one name.
 DEADLY = (
     "import os, sys; sys.path[:] = sys.argv[2:]; import ingest.decoding as d; real = d.decode; "
-    "d.decode = lambda file, *rest: os.kill(os.getpid(), 9) if 'deadly' in file else real(file, *rest); "
+    "d.decode = lambda file, *rest: os.kill(os.getpid(), 9) if 'deadly.jpg' in file else real(file, *rest); "
     "d.serve([int(one) for one in sys.argv[1].split(',')])"
 )
 
@@ -65,6 +65,11 @@ def forks(decoders: Decoders) -> list[int]:
     return sorted({pid for head in heads for pid in family_of(head)} - heads)
 
 
+def one_of(decoders: Decoders, file: str) -> Pixels | str:
+    (made,) = decoders.decode([file])
+    return made
+
+
 def never(*_: object) -> str:
     pytest.fail("decoded in the thread")
 
@@ -88,22 +93,27 @@ def test_a_process_gives_what_a_thread_gives_for_good_files_and_bad(
     large = draw_picture(tmp_path / "large.png", size=(200, 100))
     files = [str(file) for file in (*good, odd, cut, large, tmp_path, tmp_path / "missing.jpg")]
     expected = [decode(file, PREPROCESS, 10_000) for file in files]
+    assert decoders.at_once == 1
     assert [isinstance(one, str) for one in expected] == [False] * 10 + [True] * 4
     spread(decoders, 3)
     monkeypatch.setattr(decoding, "decode", never)
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(decoders.decode, files * 3))
-    assert all(map(same, made, expected * 3))
+        made = [
+            one for some in pool.map(decoders.decode, [files, files[::-1], [], files[3:5]]) for one in some
+        ]
+    assert all(map(same, made, [*expected, *expected[::-1], *expected[3:5]]))
+    assert len(made) == 2 * len(files) + 2
+    assert decoders.at_once > 1
 
 
 def test_threads_decode_until_the_processes_are_ready(decoders: Decoders, tmp_path: Path) -> None:
     file = str(draw_picture(tmp_path / "a.jpg"))
     decoders.spread(1)
     began = time.monotonic()
-    assert isinstance(decoders.decode(file), Pixels)
+    assert isinstance(one_of(decoders, file), Pixels)
     assert not decoders._idle  # its process was starting still
     assert time.monotonic() - began < 1
-    assert eventually(lambda: isinstance(decoders.decode(file), Pixels) and bool(decoders._idle))
+    assert eventually(lambda: isinstance(one_of(decoders, file), Pixels) and bool(decoders._idle))
 
 
 def test_a_process_that_was_killed_is_replaced_and_its_picture_decoded(
@@ -118,7 +128,7 @@ def test_a_process_that_was_killed_is_replaced_and_its_picture_decoded(
     expected = decode(file, PREPROCESS, 10_000)
     monkeypatch.setattr(decoding, "decode", never)
     for _ in range(3):
-        assert same(decoders.decode(file), expected)
+        assert same(one_of(decoders, file), expected)
     assert len(decoders._families) == 2  # what was started for the first serves the others
 
 
@@ -129,9 +139,22 @@ def test_a_picture_that_brings_down_two_processes_is_left_out_and_the_next_decod
     spread(decoders, 1)
     monkeypatch.setattr(decoding, "decode", never)
     deadly = draw_picture(tmp_path / "deadly.jpg")
-    assert decoders.decode(str(deadly)) == "it brought down the process that decodes it, twice"
+    assert one_of(decoders, str(deadly)) == "it brought down the process that decodes it, twice"
     assert eventually(lambda: all(line.has_begun() for line in decoders._starting))
-    assert isinstance(decoders.decode(str(draw_picture(tmp_path / "fine.jpg"))), Pixels)
+    assert isinstance(one_of(decoders, str(draw_picture(tmp_path / "fine.jpg"))), Pixels)
+
+
+def test_a_deadly_picture_among_others_is_left_out_alone(
+    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_BOOT", DEADLY)
+    spread(decoders, 1)
+    monkeypatch.setattr(decoding, "decode", never)  # not in the thread, whatever is still starting
+    files = [str(draw_picture(tmp_path / name)) for name in ("a.jpg", "deadly.jpg", "b.jpg")]
+    first, deadly, last = decoders.decode(files)
+    assert deadly == "it brought down the process that decodes it, twice"
+    assert isinstance(first, Pixels)
+    assert isinstance(last, Pixels)
 
 
 def test_where_no_process_can_start_threads_decode(
@@ -139,7 +162,7 @@ def test_where_no_process_can_start_threads_decode(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     decoders.spread(2)
-    assert isinstance(decoders.decode(str(draw_picture(tmp_path / "a.jpg"))), Pixels)
+    assert isinstance(one_of(decoders, str(draw_picture(tmp_path / "a.jpg"))), Pixels)
 
 
 def test_closing_ends_every_process() -> None:

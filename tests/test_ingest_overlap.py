@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingest.overlap import map_ahead, run_ahead
+from ingest.overlap import in_lists, map_ahead, run_ahead
 
 
 def _numbers(n: int, made: list[int] | None = None) -> Generator[int, None, None]:
@@ -135,3 +135,12 @@ def test_the_look_ahead_may_change_on_the_way() -> None:
         ahead = 1
         assert [next(results) for _ in range(19)] == list(range(4, 23))
         results.close()
+
+
+def test_lists_keep_the_order_and_may_grow_on_the_way() -> None:
+    size = 1
+    lists = in_lists(range(8), lambda: size)
+    assert next(lists) == [0]
+    size = 3
+    assert list(lists) == [[1, 2, 3], [4, 5, 6], [7]]
+    assert list(in_lists([], lambda: 2)) == []
