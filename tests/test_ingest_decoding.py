@@ -171,7 +171,7 @@ def test_closing_ends_every_process() -> None:
         decoders.spread(1)  # this one has not begun
         heads = [family._process.pid for family in decoders._families]
         assert sum(len(family_of(head)) for head in heads) == 2 + 2
-    assert not any(map(family_of, heads))
+    assert eventually(lambda: not any(map(family_of, heads)))
 
 
 def test_processes_end_with_a_program_that_is_killed() -> None:

@@ -227,9 +227,10 @@ def test_long_texts_are_known_by_their_hash(encoder: BatchingEncoder) -> None:
 
 
 def test_a_process_may_end_while_texts_are_encoded(random_model: Path) -> None:
-    # A daemon thread that is in native code while the interpreter ends aborts the process.
+    # A daemon thread that has been in C++ code and lives while the interpreter ends may abort the process.
     code = """
-import sys, time
+import atexit, sys, threading, time
+atexit.register(lambda: print(*[thread.name for thread in threading.enumerate()]))  # the last to be called
 from imret.models import resolve_model
 from imret.web.batching import BatchingEncoder
 from imret.web.telemetry import Telemetry
@@ -239,11 +240,11 @@ for i in range(2_000):
     encoder.submit([f"a text of some words, the {i}th"])
 time.sleep(float(sys.argv[2]))
 """
-    for delay_s in (0.02, 0.05, 0.1):
+    for delay_s in (0.02, 0.1, 5):  # at 5 seconds all are encoded, and the thread waits
         done = subprocess.run(
             [sys.executable, "-c", code, str(random_model), str(delay_s)],
             capture_output=True,
             text=True,
             cwd=ROOT,
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "MainThread\n", "")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from imret.images import Source
 from imret.models import ModelFiles
 from imret.querycache import CachedEncoder
-from imret.web.native import finished_first
+from imret.web.background import run_in_background
 from imret.web.telemetry import Telemetry, stage
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ class BatchingEncoder(CachedEncoder):
         self._telemetry = telemetry
         # By hash: six wordings of the longest text are as large as ten vectors.
         self._known: OrderedDict[bytes, _Vector] = OrderedDict()
-        self._waiting: SimpleQueue[tuple[_Wordings, _Vector]] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[_Wordings, _Vector] | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._is_encoding = False
+        self._is_stopped = False
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -84,7 +85,7 @@ class BatchingEncoder(CachedEncoder):
             self._waiting.put((tuple(texts), vector))
             if not self._is_encoding:
                 self._is_encoding = True
-                threading.Thread(target=self._encode_while_asked, name="imret-encode", daemon=True).start()
+                run_in_background("imret-encode", self._encode_while_asked, stop=self._stop)
         return vector
 
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -100,10 +101,14 @@ class BatchingEncoder(CachedEncoder):
         with stage(self._telemetry, "encode"):
             return super().encode_images(images, batch_size=batch_size)
 
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._waiting.put(None)
+
     def _encode_while_asked(self) -> None:
-        while True:
+        while not self._is_stopped:
             try:
-                batch = [self._waiting.get(timeout=IDLE_S)]
+                waiting = [self._waiting.get(timeout=IDLE_S)]
             except Empty:
                 with self._lock:
                     if self._waiting.empty():
@@ -111,10 +116,10 @@ class BatchingEncoder(CachedEncoder):
                         return
                 continue
             with contextlib.suppress(Empty):
-                while len(batch) < MAX_BATCH:
-                    batch.append(self._waiting.get_nowait())
-            with finished_first():
-                self._encode(batch)
+                while len(waiting) < MAX_BATCH:
+                    waiting.append(self._waiting.get_nowait())
+            if not self._is_stopped:
+                self._encode([one for one in waiting if one is not None])
 
     def _encode(self, batch: list[tuple[_Wordings, _Vector]]) -> None:
         self._telemetry.observe_batch(len(batch))

@@ -6,12 +6,11 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 import warnings
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -200,6 +199,7 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
 def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
     from imret.errors import ImretError, ModelError
+    from imret.web.background import run_in_background
 
     started = time.monotonic()
     try:
@@ -222,19 +222,11 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
     def load() -> None:
         # The first query should not have to wait; whatever goes wrong, it will say.
-        with warm.use(collection) as served:
+        with contextlib.suppress(ImretError), warm.use(collection) as served:
             served.load()
 
     if not preload:
-        threading.Thread(target=_quietly, args=(load,), name="imret-preload", daemon=True).start()
-
-
-def _quietly(load: Any) -> None:
-    from imret.errors import ImretError
-    from imret.web.native import finished_first
-
-    with contextlib.suppress(ImretError), finished_first():
-        load()
+        run_in_background("imret-preload", load)
 
 
 def _token(file: str | None) -> str | None:
