@@ -101,6 +101,7 @@ class Decoders:
         self._starting: list[_Line] = []
         self._idle: list[_Line] = []
         self._families: list[_Family] = []
+        self._given_up = False
 
     def spread(self, processes: int) -> None:
         """Begin to start processes. Until they are ready, and where they cannot start, threads decode."""
@@ -118,13 +119,12 @@ class Decoders:
         is left out, and the others go on.
         """
         line = self._taken() if files else None
-        if line is None:
-            return [decode(file, self._preprocess, self._max_pixels) for file in files]
-        try:
-            return self._through(line, files)
-        except OSError as error:
-            why = f"the process that decodes has ended, and no other can start: {error.strerror}"
-            return [why] * len(files)
+        if line is not None:
+            try:
+                return self._through(line, files)
+            except (_NeverBegunError, OSError):
+                self._given_up = True
+        return [decode(file, self._preprocess, self._max_pixels) for file in files]
 
     def _through(self, line: _Line, files: Sequence[str]) -> list[Pixels | str]:
         """Have a process decode, or another, but no thread of this one: it may be the pictures."""
@@ -146,8 +146,6 @@ class Decoders:
 
     def close(self) -> None:
         """End the processes; none of them may be decoding."""
-        for line in (*self._starting, *self._idle):
-            line.close()
         for family in self._families:
             family.end()
 
@@ -159,6 +157,8 @@ class Decoders:
 
     def _taken(self) -> _Line | None:
         with self._lock:
+            if self._given_up:
+                return None
             if not self._idle and self._starting:
                 begun = [line for line in self._starting if line.has_begun()]
                 self._idle += begun
@@ -168,6 +168,10 @@ class Decoders:
 
 class _GoneError(Exception):
     """The process at the other end is gone."""
+
+
+class _NeverBegunError(Exception):
+    """It has ended before it could decode anything."""
 
 
 class _Family:
@@ -203,7 +207,9 @@ class _Family:
                 end.close()
 
     def end(self) -> None:
-        """End all of them; what they read, they do not change."""
+        """Hang up and end all of them; what they read, they do not change."""
+        for line in self.lines:
+            line.close()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -231,10 +237,14 @@ class _Line:
 
         Raises:
             _GoneError: If the process is gone.
+            _NeverBegunError: If it was before it listened.
         """
         try:
             if not self._listens:
                 self._listens = _receive(self._line) is None
+        except (OSError, EOFError) as error:
+            raise _NeverBegunError from error
+        try:
             _send(self._line, list(files))
             answers: list[str | tuple[int, int, str]] = _receive(self._line)
             n = sum(not isinstance(answer, str) for answer in answers)

@@ -1,7 +1,7 @@
 """Folders into a collection: after a run that ends well, the collection equals the folders.
 
-Scanning and decoding run ahead in threads, encoding runs in the caller's thread, storing runs behind;
-bounded queues join them, so memory does not grow with the number of pictures. What to do is decided in
+Scanning, decoding and encoding run ahead in threads, decoding for a GPU in processes; storing runs behind.
+Bounded queues join them, so memory does not grow with the number of pictures. What to do is decided in
 `ingest.reconcile` from the collection alone, so a killed run is resumed by running again.
 """
 
@@ -212,7 +212,9 @@ def processes_for(device: str, workers: int) -> int:
         device: Of the encoder.
         workers: Threads that decode.
     """
-    return workers if device != "cpu" and workers >= _CORES_FOR_PROCESSES else 0
+    # Not for Apple's GPU: forks of a process that has loaded its frameworks may crash.
+    fast = device.startswith("cuda") and hasattr(os, "fork")
+    return workers if fast and workers >= _CORES_FOR_PROCESSES else 0
 
 
 class _Run:

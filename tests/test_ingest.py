@@ -167,7 +167,8 @@ def test_a_short_ingest_starts_no_process_to_decode(
 
 
 def test_only_a_gpu_beside_enough_cores_is_fed_by_processes() -> None:
-    assert [processes_for("cuda", 16), processes_for("cuda", 2), processes_for("cpu", 64)] == [16, 0, 0]
+    asked = [("cuda", 16), ("cuda:1", 4), ("cuda", 2), ("cpu", 64), ("mps", 10)]
+    assert [processes_for(*one) for one in asked] == [16, 4, 0, 0, 0]
 
 
 def test_a_second_run_decodes_nothing(photos: Path, tmp_path: Path, encoder: Encoder) -> None:

@@ -165,6 +165,17 @@ def test_where_no_process_can_start_threads_decode(
     assert isinstance(one_of(decoders, str(draw_picture(tmp_path / "a.jpg"))), Pixels)
 
 
+def test_where_processes_end_as_they_start_threads_decode_and_none_is_started_again(
+    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_BOOT", "raise SystemExit(3)")
+    spread(decoders, 2)
+    files = [str(draw_picture(tmp_path / name)) for name in ("a.jpg", "b.jpg")]
+    for _ in range(3):
+        assert all(isinstance(one, Pixels) for one in decoders.decode(files))
+    assert len(decoders._families) == 1
+
+
 def test_closing_ends_every_process() -> None:
     with closing(Decoders(PREPROCESS, max_pixels=10_000)) as decoders:
         spread(decoders, 2)
