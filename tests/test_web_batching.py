@@ -227,7 +227,7 @@ def test_long_texts_are_known_by_their_hash(encoder: BatchingEncoder) -> None:
 
 
 def test_a_process_may_end_while_texts_are_encoded(random_model: Path) -> None:
-    # A daemon thread that has been in C++ code and lives while the interpreter ends may abort the process.
+    # A daemon thread that is in C++ code while the interpreter ends aborts the process.
     code = """
 import atexit, sys, threading, time
 atexit.register(lambda: print(*[thread.name for thread in threading.enumerate()]))  # the last to be called
