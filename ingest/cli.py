@@ -37,7 +37,9 @@ from imret.options import (
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]"
 )
-@click.option("--workers", type=click.IntRange(1), help="Decode threads.  [default: one per core]")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Pictures decoded at a time.  [default: one per core]"
+)
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
