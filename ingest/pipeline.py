@@ -84,7 +84,8 @@ def ingest(
         rebuild: With an encoder other than the collection's, build a new version beside the live one and
             switch to it when it is complete. Without it such an encoder is refused.
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
-        workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per core.
+        workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
+            core.
         max_pixels: Larger pictures are skipped, before decoding.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.

@@ -1,7 +1,7 @@
 """Threads that compute beside the others, and have ended before Python does.
 
-One that is left running is stopped wherever it next wants the interpreter's lock. Within C++ code, as torch is,
-that aborts the process.
+One that is left running is stopped wherever it next wants the interpreter's lock. Within C++ code, as torch
+is, that aborts the process.
 """
 
 from __future__ import annotations
