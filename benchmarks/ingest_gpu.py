@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from finetune_throughput import device_name, matmul_rate, synchronize
 from finetune_whole_run import draw, write_model
+from ingest_cpu import middle
 from machine import cores
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,6 +39,7 @@ from imret.encoder import Encoder, pick_device
 from imret.images import MAX_PIXELS
 from imret.store import open_store
 from ingest.decoding import Decoders
+from ingest.overlap import in_lists
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 
@@ -102,7 +104,7 @@ def main() -> None:
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
             f"`imret ingest` of {min(THOUSAND, given.files):,} files, whole processes until they can be "
-            f"found: {middle(warm, 1)} s (goal 10); {first:.1f} s the first time that a model is used, when "
+            f"found: {middle(warm)} s (goal 10); {first:.1f} s the first time that a model is used, when "
             "its weights are hashed.",
         ]
     )
@@ -126,11 +128,6 @@ def told(text: str) -> None:
     print(text, flush=True)
 
 
-def middle(values: list[float], digits: int = 0) -> str:
-    """Return a median with least and most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 @torch.inference_mode()
 def encode_only(
     encoder: Encoder, model: str, batch: int, rounds: int
@@ -147,10 +144,8 @@ def encode_only(
         "imret": lambda: torch.nn.functional.normalize(ours.encode_image(exact).float(), dim=-1),
         "stock": lambda: next(stock.encoded(plain, [(pixels, [""])], str(device))),
     }
-    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know it
     with FlopCounterMode(display=False) as counter:
         ours.encode_image(exact[:1])
-    torch.backends.mha.set_fastpath_enabled(True)
     alone: dict[str, list[float]] = {name: [] for name in contenders}
     for run in contenders.values():
         run()
@@ -187,14 +182,13 @@ def decode_only(files: list[Path], encoder: Encoder) -> float:
     """Return images a second that as many processes decode as there are cores, once they run."""
     n = os.cpu_count() or 1
     names = [str(file) for file in files[:6000]]
-    lists = [names[start : start + 16] for start in range(0, len(names), 16)]
     with closing(Decoders(encoder.preprocess, max_pixels=MAX_PIXELS)) as decoders:
         decoders.spread(n)
         while not all(line.has_begun() for line in decoders._starting):
             time.sleep(0.05)
         with ThreadPoolExecutor(n) as pool:
             began = time.perf_counter()
-            for _ in pool.map(decoders.decode, lists):
+            for _ in pool.map(decoders.decode, in_lists(names, lambda: decoders.at_once)):
                 pass
             return len(names) / (time.perf_counter() - began)
 

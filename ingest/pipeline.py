@@ -241,7 +241,6 @@ class _Run:
         self._on_stage = on_stage or (lambda stage: None)
         self.workers = workers
         self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
-        self._spread = False
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
 
@@ -316,9 +315,8 @@ class _Run:
 
     def _spread_decoding(self, source: FolderSource) -> None:
         """Have processes decode, where they are worth their start: while the model loads, they start."""
-        n = 0 if self._spread else processes_for(str(self.encoder.device), self.workers)
+        n = 0 if self.decoders.at_once > 1 else processes_for(str(self.encoder.device), self.workers)
         if n > 0 and sum(1 for _ in islice(source.entries(), LONG)) == LONG:
-            self._spread = True
             self.decoders.spread(n)
 
     def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:

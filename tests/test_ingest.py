@@ -121,6 +121,37 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
     assert len(_contents(tmp_path / "db")) == 5
 
 
+def test_encoding_goes_on_while_the_index_is_built(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(10, 30):
+        draw_picture(photos / "fungi" / f"{seed}.png", seed=seed)
+    encoded: list[int] = []
+    meanwhile: list[int] = []
+    indexing = threading.Event()
+
+    def encode(given: Encoder, pixels: np.ndarray, **options: Any) -> np.ndarray:
+        if len(encoded) >= 6:
+            indexing.wait(20)
+        encoded.append(len(pixels))
+        return really_encode(given, pixels, **options)
+
+    def optimize(collection: EdgeCollection) -> None:
+        before, deadline = len(encoded), time.monotonic() + 20
+        indexing.set()
+        while not meanwhile and len(encoded) < before + 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        meanwhile.append(len(encoded) - before)
+        really_optimize(collection)
+
+    really_encode, really_optimize = Encoder.encode_pixels, EdgeCollection.optimize
+    monkeypatch.setattr(Encoder, "encode_pixels", encode)
+    monkeypatch.setattr(EdgeCollection, "optimize", optimize)
+    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() == 2)
+    _ingest(photos, tmp_path / "db", encoder, batch_size=1)
+    assert meanwhile[0] >= 5
+
+
 def test_a_long_ingest_for_a_gpu_decodes_in_processes_and_stores_the_same(
     photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -174,6 +177,20 @@ def test_where_processes_end_as_they_start_threads_decode_and_none_is_started_ag
     for _ in range(3):
         assert all(isinstance(one, Pixels) for one in decoders.decode(files))
     assert len(decoders._families) == 1
+
+
+def test_a_program_with_many_files_open_still_sees_which_process_has_begun() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    try:
+        one, other = socket.socketpair()
+        with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1_500)) as high:
+            line = decoding._Line(high, PREPROCESS, 10_000)
+            assert not line.has_begun()
+            other.sendall(b"x")
+            assert line.has_begun()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_closing_ends_every_process() -> None:
