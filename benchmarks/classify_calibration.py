@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret import Encoder
-from imret.classification import probabilities
-from imret.evaluation.pictures import Embedded, embed, labelled
+from imret.evaluation.dataset import Embedded, embed, labelled
+from imret.evaluation.metrics import calibration_error
 from imret.evaluation.queries import category_queries
-from imret.metrics import calibration_error
+from imret.retrieval.classify import probabilities
 
 N_BINS = 15
 

@@ -28,9 +28,9 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from imret import Encoder
-from imret.images import fit_image, load_image
-from imret.models import Preprocess
-from imret.resizing import load_pixels
+from imret.images.decode import fit_image, load_image
+from imret.images.resize import load_pixels
+from imret.models.resolve import Preprocess
 
 SIZE = 224
 PREPROCESS = Preprocess(

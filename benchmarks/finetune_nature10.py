@@ -32,12 +32,12 @@ import torch
 from machine import processor
 from matplotlib.figure import Figure
 
-from finetune.blend import blend_states
 from finetune.checkpoint import save_model
-from finetune.models import find_base
+from finetune.model.base_model import find_base
+from finetune.wise_ft import blend_states
 from imret import Encoder, evaluate
 
-IMRET = (sys.executable, "-c", "from imret.cli import main; main()")
+IMRET = (sys.executable, "-c", "from imret.cli.main import main; main()")
 REPLAY = "{data}/captions800/captions.csv"
 
 # Frozen before the first look at a test picture. The base is no ViT-H/14, so learning rates are set for it,

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-import finetune.data
-from finetune.captions import category_captions
-from finetune.data import Batches, TextSet
-from imret.cli import main
+import finetune.data.batches
+from finetune.data.batches import Batches, TextSet
+from finetune.data.captions import category_captions
+from imret.cli.main import main
 
 
 def mixed(loss: str) -> Any:
     """Return a way to draw the texts of a batch that mixes templates."""
 
-    def draw(self: Batches, step: int) -> finetune.data.Batch:
+    def draw(self: Batches, step: int) -> finetune.data.batches.Batch:
         positions = self._draw_positions(step)
         rng = np.random.default_rng((self.seed, 1_000, step))
         categories = [self.records[i].category for i in positions]
@@ -41,7 +41,7 @@ def mixed(loss: str) -> Any:
         ]
         counts = Counter(drawn)
         match = torch.tensor([[text in some for text in texts] for some in own])
-        return finetune.data.Batch(
+        return finetune.data.batches.Batch(
             positions,
             (TextSet(texts, match, torch.tensor([counts[text] for text in texts], dtype=torch.float32)),),
         )

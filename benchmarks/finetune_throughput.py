@@ -3,7 +3,7 @@
     python benchmarks/finetune_throughput.py [--arch ViT-H-14] [--device cuda] [--limit-gib 24]
 
 Weights are random and pictures are noise, which changes neither time nor memory; nothing is downloaded. What
-is timed are whole steps of finetune.train, optimizer and anchors included, with pictures that are decoded
+is timed are whole steps of finetune.trainer, optimizer and anchors included, with pictures that are decoded
 already. "Useful" are the operations that the objective asks for, without those that checkpointing or parts
 of a batch repeat; they are counted by torch as they are executed, and their rate is given as a share of what
 a large matrix product reaches on the same device in the same run. Memory is what tensors held at most, in GiB
@@ -36,13 +36,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.config import FinetuneConfig
-from finetune.data import Pictures
+from finetune.data.batches import Pictures
+from finetune.data.records import Record
 from finetune.memory import peak_memory_mib
-from finetune.models import Base, find_base
-from finetune.sources import Record
-from finetune.train import Trainer, training_size
+from finetune.model.base_model import Base, find_base
+from finetune.trainer import Trainer, training_size
+from imret.datasets.phrases import read_phrases
 from imret.errors import ModelError
-from imret.phrases import read_phrases
 
 CATEGORIES = (
     *("actinopterygii", "amphibia", "arachnida", "aves", "fungi"),

@@ -24,9 +24,9 @@ from finetune_throughput import CATEGORIES
 from PIL import Image
 
 from finetune.checkpoint import save_model
-from finetune.models import find_base
+from finetune.model.base_model import find_base
 
-IMRET = (sys.executable, "-c", "from imret.cli import main; main()")
+IMRET = (sys.executable, "-c", "from imret.cli.main import main; main()")
 
 
 def main() -> None:

@@ -43,8 +43,8 @@ class Imret:
         self._collection: Any = None
 
     def build(self, vectors: NDArray[np.float32], labels: Any) -> dict[str, float]:
-        from imret.payload import make_payload
         from imret.store import Identity
+        from imret.store.payload import make_payload
 
         identity = Identity("synthetic", "0" * 16, vectors.shape[1])
         started, indexing = time.perf_counter(), 0.0
@@ -98,8 +98,8 @@ class Shard(Imret):
         self._shard: Any = None
 
     def open(self) -> None:
-        from imret.store.edge_folder import Holder
-        from imret.store.edge_shard import Shard as OpenShard
+        from imret.store.embedded.layout import Holder
+        from imret.store.embedded.shard import Shard as OpenShard
 
         path = next((self._folder / COLLECTION).glob("*/shard")).parent
         self._shard = OpenShard(path, None, holder=Holder(os.getpid(), "benchmark", ""), index_from_kb=10_000)

@@ -81,7 +81,7 @@ class Contenders:
         """Return wall and processor seconds, and what its report says that the ingest took."""
         db, report = self._work / "imret", self._work / "report.json"
         shutil.rmtree(db, ignore_errors=True)
-        program = [sys.executable, "-m", "imret.cli", "ingest", str(folder), "--model", self._model]
+        program = [sys.executable, "-m", "imret", "ingest", str(folder), "--model", self._model]
         wall, worked, _ = timed([*program, "--db", str(db), "--report", str(report)], self._env)
         return wall, worked, float(json.loads(report.read_text())["seconds"])
 
@@ -91,9 +91,9 @@ def stages(
 ) -> dict[str, list[list[float]]]:
     """Return [wall, processor] seconds of each round: decoding, encoding, and the whole ingest."""
     from imret import Encoder
-    from imret.payload import sha256_of
-    from imret.resizing import load_pixels
+    from imret.images.resize import load_pixels
     from imret.store import open_store
+    from imret.store.payload import sha256_of
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource
 

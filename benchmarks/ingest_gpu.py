@@ -35,12 +35,12 @@ from ingest_cpu import middle
 from machine import cores
 from torch.utils.flop_counter import FlopCounterMode
 
-from imret.encoder import Encoder, pick_device
-from imret.images import MAX_PIXELS
+from imret.images.decode import MAX_PIXELS
+from imret.models.encoder import Encoder, pick_device
 from imret.store import open_store
-from ingest.decoding import Decoders
-from ingest.overlap import in_lists
+from ingest.decode_workers import Decoders
 from ingest.pipeline import ingest
+from ingest.prefetch import in_lists
 from ingest.sources import FolderSource
 
 HERE = Path(__file__).resolve().parent
@@ -206,7 +206,7 @@ def cold(photos: Path, model: Path, work: Path) -> float:
     """Return the seconds of a whole `imret ingest` into an empty store."""
     shutil.rmtree(work / "few", ignore_errors=True)
     env = {**os.environ, "IMRET_HOME": str(work / "home")}
-    program = [sys.executable, "-m", "imret.cli", "ingest", str(photos), "--model", str(model)]
+    program = [sys.executable, "-m", "imret", "ingest", str(photos), "--model", str(model)]
     began = time.perf_counter()
     subprocess.run([*program, "--db", str(work / "few")], capture_output=True, text=True, check=True, env=env)
     return time.perf_counter() - began

@@ -32,7 +32,7 @@ from second_ingest import IMRET, draw_files, random_model
 
 GOAL = 1.10  # of the pipeline's memory: so much more at most
 EVERY_S = 0.05
-STORE = "imret.store.edge_worker"  # in the command line of the store's process
+STORE = "imret.store.embedded.worker"  # in the command line of the store's process
 PIPELINE, INDEX = "the process that decodes and encodes", "the store's process"
 
 

@@ -1,4 +1,4 @@
-"""How well copies of pictures are told from different ones: what the limits of `imret.likeness` stand on.
+"""How well copies of pictures are told from different ones: what the limits of `imret.images.phash` stand on.
 
     python benchmarks/likeness.py data/train [--size 252]
 
@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from finetune.sources import list_pictures
-from imret.images import fit_image, load_image
-from imret.likeness import MOST_BITS, MOST_COLOUR, Look, alike, look_at
+from finetune.data.records import list_pictures
+from imret.images.decode import fit_image, load_image
+from imret.images.phash import MOST_BITS, MOST_COLOUR, Look, alike, look_at
 
 
 def copies(image: Image.Image) -> Iterator[tuple[str, Image.Image]]:

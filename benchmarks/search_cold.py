@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-IMRET = "from imret.cli import main; main()"
+IMRET = "from imret.cli.main import main; main()"
 # What a process of the command says of itself at its end, on a stream of its own.
 TELL = """
 import atexit, os, sys
@@ -68,7 +68,7 @@ def main() -> None:
                 f"  {'imports torch' if 'torch' in imported else 'no torch'}"
             )
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import numpy, imret.cli"], check=True)
+        subprocess.run([sys.executable, "-c", "import numpy, imret.cli.main"], check=True)
         print(f"{'python and numpy alone':<26} {time.perf_counter() - start:6.2f} s")
 
 

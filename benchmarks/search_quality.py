@@ -10,7 +10,7 @@ tiny-clip (a model that knows both). Both splits are made collections.
 - `relevant`: precision and recall of what is left of each category, and how often a query that has no answer
   is told so. Captions of captions500 on their own photos: how often the right one is left.
 
-The rule of imret.relevance was chosen while looking at both splits, at the captions and at the queries
+The rule of imret.retrieval.relevance was chosen while looking at both splits, at the captions and at the queries
 CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked.
 
 Writes benchmarks/results/search_quality-DATE.md and .json.
@@ -34,12 +34,12 @@ import numpy as np
 import torch
 
 from imret import Encoder
-from imret.asking import query_vector
-from imret.phrases import read_phrases
-from imret.query import Term
-from imret.retrieval import search
+from imret.datasets.phrases import read_phrases
+from imret.retrieval.prompts import common_names
+from imret.retrieval.query import Term
+from imret.retrieval.query_vector import query_vector
+from imret.retrieval.search import search
 from imret.store import Store, open_store
-from imret.wording import common_names
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 

@@ -30,7 +30,7 @@ import atexit, os, sys
 atexit.register(lambda: os.write(int(os.environ["TELL"]), b" ".join(
     name.encode() for name in {HEAVY!r} if name in sys.modules)))
 """
-IMRET = TELL + "from imret.cli import main; main()"
+IMRET = TELL + "from imret.cli.main import main; main()"
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def measure(name: str, work: Callable[[], str], times: int) -> None:
 def serving(db: str) -> Iterator[None]:
     """Run `imret serve` over a store, with its model loaded."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "imret.cli", "serve", "--port", "0", "--preload", "--db", db],
+        [sys.executable, "-m", "imret", "serve", "--port", "0", "--preload", "--db", db],
         stderr=subprocess.PIPE,
         text=True,
     )

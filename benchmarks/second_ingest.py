@@ -35,7 +35,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 GOAL_S = 10
-IMRET = (sys.executable, "-m", "imret.cli")
+IMRET = (sys.executable, "-m", "imret")
 WALK = """
 import os, sys
 for folder, _, names in os.walk(sys.argv[1]):
@@ -71,8 +71,8 @@ def draw_files(folder: Path, n: int) -> None:
 
 def random_model(folder: Path, *, dim: int = 32) -> Path:
     """Write a CLIP of 32 pixels with random weights, and return where it is."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from conftest import write_random_model
+    sys.path.insert(0, str(HERE.parent))
+    from tests.fakes.models import write_random_model
 
     return write_random_model(folder, seed=0, dim=dim)
 

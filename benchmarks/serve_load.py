@@ -37,7 +37,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-IMRET = (sys.executable, "-m", "imret.cli")
+IMRET = (sys.executable, "-m", "imret")
 COLLECTION = "load"
 LIMIT = 20  # hits asked for: a screen of them
 NOISE = 0.5  # length of what is added to each unit embedding
@@ -175,8 +175,8 @@ def _children(pid: int) -> list[int]:
 def fill(db: Path, model: str, pictures: Path, points: int) -> float:
     """Make a collection of so many points; return the seconds that storing and indexing took."""
     from imret import Encoder, open_store
-    from imret.payload import make_payload, point_id
     from imret.store import Identity
+    from imret.store.payload import make_payload, point_id
 
     encoder = Encoder(model)
     files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))

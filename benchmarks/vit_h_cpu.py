@@ -35,8 +35,8 @@ QUERY = "a red mushroom in the wet grass"  # 9 tokens with begin and end
 SHARES = """
 import json, sys, time
 begun = time.perf_counter()
-import imret.cli, imret.search_cli, imret.retrieval, imret.asking, imret.querycache, imret.light_text
-import imret.store.edge
+import imret.cli.main, imret.cli.search, imret.retrieval.search, imret.retrieval.query_vector, imret.models.lazy_encoder, imret.models.fast.text_numpy
+import imret.store.embedded.store
 spent = {"import": time.perf_counter() - begun}
 def timed(name, where, key):
     inner = getattr(where, key)
@@ -47,11 +47,11 @@ def timed(name, where, key):
         finally:
             spent[name] = spent.get(name, 0) + time.perf_counter() - start
     setattr(where, key, outer)
-timed("load", imret.light_text, "open_light_text")
-timed("encode", imret.light_text.LightText, "encode_texts")
+timed("load", imret.models.fast.text_numpy, "open_light_text")
+timed("encode", imret.models.fast.text_numpy.LightText, "encode_texts")
 start = time.perf_counter()
 try:
-    imret.cli.main()
+    imret.cli.main.main()
 finally:
     spent["search"] = time.perf_counter() - start - spent["load"] - spent["encode"]
     assert "torch" not in sys.modules, "the text was encoded by torch, and not by what is timed here"
@@ -71,8 +71,9 @@ def main() -> None:
     if given.encode_only:
         print(json.dumps(encode(str(given.model), given.rounds, given.batch)))
         return
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    from conftest import draw_picture, write_full_size
+    sys.path.insert(0, str(HERE.parent))
+    from tests.fakes.models import write_full_size
+    from tests.fakes.pictures import draw_picture
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -176,7 +177,7 @@ def encode(model: str, rounds: int, batch: int) -> dict[str, Any]:
     import stock
     import torch
 
-    from imret.encoder import Encoder
+    from imret.models.encoder import Encoder
 
     plain, _, tokenizer = stock.load(model)
     encoder, exact = Encoder(model, device="cpu"), Encoder(model, device="cpu", precision="fp32")
@@ -232,7 +233,7 @@ def peak_gflops(batch: int, rounds: int) -> dict[str, float]:
 def searches(model: Path, work: Path, rounds: int) -> dict[str, Any]:
     """Measure whole processes that search for a new text, stock and imret in turns."""
     env = {**os.environ, "IMRET_HOME": str(work / "home"), "IMRET_QUERY_CACHE": "off"}
-    imret = [sys.executable, "-m", "imret.cli"]
+    imret = [sys.executable, "-m", "imret"]
     stock = [sys.executable, str(HERE / "stock.py")]
     imret_db, stock_db = ["--db", str(work / "imret")], ["--db", str(work / "stock")]
     subprocess.run(

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imret.errors import DataError, ModelError
-from imret.models import CONFIG_NAME, Preprocess
+from imret.models.resolve import CONFIG_NAME, Preprocess
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 TRAINING_NAME = "training.json"

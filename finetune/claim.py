@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoint import METRICS_NAME, discard_state, load_state
-from finetune.models import Base
+from finetune.model.base_model import Base
 from imret.errors import DataError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret import DEFAULT_MODEL
-from imret.options import announce, arch_option, device_option
+from imret.cli.options import announce, arch_option, device_option
 
 if TYPE_CHECKING:
     from finetune.config import FinetuneConfig
@@ -230,7 +230,7 @@ def _refuse_idle(
     changes: Mapping[str, Any], config: FinetuneConfig, train: str, *, from_scratch: bool, replays: bool
 ) -> None:
     """Refuse options that were typed and would do nothing beside the others; 0 is off and always allowed."""
-    from finetune.manifest import is_manifest
+    from finetune.data.manifest import is_manifest
 
     idle: dict[str, str] = {}
     if config.tune == "text":

@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from open_clip.version import __version__ as open_clip_version
 
-from finetune.blend import ALPHAS, Point, affordable, best_of, blend_states, choose
-from finetune.board import Board, require_tensorboard
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -34,20 +32,22 @@ from finetune.checkpoint import (
 )
 from finetune.claim import claim, refuse_places
 from finetune.config import FinetuneConfig
-from finetune.gather import Data, find_sources, gather
+from finetune.data.prepare import Data, find_sources, gather
+from finetune.data.report import Report
+from finetune.distributed import World
 from finetune.memory import keep_freed_memory
-from finetune.models import Base, find_base
-from finetune.plots import PLOT_NAME, save_plot
-from finetune.report import Report
-from finetune.train import Step, Trainer
+from finetune.model.base_model import Base, find_base
+from finetune.reporting.plots import PLOT_NAME, save_plot
+from finetune.reporting.tensorboard import Board, require_tensorboard
+from finetune.trainer import Step, Trainer
 from finetune.validation import Read, Seen, Validation
-from finetune.world import World
+from finetune.wise_ft import ALPHAS, Point, affordable, best_of, blend_states, choose
 from imret import __version__
-from imret.encoder import pick_device
+from imret.datasets.phrases import read_phrases
 from imret.errors import DataError
-from imret.models import Preprocess
-from imret.payload import one_line
-from imret.phrases import read_phrases
+from imret.models.encoder import pick_device
+from imret.models.resolve import Preprocess
+from imret.store.payload import one_line
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
 _CHECKPOINT_SHARE = 0.05
@@ -107,18 +107,18 @@ def finetune(
     Run again after any interruption, it goes on from the last checkpoint; once finished, it does nothing.
     Under torchrun every process calls it with the same arguments and trains on its share of each batch.
 
-    What is shipped is the blend of base and tuned weights that validation chooses by `finetune.blend.choose`;
+    What is shipped is the blend of base and tuned weights that validation chooses by `finetune.wise_ft.choose`;
     where nothing beats the base, the base.
 
     Args:
-        train: A folder with one sub-folder per category, or a manifest; see `finetune.manifest`.
+        train: A folder with one sub-folder per category, or a manifest; see `finetune.data.manifest`.
         output: Where the model goes, and until then the checkpoint.
         model: A pretrained model; from scratch, an architecture.
         from_scratch: Begin with random weights.
         arch: Architecture of a bare checkpoint file.
         config: How to train; if None, the defaults for `from_scratch` or not.
         captions: CSV file of captions; if None, captions.csv in the folder, if there is one.
-        names: CSV file of what categories are called, where it is not what imret.wording says.
+        names: CSV file of what categories are called, where it is not what imret.retrieval.prompts says.
         replay: CSV file of captioned pictures of other things, shown again against forgetting; a fifth of
             them is kept out to measure it.
         against: Folder of test pictures; pictures that are like one of them are not trained on.
@@ -273,7 +273,7 @@ def _choose_blend(
 ) -> dict[str, Any]:
     """Put the weights to ship into the trainer's model; return what validation says of them and the others.
 
-    The rule is in `finetune.blend.choose` and was there before the first score.
+    The rule is in `finetune.wise_ft.choose` and was there before the first score.
     """
     base = trainer.base
     after = validation.scores(validation.look(trainer), validation.read(trainer))

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.data import Pictures
-from imret.metrics import average_precision
-from imret.wording import evaluation_queries
+from finetune.data.batches import Pictures
+from imret.evaluation.metrics import average_precision
+from imret.retrieval.prompts import evaluation_queries
 
 # Texts are encoded, and captions ranked, this many at a time.
 _TEXTS = 256
@@ -72,7 +72,7 @@ class Validation:
         captioned: Pictures with captions that are not of the categories; may be none, and one is as good.
         phrases: What the agreement with the base is measured over.
         batch_size: Pictures encoded at once.
-        names: What categories are called, where it is not what imret.wording says.
+        names: What categories are called, where it is not what imret.retrieval.prompts says.
     """
 
     def __init__(

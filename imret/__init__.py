@@ -20,8 +20,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imret.classification import Classification, Prediction, classify
-    from imret.encoder import Encoder
     from imret.errors import (
         DataError,
         ImageError,
@@ -32,15 +30,17 @@ if TYPE_CHECKING:
         StoreLocked,
         StoreUnavailable,
     )
-    from imret.evaluation.collection import evaluate_collection
-    from imret.evaluation.report import evaluate
-    from imret.filters import make_filter
-    from imret.hits import Facet, Hit
-    from imret.query import Term
-    from imret.querycache import CachedEncoder
-    from imret.retrieval import facets, search
+    from imret.evaluation.evaluate import evaluate
+    from imret.evaluation.index_error import evaluate_collection
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
+    from imret.retrieval.classify import Classification, Prediction, classify
+    from imret.retrieval.filters import make_filter
+    from imret.retrieval.query import Term
+    from imret.retrieval.results import Facet, Hit
+    from imret.retrieval.search import facets, search
     from imret.store import Collection, Filter, Ids, Match, Range, Store, open_store
-    from imret.transfer import export_collection, import_collection
+    from imret.store.parquet import export_collection, import_collection
 
 __version__ = "0.1.0"
 
@@ -48,27 +48,27 @@ DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
 DEFAULT_COLLECTION = "photos"
 
 _HOME = {
-    "CachedEncoder": "imret.querycache",
-    "Classification": "imret.classification",
-    "Prediction": "imret.classification",
-    "classify": "imret.classification",
-    "Encoder": "imret.encoder",
-    "evaluate": "imret.evaluation.report",
-    "evaluate_collection": "imret.evaluation.collection",
-    "Facet": "imret.hits",
-    "facets": "imret.retrieval",
-    "Hit": "imret.hits",
-    "search": "imret.retrieval",
-    "Term": "imret.query",
-    "make_filter": "imret.filters",
+    "CachedEncoder": "imret.models.lazy_encoder",
+    "Classification": "imret.retrieval.classify",
+    "Prediction": "imret.retrieval.classify",
+    "classify": "imret.retrieval.classify",
+    "Encoder": "imret.models.encoder",
+    "evaluate": "imret.evaluation.evaluate",
+    "evaluate_collection": "imret.evaluation.index_error",
+    "Facet": "imret.retrieval.results",
+    "facets": "imret.retrieval.search",
+    "Hit": "imret.retrieval.results",
+    "search": "imret.retrieval.search",
+    "Term": "imret.retrieval.query",
+    "make_filter": "imret.retrieval.filters",
     "Collection": "imret.store",
     "Filter": "imret.store",
     "Ids": "imret.store",
     "Match": "imret.store",
     "Range": "imret.store",
     "Store": "imret.store",
-    "export_collection": "imret.transfer",
-    "import_collection": "imret.transfer",
+    "export_collection": "imret.store.parquet",
+    "import_collection": "imret.store.parquet",
     "open_store": "imret.store",
     "ImretError": "imret.errors",
     "ImageError": "imret.errors",

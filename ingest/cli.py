@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from imret.options import (
+from imret.cli.options import (
     announce,
     arch_option,
     collection_option,
@@ -69,9 +69,9 @@ def command(
     """
     from tqdm import tqdm
 
-    from imret.asking import encoder_for, query_encoder_for
     from imret.errors import DataError
-    from imret.images import lift_pillow_limit
+    from imret.images.decode import lift_pillow_limit
+    from imret.retrieval.query_vector import encoder_for, query_encoder_for
     from imret.store import open_store
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource

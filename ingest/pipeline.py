@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.datasets.scan import Ignored, Skipped
 from imret.errors import DataError, ModelMismatch
-from imret.folders import Ignored, Skipped
-from imret.payload import printable
 from imret.store import Collection, Identity, Store
-from ingest.decoding import Decoders, Pixels
-from ingest.overlap import in_lists, map_ahead, run_ahead
+from imret.store.payload import printable
+from ingest.decode_workers import Decoders, Pixels
+from ingest.prefetch import in_lists, map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Report, Tally
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
-    from imret.asking import AnyEncoder
+    from imret.retrieval.query_vector import AnyEncoder
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 # Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from imret.folders import Ignored
-from imret.payload import make_payload, path_of, printable, sha256_of
+from imret.datasets.scan import Ignored
 from imret.store import Collection, Filter, Match, Point
-from ingest.overlap import map_ahead
+from imret.store.payload import make_payload, path_of, printable, sha256_of
+from ingest.prefetch import map_ahead
 from ingest.report import Tally
 from ingest.sources import FolderSource, Record
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imret.payload import printable
+from imret.store.payload import printable
 
 
 @dataclass

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from imret.datasets.scan import Found, Ignored, Skipped, left_out, looks_like_picture, walk
 from imret.errors import DataError
-from imret.folders import Found, Ignored, Skipped, left_out, looks_like_picture, walk
-from imret.payload import modified_time, point_id
+from imret.store.payload import modified_time, point_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,32 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 import imret
+from tests import ROOT
 
 HOMES = {
-    "torch": {
-        "imret/encoder.py",
-        "imret/folding.py",
-        "imret/resizing.py",
-        "imret/towers.py",
-        "imret/vision.py",
-        "imret/models.py",
-        "finetune/",
-    },
-    "open_clip": {
-        "imret/encoder.py",
-        "imret/towers.py",
-        "imret/models.py",
-        "finetune/",
-    },
+    "torch": {"imret/models/", "imret/images/resize.py", "finetune/"},
+    "open_clip": {"imret/models/", "finetune/"},
     "qdrant_client": {"imret/store/"},
     "qdrant_edge": {"imret/store/"},
     "fastapi": {"imret/web/"},
-    "uvicorn": {"imret/web/"},
+    "uvicorn": {"imret/web/", "imret/cli/serve.py"},
     "prometheus_client": {"imret/web/"},
-    "PIL": {"imret/images.py", "imret/preview.py", "imret/demo/"},
+    "PIL": {"imret/images/", "imret/output/terminal_images.py", "imret/demo/"},
 }
 
 

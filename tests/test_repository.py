@@ -11,10 +11,11 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import ROOT, draw_picture
 
 from imret import __version__
-from imret.cli import cli
+from imret.cli.main import cli
+from tests import ROOT
+from tests.fakes.pictures import draw_picture
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

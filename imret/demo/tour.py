@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from imret.asking import encoder_for
 from imret.demo.dataset import attribute_queries, category_queries
-from imret.hits import Hit
-from imret.metrics import average_precision
-from imret.payload import path_of
-from imret.retrieval import search
-from imret.sheet import Strip, write_sheet
+from imret.evaluation.metrics import average_precision
+from imret.output.contact_sheet import Strip, write_sheet
+from imret.retrieval.query_vector import encoder_for
+from imret.retrieval.results import Hit
+from imret.retrieval.search import search
 from imret.store import open_store
+from imret.store.payload import path_of
 
 SHOWN = 8  # hits of a query on the sheet
 

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError
-from imret.evaluation.differences import System
-from imret.evaluation.pictures import Embedded, Labelled, category_of, embed, labelled
+from imret.evaluation.dataset import Embedded, Labelled, category_of, embed, labelled
+from imret.evaluation.metrics import average_precision
 from imret.evaluation.queries import Names
-from imret.metrics import average_precision
-from imret.wording import EVALUATION_TEMPLATES, common_names, fill
+from imret.evaluation.significance import System
+from imret.retrieval.prompts import EVALUATION_TEMPLATES, common_names, fill
 
 if TYPE_CHECKING:
-    from imret.encoder import Encoder
+    from imret.models.encoder import Encoder
 
 # Sentences that tuned prompts are chosen from, beside those that every model is judged with.
 _PROMPTS = (
@@ -179,7 +179,7 @@ def tuned_prompts(
         train: (M, D) unit embeddings.
         labels: (M,) int, index into `categories`.
         categories: Names of their folders.
-        names: What they are called, where it is not what `imret.wording` says.
+        names: What they are called, where it is not what `imret.retrieval.prompts` says.
 
     Returns:
         (n, D) embeddings of the chosen sentences, and the sentences.
@@ -244,7 +244,7 @@ def fitted_baselines(
         train: From `training_pictures`.
         encoder: The model.
         found: The pictures to score, embedded by it.
-        names: What categories are called, where it is not what `imret.wording` says.
+        names: What categories are called, where it is not what `imret.retrieval.prompts` says.
         on_picture: Called for each picture that was encoded.
 
     Returns:

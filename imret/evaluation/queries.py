@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.encoder import TextTruncated
-from imret.wording import common_names, evaluation_queries, name_key
+from imret.models.encoder import TextTruncated
+from imret.retrieval.prompts import common_names, evaluation_queries, name_key
 
 if TYPE_CHECKING:
-    from imret.encoder import Encoder
-    from imret.querycache import CachedEncoder
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
 
 Names = Mapping[str, Sequence[str]]
 
@@ -31,7 +31,7 @@ def category_queries(
     Args:
         encoder: The model.
         categories: Q names of folders.
-        names: What they are called, where it is not what `imret.wording` says.
+        names: What they are called, where it is not what `imret.retrieval.prompts` says.
     """
     means = np.stack(
         [encoder.encode_texts(evaluation_queries(name, names)).mean(axis=0) for name in categories]

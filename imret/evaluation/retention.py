@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.captions import read_captioned
+from imret.datasets.captions_csv import read_captioned
 from imret.errors import DataError
-from imret.evaluation.pictures import encode
+from imret.evaluation.dataset import encode
 from imret.evaluation.queries import encode_captions
 
 if TYPE_CHECKING:
-    from imret.encoder import Encoder
+    from imret.models.encoder import Encoder
 
 # A caption has found its picture if it is among so many; a person looks no further.
 _DEPTH = 10
@@ -50,7 +50,7 @@ class Kept:
 
 
 def captioned_in(file: str | os.PathLike[str]) -> Captioned:
-    """Find the pictures and captions of a CSV file as `imret.captions.read_captioned` takes it.
+    """Find the pictures and captions of a CSV file as `imret.datasets.captions_csv.read_captioned` takes it.
 
     Raises:
         DataError: If the file is not what it should be, names a picture that is not there, or names so few
@@ -72,7 +72,7 @@ def retention_of(
 ) -> Kept:
     """Return how often a caption finds its picture, and a picture one of its captions.
 
-    Equal scores rank by position, lowest first, as in `imret.metrics`: a model that says the same of
+    Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same of
     everything finds nothing.
 
     Raises:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret import metrics
-from imret.evaluation.pictures import Embedded
+from imret.evaluation import metrics
+from imret.evaluation.dataset import Embedded
 
 _CUTOFFS = (1, 5, 10, 20)
 # Recall at which the precision-recall curves are read.

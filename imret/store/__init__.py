@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from imret.errors import StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from imret.store.contract import (
+    from imret.store.types import (
         INDEXED_FIELDS,
         Collection,
         Condition,
@@ -60,9 +60,9 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 def __getattr__(name: str) -> Any:
     """Load a name of the contract the first time it is asked for (PEP 562)."""
     if name in _OF_CONTRACT:
-        from imret.store import contract
+        from imret.store import types
 
-        value = getattr(contract, name)
+        value = getattr(types, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
@@ -89,11 +89,11 @@ def open_store(
     if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
         raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
     if "://" in address:
-        from imret.store.server import ServerStore
+        from imret.store.server.store import ServerStore
 
         return ServerStore(address, reason=reason)
     try:
-        from imret.store.edge import EdgeStore
+        from imret.store.embedded.store import EdgeStore
     except ImportError as error:  # fcntl
         raise StoreUnavailable(
             "the embedded store needs Linux or macOS. Run a server (docker compose up qdrant) and use it: "

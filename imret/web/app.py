@@ -20,13 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imret import __version__
 from imret.errors import ImretError
-from imret.web.api import Api, explained
-from imret.web.gate import Gate
-from imret.web.lanes import Busy
-from imret.web.pictures import Pictures, Uploads
-from imret.web.problems import problem, problem_of
+from imret.web.errors import problem, problem_of
+from imret.web.images.files import Pictures, Uploads
+from imret.web.pool.collections import Warm
+from imret.web.pool.executors import Busy
+from imret.web.routes import Api, explained
 from imret.web.schemas import SearchIn
-from imret.web.warm import Warm
+from imret.web.security.middleware import Gate
 
 STATIC = Path(__file__).with_name("static")
 

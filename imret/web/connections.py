@@ -1,6 +1,6 @@
 """Uvicorn's HTTP protocol with bounds: on open connections, slow heads, pipelines, clients that do not read.
 
-Hides: timers and bookkeeping of one connection. All that concerns a request's content is imret.web.gate's.
+Hides: timers and bookkeeping of one connection. All that concerns a request's content is imret.web.security.middleware's.
 Uvicorn (0.54) on httptools has no deadline for a request head, no bound on its size, and lets a pipeline of
 requests grow with every response.
 
@@ -20,7 +20,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imret.web.gate import SECURITY_HEADERS, problem
+from imret.web.security.middleware import SECURITY_HEADERS, problem
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle as H11Cycle

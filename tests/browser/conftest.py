@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import draw_picture
+
+from tests.fakes.pictures import draw_picture
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -87,7 +88,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model:
     environment = {**os.environ, "IMRET_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
     for name in ("IMRET_TOKEN", "IMRET_DB"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "imret.cli", "serve", "--port", "0", "--preload", "--db"]
+    command = [sys.executable, "-m", "imret", "serve", "--port", "0", "--preload", "--db"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, str(folder / "store")], stdout=output, stderr=subprocess.STDOUT, env=environment

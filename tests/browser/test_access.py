@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
-from browser.conftest import Visit, Watch, both_sizes
-from browser.test_page import ALL, card, ids, parameters, wait_for_results
+from tests import ROOT
+from tests.browser.conftest import Visit, Watch, both_sizes
+from tests.browser.test_page import ALL, card, ids, parameters, wait_for_results
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e '.[dev]'")
 expect = playwright.expect

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from browser.conftest import HOSTILE_CATEGORY, HOSTILE_NAME, Visit, Watch, both_sizes
+from tests.browser.conftest import HOSTILE_CATEGORY, HOSTILE_NAME, Visit, Watch, both_sizes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e '.[dev]'")
 expect = playwright.expect
@@ -231,7 +231,7 @@ def test_enter_asks_for_other_main_words_and_keeps_the_rest(visit: Visit) -> Non
 
 
 def test_terms_mean_what_they_mean_on_the_command_line(visit: Visit) -> None:
-    from imret.query import parse_term
+    from imret.retrieval.query import parse_term
 
     page = visit()
     one = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"

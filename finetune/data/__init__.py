@@ -1,0 +1,1 @@
+"""Labelled pictures to batches: manifests, splits, captions, duplicates, replay."""

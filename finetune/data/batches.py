@@ -1,0 +1,391 @@
+"""Records to balanced batches of augmented pixels and captions.
+
+Hides decoding and where pixels are kept, which pictures cannot be read, and how a batch is drawn. What is
+drawn is a pure function of the seed and the step, so a run that was interrupted goes on exactly where it was
+with nothing but the step's number. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.data.captions import caption_key, category_captions
+from finetune.data.records import Record, by_category
+from finetune.data.species import TEXT_KINDS
+from imret.datasets.scan import Skipped
+from imret.errors import DataError, ImageError
+from imret.images.phash import Look, look_at
+from imret.images.resize import load_pixels
+from imret.models.resolve import Preprocess
+
+# What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
+_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, _AUGMENT, _SPECIES = range(
+    7
+)  # 2: finetune.data.records
+
+
+# ---- Pixels ------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    """The pixels of records at one size: decoded once and kept where they fit, else decoded when asked for.
+
+    Either way the same bytes come out.
+
+    Args:
+        folder: What the records' paths are below of.
+        records: The pictures.
+        size: (H, W) of the pixels.
+        preprocess: How a picture is fitted to that size: the model's own way, as where pictures are ingested.
+        budget_bytes: Most memory that decoded pictures may take; half of what is free, if that is less.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        records: Sequence[Record],
+        *,
+        size: tuple[int, int],
+        preprocess: Preprocess,
+        budget_bytes: int,
+    ) -> None:
+        self.folder = Path(folder)
+        self.records = list(records)
+        self.size = size
+        self.preprocess = replace(preprocess, size=size)
+        self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
+        self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
+        self._kept: NDArray[np.uint8] | None = None
+        self._rows = np.arange(len(records))  # of _kept, by position
+        # Two more threads than cores: a thread that waits for the disk leaves its core idle.
+        self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
+
+    def load(self, on_picture: Callable[[], object] = lambda: None, *, look: bool = False) -> list[Skipped]:
+        """Decode every picture once, keep those that fit in memory, and drop the records of unreadable ones.
+
+        Args:
+            on_picture: Called after each.
+            look: Whether to fill `looks`.
+
+        Returns:
+            What was dropped, and why.
+        """
+        height, width = self.size
+        if self.in_memory:
+            self._kept = np.empty((len(self.records), height, width, 3), dtype=np.uint8)
+        good: list[Record] = []
+        skipped: list[Skipped] = []
+
+        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, Look | None]:
+            result = self._try_decode(record)
+            return result, look_at(result) if look and not isinstance(result, str) else None
+
+        results = self._pool.map(decode, self.records)
+        for record, (result, seen) in zip(self.records, results, strict=True):
+            if isinstance(result, str):
+                skipped.append(Skipped(record.path, result))
+            else:
+                if self._kept is not None:
+                    self._kept[len(good)] = result
+                if seen is not None:
+                    self.looks.append(seen)
+                good.append(record)
+            on_picture()
+        self.records = good
+        self._rows = np.arange(len(good))
+        return skipped
+
+    def select(self, positions: Sequence[int]) -> Pictures:
+        """Keep only the records at these positions, in this order; return self."""
+        self.records = [self.records[i] for i in positions]
+        self.looks = [self.looks[i] for i in positions] if self.looks else []
+        if self._kept is not None:
+            self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
+        return self
+
+    def batch(self, positions: Sequence[int]) -> Tensor:
+        """Return (B, H, W, 3) uint8 pixels of the records at these positions.
+
+        Raises:
+            DataError: If a picture that could be read at the start cannot be read any more.
+        """
+        if self._kept is not None:
+            return torch.from_numpy(self._kept[self._rows[np.asarray(positions, dtype=np.int64)]])
+        wanted = [self.records[i] for i in positions]
+        pixels = []
+        for record, result in zip(wanted, self._pool.map(self._try_decode, wanted), strict=True):
+            if isinstance(result, str):
+                raise DataError(
+                    f"picture {record.path!r} of {str(self.folder)!r} could be read at the start and now "
+                    f"cannot: {result}. Put it back and run the same command to go on, or begin anew with "
+                    "--overwrite."
+                )
+            pixels.append(result)
+        return torch.from_numpy(np.stack(pixels))
+
+    def close(self) -> None:
+        """Stop the decoding threads and let the pixels go."""
+        self._pool.shutdown(cancel_futures=True)
+        self._kept = None
+
+    def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
+        """Return a picture's pixels, or why there are none."""
+        try:
+            return load_pixels(self.folder / record.path, self.preprocess)[0]
+        except ImageError as error:
+            return str(error)
+        except OSError as error:
+            return error.strerror or str(error)
+
+
+def _free_bytes() -> int:
+    """Return the memory that is free right now, or a lot where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 1 << 62
+
+
+# ---- Batches -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on.
+
+    Attributes:
+        positions: (B,) which records.
+        text_sets: One text for each picture, once or several times over; each set has a loss of its own.
+    """
+
+    positions: NDArray[np.int64]
+    text_sets: tuple[TextSet, ...]
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts for the B pictures of a batch, equal ones put together.
+
+    Attributes:
+        captions: U texts, all different.
+        match: (B, U) bool, True where the text is true of the picture.
+        counts: (U,) float, for how many of the B pictures the text was drawn.
+    """
+
+    captions: list[str]
+    match: Tensor
+    counts: Tensor
+
+
+class Batches:
+    """Class-balanced batches, each a function of the seed and the step alone.
+
+    Categories take turns in an order that is shuffled every round, so their counts in any batch differ by one
+    at most. Within a category every picture comes once before any comes again. An epoch is as many steps as
+    it takes to draw as many pictures as there are; small categories are seen more often in it.
+
+    Args:
+        records: The training pictures.
+        batch_size: Pictures per step; no more than there are.
+        seed: Another seed, another order.
+        category_share: Of the text sets, how many pair pictures with the name of their category rather than
+            one of their own captions, in [0, 1]. Without captions it is all of them.
+        captions_per_picture: Text sets of a batch, as far as pictures have captions.
+        species_share: Of the text sets, how many pair pictures with their species, in [0, 1]; 0 where no
+            species is known.
+        species_kinds: Which of the kinds of text that finetune.data.species has; one serves a whole set.
+        names: What categories are called, where it is not what imret.retrieval.prompts says.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        batch_size: int,
+        seed: int,
+        category_share: float = 1.0,
+        captions_per_picture: int = 1,
+        species_share: float = 0.0,
+        species_kinds: Sequence[str] = TEXT_KINDS,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.records = records
+        self.batch_size = min(batch_size, len(records))
+        self.seed = seed
+        most = max((len(record.captions) for record in records), default=0)
+        self.category_share = category_share if most else 1.0
+        self._n_text_sets = max(1, min(captions_per_picture, most))
+        self._n_captions = most
+        self._names = names
+        taxa = {record.taxon for record in records if record.taxon is not None}
+        self._kinds = [kind for kind in species_kinds if any(taxon.has(kind) for taxon in taxa)]
+        self._species_share = species_share if self._kinds else 0.0
+        # By species, all texts that are true of it: rows may differ in what they name of one species.
+        self._true_of_species: dict[str, set[str]] = defaultdict(set)
+        for taxon in taxa:
+            self._true_of_species[taxon.key].update(caption_key(taxon.text(kind)) for kind in self._kinds)
+        positions_of = by_category(records)
+        self.categories = tuple(positions_of)
+        self._positions = [np.asarray(positions) for positions in positions_of.values()]
+        # Not a function of self: a cache on a method would keep the records alive.
+        self._shuffled = lru_cache(maxsize=4 * len(self.categories) + 4)(_shuffled)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that draw about as many pictures as there are."""
+        return max(1, round(len(self.records) / self.batch_size))
+
+    def draw(self, step: int) -> Batch:
+        """Return the batch of a step, counted from 0."""
+        positions = self._draw_positions(step)
+        rng = np.random.default_rng((self.seed, _LEVEL, step))
+        named = self._category_names(step, positions)
+        by_category = rng.random(self._n_text_sets) < self.category_share
+        # One place in every picture's list of captions, so that a set compares texts of one kind: if some
+        # were detailed and some bare, wording would tell pictures apart that their content does not.
+        places = rng.permutation(self._n_captions)
+        # Of another stream, so that data without species is drawn as it always was.
+        at_species = np.random.default_rng((self.seed, _SPECIES, step))
+        sets = []
+        for number, use_names in enumerate(by_category):
+            if at_species.random() < self._species_share:
+                kind = self._kinds[at_species.integers(len(self._kinds))]
+                sets.append(self._species_texts(positions, named, kind))
+            elif use_names:
+                sets.append(text_set(named, [{caption_key(name)} for name in named]))
+            else:
+                sets.append(self._own_texts(positions, named, place=int(places[number])))
+        return Batch(positions, tuple(sets))
+
+    def _draw_positions(self, step: int) -> NDArray[np.int64]:
+        n_categories = len(self.categories)
+        positions = []
+        for slot in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, place = divmod(slot, n_categories)
+            category = int(self._shuffled(self.seed, _ORDER_CATEGORIES, 0, turn, n_categories)[place])
+            members = self._positions[category]
+            round_, place = divmod(turn, len(members))
+            order = self._shuffled(self.seed, _ORDER_IMAGES, category, round_, len(members))
+            positions.append(members[order[place]])
+        return np.asarray(positions, dtype=np.int64)
+
+    def _category_names(self, step: int, positions: NDArray[np.int64]) -> list[str]:
+        draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
+        said = category_captions(self.categories, draw=draw, names=self._names)
+        captions = dict(zip(self.categories, said, strict=True))
+        return [captions[self.records[i].category] for i in positions]
+
+    def _own_texts(self, positions: NDArray[np.int64], named: Sequence[str], *, place: int) -> TextSet:
+        """Return the captions at one place; a picture that has none goes by the name of its category."""
+        drawn, true_of = [], []
+        for i, name in zip(positions, named, strict=True):
+            options = self.records[i].captions or (name,)
+            drawn.append(options[place % len(options)])
+            true_of.append({caption_key(text) for text in (*options, name)} | self._of_species(i))
+        return text_set(drawn, true_of)
+
+    def _species_texts(self, positions: NDArray[np.int64], named: Sequence[str], kind: str) -> TextSet:
+        """Return texts of one kind; a picture of no known species goes by the name of its category."""
+        taxa = [self.records[i].taxon for i in positions]
+        drawn = [taxon.text(kind) if taxon else name for taxon, name in zip(taxa, named, strict=True)]
+        return text_set(
+            drawn,
+            [{caption_key(name)} | self._of_species(i) for i, name in zip(positions, named, strict=True)],
+        )
+
+    def _of_species(self, position: int) -> set[str]:
+        taxon = self.records[position].taxon
+        return self._true_of_species[taxon.key] if taxon else set()
+
+
+def text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
+    """Put equal texts together.
+
+    Args:
+        drawn: A text for each picture.
+        true_of: For each picture the keys of all texts that are true of it.
+    """
+    texts: dict[str, str] = {}  # by key, in order of first use
+    for text in drawn:
+        texts.setdefault(caption_key(text), text)
+    counts = Counter(caption_key(text) for text in drawn)
+    return TextSet(
+        list(texts.values()),
+        torch.tensor([[key in keys for key in texts] for keys in true_of]),
+        torch.tensor([counts[key] for key in texts], dtype=torch.float32),
+    )
+
+
+def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, stream, number, round_)).permutation(n)
+
+
+# ---- Augmentation ------------------------------------------------------------------------------------------
+
+
+def augment(
+    pixels: Tensor,
+    *,
+    size: tuple[int, int],
+    seed: int,
+    step: int,
+    min_scale: float = 0.6,
+    max_ratio: float = 4 / 3,
+    flip: bool = True,
+) -> Tensor:
+    """Return a random crop of each picture, resized, and mirrored half of the time.
+
+    The crop takes `min_scale` to all of the area and is up to `max_ratio` times as wide as high, or as high
+    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a
+    little larger than the result, so plain bilinear sampling does not alias.
+
+    Args:
+        pixels: (B, H, W, 3) uint8, on any device.
+        size: (h, w) of the result.
+        seed: With `step`, decides every crop.
+        step: Number of the step.
+        min_scale: Least share of the area, in (0, 1].
+        max_ratio: Longest side over shortest, relative to the picture's; 1 keeps its shape.
+        flip: Whether to mirror.
+
+    Returns:
+        (B, 3, h, w) float32 in [0, 1], on the same device.
+    """
+    n = len(pixels)
+    rng = np.random.default_rng((seed, _AUGMENT, step))
+    area = rng.uniform(min_scale, 1.0, n)
+    ratio = np.exp(rng.uniform(-np.log(max_ratio), np.log(max_ratio), n))
+    # Shares of height and width, at most 1; what one side cannot take is not given to the other.
+    height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
+    # Centres in [-1, 1], where the crop still lies inside.
+    y, x = rng.uniform(-1, 1, n) * (1 - height), rng.uniform(-1, 1, n) * (1 - width)
+    mirrored = np.where(rng.random(n) < 0.5, -1.0, 1.0) if flip else np.ones(n)
+    theta = np.zeros((n, 2, 3), dtype=np.float32)  # output coordinates to input coordinates
+    theta[:, 0, 0], theta[:, 0, 2] = width * mirrored, x
+    theta[:, 1, 1], theta[:, 1, 2] = height, y
+    grid = F.affine_grid(torch.from_numpy(theta).to(pixels.device), [n, 3, *size], align_corners=False)
+    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, H, W, 3) -> (B, 3, H, W)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def normalised(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Return (B, 3, H, W) pixels of [0, 1] shifted and scaled as the model expects."""
+    mean = torch.tensor(preprocess.mean, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std

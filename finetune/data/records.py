@@ -1,0 +1,193 @@
+"""Where training pictures come from: a folder becomes records, and some are carved off for validation.
+
+Hides what is left out and why. Opens no picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from finetune.data.species import Taxon
+from imret.datasets.scan import Found, Skipped, looks_like_picture, walk
+from imret.errors import DataError
+
+# With the seed and a number it seeds a stream of random numbers of its own; finetune.data.batches has the others.
+_SPLIT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training picture, before decoding.
+
+    Attributes:
+        path: Below the training folder, with forward slashes.
+        category: First folder of the path, or what a manifest says.
+        captions: Its own captions; empty where it has none.
+        size_bytes: Size of the file.
+        taxon: What species it shows; None where that is not known.
+        split: "train" or, where a manifest says so, "validation" or "test".
+    """
+
+    path: str
+    category: str
+    captions: tuple[str, ...]
+    size_bytes: int
+    taxon: Taxon | None = None
+    split: str = "train"
+
+
+def read_records(
+    folder: str | os.PathLike[str], captions: Mapping[str, Sequence[str]] | None = None
+) -> list[Record]:
+    """List the pictures of a folder that has one sub-folder per category.
+
+    Hidden files, files that are no pictures by their name, and pictures in no category are left out.
+
+    Args:
+        folder: The training folder; categories may hold folders of their own.
+        captions: Captions by path below the folder, for some of the pictures or all.
+
+    Returns:
+        Records in the order of their paths.
+
+    Raises:
+        DataError: If the folder is missing or holds no pictures in categories, if there is only one
+            category, or if captions were given for a path that is no picture in a category.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(
+            f"training folder {str(root)!r} {what}. "
+            "Give a folder with one sub-folder per category, or a manifest: a .csv or .parquet file."
+        )
+    records: list[Record] = []
+    loose = 0
+    for path, size_bytes in sorted(list_pictures(root)):
+        if "/" not in path:
+            loose += 1
+            continue
+        records.append(Record(path, path.split("/", 1)[0], (), size_bytes))
+    if not records:
+        found = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        raise DataError(
+            f"training folder {str(root)!r} holds {found}. Put them in one sub-folder per category."
+        )
+    records = with_captions(records, captions or {}, root)
+    refuse_one_category(records, root)
+    return records
+
+
+def list_pictures(root: Path) -> Iterator[tuple[str, int]]:
+    """Give the path below `root` and the size of each file that is named like a picture."""
+    for entry in walk(str(root)):
+        if isinstance(entry, Found):
+            yield entry.path, entry.info.st_size
+        elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
+            yield entry.path, 0  # decoding will say what is wrong with it, and the report will
+
+
+def with_captions(
+    records: Sequence[Record], captions: Mapping[str, Sequence[str]], root: Path
+) -> list[Record]:
+    """Give records the captions of their paths, after those that they have.
+
+    Raises:
+        DataError: If a path is that of no record; the message counts them and names the first.
+    """
+    known = {record.path for record in records}
+    if strangers := [path for path in captions if path not in known]:
+        raise DataError(
+            f"{len(strangers):,} of the {len(captions):,} captioned paths are not pictures in a category of "
+            f"{str(root)!r}; the first is {strangers[0]!r}, the first picture there {records[0].path!r}. "
+            "Write paths relative to that folder, or take those lines out."
+        )
+    return [
+        replace(record, captions=(*record.captions, *captions.get(record.path, ()))) for record in records
+    ]
+
+
+def refuse_one_category(records: Sequence[Record], root: Path) -> None:
+    """Raise DataError if the records to train on are all of one category, or there are none."""
+    categories = {record.category for record in records if record.split == "train"}
+    if not categories:
+        raise DataError(f"{str(root)!r} has no picture to train on that can be read. Add some.")
+    if len(categories) == 1:
+        raise DataError(
+            f"{str(root)!r} has one category with pictures to train on that can be read, "
+            f"{next(iter(categories))!r}: there is nothing to tell apart. Add a second category."
+        )
+
+
+def manifest_hash(records: Sequence[Record]) -> str:
+    """Return a sha256 over all that is known of every picture: the same data, the same hash."""
+    digest = hashlib.sha256()
+    for record in records:
+        taxon = record.taxon and astuple(record.taxon)
+        line = json.dumps(
+            [record.path, record.category, record.captions, record.size_bytes, taxon, record.split]
+        )
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def split_records(
+    records: Sequence[Record], *, share: float, seed: int, groups: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Set validation apart: what is meant for it or, where nothing is, the same share of every category.
+
+    Pictures of one group, such as copies of each other, stay on one side. A category of two groups or more
+    has at least one picture on either side; one of a single group is trained on. A group that lies in
+    several categories goes where the smallest of them needs it.
+
+    Args:
+        records: All usable records.
+        share: Wanted share of validation, in [0, 1).
+        seed: Which pictures; another seed, another validation.
+        groups: For each record the number of its group; if None, each is a group of its own.
+
+    Returns:
+        Positions of the training and of the validation records, each in order.
+    """
+    meant = [i for i, record in enumerate(records) if record.split == "validation"]
+    if meant:
+        return [i for i, record in enumerate(records) if record.split != "validation"], meant
+    groups = range(len(records)) if groups is None else groups
+    sizes = {category: Counter(groups[i] for i in at) for category, at in by_category(records).items()}
+    in_validation: dict[int, bool] = {}  # by group
+    # Small categories first: they have the fewest groups to choose from.
+    for number, (_, units) in sorted(enumerate(sizes.items()), key=lambda entry: len(entry[1][1])):
+        if share <= 0 or len(units) < 2:
+            in_validation.update({unit: in_validation.get(unit, False) for unit in units})
+            continue
+        wanted = max(1, round(share * units.total()))
+        taken = sum(n for unit, n in units.items() if in_validation.get(unit))
+        open_units = [unit for unit in units if unit not in in_validation]
+        most = len(open_units) - (not any(in_validation.get(unit) is False for unit in units))
+        chosen: set[int] = set()
+        shuffled = np.random.default_rng((seed, _SPLIT, number)).permutation(len(open_units))
+        for unit in (open_units[i] for i in shuffled):
+            if len(chosen) < most and taken + units[unit] <= wanted:
+                chosen.add(unit)
+                taken += units[unit]
+        if not taken and most:
+            chosen.add(min((open_units[i] for i in shuffled), key=units.__getitem__))
+        in_validation.update({unit: unit in chosen for unit in open_units})
+    validation = [i for i, group in enumerate(groups) if in_validation[group]]
+    return [i for i, group in enumerate(groups) if not in_validation[group]], validation
+
+
+def by_category(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Return the positions of each category's records, categories in order of name."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        positions[record.category].append(i)
+    return dict(sorted(positions.items()))

@@ -1,0 +1,166 @@
+"""What training starts from: a pretrained model, or an architecture whose weights are yet to be drawn.
+
+Hides the difference between the two, and the tokenizer. Pretrained models are found and loaded by imret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip.factory
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor, nn
+
+from imret.errors import ModelError
+from imret.models.encoder import load_clip
+from imret.models.resolve import ModelFiles, Preprocess, resolve_model
+
+_ARCHITECTURES = Path(__file__).parent.parent / "architectures"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to start from, not yet built.
+
+    Attributes:
+        model_id: What to type to get it again.
+        fingerprint: Hash of weights, architecture and preprocessing; without weights, of the other two.
+        model_cfg: open_clip's architecture configuration.
+        preprocess: What the image tower expects.
+        files: Where the weights are; None to start from scratch.
+        tokenizer: What `open_clip.get_tokenizer` takes for this model.
+    """
+
+    model_id: str
+    fingerprint: str
+    model_cfg: Mapping[str, Any]
+    preprocess: Preprocess
+    files: ModelFiles | None
+    tokenizer: str
+
+    @property
+    def images_fingerprint(self) -> str:
+        """Fingerprint of the model whose image tower this is; see `ModelFiles.images_fingerprint`."""
+        return self.fingerprint if self.files is None else self.files.images_fingerprint
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the text tower reads, the first and the last included."""
+        return int(self.model_cfg["text_cfg"].get("context_length", 77))
+
+    def build(self, device: torch.device, *, seed: int) -> nn.Module:
+        """Return the model in float32 on a device; from scratch, with the weights that `seed` draws.
+
+        Raises:
+            ModelError: If it cannot be built or its weights cannot be read.
+        """
+        if self.files is not None:
+            return load_clip(self.files, device=device, dtype=torch.float32)
+        cfg = deepcopy(dict(self.model_cfg))
+        custom_text = cfg.pop("custom_text", False) or "hf_model_name" in cfg["text_cfg"]
+        kind = CustomTextCLIP if custom_text else CLIP
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = kind(**cfg)
+        except Exception as error:  # whatever timm or open_clip finds wrong with a configuration
+            raise ModelError(
+                f"cannot build the architecture {self.model_id!r}: {str(error).splitlines()[0]}."
+            ) from error
+        return model.to(device)
+
+    def make_tokenizer(self) -> Callable[[Sequence[str]], Tensor]:
+        """Return what turns B texts into (B, context length) token ids; longer texts are cut.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        tokenizer = self._load_tokenizer()
+        return lambda texts: tokenizer(list(texts))
+
+    def make_token_counter(self) -> Callable[[str], int]:
+        """Return what counts the tokens of a whole text, the first and the last included.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        tokenizer = self._load_tokenizer()
+        if isinstance(tokenizer, SimpleTokenizer):
+            return lambda text: len(tokenizer.encode(text)) + 2  # type: ignore[no-untyped-call]
+        # One of transformers: those add their own first and last token, if they have any.
+        return lambda text: len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
+
+    def _load_tokenizer(self) -> Any:
+        try:
+            if "hf_tokenizer_name" in self.model_cfg["text_cfg"]:
+                return open_clip.factory.get_tokenizer(self.tokenizer)
+            return SimpleTokenizer(context_length=self.context_length)
+        except Exception as error:  # from a missing `transformers` to an unreachable hub
+            raise ModelError(f"cannot load the tokenizer of {self.model_id!r}: {error}.") from error
+
+
+def find_base(
+    model: str,
+    *,
+    from_scratch: bool = False,
+    arch: str | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Base:
+    """Find what to start from.
+
+    Args:
+        model: A model's name as `imret.models.resolve.resolve_model` takes it; from scratch, an architecture: one of
+            open_clip's, or `imret-tiny`.
+        from_scratch: Whether to begin with random weights.
+        arch: Architecture of a bare checkpoint file.
+        notify: Called with a sentence before a download starts.
+
+    Raises:
+        ModelError: If there is no such model, or it is of a kind that cannot be trained here.
+    """
+    base = (
+        _architecture(model) if from_scratch else _pretrained(resolve_model(model, arch=arch, notify=notify))
+    )
+    if "multimodal_cfg" in base.model_cfg:
+        raise ModelError(
+            f"{model!r} is a CoCa model, whose captioner this trainer would spoil. "
+            "Start from a CLIP with two towers, such as the default."
+        )
+    return base
+
+
+def _pretrained(files: ModelFiles) -> Base:
+    return Base(files.model_id, files.fingerprint, files.model_cfg, files.preprocess, files, files.tokenizer)
+
+
+def _architecture(name: str) -> Base:
+    own = {path.stem: path for path in _ARCHITECTURES.glob("*.json")}
+    if name in own:
+        config = json.loads(own[name].read_text(encoding="utf-8"))
+        model_cfg, stated = config["model_cfg"], config["preprocess_cfg"]
+        shapes = {key: tuple(stated[key]) for key in ("size", "mean", "std")}
+        preprocess = Preprocess(**{**stated, **shapes})
+    else:
+        model_cfg = open_clip.factory.get_model_config(name)  # type: ignore[no-untyped-call]
+        if model_cfg is None:
+            known = [*own, *open_clip.factory.list_models()]  # type: ignore[no-untyped-call]
+            nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(own)
+            raise ModelError(
+                f"{name!r} is no architecture to train from scratch. Nearest: {', '.join(nearest)}. "
+                "To start from a pretrained model, leave out --from-scratch."
+            )
+        size = model_cfg["vision_cfg"].get("image_size", 224)
+        preprocess = Preprocess(size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])))
+    for tower, key in (("vision_cfg", "timm_model_pretrained"), ("text_cfg", "hf_model_pretrained")):
+        if key in model_cfg[tower]:
+            model_cfg[tower][key] = False
+    canonical = json.dumps({"model_cfg": model_cfg, "preprocess": asdict(preprocess)}, sort_keys=True)
+    return Base(name, hashlib.sha256(canonical.encode()).hexdigest(), model_cfg, preprocess, None, name)

@@ -1,0 +1,1 @@
+"""Plots and TensorBoard logs of a training."""

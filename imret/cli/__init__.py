@@ -1,0 +1,1 @@
+"""The `imret` command: one module a sub-command, loaded when it is typed."""

@@ -1,0 +1,229 @@
+"""`imret classify`: the command around `imret.retrieval.classify`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+from click.core import ParameterSource
+
+from imret import DEFAULT_COLLECTION, DEFAULT_MODEL
+from imret.cli.options import announce, arch_option, db_option, device_option, model_option, precision_option
+from imret.errors import DataError
+
+if TYPE_CHECKING:
+    from imret.models.lazy_encoder import CachedEncoder
+    from imret.retrieval.classify import Classification
+
+
+@click.command(
+    "classify",
+    short_help="Say what pictures show.",
+    epilog='Example:  imret classify holiday/ --labels "dog,cat,a cat that sits on a dog" --top-k 1',
+)
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
+@click.option(
+    "--labels",
+    "labels_text",
+    metavar="A,B,...|@FILE",
+    help="What they may show: names or phrases, separated by commas, or @FILE with one a line.  "
+    "[default: the categories of the collection]",
+)
+@click.option("--top-k", "-k", type=click.IntRange(1), default=3, show_default=True, help="Labels a picture.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "tsv", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object per line, one for each picture.",
+)
+@click.option(
+    "--names",
+    "names_file",
+    metavar="FILE",
+    help="CSV file (category,name) of what categories are called.  [default: what the model was tuned with]",
+)
+@db_option
+@click.option(
+    "--collection",
+    metavar="NAME",
+    help=f"Collection whose model is used, and without --labels its categories.  "
+    f"[default without --labels: {DEFAULT_COLLECTION}]",
+)
+@model_option("Model to look with.  [default: the collection's; with --labels and no --collection {default}]")
+@arch_option
+@device_option
+@precision_option
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    pictures: tuple[str, ...],
+    labels_text: str | None,
+    top_k: int,
+    output: str,
+    names_file: str | None,
+    db: str | None,
+    collection: str | None,
+    **encoding: Any,
+) -> None:
+    """Say which of some labels each PICTURE shows, the most probable first. A folder means all in it.
+
+    A probability is what the model makes of it and is shared out among the labels given: where none is true,
+    one still comes first. Models trained with a sigmoid (SigLIP) judge each label on its own instead.
+
+    A picture that cannot be read is reported, the others are classified, and the exit code is 1.
+    """
+    from imret.cli.evaluate import names_for
+    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
+    from imret.retrieval.classify import classify_each
+    from imret.retrieval.prompts import read_names
+
+    lift_pillow_limit(MAX_PIXELS)
+    names = read_names(names_file) if names_file else {}
+    labels = None if labels_text is None else read_labels(labels_text)
+    labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
+    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
+    if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
+        announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
+    found = _Found(pictures)
+    results = classify_each(found, labels, encoder=encoder, names=names_for(encoder, names), top_k=top_k)
+    n_unreadable = write_predictions(results, labels, output, sys.stdout) + found.n_skipped
+    if n_unreadable:
+        announce(f"{n_unreadable:,} could not be read")
+        context.exit(1)
+
+
+def read_labels(text: str) -> list[str]:
+    """Return the labels of `--labels`: separated by commas, or the lines of the file after an @.
+
+    Raises:
+        DataError: If the file cannot be read, or there is no label.
+    """
+    if not text.startswith("@"):
+        labels = [label.strip() for label in text.split(",")] if text.strip() else []
+    else:
+        try:
+            with open(text[1:], encoding="utf-8-sig") as lines:
+                labels = [line.strip() for line in lines if line.strip()]
+        except OSError as error:
+            raise DataError(f"cannot read the labels file {text[1:]!r}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"cannot read the labels file {text[1:]!r}: {error}. Save it as UTF-8."
+            ) from error
+    if not labels:
+        where = f" in the file {text[1:]!r}" if text.startswith("@") else ""
+        raise DataError(f"there are no labels{where}. Say what pictures may show: --labels dog,cat")
+    return labels
+
+
+def _labels_and_encoder(
+    labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
+) -> tuple[list[str], CachedEncoder]:
+    """Return the labels, from the collection if none are given, and the model, from it if one is named."""
+    from imret.models.lazy_encoder import CachedEncoder
+    from imret.retrieval.query_vector import query_encoder_for
+    from imret.store import open_store
+
+    if labels is not None and collection is None:
+        model = encoding.pop("model") or DEFAULT_MODEL
+        return labels, CachedEncoder(model, notify=announce, **encoding)
+    collection = collection or DEFAULT_COLLECTION
+    with open_store(db, create=False) as store:
+        if store.reason:
+            announce(store.reason)
+        with closing(store.open(collection)) as opened:
+            categories = list(opened.facet("category")) if labels is None else labels
+        if labels is None and not categories:
+            raise DataError(
+                f"the pictures of collection {collection!r} have no categories. Say what pictures may show: "
+                "--labels dog,cat"
+            )
+        return categories, query_encoder_for(store, collection, notify=announce, **encoding)
+
+
+class _Found:
+    """The pictures of the arguments, a folder's by name; what cannot be one is reported and counted."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self.n_skipped = 0
+
+    def __iter__(self) -> Iterator[str]:
+        from imret.datasets.scan import Found, Skipped, walk
+
+        for argument in self._arguments:
+            if not os.path.isdir(argument):
+                yield argument
+                continue
+            n = 0
+            try:
+                for entry in walk(argument):
+                    if isinstance(entry, Found):
+                        n += 1
+                        yield os.path.join(argument, *entry.path.split("/"))
+                    elif isinstance(entry, Skipped):
+                        self._report(os.path.join(argument, entry.path), entry.reason)
+            except OSError as error:
+                self._report(argument, f"cannot be read: {error.strerror}")
+                continue
+            if not n:
+                self._report(argument, "no pictures in this folder")
+
+    def _report(self, path: str, reason: str) -> None:
+        self.n_skipped += 1
+        _report(path, reason)
+
+
+def write_predictions(
+    results: Iterable[Classification], labels: Sequence[str], output: str, stream: TextIO
+) -> int:
+    """Write results as they come, in one of the formats, which are a contract: table, tsv, json.
+
+    Returns:
+        How many pictures could not be read; they are reported on stderr.
+    """
+    from imret.output.formats import tsv
+    from imret.store.payload import one_line, printable
+
+    n_unreadable = 0
+    width = max(len(one_line(label)) for label in labels)
+    if output == "tsv":
+        print("rank\tprobability\tscore\tlabel\tpath", file=stream)
+    for one in results:
+        path = str(one.picture)
+        if one.reason is not None:
+            n_unreadable += 1
+            _report(path, one.reason)
+        elif output == "json":
+            fields = {
+                "path": path,
+                "predictions": [
+                    {"label": p.label, "probability": round(p.probability, 6), "score": round(p.score, 6)}
+                    for p in one.predictions
+                ],
+            }
+            # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
+            print(json.dumps(fields, ensure_ascii=printable(path) != path), file=stream)
+        for rank, p in enumerate(one.predictions if output != "json" else (), start=1):
+            if output == "tsv":
+                row = (str(rank), f"{p.probability:.6f}", f"{p.score:.6f}", tsv(p.label), tsv(path))
+                print("\t".join(row), file=stream)
+            else:
+                name = one_line(path)
+                label = one_line(p.label)
+                print(f"{rank:>4}  {p.probability:.3f}  {label:<{width}}  {name}", file=stream)
+    return n_unreadable
+
+
+def _report(path: str, reason: str) -> None:
+    from imret.store.payload import one_line
+
+    announce(f"{one_line(path)}: {reason}")

@@ -1,0 +1,329 @@
+"""`imret collections`: the commands around a store's collections, and `imret.store.parquet`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imret.cli.options import announce, db_option
+from imret.store.payload import one_line
+
+if TYPE_CHECKING:
+    from imret.store import Stats, Store
+
+
+class _ListByDefault(click.Group):
+    """A group that lists when no sub-command is named, with the options of the list."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["list", "show", "rename", "delete", "export", "import", "optimize"]
+
+
+@click.group(
+    "collections",
+    cls=_ListByDefault,
+    short_help="List, show, rename, delete, move and optimize collections.",
+    epilog="Example:  imret collections export photos photos.parquet  &&  "
+    "imret collections import photos.parquet --db http://localhost:6333",
+)
+def command() -> None:
+    """Look after the collections of a store. Without a command, list them."""
+
+
+@command.command(
+    "list", short_help="List them (the default).", epilog="Example:  imret collections --format json"
+)
+@db_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object per line.",
+)
+def list_command(db: str | None, output: str) -> None:
+    """List the collections: name, images, size on disk, model."""
+    from imret.cli.describe import describe_collection
+    from imret.errors import StoreLocked
+    from imret.store import open_store
+
+    rows: list[dict[str, Any]] = []
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        for name in store.collections():
+            try:
+                found = describe_collection(store, name)
+                rows.append({key: found[key] for key in ("name", "images", "model", "disk_bytes")})
+            except StoreLocked as error:  # the others can be listed all the same
+                live = store.live(name)
+                rows.append({"name": name, "images": None, "model": live.model if live else None})
+                rows[-1]["disk_bytes"] = None
+                announce(f"{name}: its images cannot be counted now; {str(error).splitlines()[0]}")
+        address = store.address
+    if output == "json":
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    elif rows:
+        _print_table(rows)
+    else:
+        announce(f"no collections in {address} yet; make one: imret ingest FOLDER")
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    cells = [("name", "images", "size", "model")]
+    cells += [
+        (
+            row["name"],
+            "-" if row["images"] is None else f"{row['images']:,}",
+            _size(row["disk_bytes"]),
+            one_line(row["model"] or "-"),
+        )
+        for row in rows
+    ]
+    widths = [max(len(row[column]) for row in cells) for column in range(3)]
+    for name, images, size, model in cells:
+        print(f"{name:<{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {model}")
+
+
+@command.command("show", short_help="Show one collection.", epilog="Example:  imret collections show photos")
+@click.argument("name")
+@db_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object, for programs.",
+)
+def show_command(name: str, db: str | None, output: str) -> None:
+    """Show one collection: model, images by category and by folder, index, size on disk."""
+    from imret.cli.describe import describe_collection, format_table
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        found = describe_collection(store, name)
+        with closing(store.open(name)) as opened:
+            sources = opened.facet("source")
+        engine, address = store.engine, store.address
+    if output == "json":
+        print(json.dumps({**found, "sources": sources}, indent=2, ensure_ascii=False))
+        return
+    print(format_table({"engine": engine, "address": address, "collections": [found]}))
+    width = max((len(one_line(source)) for source in sources), default=0)
+    for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
+        print(f"{label:<11}  {one_line(source):<{width}}  {images:>9,}")
+
+
+@command.command(
+    "rename",
+    short_help="Give a collection another name.",
+    epilog="Example:  imret collections rename photos holidays",
+)
+@click.argument("old")
+@click.argument("new")
+@db_option
+def rename_command(old: str, new: str, db: str | None) -> None:
+    """Give a collection another name. Nothing is copied, so it takes no time."""
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        store.rename(old, new)
+        address = store.address
+    announce(f"renamed {old} to {new}; search it: imret search TEXT --collection {new}{_db(address, db)}")
+
+
+@command.command(
+    "delete",
+    short_help="Delete collections; asks first.",
+    epilog="Example:  imret collections delete photos --yes",
+)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@db_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def delete_command(names: tuple[str, ...], db: str | None, yes: bool) -> None:
+    """Delete collections. The pictures themselves are never touched."""
+    from imret.errors import DataError
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        plans = [_deletion(store, name, db) for name in dict.fromkeys(names)]
+        question = f"Delete {', '.join(plan.shown for plan in plans)} from {store.address}?"
+        if not yes:
+            if not sys.stdin.isatty():
+                raise DataError(f"{question} There is no terminal to ask at. Say so with --yes.")
+            if not click.confirm(question, err=True):
+                announce("nothing was deleted")
+                raise click.exceptions.Exit(1)
+        for plan in plans:
+            store.drop(plan.name)
+            announce(f"deleted {plan.shown}")
+            announce(f"  to make it again: {plan.again}")
+
+
+@dataclass(frozen=True)
+class _Deletion:
+    """What is about to be deleted: its name, what the question calls it, what to type to make it again."""
+
+    name: str
+    shown: str
+    again: str
+
+
+def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
+    """Look up what a deletion would delete, also where it is not complete.
+
+    Raises:
+        DataError: If there is nothing of that name.
+    """
+    building = store.building(name)
+    if store.live(name) is None and building:
+        model, sources, shown = building[0].model, ["FOLDER"], f"{name} (not complete)"
+    else:
+        with closing(store.open(name)) as opened:
+            images = opened.count()
+            sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
+            model = opened.identity.model
+        shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+    again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
+    return _Deletion(name, shown, one_line(again) + _db(store.address, db))
+
+
+@command.command(
+    "export",
+    short_help="Write a collection to a Parquet file.",
+    epilog="Example:  imret collections export photos photos.parquet",
+)
+@click.argument("name")
+@click.argument("file", type=click.Path())
+@db_option
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def export_command(name: str, file: str, db: str | None, overwrite: bool) -> None:
+    """Write a collection, vectors and payload, to a Parquet FILE.
+
+    `import` makes a collection of it again: on another machine, or on a server. The pictures are not in it.
+    """
+    from imret.store import open_store
+    from imret.store.parquet import export_collection
+
+    started = time.monotonic()
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        with closing(store.open(name)) as opened:
+            total = opened.count()
+        with _bar("export", total) as (on_points, _):
+            n = export_collection(store, name, file, overwrite=overwrite, on_points=on_points)
+    announce(f"exported {n:,} images of {name} to {file} in {time.monotonic() - started:.1f} s")
+
+
+@command.command(
+    "import",
+    short_help="Make a collection of an exported file.",
+    epilog="Example:  imret collections import photos.parquet --db http://localhost:6333",
+)
+@click.argument("file", type=click.Path())
+@db_option
+@click.option("--collection", metavar="NAME", help="Collection to make.  [default: its name in the file]")
+@click.option(
+    "--replace", is_flag=True, help="Replace a collection that exists; it answers until the new is complete."
+)
+@click.option("--merge", is_flag=True, help="Add to a collection that exists, of the same model.")
+def import_command(file: str, db: str | None, collection: str | None, replace: bool, merge: bool) -> None:
+    """Make a collection of a FILE that `export` wrote. It is verified before anything is changed."""
+    from imret.store import open_store
+    from imret.store.parquet import import_collection, read_header
+
+    if replace and merge:
+        raise click.UsageError("--replace and --merge exclude each other")
+    started = time.monotonic()
+    header = read_header(file)
+    name = collection or header.collection
+    with open_store(db) as store:
+        _say_reason(store.reason)
+        with _bar("verify", header.points) as (on_points, on_stage):
+            n = import_collection(
+                file, store, name, replace=replace, merge=merge, on_points=on_points, on_stage=on_stage
+            )
+        address = store.address
+    announce(
+        f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
+        f"its model is {one_line(header.identity.model)}"
+    )
+
+
+@command.command(
+    "optimize", short_help="Build the index.", epilog="Example:  imret collections optimize photos"
+)
+@click.argument("name")
+@db_option
+def optimize_command(name: str, db: str | None) -> None:
+    """Build the index over what is not in it yet. An ingest does so by itself at its end.
+
+    On a server, which builds it by itself, this waits until it has.
+    """
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        with closing(store.open(name)) as opened:
+            before = opened.stats()
+            announce(f"{name}: {_state(before)}; building the index ...")
+            started = time.monotonic()
+            opened.optimize()
+            seconds, after = time.monotonic() - started, opened.stats()
+    announce(f"{name}: {_state(after)}, after {seconds:.1f} s")
+    if after.status == "exact scan":
+        announce("  so few vectors are compared one by one, which is as fast and exact")
+
+
+def _state(stats: Stats) -> str:
+    size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
+    return f"{stats.status}, {stats.indexed:,} of {stats.points:,} vectors in the index{size}"
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[tuple[Callable[[int], Any], Callable[[str], None]]]:
+    """Draw progress where there is a terminal; yields what to call with images, and at a stage."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, total=total, unit=" images", disable=not sys.stderr.isatty()) as bar:
+        begun = {"index"}  # it has no progress of its own
+
+        def begin(stage: str) -> None:
+            if stage not in begun:
+                bar.reset(total)
+            begun.add(stage)
+            bar.set_description(stage)
+
+        yield bar.update, begin
+
+
+def _say_reason(reason: str) -> None:
+    if reason:
+        announce(reason)
+
+
+def _db(address: str, db: str | None) -> str:
+    """Return the option that names the store again, if it was named."""
+    return "" if db is None else f" --db {shlex.quote(address)}"
+
+
+def _size(n_bytes: int | None) -> str:
+    return "-" if n_bytes is None else f"{n_bytes / 1e6:,.1f} MB"

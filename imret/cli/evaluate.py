@@ -1,0 +1,234 @@
+"""`imret evaluate`: the command around `imret.evaluation.evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from imret import DEFAULT_COLLECTION
+from imret.cli.options import announce, arch_option, db_option, device_option, model_option, precision_option
+from imret.errors import DataError
+
+if TYPE_CHECKING:
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
+
+
+@click.command(
+    "evaluate",
+    short_help="Measure a model on labelled pictures.",
+    epilog="Example:  imret evaluate data/test --model models/nature --baseline ViT-H-14/laion2b_s32b_b79k "
+    "--html report.html",
+)
+@click.argument("data", metavar="DATA", required=False, type=click.Path(path_type=str))
+@model_option("Model to measure.  [default: {default}, or the collection's]")
+@arch_option
+@click.option("--baseline", metavar="MODEL", help="Model to compare with, such as the one it was tuned from.")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="MODEL",
+    help="One more model in the same tables, such as one of which only text was tuned; may be repeated.",
+)
+@click.option(
+    "--names",
+    "names_file",
+    metavar="FILE",
+    help="CSV file (category,name) of what categories are called.  [default: what the model was tuned with]",
+)
+@click.option(
+    "--retention",
+    metavar="FILE",
+    help="CSV file (path,caption) of pictures of other things: how well captions still find them.",
+)
+@click.option(
+    "--train",
+    metavar="DIR",
+    help="Labelled training pictures, to compare with what needs no tuning: prompts, probe, kNN, centroid.",
+)
+@click.option(
+    "--collection",
+    metavar="NAME",
+    is_flag=False,
+    flag_value=DEFAULT_COLLECTION,
+    help="Measure a collection that was ingested, through its index and without it; DATA may be left out.",
+)
+@db_option
+@device_option
+@precision_option
+@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="For intervals.")
+@click.option("--html", "page", metavar="FILE", help="Write the report as one HTML file, failures and all.")
+@click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
+def command(
+    data: str | None,
+    collection: str | None,
+    db: str | None,
+    page: str | None,
+    json_file: str | None,
+    names_file: str | None,
+    **asked: Any,
+) -> None:
+    """Measure how well a model finds the pictures in DATA, one sub-folder per category.
+
+    Asks for each category in words and ranks all pictures; lets pictures find their like; names each picture;
+    and, with --retention, checks what the model still knows of other things.
+    """
+    from imret.retrieval.prompts import read_names
+
+    if data is None and collection is None:
+        raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
+    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if asked[name]]
+    if data is None and (needing or page):
+        raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
+    source = click.get_current_context().get_parameter_source
+    typed = {name for name in ("db", "resamples") if source(name) == ParameterSource.COMMANDLINE}
+    if collection is None and "db" in typed:
+        raise click.UsageError("--db is where the collection of --collection NAME is, which is not given.")
+    if data is None and "resamples" in typed:
+        raise click.UsageError("--resamples is about the pictures in DATA, which is not given.")
+    for file in (page, json_file):
+        if file in (None, "-"):
+            continue
+        target = Path(str(file)).absolute()
+        if not target.parent.is_dir():
+            raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
+        if target.is_dir():
+            raise DataError(f"cannot write {file!r}: it is a folder. Name a file in it.")
+    names = read_names(names_file) if names_file else {}
+    report = _measured(data, collection, db, names, asked)
+    _tell_strangers(names, report)
+    # A name that is no Unicode is written as an escape, which is JSON's own.
+    text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    print(text if json_file == "-" else _format(report))
+    try:
+        if json_file is not None and json_file != "-":
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+            announce(f"Wrote {Path(json_file).resolve()}")
+        if page is not None:
+            from imret.evaluation.html_report import write_page
+
+            announce(f"Wrote {write_page(page, report)}")
+    except OSError as error:
+        raise DataError(f"cannot write {error.filename!r}: {error.strerror}.") from error
+
+
+def _measured(
+    data: str | None,
+    collection: str | None,
+    db: str | None,
+    names: dict[str, tuple[str, ...]],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the report: of the collection, if one was named, and of the folder, if one was given."""
+    from imret import DEFAULT_MODEL
+    from imret.evaluation.evaluate import evaluate
+    from imret.evaluation.index_error import evaluate_collection
+    from imret.models.encoder import Encoder
+    from imret.retrieval.query_vector import encoder_for
+    from imret.store import open_store
+
+    options: dict[str, Any] = {
+        "device": asked["device"],
+        "precision": asked["precision"],
+        "notify": announce,
+    }
+    through = encoder = None
+    if collection is not None:
+        with open_store(db, create=False) as store:
+            if store.reason:
+                announce(store.reason)
+            named = {"model": asked["model"], "arch": asked["arch"], **options}
+            encoder = encoder_for(store, collection, existing=True, **named)
+            names = names_for(encoder, names)
+            through = evaluate_collection(store, collection, encoder=encoder, names=names)
+    if data is None:
+        return {"collection": through}
+    if encoder is None:
+        encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
+        names = names_for(encoder, names)
+    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
+    with _Count() as count:
+        report = evaluate(
+            data,
+            encoder=encoder,
+            baseline=Encoder(asked["baseline"], **options) if asked["baseline"] else None,
+            also={name: Encoder(model, **options) for name, model in _labels(asked["also"]).items()},
+            names=names,
+            retention=asked["retention"],
+            train=asked["train"],
+            resamples=asked["resamples"],
+            on_picture=count.one,
+        )
+    return {**report, "collection": through}
+
+
+def names_for(
+    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return what categories are called: as in the file, else as the model was tuned."""
+    from imret.evaluation.queries import recorded_names
+
+    recorded = {key: names for key, names in recorded_names(encoder).items() if key not in given}
+    if recorded:
+        shown = ", ".join(f"{key} = {names[0]}" for key, names in list(recorded.items())[:5])
+        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
+        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
+    return {**recorded, **given}
+
+
+def _tell_strangers(names: Mapping[str, tuple[str, ...]], report: Mapping[str, Any]) -> None:
+    """Tell of names that --names gives to what is no category here, such as a misspelt one."""
+    from imret.retrieval.prompts import name_key
+
+    categories = {
+        *(report["data"]["categories"] if "data" in report else ()),
+        *(report["collection"]["per_category"] if report["collection"] else ()),
+    }
+    strangers = sorted(names.keys() - set(map(name_key, categories)))
+    if strangers:
+        announce(
+            f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
+            f"{strangers[0]!r}; there are {', '.join(sorted(categories)[:10])}"
+        )
+
+
+def _labels(models: tuple[str, ...]) -> dict[str, str]:
+    """Return models by a short name for their row: the last part of what was typed, numbered if it recurs."""
+    from imret.evaluation.evaluate import OTHER_ROWS
+
+    labels: dict[str, str] = {}
+    for model in models:
+        last = Path(model.rstrip("/")).name or model
+        label, number = last, 2
+        while label in labels or label in OTHER_ROWS:
+            label, number = f"{last} {number}", number + 1
+        labels[label] = model
+    return labels
+
+
+def _format(report: Mapping[str, Any]) -> str:
+    from imret.evaluation.text_report import format_report
+
+    return format_report(report)
+
+
+class _Count:
+    """Pictures encoded, on stderr, while it is a terminal."""
+
+    def __enter__(self) -> _Count:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty())
+        return self
+
+    def one(self) -> None:
+        self._bar.update()
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

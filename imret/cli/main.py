@@ -1,0 +1,154 @@
+"""The `imret` command: options, output, and errors turned into exit codes.
+
+A thin skin: each command parses, calls one library function and formats. `ingest` and `finetune` bring
+their own commands, loaded by name when they are typed; that is the one place where imret knows of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+from imret import __version__
+from imret.cli.options import announce, db_option, silence_closed_stdout
+from imret.errors import ImretError
+
+_ELSEWHERE = {
+    "ingest": "ingest.cli",
+    "finetune": "finetune.cli",
+    "evaluate": "imret.cli.evaluate",
+    "search": "imret.cli.search",
+    "similar": "imret.cli.search",
+    "classify": "imret.cli.classify",
+    "demo": "imret.cli.demo",
+    "collections": "imret.cli.collections",
+    "serve": "imret.cli.serve",
+}
+
+
+class _Group(click.Group):
+    """A group whose larger sub-commands live in modules of their own, imported when first named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        # In the order of work, which is how a newcomer reads them.
+        return [
+            *("demo", "finetune", "evaluate", "ingest"),
+            *("search", "similar", "serve", "classify", "info", "collections"),
+        ]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            module = importlib.import_module(_ELSEWHERE[cmd_name])
+            command: click.Command = module.similar if cmd_name == "similar" else module.command
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        # Not in `main`: click makes a broken pipe exit code 1 before it gets there. Flushed here, for Python
+        # at its end complains of a reader that has gone (`| head`).
+        try:
+            try:
+                returned = super().invoke(ctx)
+            except click.exceptions.Exit:
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return returned
+        except BrokenPipeError as error:
+            if silence_closed_stdout():
+                return 0
+            raise RuntimeError(f"a process of imret's own has ended: {error}") from error
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Example:  imret ingest data/test  &&  imret search "mushroom" --category fungi',
+)
+@click.version_option(__version__, "-V", "--version", message="imret %(version)s")
+@click.option("--debug", is_flag=True, envvar="IMRET_DEBUG", help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Find pictures by meaning.
+
+    imret turns folders of photos into a collection that answers words: fine-tune a CLIP model on your
+    categories, ingest the pictures, search them. Results go to stdout, everything else to stderr.
+    """
+
+
+@cli.command(
+    "info",
+    short_help="Show what a store holds.",
+    epilog="Example:  imret info --db http://localhost:6333 --format json",
+)
+@db_option
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: one object, for programs.",
+)
+def info_command(db: str | None, output: str) -> None:
+    """Show the store and its collections: model, pictures per category, index, size on disk."""
+    from imret.cli.describe import describe, format_table
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        description = describe(store)
+    print(
+        json.dumps(description, indent=2, ensure_ascii=False)
+        if output == "json"
+        else format_table(description)
+    )
+
+
+def main() -> NoReturn:
+    """Run the command line; an ImretError is one clear message, a traceback shows only under --debug.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but something was skipped under --strict,
+    130 stopped with Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # file names may hold bytes that are no UTF-8; pass them on as they are
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    warnings.showwarning = _show_warning
+    debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("IMRET_DEBUG"))
+    try:
+        sys.exit(cli.main(prog_name="imret", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        announce("\nStopped. Run the same command again to continue.")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        known = isinstance(error, ImretError)
+        message = (
+            str(error)
+            if known
+            else f"{type(error).__name__}: {error}\nRun again as `imret --debug ...` for the traceback."
+        )
+        announce("Error: " + message.replace("\n", "\n       "))
+        sys.exit(1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    # What imret itself warns of concerns the user; what its libraries warn of concerns its authors.
+    if issubclass(category, UserWarning) and getattr(category, "__module__", "").startswith("imret"):
+        announce(f"Warning: {message}")
+
+
+if __name__ == "__main__":
+    main()

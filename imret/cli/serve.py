@@ -1,0 +1,280 @@
+"""`imret serve`: the command around `imret.web.app`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+import warnings
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imret.cli.options import (
+    announce,
+    arch_option,
+    collection_option,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from imret.web.pool.collections import Warm
+
+DEFAULT_PORT = 8750
+
+
+@click.command(
+    "serve",
+    short_help="Search in the browser: a page and an API, with the model kept warm.",
+    epilog="Example:  imret serve --open",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
+)
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name that browsers call this server by, such as that of a reverse proxy; may be repeated.",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="DIR",
+    help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
+    "ingested. For a Qdrant server that others write to.",
+)
+@click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
+@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    metavar="MB",
+    help="Refuse larger requests.",
+)
+@click.option(
+    "--thumbnail-cache",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    metavar="MB",
+    help="Disk space for thumbnails.",
+)
+@db_option
+@collection_option
+@model_option("Model to encode queries for that collection with. Default: the one it was built with.")
+@arch_option
+@device_option
+@precision_option
+def command(
+    host: str,
+    port: int,
+    allow_hosts: tuple[str, ...],
+    token_file: str | None,
+    roots: tuple[str, ...],
+    preload: bool,
+    open_it: bool,
+    max_upload: int,
+    thumbnail_cache: int,
+    db: str | None,
+    collection: str,
+    model: str | None,
+    arch: str | None,
+    device: str,
+    precision: str,
+) -> None:
+    """Serve the search page and its API, with collections open and their models in memory.
+
+    While it runs, `imret search` for the same store is answered by it, in a fraction of the time. New
+    versions of a collection are taken up as they become live. Ctrl-C ends it, after the requests that run.
+    """
+    from imret.errors import DataError
+
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
+    from imret.client import discovery
+    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
+    from imret.models.resolve import cache_dir
+    from imret.store import default_folder, open_store, resolve_address
+    from imret.web.app import create_app
+    from imret.web.connections import make_protocol, raise_file_limit
+    from imret.web.images.files import Pictures
+    from imret.web.pool.collections import Warm
+    from imret.web.security.middleware import check_binding
+
+    lift_pillow_limit(MAX_PIXELS)
+    # It quotes the query, and queries are nobody's business.
+    warnings.filterwarnings("ignore", message="A text is longer than")
+    token = _token(token_file)
+    check_binding(host, token, port=port)
+    for root in roots:
+        if not os.path.isdir(root):
+            raise DataError(f"--root {root!r} is no folder.")
+    address, reason = resolve_address(db)
+    # The user's own store may still be to come, and the page then says how; a folder that was named and is
+    # not there is a mistake.
+    is_own = address == str(default_folder())
+    with contextlib.ExitStack() as ending:
+        listener = ending.enter_context(_listen(host, port))
+        port = listener.getsockname()[1]
+        warm = Warm(
+            lambda: open_store(address, create=is_own, share=True),
+            device=device,
+            precision=precision,
+            keep=collection,
+            models={collection: model} if model else {},
+            arch=arch,
+            notify=announce,
+        )
+        ending.callback(warm.close)
+        announce(reason or f"store {address} ({warm.store.engine})")
+        _say_what_is_served(warm, collection, preload=preload)
+        app = create_app(
+            warm,
+            default=collection,
+            pictures=Pictures(
+                cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+            ),
+            host=host,
+            port=port,
+            token=token,
+            allow_hosts=allow_hosts,
+            max_body_bytes=max_upload * 1_000_000,
+        )
+        config = uvicorn.Config(
+            app,
+            http=make_protocol(max_connections=raise_file_limit()),
+            log_level="warning",
+            access_log=False,  # queries are nobody's business
+            server_header=False,
+            proxy_headers=False,  # nothing here depends on who forwards
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=10,
+        )
+        own_url = _own_url(host, port)
+        ending.enter_context(discovery.announced(url=own_url, address=address, token=token))
+        announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
+        if open_it:
+            webbrowser.open(own_url)
+        _run(uvicorn.Server(config), listener)
+        announce("imret serve has ended")
+
+
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
+    """Open the collection, or say what is missing: a page that says so is better than no server."""
+    from imret.errors import ImretError, ModelError
+    from imret.web.pool.threads import run_in_background
+
+    started = time.monotonic()
+    try:
+        with warm.use(collection) as served:
+            announce(f"{collection}: {served.collection.count():,} pictures, model {served.identity.model}")
+            if preload:
+                served.load(pictures=True)
+                encoder = served.encoder
+                announce(
+                    f"model loaded on {encoder.device} in {encoder.precision} "
+                    f"in {time.monotonic() - started:.1f} s"
+                )
+    except ModelError:
+        raise
+    except ImretError as error:
+        if preload:
+            raise
+        announce(f"Warning: {error}\n(The page will say so, and take it up when it is there.)")
+        return
+
+    def load() -> None:
+        # The first query should not have to wait; whatever goes wrong, it will say.
+        with contextlib.suppress(ImretError), warm.use(collection) as served:
+            served.load()
+
+    if not preload:
+        run_in_background("imret-preload", load)
+
+
+def _token(file: str | None) -> str | None:
+    from imret.errors import DataError
+
+    if file is None:
+        return os.environ.get("IMRET_TOKEN") or None
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(f"cannot read the token in {file!r}: {reason}.") from error
+    if not token:
+        raise DataError(f"the token file {file!r} is empty.")
+    return token
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address, before anything is loaded for nothing."""
+    from imret.errors import DataError
+
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise DataError(f"there is no address {host!r} to listen at: {error.strerror}.") from error
+    family, kind, protocol, _, place = found[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(place)
+        listener.listen()  # who asks from now on waits for the answer, rather than being refused
+    except OSError as error:
+        listener.close()
+        raise DataError(
+            f"cannot listen at {host} port {port}: {error.strerror}.\n"
+            f"Another imret serve may be running; take another port: --port {port + 1 if port < 65535 else 0}"
+        ) from error
+    return listener
+
+
+def _shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_url(host: str, port: int) -> str:
+    """Return the URL by which this machine reaches the server."""
+    if host in ("0.0.0.0", ""):
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    return f"http://{_shown_host(host)}:{port}"

@@ -1,0 +1,154 @@
+"""A folder of pictures, walked: what is a picture by its name, what is left out, and why.
+
+The one set of rules that `ingest` and `finetune` share, so that both see the same pictures. Hides hidden
+files, system folders and symlink loops; opens no picture.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imret.images.decode import IMAGE_EXTENSIONS
+
+SYSTEM_FOLDERS = frozenset(
+    {
+        "@eaDir",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "node_modules",
+        "__MACOSX",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that is a picture by its name.
+
+    Attributes:
+        path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
+        info: Its stat, through symlinks.
+    """
+
+    path: str
+    info: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A picture, or what is named like one, that cannot be taken, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """What is left out on purpose; `reason` is a kind, such as "hidden", to be counted."""
+
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class _Folder:
+    """One folder on the way down, and the names in it still to look at."""
+
+    path: str
+    key: tuple[int, int]
+    n_found_before: int
+    names: Iterator[str] | None = None
+
+
+def walk(root: str) -> Iterator[Found | Skipped | Ignored]:
+    """Yield every picture below a folder, in the order of names, and what is left out, and why.
+
+    Symlinks are followed, loops are not. Memory is bounded by the largest single folder, not by the number
+    of pictures.
+
+    Raises:
+        OSError: If the folder itself cannot be looked at.
+    """
+    top = os.stat(root)
+    # An explicit stack, not recursion: a path may be two thousand folders deep.
+    stack = [_Folder("", (top.st_dev, top.st_ino), 0)]
+    on_the_way_down = {stack[0].key}
+    n_found = 0
+    while stack:
+        folder = stack[-1]
+        if folder.names is None:
+            try:
+                folder.names = iter(sorted(os.listdir(os.path.join(root, folder.path))))
+            except OSError as error:
+                yield Skipped(folder.path, f"folder cannot be read: {error.strerror}")
+                on_the_way_down.discard(stack.pop().key)
+                continue
+        name = next(folder.names, None)
+        if name is None:
+            on_the_way_down.discard(stack.pop().key)
+            if stack and looks_like_picture(folder.path) and n_found == folder.n_found_before:
+                yield Skipped(folder.path, "a folder, not a picture")
+            continue
+        path = f"{folder.path}/{name}" if folder.path else name
+        entry = _look_at(root, path, name)
+        if not isinstance(entry, os.stat_result):
+            n_found += isinstance(entry, Found)
+            yield entry
+        elif (key := (entry.st_dev, entry.st_ino)) in on_the_way_down:
+            yield Skipped(path, "symlink loop: it leads back to a folder above it")
+        else:
+            on_the_way_down.add(key)
+            stack.append(_Folder(path, key, n_found))
+
+
+def left_out(name: str) -> str | None:
+    """Return why a file or folder of this name is left out wherever it lies; None if it is not."""
+    # ".git" and "._photo.jpg" are hidden; "..fungi" or "..." is an odd name that somebody chose.
+    if name.startswith(".") and not name.startswith(".."):
+        return "hidden"
+    return "system folder" if name in SYSTEM_FOLDERS else None
+
+
+def looks_like_picture(name: str) -> bool:
+    """Whether a file of this name is taken for a picture; looking inside comes later."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def _look_at(root: str, path: str, name: str) -> Found | Skipped | Ignored | os.stat_result:
+    """Return what one name is; a folder to descend into comes back as its stat."""
+    reason = left_out(name)
+    if reason is not None:
+        return Ignored(path, reason)
+    file = os.path.join(root, path)
+    try:
+        info = os.stat(file)
+    except OSError as error:
+        if looks_like_picture(name) or os.path.islink(file):
+            return Skipped(path, _why_no_stat(file, error))
+        return Ignored(path, _kind(name))
+    if stat.S_ISDIR(info.st_mode):
+        return info
+    if not looks_like_picture(name):
+        return Ignored(path, _kind(name))
+    if not stat.S_ISREG(info.st_mode):
+        return Skipped(path, "not a regular file")
+    return Found(path, info)
+
+
+def _kind(name: str) -> str:
+    extension = os.path.splitext(name)[1].lower()
+    return f"not a picture by its name (*{extension})" if extension else "not a picture by its name"
+
+
+def _why_no_stat(file: str, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "symlink loop: it leads back to itself"
+    if isinstance(error, FileNotFoundError):
+        return "dangling symlink" if os.path.islink(file) else "gone while the folder was read"
+    return f"cannot be read: {error.strerror}"

@@ -1,0 +1,1 @@
+"""Files and bytes to upright RGB pixels of a model's size, thumbnails and perceptual hashes."""

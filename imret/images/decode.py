@@ -1,0 +1,566 @@
+"""Any picture file to an upright RGB image, and that to the pixels a model takes.
+
+Hides formats, orientation, colour modes and damage: whatever is wrong with a file comes out as one ImageError
+whose message is the reason. Colour profiles (ICC) are ignored, as open_clip ignores them. Of an animation or
+a multi-page file, only the first frame is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import math
+import os
+import stat
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile
+
+from imret.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+
+IMAGE_EXTENSIONS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"),
+        *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+    )
+)
+
+# Tried in this order, whatever the file's name says. Pillow reads many more, some of them through external
+# programs: a photo search has no use for them and every parser is a door.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_HEIF_BRANDS = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
+_MAX_RESIZED_PIXELS = 16_000_000
+
+# Where a picture becomes small in two steps, the first leaves this many times the pixels a side for LANCZOS.
+_REDUCING_GAP = 2.0
+# The same for a model's size, to which it is resized by BICUBIC or BILINEAR with antialiasing.
+_COVER_GAP = 1.5
+_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
+_MAX_PROFILE_BYTES = 1 << 14
+
+Picture: TypeAlias = Image.Image
+Resample: TypeAlias = Image.Resampling
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+Extent: TypeAlias = tuple[float, float]  # width and height of the part to resize, from the upper left corner
+Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], Resample, Box, Extent], NDArray[np.uint8]]
+Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a picture file says of itself before anything is decoded.
+
+    Attributes:
+        format: "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF" or "HEIF", by content.
+        mode: Pillow's name of the pixels' kind, such as "RGB" or "CMYK".
+        orientation: EXIF orientation in [1, 8]; 1 is upright. Of a PNG, only what stands before its pixels.
+    """
+
+    format: str
+    mode: str
+    orientation: int
+
+
+def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> Image.Image:
+    """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
+
+    Args:
+        source: A path, the bytes of a file, an open binary file, or a PIL image.
+        max_pixels: Refuse more, judged from the header before anything is decoded. Pillow's own limit does
+            not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 6 to 12 bytes a pixel.
+        max_side: What the longer side will be made after this. A large JPEG file then comes at a half, a
+            quarter or an eighth of its size, never at less than twice this side: libjpeg skips the fine
+            detail instead of decoding it. Other formats, and PIL images, come whole.
+
+    Returns:
+        A PIL image of mode RGB that holds no open file.
+
+    Raises:
+        ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
+            large. The message is the reason, without the path.
+    """
+    return _load(source, max_pixels, max_side=max_side).image
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A picture that was decoded at a fraction of its size, or whole.
+
+    Attributes:
+        image: As from `load_image`.
+        size: (width, height) of the whole picture, upright.
+        extent: How many of the image's pixels, with fractions, the whole picture takes: its last column and
+            row may stand for less than the others.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    extent: tuple[float, float]
+
+
+def load_to_cover(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
+    """Open a picture whose shorter side will be made `side` pixels; a large JPEG comes at a fraction.
+
+    Args:
+        source: As for `load_image`.
+        side: A JPEG file never comes with less than one and a half times that at its shorter side.
+        max_pixels: As for `load_image`, of the whole picture.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    return _load(source, max_pixels, min_side=side)
+
+
+def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Identify a picture by its content; nothing is decoded, and what follows the header is not looked at.
+
+    Args:
+        file: Open, and can seek; where it stands afterwards is undefined.
+        max_pixels: As for `load_image`.
+
+    Raises:
+        ImageError: If it is not a picture that `load_image` knows, its header is damaged, or it is too large.
+    """
+    with _pillow_warnings_off(), _identify(file, _head(file)) as image:
+        _check_size(image, max_pixels)
+        # PngImageFile.getexif decodes the whole picture to find a chunk that stands behind the pixels.
+        orientation = _orientation(image, Image.Image.getexif)
+        return Header(image.format or "JPEG", image.mode, orientation if orientation in _UPRIGHT else 1)
+
+
+def to_jpeg(image: Image.Image, *, max_side: int | None = None, quality: int = 80) -> bytes:
+    """Return the bytes of a JPEG of a picture, made smaller where it is too large, never larger.
+
+    Carries no metadata (no EXIF, so no place and no camera; no XMP, no comment) but a colour profile for RGB
+    that `load_image` left with the picture: without it, photos in Display P3 look pale. sRGB needs none.
+
+    Args:
+        image: From `load_image`.
+        max_side: Pixels of the longer side at most. JPEG itself ends at 65,500.
+        quality: libjpeg's, in [1, 95].
+    """
+    side = min(max_side or _MAX_JPEG_SIDE, _MAX_JPEG_SIDE)
+    longer = max(image.size)
+    if longer > side:
+        width, height = (max(1, round(length * side / longer)) for length in image.size)
+        plain = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
+    else:
+        plain = image.copy()
+    plain.info = {}  # Pillow would write the comment that it found
+    out = io.BytesIO()
+    plain.save(out, "JPEG", quality=quality, icc_profile=_profile(image))
+    return out.getvalue()
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    """Return the ICC profile to hand on; browsers read it, this process does not.
+
+    Source: ICC.1:2022, section 7.2.6: bytes 16 to 19 name the colour space of the pixels.
+    """
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or profile[16:20] != b"RGB " or len(profile) > _MAX_PROFILE_BYTES:
+        return None
+    return None if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile else profile
+
+
+def lift_pillow_limit(max_pixels: int) -> None:
+    """Let Pillow's own limit be no lower than ours. For programs: it is a setting of the whole process.
+
+    `load_image` needs this only for TIFF and WebP files of more than twice PIL.Image.MAX_IMAGE_PIXELS
+    (179 megapixels unless changed), whose readers ask that limit themselves.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+
+
+def pillow_resize(
+    image: Image.Image, size: tuple[int, int], resample: Resample, box: Box, extent: Extent
+) -> NDArray[np.uint8]:
+    """Resize to (width, height) and crop, with Pillow, as open_clip's transform does.
+
+    Returns:
+        (H, W, 3) uint8, what is in the box.
+    """
+    resized = image if size == extent else image.resize(size, resample, box=(0, 0, *extent))
+    return np.array(resized.crop(box), dtype=np.uint8)
+
+
+def fit_image(
+    image: Image.Image,
+    *,
+    size: tuple[int, int],
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+    fill_color: int = 0,
+    resize: Resize = pillow_resize,
+    reduced: Reduced | None = None,
+) -> NDArray[np.uint8]:
+    """Resize an RGB image to a model's size: pixel for pixel what open_clip's own transform makes of it.
+
+    Args:
+        image: From `load_image`.
+        size: (H, W) in pixels.
+        interpolation: "bicubic" or "bilinear" ("random" is bicubic, as in open_clip).
+        resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
+            side and pads, "squash" gives up the aspect ratio.
+        fill_color: Grey value in [0, 255] of the padding.
+        resize: Resizes to (width, height) and crops in place of Pillow, as that of `imret.images.resize` does.
+        reduced: What the image is a fraction of, if it is one.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: If a mode or interpolation is unknown.
+    """
+    if interpolation not in ("bicubic", "bilinear", "random"):
+        raise ValueError(f"unknown interpolation {interpolation!r}")
+    resample = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
+    if image.mode != "RGB":
+        image = load_image(image)
+    height, width = size
+    whole = image.size if reduced is None else reduced.size
+    extent: Extent = image.size if reduced is None else reduced.extent
+    if resize_mode == "squash":
+        return resize(image, (width, height), resample, (0, 0, width, height), extent)
+    if resize_mode == "shortest":
+        if height != width:
+            resample = Image.Resampling.BICUBIC  # open_clip 3.3 passes no interpolation on here
+        return _resize_and_crop(image, _covering(whole, size), size, resample, resize, extent)
+    if resize_mode == "longest":
+        ratio = max(whole[0] / width, whole[1] / height)
+        # A side of a very long picture would round to nothing; open_clip fails on it.
+        inner = (max(1, round(whole[0] / ratio)), max(1, round(whole[1] / ratio)))
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        fitted = np.full((height, width, 3), fill_color, dtype=np.uint8)
+        fitted[top : top + inner[1], left : left + inner[0]] = resize(
+            image, inner, resample, (0, 0, *inner), extent
+        )
+        return fitted
+    raise ValueError(f"unknown resize mode {resize_mode!r}")
+
+
+def box_average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a picture made small, each pixel the average of the area that it covers.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size: (h, w), no larger than the picture.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+
+
+def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) that makes an image cover (H, W), rounded as open_clip rounds."""
+    (width, height), (out_height, out_width) = image, size
+    if out_height == out_width:  # torchvision's Resize: truncates
+        longer = int(out_width * max(width, height) / min(width, height))
+        return (out_width, longer) if width <= height else (longer, out_width)
+    ratio = min(height / out_height, width / out_width)  # open_clip's ResizeKeepRatio: rounds
+    return round(width / ratio), round(height / ratio)
+
+
+def _resize_and_crop(
+    image: Image.Image,
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    resample: Resample,
+    resize: Resize,
+    extent: Extent,
+) -> NDArray[np.uint8]:
+    """Resize to (width, height) `resized`, then crop the centre (H, W)."""
+    height, width = size
+    left, top = round((resized[0] - width) / 2.0), round((resized[1] - height) / 2.0)
+    if resized == image.size or resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
+        return resize(image, resized, resample, (left, top, left + width, top + height), extent)
+    # A 1 x 50,000 picture would become 224 x 11,200,000. Resample only what the crop keeps. Pillow still
+    # reads the neighbours outside the box; it may take its two passes in the other order, which rounds
+    # hard edges otherwise by some levels.
+    across, down = extent[0] / resized[0], extent[1] / resized[1]
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    return np.array(image.resize((width, height), resample, box=box), dtype=np.uint8)
+
+
+# ---- Opening -----------------------------------------------------------------------------------
+
+
+def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    def opener(name: str, flags: int) -> int:
+        # Without O_NONBLOCK, opening a named pipe called a.jpg waits for a writer for ever.
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    try:
+        file = open(path, "rb", opener=opener)  # noqa: SIM115 - returned open; Path.open has no opener
+    except (OSError, ValueError) as error:
+        raise ImageError(_file_reason(error)) from error
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise ImageError("not a regular file")
+    return file
+
+
+def _file_reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return f"not a usable path: {error}"
+    known = {
+        errno.ENOENT: "no such file",
+        errno.EACCES: "no permission to read it",
+        errno.EPERM: "no permission to read it",
+        errno.EISDIR: "it is a folder, not a file",
+        errno.ELOOP: "a symbolic link that leads back to itself",
+        errno.ENAMETOOLONG: "the path is too long",
+        errno.EIO: "the disk reports a read error",
+        errno.ESTALE: "the network file system lost the file",
+    }
+    return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
+
+
+def _load(
+    source: Source, max_pixels: int, *, max_side: int | None = None, min_side: int | None = None
+) -> Reduced:
+    """Return a picture; see `load_image` for one side, `load_to_cover` for the other."""
+
+    def load(file: BinaryIO) -> Reduced:
+        with _identify(file, _head(file)) as image:
+            _check_size(image, max_pixels)
+            full, part = image.size, 1
+            if isinstance(image, JpegImageFile):
+                if max_side is not None:
+                    scale = min(1.0, _REDUCING_GAP * max_side / max(full))
+                    image.draft(None, (math.ceil(full[0] * scale), math.ceil(full[1] * scale)))
+                elif min_side is not None:
+                    part = _part_of(image, min_side)
+                    image.draft(None, (full[0] // part, full[1] // part))
+            # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
+            loaded = _finish(image, max_pixels, is_ours=True)
+            size = full[::-1] if _orientation(image) >= 5 else full
+            return Reduced(loaded, size, (size[0] / part, size[1] / part))
+
+    with _pillow_warnings_off():
+        if isinstance(source, Image.Image):
+            image = _finish(source, max_pixels)
+            return Reduced(image, image.size, image.size)
+        if isinstance(source, bytes):
+            return load(io.BytesIO(source))
+        if isinstance(source, (str, os.PathLike)):
+            with _open_file(source) as file:
+                return load(file)
+        return load(source if source.seekable() else io.BytesIO(source.read()))
+
+
+def _part_of(image: JpegImageFile, side: int) -> int:
+    """Return by how much libjpeg may divide a picture's sides while it decodes: 1, 2, 4 or 8."""
+    for part in (8, 4, 2):
+        if min(image.size) / part >= _COVER_GAP * side:
+            divides = image.size[0] % part == image.size[1] % part == 0
+            # A last column that stands for less must stay the last.
+            if divides or _orientation(image) == 1:
+                return part
+    return 1
+
+
+def _head(file: BinaryIO) -> bytes:
+    """Return the first bytes, by which formats are told apart."""
+    try:
+        file.seek(0)
+        head = file.read(32)
+    except OSError as error:
+        raise ImageError(_file_reason(error)) from error
+    if not head:
+        raise ImageError("the file is empty")
+    return head
+
+
+def _identify(file: BinaryIO, head: bytes) -> Image.Image:
+    """Read the header by content. Pillow's Image.open would, but it also applies its global pixel limit."""
+    Image.init()
+    fault: tuple[str, Exception] | None = None
+    for name in _FORMATS:
+        opener, accepts = Image.OPEN.get(name, (None, None))
+        if name == "JPEG":
+            # Not the registered opener: that turns camera files with previews into MPO, whose first frame
+            # is this very JPEG.
+            opener = JpegImageFile
+        try:
+            # Anything but True is a refusal, or the name of what this Pillow was built without.
+            if opener is not None and accepts is not None and accepts(head[:16]) is True:
+                return _header(opener, file)
+        except Exception as error:
+            fault = (name, error)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise ImageError("a HEIC picture, which needs: pip install 'imret[heic]'") from None
+        try:
+            return _header(HeifImageFile, file)
+        except Exception as error:
+            fault = ("HEIF", error)
+    if fault is None:
+        raise ImageError("not a picture of a known format, whatever its name says")
+    raise _refusal(fault[1], fault[0]) from fault[1]
+
+
+def _header(opener: Callable[..., Image.Image], file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    image = opener(file, "")  # no name: given one, Pillow may map the file, and a shrinking file then kills
+    return image
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"the picture has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
+
+
+def _finish(image: Image.Image, max_pixels: int, *, is_ours: bool = False) -> Image.Image:
+    """Check the size, decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
+    _check_size(image, max_pixels)
+    try:
+        image.load()
+        rgb = (
+            image if is_ours and image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
+        )
+        if "icc_profile" in image.info:  # some conversions make a new picture
+            rgb.info["icc_profile"] = image.info["icc_profile"]
+    except Exception as error:
+        # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
+        raise _refusal(error, image.format) from error
+    orientation = _orientation(image)
+    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def _refusal(error: Exception, format_name: str | None) -> ImageError:
+    kind = f"{format_name} picture" if format_name else "picture"
+    detail = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError):
+        return ImageError(f"not enough memory to decode the {kind}")
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError(f"a {kind} of more pixels than its reader takes: {detail}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ImageError(_file_reason(error))
+    if "truncated" in detail.lower() or isinstance(error, (EOFError, struct.error)):
+        return ImageError(f"a truncated {kind}" + (f": {detail}" if detail else ""))
+    return ImageError(f"a damaged or truncated {kind}: {detail or type(error).__name__}")
+
+
+def _orientation(
+    image: Image.Image, getexif: Callable[[Image.Image], Image.Exif] = lambda image: image.getexif()
+) -> int:
+    """Return the EXIF orientation, 1 where there is none that can be read: a broken tag spoils no picture."""
+    try:
+        value = getexif(image).get(_ORIENTATION_TAG, 1)
+        return int(value)
+    except Exception:
+        return 1
+
+
+# ---- Colour ------------------------------------------------------------------------------------
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy() if type(image) is Image.Image else image.convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
+    if image.mode == "LAB":
+        lab_to_srgb = ImageCms.buildTransform(
+            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+        )
+        converted = ImageCms.applyTransform(image, lab_to_srgb)
+        assert converted is not None
+        return converted
+    if image.has_transparency_data:
+        # La and PA have no direct way to RGBA
+        straight = image.convert({"La": "LA", "PA": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
+        over_white = Image.new("RGB", image.size, "white")
+        over_white.paste(straight, mask=straight.getchannel("A"))
+        return over_white
+    return image.convert("RGB")
+
+
+def _to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Bring one channel of more than 8 bits to [0, 255] by the range that its values show.
+
+    16-bit integers span 65,535. Wider integers and floats say nowhere what is white: [0, 1]
+    (floats), [0, 255] and [0, 65,535] are taken for whole ranges, anything else is stretched from its lowest
+    value to its highest.
+    """
+    levels = np.array(values, dtype=np.float32)
+    np.nan_to_num(levels, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(levels.min()), float(levels.max())
+    if values.dtype.itemsize == 2:
+        low, high = 0.0, 65535.0
+    elif low >= 0.0:
+        whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        low, high = next(((0.0, white) for white in whites if high <= white), (low, high))
+    # In place: a hundred megapixels of floats are 400 MB.
+    levels -= low
+    levels *= 255.0 / max(high - low, 1e-30)
+    np.clip(np.rint(levels, out=levels), 0.0, 255.0, out=levels)
+    whole: NDArray[np.uint8] = levels.astype(np.uint8)
+    return whole
+
+
+# ---- Warnings ----------------------------------------------------------------------------------
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+
+
+@contextlib.contextmanager
+def _pillow_warnings_off() -> Iterator[None]:
+    """Ignore Pillow's warnings about odd metadata while any thread decodes.
+
+    Not warnings.catch_warnings: that saves and restores all filters, and two threads that overlap restore
+    each other's. This adds and removes one filter, for Pillow's modules only.
+    """
+    global _quiet_depth
+    with _quiet_lock:
+        _quiet_depth += 1
+        if _quiet_depth == 1:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                for entry in list(warnings.filters):
+                    if entry[0] == "ignore" and getattr(entry[3], "pattern", None) == r"PIL\.":
+                        with contextlib.suppress(ValueError, AttributeError):
+                            warnings.filters.remove(entry)  # type: ignore[attr-defined]

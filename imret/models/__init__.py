@@ -1,0 +1,1 @@
+"""Model names and files to an encoder: pictures and texts to unit vectors."""

@@ -1,0 +1,435 @@
+"""Model files to a torch module that holds only the towers asked for, in the precision asked for.
+
+The module is one of open_clip's own, built on the meta device, so no weight is first drawn at random. A
+safetensors checkpoint is mapped: what can be used as stored stays a private copy-on-write view of the file,
+what must be converted is read, converted and let go piece by piece.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from imret.errors import ModelError
+from imret.models.resolve import ModelFiles
+from imret.models.safetensors_map import LEFTOVERS, is_safetensors, map_safetensors
+
+TOWERS = ("image", "text")
+
+# What open_clip's native CLIP keeps of its text tower on the root of the module.
+_NATIVE_TEXT = (
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text_projection",
+    "attn_mask",
+)
+
+_LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
+
+# Elements converted at once: 16 MB of float32.
+_PIECE = 1 << 22
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def load_clip(
+    files: ModelFiles,
+    *,
+    towers: tuple[str, ...] = TOWERS,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """Build a model from its files with the towers asked for, in eval mode.
+
+    The parameters are ordinary trainable tensors. On a CPU, those used as stored are private views of the
+    checkpoint file: writing to them changes memory, never the file. While the model lives, the file may be
+    removed or replaced by another (os.replace), but not rewritten in place.
+
+    Args:
+        files: What `resolve_model` found.
+        towers: Any of "image" and "text"; the other is neither read nor held.
+        device: Where the parameters live.
+        dtype: torch.float32 or torch.bfloat16. In bfloat16 the parameters of normalisation layers that
+            compute in float32 stay float32, as in open_clip.
+
+    Returns:
+        open_clip's CLIP, CustomTextCLIP or CoCa. A tower left out is None (`visual`, `text`), and for a
+        native CLIP the text tower's parts on the root are None.
+
+    Raises:
+        ModelError: If the architecture cannot be built, the checkpoint cannot be read, or the two differ;
+            the message names the tensors.
+    """
+    if not towers or not set(towers) <= set(TOWERS):
+        raise ValueError(f"towers must be a non-empty subset of {TOWERS}, got {towers!r}")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
+    checkpoint = Checkpoint(files.weights)
+    model = _build(files, towers, dtype)
+    tensors = _named_as_in(model, checkpoint, files)
+    dropped = _unused(model, towers)
+    _drop(model, dropped)
+    _fill(model, tensors, checkpoint, files, dropped=dropped, device=torch.device(device), dtype=dtype)
+    return model.eval()
+
+
+def has_batch_norm(files: ModelFiles) -> bool:
+    """Whether the image tower normalises by batch statistics, as MobileNet, ResNet and FastViT do.
+
+    They lose too much in bfloat16: batch norm scales by fixed statistics, so rounding adds up from layer to
+    layer. Measured against float32, a MobileNetV2 CLIP fell to a cosine of 0.989 on real photos, where a
+    vision transformer of 32 layers kept 0.9999.
+
+    Raises:
+        ModelError: If the architecture cannot be built.
+    """
+    vision_cfg = files.model_cfg["vision_cfg"]
+    if "timm_model_name" not in vision_cfg:
+        return isinstance(vision_cfg.get("layers"), (list, tuple))  # open_clip's own ResNet; else a ViT
+    visual = cast(nn.Module, _build(files, (), torch.float32).visual)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in visual.modules())
+
+
+# ---- Building ----------------------------------------------------------------------------------
+
+
+def _build(files: ModelFiles, towers: tuple[str, ...], dtype: torch.dtype) -> nn.Module:
+    """Return the architecture on the meta device, or on the CPU where `towers` cannot be built on meta."""
+    try:
+        with torch.device("meta"):
+            model = _construct(files, dtype)
+        if _completed(model, _unused(model, towers)):
+            return model
+    except Exception:
+        # Hugging Face towers and some of timm's compute with values while they are built, and fail in as
+        # many ways. The ordinary construction below shows whether the configuration itself is at fault.
+        pass
+    try:
+        return _construct(files, dtype)
+    except Exception as error:
+        raise ModelError(
+            f"Cannot build the architecture of model '{files.model_id}': {_first_line(error)}."
+        ) from error
+
+
+def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    model_cfg: dict[str, Any] = deepcopy(dict(files.model_cfg))
+    custom_text = model_cfg.pop("custom_text", False) or "hf_model_name" in model_cfg["text_cfg"]
+    # The checkpoint brings every weight: no tower may fetch its own.
+    if "timm_model_name" in model_cfg["vision_cfg"]:
+        model_cfg["vision_cfg"]["timm_model_pretrained"] = False
+    if "hf_model_name" in model_cfg["text_cfg"]:
+        model_cfg["text_cfg"]["hf_model_pretrained"] = False
+    kind: Any = CLIP
+    if custom_text:
+        kind = CoCa if "multimodal_cfg" in model_cfg else CustomTextCLIP
+    # cast_dtype makes open_clip choose layer norms that compute in float32.
+    model = kind(**model_cfg, cast_dtype=None if dtype == torch.float32 else dtype)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _completed(model: nn.Module, unused: tuple[str, ...]) -> bool:
+    """Compute the causal text mask, which no checkpoint holds; False if anything else lacks a value for good.
+
+    That is a buffer left out of checkpoints (the position tables of some timm towers), or a tensor held as a
+    plain attribute.
+    """
+    text: Any = getattr(model, "text", model)
+    for name, module in model.named_modules():
+        if name.startswith(unused):
+            continue
+        unsaved = module._non_persistent_buffers_set
+        for key, buffer in list(module._buffers.items()):
+            if buffer is None or not buffer.is_meta or key not in unsaved or key in unused:
+                continue
+            if module is not text or key != "attn_mask":
+                return False
+            # (L, L): 0 on and below the diagonal, -inf above: a token sees itself and those before it.
+            module._buffers[key] = torch.full(buffer.shape, float("-inf"), device="cpu").triu_(1)
+        if any(isinstance(value, torch.Tensor) and value.is_meta for value in vars(module).values()):
+            return False
+    return True
+
+
+def _unused(model: nn.Module, towers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names on the root of what the towers asked for do not use."""
+    unused: list[str] = []
+    if "image" not in towers:
+        unused += ["visual"]
+    if "text" not in towers:
+        unused += ["text"] if hasattr(model, "text") else _NATIVE_TEXT
+    if hasattr(model, "text_decoder") and set(towers) != set(TOWERS):
+        unused += ["text_decoder"]  # CoCa's captioner: no embedding passes through it; the whole model has it
+    return tuple(unused)
+
+
+def _drop(model: nn.Module, names: tuple[str, ...]) -> None:
+    for name in names:
+        # Through the registries, so that a parameter may become None without a type error.
+        for registry in (model._modules, model._parameters, model._buffers):
+            if name in registry:
+                cast(dict[str, Any], registry)[name] = None
+
+
+# ---- Reading -----------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """The tensors of one checkpoint file by name, none of them read until it is used.
+
+    Attributes:
+        path: The file.
+        tensors: Name to a CPU tensor in the dtype as stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file of safetensors, or of torch.save with torch's restricted unpickler, by its content.
+
+        Raises:
+            ModelError: If the file cannot be read, is no checkpoint, or would have to run code to load.
+        """
+        self.path = path
+        self._map: mmap.mmap | None = None
+        try:
+            if is_safetensors(path):
+                self.tensors = _unwrapped(dict(self._map_safetensors()), path)
+            else:
+                self.tensors = _unwrapped(_unpickle(path), path)
+        except OSError as error:
+            raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+
+    def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
+        for name, entry in entries.items():
+            if entry.dtype not in _SAFETENSORS_DTYPES:
+                raise ModelError(f"'{self.path}' stores '{name}' as {entry.dtype}, which is not supported.")
+            dtype = _SAFETENSORS_DTYPES[entry.dtype]
+            count = entry.size_bytes // dtype.itemsize
+            if count == 0:
+                yield name, torch.empty(entry.shape, dtype=dtype)
+                continue
+            tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
+            yield name, tensor.reshape(entry.shape)
+
+    def copied(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor converted and moved, piece by piece, holding little more than the result."""
+        made = torch.empty(tensor.shape, device=device, dtype=dtype)
+        source, target = tensor.reshape(-1), made.view(-1)
+        for start in range(0, source.numel(), _PIECE):
+            piece = source[start : start + _PIECE]
+            target[start : start + _PIECE].copy_(piece)
+            self._release(piece)
+        return made
+
+    def _release(self, tensor: torch.Tensor) -> None:
+        """Hand back the memory pages of what has been copied elsewhere; they are read again if used.
+
+        Without this, a checkpoint that is converted counts twice: as converted, and as mapped.
+        """
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
+        start = tensor.data_ptr() - base
+        length = tensor.numel() * tensor.element_size()
+        if not 0 <= start <= len(self._map) - length:
+            return  # made from the file's tensors, not one of them
+        # Only pages that hold nothing else: a neighbour's page may be in use.
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _unpickle(path: Path) -> object:
+    """Load with torch's unpickler of plain data, mapped where the format allows it."""
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)  # saved before torch 1.6
+    except OSError:
+        raise
+    except Exception as error:
+        # UnpicklingError for what would run code, and whatever a damaged archive provokes.
+        raise ModelError(
+            f"Cannot read the weights '{path}': not a plain checkpoint of tensors, and imret runs no code "
+            f"from one. Where you trust it, convert it to .safetensors. Reported: {_first_line(error)}"
+        ) from error
+
+
+def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a bare or training checkpoint, without the "module." of parallel training."""
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
+    if not tensors:
+        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _named_as_in(model: nn.Module, checkpoint: Checkpoint, files: ModelFiles) -> dict[str, torch.Tensor]:
+    """Return the checkpoint's tensors under the model's own names and shapes, as open_clip does it."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
+    tensors: dict[str, torch.Tensor] = dict(checkpoint.tensors)
+    try:
+        tensors = convert_state_dict(cast(Any, model), tensors)
+        if "positional_embedding" in tensors and not hasattr(model, "positional_embedding"):
+            tensors = convert_to_custom_text_state_dict(tensors)
+        for name in ("logit_scale", "logit_bias"):
+            parameter = getattr(model, name)
+            if parameter is None:
+                continue
+            if name not in tensors and name == "logit_bias":
+                tensors[name] = torch.zeros(parameter.shape)
+            elif name in tensors and tensors[name].numel() == parameter.numel():
+                tensors[name] = tensors[name].reshape(parameter.shape)
+        # Checkpoints of another image size or context length: open_clip interpolates the positions.
+        resize_pos_embed(tensors, model)
+        resize_text_pos_embed(tensors, model)
+    except Exception as error:
+        raise ModelError(
+            f"The weights '{checkpoint.path}' do not fit the architecture of '{files.model_id}': "
+            f"{_first_line(error)}."
+        ) from error
+    return tensors
+
+
+# ---- Filling -----------------------------------------------------------------------------------
+
+
+def _fill(
+    model: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    checkpoint: Checkpoint,
+    files: ModelFiles,
+    *,
+    dropped: tuple[str, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Put a tensor of the checkpoint in the place of every parameter and saved buffer."""
+    places = list(_places(model))
+    _refuse_differences(places, tensors, files, dropped=dropped)
+    shared: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays one
+    for name, module, key, old in places:
+        target = _stored_dtype(module, key, old, dtype)
+        source = tensors.get(name)
+        if source is None:  # a buffer that no checkpoint holds, or a batch counter that old ones lack
+            value = old.new_zeros(old.shape, device="cpu") if old.is_meta else old
+            value = value.to(device=device, dtype=target)
+        else:
+            value = placed(checkpoint, source, device=device, dtype=target)
+        if isinstance(old, nn.Parameter):
+            if id(old) not in shared:
+                shared[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+            module._parameters[key] = shared[id(old)]
+        else:
+            module._buffers[key] = value
+
+
+def placed(
+    checkpoint: Checkpoint, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a tensor of a checkpoint on a device in a dtype: a private view of the file, or a copy."""
+    if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
+        return tensor
+    return checkpoint.copied(tensor, device=device, dtype=dtype)
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
+    """Yield (full name, module, own name, tensor) of every parameter and buffer."""
+    for prefix, module in model.named_modules():
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                yield f"{prefix}.{key}" if prefix else key, module, key, tensor
+
+
+def _refuse_differences(
+    places: list[tuple[str, nn.Module, str, torch.Tensor]],
+    tensors: dict[str, torch.Tensor],
+    files: ModelFiles,
+    *,
+    dropped: tuple[str, ...],
+) -> None:
+    known = {name for name, *_ in places}
+    missing = [
+        name
+        for name, module, key, _ in places
+        if name not in tensors
+        and key not in module._non_persistent_buffers_set
+        and not name.endswith(_LEFTOVER_ENDINGS)
+    ]
+    unexpected = [
+        name
+        for name in tensors
+        if name not in known
+        and name not in LEFTOVERS
+        and not name.endswith(_LEFTOVER_ENDINGS)
+        and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in dropped)
+    ]
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} where {tuple(tensor.shape)} belongs"
+        for name, _, _, tensor in places
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    faults = [
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("unknown", unexpected), ("other shape", misshapen))
+        if names
+    ]
+    if faults:
+        raise ModelError(
+            f"The weights '{files.weights}' do not fit the architecture of '{files.model_id}'; "
+            f"{'; '.join(faults)}."
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+
+
+def _stored_dtype(module: nn.Module, key: str, old: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to hold a tensor in: `dtype`, except where open_clip computes in float32."""
+    from open_clip.transformer import LayerNormFp32
+
+    if not old.dtype.is_floating_point:
+        return old.dtype
+    norm = isinstance(module, (LayerNormFp32, nn.modules.batchnorm._BatchNorm))
+    return torch.float32 if norm or key in ("logit_scale", "logit_bias") else dtype
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

@@ -1,0 +1,480 @@
+"""Pictures and texts to unit vectors, with the towers loaded when they are first used.
+
+An encoder is named before it is loaded: its dimension and fingerprint come from the files alone. It hides
+device, precision, tokenizer and batching. Model names are resolved in `imret.models.resolve`, weights are read in
+`imret.models.clip`, pictures are opened in `imret.images.decode`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from imret import DEFAULT_MODEL
+from imret.errors import ImageError, ModelError
+from imret.images.decode import MAX_PIXELS, Source
+from imret.images.resize import load_pixels
+from imret.models.clip import Checkpoint, has_batch_norm, load_clip
+from imret.models.fast.fuse_batch_norm import fold_batch_norms
+from imret.models.fast.text_numpy import unit_mean
+from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_truncated
+from imret.models.fast.vit import load_vision
+from imret.models.resolve import ModelFiles, Preprocess, resolve_model
+from imret.settings import wants
+
+__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
+
+# Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
+# take the least time, 32 take twice as long.
+_IN_CACHE = 4
+_PLAIN = ("IMRET_TOWERS", "plain")  # as open_clip builds them, and as many pictures at a time as asked for
+
+
+class Encoder:
+    """One model, ready to encode.
+
+    Constructing it resolves files, device and precision, and loads no weights; each tower is loaded by the
+    first call that needs it. Calls from several threads are safe.
+
+    Attributes:
+        files: The model's files.
+        device: Where the towers run.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelFiles = DEFAULT_MODEL,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        arch: str | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        """Find the model; download it if this is its first use.
+
+        Args:
+            model: A name that `imret.models.resolve.resolve_model` takes, or its result.
+            device: "auto" (cuda, else mps, else cpu) or a torch device.
+            precision: "fp32", "bf16", or "auto": bf16 on CUDA devices and CPUs that compute in it, except
+                for image towers with batch normalisation, which lose too much in it.
+            arch: Architecture, for a checkpoint file only.
+            notify: Called with a sentence before a download starts.
+
+        Raises:
+            ModelError: If the model cannot be found, or the device is not there.
+            ValueError: If precision is none of the three.
+        """
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+        self.device = pick_device(device)
+        self.files = (
+            model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
+        )
+        self._precision = precision
+        self._loading = threading.Lock()
+        self._towers: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.model_id!r}, device={str(self.device)!r}, precision={self.precision!r})"
+
+    @property
+    def model_id(self) -> str:
+        """The name that gives this model again."""
+        return self.files.model_id
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.files.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over weights, architecture and preprocessing; see `ModelFiles.fingerprint`."""
+        return self.files.fingerprint
+
+    @property
+    def images_fingerprint(self) -> str:
+        """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
+        return self.files.images_fingerprint
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the input of the image tower."""
+        return self.files.preprocess
+
+    @cached_property
+    def precision(self) -> str:
+        """The precision in use: "fp32" or "bf16"."""
+        if self._precision != "auto":
+            return self._precision
+        return "bf16" if _computes_in_bf16(self.device) and not self._has_batch_norm else "fp32"
+
+    @cached_property
+    def _has_batch_norm(self) -> bool:
+        return has_batch_norm(self.files)
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """The factor the model was trained to put on a cosine before a softmax; 100 for most CLIPs.
+
+        Raises:
+            ModelError: If the weights cannot be read, hold none, or one that is not finite.
+        """
+        stored = self._stored_number("logit_scale")
+        if stored is None:
+            raise ModelError(f"The weights of '{self.model_id}' hold no 'logit_scale'.")
+        if stored > 700:  # e^700 is near the end of what a float holds
+            raise ModelError(
+                f"The weights of '{self.model_id}' hold an impossible 'logit_scale': e^{stored}."
+            )
+        return math.exp(stored)
+
+    @cached_property
+    def logit_bias(self) -> float | None:
+        """What the model was trained to add to the scaled cosine before a sigmoid; None if it has none.
+
+        A model that has one was trained to judge each pair of picture and text on its own: Zhai et al.
+        (2023), "Sigmoid Loss for Language Image Pre-Training", https://arxiv.org/abs/2303.15343
+
+        Raises:
+            ModelError: If the weights cannot be read, or hold one that is not finite.
+        """
+        stored = self._stored_number("logit_bias")
+        if stored is None and self.files.model_cfg.get("init_logit_bias") is not None:
+            return 0.0  # as open_clip fills it in
+        return stored
+
+    def _stored_number(self, name: str) -> float | None:
+        tensor = Checkpoint(self.files.weights).tensors.get(name)
+        if tensor is None:
+            return None
+        number = float(tensor.reshape(-1)[0])
+        if not math.isfinite(number):
+            raise ModelError(f"The weights of '{self.model_id}' are damaged: '{name}' is {number}.")
+        return number
+
+    def encode_images(
+        self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+    ) -> NDArray[np.float32]:
+        """Encode pictures: paths, PIL images, or what else `load_image` takes. One batch is in memory.
+
+        Args:
+            images: The pictures.
+            batch_size: How many go through the tower at once.
+            max_pixels: A picture of more is refused; see `load_image`.
+
+        Returns:
+            (N, D) float32, each row of unit length, in the order given.
+
+        Raises:
+            ImageError: If a picture cannot be used; nothing is skipped silently.
+            ModelError: If the model cannot be loaded or gives no direction for a picture.
+        """
+        if isinstance(images, (str, os.PathLike)):
+            raise TypeError("encode_images takes a list of pictures; put the one path in a list")
+        remaining = iter(images)
+        rows: list[NDArray[np.float32]] = []
+        while batch := list(islice(remaining, batch_size)):
+            pixels = np.stack([self._pixels(image, max_pixels) for image in batch])
+            rows.append(self.encode_pixels(pixels, batch_size=batch_size))
+        return np.concatenate(rows) if rows else self._no_rows()
+
+    def _pixels(self, image: Source, max_pixels: int) -> NDArray[np.uint8]:
+        try:
+            return load_pixels(image, self.preprocess, max_pixels=max_pixels)[0]
+        except ImageError as error:
+            if isinstance(image, (str, os.PathLike)):
+                raise ImageError(f"Cannot encode '{os.fspath(image)}': {error}") from error
+            raise
+
+    def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Encode pictures that already have the model's size; normalisation happens on the device.
+
+        Args:
+            pixels: (N, H, W, 3) uint8 RGB with (H, W) = `preprocess.size`.
+            batch_size: How many go through the tower at once.
+
+        Returns:
+            (N, D) float32, each row of unit length.
+
+        Raises:
+            ValueError: If shape or dtype differ.
+            ModelError: If the model cannot be loaded or gives no direction for a picture.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*self.preprocess.size, 3):
+            raise ValueError(
+                f"expected uint8 pixels of shape (N, {', '.join(map(str, self.preprocess.size))}, 3), "
+                f"got {pixels.dtype} {pixels.shape}"
+            )
+        if len(pixels) == 0:
+            return self._no_rows()
+        self._tower("image")  # once, before threads ask for it
+        size = min(batch_size, _IN_CACHE) if self._small_steps else batch_size
+        starts = range(0, len(pixels), size)
+        steps = [pixels[start : start + size] for start in starts]
+        spread = map if self._lanes is None or len(steps) == 1 else self._lanes.map
+        return np.concatenate(list(spread(self._encode_step, starts, steps)))
+
+    @torch.inference_mode()
+    def _encode_step(self, start: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (B, D) unit rows for (B, H, W, 3) pixels, of which the first is number `start`."""
+        tower = self._tower("image")
+        shape = (1, 3, 1, 1)
+        # Of bytes rather than of [0, 1]: (x / 255 - mean) / std == (x - 255 * mean) / (255 * std)
+        mean = 255 * torch.tensor(self.preprocess.mean, device=self.device).view(shape)
+        std = 255 * torch.tensor(self.preprocess.std, device=self.device).view(shape)
+        batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+        # (B, H, W, 3) uint8 -> (B, 3, H, W), still uint8 on its way to the device
+        batch = batch.to(self.device).permute(0, 3, 1, 2)
+        inputs = ((batch.float() - mean) / std).to(self._dtype)
+        return self._unit(tower.encode_image(inputs), "picture", start)
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls of `encode_pixels` at a time keep the device busy."""
+        # What one does on the CPU before and after its turn on a GPU, another's turn hides.
+        return 2 if self._lanes is not None or self.device.type == "cuda" else 1
+
+    @cached_property
+    def _small_steps(self) -> bool:
+        # What a convolution writes is to be in the cache still when the next layer reads it. The layers of a
+        # transformer read more weights than pictures.
+        return self.device.type == "cpu" and not wants(*_PLAIN) and self._has_batch_norm
+
+    @cached_property
+    def _lanes(self) -> ThreadPoolExecutor | None:
+        """A thread a core for steps too small to be shared among cores: they would wait for one another."""
+        n = torch.get_num_threads()
+        if n == 1 or not self._small_steps:
+            return None
+        return ThreadPoolExecutor(n, "imret-lane", initializer=_compute_alone)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+        """Encode texts.
+
+        Returns:
+            (N, D) float32, each row of unit length, in the order given.
+
+        Warns:
+            TextTruncated: If a text does not fit the model's context; the message shows it.
+
+        Raises:
+            ModelError: If the model or its tokenizer cannot be loaded, or gives no direction for a text.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode_texts takes a list of texts; put the one text in a list")
+        if not texts:
+            return self._no_rows()
+        tower = self._tower("text")
+        rows = []
+        for start in range(0, len(texts), batch_size):
+            tokens = self._tokenize(list(texts[start : start + batch_size])).to(self.device)
+            rows.append(self._unit(encode_tokens(tower, tokens), "text", start))
+        return np.concatenate(rows)
+
+    def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return what `encode_texts` does; a `CachedEncoder` keeps it on disk."""
+        return self.encode_texts(texts)
+
+    def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode several wordings of one query as one: the mean of their embeddings, made unit again.
+
+        Returns:
+            (D,) float32 of unit length.
+
+        Raises:
+            ValueError: If there are no texts.
+            ModelError: As `encode_texts`, or if the embeddings cancel out.
+        """
+        if not texts:
+            raise ValueError("the mean of no texts has no direction")
+        return self.unit_mean(self.encode_texts(texts), texts)
+
+    def unit_mean(self, rows: NDArray[np.float32], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean of the (N, D) embeddings of texts, made unit again.
+
+        Raises:
+            ModelError: If they cancel out.
+        """
+        return unit_mean(rows, texts, self.model_id)
+
+    def truncated(self, texts: Sequence[str]) -> list[str]:
+        """Return which texts do not fit the model's context, and would be cut with a warning.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        length, tokenizer = self._context_length, self._tokenizer
+        backend = getattr(tokenizer, "tokenizer", None)
+        if backend is not None:
+            return [text for text in texts if len(backend(text).input_ids) > length]
+        # With one place more than the context has, only a text that did not fit reaches it.
+        too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
+        return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def _no_rows(self) -> NDArray[np.float32]:
+        return np.zeros((0, self.dim), dtype=np.float32)
+
+    def _tower(self, name: str) -> Any:
+        with self._loading:
+            if name not in self._towers:
+                self._towers[name] = self._loaded(name)
+            return self._towers[name]
+
+    def _loaded(self, name: str) -> Any:
+        if name == "image" and not wants(*_PLAIN):
+            vision = load_vision(self.files, device=self.device, dtype=self._dtype)
+            if vision is not None:
+                return vision
+        tower: Any = load_clip(self.files, towers=(name,), device=self.device, dtype=self._dtype)
+        # In bfloat16 a folded scale is rounded together with the weights.
+        if name == "image" and self.precision == "fp32" and not wants(*_PLAIN) and self._has_batch_norm:
+            example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
+            fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
+        return tower
+
+    def _unit(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
+        """Scale (B, D) features to unit length in float32, and refuse those that have no direction."""
+        features = features.float()
+        norms = features.norm(dim=-1, keepdim=True)
+        usable = torch.isfinite(norms) & (norms > 0)
+        if not bool(usable.all()):
+            row = start + int((~usable).squeeze(1).nonzero()[0])
+            raise ModelError(
+                f"Model '{self.model_id}' gave no direction for {what} number {row + 1} "
+                f"(zero or not a number) in {self.precision} on {self.device}. Its weights may be damaged."
+            )
+        unit: NDArray[np.float32] = (features / norms).cpu().numpy()
+        return unit
+
+    # ---- Tokens ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _context_length(self) -> int:
+        return int(self.files.model_cfg["text_cfg"].get("context_length", 77))
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from open_clip.factory import get_tokenizer
+        from open_clip.tokenizer import tokenize
+
+        if is_clip_tokenizer(self.files.tokenizer, self.files.model_cfg["text_cfg"]):
+            return tokenize  # exists since the import; get_tokenizer would build a second one
+        try:
+            return get_tokenizer(self.files.tokenizer)
+        except Exception as error:
+            # From a missing `transformers` to an unreachable hub.
+            raise ModelError(
+                f"Cannot load the tokenizer of model '{self.model_id}': {error}. "
+                "It may need: pip install transformers"
+            ) from error
+
+    def _tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Return (B, context length) token ids; warn of each text that did not fit."""
+        length = self._context_length
+        tokens: torch.Tensor = self._tokenizer(texts, context_length=length)
+        # Over encode_texts and its inference_mode, to who called it.
+        warn_truncated(self.truncated(texts), length, stacklevel=4)
+        return tokens
+
+
+def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Run (B, L) token ids through the text tower, over no more positions than the longest text needs.
+
+    Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
+    one after it. Other towers get the full context.
+    """
+    from open_clip.model import CLIP
+    from open_clip.transformer import text_global_pool
+
+    native = isinstance(model, CLIP)  # keeps the parts of its text tower on its root
+    tower: Any = model if native else model.text
+    pool_type = getattr(tower, "text_pool_type" if native else "pool_type", None)
+    end_id = getattr(tower, "text_eos_id" if native else "eos_id", None)
+    ends = _end_positions(tokens, pool_type, end_id)
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
+    if ends is None or not plain or getattr(tower, "attn_mask", None) is None:
+        whole: torch.Tensor = cast(Any, model).encode_text(tokens)
+        return whole
+    length = int(ends.max()) + 1
+    tokens = tokens[:, :length]  # (B, L) -> (B, l)
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (B, l, W)
+    x = text_global_pool(tower.ln_final(x), tokens, cast(str, pool_type), eos_token_id=end_id)  # (B, W)
+    if isinstance(tower.text_projection, nn.Linear):
+        x = tower.text_projection(x)
+    elif tower.text_projection is not None:
+        x = x @ tower.text_projection
+    return cast(torch.Tensor, x)
+
+
+def _end_positions(tokens: torch.Tensor, pool_type: str | None, end_id: int | None) -> torch.Tensor | None:
+    """Return (B,) the position each text is read at, or None where that is not its end token."""
+    if pool_type == "argmax":  # the end token has the highest id
+        return tokens.argmax(dim=-1)
+    if pool_type == "eos":
+        return torch.eq(tokens, end_id if end_id is not None else -1).int().argmax(dim=-1)
+    return None
+
+
+# ---- Device and precision ----------------------------------------------------------------------
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return a device that works: "auto" is cuda, else mps, else cpu.
+
+    Raises:
+        ModelError: If the device named is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"Device '{device}' cannot be used: {str(error).splitlines()[0]}. Use --device cpu, or auto."
+        ) from error
+    return chosen
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and sys.platform == "linux":
+        try:
+            flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+        except OSError:
+            return False
+        return bool({"avx512_bf16", "amx_bf16"} & set(flags))
+    return False
+
+
+def _compute_alone() -> None:
+    """Let the operators that this thread calls run in it alone; those of others keep their threads."""
+    from threadpoolctl import threadpool_limits
+
+    torch.get_num_threads()  # what torch sets for a thread, it sets at the thread's first call
+    threadpool_limits(1, user_api="openmp")

@@ -1,0 +1,567 @@
+"""Model names to files on disk: architecture, preprocessing, weights, and the fingerprint of the three.
+
+Names are open_clip's. Downloads run open_clip's and huggingface_hub's own code, so their cache, environment
+variables and progress bars apply. Nothing here reads a tensor, or imports torch for a model that is on disk:
+what only open_clip knows of a name is asked once and kept. `imret.models.clip` turns the files into a module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from imret import DEFAULT_MODEL
+from imret.errors import ModelError
+
+CONFIG_NAME = "open_clip_config.json"
+LOCAL_PREFIX = "local-dir:"
+HUB_PREFIX = "hf-hub:"
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+
+# What open_clip looks for in a model folder, first found first taken.
+_FOLDER_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+
+# What a hub repository of open_clip's calls its weights, first found first taken (open_clip.constants, which
+# cannot be read without importing torch).
+_HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+# OpenAI CLIP's channel statistics: open_clip's defaults wherever a configuration names none.
+_DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Keys that steer training or the download of a base model and leave every embedding as it is.
+_WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
+
+# A file changed less than this ago could change again within one tick of its clock, unseen by its mtime.
+_UNSETTLED_S = 2.0
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a picture becomes the input of the image tower (open_clip's `preprocess_cfg`).
+
+    Attributes:
+        size: Height and width of the input in pixels.
+        mean: Per RGB channel, subtracted from values in [0, 1].
+        std: Per RGB channel, divided by afterwards.
+        interpolation: "bicubic" or "bilinear" ("random" means bicubic, as in open_clip).
+        resize_mode: "shortest" (then centre crop), "longest" (then pad) or "squash".
+        fill_color: Grey value in [0, 255] of the padding of "longest".
+    """
+
+    size: tuple[int, int] = (224, 224)
+    mean: tuple[float, float, float] = _DEFAULT_MEAN
+    std: tuple[float, float, float] = _DEFAULT_STD
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill_color: int = 0
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """One model on disk, complete enough to build it.
+
+    Attributes:
+        model_id: The name that resolves to this model again: as typed for a tag or a hub repository, an
+            absolute path for a folder, `ARCH:PATH` for a checkpoint file.
+        model_cfg: open_clip's architecture configuration.
+        preprocess: What the image tower expects.
+        weights: The checkpoint file, symbolic links resolved.
+        tokenizer: What `open_clip.get_tokenizer` takes for this model.
+    """
+
+    model_id: str
+    model_cfg: Mapping[str, Any]
+    preprocess: Preprocess
+    weights: Path
+    tokenizer: str
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.model_cfg["embed_dim"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hex digits that change with the weights, the architecture or the preprocessing.
+
+        The first call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder
+        by path, size and modification time. The file's name and place do not enter it.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        identity = {
+            "weights": _weights_digest(self.weights),
+            "model_cfg": _effective(self.model_cfg),
+            "preprocess": asdict(self.preprocess),
+        }
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def images_fingerprint(self) -> str:
+        """The fingerprint of the model whose image tower this one has: its own, unless only text was tuned.
+
+        Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
+        this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept;
+        the word counts only for the very weights it was written with.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        try:
+            training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
+            kept = training["images_of"]
+            fingerprint, weights_sha256 = str(kept["fingerprint"]), kept["weights_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.fingerprint
+        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):
+            return self.fingerprint
+        return fingerprint
+
+
+def resolve_model(
+    name: str | os.PathLike[str], *, arch: str | None = None, notify: Callable[[str], None] | None = None
+) -> ModelFiles:
+    """Find a model's files by name, downloading them on first use.
+
+    A name is one of: a folder in open_clip's layout (`PATH` or `local-dir:PATH`), a checkpoint file (`PATH`
+    with `arch`, or `ARCH:PATH`), `hf-hub:ORG/REPO`, or `ARCH/TAG` of open_clip's list. What exists on disk
+    wins over a tag of the same spelling.
+
+    Args:
+        name: The model.
+        arch: open_clip architecture of a checkpoint file; allowed only with one.
+        notify: Called with one sentence before a download starts; the place to tell a person about 4 GB.
+
+    Raises:
+        ModelError: If the name is unknown, the folder incomplete, or the hub cannot be reached.
+    """
+    text = os.fspath(name)
+    if not text:
+        raise ModelError(f"The model name is empty. Name a model folder, or for example {DEFAULT_MODEL}.")
+    if text.startswith(HUB_PREFIX):
+        _refuse_arch(text, arch)
+        return _from_hub(text, notify)
+    if text.startswith(LOCAL_PREFIX):
+        _refuse_arch(text, arch)
+        return _from_folder(Path(text[len(LOCAL_PREFIX) :]))
+    path = Path(text).expanduser()
+    if path.is_dir():
+        _refuse_arch(text, arch)
+        return _from_folder(path)
+    if path.is_file():
+        return _from_checkpoint(path, arch)
+    prefix, colon, rest = text.partition(":")
+    if colon and arch is None and Path(rest).expanduser().is_file():
+        return _from_checkpoint(Path(rest).expanduser(), prefix)
+    if _looks_like_path(text):
+        raise ModelError(f"Model '{text}' was not found: no such folder or file.")
+    _refuse_arch(text, arch)
+    return _from_tag(text, notify)
+
+
+def hub_cache() -> Path:
+    """Return the folder that huggingface_hub keeps downloads in (HF_HUB_CACHE, or HF_HOME/hub)."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cache_dir() -> Path:
+    """Return imret's own cache folder: IMRET_HOME/cache, or the platform's cache folder for imret."""
+    home = os.environ.get("IMRET_HOME")
+    return Path(home).expanduser() / "cache" if home else Path(platformdirs.user_cache_dir("imret"))
+
+
+def _refuse_arch(name: str, arch: str | None) -> None:
+    if arch is not None:
+        raise ModelError(
+            f"Architecture '{arch}' was given with '{name}', which brings its own. "
+            "Give an architecture only with a checkpoint file."
+        )
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", os.sep)) or name.lower().endswith(CHECKPOINT_SUFFIXES)
+
+
+# ---- Folders and files -------------------------------------------------------------------------
+
+
+def _from_folder(folder: Path) -> ModelFiles:
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise ModelError(f"Model folder '{folder}' was not found.")
+    config = _read_config(folder / CONFIG_NAME)
+    weights = _weights_in(folder)
+    model_cfg = _model_cfg(config.get("model_cfg"), str(folder / CONFIG_NAME))
+    return ModelFiles(
+        model_id=str(folder),
+        model_cfg=model_cfg,
+        preprocess=_preprocess(config.get("preprocess_cfg") or {}, model_cfg, str(folder / CONFIG_NAME)),
+        weights=weights,
+        tokenizer=f"{LOCAL_PREFIX}{folder}",
+    )
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return (folder / name).resolve()
+    # As open_clip: any other checkpoint, safetensors first, then by name.
+    found = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
+    if not found:
+        raise ModelError(
+            f"Model folder '{folder}' has {CONFIG_NAME} but no weights: expected {_FOLDER_WEIGHTS[0]}."
+        )
+    return min(found, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
+
+
+def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
+    path = path.absolute()
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise ModelError(
+            f"'{path}' is not a checkpoint: expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}."
+        )
+    if arch is None:
+        raise ModelError(
+            f"Checkpoint '{path}' does not say its architecture. Name it with --arch, for example "
+            f"--arch ViT-H-14, or put {CONFIG_NAME} beside it and pass the folder."
+        )
+    known, model_cfg = _architecture(arch)
+    return ModelFiles(
+        model_id=f"{known}:{path}",
+        model_cfg=model_cfg,
+        preprocess=_preprocess({}, model_cfg, known),
+        weights=path.resolve(),
+        tokenizer=known,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"'{path.parent}' is not a model folder: it has no {CONFIG_NAME}. "
+            "Pass the folder that `imret finetune --output` wrote, or one saved by open_clip."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"Cannot read '{path}': {error}.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"Cannot use '{path}': expected a JSON object.")
+    return config
+
+
+# ---- The hub and open_clip's tags --------------------------------------------------------------
+
+
+def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
+    arch, slash, tag = name.rpartition("/")
+    if not slash:
+        from open_clip import pretrained
+
+        known, _ = _architecture(name)
+        tags = pretrained.list_pretrained_tags_by_model(known)
+        raise ModelError(
+            f"Model '{name}' names an architecture but no weights. "
+            + (f"Add a tag: {', '.join(f'{known}/{tag}' for tag in tags)}." if tags else "It has no tags.")
+        )
+    known = arch.replace("/", "-")
+    said = _kept("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
+    if said is None:
+        raise _unknown_tag(arch, tag)
+    model_cfg, tag_cfg = _model_cfg(said["model_cfg"], known), said["tag_cfg"]
+    # A tag states the activation its weights were trained with; the plain architecture may state another.
+    # open_clip only warns and then encodes with the wrong one.
+    model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
+    repo, filename = os.path.split(tag_cfg.get("hf_hub", ""))
+    weights = _cached_weights(repo, filename) or _fetch(name, lambda: _download_tag(tag_cfg), notify=notify)
+    return ModelFiles(
+        model_id=f"{known}/{tag}",
+        model_cfg=model_cfg,
+        preprocess=_preprocess(tag_cfg, model_cfg, name),
+        weights=weights,
+        tokenizer=known,
+    )
+
+
+def _tagged(known: str, tag: str) -> dict[str, Any] | None:
+    """Return what open_clip says of a tag: its architecture, and how its weights differ; None if unknown."""
+    from open_clip import pretrained
+
+    model_cfg, tag_cfg = _model_config(known), pretrained.get_pretrained_cfg(known, tag)
+    return {"model_cfg": model_cfg, "tag_cfg": dict(tag_cfg)} if model_cfg and tag_cfg else None
+
+
+def _unknown_tag(arch: str, tag: str) -> ModelError:
+    from open_clip import pretrained
+
+    known, _ = _architecture(arch)  # which raises if that is what is unknown
+    tags = pretrained.list_pretrained_tags_by_model(known)
+    nearest = _nearest(tag, tags)
+    return ModelError(
+        f"Architecture '{known}' has no weights tagged '{tag}'."
+        + (f" Nearest: {', '.join(f'{known}/{near}' for near in nearest)}." if nearest else "")
+        + (f" Known tags: {', '.join(tags)}." if tags else " It has none; pass a checkpoint file.")
+    )
+
+
+def _download_tag(tag_cfg: dict[str, Any]) -> str:
+    from open_clip import pretrained
+
+    return str(pretrained.download_pretrained(tag_cfg))
+
+
+def _download_from_hub(repo: str, **options: str) -> str:
+    from open_clip import pretrained
+
+    return str(pretrained.download_pretrained_from_hf(repo, **options))
+
+
+def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
+    repo = name[len(HUB_PREFIX) :]
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ModelError(f"'{name}' is not a hub repository: write {HUB_PREFIX}ORG/REPO.")
+    config_path = _cached(repo, CONFIG_NAME) or _fetch(
+        name, lambda: _download_from_hub(repo, filename=CONFIG_NAME)
+    )
+    config = _read_config(config_path)
+    model_cfg = _model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
+    weights = _cached_weights(repo, "") or _fetch(name, lambda: _download_from_hub(repo), notify=notify)
+    return ModelFiles(
+        model_id=name,
+        model_cfg=model_cfg,
+        preprocess=_preprocess(config.get("preprocess_cfg") or {}, model_cfg, name),
+        weights=weights,
+        tokenizer=name,
+    )
+
+
+def _cached_weights(repo: str, filename: str) -> Path | None:
+    """Return the weights that open_clip's download would end with, if huggingface_hub's cache has them."""
+    wanted = [filename] if filename else list(_HUB_WEIGHTS)
+    if filename.endswith((".bin", ".pth")):
+        wanted.insert(0, f"{filename[:-4]}.safetensors")
+    return next((path for path in (_cached(repo, name) for name in wanted) if path is not None), None)
+
+
+def _cached(repo: str, filename: str) -> Path | None:
+    """Look in huggingface_hub's cache without asking the hub for news.
+
+    A model in use stays what it is, its collections stay valid, and nothing waits for a network.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, filename) if repo else None
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], None] | None = None) -> Path:
+    """Run a download of open_clip's, and turn every way it fails into one message with the way out."""
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    if notify is not None and not offline:
+        size = " (about 4 GB)" if name == DEFAULT_MODEL else ""
+        notify(f"Downloading the weights of {name}{size} into {hub_cache()}; this happens once.")
+    try:
+        path = download()
+    except Exception as error:
+        # open_clip and huggingface_hub raise a wide and changing set here: FileNotFoundError for anything,
+        # HTTP, connection and offline errors of two HTTP stacks, OSError for a full disk.
+        cause = (
+            "HF_HUB_OFFLINE is set, and it has not been downloaded"
+            if offline
+            else "the Hugging Face Hub could not be reached, or does not have it"
+        )
+        raise ModelError(
+            f"Cannot get model '{name}': {cause}. Looked in {hub_cache()} (set by HF_HOME). "
+            "Connect once to download it, or pass a model folder instead: --model PATH. "
+            f"Reported: {_one_line(error)}"
+        ) from error
+    return Path(path).resolve()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _architecture(name: str) -> tuple[str, dict[str, Any]]:
+    """Return an architecture's name as open_clip lists it, and its configuration."""
+    known = name.replace("/", "-")
+    model_cfg = _kept("architecture", known, lambda: _model_config(known))
+    if model_cfg is None:
+        from open_clip import factory
+
+        registry: Any = factory  # its functions carry no types
+        nearest = _nearest(known, registry.list_models())
+        hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+        raise ModelError(
+            f"Unknown model '{name}': neither a folder, a file, nor an architecture of open_clip.{hint} "
+            f"The default is {DEFAULT_MODEL}."
+        )
+    return known, _model_cfg(model_cfg, known)
+
+
+def _model_config(known: str) -> dict[str, Any] | None:
+    from open_clip import factory
+
+    registry: Any = factory
+    config: dict[str, Any] | None = registry.get_model_config(known)
+    return config
+
+
+def _kept(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return what open_clip says of a name: itself where it is loaded, else what it said last time.
+
+    Importing it takes seconds, which a query answered from the cache need not wait for. A name that it does
+    not know is asked for again.
+    """
+    if "open_clip" in sys.modules:  # whose registry the program may have added to
+        return ask()
+    digest = hashlib.sha256("\0".join((kind, name, open_clip_version())).encode()).hexdigest()
+    entry = cache_dir() / "open_clip" / f"{digest}.json"
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(entry.read_text(encoding="ascii"))
+        if isinstance(kept, dict) and kept:
+            return kept
+    answer = ask()
+    if answer:
+        _write_atomically(entry, json.dumps(answer))
+    return answer
+
+
+def open_clip_version() -> str:
+    """Return the version of open_clip that would be imported, without importing it; empty if it hides it."""
+    # importlib.metadata would do, and takes 30 ms.
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return ""
+    with contextlib.suppress(OSError):
+        return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8").strip()
+    return ""
+
+
+def _nearest(word: str, known: list[str]) -> list[str]:
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[near] for near in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)]
+
+
+# ---- Configurations ----------------------------------------------------------------------------
+
+
+def _model_cfg(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ModelError(f"Cannot use {where}: it has no 'model_cfg'.")
+    for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)):
+        if not isinstance(value.get(key), kind):
+            raise ModelError(f"Cannot use {where}: '{key}' is missing from the architecture.")
+    return value
+
+
+def _preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], where: str) -> Preprocess:
+    """Merge a stated preprocessing over open_clip's defaults; the image tower states the size."""
+    stated = {key: entry for key, entry in value.items() if entry is not None}
+    size = model_cfg["vision_cfg"].get("image_size", 224)
+    try:
+        height, width = (size, size) if isinstance(size, int) else size
+        preprocess = Preprocess(
+            size=(int(height), int(width)),
+            mean=_three(stated.get("mean", _DEFAULT_MEAN)),
+            std=_three(stated.get("std", _DEFAULT_STD)),
+            interpolation=str(stated.get("interpolation", "bicubic")),
+            resize_mode=str(stated.get("resize_mode", "shortest")),
+            fill_color=int(stated.get("fill_color", 0)),
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"Cannot use the preprocessing of {where}: {error}.") from error
+    if (
+        min(preprocess.size) < 1
+        or preprocess.interpolation not in ("bicubic", "bilinear", "random")
+        or preprocess.resize_mode not in ("shortest", "longest", "squash")
+        or stated.get("mode", "RGB") != "RGB"
+        or 0.0 in preprocess.std
+    ):
+        raise ModelError(
+            f"Cannot use the preprocessing of {where}: {dict(stated)} is not one of open_clip's."
+        )
+    return preprocess
+
+
+def _three(value: float | list[float] | tuple[float, ...]) -> tuple[float, float, float]:
+    red, green, blue = (value, value, value) if isinstance(value, (int, float)) else value
+    return float(red), float(green), float(blue)
+
+
+def _effective(value: Any) -> Any:
+    """Return a configuration without the keys that change no embedding."""
+    if isinstance(value, Mapping):
+        return {key: _effective(entry) for key, entry in value.items() if key not in _WITHOUT_EFFECT}
+    return [_effective(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+# ---- The weights' hash, cached -----------------------------------------------------------------
+
+
+def _weights_digest(path: Path) -> str:
+    """Return the sha256 of a file, from the cache where path, size and mtime are unchanged."""
+    try:
+        stat = path.stat()
+        key = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        entry = cache_dir() / "fingerprints" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.txt"
+        with contextlib.suppress(OSError, ValueError):
+            cached = entry.read_text(encoding="ascii").strip()
+            if re.fullmatch(r"[0-9a-f]{64}", cached):
+                return cached
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+        settled = path.stat().st_mtime_ns == stat.st_mtime_ns and time.time() - stat.st_mtime > _UNSETTLED_S
+    except OSError as error:
+        raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+    if settled:
+        _write_atomically(entry, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write a cache entry that is whole or absent; a cache that cannot be written costs time, not the run."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()

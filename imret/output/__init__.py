@@ -1,0 +1,1 @@
+"""What commands print and write: console, formats, contact sheet, thumbnails in the terminal, copies."""

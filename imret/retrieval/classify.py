@@ -1,0 +1,216 @@
+"""What is in a picture: the label whose text has the highest inner product with it, and how probable it is.
+
+Zero-shot classification as CLIP does it: Radford et al. (2021), "Learning Transferable Visual Models From
+Natural Language Supervision", section 3.1.2, https://arxiv.org/abs/2103.00020. Hides how a label becomes
+sentences, batching, and the two ways in which models turn cosines into probabilities.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import DataError
+from imret.evaluation.dataset import decoded
+from imret.evaluation.queries import recorded_names
+from imret.images.decode import Source
+from imret.retrieval.prompts import COMMON_NAMES, evaluation_queries
+
+if TYPE_CHECKING:
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
+
+Names = Mapping[str, Sequence[str]]
+
+# A label of more words is a phrase already; sentences are made around shorter ones.
+LABEL_MAX_WORDS = 3
+_ARTICLES = ("a", "an", "the")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One label for one picture.
+
+    Attributes:
+        label: As it was given.
+        probability: In [0, 1]; see `probabilities`.
+        score: Cosine of picture and label, in [-1, 1].
+    """
+
+    label: str
+    probability: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One picture and what it was taken for.
+
+    Attributes:
+        picture: As it was given.
+        predictions: Most probable first; equal ones in the order of the labels. Empty if it cannot be read.
+        reason: Why it cannot be read; None if it can.
+    """
+
+    picture: Source
+    predictions: tuple[Prediction, ...]
+    reason: str | None = None
+
+
+def classify(
+    pictures: Iterable[Source],
+    labels: Sequence[str],
+    *,
+    encoder: Encoder | CachedEncoder,
+    names: Names | None = None,
+    top_k: int = 3,
+) -> list[Classification]:
+    """Return what each picture shows, of the labels given.
+
+    Args:
+        pictures: Paths, PIL images, or what else `load_image` takes.
+        labels: At least two different ones; at least one for a model trained with a sigmoid. See
+            `label_texts` for how they are asked for.
+        encoder: The model.
+        names: What categories are called, as from `imret.retrieval.prompts.read_names`. What is not in it is called
+            as it was when the model was tuned, else as `imret.retrieval.prompts` says.
+        top_k: Predictions for each picture at most, >= 1.
+
+    Returns:
+        One for each picture, in their order. One that cannot be read has a reason and no predictions.
+
+    Raises:
+        DataError: If the labels are too few, empty, or two of them ask for the same.
+        ModelError: If the model cannot be loaded, or does not say its logit scale.
+    """
+    return list(classify_each(pictures, labels, encoder=encoder, names=names, top_k=top_k))
+
+
+def classify_each(
+    pictures: Iterable[Source],
+    labels: Sequence[str],
+    *,
+    encoder: Encoder | CachedEncoder,
+    names: Names | None = None,
+    top_k: int = 3,
+) -> Iterator[Classification]:
+    """Return the iterator that `classify` collects: any number of pictures in the memory of two batches.
+
+    What is wrong with the labels or the model is raised by the call, not by the iteration.
+    """
+    if isinstance(pictures, (str, os.PathLike, bytes)):
+        raise TypeError("classify takes a list of pictures; put the one picture in a list")
+    if isinstance(labels, str):
+        raise TypeError("classify takes a list of labels; split the text first")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    texts = _texts_by_label(labels, encoder, names)
+    encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
+    asked = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])
+    return _classified(pictures, list(texts), asked, encoder, top_k)
+
+
+def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder) -> NDArray[np.float64]:
+    """Return how probable each label is for each picture, by what the model was trained with.
+
+    A model trained with a softmax (CLIP) tells which of the labels it is: softmax over the labels of logit
+    scale x cosine; a row sums to 1, whether or not any label is true. A model trained with a sigmoid
+    (SigLIP, SigLIP 2) tells of each label on its own whether it is true: sigmoid of logit scale x cosine +
+    logit bias; a row sums to anything.
+
+    They are what the model says, not how often it is right: the scale was learnt to tell apart the captions
+    of a training batch. Expected calibration error (15 bins) of two small CLIPs on 240 photos of ten nature
+    categories, by benchmarks/classify_calibration.py: 0.04 for one that was trained on such categories (right
+    91% of the time, at a mean of 0.88), 0.34 for one that was not (right 25%, at a mean of 0.58). So where a
+    model knows the labels they may be read as chances; where it does not, they are far too high.
+
+    Args:
+        scores: (N, L) cosines of pictures and labels.
+        encoder: Whose logit scale and bias apply.
+
+    Returns:
+        (N, L) in [0, 1].
+
+    Raises:
+        ModelError: If the model's weights hold no logit scale.
+    """
+    logits = encoder.logit_scale * np.asarray(scores, dtype=np.float64)
+    if encoder.logit_bias is not None:
+        # tanh, because exp of a large logit overflows
+        return np.asarray(0.5 * (1 + np.tanh((logits + encoder.logit_bias) / 2)), dtype=np.float64)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def label_texts(label: str, names: Names | None = None) -> list[str]:
+    """Return the texts whose averaged embedding asks for a label.
+
+    A category that has a name (in `names`, or known to `imret.retrieval.prompts`) and a label of up to three words, an
+    article aside, are put into the sentences of `imret.retrieval.prompts.evaluation_queries`. A longer label is a
+    phrase already and is taken as it is.
+    """
+    key = label.strip().lower()
+    if key in COMMON_NAMES or (names and key in names):
+        return evaluation_queries(label, names)
+    words = label.replace("_", " ").split()
+    # The sentences bring an article of their own.
+    bare = words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words
+    return [" ".join(words)] if len(bare) > LABEL_MAX_WORDS else evaluation_queries(" ".join(bare), names)
+
+
+def _texts_by_label(
+    labels: Sequence[str], encoder: Encoder | CachedEncoder, names: Names | None
+) -> dict[str, list[str]]:
+    """Return what asks for each label; refuse labels between which there is nothing to choose."""
+    names = {**recorded_names(encoder), **(names or {})}
+    if not labels:
+        raise DataError("there are no labels. Name what a picture may show: at least two.")
+    texts: dict[str, list[str]] = {}
+    first_with: dict[tuple[str, ...], str] = {}
+    for number, label in enumerate(labels, start=1):
+        if not label.replace("_", " ").strip():
+            raise DataError(f"label number {number} is empty. Leave it out, or write what it should be.")
+        asked = label_texts(label, names)
+        known = first_with.setdefault(tuple(text.lower() for text in asked), label)
+        if label in texts:
+            raise DataError(f"label {label!r} is given twice. Leave one out.")
+        if known != label:
+            raise DataError(
+                f"labels {known!r} and {label!r} ask for the same, in the words {asked[0]!r}. "
+                "Leave one out, or call them differently in a names file."
+            )
+        texts[label] = asked
+    if len(texts) == 1 and encoder.logit_bias is None:
+        raise DataError(
+            f"{labels[0]!r} is the only label, and every picture would be one: probabilities are shared out "
+            "among the labels. Give at least two, such as what else it might be."
+        )
+    return texts
+
+
+def _classified(
+    pictures: Iterable[Source],
+    labels: list[str],
+    asked: NDArray[np.float32],
+    encoder: Encoder | CachedEncoder,
+    top_k: int,
+) -> Iterator[Classification]:
+    for batch in decoded(pictures, encoder):
+        pixels = [result for _, result in batch if not isinstance(result, str)]
+        if pixels:
+            scores = encoder.encode_pixels(np.stack(pixels)) @ asked.T  # (B, L)
+            rows = zip(scores, probabilities(scores, encoder), strict=True)
+        for picture, result in batch:
+            if isinstance(result, str):
+                yield Classification(picture, (), result)
+                continue
+            cosines, shares = next(rows)
+            # By cosine, not by probability: where rounding makes probabilities equal, cosines still differ.
+            best = np.argsort(-cosines, kind="stable")[:top_k]
+            predictions = (Prediction(labels[i], float(shares[i]), float(cosines[i])) for i in best)
+            yield Classification(picture, tuple(predictions))

@@ -1,0 +1,363 @@
+"""A query becomes one vector: terms encoded, looked up or fetched, weighed and added; and its answers' end.
+
+Hides the prompt templates, whose encoder it is, the gap between words and pictures, and what is encoded at
+all: a picture of the collection, or a text that was asked before, needs no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret import DEFAULT_MODEL
+from imret.datasets.phrases import read_phrases
+from imret.errors import DataError, ImageError, ModelMismatch
+from imret.retrieval import relevance
+from imret.retrieval.fetch import shown_url
+from imret.retrieval.query import LOOKED_AT, Term, path_of_term, read_picture
+from imret.store import Collection, Filter, Match, Point, Store
+from imret.store.payload import file_of, point_id, sha256_of
+
+if TYPE_CHECKING:
+    from imret.images.decode import Picture
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
+
+AnyEncoder: TypeAlias = "Encoder | CachedEncoder"
+
+# CLIP learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable
+# Visual Models From Natural Language Supervision", section 3.1.4, measured what such frames bring.
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a close-up photo of a {}.",
+    "a photo of the {}.",
+    "a photo of one {}.",
+    "a photo of many {}.",
+)
+TEMPLATE_MAX_WORDS = 3
+
+# Points whose vectors tell how a query's scores are spread.
+SAMPLE = 512
+
+
+def query_vector(
+    encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
+) -> NDArray[np.float32]:
+    """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
+    return encoder.encode_mean(wordings(query, template=template))
+
+
+def wordings(query: str, *, template: bool = True) -> list[str]:
+    """Return the texts that a text query is encoded as.
+
+    A query of up to three words is put into each of `TEMPLATES`. A longer one is a caption already and is
+    taken as it is.
+    """
+    words = " ".join(query.split())
+    if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
+        return [words]
+    return [frame.format(words) for frame in TEMPLATES]
+
+
+def encoder_for(
+    store: Store,
+    collection: str,
+    *,
+    model: str | None = None,
+    arch: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    notify: Callable[[str], None] | None = None,
+    existing: bool = False,
+) -> Encoder:
+    """Return an encoder for a collection: the one named, else the collection's own, else the default.
+
+    Args:
+        store: An open store.
+        collection: Name.
+        model: Model name; None for the one the collection keeps.
+        arch: Architecture, where the model is a bare checkpoint file.
+        device: As for `Encoder`.
+        precision: As for `Encoder`.
+        notify: Called with a line for the user before anything large is downloaded.
+        existing: Whether the collection has to exist: a name that does not is then refused before the
+            default model is downloaded for it.
+
+    Raises:
+        DataError: If the collection has to exist and does not.
+        ModelError: If the model cannot be found.
+    """
+    from imret.models.encoder import Encoder
+
+    model = _model_for(store, collection, model, existing)
+    return Encoder(model, arch=arch, device=device, precision=precision, notify=notify)
+
+
+def query_encoder_for(
+    store: Store,
+    collection: str,
+    *,
+    model: str | None = None,
+    arch: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    notify: Callable[[str], None] | None = None,
+    existing: bool = False,
+) -> CachedEncoder:
+    """Return what `encoder_for` does, for asking: a text asked before needs neither torch nor the model.
+
+    Arguments and errors are those of `encoder_for`.
+    """
+    from imret.models.lazy_encoder import CachedEncoder
+
+    model = _model_for(store, collection, model, existing)
+    return CachedEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
+
+
+def _model_for(store: Store, collection: str, model: str | None, existing: bool) -> str:
+    if existing and store.live(collection) is None:
+        store.open(collection).close()  # says which there are
+    if model is not None:
+        return model
+    live = store.live(collection)
+    return DEFAULT_MODEL if live is None else live.model
+
+
+def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder) -> None:
+    """Refuse an encoder whose image tower is not the one that made the collection.
+
+    Raises:
+        ModelMismatch: If the fingerprints differ, though the dimensions may agree.
+    """
+    mine, theirs = collection.identity, encoder.images_fingerprint
+    if mine.fingerprint == theirs:
+        return
+    if mine.model == encoder.model_id:
+        raise ModelMismatch(
+            f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
+            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs[:8]} now.\n"
+            f"Put the old weights back, or rebuild: imret ingest SOURCE --collection {collection.name} "
+            f"--model {mine.model} --rebuild"
+        )
+    raise ModelMismatch(
+        f"collection {collection.name!r} was built with {mine.model!r} ({mine.fingerprint[:8]}), "
+        f"but this search uses {encoder.model_id!r} ({theirs[:8]}).\n"
+        f"Search with --model {mine.model} (or none), or rebuild: imret ingest SOURCE "
+        f"--collection {collection.name} --model {encoder.model_id} --rebuild"
+    )
+
+
+# ---- Terms ---------------------------------------------------------------------------------------------
+
+
+# Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
+PICTURES_KEPT = 256
+_pictures_of: weakref.WeakKeyDictionary[AnyEncoder, dict[str, NDArray[np.float32]]] = (
+    weakref.WeakKeyDictionary()
+)
+_phrases_of: weakref.WeakKeyDictionary[AnyEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+_samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+
+
+class Asked:
+    """The terms of one query on their way to one vector; encodes and samples as little as it can.
+
+    Args:
+        collection: What is asked.
+        encoder: Gives its encoder; called when something has to be encoded.
+        template: Whether short texts are put into prompt templates.
+        fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
+
+    Attributes:
+        hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `vector` has returned.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        encoder: Callable[[], AnyEncoder],
+        template: bool,
+        fetch: Callable[[str], bytes] | None,
+    ) -> None:
+        self._collection, self._get_encoder = collection, encoder
+        self._template, self._fetch = template, fetch
+        self.hashes: list[str] = []
+
+    @cached_property
+    def _encoder(self) -> AnyEncoder:
+        encoder = self._get_encoder()
+        check_same_encoder(self._collection, encoder)
+        return encoder
+
+    @cached_property
+    def _sample(self) -> NDArray[np.float32]:
+        """(N, D) unit vectors of the collection; ids are hashes, so the first of them are a random choice.
+
+        Kept as long as the handle of the collection is open.
+        """
+        if self._collection not in _samples_of:
+            _samples_of[self._collection] = self._sampled()
+        return _samples_of[self._collection]
+
+    def _sampled(self) -> NDArray[np.float32]:
+        for points in self._collection.scan(vectors=True, batch_size=SAMPLE):
+            return np.stack([_vector_of(point) for point in points])
+        return np.zeros((0, self._collection.identity.dim), dtype=np.float32)
+
+    @property
+    def _phrases(self) -> NDArray[np.float32]:
+        """(P, D) unit vectors of everyday phrases; encoded once for every encoder."""
+        if self._encoder not in _phrases_of:
+            _phrases_of[self._encoder] = self._encoder.encode_bank(read_phrases())
+        return _phrases_of[self._encoder]
+
+    def vector(self, terms: Sequence[Term]) -> NDArray[np.float32]:
+        """Return the (D,) unit vector of all terms together.
+
+        Raises:
+            DataError: If they cancel out.
+        """
+        self._vectors = [self._vector(term) for term in terms]
+        weights = np.array([term.weight for term in terms])
+        looked_at = np.array([term.kind in LOOKED_AT for term in terms])
+        if looked_at.any() and not looked_at.all() and len(self._sample) > 1:
+            spread = (self._sample @ np.stack(self._vectors).T).std(axis=0)  # (terms,)
+            words, pictures = spread[~looked_at].mean(), spread[looked_at].mean()
+            if words > 0 and pictures > 0:
+                weights = np.where(looked_at, weights * words / pictures, weights)
+        total = (weights[:, None] * np.stack(self._vectors)).sum(axis=0)
+        length = float(np.linalg.norm(total))
+        if length < 1e-3 * float(np.abs(weights).sum()):
+            raise DataError(
+                f"the terms of the query cancel out ({' '.join(term.shown for term in terms)}): what is "
+                "added is subtracted again. Leave one out, or change its weight."
+            )
+        unit: NDArray[np.float32] = (total / length).astype(np.float32)
+        return unit
+
+    def least(self, terms: Sequence[Term], vector: NDArray[np.float32], only: Filter) -> float:
+        """Return the score at which the answers end; infinite where there are none."""
+        best = self._collection.search(vector, limit=relevance.BEST, filter=only)
+        if not best or not len(self._sample):
+            return math.inf
+        added = [(term, one) for term, one in zip(terms, self._vectors, strict=True) if term.weight > 0]
+        words = [one for term, one in added if term.kind == "text"]
+        phrases = self._sample @ self._phrases.T if len(words) == len(added) else None
+        scores = np.array([point.score for point in best], dtype=np.float32)
+        end = relevance.cut(self._sample @ vector, scores, phrases)
+        found = self._collection.get([point.id for point in best if (point.score or 0) >= end], vectors=True)
+        if not found:  # a filter left nothing that scores more than a picture in general
+            return math.inf
+        hits = np.stack([_vector_of(point) for point in found.values()])
+        for term, one in added:
+            about = (
+                relevance.about_words(hits @ one, hits @ self._phrases.T)
+                if term.kind == "text"
+                else relevance.about_picture(hits @ one, hits @ self._sample.T)
+            )
+            if not about:
+                return math.inf
+        return end
+
+    def _vector(self, term: Term) -> NDArray[np.float32]:
+        if term.kind == "text":
+            return query_vector(self._encoder, str(term.value), template=self._template)
+        if term.kind in ("id", "stored"):
+            return self._stored(self._find(term))
+        if isinstance(term.value, bytes):
+            return self._of_file(term.value, "that was given", hashlib.sha256(term.value).hexdigest())
+        if not isinstance(term.value, str):
+            return self._encoded(term.value)
+        if term.kind == "url":
+            data = self._get(term.value)
+            return self._of_file(data, repr(shown_url(term.value)), hashlib.sha256(data).hexdigest())
+        path = path_of_term(term.value)
+        digest = read_picture(term.value, sha256_of)
+        return self._of_file(path, repr(path), digest)
+
+    def _get(self, url: str) -> bytes:
+        if self._fetch is None:
+            from imret.retrieval.fetch import fetch_picture
+
+            return fetch_picture(url)
+        return self._fetch(url)
+
+    def _of_file(self, source: str | bytes, name: str, digest: str) -> NDArray[np.float32]:
+        """Return the vector of a file's path or content; one that the collection holds needs no model."""
+        same = Filter((Match("sha256", (digest,)),))
+        for points in self._collection.scan(same, vectors=True, batch_size=1):
+            return self._stored(points[0])
+        known = _pictures_of.setdefault(self._encoder, {})
+        vector = known.get(digest)
+        if vector is None:
+            vector = self._looked_at(source, name)
+            for oldest in list(known)[: len(known) - PICTURES_KEPT + 1]:
+                known.pop(oldest, None)  # another thread may have been faster
+            known[digest] = vector
+        self.hashes.append(digest)
+        return vector
+
+    def _looked_at(self, source: str | bytes, name: str) -> NDArray[np.float32]:
+        from imret.images.decode import load_image
+
+        try:
+            image = load_image(source)
+        except ImageError as error:
+            raise ImageError(f"cannot use the picture {name}: {error}") from error
+        return self._encoded(image)
+
+    def _encoded(self, image: Picture) -> NDArray[np.float32]:
+        vector: NDArray[np.float32] = self._encoder.encode_images([image])[0]
+        return vector
+
+    def _stored(self, point: Point) -> NDArray[np.float32]:
+        self.hashes.append(str(point.payload["sha256"]))
+        return _vector_of(point)
+
+    def _find(self, term: Term) -> Point:
+        """Return a stored picture by its id or its path.
+
+        Raises:
+            DataError: If there is none, or several.
+        """
+        value, name = str(term.value), self._collection.name
+        if term.kind == "id":
+            found = self._collection.get([value], vectors=True)
+            if not found:
+                raise DataError(f"collection {name!r} has no picture with the id {value}.")
+            return found[value]
+        sources = self._collection.facet("source")
+        absolute = os.path.abspath(os.path.expanduser(value))
+        places = [
+            (source, os.path.relpath(absolute, source).replace(os.sep, "/"))
+            for source in sources
+            if absolute.startswith(source.rstrip(os.sep) + os.sep)
+        ]
+        ids = [point_id(*place) for place in [*places, *((source, value) for source in sources)]]
+        points = self._collection.get(list(dict.fromkeys(ids)), vectors=True)
+        if len(points) == 1:
+            return next(iter(points.values()))
+        if not points:
+            raise DataError(
+                f"collection {name!r} has no picture at {value!r}. Give a path as in the hits of "
+                "`imret search --format paths`, or one below the folder that was ingested."
+            )
+        several = ", ".join(sorted(file_of(point.payload) for point in points.values()))
+        raise DataError(
+            f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
+        )
+
+
+def _vector_of(point: Point) -> NDArray[np.float32]:
+    if point.vector is None:
+        raise RuntimeError("the point was asked for with its vector")
+    return point.vector

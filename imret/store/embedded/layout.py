@@ -1,0 +1,448 @@
+"""The folder of an embedded store: what lies where, and how it changes without a moment of half a state.
+
+    <store>/imret-store.json                      says that the folder is a store, and its format
+    <store>/<collection>/live.json                names the live version, and those it retired
+    <store>/<collection>/<version>.lock           held by the one process that has the version open, with
+                                                  a note of who that is and how it may be reached
+    <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
+    <store>/<collection>/<version>/shard/         Qdrant Edge's files
+
+A version is named by the first 16 digits of its encoder's fingerprint, and "-2" where it was made beside a
+live one of the same encoder.
+
+Both the program and the worker process use it. Knows nothing of Qdrant.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.store.types import Identity, is_name
+
+FORMAT = 1
+MARKER = "imret-store.json"
+IDENTITY = "identity.json"
+LIVE = "live.json"
+_TRASH = ".removed-"
+SHARING = 2  # which messages the worker of a sharing program understands: another number, other messages
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has a version open, as others will read it in their error, or reach it.
+
+    Attributes:
+        pid: The program, not its worker.
+        command: What was typed to start it.
+        since: Local time, "2026-01-31 14:02".
+        socket: Path of the socket through which its worker lets other programs use what it has open; "" if
+            it does not share.
+        sharing: The `SHARING` of that worker.
+    """
+
+    pid: int
+    command: str
+    since: str
+    socket: str = ""
+    sharing: int = 0
+
+
+class LockedElsewhere(StoreLocked):
+    """Another process has a version open, perhaps not for long."""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What live.json says: the live version, and those that it replaced and that may still lie there."""
+
+    live: str | None = None
+    retired: tuple[str, ...] = ()
+
+
+def prepare(folder: Path, *, create: bool) -> None:
+    """Make sure that a folder is an embedded store.
+
+    Args:
+        folder: Absolute.
+        create: Make a store of a folder that is missing or empty.
+
+    Raises:
+        StoreUnavailable: If there is no store there and none is to be made.
+        StoreError: If it is a file, holds other things, cannot be written, or is of a newer format.
+    """
+    try:
+        found = read_json(folder / MARKER)
+        if found is None:
+            _make_store(folder, create=create)
+        elif found.get("format") != FORMAT:
+            raise StoreError(
+                f"the store {str(folder)!r} has format {found.get('format')!r}, this imret reads format "
+                f"{FORMAT}. Upgrade imret, or use another folder."
+            )
+    except OSError as error:
+        raise StoreError(f"cannot use the store {str(folder)!r}: {error.strerror or error}") from error
+
+
+def _make_store(folder: Path, *, create: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(
+            f"{str(folder)!r} is a file. An embedded store is a folder, and a server starts with http:// or "
+            "https://"
+        )
+    # A kill while the marker was written leaves a hidden temporary file, and nothing else.
+    others = sorted(one for one in os.listdir(folder) if not _is_temporary(one)) if folder.is_dir() else []
+    if others:
+        raise StoreError(
+            f"{str(folder)!r} is not a store: it holds {others[0]!r} and no {MARKER}. "
+            "Name a new or empty folder with --db."
+        )
+    if not create:
+        raise StoreUnavailable(
+            f"there is no store at {str(folder)!r} yet. Fill one: imret ingest FOLDER --db {folder}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARKER, {"format": FORMAT})
+
+
+def collection_names(folder: Path) -> list[str]:
+    """Return the names of the folders that may be collections, sorted.
+
+    Raises:
+        StoreUnavailable: If the store was moved or removed since it was opened, or its drive is gone.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and is_name(entry.name))
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store {str(folder)!r} cannot be read any more: {error.strerror or error}. Put it back, or "
+            "run the command again."
+        ) from error
+
+
+def read_versions(collection: Path) -> Versions:
+    """Return what live.json says; a collection without one has no live version.
+
+    Raises:
+        StoreError: If it cannot be understood.
+    """
+    path = collection / LIVE
+    found = read_json(path)
+    if found is None:
+        return Versions()
+    live, retired = found.get("live"), found.get("retired", [])
+    if not isinstance(live, str) or not isinstance(retired, list):
+        raise _damaged(path, "it does not name a version")
+    return Versions(live, tuple(str(one) for one in retired))
+
+
+def write_versions(collection: Path, versions: Versions) -> None:
+    """Replace live.json in one step."""
+    write_json(collection / LIVE, {"live": versions.live, "retired": list(versions.retired)})
+
+
+def is_retired(version: Path) -> bool:
+    """Whether another version has replaced this one.
+
+    Raises:
+        StoreError: If live.json cannot be understood.
+    """
+    known = read_versions(version.parent)
+    return version.name in known.retired and version.name != known.live
+
+
+def read_identity(version: Path) -> Identity | None:
+    """Return the encoder of a version, or None if there is no such version, or it was never finished.
+
+    Raises:
+        StoreError: If its identity.json cannot be understood, or is of a newer format.
+    """
+    path = version / IDENTITY
+    found = read_json(path)
+    if found is None:
+        return None
+    if found.get("format") != FORMAT:
+        raise StoreError(f"{str(path)!r} has format {found.get('format')!r}, not {FORMAT}. Upgrade imret.")
+    try:
+        return Identity(str(found["model"]), str(found["fingerprint"]), int(found["dim"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{error!r}") from error
+
+
+def write_identity(version: Path, identity: Identity, engine: str) -> None:
+    """Write identity.json, which makes the version exist.
+
+    Args:
+        version: Its folder.
+        identity: The encoder.
+        engine: Name and version of the engine, for whoever has to migrate it.
+    """
+    write_json(version / IDENTITY, {"format": FORMAT, **asdict(identity), "engine": engine})
+
+
+def version_folders(collection: Path) -> list[Path]:
+    """Return the folders of all versions, finished or not, sorted."""
+    if not collection.is_dir():
+        return []
+    with os.scandir(collection) as entries:
+        return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def locked_versions(collection: Path) -> list[Path]:
+    """Return the folders of all versions, and of those that somebody may be making: they have a lock only."""
+    found = {path.name for path in version_folders(collection)}
+    if collection.is_dir():
+        found |= {path.name.removesuffix(".lock") for path in collection.glob("[!.]*.lock")}
+    return [collection / name for name in sorted(found)]
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a collection another name in one step, durably; the caller holds the locks of its versions.
+
+    Raises:
+        OSError: If the target exists and is not empty.
+    """
+    with switching(source):
+        os.rename(source, target)
+    sync_folder(target.parent)
+
+
+def move_to_trash(version: Path) -> None:
+    """Make a version vanish in one step, then delete its files; the caller holds its lock."""
+    if version.is_dir():
+        trash = version.with_name(f"{_TRASH}{version.name}-{os.getpid()}-{time.monotonic_ns()}")
+        os.rename(version, trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def empty_trash(parent: Path) -> None:
+    """Delete what killed removals left behind in the store's or a collection's folder."""
+    with suppress(FileNotFoundError), os.scandir(parent) as entries:
+        for entry in list(entries):
+            if entry.name.startswith(_TRASH):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the space that the files of a folder take; Qdrant's are sparse, so less than their length."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
+class VersionLock:
+    """The right to open a version, held until `release` or until the process dies.
+
+    Beside the version, not in it, so that it covers making and removing it. Qdrant Edge has a lock of its
+    own inside; this one also knows who holds it.
+
+    Args:
+        version: Folder of the version.
+        holder: Who will be told to others.
+
+    Raises:
+        LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
+            be closing.
+    """
+
+    def __init__(self, version: Path, holder: Holder) -> None:
+        self._path = _lock_of(version)
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_file(descriptor, self._path):
+                    break
+                os.close(descriptor)  # its last holder removed the file between our open and our lock
+            except BlockingIOError:
+                os.close(descriptor)
+                raise locked(version, read_holder(version), holder.pid) from None
+            except OSError:
+                os.close(descriptor)
+                raise
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+
+    def clear_note(self) -> None:
+        """Forget who holds it, and hold it until the process ends, which is now."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let others open the version; with `remove` it is gone, and so is the file."""
+        with suppress(OSError):
+            if remove:
+                os.unlink(self._path)
+            else:
+                os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+@contextmanager
+def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Let one process at a time read and replace live.json; held for milliseconds.
+
+    Args:
+        collection: Its folder.
+        wait: For another process that is at it.
+
+    Yields:
+        Whether it is our turn: always, if we wait for it.
+    """
+    descriptor = os.open(collection / ".switch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def read_holder(version: Path) -> Holder | None:
+    """Return what is noted in the lock of a version, or None if nothing is.
+
+    A courtesy, which may be stale, or be written this moment: who holds it, only the lock itself tells.
+    """
+    try:
+        note = json.loads(_lock_of(version).read_bytes())
+        return Holder(**{field.name: note[field.name] for field in fields(Holder) if field.name in note})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def locked(version: Path, holder: Holder | None, own_pid: int) -> LockedElsewhere:
+    """Return the error for a version that another process has open."""
+    shares = holder is not None and holder.socket and holder.pid != own_pid and _is_running(holder.pid)
+    if holder is None:
+        by = "another process"
+    elif holder.pid == own_pid:
+        by = f"this process ({holder.pid}), which opened the store twice"
+    elif not _is_running(holder.pid):
+        by = f"what is left of process {holder.pid} ({holder.command}), which ended and is still writing"
+    else:
+        by = f"process {holder.pid} ({holder.command}), since {holder.since}"
+    use = f"the collection {version.parent.name!r} in {str(version.parent.parent)!r} is in use by {by}. "
+    server = "or run a server that serves many: docker compose up qdrant, then --db http://localhost:6333"
+    if shares:
+        return LockedElsewhere(
+            f"{use}It lets other commands of the same user search and fill the collection, but not rename or "
+            "delete it.\n"
+            f"Stop it (Ctrl-C where imret serve runs) and run this again, {server}"
+        )
+    return LockedElsewhere(
+        f"{use}An embedded store serves one process at a time, for searching too, unless that shares it, as "
+        "imret serve does.\n"
+        f"Wait until it has ended or stop it, {server}"
+    )
+
+
+def taken(source: Path, target: Path) -> DataError:
+    """Return the error for a collection that cannot be renamed because another has the name."""
+    store = str(target.parent)
+    return DataError(
+        f"cannot rename {source.name!r} to {target.name!r}: {store!r} holds {target.name!r} already. "
+        "Use another name, or delete it first: "
+        f"imret collections delete {target.name} --db {shlex.quote(store)}"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None if there is no file.
+
+    Raises:
+        StoreError: If it holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "it holds no JSON object")
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a file in one step, durably: after a crash it is the old or the new one, and whole.
+
+    Raises:
+        StoreError: If it cannot be written, for example because the disk is full; the old one stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock_of(version: Path) -> Path:
+    return version.with_name(version.name + ".lock")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _damaged(path: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{str(path)!r} is damaged: {reason}.\n"
+        f"Move {str(path.parent)!r} away and ingest again; the pictures themselves are not in the store."
+    )

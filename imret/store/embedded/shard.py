@@ -1,0 +1,414 @@
+"""One version of a collection in an embedded store: a shard of Qdrant Edge, and what is known of its ways.
+
+Hides the engine: its configuration, what it keeps in memory, how its filters are searched, when it wants to
+be flushed and indexed, and what it does when it is closed. Used by `imret.store.embedded.worker`, in the process
+that owns the shards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from contextlib import suppress
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import qdrant_edge as qe
+from numpy.typing import NDArray
+
+from imret.errors import DataError, StoreError
+from imret.store.embedded import layout as folder
+from imret.store.types import (
+    EF_CONSTRUCT,
+    HNSW_EF,
+    INDEXED_FIELDS,
+    INTEGER_FIELDS,
+    KEYWORD_FIELDS,
+    MOMENT_FIELDS,
+    OVERSAMPLING,
+    Condition,
+    Filter,
+    Identity,
+    Ids,
+    M,
+    Match,
+    Range,
+)
+
+# Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
+# error. 32 MiB each for two log files and the open page of the segment, and something to spare.
+MIN_FREE_BYTES = 150_000_000
+
+FULL_SCAN_KB = 10_000  # what a filter keeps of fewer vectors, the engine scans; values of more get links
+
+# A filter that keeps fewer bytes of vectors than this is answered by an exact scan. Where one value of a
+# field with links is asked for, it is half again what the engine scans by itself: for just as many as that
+# it walks, but has made no links, and finds nothing. Other filters have only ACORN, which takes longer: 7 ms
+# behind one that keeps a tenth of 100,000 x 1,024, where the scan takes 2.6; 20 behind a tenth of a million
+# x 256, where it takes 10. They are even at 100 to 200 MB.
+SCAN_LINKED = 1.5  # times FULL_SCAN_KB
+SCAN_BYTES = 120_000_000
+
+# What has no index, the engine keeps in memory: 2 kB a point, and half again as much until it is flushed. So
+# what is stored is flushed every so often, and a filling should stop to index when what has no index is as
+# much as what has one. In such steps an index takes half again as long as at once (benchmarks/index.py).
+FLUSH_POINTS = 2_000
+INDEX_POINTS = 20_000  # fewer are left to the end
+
+# (id, payload, vector or None, score or None): what travels over the pipe
+Row: TypeAlias = tuple[str, dict[str, Any], Any, float | None]
+
+
+class Shard:
+    """One open version.
+
+    Args:
+        path: Folder of the version.
+        identity: The encoder to make it for if it does not exist, or None to open only.
+        holder: Whom to name to other processes.
+        index_from_kb: Vectors of a segment, in KiB, from which on an index is built.
+        empty: Make it anew, whatever is there.
+
+    Raises:
+        LockedElsewhere: If another process has it open.
+        DataError: If it does not exist and `identity` is None.
+        StoreError: If its files cannot be read, or belong to another encoder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity | None,
+        *,
+        holder: folder.Holder,
+        index_from_kb: int,
+        empty: bool = False,
+    ) -> None:
+        self.path = path
+        self.idle_since = 0.0
+        self._indexed = self._plain = self._unflushed = 0  # points: with an index, later ones, changes
+        if identity is not None:
+            path.parent.mkdir(exist_ok=True)
+        try:
+            self._lock = folder.VersionLock(path, holder)
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(
+                f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
+            ) from None
+        try:
+            if empty:
+                folder.move_to_trash(path)
+            stored = folder.read_identity(path)
+            if stored is None:
+                self.identity = self._create(identity, index_from_kb)
+            else:
+                self.identity = stored
+                self._load()
+                self._indexed = self.engine.info().indexed_vectors_count
+                self._plain = self.engine.count(qe.CountRequest(exact=False)) - self._indexed
+                if identity is not None:
+                    self.resume(identity)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def resume(self, identity: Identity) -> None:
+        """Make ready to be filled further by the encoder it belongs to.
+
+        Raises:
+            StoreError: If it belongs to another.
+        """
+        mine = self.identity
+        if (identity.fingerprint, identity.dim) != (mine.fingerprint, mine.dim):
+            raise StoreError(
+                f"{str(self.path)!r} belongs to the encoder {mine.fingerprint} of {mine.dim} dimensions, "
+                f"not to {identity.fingerprint} of {identity.dim}. Move it away and ingest again."
+            )
+        if self._optimizing.exists():
+            # Killed in the middle: every point is there, some of them twice under the surface until this.
+            self.optimize()
+        self._index_payload()
+        if identity.model != mine.model:
+            # The same weights under another name, for example a folder that was moved: the newer one works.
+            folder.write_identity(self.path, identity, _engine_version())
+            self.identity = identity
+
+    def _create(self, identity: Identity | None, index_from_kb: int) -> Identity:
+        if identity is None:
+            raise DataError(
+                f"there is no version {self.path.name} of collection {self.path.parent.name!r} any more"
+            )
+        if self.path.exists():
+            shutil.rmtree(self.path)  # its making was cut short, so nothing can be in it
+        shard_folder = self.path / "shard"
+        shard_folder.mkdir(parents=True)
+        config = qe.EdgeConfig(
+            vectors=qe.EdgeVectorParams(
+                size=identity.dim, distance=qe.Distance.Cosine, memory=qe.Memory.Cold
+            ),
+            hnsw_config=qe.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB),
+            quantization_config=qe.ScalarQuantizationConfig(
+                type=qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Cached
+            ),
+            id_tracker_memory=qe.Memory.Cached,
+            # One graph however many cores there are: to walk five finds no more in four times the time.
+            optimizers=qe.EdgeOptimizersConfig(
+                indexing_threshold=index_from_kb, default_segment_number=2, max_segment_size=1 << 40
+            ),
+        )
+        self.engine = qe.EdgeShard.create(str(shard_folder), config)
+        self._index_payload()
+        folder.sync_folder(self.path)
+        folder.write_identity(self.path, identity, _engine_version())
+        folder.sync_folder(self.path.parent)
+        return identity
+
+    def _index_payload(self) -> None:
+        """Make the indexes of payload fields that are missing: all of a new version, some of an old one."""
+        missing = [field for field in INDEXED_FIELDS if field not in self.engine.info().payload_schema]
+        for field in missing:
+            self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+        if missing:
+            self.engine.flush()
+
+    def _load(self) -> None:
+        _read_ahead(self.path / "shard")
+        try:
+            self.engine = qe.EdgeShard.load(str(self.path / "shard"))
+        except Exception as error:
+            if "WouldBlock" in str(error):
+                raise folder.locked(self.path, None, 0) from error
+            raise StoreError(
+                f"the store's files in {str(self.path)!r} cannot be read: {error}.\n"
+                f"Move that folder away and ingest again (this is {_engine_version()}, and its "
+                f"{folder.IDENTITY} names the version that wrote it)."
+            ) from error
+
+    @property
+    def _optimizing(self) -> Path:
+        return self.path / "optimizing"
+
+    def close(self, *, remove: bool = False) -> None:
+        """Flush and close the files, and let other processes have them; or remove them."""
+        removed = False
+        try:
+            self.engine.close()
+            if remove:
+                with suppress(OSError):  # then whoever switches next will do it
+                    folder.move_to_trash(self.path)
+                    removed = True
+        finally:
+            self._lock.release(remove=removed)
+
+    def end(self) -> None:
+        """Write what is not on disk yet, and leave it to the end of this process to close the files.
+
+        When the engine closes files, it has the system forget them, and whoever opens the version next, a
+        second later, reads from the disk again what was in memory. It closes them when it is let go, too.
+        """
+        if self._unflushed:
+            self.flush()
+        self._lock.clear_note()
+
+    def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
+        self._check_free()
+        points = [
+            qe.Point(id=one, vector=vector, payload=payload)  # takes float32 rows
+            for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+        ]
+        self._unflushed += len(points)
+        self.engine.update(qe.UpdateOperation.upsert_points(points))
+        self._plain += len(points)
+        if self._unflushed >= FLUSH_POINTS:
+            self.flush()
+
+    def overwrite_payloads(self, ids: list[str], payloads: list[dict[str, Any]]) -> None:
+        self._check_free()
+        found = {str(record.id) for record in self.engine.retrieve(list(ids), False, False)}
+        missing = [one for one in ids if one not in found]
+        if missing:
+            raise DataError(f"collection {self.path.parent.name!r} holds no point {missing[0]}")
+        self._unflushed += len(ids)
+        for one, payload in zip(ids, payloads, strict=True):
+            self.engine.update(qe.UpdateOperation.overwrite_payload([one], payload))
+
+    def get(self, ids: list[str], vectors: bool) -> list[Row]:
+        return [_row(record) for record in self.engine.retrieve(list(ids), True, vectors)]
+
+    def scan(
+        self, only: Filter | None, vectors: bool, batch_size: int, offset: str | None
+    ) -> tuple[list[Row], str | None]:
+        records, following = self.engine.scroll(
+            qe.ScrollRequest(
+                limit=batch_size, offset=offset, filter=_filter(only), with_payload=True, with_vector=vectors
+            )
+        )
+        return [_row(record) for record in records], None if following is None else str(following)
+
+    def delete(self, ids: list[str]) -> None:
+        self._unflushed += len(ids)
+        self.engine.update(qe.UpdateOperation.delete_points(list(ids)))
+
+    def search(self, vector: NDArray[np.float32], limit: int, only: Filter | None, exact: bool) -> list[Row]:
+        exact = exact or self._scan_is_better(only)
+        quantization = qe.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
+        request = qe.QueryRequest(
+            query=qe.Query.Nearest(vector),  # type: ignore[arg-type]  # takes a float32 array
+            filter=_filter(only),
+            limit=limit,
+            params=qe.SearchParams(
+                hnsw_ef=HNSW_EF,
+                exact=exact,
+                quantization=quantization,
+                acorn=qe.AcornSearchParams(enable=bool(only) and not _has_links(only)),
+            ),
+            with_payload=True,
+        )
+        return [
+            (str(hit.id), hit.payload or {}, None, max(-1.0, min(1.0, hit.score)))
+            for hit in self.engine.query(request)
+        ]
+
+    def _scan_is_better(self, only: Filter | None) -> bool:
+        """Whether an exact scan of what a filter keeps beats a walk over the graph."""
+        if not only:
+            return False
+        # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
+        if not only.fields <= set(self.engine.info().payload_schema):
+            return True
+        kept = self.engine.count(qe.CountRequest(filter=_filter(only), exact=False))  # microseconds
+        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if _has_links(only) else SCAN_BYTES
+        return kept * self.identity.dim * 4 <= limit
+
+    def count(self, only: Filter | None) -> int:
+        # Exact always: after a kill the estimate may count points twice.
+        return self.engine.count(qe.CountRequest(filter=_filter(only), exact=True))
+
+    def facet(self, field: str, only: Filter | None) -> dict[str, int]:
+        # There are no more values than points; those that have lost theirs are listed last, with zero.
+        limit = self.count(None) + 1
+        response = self.engine.facet(
+            qe.FacetRequest(key=field, limit=limit, filter=_filter(only), exact=True)
+        )
+        return {str(hit.value): hit.count for hit in response.hits}
+
+    def flush(self) -> None:
+        self.engine.flush()
+        self._unflushed = 0
+
+    def index_lags(self) -> bool:
+        return self._plain >= max(INDEX_POINTS, self._indexed)
+
+    def optimize(self) -> None:
+        self._check_free()
+        self.flush()
+        self._optimizing.touch()
+        self.engine.optimize()
+        self.flush()
+        self._optimizing.unlink(missing_ok=True)
+        self._indexed, self._plain = self.engine.info().indexed_vectors_count, 0
+        _give_back_memory()
+
+    def stats(self) -> tuple[int, int, int]:
+        return self.count(None), self.engine.info().indexed_vectors_count, folder.size_bytes(self.path)
+
+    def _check_free(self) -> None:
+        state = os.statvfs(self.path)
+        free = state.f_bavail * state.f_frsize
+        if free < MIN_FREE_BYTES:
+            raise StoreError(
+                f"the disk of {str(self.path.parent.parent)!r} is full: {free / 1e6:.0f} MB are left, and "
+                f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
+                "again; what was stored is safe."
+            )
+
+
+def _read_ahead(shard: Path) -> None:
+    """Read from start to end what the engine is about to map: it touches pages one by one, in no order.
+
+    All but vectors and payloads, of which a search takes a few. From a disk, 100,000 x 1,024 open in 0.5 s
+    instead of 2.2; where the files are in memory already, it costs 0.1.
+    """
+    buffer = bytearray(1 << 20)
+    for parent, folders, names in os.walk(shard / "segments"):
+        folders[:] = set(folders) - {"payload_storage", "vectors"}  # those of a segment without an index
+        for name in set(names) - {"matrix.dat"}:  # and those of one that has an index
+            with suppress(OSError), open(os.path.join(parent, name), "rb", buffering=0) as file:
+                while file.readinto(buffer):
+                    pass
+
+
+def _give_back_memory() -> None:
+    """Have the C library return what was freed to the system: glibc keeps it, a hundred MB after an index."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _index_of(field: str) -> Any:
+    # No links in the graph for numbers and moments: with them, 30,000 vectors of 1,024 took four times as
+    # long to index (88 s), and behind a range that keeps a tenth ACORN finds as much without (recall 0.998;
+    # 0.51 with neither).
+    mapped = qe.Memory.Cached
+    if field in INTEGER_FIELDS:
+        return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=mapped)
+    if field in MOMENT_FIELDS:
+        return qe.DatetimeIndexParams(enable_hnsw=False, memory=mapped)
+    if field in ("path", "sha256"):  # a value for each point
+        return qe.KeywordIndexParams(memory=mapped)
+    # On the heap: a walk looks up each point that it comes to, and takes half the time, at a million points.
+    return qe.PayloadSchemaType.Keyword
+
+
+def _filter(only: Filter | None) -> qe.Filter | None:
+    if not only:
+        return None
+    return qe.Filter(
+        must=[_condition(one) for one in only.must],
+        must_not=[_condition(one) for one in only.must_not],
+    )
+
+
+def _has_links(only: Filter | None) -> bool:
+    """Whether the graph has links of their own between the points that a filter keeps.
+
+    They are between points of one value. ACORN, which steps over the others, then takes two to four times as
+    long, and finds no more.
+    """
+    if not only or only.must_not or len(only.must) != 1:
+        return False
+    match = only.must[0]
+    return isinstance(match, Match) and match.field in KEYWORD_FIELDS and len(match.values) == 1
+
+
+def _condition(one: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:
+    if isinstance(one, Ids):
+        return qe.HasIdCondition(set(one.ids))
+    if isinstance(one, Range):
+        if one.of_moments:
+            return qe.FieldCondition(key=one.field, range=qe.RangeDateTime(**one.moments()))
+        return qe.FieldCondition(key=one.field, range=qe.RangeFloat(**one.numbers()))
+    return _match(one)
+
+
+def _match(match: Match) -> qe.FieldCondition | qe.Filter:
+    texts = [value for value in match.values if isinstance(value, str)]
+    numbers = [value for value in match.values if isinstance(value, int)]
+    by_type = [
+        qe.FieldCondition(key=match.field, match=qe.MatchAny(values))  # either type
+        for values in (texts, numbers)
+        if values
+    ]
+    return by_type[0] if len(by_type) == 1 else qe.Filter(should=list(by_type))
+
+
+def _row(record: qe.Record) -> Row:
+    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    return str(record.id), record.payload or {}, vector, None
+
+
+def _engine_version() -> str:
+    return f"qdrant-edge-py {package_version('qdrant-edge-py')}"

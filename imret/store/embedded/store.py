@@ -1,0 +1,457 @@
+"""The embedded engine: a store in a folder, served to this program by a worker process of its own.
+
+Hides the worker (started by the first collection that is opened, ended with the store), the pipes to it,
+and the versions on disk. One worker at a time can have a version open, also to search it. Where that of
+another program has it and shares it (`imret serve` does), this program uses it through that one.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.store.embedded import layout as folder
+from imret.store.embedded.client import Line, Sharer
+from imret.store.embedded.unix_socket import private_folder
+from imret.store.types import (
+    KEYWORD_FIELDS,
+    Filter,
+    Identity,
+    Point,
+    Stats,
+    by_frequency,
+    check_ids,
+    check_name,
+    check_payloads,
+    check_start,
+    check_vectors,
+    count_values,
+    in_rank_order,
+    index_status,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+UPSERT_BATCH = 512  # points in one message to the worker
+CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
+_POLL_S = 0.05
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.embedded.worker import main; main()"
+
+
+class EdgeStore:
+    """A store in a folder. See `Store` for what its methods promise.
+
+    Args:
+        path: The folder.
+        create: Make a store of it if it is missing or empty.
+        lock_timeout_s: How long to wait for another process that has a collection open.
+        index_from_kb: Vectors of a segment, in KiB, from which on an index is built; a scan of fewer is as
+            fast.
+        share: Let other programs of this user use what this one has open: search and fill it. Their requests
+            and this one's are answered one at a time, this one's at every second turn.
+        reason: Why this store was chosen.
+
+    Raises:
+        StoreUnavailable: If there is no store and `create` is false.
+        StoreError: If the folder cannot be used, or nothing private is there to share through.
+    """
+
+    engine = "embedded"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        lock_timeout_s: float = 5.0,
+        index_from_kb: int = 10_000,
+        share: bool = False,
+        reason: str = "",
+    ) -> None:
+        self.address = os.fspath(path)
+        self.reason = reason
+        self._folder = Path(self.address).expanduser().absolute()
+        folder.prepare(self._folder, create=create)
+        self._lock_timeout_s = lock_timeout_s
+        self._index_from_kb = index_from_kb
+        self._share_in = private_folder() if share else None
+        self._worker: _Worker | None = None
+        self._sharers: dict[str, Sharer] = {}  # by socket
+        self._starting = threading.Lock()
+        self._closed = False
+
+    def collections(self) -> list[str]:
+        return [name for name in folder.collection_names(self._folder) if self.live(name) is not None]
+
+    def live(self, name: str) -> Identity | None:
+        collection = self._folder / check_name(name)
+        live = folder.read_versions(collection).live
+        return None if live is None else folder.read_identity(collection / live)
+
+    def version(self, name: str) -> str | None:
+        return folder.read_versions(self._folder / check_name(name)).live
+
+    def building(self, name: str) -> list[Identity]:
+        collection = self._folder / check_name(name)
+        known = folder.read_versions(collection)
+        others = [
+            folder.read_identity(version)
+            for version in folder.version_folders(collection)
+            if version.name != known.live and version.name not in known.retired
+        ]
+        return [identity for identity in others if identity is not None]
+
+    def open(self, name: str) -> EdgeCollection:
+        collection = self._folder / check_name(name)
+        self._check_open()
+        for attempt in (1, 2):
+            live = folder.read_versions(collection).live
+            if live is None:
+                raise self._no_such(name)
+            try:
+                return self._open(name, collection / live, None)
+            except DataError:
+                # Another process may have switched to a new version, and removed this one, this moment.
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable")
+
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> EdgeCollection:
+        collection = self._folder / check_name(name)
+        version = _version_of(collection, identity, beside=beside)
+        opened = self._open(name, collection / version, identity, empty=beside)
+        known = folder.read_versions(collection)
+        if version in known.retired:
+            with folder.switching(collection):
+                known = folder.read_versions(collection)
+                left = tuple(one for one in known.retired if one != version)
+                folder.write_versions(collection, folder.Versions(known.live, left))
+        self._clean(collection)
+        return opened
+
+    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+        collection = self._folder / check_name(name)
+        version = _version_of(collection, identity, beside=beside)
+        if not collection.is_dir():
+            raise StoreError(f"collection {name!r} has no version {version} to switch to")
+        with folder.switching(collection):
+            if folder.read_identity(collection / version) is None:
+                raise StoreError(f"collection {name!r} has no version {version} to switch to")
+            others = [one.name for one in folder.version_folders(collection) if one.name != version]
+            folder.write_versions(collection, folder.Versions(version, tuple(others)))
+        self._clean(collection)
+
+    def rename(self, old: str, new: str) -> None:
+        source, target = self._folder / check_name(old), self._folder / check_name(new)
+        if self.live(old) is None:
+            raise self._no_such(old)
+        if self.live(new) is not None or self.building(new):
+            raise folder.taken(source, target)
+        self._started().call("rename", source, target)
+
+    def drop(self, name: str) -> None:
+        collection = self._folder / check_name(name)
+        if collection.is_dir():
+            self._started().call("drop", collection)
+        folder.empty_trash(self._folder)
+
+    def close(self) -> None:
+        with self._starting:
+            self._closed = True
+            lines: list[Line] = [*self._sharers.values()]
+            lines += [] if self._worker is None else [self._worker]
+            self._sharers, self._worker = {}, None
+        for line in lines:
+            line.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _open(
+        self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
+    ) -> EdgeCollection:
+        deadline = time.monotonic() + self._lock_timeout_s
+        while True:
+            # What is to be emptied must not be open elsewhere, so nobody is asked for it.
+            sharer = None if empty else self._sharer_of(version)
+            if sharer is not None:
+                opened = self._open_through(sharer, version, identity)
+                if opened is not None:
+                    handle, found = opened
+                    return EdgeCollection(name, version.name, found, handle, sharer)
+            try:
+                worker = self._started()
+                handle, found = worker.call("open", version, identity, empty)
+                return EdgeCollection(name, version.name, found, handle, worker)
+            except folder.LockedElsewhere:
+                # The wait is here and not in the worker, which others may be waiting for.
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL_S)
+
+    def _sharer_of(self, version: Path) -> Sharer | None:
+        """Return a line to the program that shares a version, as the version's lock says, if it answers."""
+        holder = folder.read_holder(version)
+        if holder is None or not holder.socket or holder.sharing != folder.SHARING:
+            return None
+        with self._starting:
+            self._check_open()
+            if self._worker is not None and holder.socket == self._worker.socket:
+                return None
+            sharer = self._sharers.get(holder.socket) or Sharer.of(self.address, holder)
+            if sharer is not None:
+                self._sharers[holder.socket] = sharer
+            return sharer
+
+    def _open_through(
+        self, sharer: Sharer, version: Path, identity: Identity | None
+    ) -> tuple[int, Identity] | None:
+        """Open a version in another program's worker; None if it has it no more: then the lock decides."""
+        try:
+            opened: tuple[int, Identity] | None = sharer.call("open", version, identity)
+            return opened
+        except StoreUnavailable:
+            with self._starting:
+                self._sharers = {path: one for path, one in self._sharers.items() if one is not sharer}
+            sharer.close()
+            return None
+
+    def _clean(self, collection: Path) -> None:
+        """Remove what earlier switches retired, except what is still being read."""
+        for version in folder.read_versions(collection).retired:
+            if (collection / version).is_dir():
+                with suppress(StoreLocked):
+                    self._started().call("remove", collection / version)
+        folder.empty_trash(collection)
+
+    def _no_such(self, name: str) -> DataError:
+        existing = self.collections()
+        if self.building(name):
+            return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
+        there = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
+        return DataError(
+            f"no collection {name!r} in {self.address!r}. {there}.\n"
+            f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self.address!r} is closed")
+
+    def _started(self) -> _Worker:
+        with self._starting:
+            self._check_open()
+            if self._worker is None:
+                self._worker = _Worker(self.address, self._share_in, self._index_from_kb)
+            return self._worker
+
+
+def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
+    """Return the name of a version's folder; an encoder has two, to fill one while the other is live."""
+    plain, second = identity.version, f"{identity.version}-2"
+    live = folder.read_versions(collection).live
+    if live not in (plain, second):
+        return plain
+    return live if not beside else second if live == plain else plain
+
+
+class EdgeCollection:
+    """One version of a collection in a folder. See `Collection` for what its methods promise."""
+
+    def __init__(self, name: str, version: str, identity: Identity, handle: int, worker: Line) -> None:
+        self.name = name
+        self.version = version
+        self.identity = identity
+        self._handle = handle
+        self._worker = worker
+        self._closed = False
+
+    def upsert(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        ids = check_ids(ids)
+        rows = check_vectors(vectors, (len(ids), self.identity.dim))
+        payloads = check_payloads(payloads, len(ids))
+        for start in range(0, len(ids), UPSERT_BATCH):
+            part = slice(start, start + UPSERT_BATCH)
+            self._call("upsert", ids[part], rows[part], payloads[part])
+
+    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
+        ids = check_ids(ids)
+        self._call("overwrite_payloads", ids, check_payloads(payloads, len(ids)))
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
+        return {row[0]: Point(*row) for row in self._call("get", check_ids(ids), vectors)}
+
+    def scan(
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
+    ) -> Iterator[list[Point]]:
+        return self._scan(filter, vectors, batch_size, check_start(start))
+
+    def _scan(
+        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | None
+    ) -> Iterator[list[Point]]:
+        while True:
+            rows, offset = self._call("scan", filter, vectors, batch_size, offset)
+            if rows:
+                yield [Point(*row) for row in rows]
+            if offset is None:
+                return
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self._call("delete", check_ids(ids))
+
+    def search(
+        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
+    ) -> list[Point]:
+        query = check_vectors(vector, (self.identity.dim,))
+        return in_rank_order(
+            lambda n: [Point(*row) for row in self._call("search", query, n, filter, exact)], limit
+        )
+
+    def count(self, filter: Filter | None = None) -> int:
+        return int(self._call("count", filter))
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        if field not in KEYWORD_FIELDS:
+            return by_frequency(count_values(self.scan(filter), field))
+        return by_frequency(self._call("facet", field, filter))
+
+    def flush(self) -> None:
+        self._call("flush")
+
+    def index_lags(self) -> bool:
+        return bool(self._call("index_lags"))
+
+    def optimize(self) -> None:
+        self._call("optimize")
+
+    def stats(self) -> Stats:
+        points, indexed, disk_bytes = self._call("stats")
+        return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with suppress(StoreError):  # the store may be closed already, or its worker gone
+                self._worker.call("close", self._handle)
+
+    def _call(self, operation: str, *arguments: Any) -> Any:
+        if self._closed:
+            raise StoreError(f"this handle of collection {self.name!r} is closed")
+        return self._worker.call(operation, self._handle, *arguments)
+
+
+class _Worker(Line):
+    """The line to this program's own worker.
+
+    Attributes:
+        socket: Path of the socket through which it lets others use what it has open, or "".
+    """
+
+    def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
+        super().__init__(address)
+        # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
+            start_new_session=True,
+            # One thread is enough for the little that numpy does there, and starts faster.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
+        holder = folder.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
+        try:
+            self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
+        except BaseException:
+            self.close()
+            raise
+
+    def _send(self, left: memoryview) -> int:
+        return self._stdin.write(left) or 0
+
+    def _receive(self, n: int) -> bytes:
+        return self._stdout.read(n) or b""
+
+    def _hang_up(self) -> None:
+        """End the worker; waits until it has closed its files."""
+        self._finalizer()
+
+    def _dead(self) -> StoreUnavailable:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+        code = self._process.returncode
+        if code is None:
+            how = "stopped answering"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGBUS:
+                how += " (is the disk full?)"
+        else:
+            how = f"ended with exit code {code}"
+        said = ""
+        with suppress(OSError, ValueError):
+            size = self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(0, size - 4096))
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
+            said = "".join(f"\n  {line}" for line in lines)
+        return StoreUnavailable(
+            f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
+            f"run the command again.{' Its last words:' if said else ''}{said}"
+        )
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], owner: int) -> None:
+    """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for file in (process.stdin, process.stdout, stderr):
+        with suppress(OSError):
+            file.close()
+
+
+def _command() -> str:
+    """Return what was typed to start this program, shortened."""
+    argv = [os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]] if sys.argv else ["python"]
+    line = shlex.join(argv)
+    return line if len(line) <= 200 else line[:197] + "..."

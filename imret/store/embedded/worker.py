@@ -1,0 +1,352 @@
+"""The process that owns the shards of an embedded store.
+
+Qdrant Edge keeps Python's interpreter lock while it searches and while it builds an index (a second each
+2,000 vectors), and a shard can be open only once. So one process of its own holds the shards, and
+`imret.store.embedded.store` talks to it over pipes. If its program shares, other programs of the same user talk to it
+over a socket, about the versions that it has open. It ends when the pipe closes or its parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from imret.errors import ImretError, StoreError, StoreLocked
+from imret.store.embedded import layout as folder
+from imret.store.embedded.scheduler import HEADER_BYTES, Program, Turns
+from imret.store.embedded.shard import Shard
+from imret.store.embedded.unix_socket import Listener
+from imret.store.types import Identity
+
+LINGER_S = 1.0  # a shard stays open this long after its last handle: opening a large one takes about as long
+
+
+class Handle(NamedTuple):
+    """What a program has open.
+
+    Attributes:
+        shard: The version.
+        program: Whose it is; None for the worker's own program.
+    """
+
+    shard: Shard
+    program: Program | None
+
+
+class Worker:
+    """Answers requests, one after the other, for the shards of one store.
+
+    Args:
+        holder: Whom to name to other processes.
+        index_from_kb: As for `Shard`.
+    """
+
+    def __init__(self, holder: folder.Holder, index_from_kb: int) -> None:
+        self._holder = holder
+        self._index_from_kb = index_from_kb
+        self._shards: dict[Path, Shard] = {}
+        self._handles: dict[int, Handle] = {}
+        self._next_handle = count(1)
+
+    def answer(self, operation: str, arguments: tuple[Any, ...], program: Program | None = None) -> Any:
+        """Return what a request asks for.
+
+        Args:
+            operation: "open", "remove", "drop" or "rename", or one for an open shard: "close" or a
+                method of `Shard`.
+            arguments: For an open shard its handle, then what the method takes.
+            program: Who asks; None is the worker's own program. Others may use what that has open, and
+                nothing else: to what it has not they have the same right as it.
+        """
+        if operation == "open":
+            return self._open(*arguments) if program is None else self._share(program, *arguments)
+        if operation in ("remove", "drop", "rename"):
+            if program is not None:
+                raise StoreError(f"a program that shares a store does not {operation} for another")
+            if operation == "rename":
+                return self._rename(*arguments)
+            return self._drop(*arguments) if operation == "drop" else self._remove_retired(*arguments)
+        handle, *others = arguments
+        found = self._handles.get(handle)
+        if found is None or found.program is not program:
+            raise StoreError("this collection was dropped while it was open")
+        if operation == "close":
+            self._let_go(handle)
+            return None
+        return getattr(found.shard, operation)(*others)
+
+    def leave(self, program: Program) -> None:
+        """Close the handles of another program that is gone."""
+        for number in [number for number, one in self._handles.items() if one.program is program]:
+            self._let_go(number)
+
+    def _let_go(self, number: int) -> None:
+        self._handles.pop(number).shard.idle_since = time.monotonic()
+
+    def _open(self, path: Path, identity: Identity | None, empty: bool) -> tuple[int, Identity]:
+        if empty and path in self._shards:
+            self._close_unused(path)
+        shard = self._shards.get(path)
+        if shard is None:
+            shard = Shard(path, identity, holder=self._holder, index_from_kb=self._index_from_kb, empty=empty)
+            shard.idle_since = time.monotonic()
+            self._shards[path] = shard
+        elif identity is not None:
+            shard.resume(identity)
+        return self._hand_out(shard, None)
+
+    def _share(self, program: Program, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
+        """Open a version for another program, which may spell its path otherwise; None if it is not open."""
+        shard = self._shards.get(path)
+        if shard is None:
+            with suppress(FileNotFoundError):
+                shard = next((one for one in self._shards.values() if os.path.samefile(one.path, path)), None)
+        if shard is None:
+            return None
+        if identity is not None:
+            shard.resume(identity)
+        return self._hand_out(shard, program)
+
+    def _hand_out(self, shard: Shard, program: Program | None) -> tuple[int, Identity]:
+        number = next(self._next_handle)
+        self._handles[number] = Handle(shard, program)
+        return number, shard.identity
+
+    def _drop(self, collection: Path) -> None:
+        """Remove a collection, also where this program has it open.
+
+        Raises:
+            StoreLocked: If another process has a version open; then nothing is removed.
+        """
+        paths = folder.version_folders(collection)
+        for one in self._handles.values():
+            if one.program is not None and one.shard.path in paths:
+                raise _in_use(one.shard.path, "by another program, through this one; end that first")
+        for path in paths:
+            if path in self._shards:
+                self._close(path)
+        self._remove(paths)
+        if collection.is_dir():
+            folder.move_to_trash(collection)
+
+    def _remove_retired(self, path: Path) -> None:
+        """Remove a version that another has replaced, if that is still so and nobody is about to change it.
+
+        Raises:
+            StoreLocked: If it is open, here or in another process.
+        """
+        with folder.switching(path.parent, wait=False) as ours:
+            if ours and folder.is_retired(path):
+                self._remove([path])
+
+    def _remove(self, paths: list[Path]) -> None:
+        """Remove versions, all or none.
+
+        Raises:
+            StoreLocked: If one of them is open, here or in another process.
+        """
+        locks = self._lock_all(paths)
+        try:
+            for path in paths:
+                folder.move_to_trash(path)
+        except BaseException:
+            for lock in locks:
+                lock.release()
+            raise
+        for lock in locks:
+            lock.release(remove=True)
+
+    def _rename(self, source: Path, target: Path) -> None:
+        """Give a collection another name.
+
+        Raises:
+            StoreLocked: If one of its versions is open, here or in another process.
+            DataError: If the name is taken.
+        """
+        if target.exists():
+            # Checked before, without a lock. What is left has no finished version: a making was cut short.
+            if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
+                raise folder.taken(source, target)
+            self._drop(target)
+        locks = self._lock_all(folder.locked_versions(source))
+        try:
+            folder.rename(source, target)
+        finally:
+            for lock in locks:
+                lock.release()
+
+    def _lock_all(self, paths: list[Path]) -> list[folder.VersionLock]:
+        """Lock versions, all or none.
+
+        Raises:
+            StoreLocked: If one of them is open, here or in another process.
+        """
+        for path in paths:
+            if path in self._shards:
+                self._close_unused(path)
+        locks: list[folder.VersionLock] = []
+        try:
+            for path in paths:
+                locks.append(folder.VersionLock(path, self._holder))
+        except BaseException:
+            for lock in locks:
+                lock.release()
+            raise
+        return locks
+
+    def _close_unused(self, path: Path) -> None:
+        """Close a shard that lingers.
+
+        Raises:
+            StoreLocked: If it is in use.
+        """
+        users = {one.program for one in self._handles.values() if one.shard.path == path}
+        if None in users:
+            raise _in_use(path, "in this program; close it first")
+        if users:
+            raise _in_use(path, "by another program, through this one; end that first")
+        self._close(path)
+
+    def _close(self, path: Path) -> None:
+        self._handles = {number: one for number, one in self._handles.items() if one.shard.path != path}
+        self._shards.pop(path).close()
+
+    def close_idle(self) -> None:
+        """Close the shards that nobody has used for a while, so that other processes can.
+
+        Those that another version has replaced are removed: they were there for their last reader only.
+        """
+        now = time.monotonic()
+        in_use = {one.shard.path for one in self._handles.values()}
+        for path, shard in list(self._shards.items()):
+            if path not in in_use and now - shard.idle_since >= LINGER_S:
+                self._close_for_good(path)
+
+    def end(self) -> None:
+        """Remove the shards that another version has replaced, flush the others; the process ends next."""
+        self._handles.clear()
+        for path in list(self._shards):
+            self._close_for_good(path, retired_only=True)
+        for shard in self._shards.values():
+            shard.end()
+
+    def _close_for_good(self, path: Path, *, retired_only: bool = False) -> None:
+        """Close a shard that nobody uses, and remove it if it is retired; or leave it for another time.
+
+        That is while another process writes live.json. Nobody waits for it: it may be stopped.
+        """
+        try:
+            with folder.switching(path.parent, wait=False) as ours:
+                if ours:
+                    try:
+                        retired = folder.is_retired(path)
+                    except StoreError:  # damaged; whoever opens the collection will be told
+                        retired = False
+                    if retired or not retired_only:
+                        self._shards.pop(path).close(remove=retired)
+        except FileNotFoundError:  # somebody removed the folder under us
+            if path in self._shards:
+                self._close(path)
+
+
+def _in_use(path: Path, by: str) -> StoreLocked:
+    return StoreLocked(f"the collection {path.parent.name!r} in {str(path.parent.parent)!r} is open {by}")
+
+
+def main() -> None:
+    """Serve requests from standard input until it ends or the parent process is gone.
+
+    A request is a pickle of (operation, arguments), an answer one of (True, result) or (False, exception).
+    The first is ("hello", (parent pid, the folder for a socket if other programs may connect or None, and
+    what `Worker` takes)), and the answer the path of the socket or "".
+    """
+    requests, replies = os.dup(0), os.dup(1)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # a stray print must not end up in an answer
+
+    first = _read(requests)
+    if first is None:
+        return
+    parent, share_in, holder, *options = first[1]
+    listener: Listener | None = None
+    try:
+        if share_in is not None:
+            listener = Listener(share_in)
+            holder = replace(holder, socket=str(listener.path), sharing=folder.SHARING)
+    except OSError as error:
+        failure = f"cannot make a socket in {str(share_in)!r}, to share the store: {error.strerror or error}"
+        _write(replies, (False, StoreError(failure)))
+        return
+    worker = Worker(holder, *options)
+    _write(replies, (True, holder.socket))
+    turns = Turns(requests, replies, listener, on_leave=worker.leave)
+    looked = time.monotonic()
+    try:
+        # A forked child of the program may keep the pipe open after it is gone, hence the look at the parent.
+        while os.getppid() == parent and not turns.ended:
+            program = turns.next(LINGER_S)
+            if program is not None:
+                asker = None if program is turns.own else program
+                turns.answer(program, _answer(worker, program.request, asker))
+            if program is None or time.monotonic() - looked >= LINGER_S:
+                worker.close_idle()
+                looked = time.monotonic()
+    finally:
+        turns.close()  # first, so that the others soon know
+        worker.end()
+    os._exit(0)  # at an orderly exit the engine would close its files after all
+
+
+def _answer(
+    worker: Worker, request: tuple[str, tuple[Any, ...]], program: Program | None
+) -> tuple[bool, Any]:
+    operation = "answer"
+    try:
+        operation, arguments = request
+        return True, worker.answer(operation, arguments, program)
+    except ImretError as error:
+        return False, error
+    except Exception as error:  # Edge raises bare Exception with a text
+        traceback.print_exc()
+        text = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            text = error.strerror + (f": {error.filename!r}" if error.filename else "")
+        hint = " Free some space and run the command again." if "No space left" in text else ""
+        return False, StoreError(f"the embedded store failed to {operation.replace('_', ' ')}: {text}.{hint}")
+
+
+def _read(descriptor: int) -> Any | None:
+    """Return the next message, or None at the end; it is our own parent's, so unpickling it is safe."""
+    header = _read_exactly(descriptor, HEADER_BYTES)
+    body = None if header is None else _read_exactly(descriptor, int.from_bytes(header, "little"))
+    return None if body is None else pickle.loads(body)
+
+
+def _read_exactly(descriptor: int, n: int) -> bytearray | None:
+    received = bytearray()
+    while len(received) < n:
+        chunk = os.read(descriptor, min(n - len(received), 1 << 20))
+        if not chunk:
+            return None
+        received += chunk
+    return received
+
+
+def _write(descriptor: int, message: object) -> None:
+    body = pickle.dumps(message, protocol=5)
+    left = memoryview(len(body).to_bytes(HEADER_BYTES, "little") + body)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+if __name__ == "__main__":
+    sys.exit("this is the worker of imret's embedded store; it is started by imret.store.embedded.store")

@@ -1,0 +1,560 @@
+"""A collection as one Parquet file, and back: between embedded and server, and between versions of imret.
+
+Columns: id (a UUID as text, ascending), vector (float32), payload (a JSON object, which keeps 1 apart from
+1.0 and from "1" under one key). The key "imret" of the file's metadata names format, collection, encoder and
+number of points. Hides batches and damage; memory stays at one row group. Exact are ids, payloads, and the
+vectors in the file, bit for bit what the engine returned. An engine normalises what it stores, so that in an
+imported collection the last bits of a vector may be others.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from imret import __version__
+from imret.errors import DataError, ModelMismatch, StoreError
+from imret.store import Identity, Point, Store
+from imret.store.payload import printable
+from imret.store.types import check_ids, check_name, check_payloads, check_vectors
+
+pa: Any = pyarrow  # it has no types
+parquet: Any = pyarrow.parquet
+
+FORMAT = 1
+ROW_GROUP_BYTES = 16 << 20  # what is collected before it is written, and what a reader holds at a time
+ROW_GROUP_MAX_BYTES = 1 << 30  # a file that asks for more memory than this at a time is not ours
+BATCH = 1_024  # points of one upsert
+_KEY = b"imret"
+_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}  # the last two are of what is null or nested, in any file
+_SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
+
+# (ids, vectors (n, dim) float32, payloads)
+Batch: TypeAlias = tuple[list[str], NDArray[np.float32], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class ExportedCollection:
+    """What a file says of itself.
+
+    Attributes:
+        collection: Name that it was exported under.
+        identity: The encoder that made its vectors.
+        points: How many it holds.
+        imret: Version of imret that wrote it.
+    """
+
+    collection: str
+    identity: Identity
+    points: int
+    imret: str
+
+
+def export_collection(
+    store: Store,
+    name: str,
+    file: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    on_points: Callable[[int], None] | None = None,
+) -> int:
+    """Write the live version of a collection to a Parquet file; whole, or not at all.
+
+    Args:
+        store: An open store.
+        name: The collection.
+        file: What to write. It appears when it is complete; until then ".NAME.part" grows beside it.
+        overwrite: Replace a file that exists.
+        on_points: Called with a number of points that were written.
+
+    Returns:
+        How many points there are in the file. One that is added to the collection meanwhile may not be.
+
+    Raises:
+        DataError: If there is no such collection, or the file exists, cannot be written, or does not fit.
+        StoreError: If the store fails.
+    """
+    with closing(store.open(name)) as collection, _new_file(file, overwrite=overwrite) as out:
+        identity = collection.identity
+        _check_space(out.name, 4 * identity.dim * collection.count())
+        schema = _schema(identity.dim)
+        n_points = 0
+        # The digits of an embedding do not compress.
+        writer = parquet.ParquetWriter(
+            out,
+            schema,
+            compression={"id": "zstd", "vector.list.element": "none", "payload": "zstd"},
+            use_dictionary=False,
+            write_statistics=["id"],
+            write_page_checksum=True,
+        )
+        try:
+            for ids, vectors, payloads in _row_groups(collection.scan(vectors=True), name):
+                cells = pa.FixedSizeListArray.from_arrays(
+                    pa.array(vectors.reshape(-1)), type=schema.field("vector").type
+                )
+                writer.write_table(pa.table([pa.array(ids), cells, pa.array(payloads)], schema=schema))
+                n_points += len(ids)
+                if on_points is not None:
+                    on_points(len(ids))
+            note = {
+                "format": FORMAT,
+                "imret": __version__,
+                "collection": name,
+                "model": identity.model,
+                "fingerprint": identity.fingerprint,
+                "dim": identity.dim,
+                "points": n_points,
+            }
+            writer.add_key_value_metadata({_KEY: json.dumps(note).encode()})
+            writer.close()
+        except BaseException:
+            writer.is_open = False  # or it would try, and fail, to write its end when it is collected
+            raise
+    return n_points
+
+
+def read_header(file: str | os.PathLike[str]) -> ExportedCollection:
+    """Return what an exported file says of itself, without reading its points.
+
+    Raises:
+        DataError: If it is not there, no file of this format, or not whole.
+    """
+    with _reading(file) as reader:
+        return reader.header
+
+
+def import_collection(
+    file: str | os.PathLike[str],
+    store: Store,
+    name: str,
+    *,
+    replace: bool = False,
+    merge: bool = False,
+    on_points: Callable[[int], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> int:
+    """Make a collection of an exported file.
+
+    The whole file is verified before the store is touched. Its points go into a new version beside the live
+    one, if any, which becomes live when it is complete; killed before that and called again, it ends in the
+    same state. With `merge` they go into the live version itself.
+
+    Args:
+        file: From `export_collection`.
+        store: An open store.
+        name: The collection to make.
+        replace: Replace one that exists, whatever its encoder.
+        merge: Add to one that exists, of the same encoder; a point of the same id is replaced.
+        on_points: Called with a number of points that were verified, then of those that were stored.
+        on_stage: Called with "verify", "store" and "index" as these begin; the last two take turns.
+
+    Returns:
+        How many points were stored.
+
+    Raises:
+        DataError: If the file is not whole or not of this format, or the collection exists and neither
+            `replace` nor `merge` is set.
+        ModelMismatch: If it exists with another encoder, and `merge` is set.
+        StoreError: If the store fails. Run it again: what is half made is not live, and is made again.
+    """
+    if replace and merge:
+        raise ValueError("either replace a collection or merge into it")
+    check_name(name)
+    say_stage, say_points = on_stage or (lambda stage: None), on_points or (lambda n: None)
+    with _reading(file) as reader:
+        identity, points = reader.header.identity, reader.header.points
+        live = store.live(name)
+        beside = live is None or not merge
+        if live is not None:
+            if merge:
+                _check_same_encoder(name, live, reader)
+                identity = live  # and its name for the model, which works on this machine
+            elif not replace:
+                raise DataError(
+                    f"collection {name!r} exists already, in {store.address}. Replace it with the file's "
+                    "content (--replace), add to it (--merge), or import under another name "
+                    "(--collection NAME)."
+                )
+        say_stage("verify")
+        for ids, _, _ in reader.batches():
+            say_points(len(ids))
+        say_stage("store")
+        with closing(store.open_version(name, identity, beside=beside)) as target:
+            for ids, vectors, payloads in reader.batches():
+                target.upsert(ids, vectors, payloads)
+                say_points(len(ids))
+                if target.index_lags():
+                    say_stage("index")
+                    target.optimize()
+                    say_stage("store")
+            if beside and (stored := target.count()) != points:
+                raise StoreError(
+                    f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after all "
+                    "were stored. Does something else write to it? Run the import again."
+                )
+            target.flush()
+            say_stage("index")
+            target.optimize()
+        if beside:
+            store.switch(name, identity, beside=True)
+    return points
+
+
+def _check_same_encoder(name: str, live: Identity, reader: _Reader) -> None:
+    theirs = reader.header.identity
+    if (live.fingerprint, live.dim) != (theirs.fingerprint, theirs.dim):
+        raise ModelMismatch(
+            f"collection {name!r} was built with {live.model!r} ({live.fingerprint[:8]}), but {reader.shown} "
+            f"with {theirs.model!r} ({theirs.fingerprint[:8]}): their vectors cannot be compared.\n"
+            "Import it under another name (--collection NAME), or in place of this one (--replace)."
+        )
+
+
+# ---- Writing -----------------------------------------------------------------------------------
+
+
+def _schema(dim: int) -> Any:
+    numbers = pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("vector", numbers, nullable=False),
+            pa.field("payload", pa.string(), nullable=False),
+        ]
+    )
+
+
+def _row_groups(
+    batches: Iterable[list[Point]], name: str
+) -> Iterator[tuple[list[str], NDArray[np.float32], list[str]]]:
+    """Yield ids, vectors and payloads as JSON, about ROW_GROUP_BYTES of them at a time."""
+    ids: list[str] = []
+    vectors: list[NDArray[np.float32]] = []
+    payloads: list[str] = []
+    size, last = 0, ""
+    for points in batches:
+        for point in points:
+            if point.vector is None or point.id <= last:
+                raise StoreError(f"the store returned point {point.id} of collection {name!r} out of order")
+            last = point.id
+            ids.append(point.id)
+            vectors.append(point.vector)
+            payloads.append(json.dumps(point.payload, ensure_ascii=False, allow_nan=False, sort_keys=True))
+            size += point.vector.nbytes + len(payloads[-1])
+        if size >= ROW_GROUP_BYTES:
+            yield ids, np.stack(vectors), payloads
+            ids, vectors, payloads, size = [], [], [], 0
+    if ids:
+        yield ids, np.stack(vectors), payloads
+
+
+@contextmanager
+def _new_file(file: str | os.PathLike[str], *, overwrite: bool) -> Iterator[IO[bytes]]:
+    """Open what becomes the file when the block ends well; when it does not, nothing is left of it.
+
+    Raises:
+        DataError: If the file exists and is not to be overwritten, is no regular file, or cannot be
+            written; also for an OSError of the block, which is what a full disk raises.
+    """
+    shown = repr(printable(os.fspath(file)))
+    target = Path(os.path.realpath(file))  # a link is written through, not replaced
+    part = target.with_name(f".{target.name}.part")
+    try:
+        _check_writable(target, shown, overwrite=overwrite)
+        with _open_part(part, shown) as out:
+            try:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+                if overwrite:
+                    os.replace(part, target)
+                else:
+                    _move_into_place(part, target)
+            except FileExistsError:
+                part.unlink(missing_ok=True)
+                raise DataError(
+                    f"{shown} was made by somebody else meanwhile; nothing was written."
+                ) from None
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        with suppress(OSError):  # the name survives a power cut, where the file system can do that
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        free = " Free some space, or write to another disk." if error.errno in _FULL else ""
+        raise DataError(f"cannot write {shown}: {error.strerror or error}.{free}") from error
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _check_writable(target: Path, shown: str, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {shown}: its folder does not exist. Make it first.")
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise DataError(f"cannot write {shown}: it is a {'folder' if stat.S_ISDIR(mode) else 'device'}.")
+    if not overwrite:
+        raise DataError(f"{shown} exists already. Name another file, or replace it with --overwrite.")
+
+
+@contextmanager
+def _open_part(part: Path, shown: str) -> Iterator[IO[bytes]]:
+    # One name always, so that what a kill left is used again and not left for ever; O_NOFOLLOW, because in
+    # a folder of many users somebody may have put a link there.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    with open(os.open(part, flags, 0o666), "wb", closefd=True) as out:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            try:
+                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DataError(
+                    f"another export is writing {shown} this moment. Name another file."
+                ) from None
+        info = os.fstat(out.fileno())
+        if not part.exists() or not os.path.samestat(info, os.stat(part)):  # became its file meanwhile
+            raise DataError(f"another export wrote {shown} this moment. Run it again.")
+        if not stat.S_ISREG(info.st_mode):
+            raise DataError(f"cannot write {shown}: {str(part)!r} is in the way. Remove it.")
+        out.truncate(0)
+        yield out
+
+
+def _move_into_place(part: Path, target: Path) -> None:
+    """Rename a file, unless the target exists by now."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(part, target)
+    else:
+        part.unlink()
+
+
+def _check_space(part: str | int, vectors_bytes: int) -> None:
+    """Refuse what cannot fit: the vectors alone, which do not compress.
+
+    Raises:
+        OSError: If the disk has too little space.
+    """
+    free = shutil.disk_usage(part).free
+    if free < vectors_bytes + _SPARE_BYTES:
+        needed = (
+            f"No space left: about {vectors_bytes / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free"
+        )
+        raise OSError(errno.ENOSPC, needed)
+
+
+# ---- Reading -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(file: str | os.PathLike[str]) -> Iterator[_Reader]:
+    """Open an exported file.
+
+    Raises:
+        DataError: If it is not there, no file of this format, or not whole.
+    """
+    shown = repr(printable(os.fspath(file)))
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # opening a named pipe waits for ever
+            raise DataError(f"cannot read {shown}: it is no file.")
+        source = open(file, "rb")  # noqa: SIM115  # closed below
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {shown}: {getattr(error, 'strerror', None) or error}.") from error
+    with source:
+        yield _Reader(source, shown)
+
+
+class _Reader:
+    """An exported file whose header was checked; `batches` checks the rest.
+
+    Args:
+        source: The open file.
+        shown: Its name, for errors.
+
+    Raises:
+        DataError: If it is no file of this format, or not whole.
+    """
+
+    def __init__(self, source: IO[bytes], shown: str) -> None:
+        self.shown = shown
+        with self._damage():
+            # Nothing ahead of its turn: memory is for one row group.
+            self._file = parquet.ParquetFile(source, pre_buffer=False, page_checksum_verification=True)
+            self._metadata = self._file.metadata
+            schema = self._file.schema_arrow
+        note = self._note()
+        if note.get("format") != FORMAT:
+            raise DataError(
+                f"{shown} has format {note.get('format')!r}, and this imret {__version__} reads format "
+                f"{FORMAT}. Import it with the imret that wrote it ({note.get('imret')!r}), or a newer one."
+            )
+        try:
+            dim, points = note["dim"], note["points"]
+            if not (_is_count(dim, below=2**31) and _is_count(points, below=2**63)):
+                raise ValueError("dim and points are no numbers, or far too large")
+            identity = Identity(_text(note["model"]), _text(note["fingerprint"]), dim)
+            self.header = ExportedCollection(
+                _text(note["collection"]), identity, points, _text(note["imret"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._not_ours(f"its note of collection and model is not whole ({error})") from error
+        if not schema.equals(_schema(dim), check_metadata=False):
+            columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
+            raise self._not_ours(f"its columns are {columns[:300]}, not those of {dim} dimensions")
+        if self._metadata.num_rows != points:
+            raise self._not_ours(
+                f"it says that it holds {points:,} points, and holds {self._metadata.num_rows:,}"
+            )
+
+    def _note(self) -> dict[str, Any]:
+        kept = (self._metadata.metadata or {}).get(_KEY)
+        if kept is None:
+            raise DataError(
+                f"{self.shown} is a Parquet file, but no collection that imret exported. "
+                "Make one: imret collections export NAME FILE"
+            )
+        try:
+            note = json.loads(kept)
+        except (ValueError, RecursionError):
+            note = None
+        if not isinstance(note, dict):
+            raise self._not_ours("its note of collection and model cannot be read")
+        return note
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every point, checked, in batches.
+
+        Raises:
+            DataError: If a row is not what a store takes, ids repeat or are out of order, or the file is
+                damaged.
+        """
+        dim, row, last = self.header.identity.dim, 0, ""
+        for group in range(self._metadata.num_row_groups):
+            self._check_memory(group, dim)
+            with self._damage():
+                tables = self._file.read_row_group(group, use_threads=False).to_batches(max_chunksize=BATCH)
+            for table in tables:
+                batch = self._checked(table, dim, row)
+                for i, one in enumerate(batch[0]):
+                    if one <= last:
+                        wrong = "repeats" if one == last else "is out of order"
+                        raise self._not_ours(f"in row {row + i + 1:,} the id {one} {wrong}")
+                    last = one
+                row += len(batch[0])
+                yield batch
+        if row != self.header.points:
+            raise self._not_ours(f"it says that it holds {self.header.points:,} points, and holds {row:,}")
+
+    def _check_memory(self, group: int, dim: int) -> None:
+        """Refuse a row group that asks for more memory than any of ours.
+
+        Also encodings by which a few bytes stand for gigabytes of text; an export is in none of them.
+        """
+        with self._damage():
+            about = self._metadata.row_group(group)
+            size = max(about.total_byte_size, 4 * dim * about.num_rows)
+            used = {one for i in range(about.num_columns) for one in about.column(i).encodings}
+        if size > ROW_GROUP_MAX_BYTES:
+            raise self._not_ours(f"it wants {size / 1e9:.1f} GB of memory at a time")
+        if not used <= _ENCODINGS:
+            raise self._not_ours(f"a column is encoded as {', '.join(sorted(used - _ENCODINGS))}")
+
+    def _checked(self, table: Any, dim: int, row: int) -> Batch:
+        n = table.num_rows
+        where = f"rows {row + 1:,} to {row + n:,}"
+        try:
+            columns = [table.column(name) for name in ("id", "vector", "payload")]
+            numbers = columns[1].flatten()
+            if any(column.null_count for column in (*columns, numbers)):
+                raise ValueError("a value is missing")
+            ids = check_ids(columns[0].to_pylist())
+            # An engine must not see NaN, and a kept view would keep the whole row group alive.
+            vectors = check_vectors(numbers.to_numpy(zero_copy_only=True).reshape(-1, dim), (n, dim))
+            payloads = check_payloads([_payload(text) for text in columns[2].to_pylist()], n)
+        except RecursionError as error:
+            raise self._not_ours(f"in {where} a payload is nested too deep") from error
+        except (ValueError, TypeError, pa.ArrowException, MemoryError) as error:
+            raise self._not_ours(f"in {where}: {_one_line(error)}") from error
+        return ids, vectors, payloads
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turn what pyarrow raises on a damaged file into an error that says what to do."""
+        try:
+            yield
+        except (OSError, ValueError, TypeError, pa.ArrowException, MemoryError, OverflowError) as error:
+            raise DataError(
+                f"{self.shown} is no whole Parquet file: {_one_line(error)}.\n"
+                "Was it cut short or changed on its way here? Copy it again, or export again."
+            ) from error
+
+    def _not_ours(self, reason: str) -> DataError:
+        return DataError(f"{self.shown} is not as imret exports it: {reason}. Export the collection again.")
+
+
+def _payload(text: str) -> dict[str, Any]:
+    """Return a payload from its JSON.
+
+    Raises:
+        ValueError: If it is no JSON object, has a key twice, or a number that is none.
+        RecursionError: If it is nested deeper than Python reads.
+    """
+    payload = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    if not isinstance(payload, dict):
+        raise ValueError(f"a payload is an object, not {text[:50]!r}")
+    return payload
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a payload has a key twice")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"a payload holds {name}")
+
+
+def _is_count(value: object, *, below: int) -> bool:
+    return type(value) is int and 0 <= value < below
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__

@@ -1,0 +1,1 @@
+"""Pictures over HTTP: stored files by id, thumbnails, uploads."""

@@ -1,0 +1,504 @@
+"""The pictures that a page shows: from a stored payload to bytes that a browser can be given.
+
+Hides which files may be given out (see `Pictures`), formats that browsers do not show, and the thumbnails
+kept on disk. Only what is a picture by its bytes ever leaves. Knows nothing of HTTP but media types and
+entity tags.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from imret import __version__
+from imret.disk_cache import Kept
+from imret.errors import ImageError
+from imret.images.decode import MAX_PIXELS, Header, load_image, read_header, to_jpeg
+from imret.store.payload import one_line
+from imret.web.images.safe_open import is_below, open_real, place_of
+
+# A size that is asked for is rounded up to one of these, so that a picture has at most so many thumbnails.
+SIZES = (160, 320, 640, 1280, 2048)
+
+_THUMBNAIL_QUALITY, _ORIGINAL_QUALITY = 80, 92
+# A new number where thumbnails are made in another way: those of before are then not found, and grow old.
+_FORMAT = 1
+_ORIGINAL = 0  # in the place of a size
+
+_MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+    "GIF": "image/gif",
+    "BMP": "image/bmp",
+    "AVIF": "image/avif",
+}
+_GONE = "no such file any more; bring the collection up to date: imret ingest"
+_MAX_LABEL = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is to be sent. Whoever gets it closes it, or reads it to its end.
+
+    Attributes:
+        media_type: Such as "image/jpeg".
+        etag: Strong entity tag with its quotes. It stands for the file's identity and the size, not for the
+            bytes alone, and tells nothing of either.
+        size: Bytes.
+        data: The bytes, if they are in memory; else None.
+        file: The open file, at its start, if they are not; else None.
+    """
+
+    media_type: str
+    etag: str
+    size: int
+    data: bytes | None = None
+    file: BinaryIO | None = None
+
+    def chunks(self, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
+        """Yield exactly `size` bytes, then close.
+
+        Raises:
+            OSError: If the file has become shorter since it was opened, or the disk fails: the length is
+                already announced by then, so the answer has to break off.
+        """
+        with self:
+            if self.data is not None:
+                yield self.data
+                return
+            assert self.file is not None
+            left = self.size
+            while left:
+                chunk = self.file.read(min(chunk_bytes, left))
+                if not chunk:
+                    raise OSError("the file became shorter while it was sent")
+                left -= len(chunk)
+                yield chunk
+
+    def read(self) -> bytes:
+        """Return all bytes, and close."""
+        return b"".join(self.chunks())
+
+    def close(self) -> None:
+        """Close the file, if there is one. May be called more than once."""
+        if self.file is not None:
+            self.file.close()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Pictures:
+    """The pictures of collections, given out by the payloads of their points. Thread-safe.
+
+    A payload is data: in a shared Qdrant anybody may have written it. So a file is opened only if it is a
+    regular file whose real place lies below a folder that may be shown:
+
+    - `roots` is None: below the real place of the payload's own `source`, which must be an absolute folder,
+      and not the whole file system. That is for a store that only those write to who may see every picture
+      that this process can read.
+    - `roots` is given: below the real place of one of these folders, whatever `source` says. A forged payload
+      cannot widen that.
+
+    Symlinks are followed as ingest follows them, as long as the file that they lead to lies below such a
+    folder. One that leads out of them all is refused although ingest has read it: whoever may write into a
+    folder of pictures can lay a link to what only this process may read, and that its picture could be found
+    is not yet a decision to show it to everybody who sees the page. Naming the link's target in `roots` is.
+
+    All of that holds for the file that is read, not only for its name: the name is resolved first, then what
+    it resolved to is opened folder by folder without following any link, so that one laid meanwhile is an
+    error. Not covered: hard links cannot be told from files; and whoever may replace a `source` itself by a
+    link chooses what lies below it, unless `roots` are named.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        max_bytes: int = 1_000_000_000,
+        roots: Sequence[str | os.PathLike[str]] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """Remember where thumbnails are kept; nothing is made or read yet.
+
+        Args:
+            folder: For thumbnails alone; made when first needed, for this user only. If that cannot be, or
+                the disk is full, nothing is kept and everything works.
+            max_bytes: Of all kept thumbnails, counted in blocks of 4 KiB as file systems give them out. Those
+                not used for longest go. 0 keeps none.
+            roots: Folders below which pictures may be shown, resolved now; see above.
+            max_pixels: Refuse pictures of more.
+        """
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
+        self._kept = Kept(Path(folder), max_bytes)
+        self._roots = None if roots is None else tuple(os.path.realpath(root) for root in roots)
+        self._max_pixels = max_pixels
+        self._once = _Once()
+
+    def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
+        """Return the entity tag that `thumbnail` (or `original`, without a size) would give.
+
+        Costs a look at the file, not its content, so that "unchanged" is answered without decoding. Changes
+        with the file's place, inode, size and times of change; not where a file is rewritten in place, to as
+        many bytes, within one tick of the file system's clock.
+
+        Raises:
+            ImageError: As for `thumbnail`, as far as that shows without reading.
+        """
+        step = _ORIGINAL if size is None else step_of(size)
+        with self._open(payload) as opened:
+            return _etag(opened.key(step))
+
+    def thumbnail(self, payload: Mapping[str, Any], size: int) -> Served:
+        """Return a JPEG that fits a square, upright, transparency over white, without metadata.
+
+        Kept on disk; asked for by several threads at once, it is decoded once.
+
+        Args:
+            payload: Of a stored point.
+            size: Pixels of the square, at least 1, rounded up to one of `SIZES` (the largest at most). A
+                picture smaller than that keeps its size.
+
+        Raises:
+            ImageError: If the file is gone, may not be shown (see `Pictures`) or cannot be decoded. The
+                message names the path below the source, never an absolute one.
+            ValueError: If the size is not positive.
+        """
+        step = step_of(size)
+        with self._open(payload) as opened:
+            key = opened.key(step)
+            data = self._kept.get(key)
+            if data is None:
+                with _named(opened.label):
+                    data = self._once.do(key, lambda: self._make(opened, step, key))
+        return _in_memory(data, key)
+
+    def original(self, payload: Mapping[str, Any]) -> Served:
+        """Return the picture at its full size, upright, as browsers show it.
+
+        JPEG, PNG, WebP, GIF, BMP and AVIF are the open file itself, animation, metadata and all: it is the
+        user's own picture. Browsers turn a JPEG by its EXIF orientation and an AVIF by its own properties.
+        What they do not show, or not alike, is made into a JPEG of the same size, without metadata but a
+        colour profile: TIFF, HEIC, JPEG in CMYK, and PNG or WebP that EXIF turns. That is made anew each
+        time; the entity tag lets browsers keep it.
+
+        Raises:
+            ImageError: As for `thumbnail`; but of a file that is given as it is, only the header is read.
+
+        Source: CSS Images Module Level 3, image-orientation: the initial value is from-image (in all browsers
+            since April 2020, according to MDN).
+        """
+        with self._open(payload) as opened:
+            key = opened.key(_ORIGINAL)
+            with _named(opened.label):
+                header = read_header(opened.file, max_pixels=self._max_pixels)
+                media_type = _shown_as_it_is(header)
+                if media_type is None:
+                    data = self._once.do(key, lambda: self._convert(opened))
+                    return _in_memory(data, key)
+            opened.file.seek(0)
+            return Served(media_type, _etag(key), opened.info.st_size, file=opened.keep())
+
+    def _make(self, opened: _Opened, step: int, key: str) -> bytes:
+        # Somebody else may have made it between the look and this turn.
+        data = self._kept.get(key)
+        if data is None:
+            image = load_image(opened.file, max_pixels=self._max_pixels, max_side=step)
+            data = to_jpeg(image, max_side=step, quality=_THUMBNAIL_QUALITY)
+            # Written while it was read: what was made may be half of each.
+            if opened.is_unchanged():
+                self._kept.put(key, data)
+        return data
+
+    def _convert(self, opened: _Opened) -> bytes:
+        return to_jpeg(load_image(opened.file, max_pixels=self._max_pixels), quality=_ORIGINAL_QUALITY)
+
+    def _open(self, payload: Mapping[str, Any]) -> _Opened:
+        source, path = place_of(payload)
+        label = _label(path)
+        with _named(label):
+            try:
+                real = self._real_place(source, path)
+                file, info = open_real(real)
+            except FileNotFoundError:
+                if not os.path.isdir(source):
+                    raise ImageError(
+                        "the folder that was ingested is not there; if its drive is mounted, "
+                        "bring the collection up to date: imret ingest"
+                    ) from None
+                raise ImageError(_GONE) from None
+            except NotADirectoryError:
+                raise ImageError(_GONE) from None
+            except PermissionError:
+                raise ImageError("no permission to read it") from None
+            except OSError as error:  # also where something changed between two looks
+                raise ImageError(f"cannot be opened: {error.strerror}") from None
+        return _Opened(label, real, file, info)
+
+    def _real_place(self, source: str, path: str) -> str:
+        """Return the path without symlinks, if a picture there may be shown."""
+        real = os.path.realpath(os.path.join(source, path))
+        if self._roots is not None:
+            if not any(is_below(real, root) for root in self._roots):
+                raise ImageError("it leads out of the folders that may be shown")
+            return real
+        folder = os.path.realpath(source)
+        if folder == os.sep:
+            raise ImageError("the folder that it was ingested from is the whole file system")
+        if not is_below(real, folder):
+            raise ImageError("it leads out of the folder that was ingested")
+        return real
+
+
+class _Opened:
+    """A picture file that may be shown, open; closed at the end of `with` unless it was kept."""
+
+    def __init__(self, label: str, real: str, file: BinaryIO, info: os.stat_result) -> None:
+        self.label, self.real, self.file, self.info = label, real, file, info
+        self._is_kept = False
+
+    def key(self, step: int) -> str:
+        """Return 64 hex digits for this very content at a step of sizes."""
+        parts = (_FORMAT, __version__, step, os.fsencode(self.real), *_identity(self.info))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def is_unchanged(self) -> bool:
+        """Whether nobody wrote to it since it was opened."""
+        return _identity(os.fstat(self.file.fileno())) == _identity(self.info)
+
+    def keep(self) -> BinaryIO:
+        """Hand the open file over."""
+        self._is_kept = True
+        return self.file
+
+    def __enter__(self) -> _Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_kept:
+            self.file.close()
+
+
+# ---- What is sent ------------------------------------------------------------------------------
+
+
+def _identity(info: os.stat_result) -> tuple[int, ...]:
+    # The time of change of the inode too: nobody can set it, as rsync and cp -p do with the other. Not the
+    # device: network and overlay file systems are numbered anew at each mount.
+    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _label(path: str) -> str:
+    label = one_line(path)
+    return label if len(label) <= _MAX_LABEL else "…" + label[-_MAX_LABEL + 1 :]
+
+
+def step_of(size: int) -> int:
+    """Return the step of `SIZES` that a size is rounded up to; the largest for all above.
+
+    Raises:
+        ValueError: If the size is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    return next((step for step in SIZES if step >= size), SIZES[-1])
+
+
+def _shown_as_it_is(header: Header) -> str | None:
+    """Return the media type under which browsers show this file upright; None if they do not."""
+    turned = header.orientation != 1 and header.format not in ("JPEG", "AVIF")
+    return None if turned or header.mode == "CMYK" else _MEDIA_TYPES.get(header.format)
+
+
+def _in_memory(data: bytes, key: str) -> Served:
+    return Served("image/jpeg", _etag(key), len(data), data=data)
+
+
+def _etag(key: str) -> str:
+    return f'"{key[:32]}"'
+
+
+@contextlib.contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Put the name of the picture before the reason of an ImageError."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{label}: {error}") from error
+
+
+class _Once:
+    """What several threads ask for at the same time is made by the first, and the others wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._at_work: dict[str, Future[bytes]] = {}
+
+    def do(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """Return what `make` returns, here or in the thread that came first; raise what it raises."""
+        with self._lock:
+            others = self._at_work.get(key)
+            if others is None:
+                mine: Future[bytes] = Future()
+                self._at_work[key] = mine
+        if others is not None:
+            return others.result()
+        try:
+            data = make()
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            mine.set_result(data)
+            return data
+        finally:
+            with self._lock:
+                del self._at_work[key]
+
+
+# ---- Pictures that were sent -------------------------------------------------------------------
+
+_MAX_NAME = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A picture that was sent.
+
+    Attributes:
+        sha256: Hex digest of its bytes.
+        name: What to call it; never a place. At most 100 characters, none of them control characters.
+        data: The file's bytes.
+    """
+
+    sha256: str
+    name: str
+    data: bytes
+
+
+class Uploads:
+    """Pictures that were sent, in memory, by what they are. Thread-safe.
+
+    Those that were sent or asked for last are kept, as many as `max_bytes` hold, with the thumbnails made of
+    them.
+    """
+
+    def __init__(self, *, max_bytes: int = 128 << 20, max_pixels: int = MAX_PIXELS) -> None:
+        """Begin with none.
+
+        Args:
+            max_bytes: Of all files and thumbnails kept.
+            max_pixels: Refuse pictures of more.
+        """
+        self._max_bytes, self._max_pixels = max_bytes, max_pixels
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Upload] = OrderedDict()  # used longest ago first
+        self._thumbnails: dict[str, dict[int, bytes]] = {}
+        self._n_bytes = 0
+        self._once = _Once()
+
+    def add(self, name: str, data: bytes) -> Upload:
+        """Keep a picture and return it; one that is kept already only gets the new name.
+
+        Args:
+            name: As the sender calls it: only a label.
+            data: The bytes of the file.
+
+        Raises:
+            ImageError: If it is larger than all that is kept, or no picture that can be decoded to its end.
+        """
+        name = _clean_name(name)
+        if len(data) > self._max_bytes:
+            raise ImageError(
+                f"{name}: its {len(data):,} bytes are more than the limit of {self._max_bytes:,} bytes"
+            )
+        upload = Upload(hashlib.sha256(data).hexdigest(), name, data)
+        with self._lock:
+            is_known = upload.sha256 in self._kept
+        if not is_known:
+            with _named(name):
+                load_image(data, max_pixels=self._max_pixels)
+        with self._lock:
+            before = self._kept.get(upload.sha256)
+            if before is not None:
+                upload = Upload(upload.sha256, name, before.data)
+            else:
+                self._n_bytes += len(data)
+            self._kept[upload.sha256] = upload
+            self._kept.move_to_end(upload.sha256)
+            self._make_room()
+        return upload
+
+    def get(self, sha256: str) -> Upload | None:
+        """Return a picture that was sent, None if it is not, or no longer, kept."""
+        with self._lock:
+            upload = self._kept.get(sha256)
+            if upload is not None:
+                self._kept.move_to_end(sha256)
+            return upload
+
+    def thumbnail(self, sha256: str, size: int) -> Served | None:
+        """Return what `Pictures.thumbnail` gives, of a picture that was sent; None if it is not kept.
+
+        Raises:
+            ValueError: If the size is not positive.
+        """
+        step = step_of(size)
+        upload = self.get(sha256)
+        if upload is None:
+            return None
+        with self._lock:
+            data = self._thumbnails.get(sha256, {}).get(step)
+        key = hashlib.sha256(repr((_FORMAT, __version__, step, sha256)).encode()).hexdigest()
+        if data is None:
+            with _named(upload.name):
+                data = self._once.do(key, lambda: self._make(upload, step))
+        return _in_memory(data, key)
+
+    def _make(self, upload: Upload, step: int) -> bytes:
+        image = load_image(upload.data, max_pixels=self._max_pixels, max_side=step)
+        data = to_jpeg(image, max_side=step, quality=_THUMBNAIL_QUALITY)
+        with self._lock:
+            made = self._thumbnails.setdefault(upload.sha256, {})
+            # A thumbnail must not push out the very picture that it was made of.
+            fits = len(upload.data) + sum(map(len, made.values())) + len(data) <= self._max_bytes
+            if upload.sha256 in self._kept and step not in made and fits:
+                made[step] = data
+                self._n_bytes += len(data)
+                self._make_room()
+            elif not made:
+                del self._thumbnails[upload.sha256]
+        return data
+
+    def _make_room(self) -> None:
+        while self._n_bytes > self._max_bytes:
+            sha256, upload = self._kept.popitem(last=False)
+            self._n_bytes -= len(upload.data)
+            self._n_bytes -= sum(len(data) for data in self._thumbnails.pop(sha256, {}).values())
+
+
+def _clean_name(name: str) -> str:
+    """Return the last part of a name, without what a page or terminal would obey or cannot encode."""
+    last = re.split(r"[/\\]", name)[-1]
+    # Format characters (Cf) turn the direction of text; the two joiners are part of Persian and of emoji.
+    kept = "".join(
+        char
+        for char in last
+        if unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or char in "\u200c\u200d"
+    )
+    return kept.strip()[:_MAX_NAME] or "picture"

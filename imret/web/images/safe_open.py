@@ -1,0 +1,83 @@
+"""From a stored place to the open file, trusting neither the one nor the file system between.
+
+A payload is data that somebody else may have written, and folders may change between a look and an open.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from imret.errors import ImageError
+from imret.store.payload import file_of, path_of, printable
+
+_MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
+
+
+def place_of(payload: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the exact source, absolute, and the exact path below it, from a payload like those of ingest.
+
+    Both may hold surrogate escapes. Joined they have no NUL, and the path has no part that leads upwards. The
+    disk is not looked at.
+
+    Raises:
+        ImageError: If ingest would not have written it.
+    """
+    strange = ImageError("the stored place of this picture is not one that imret ingest writes")
+    try:
+        shown_source, shown_path = payload["source"], payload["path"]
+        if not isinstance(shown_source, str) or not isinstance(shown_path, str):
+            raise strange
+        if len(shown_source) + len(shown_path) > 4 * _MAX_PATH_BYTES:  # before any work on it; \xff is four
+            raise strange
+        file, path = file_of(payload), path_of(payload)
+        source = file[: -len(path) - 1] if "file_base64" in payload else shown_source
+        if len(os.fsencode(file)) > _MAX_PATH_BYTES or "\0" in file:
+            raise strange
+        if (printable(source), printable(path)) != (shown_source, shown_path):
+            raise strange
+    except (KeyError, TypeError, ValueError, AttributeError):  # binascii.Error, UnicodeError: ValueErrors
+        raise strange from None
+    # What ingest does not walk cannot come from it: no "..", no "a//b", no "/etc", whose first part is "".
+    if any(part in ("", ".", "..") for part in path.split("/")) or not source.startswith(os.sep):
+        raise strange
+    return source, path
+
+
+def is_below(real: str, folder: str) -> bool:
+    """Whether a real path lies below a folder's real path."""
+    return real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+# For search alone where the system can: a folder may be passed through that may not be listed.
+_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def open_real(real: str) -> tuple[BinaryIO, os.stat_result]:
+    """Open the regular file at an absolute path that holds no symlink; where it holds one, fail.
+
+    Raises:
+        ImageError: If it is no regular file. Pipes and devices are not opened: that alone may do things.
+        OSError: From any step; ELOOP or ENOTDIR at a symlink.
+    """
+    *above, name = real.split(os.sep)[1:]
+    folder = os.open(os.sep, _FOLDER_FLAGS)
+    try:
+        for part in above:
+            below = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise ImageError("not a regular file")
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        handle = os.open(name, flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+    file = os.fdopen(handle, "rb")
+    info = os.fstat(handle)
+    if not stat.S_ISREG(info.st_mode):
+        file.close()
+        raise ImageError("not a regular file")
+    return file, info

@@ -1,0 +1,438 @@
+"""Collections kept open with their encoders, always in their live version.
+
+A watcher looks whether another version has become live. It opens that one and loads its model first, and only
+then do requests move on to it; the old one is closed when its last request has ended. A request that met the
+moment in between is asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.datasets.phrases import read_phrases
+from imret.errors import ImretError, ModelMismatch, StoreError, StoreUnavailable
+from imret.models.resolve import resolve_model
+from imret.retrieval.query_vector import check_same_encoder
+from imret.store import Collection, Filter, Identity, Point, Stats, Store
+from imret.store.sanitize import mended
+from imret.web.metrics import Telemetry, stage
+from imret.web.pool.batching import BatchingEncoder
+
+T = TypeVar("T")
+
+POLL_S = 0.5  # how often the live versions are looked at
+FACETS_S = 2.0  # how long counts of a whole collection are believed
+HANDLE_S = 60.0  # how long what was learnt of a collection (its spread of scores) is believed
+IDLE_S = 900.0  # a collection that nobody asks for is closed, and its model let go
+REOPEN_S = 2.0  # between two attempts to get a store back that was lost
+
+
+class Served:
+    """A version of a collection, open, and its encoder.
+
+    Attributes:
+        name: Of the collection.
+        version: Which of its versions.
+        encoder: The collection's.
+    """
+
+    def __init__(
+        self, name: str, collection: Collection, encoder: BatchingEncoder, telemetry: Telemetry
+    ) -> None:
+        self.name, self.version, self.encoder = name, collection.version, encoder
+        self._collection, self._telemetry = collection, telemetry
+        self._view = _View(collection, telemetry)
+        self.used = time.monotonic()
+        self.users = 1  # the one that keeps it open for the next request
+
+    @property
+    def identity(self) -> Identity:
+        """Which encoder made the collection."""
+        return self._collection.identity
+
+    @property
+    def collection(self) -> Collection:
+        """The collection, to ask; closing it does nothing."""
+        if time.monotonic() - self._view.since > HANDLE_S:
+            self._view = _View(self._collection, self._telemetry)
+        return self._view
+
+    def load(self, *, pictures: bool = False) -> None:
+        """Load the text tower and what every query needs, so that the first query does not wait for it.
+
+        Args:
+            pictures: Load the image tower too.
+        """
+        self.encoder.submit(["a photo."]).result()
+        self.encoder.encode_bank(read_phrases())
+        if pictures:
+            size = self.encoder.preprocess.size
+            self.encoder.encode_pixels(np.zeros((1, *size, 3), dtype=np.uint8))
+
+    def close(self) -> None:
+        """Release the collection."""
+        with contextlib.suppress(StoreError):
+            self._collection.close()
+
+
+class _View:
+    """A collection whose calls are timed, whose points are mended, and whose counts are kept for a moment.
+
+    See `Collection`. Every search asks which categories exist, which on a large collection costs more than
+    the search.
+    """
+
+    def __init__(self, collection: Collection, telemetry: Telemetry) -> None:
+        self.name, self.identity, self.version = collection.name, collection.identity, collection.version
+        self._inner, self._telemetry = collection, telemetry
+        self._facets: dict[str, tuple[float, dict[str, int]]] = {}
+        self.since = time.monotonic()
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
+        with self._timed():
+            found = self._inner.get(ids, vectors=vectors)
+        return {one: mended(point) for one, point in found.items()}
+
+    def scan(
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
+    ) -> Iterator[list[Point]]:
+        batches = self._inner.scan(filter, vectors=vectors, batch_size=batch_size, start=start)
+        while True:
+            with self._timed():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield [mended(point) for point in batch]
+
+    def search(
+        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
+    ) -> list[Point]:
+        with self._timed():
+            found = self._inner.search(vector, limit=limit, filter=filter, exact=exact)
+        return [mended(point) for point in found]
+
+    def count(self, filter: Filter | None = None) -> int:
+        with self._timed():
+            return self._inner.count(filter)
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        if filter:
+            with self._timed():
+                return self._inner.facet(field, filter)
+        counted, values = self._facets.get(field, (0.0, {}))
+        if time.monotonic() - counted > FACETS_S:
+            with self._timed():
+                values = self._inner.facet(field)
+            self._facets[field] = (time.monotonic(), values)
+        return dict(values)
+
+    def stats(self) -> Stats:
+        with self._timed():
+            return self._inner.stats()
+
+    def close(self) -> None:
+        pass
+
+    def upsert(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._inner.upsert(ids, vectors, payloads)
+
+    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
+        self._inner.overwrite_payloads(ids, payloads)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self._inner.delete(ids)
+
+    def flush(self) -> None:
+        self._inner.flush()
+
+    def index_lags(self) -> bool:
+        return self._inner.index_lags()
+
+    def optimize(self) -> None:
+        self._inner.optimize()
+
+    def _timed(self) -> contextlib.AbstractContextManager[None]:
+        return stage(self._telemetry, "store")
+
+
+class Warm:
+    """The collections of a store, ready to answer. Safe to use from many threads.
+
+    Args:
+        open_it: Opens the store; called again if the embedded store's process should die.
+        device: Where the models run, as for `Encoder`.
+        precision: In which precision, as for `Encoder`.
+        keep: A collection that stays open though nobody asks for it, and is opened when it comes to be.
+        models: Model names to use instead of the one that a collection keeps, by collection.
+        arch: Architecture of those that are bare checkpoint files.
+        notify: Called with lines for the person who runs the server.
+        telemetry: Where durations go.
+    """
+
+    def __init__(
+        self,
+        open_it: Callable[[], Store],
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        keep: str | None = None,
+        models: Mapping[str, str] | None = None,
+        arch: str | None = None,
+        notify: Callable[[str], None] = lambda line: None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.telemetry = telemetry or Telemetry()
+        self._open_it, self._notify = open_it, notify
+        self._device, self._precision = device, precision
+        self._keep = keep
+        self._models, self._arch = dict(models or {}), arch
+        self._store = open_it()
+        self._reopened = 0.0
+        self._served: dict[str, Served] = {}
+        self._open_ones: set[Served] = set()
+        self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
+        self._lock = threading.Lock()  # of the dictionaries; held for moments
+        self._opening = threading.RLock()  # one collection or model at a time
+        self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
+        self._said: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="imret-versions", daemon=True)
+        self._watcher.start()
+
+    @property
+    def store(self) -> Store:
+        """The store, for what is asked of it as a whole."""
+        return self._store
+
+    @property
+    def depth(self) -> int:
+        """How many text queries wait to be encoded."""
+        with self._lock:
+            return sum(encoder.depth for encoder in self._encoders.values())
+
+    @contextlib.contextmanager
+    def use(self, name: str) -> Iterator[Served]:
+        """Give the live version of a collection; it stays open until the end of the block.
+
+        Raises:
+            DataError: If there is no such collection.
+            StoreError: If it cannot be opened.
+            ModelError: If its model cannot be found, or is not the one that made it.
+        """
+        served = self._take(name)
+        try:
+            yield served
+        finally:
+            self._leave(served)
+
+    def ask(self, name: str, question: Callable[[Served], T]) -> T:
+        """Return the answer of a collection to a question; asked again if its version changed meanwhile.
+
+        Raises:
+            What `use` and the question raise.
+        """
+        asked: Served | None = None
+        try:
+            with self.use(name) as served:
+                asked = served
+                return question(served)
+        except (StoreError, ModelMismatch) as error:
+            met = error
+        lost = isinstance(met, StoreUnavailable)
+        if lost and self._store.engine == "server":
+            raise met  # its own retries have ended by now
+        if asked is not None:
+            self._refresh(name, asked, lost=lost)
+        elif lost:
+            with self._opening:
+                self._reopen()
+        else:
+            raise met
+        with self.use(name) as served:
+            if served is asked:
+                raise met
+            return question(served)
+
+    def peek(self, name: str) -> Served | None:
+        """Return a collection if it is open already, for a look at its encoder."""
+        with self._lock:
+            return self._served.get(name)
+
+    def close(self) -> None:
+        """Close everything; requests that still run fail."""
+        self._stop.set()
+        self._watcher.join()
+        with self._lock:
+            served, self._served = list(self._served.values()), {}
+        for one in served:
+            self._leave(one)
+        self._store.close()
+
+    # ---- Versions -----------------------------------------------------------------------------------
+
+    def _take(self, name: str) -> Served:
+        with self._lock:
+            if name in self._served:
+                return self._taken(self._served[name])
+        asked = time.monotonic()
+        with self._opening:
+            with self._lock:
+                if name in self._served:
+                    return self._taken(self._served[name])
+            failed = self._failed.get(name)
+            if failed is not None and failed[0] > asked:
+                raise failed[1]  # while we waited for our turn; it would take as long to fail again
+            try:
+                served = self._open(name)
+            except ImretError as error:
+                self._failed[name] = (time.monotonic(), error)
+                raise
+            self._failed.pop(name, None)
+            with self._lock:
+                self._served[name] = served
+                return self._taken(served)
+
+    def _taken(self, served: Served) -> Served:
+        served.users += 1
+        served.used = time.monotonic()
+        return served
+
+    def _leave(self, served: Served) -> None:
+        with self._lock:
+            served.users -= 1
+            if served.users:
+                return
+            self._open_ones.discard(served)
+            in_use = {id(one.encoder) for one in self._open_ones}
+            self._encoders = {k: one for k, one in self._encoders.items() if id(one) in in_use}
+        served.close()
+
+    def _open(self, name: str) -> Served:
+        collection = self._store.open(name)
+        key = (collection.identity.fingerprint, self._models.get(name, collection.identity.model))
+        try:
+            encoder = self._encoder(name, key)
+            check_same_encoder(collection, encoder)
+        except BaseException:
+            collection.close()
+            raise
+        served = Served(name, collection, encoder, self.telemetry)
+        with self._lock:
+            self._open_ones.add(served)
+            self._encoders[key] = encoder  # only now: those that no open collection has are let go
+        return served
+
+    def _encoder(self, name: str, key: tuple[str, str]) -> BatchingEncoder:
+        """Return the encoder of a fingerprint and model name: the one in memory already, or a new one."""
+        with self._lock:
+            known = self._encoders.get(key)
+        if known is not None:
+            return known
+        _, model = key
+        return BatchingEncoder(
+            resolve_model(model, arch=self._arch if name in self._models else None, notify=self._notify),
+            device=self._device,
+            precision=self._precision,
+            telemetry=self.telemetry,
+        )
+
+    def _retire(self, name: str, served: Served) -> None:
+        """Give a collection to no more requests; it is closed when the last of those that have it ends."""
+        with self._lock:
+            if self._served.get(name) is not served:
+                return
+            del self._served[name]
+        self._leave(served)
+
+    def _refresh(self, name: str, seen: Served, *, lost: bool = False) -> None:
+        """Move on to the live version of a collection, if that is not the one seen.
+
+        Args:
+            name: Of the collection.
+            seen: What was open.
+            lost: Whether the embedded store's process is gone: it is then opened anew.
+        """
+        with self._opening:
+            with self._lock:
+                if self._served.get(name) is not seen:
+                    return
+            if lost:
+                # The process that had it open has ended: an ingest that shared it, or the store's own.
+                try:
+                    following = self._open(name)
+                except StoreUnavailable:
+                    self._reopen()
+                    return
+            else:
+                version = self._store.version(name)
+                if version == seen.version:
+                    return
+                if version is None:
+                    self._retire(name, seen)
+                    return
+                following = self._open(name)
+            # Its model is loaded before anybody waits for it, if that of the version before it was.
+            if following.encoder is not seen.encoder and "encoder" in vars(seen.encoder):
+                following.load()
+            with self._lock:
+                self._served[name] = following
+            self._leave(seen)
+            if following.version != seen.version:
+                self._notify(f"{name}: a new version is live, made by {following.identity.model}")
+
+    def _reopen(self) -> None:
+        """Open an embedded store anew whose process has died."""
+        if time.monotonic() - self._reopened < REOPEN_S:
+            return
+        self._reopened = time.monotonic()
+        with self._lock:
+            old = dict(self._served)
+        store = self._open_it()  # if this fails, the old one stays, and the next question tries again
+        for name, served in old.items():
+            self._retire(name, served)
+        self._store, lost = store, self._store
+        with contextlib.suppress(StoreError):
+            lost.close()
+        self._notify(f"store {self._store.address}: opened again")
+
+    def _watch(self) -> None:
+        # A server is asked over the network, and a version that it has dropped is noticed by `ask`.
+        patience = 1 if self._store.engine == "embedded" else 4
+        while not self._stop.wait(patience * POLL_S):
+            with self._lock:
+                served = dict(self._served)
+            for name, one in served.items():
+                try:
+                    if name != self._keep and time.monotonic() - one.used > IDLE_S:
+                        self._retire(name, one)
+                    else:
+                        self._refresh(name, one)
+                    self._said.pop(name, None)
+                except ImretError as error:
+                    # A version that its ingest has not let go of yet, a server that is away for a moment:
+                    # the old version answers, and the next look may go well.
+                    if self._said.get(name) != str(error):
+                        self._said[name] = str(error)
+                        self._notify(f"{name}: still the version before: {error}")
+                except Exception as error:  # the watcher must outlive whatever happens
+                    print(f"imret serve: {type(error).__name__}: {error}", file=sys.stderr)
+            if self._keep is not None and self._keep not in served:
+                # Why it cannot be opened, whoever asks for it is told.
+                with contextlib.suppress(Exception):
+                    if self._store.version(self._keep) is not None:
+                        self._leave(self._take(self._keep))

@@ -1,0 +1,508 @@
+"""The routes of the API: parameters and bodies in, answers of `imret.web.handlers` out, each in its lane."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import ValidationError
+from starlette.background import BackgroundTask
+from starlette.datastructures import FormData
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.responses import Response, StreamingResponse
+
+from imret.errors import DataError, ImretError
+from imret.retrieval.query_vector import wordings
+from imret.web import handlers
+from imret.web.errors import NotFound, without_paths
+from imret.web.images.files import Pictures, Uploads
+from imret.web.images.files import Served as Given
+from imret.web.metrics import stage, timings
+from imret.web.pool.collections import Served, Warm
+from imret.web.pool.executors import Busy, Lane
+from imret.web.schemas import (
+    MAX_CLASSIFIED,
+    MAX_DEPTH,
+    MAX_LABELS,
+    MAX_TEXT,
+    BrowseQuery,
+    CategoriesOut,
+    ClassifyOut,
+    CollectionsOut,
+    Conditions,
+    PictureOut,
+    PicturesOut,
+    Problem,
+    SearchIn,
+    SearchOut,
+    SearchQuery,
+    TermIn,
+    Which,
+)
+
+T = TypeVar("T")
+
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+# A query in JSON or in the field of a form: reading it holds up everybody, so it is small. Its longest terms
+# and conditions are a third of that.
+MAX_JSON_BYTES = 4 << 20
+# Faults of one input that are named; a million of them make a worse answer than the first.
+MAX_EXPLAINED = 10
+MAX_MEMBERS = 100  # of one object; a query has some twenty
+MAX_NAMED = 100  # characters of a field's name, which the client chose
+
+# It logs what is wrong with a form, which its sender is told.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+# Text queries that may wait for the model beside those of one batch.
+MAX_WAITING_TEXTS = 512
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": what}
+    for status, what in (
+        (400, "Wrong input."),
+        (404, "Not there."),
+        (422, "Wrong input, or a picture that cannot be used."),
+        (503, "Too busy, or the store is away; Retry-After says when to ask again."),
+    )
+}
+
+Name = Annotated[str | None, Query(max_length=100, description="Default: the one the server was given.")]
+Id = Annotated[str, Path(max_length=100)]
+Size = Annotated[int, Query(ge=1, le=4096, description="Longest side in pixels; rounded up to a step.")]
+
+
+class Answer(Response):
+    """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+class Api:
+    """The API of one server.
+
+    Args:
+        warm: The collections.
+        default: The collection that is asked where none is named.
+        pictures: Files and thumbnails.
+        uploads: Pictures that were sent.
+    """
+
+    def __init__(self, warm: Warm, *, default: str, pictures: Pictures, uploads: Uploads) -> None:
+        self._warm, self._default = warm, default
+        self._pictures, self._uploads = pictures, uploads
+        # The embedded store answers one request at a time, so more threads would only wait there.
+        self._queries = Lane("queries", threads=4, waiting=256)
+        self._looks = Lane("looks", threads=2, waiting=32, retry_after_s=2)
+        # Not behind pictures that are fetched from slow hosts or compared by the thousand.
+        self._originals = Lane("originals", threads=2, waiting=64)
+        self._thumbnails = Lane("thumbnails", threads=4, waiting=1024)
+        self._lanes = (self._queries, self._looks, self._originals, self._thumbnails)
+        for lane in self._lanes:
+            warm.telemetry.watch_queue(lane.name, lambda lane=lane: lane.depth)  # type: ignore[misc]
+        warm.telemetry.watch_queue("texts", lambda: warm.depth)
+
+    def close(self) -> None:
+        """End the threads."""
+        for lane in self._lanes:
+            lane.close()
+
+    def router(self) -> APIRouter:
+        """Return the routes, to be put below a prefix."""
+        router = APIRouter(responses=_PROBLEMS)
+        add = router.add_api_route
+        add("/search", self.search, response_model=SearchOut, summary="Find pictures by words")
+        add(
+            "/search",
+            self.search_by_pictures,
+            methods=["POST"],
+            response_model=SearchOut,
+            summary="Find pictures by pictures, words, and sums of them",
+            openapi_extra=_SEARCH_BODY,
+        )
+        add(
+            "/similar/{id}", self.similar, response_model=SearchOut, summary="Find pictures like a stored one"
+        )
+        add(
+            "/classify",
+            self.classify,
+            methods=["POST"],
+            response_model=ClassifyOut,
+            summary="Say what pictures show",
+            openapi_extra=_CLASSIFY_BODY,
+        )
+        add("/categories", self.categories, response_model=CategoriesOut, summary="Count by category")
+        add("/collections", self.collections, response_model=CollectionsOut, summary="List collections")
+        add("/images", self.images, response_model=PicturesOut, summary="List pictures, a mix of everything")
+        add("/images/{id}", self.image, response_class=Response, summary="A picture", responses=_IMAGE)
+        add("/images/{id}/payload", self.payload, response_model=PictureOut, summary="What is stored of it")
+        add(
+            "/thumbnails/{id}",
+            self.thumbnail,
+            response_class=Response,
+            summary="A small picture",
+            responses=_IMAGE,
+        )
+        add(
+            "/uploads/{sha256}",
+            self.upload,
+            response_class=Response,
+            summary="A picture that was sent, small",
+            responses=_IMAGE,
+        )
+        return router
+
+    # ---- Search -------------------------------------------------------------------------------------
+
+    async def search(self, query: Annotated[SearchQuery, Query()]) -> Response:
+        """Terms are as on the command line, but for picture files, which are posted."""
+        terms = handlers.typed_terms(query.q, query.not_)
+        return await self._search(SearchIn.model_construct(terms=terms, **_conditions(query)))
+
+    async def search_by_pictures(self, request: Request) -> Response:
+        """Send JSON, or a form with that JSON as `query` and files as `picture`."""
+        form = _Form({}, [])
+        if _media_type(request) in _FORMS:
+            form = await _form(request)
+            queries = form.texts.get("query", [])
+            if len(queries) > 1:
+                raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
+            asked = _validated(_json(queries[0]) if queries else {})
+        else:
+            asked = _validated(_json(await _small_body(request)))
+        sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
+        asked.terms = handlers.known_terms(asked.terms, sent)
+        return await self._search(asked)
+
+    async def similar(self, id: Id, query: Annotated[Conditions, Query()]) -> Response:
+        """The picture is left out of its own hits, unless it is asked for; no model is needed."""
+        terms = [TermIn.model_construct(kind="id", value=id, weight=1.0)]
+        return await self._search(SearchIn.model_construct(terms=terms, **_conditions(query)))
+
+    async def _search(self, asked: SearchIn) -> Response:
+        if asked.offset + asked.limit > MAX_DEPTH:
+            raise DataError(
+                f"offset and limit together are at most {MAX_DEPTH:,}, not {asked.offset + asked.limit:,}. "
+                "Narrow the search instead: with categories, conditions, or other words."
+            )
+        if asked.group_by is not None and asked.limit * asked.per_group > MAX_DEPTH:
+            raise DataError(
+                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {asked.limit * asked.per_group:,}."
+            )
+        started = time.perf_counter()
+        with timings() as stages:
+            await self._encode_ahead(asked)
+            lane = self._looks if handlers.is_slow(asked) else self._queries
+            found = await self._ask(
+                lane, asked.collection, lambda served: handlers.search(served, asked, self._uploads)
+            )
+            found["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
+        found["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
+        return Answer(found)
+
+    async def _encode_ahead(self, asked: SearchIn) -> None:
+        """Wait here for the words of a query, rather than in a thread that another query could use."""
+        words = [term.value for term in asked.terms if term.kind == "text"]
+        served = self._warm.peek(asked.collection or self._default) if words else None
+        if served is None:
+            return
+        if self._warm.depth > MAX_WAITING_TEXTS:
+            raise Busy("texts", 1)
+        vectors = [served.encoder.submit(wordings(one, template=asked.template)) for one in words]
+        if not all(vector.done() for vector in vectors):
+            with stage(self._warm.telemetry, "encode"):
+                # Shielded: others may wait for the same words.
+                await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(vector)) for vector in vectors))
+
+    async def _ask(self, lane: Lane, name: str | None, question: Callable[[Served], T]) -> T:
+        collection = name or self._default
+
+        def ask() -> T:
+            if self._warm.peek(collection) is None and self._warm.store.live(collection) is None:
+                self._refuse(collection)
+            return self._warm.ask(collection, question)
+
+        return await lane.run(ask)
+
+    def _refuse(self, collection: str) -> None:
+        """Say that there is no such collection, as the store says it.
+
+        Raises:
+            NotFound: Always, unless it was made this moment.
+        """
+        try:
+            self._warm.store.open(collection).close()
+        except DataError as error:
+            raise NotFound(str(error)) from error
+
+    # ---- What a picture shows -----------------------------------------------------------------------
+
+    async def classify(self, request: Request) -> Response:
+        """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`."""
+        form = await _form(request)
+        ids, labels = form.texts.get("id", []), form.texts.get("label", [])
+        n_pictures = len(ids) + len(form.pictures)
+        if n_pictures > MAX_CLASSIFIED or len(labels) > MAX_LABELS:
+            raise DataError(
+                f"at most {MAX_CLASSIFIED} pictures and {MAX_LABELS:,} labels at a time, not {n_pictures} "
+                f"and {len(labels):,}."
+            )
+        if any(len(label) > MAX_TEXT for label in labels):
+            raise DataError(f"a label has at most {MAX_TEXT:,} characters.")
+        top_k = _number(form, "top_k", 3)
+        collection = next(iter(form.texts.get("collection", [])), None)
+        sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
+        found = await self._ask(
+            self._looks,
+            collection,
+            lambda served: handlers.classify(
+                served, self._pictures, sent=sent, ids=ids, labels=labels, top_k=top_k
+            ),
+        )
+        return Answer(found)
+
+    # ---- What there is ------------------------------------------------------------------------------
+
+    async def categories(self, query: Annotated[Which, Query()]) -> Response:
+        """Most pictures first."""
+        return Answer(
+            await self._ask(
+                self._queries, query.collection, lambda served: handlers.categories(served, query)
+            )
+        )
+
+    async def collections(self) -> Response:
+        """Those that cannot be opened now are listed with the reason."""
+
+        def listed() -> list[dict[str, Any]]:
+            found = []
+            for name in self._warm.store.collections():
+                live = self._warm.store.live(name)
+                entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
+                try:
+                    with closing(self._warm.store.open(name)) as opened:
+                        stats = opened.stats()
+                    entry |= {"images": stats.points, "status": stats.status}
+                except ImretError as error:
+                    entry["status"] = without_paths(str(error))
+                found.append(entry)
+            return found
+
+        return Answer({"default": self._default, "collections": await self._queries.run(listed)})
+
+    async def images(self, query: Annotated[BrowseQuery, Query()]) -> Response:
+        """In order of id, which is a hash of the place: the same order each time."""
+        return Answer(
+            await self._ask(self._queries, query.collection, lambda served: handlers.browse(served, query))
+        )
+
+    async def payload(self, id: Id, collection: Name = None) -> Response:
+        """For a picture whose id came from elsewhere."""
+        return Answer(await self._ask(self._queries, collection, lambda served: handlers.picture(served, id)))
+
+    # ---- Pictures -----------------------------------------------------------------------------------
+
+    async def image(self, request: Request, id: Id, collection: Name = None) -> Response:
+        """Upright, at full size, in a format that browsers show."""
+        return await self._give(request, id, collection, None)
+
+    async def thumbnail(
+        self, request: Request, id: Id, size: Size = 320, collection: Name = None
+    ) -> Response:
+        """Upright, a JPEG that fits a square; never enlarged."""
+        return await self._give(request, id, collection, size)
+
+    async def upload(self, request: Request, sha256: Id, size: Size = 320) -> Response:
+        """As long as the server keeps it."""
+        given = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
+        if given is None:
+            raise NotFound("this picture is not kept any more. Send it again.")
+        return _sent(request, given)
+
+    async def _give(self, request: Request, id: str, collection: str | None, size: int | None) -> Response:
+        def give(served: Served) -> Given | str:
+            payload = handlers.stored(served, id).payload
+            etag = self._pictures.etag(payload, size)
+            if etag in request.headers.get("if-none-match", ""):
+                return etag
+            if size is None:
+                return self._pictures.original(payload)
+            with stage(self._warm.telemetry, "thumbnail"):
+                return self._pictures.thumbnail(payload, size)
+
+        given = await self._ask(self._originals if size is None else self._thumbnails, collection, give)
+        if isinstance(given, str):
+            return Response(status_code=304, headers={"ETag": given, **_KEEP})
+        return _sent(request, given)
+
+
+# A page asks for thumbnails by an address that has the content's hash in it; others look again.
+_KEEP = {"Cache-Control": "private, max-age=0, must-revalidate"}
+_KEEP_LONG = {"Cache-Control": "private, max-age=604800"}
+
+
+def _sent(request: Request, given: Given) -> Response:
+    headers = {"ETag": given.etag, "Content-Length": str(given.size)}
+    headers |= _KEEP_LONG if "v" in request.query_params else _KEEP
+    if given.data is not None:
+        return Response(given.data, media_type=given.media_type, headers=headers)
+    return StreamingResponse(
+        given.chunks(), media_type=given.media_type, headers=headers, background=BackgroundTask(given.close)
+    )
+
+
+# ---- Bodies -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form that was posted: texts by field, and files with their names."""
+
+    texts: Mapping[str, list[str]]
+    pictures: list[tuple[str, bytes]]
+
+
+async def _form(request: Request) -> _Form:
+    if _media_type(request) not in _FORMS:
+        raise DataError("send a form: Content-Type multipart/form-data.")
+    texts: dict[str, list[str]] = {}
+    pictures = []
+    try:
+        form = await _parsed(request)
+    except MultiPartException as error:
+        raise DataError(f"the form cannot be read: {error.message}") from error
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            texts.setdefault(name, []).append(value)
+        elif name == "picture":
+            pictures.append((value.filename or "", await value.read()))
+    await form.close()
+    return _Form(texts, pictures)
+
+
+async def _parsed(request: Request) -> FormData:
+    fields = MAX_LABELS + MAX_CLASSIFIED + 8
+    if _media_type(request) == _FORMS[1]:
+        return await FormParser(request.headers, request.stream(), max_fields=fields).parse()
+    return await _InMemory(
+        request.headers, request.stream(), max_files=MAX_CLASSIFIED, max_fields=fields
+    ).parse()
+
+
+class _InMemory(MultiPartParser):
+    """What is sent is bounded and not for the disk, which may be full."""
+
+    spool_max_size = sys.maxsize
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise DataError(f"the query is too large: at most {MAX_JSON_BYTES:,} bytes of JSON.")
+    return bytes(body)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _number(form: _Form, name: str, default: int) -> int:
+    texts = form.texts.get(name)
+    if not texts:
+        return default
+    if not (texts[0].isascii() and texts[0].isdecimal() and 1 <= int(texts[0][:9]) <= MAX_LABELS):
+        raise DataError(f"{name} is a number from 1 to {MAX_LABELS}, not {texts[0][:100]!r}.")
+    return int(texts[0])
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the query is no JSON: {str(error)[:200]}") from error
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members) > MAX_MEMBERS:
+        raise DataError(f"the query has an object of {len(members):,} members: at most {MAX_MEMBERS}.")
+    return dict(members)
+
+
+def _conditions(query: Conditions) -> dict[str, Any]:
+    return {name: getattr(query, name) for name in Conditions.model_fields}
+
+
+def _validated(content: Any) -> SearchIn:
+    try:
+        return SearchIn.model_validate(content)
+    except ValidationError as error:
+        raise DataError(explained(error.errors(include_url=False, include_input=False))) from error
+
+
+def explained(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is wrong with an input, in one sentence a field."""
+    said = [
+        f"{'.'.join(str(part)[:MAX_NAMED] for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
+        for one in errors[:MAX_EXPLAINED]
+    ]
+    if len(errors) > MAX_EXPLAINED:
+        said.append(f"(And {len(errors) - MAX_EXPLAINED:,} more.)")
+    return " ".join(said)
+
+
+_IMAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "Unchanged (If-None-Match)."},
+}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_SEARCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": SearchIn.model_json_schema(ref_template="#/components/schemas/{model}")
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "query": {"type": "string", "description": "The JSON body, as text."},
+                        "picture": _FILES,
+                    },
+                }
+            },
+        },
+    }
+}
+_CLASSIFY_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "picture": _FILES,
+                        "id": {"type": "array", "items": {"type": "string", "format": "uuid"}},
+                        "label": {"type": "array", "items": {"type": "string"}},
+                        "top_k": {"type": "integer", "minimum": 1, "default": 3},
+                        "collection": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}

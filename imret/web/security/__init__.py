@@ -1,0 +1,1 @@
+"""What a request must pass before the application sees it: Host, Origin, token, size."""

@@ -1,0 +1,326 @@
+"""Picture files to pixels and what is noted of them, in the calling thread or in processes.
+
+Python runs one thread at a time, and of the time that a photo takes about half a millisecond is Python's own:
+threads alone decode some 1,000 photos a second, however many cores there are, while nothing else runs. A GPU
+takes more, so in a long ingest each thread hands its pictures to a process of its own. They are forks of one
+that has loaded what decoding needs and nothing else: no thread of another library is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import ImageError
+from imret.images.decode import lift_pillow_limit
+from imret.images.resize import load_pixels, prepare
+from imret.models.resolve import Preprocess
+from imret.store.payload import sha256_of
+
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; from ingest.decode_workers import serve; "
+    "serve([int(one) for one in sys.argv[1].split(',')])"
+)
+_HEADER_BYTES = 8
+_AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture as a model takes it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 of the model's size.
+        width: Of the whole picture, upright, in pixels.
+        height: Likewise.
+        sha256: 64 hex digits over the file's bytes.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    sha256: str
+
+
+def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
+    """Read, decode, resize and hash one picture.
+
+    Args:
+        file: Its path.
+        preprocess: Of the model.
+        max_pixels: As for `imret.images.decode.load_image`.
+
+    Returns:
+        The picture, or the reason why there is none.
+    """
+    try:
+        with open(file, "rb") as opened:
+            # Decoded before it is hashed, through one handle: what is no picture is refused unread, and no
+            # file is ever in memory whole.
+            pixels, (width, height) = load_pixels(opened, preprocess, max_pixels=max_pixels)
+            opened.seek(0)
+            return Pixels(pixels, width, height, sha256_of(opened))
+    except ImageError as error:
+        return str(error)
+    except FileNotFoundError:
+        return "gone while the folder was read"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except MemoryError:
+        return "not enough memory to decode it"
+
+
+class Decoders:
+    """Decodes for many threads at a time: in them, and once spread, in a process for each.
+
+    Args:
+        preprocess: Of the model.
+        max_pixels: As for the function `decode`.
+
+    Attributes:
+        at_once: How many pictures to ask for in one call.
+    """
+
+    def __init__(self, preprocess: Preprocess, *, max_pixels: int) -> None:
+        self.at_once = 1
+        self._preprocess, self._max_pixels = preprocess, max_pixels
+        self._lock = threading.Lock()
+        self._starting: list[_Line] = []
+        self._idle: list[_Line] = []
+        self._families: list[_Family] = []
+        self._given_up = False
+
+    def spread(self, processes: int) -> None:
+        """Begin to start processes. Until they are ready, and where they cannot start, threads decode."""
+        if processes > 0:
+            with suppress(OSError):
+                lines = self._started(processes)
+                with self._lock:
+                    self._starting += lines
+                self.at_once = _AT_ONCE
+
+    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+        """Return what the function `decode` does of each.
+
+        A picture that brings down a process is tried once more in another. If it brings down that, too, it
+        is left out, and the others go on.
+        """
+        line = self._taken() if files else None
+        if line is not None:
+            try:
+                return self._through(line, files)
+            except (_NeverBegunError, OSError):
+                self._given_up = True
+        return [decode(file, self._preprocess, self._max_pixels) for file in files]
+
+    def _through(self, line: _Line, files: Sequence[str]) -> list[Pixels | str]:
+        """Have a process decode, or another, but no thread of this one: it may be the pictures."""
+        for _ in range(2):
+            try:
+                made = line.decode(files)
+            except _GoneError:
+                line.close()
+                line = self._started(1)[0]
+            else:
+                with self._lock:
+                    self._idle.append(line)
+                return made
+        with self._lock:
+            self._starting.append(line)
+        if len(files) == 1:
+            return ["it brought down the process that decodes it, twice"]
+        return [self._through(self._taken() or self._started(1)[0], [file])[0] for file in files]
+
+    def close(self) -> None:
+        """End the processes; none of them may be decoding."""
+        for family in self._families:
+            family.end()
+
+    def _started(self, processes: int) -> list[_Line]:
+        family = _Family(processes, self._preprocess, self._max_pixels)
+        with self._lock:
+            self._families.append(family)
+        return family.lines
+
+    def _taken(self) -> _Line | None:
+        with self._lock:
+            if self._given_up:
+                return None
+            if not self._idle and self._starting:
+                begun = [line for line in self._starting if line.has_begun()]
+                self._idle += begun
+                self._starting = [line for line in self._starting if line not in begun]
+            return self._idle.pop() if self._idle else None
+
+
+class _GoneError(Exception):
+    """The process at the other end is gone."""
+
+
+class _NeverBegunError(Exception):
+    """It has ended before it could decode anything."""
+
+
+class _Family:
+    """A process that loads what decoding needs, and the forks of it that decode.
+
+    Attributes:
+        lines: One to each fork.
+    """
+
+    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
+        self.lines: list[_Line] = []
+        theirs: list[socket.socket] = []
+        try:
+            for _ in range(n):
+                one, other = socket.socketpair()
+                self.lines.append(_Line(one, preprocess, max_pixels))
+                theirs.append(other)
+            descriptors = [line.fileno() for line in theirs]
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, ",".join(map(str, descriptors)), *sys.path],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                # Its own session: Ctrl-C is for the program, which then hangs up.
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        except OSError:
+            for line in self.lines:
+                line.close()
+            raise
+        finally:
+            for end in theirs:
+                end.close()
+
+    def end(self) -> None:
+        """Hang up and end all of them; what they read, they do not change."""
+        for line in self.lines:
+            line.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class _Line:
+    """The line to one process that decodes: one request at a time.
+
+    A request is a list of paths. The answer has, for each, the reason why there are no pixels, or what else
+    `Pixels` has; the pixels of all come after it as they are.
+    """
+
+    def __init__(self, line: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
+        self._line = line
+        self._size = (*preprocess.size, 3)
+        self._listens = False
+        _send(line, (preprocess, max_pixels))  # it lies there until it is read
+
+    def has_begun(self) -> bool:
+        """Whether the process listens, or is gone."""
+        # Not by `select`, which takes no descriptor above 1,023.
+        try:
+            self._line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+        """Have pictures decoded; waits.
+
+        Raises:
+            _GoneError: If the process is gone.
+            _NeverBegunError: If it was before it listened.
+        """
+        try:
+            if not self._listens:
+                self._listens = _receive(self._line) is None
+        except (OSError, EOFError) as error:
+            raise _NeverBegunError from error
+        try:
+            _send(self._line, list(files))
+            answers: list[str | tuple[int, int, str]] = _receive(self._line)
+            n = sum(not isinstance(answer, str) for answer in answers)
+            pixels = np.empty((n, *self._size), dtype=np.uint8)
+            _fill(self._line, pixels.reshape(-1).data)
+        except (OSError, EOFError) as error:
+            raise _GoneError from error
+        rows = iter(pixels)
+        return [answer if isinstance(answer, str) else Pixels(next(rows), *answer) for answer in answers]
+
+    def close(self) -> None:
+        """Hang up; the process ends."""
+        self._line.close()
+
+
+def serve(descriptors: list[int]) -> None:
+    """Load what decoding needs, decode in a fork for each socket, and wait until all have ended."""
+    prepare()
+    lines = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for line in lines:
+        if os.fork() == 0:
+            for other in lines:
+                if other is not line:
+                    other.close()
+            _decode_for(line)
+            return
+    for line in lines:
+        line.close()  # so that whoever is at the other end of a fork's sees its end
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _decode_for(line: socket.socket) -> None:
+    with suppress(EOFError, OSError):
+        preprocess, max_pixels = _receive(line)
+        lift_pillow_limit(max_pixels)
+        _send(line, None)
+        while True:
+            made = [decode(file, preprocess, max_pixels) for file in _receive(line)]
+            pictures = [one for one in made if isinstance(one, Pixels)]
+            _send(
+                line, [one if isinstance(one, str) else (one.width, one.height, one.sha256) for one in made]
+            )
+            for picture in pictures:
+                line.sendall(np.ascontiguousarray(picture.pixels).data)
+
+
+def _send(line: socket.socket, message: object) -> None:
+    body = pickle.dumps(message, protocol=5)
+    line.sendall(len(body).to_bytes(_HEADER_BYTES, "little") + body)
+
+
+def _receive(line: socket.socket) -> Any:
+    """Return the next message; it is from a process of this program, so unpickling it is safe.
+
+    Raises:
+        EOFError: If there is none any more.
+    """
+    header = bytearray(_HEADER_BYTES)
+    _fill(line, memoryview(header))
+    body = bytearray(int.from_bytes(header, "little"))
+    _fill(line, memoryview(body))
+    return pickle.loads(body)
+
+
+def _fill(line: socket.socket, left: memoryview) -> None:
+    while left:
+        # All that is asked for in one call: each would wait for its turn in Python.
+        n = line.recv_into(left, 0, socket.MSG_WAITALL)
+        if n == 0:
+            raise EOFError
+        left = left[n:]

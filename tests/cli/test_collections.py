@@ -1,0 +1,224 @@
+"""`imret collections`: what it prints, what it asks, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from imret.cli.main import cli
+from imret.store import Identity
+from imret.store.embedded.store import EdgeStore
+from imret.store.parquet import export_collection
+from tests import ROOT
+
+DIM = 16
+MODEL = Identity("models/nature tuned", "a1" * 32, DIM)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where that can be, with a store of 3 and of 1,200 images in it."""
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="imret-test-", dir=where) as name:
+        with EdgeStore(Path(name) / "db") as store:
+            fill(store, "few", 3)
+            fill(store, "many", 1_200)
+        yield Path(name)
+
+
+def fill(store: EdgeStore, name: str, n: int) -> None:
+    vectors = np.random.default_rng(0).standard_normal((n, DIM)).astype(np.float32)
+    payloads = [{"category": f"c{i % 2}", "source": f"/photos {i % 2}", "path": f"{i}.jpg"} for i in range(n)]
+    with closing(store.open_version(name, MODEL)) as opened:
+        opened.upsert([str(uuid.UUID(int=i + 1)) for i in range(n)], vectors, payloads)
+    store.switch(name, MODEL)
+
+
+def names_in(folder: Path) -> list[str]:
+    with EdgeStore(folder / "db") as store:
+        return store.collections()
+
+
+def imret(folder: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
+    """Run `imret collections ...` as a program, with the store and its folder as the working folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "imret", "collections", *arguments],
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "IMRET_DB": "db", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_it_lists_when_nothing_else_is_said(folder: Path) -> None:
+    done = imret(folder)
+    assert done.returncode == 0, done.stderr
+    header, few, many = done.stdout.splitlines()
+    assert header.split() == ["name", "images", "size", "model"]
+    assert few.split()[:2] == ["few", "3"]
+    assert many.split()[:2] == ["many", "1,200"]
+    assert few.endswith(" MB  models/nature tuned")
+    assert len({line.index("model") for line in (header, few, many)}) == 1
+    assert done.stderr == ""
+    (one, other) = map(json.loads, imret(folder, "--format", "json").stdout.splitlines())
+    assert one["name"] == "few"
+    assert (other["images"], other["model"]) == (1_200, MODEL.model)
+    assert other["disk_bytes"] > 0
+
+
+def test_a_collection_that_somebody_holds_is_listed_without_its_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EdgeStore.__init__.__kwdefaults__, "lock_timeout_s", 0.0)
+    with EdgeStore(folder / "db") as store, closing(store.open("many")):
+        done = CliRunner().invoke(cli, ["collections", "--db", str(folder / "db")])
+    assert done.exit_code == 0
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["few", "3"], ["many", "-"]]
+    assert "many: its images cannot be counted now; the collection 'many' in" in done.stderr
+
+
+def test_show_tells_categories_and_folders(folder: Path) -> None:
+    done = imret(folder, "show", "many")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[3][:2] == ["images", "1,200,"]
+    assert ["categories", "c0", "600"] in lines
+    assert ["folders", "/photos", "0", "600"] in lines
+    found = json.loads(imret(folder, "show", "many", "--format", "json").stdout)
+    assert found["sources"] == {"/photos 0": 600, "/photos 1": 600}
+    assert found["index"]["status"] == "exact scan"
+    assert "no collection 'lots'" in imret(folder, "show", "lots").stderr
+
+
+def test_rename_says_how_to_search(folder: Path) -> None:
+    done = imret(folder, "rename", "few", "some")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "renamed few to some; search it: imret search TEXT --collection some --db db" in done.stderr
+    assert names_in(folder) == ["many", "some"]
+    done = imret(folder, "rename", "some", "many")
+    assert done.returncode == 1
+    assert "cannot rename 'some' to 'many'" in done.stderr
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("y\n", []), ("n\n", ["few", "many"]), ("\n", ["few", "many"])])
+def test_delete_asks_with_the_number_of_images(folder: Path, answer: str, kept: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    done = imret(folder, "delete", "many", "few", "many", stdin=theirs)
+    os.close(ours)
+    os.close(theirs)
+    assert "Delete many (1,200 images), few (3 images) from db? [y/N]" in done.stderr
+    assert names_in(folder) == kept
+    if kept:
+        assert done.returncode == 1
+        assert "nothing was deleted" in done.stderr
+    else:
+        assert done.returncode == 0
+        again = "imret ingest '/photos 0' '/photos 1' --collection few --model 'models/nature tuned' --db db"
+        assert f"to make it again: {again}" in done.stderr
+
+
+def test_delete_without_a_terminal_needs_yes(folder: Path) -> None:
+    done = imret(folder, "delete", "few")
+    assert done.returncode == 1
+    assert "Delete few (3 images) from db? There is no terminal to ask at. Say so with --yes." in done.stderr
+    done = imret(folder, "delete", "few", "nonesuch", "--yes")  # all or none
+    assert done.returncode == 1
+    assert "no collection 'nonesuch'" in done.stderr
+    assert names_in(folder) == ["few", "many"]
+    assert imret(folder, "delete", "few", "--yes").returncode == 0
+    assert names_in(folder) == ["many"]
+
+
+def test_delete_takes_also_what_is_not_complete(folder: Path) -> None:
+    with EdgeStore(folder / "db") as store:
+        store.open_version("half", MODEL).close()
+    done = imret(folder, "delete", "half", "--yes")
+    assert "deleted half (not complete)" in done.stderr
+    assert not (folder / "db" / "half").exists()
+
+
+def test_export_and_import_through_a_file(folder: Path) -> None:
+    done = imret(folder, "export", "many", "many.parquet")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "exported 1,200 images of many to many.parquet in " in done.stderr
+    assert "%|" not in done.stderr  # no progress bar where there is no terminal
+    done = imret(folder, "export", "many", "many.parquet")
+    assert done.returncode == 1
+    assert "'many.parquet' exists already. Name another file, or replace it with --overwrite." in done.stderr
+    assert imret(folder, "export", "few", "many.parquet", "--overwrite").returncode == 0
+
+    done = imret(folder, "import", "many.parquet")  # it is called few inside
+    assert done.returncode == 1
+    assert "collection 'few' exists already" in done.stderr
+    done = imret(folder, "import", "many.parquet", "--collection", "copy")
+    assert done.returncode == 0
+    assert "imported 3 images into copy at db in " in done.stderr
+    assert "its model is models/nature tuned" in done.stderr
+    assert imret(folder, "import", "many.parquet", "--collection", "many", "--merge").returncode == 0
+    assert imret(folder, "import", "many.parquet", "--replace").returncode == 0
+    with EdgeStore(folder / "db") as store:
+        counts = {}
+        for name in store.collections():
+            with closing(store.open(name)) as opened:
+                counts[name] = opened.count()
+    assert counts == {"copy": 3, "few": 3, "many": 1_200}
+
+
+def test_a_bad_file_makes_no_store(folder: Path) -> None:
+    (folder / "noise.parquet").write_bytes(b"noise")
+    done = imret(folder, "import", "noise.parquet", "--db", "new")
+    assert done.returncode == 1
+    assert "'noise.parquet' is no whole Parquet file" in done.stderr
+    assert not (folder / "new").exists()
+
+
+def test_an_import_makes_a_store_where_there_is_none(folder: Path) -> None:
+    with EdgeStore(folder / "db") as store:
+        export_collection(store, "few", folder / "few.parquet")
+    assert imret(folder, "import", "few.parquet", "--db", "new").returncode == 0
+    with EdgeStore(folder / "new", create=False) as store:
+        assert store.collections() == ["few"]
+
+
+def test_optimize_tells_the_state_before_and_after(folder: Path) -> None:
+    done = imret(folder, "optimize", "many")
+    assert done.returncode == 0
+    assert "many: exact scan, 0 of 1,200 vectors in the index" in done.stderr
+    assert " s\n" in done.stderr
+    assert "compared one by one" in done.stderr
+
+
+def test_wrong_usage_is_told_apart() -> None:
+    run = CliRunner().invoke
+    for arguments, message in (
+        (["nonesuch"], "No such command 'nonesuch'"),
+        (["import", "a", "--replace", "--merge"], "exclude each other"),
+        (["delete"], "Missing argument 'NAME...'"),
+        (["export", "photos"], "Missing argument 'FILE'"),
+    ):
+        done = run(cli, ["collections", *arguments])
+        assert done.exit_code == 2
+        assert message in done.output
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    commands = ["list", "show", "rename", "delete", "export", "import", "optimize"]
+    help_text = CliRunner().invoke(cli, ["collections", "--help"]).output
+    assert [line.split()[0] for line in help_text.split("Commands:\n")[1].splitlines()[:7]] == commands
+    for name in commands:
+        assert (
+            "Example:  imret collections" in CliRunner().invoke(cli, ["collections", name, "--help"]).output
+        )

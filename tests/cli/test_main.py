@@ -1,0 +1,132 @@
+"""The command line: help, formats, exit codes, and errors as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from imret.cli.main import cli
+from tests.fakes.pictures import draw_picture
+
+
+def _imret(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "imret", *arguments],
+        capture_output=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["search", "--help"], ["similar", "--help"], ["ingest", "--help"], ["finetune", "--help"]],
+)
+def test_help_loads_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom imret.cli.main import cli\n"
+        f"try:\n    cli.main({arguments!r}, prog_name='imret')\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'open_clip', 'qdrant_client', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage: imret" in done.stdout
+
+
+def test_every_command_has_help_that_ends_with_an_example() -> None:
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help
+        assert command.epilog is not None
+        assert command.epilog.startswith(f"Example:  imret {name}")
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.name} has no help"
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    done = _imret("search", "mushroom", "--limit", "0")
+    assert done.returncode == 2
+    assert b"Usage: imret search" in done.stderr
+
+
+def test_an_error_is_a_sentence_on_stderr_with_exit_code_1_and_a_traceback_only_on_request(
+    tmp_path: Path,
+) -> None:
+    missing = str(tmp_path / "nothing")
+    done = _imret("search", "mushroom", "--db", missing)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"Error: ")
+    assert missing.encode() in done.stderr
+    assert b"imret ingest" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"Traceback" in _imret("--debug", "search", "mushroom", "--db", missing).stderr
+
+
+def test_an_unreachable_server_is_named_and_nothing_hangs() -> None:
+    done = _imret("search", "mushroom", "--db", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert b"http://127.0.0.1:9" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_chain_from_a_folder_to_hits(tmp_path: Path, random_model: Path) -> None:
+    for seed in range(6):
+        draw_picture(tmp_path / "photos" / ("fungi", "aves")[seed % 2] / f"{seed}.png", seed=seed)
+    (tmp_path / "photos" / "fungi" / "bad.jpg").write_bytes(b"no picture")
+    db = str(tmp_path / "db")
+    report = tmp_path / "report.json"
+
+    done = _imret(
+        "ingest",
+        str(tmp_path / "photos"),
+        "--model",
+        str(random_model),
+        "--db",
+        db,
+        "--report",
+        str(report),
+        "--strict",
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == b""
+    assert b"6 added, 1 skipped" in done.stderr
+    assert b"bad.jpg: not a picture" in done.stderr
+    assert json.loads(report.read_text())["added"] == 6
+
+    done = _imret("search", "mushroom", "--category", "fungi", "--format", "json", env={"IMRET_DB": db})
+    assert done.returncode == 0, done.stderr
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    assert {hit["category"] for hit in hits} == {"fungi"}
+    assert all(Path(hit["path"]).is_file() for hit in hits)
+
+    done = _imret("info", "--db", db, "--format", "json")
+    (collection,) = json.loads(done.stdout)["collections"]
+    assert collection["images"] == 6
+    assert collection["categories"] == {"aves": 3, "fungi": 3}
+    assert collection["model"] == str(random_model)
+
+    table = _imret("info", "--db", db).stdout.decode()
+    assert "images       6" in table
+
+
+def test_a_query_longer_than_the_context_is_cut_with_a_warning(tmp_path: Path, random_model: Path) -> None:
+    draw_picture(tmp_path / "photos" / "fungi" / "a.png")
+    db = str(tmp_path / "db")
+    assert (
+        _imret("ingest", str(tmp_path / "photos"), "--model", str(random_model), "--db", db).returncode == 0
+    )
+    done = _imret("search", "mushroom " * 200, "--db", db)
+    assert done.returncode == 0
+    assert done.stderr.count(b"Warning: ") == 1
+    assert b"was cut" in done.stderr

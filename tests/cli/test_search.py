@@ -1,0 +1,157 @@
+"""`imret search` and `imret similar`, typed as people do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imret import Encoder
+from imret.cli.main import cli
+from imret.errors import DataError, ImageError
+from imret.store import open_store
+from ingest.pipeline import ingest
+from ingest.sources import FolderSource
+from tests.fakes.pictures import draw_picture
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    for seed in range(12):
+        draw_picture(folder / "photos" / ("fungi", "aves")[seed % 2] / f"{seed:02}.png", seed=seed)
+    with open_store(str(folder / "db")) as store:
+        encoder = Encoder(random_model, device="cpu", precision="fp32")
+        ingest(store, [FolderSource(folder / "photos")], encoder=encoder)
+    return folder
+
+
+def imret(db: Path, *arguments: str) -> Result:
+    command, *others = arguments
+    return CliRunner().invoke(cli, [command, "--db", str(db / "db"), *others], catch_exceptions=False)
+
+
+def rows(result: Result) -> list[dict[str, object]]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_terms_are_arguments_of_their_own(db: Path) -> None:
+    picture = str(db / "photos" / "aves" / "01.png")
+    one = rows(imret(db, "search", "wing", "+", picture, "-", "2:fruit", "--format", "json"))
+    other = rows(imret(db, "search", "--format", "json", "wing", "+", picture, "-", "2:fruit"))
+    assert one == other
+    assert len(one) == 10
+    assert picture not in [row["path"] for row in one]
+    with_it = rows(
+        imret(db, "search", "wing", "+", picture, "--include-self", "-n", "12", "--format", "json")
+    )
+    assert picture in [row["path"] for row in with_it]
+
+
+def test_the_number_of_hits_goes_by_the_names_that_people_know(db: Path) -> None:
+    for name in ("--limit", "-n", "--top", "-t"):
+        assert len(imret(db, "search", "wing", name, "3").stdout.splitlines()) == 3
+
+
+def test_words_need_no_quotes(db: Path) -> None:
+    assert imret(db, "search", "a", "red", "wing").stdout == imret(db, "search", "a red wing").stdout
+
+
+def test_similar_is_a_search_by_a_file_an_id_or_a_stored_path(db: Path) -> None:
+    picture = str(db / "photos" / "aves" / "01.png")
+    found = rows(imret(db, "similar", picture, "--format", "json", "-n", "3"))
+    (itself, *_) = rows(imret(db, "similar", picture, "--format", "json", "--include-self"))
+    assert itself["path"] == picture
+    for name in (str(itself["id"]), "stored:aves/01.png", f"file://{picture}"):
+        assert rows(imret(db, "similar", name, "--format", "json", "-n", "3")) == found
+    with pytest.raises(ImageError, match=r"the picture 'gone' does not exist"):
+        imret(db, "similar", "gone")
+
+
+def test_stored_pictures_are_searched_by_where_the_model_is_gone(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = imret(db, "similar", "stored:aves/01.png").stdout
+
+    def gone(*_: object, **__: object) -> None:
+        raise AssertionError("a model was looked for")
+
+    monkeypatch.setattr("imret.retrieval.query_vector.query_encoder_for", gone)
+    assert imret(db, "similar", "stored:aves/01.png").stdout == expected
+
+
+def test_filters_hold_together(db: Path) -> None:
+    found = rows(
+        imret(
+            db,
+            "search",
+            "wing",
+            "--not-category",
+            "fungi",
+            "--where",
+            "path!=aves/01.png",
+            "--format",
+            "json",
+        )
+    )
+    assert sorted(str(row["path"])[-11:] for row in found) == [f"aves/{i:02}.png" for i in (3, 5, 7, 9, 11)]
+    assert rows(imret(db, "search", "wing", "--where", "width>64", "--format", "json")) == []
+    for arguments, says in (
+        (("--category", "avse"), r"no category 'avse'.*Did you mean 'aves'"),
+        (("--not-category", "avse"), r"no category 'avse'"),
+        (("--where", "category=avse"), r"no category 'avse'"),
+        (("--where", "wdth=3"), r"no field 'wdth' to filter by\. Did you mean 'width'"),
+        (("--where", "width"), r"cannot read the condition 'width'"),
+        (("--offset", "12"), r"offset 12 is past the end: 12 pictures"),
+    ):
+        with pytest.raises(DataError, match=says):
+            imret(db, "search", "wing", *arguments)
+
+
+def test_facets_take_the_place_of_hits(db: Path) -> None:
+    result = imret(db, "search", "wing", "--limit", "5", "--facets", "--format", "json")
+    found = rows(result)
+    assert {row["category"]: row["images"] for row in found} == {"fungi": 6, "aves": 6}
+    assert sum(int(str(row["hits"])) for row in found) == 5
+
+
+def test_no_hits_are_said_on_stderr(db: Path) -> None:
+    result = imret(db, "search", "wing", "--min-score", "0.99")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no hits\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-0"], "--null is for --format paths, not table."),
+        (["--payload"], "--payload is for --format json, not table."),
+        (["--preview", "--format", "tsv"], "--preview is for --format table, not tsv."),
+        (["--facets", "--format", "paths"], "--facets has no paths"),
+        (["--facets", "--open"], "--open is for hits, and --facets shows none."),
+        (["--facets", "--preview"], "--preview is for hits, and --facets shows none."),
+        (["--per-group", "2"], "--per-group is for --group-by, which is not given."),
+        (["--limit", "0"], "0 is not in the range x>=1"),
+        (["--min-score", "2"], "2.0 is not in the range -1<=x<=1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_wrong_usage(db: Path, arguments: list[str], says: str) -> None:
+    result = imret(db, "search", "wing", *arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_preview_where_there_is_no_terminal_says_so_and_writes_none(db: Path) -> None:
+    result = imret(db, "search", "wing", "--preview")
+    assert result.stdout == imret(db, "search", "wing").stdout
+    assert "no thumbnails: this is no terminal" in result.stderr
+
+
+def test_a_private_address_is_not_asked_unless_that_is_wanted(db: Path) -> None:
+    with pytest.raises(ImageError, match=r"loopback address.*\n.*--allow-private-urls"):
+        imret(db, "search", "http://127.0.0.1:9/a.jpg")
+    with pytest.raises(ImageError, match=r"Cannot fetch http://127\.0\.0\.1:9/a\.jpg") as caught:
+        imret(db, "similar", "http://127.0.0.1:9/a.jpg", "--allow-private-urls")
+    assert "loopback" not in str(caught.value)

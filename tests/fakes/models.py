@@ -1,0 +1,64 @@
+"""Real CLIPs with random weights, small and at full size, in open_clip's folder layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write_random_model(folder: Path, *, seed: int, dim: int = 32) -> Path:
+    """Write a CLIP of 32 pixels with random weights; another seed is another encoder."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    model_cfg = {
+        "embed_dim": dim,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    preprocess_cfg = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 32}
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(**model_cfg)
+    folder.mkdir(parents=True)
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def write_full_size(folder: Path) -> Path:
+    """Write a ViT-H/14 with random weights into a folder that exists, in open_clip's layout."""
+    # Tensor by tensor: never more than one in memory.
+    import torch
+    from open_clip.factory import get_model_config
+    from open_clip.model import CLIP
+
+    registry: Any = get_model_config
+    model_cfg = registry("ViT-H-14")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}))
+    with torch.device("meta"):
+        state = CLIP(**model_cfg).state_dict()
+    assert sum(tensor.numel() for tensor in state.values()) == 986_109_441
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in state.items():
+        start, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path = folder / "open_clip_model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name, tensor in state.items():
+            if tensor.dim() == 0:
+                values = torch.tensor(4.6052)
+            elif ".ln_" in name or name.startswith("ln_"):
+                values = torch.ones(tensor.shape) if name.endswith("weight") else torch.zeros(tensor.shape)
+            else:
+                values = torch.empty(tensor.shape).normal_(generator=generator)
+                values *= 0.02 if tensor.dim() < 2 or "embedding" in name else tensor.shape[-1] ** -0.5
+            file.write(values.numpy().tobytes())
+    return folder

@@ -1,0 +1,167 @@
+"""What a folder gives: records, what is skipped and why, what is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imret.datasets.scan import Ignored, Skipped
+from imret.errors import DataError
+from imret.store.payload import file_of, make_payload, modified_time, path_of, point_id, printable
+from ingest.sources import FolderSource, Record
+
+
+def _touch(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"x")
+    return file
+
+
+def _records(folder: Path, *, categories: bool = True) -> dict[str, str | None]:
+    source = FolderSource(folder, categories=categories)
+    return {entry.path: entry.category for entry in source.entries() if isinstance(entry, Record)}
+
+
+def _skips(folder: Path) -> dict[str, str]:
+    return {
+        entry.path: entry.reason for entry in FolderSource(folder).entries() if isinstance(entry, Skipped)
+    }
+
+
+def test_the_category_is_the_first_folder_below_the_root(tmp_path: Path) -> None:
+    _touch(tmp_path / "fungi" / "a.jpg")
+    _touch(tmp_path / "fungi" / "2024" / "may" / "b.PNG")
+    _touch(tmp_path / "loose.webp")
+    assert _records(tmp_path) == {"fungi/2024/may/b.PNG": "fungi", "fungi/a.jpg": "fungi", "loose.webp": None}
+
+
+def test_a_flat_pile_has_no_categories(tmp_path: Path) -> None:
+    _touch(tmp_path / "2024" / "a.jpg")
+    assert _records(tmp_path, categories=False) == {"2024/a.jpg": None}
+
+
+def test_hidden_and_system_names_are_ignored_and_counted_by_reason(tmp_path: Path) -> None:
+    for name in (
+        ".git/a.jpg",
+        "fungi/.hidden.jpg",
+        "fungi/._a.jpg",
+        "fungi/@eaDir/a.jpg",
+        "notes.txt",
+        "README",
+    ):
+        _touch(tmp_path / name)
+    ignored = {e.path: e.reason for e in FolderSource(tmp_path).entries() if isinstance(e, Ignored)}
+    assert ignored == {
+        ".git": "hidden",
+        "fungi/.hidden.jpg": "hidden",
+        "fungi/._a.jpg": "hidden",
+        "fungi/@eaDir": "system folder",
+        "notes.txt": "not a picture by its name (*.txt)",
+        "README": "not a picture by its name",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["...", "..fungi", "a" * 200, "with space", "quote\"'", "new\nline", "🍄", "a.jpg"]
+)
+def test_odd_category_names_are_kept_as_they_are(tmp_path: Path, name: str) -> None:
+    _touch(tmp_path / name / "a.jpg")
+    assert _records(tmp_path) == {f"{name}/a.jpg": name}
+    assert _skips(tmp_path) == {}
+
+
+def test_undecodable_names_survive_into_the_payload_and_back(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    with open(folder + b"/\xff.jpg", "wb") as file:
+        file.write(b"x")
+    (record,) = [e for e in FolderSource(tmp_path).entries() if isinstance(e, Record)]
+    payload = make_payload(
+        source=record.source, path=record.path, category=record.category,
+        sha256="0", width=1, height=1, size_bytes=1, modified=record.modified,
+    )  # fmt: skip
+    payload["path"].encode("utf-8")
+    payload["category"].encode("utf-8")
+    assert payload["category"] == r"caf\xe9"
+    assert os.fsencode(file_of(payload)) == folder + b"/\xff.jpg"
+    assert path_of(payload) == record.path
+
+
+def test_a_symlink_to_a_folder_is_followed(tmp_path: Path) -> None:
+    _touch(tmp_path / "elsewhere" / "a.jpg")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "fungi").symlink_to(tmp_path / "elsewhere")
+    assert _records(tmp_path / "photos") == {"fungi/a.jpg": "fungi"}
+
+
+def test_symlink_loops_end_and_are_named(tmp_path: Path) -> None:
+    _touch(tmp_path / "fungi" / "a.jpg")
+    (tmp_path / "fungi" / "up").symlink_to(tmp_path)
+    (tmp_path / "fungi" / "self.jpg").symlink_to("self.jpg")
+    assert _records(tmp_path) == {"fungi/a.jpg": "fungi"}
+    assert _skips(tmp_path) == {
+        "fungi/up": "symlink loop: it leads back to a folder above it",
+        "fungi/self.jpg": "symlink loop: it leads back to itself",
+    }
+
+
+def test_a_dangling_symlink_a_pipe_and_a_folder_named_like_a_picture_are_skipped_with_reasons(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    assert _skips(tmp_path) == {
+        "folder.jpg": "a folder, not a picture",
+        "gone.jpg": "dangling symlink",
+        "pipe.jpg": "not a regular file",
+    }
+
+
+def test_folders_hundreds_deep_are_walked(tmp_path: Path) -> None:
+    depth, here = 700, os.getcwd()
+    os.chdir(tmp_path)
+    try:  # step by step: the whole path is longer than one call may take
+        for _ in range(depth):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("a.jpg").write_bytes(b"x")
+    finally:
+        os.chdir(here)
+    assert list(_records(tmp_path)) == ["d/" * depth + "a.jpg"]
+
+
+def test_a_missing_folder_and_a_file_are_refused_with_their_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder: .*nothing"):
+        FolderSource(tmp_path / "nothing")
+    with pytest.raises(DataError, match="is a file; ingest takes a folder"):
+        FolderSource(_touch(tmp_path / "a.jpg"))
+
+
+def test_a_place_is_held_until_its_file_is_clearly_gone(tmp_path: Path) -> None:
+    _touch(tmp_path / "fungi" / "a.jpg")
+    source = FolderSource(tmp_path)
+    assert source.holds("fungi/a.jpg")
+    assert not source.holds("fungi/b.jpg")
+    assert not source.holds("other/a.jpg")
+    assert not source.holds("fungi/.hidden.jpg")
+    assert source.holds("fungi/" + "x" * 300 + ".jpg"), "a name that cannot be looked up says nothing"
+
+
+def test_one_place_has_one_id_and_two_places_two() -> None:
+    assert point_id("/a", "b/c.jpg") == point_id("/a", "b/c.jpg")
+    assert point_id("/a", "b/c.jpg") != point_id("/a/b", "c.jpg")
+    assert point_id("/a", "caf\udce9.jpg") != point_id("/a", r"caf\xe9.jpg")
+
+
+def test_times_are_rfc3339_to_the_microsecond_also_far_out() -> None:
+    assert modified_time(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456Z"
+    assert modified_time(-1) == "1969-12-31T23:59:59.999999Z"
+    assert modified_time(10**21).startswith("9999-12-31T")
+    assert modified_time(-(10**21)).startswith("0001-01-01T")
+
+
+def test_printable_leaves_good_names_alone() -> None:
+    assert printable("grün 🍄.jpg") == "grün 🍄.jpg"

@@ -1,0 +1,153 @@
+"""Token ids without open_clip and torch: the same as open_clip's, whatever the text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from open_clip.tokenizer import tokenize
+
+from imret.errors import ModelError
+from imret.models.fast import tokenizer
+from imret.models.fast.tokenizer import (
+    END,
+    TextTruncated,
+    is_clip_tokenizer,
+    padded,
+    token_ids,
+    warn_truncated,
+)
+
+TEXTS = [
+    "a red mushroom in the wet grass",
+    "",
+    "   ",
+    "x",
+    "A Photo of the\tFrench\nBulldog.",
+    "Ein Pilz &amp; ein Baum — café naïve",
+    "&lt;b&gt;bold&lt;/b&gt; &amp;amp;amp; &notanentity; AT&T &",
+    "l’humanitÃ© schÃ¶n ï¬‚oor",  # mojibake and a ligature, which ftfy mends
+    "it's we've I'm they'll he'd don't you're 'S 'ſ 'Tis rock'n'roll ''''",
+    "猫が木に登る 고양이 кошка γάτα قطة חתול บ้าน",
+    "🍄🍄 👩‍👩‍👧 🏳️‍🌈 ❤️ ☃",
+    "1234567890 ½ ² Ⅷ ٣ 3.14 1,000,000 2024-05-17",
+    "snake_case camelCase UPPER ÜBER İstanbul ﬁn ẞ ǅ",
+    "<start_of_text> inner <end_of_text> <END_OF_TEXT> <ſtart_of_text> <|endoftext|>",
+    "\x00 \x1b[31mred\x1b[0m \u200b \ufeff \u2028 \x85 \xa0 \xad \ud7ff",
+    "e\u0301 vs \u00e9, a\u0300\u0316\u0317",
+    '!!! ??? --- ... ,,, @#$%^*()[]{}|\\/~`"',
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "pneumonoultramicroscopicsilicovolcanoconiosis " * 3,
+    "red " * 90,
+    "red " * 75,
+    "red " * 76,
+    "🍄" * 60,
+]
+
+
+def _ids(texts: list[str], length: int = 77) -> np.ndarray:
+    return padded([token_ids(text) for text in texts], length)
+
+
+@pytest.mark.parametrize("length", [77, 24, 2])
+def test_ids_are_those_of_open_clip(length: int) -> None:
+    for text in TEXTS:
+        np.testing.assert_array_equal(_ids([text], length), tokenize([text], length).numpy(), repr(text))
+    np.testing.assert_array_equal(_ids(TEXTS, length), tokenize(TEXTS, length).numpy())
+
+
+def test_ids_of_random_texts_are_those_of_open_clip() -> None:
+    rng = np.random.default_rng(0)
+    pieces = [piece for text in TEXTS for piece in text.split()] + [
+        " ",
+        "'",
+        "&",
+        ";",
+        "\u3000",
+        "#39;",
+        "&#x",
+    ]
+    letters = [
+        chr(point) for point in [*range(0x20, 0x250), *range(0x2000, 0x2100), *range(0x1F300, 0x1F700)]
+    ]
+    texts = []
+    for _ in range(4000):
+        kind = rng.integers(3)
+        if kind == 0:  # words that exist, in parts
+            parts = [
+                pieces[i][: rng.integers(1, 9)] for i in rng.integers(len(pieces), size=rng.integers(1, 12))
+            ]
+            texts.append(("" if rng.integers(2) else " ").join(parts))
+        elif kind == 1:  # letters of many scripts
+            texts.append("".join(letters[i] for i in rng.integers(len(letters), size=rng.integers(1, 25))))
+        else:  # plain letters, which make every kind of pair
+            texts.append("".join(chr(i) for i in rng.integers(0x20, 0x7F, size=rng.integers(1, 40))))
+    expected = tokenize(texts).numpy()
+    for text, row, ours in zip(texts, expected, _ids(texts), strict=True):
+        np.testing.assert_array_equal(ours, row, repr(text))
+
+
+def test_a_text_that_does_not_fit_is_told_by_its_ids_and_ends_with_the_end() -> None:
+    fits, too_long = token_ids("red " * 75), token_ids("red " * 76)
+    assert (len(fits), len(too_long)) == (77, 78)
+    rows = padded([fits, too_long], 77)
+    assert rows.dtype == np.int64
+    assert rows[:, -1].tolist() == [END, END]
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_a_cut_is_warned_of_with_the_beginning_of_the_text() -> None:
+    with pytest.warns(TextTruncated) as caught:
+        warn_truncated(["red " * 90, "short"], 77, stacklevel=1)
+    said = "A text is longer than the 77 tokens that the model reads, and was cut: "
+    assert [str(one.message) for one in caught] == [
+        said + "'" + ("red " * 90)[:57] + "...'",
+        said + "'short'",
+    ]
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_whose_tokens_these_are() -> None:
+    assert is_clip_tokenizer("local-dir:/models/siglip-like", {})
+    assert not is_clip_tokenizer("ViT-B-16-SigLIP", {})
+    assert not is_clip_tokenizer("x", {"hf_tokenizer_name": "bert"})
+    assert not is_clip_tokenizer("x", {"tokenizer_kwargs": {"clean": "canonicalize"}})
+
+
+def test_plain_words_load_neither_torch_nor_open_clip_nor_ftfy() -> None:
+    code = (
+        "import sys, json; from imret.models.fast.tokenizer import token_ids\n"
+        "print(json.dumps(token_ids('a red Mushroom')))\n"
+        "print({'torch', 'open_clip', 'ftfy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ids, loaded = done.stdout.splitlines()
+    assert json.loads(ids) == tokenize("a red Mushroom")[0, :5].tolist()
+    assert loaded == "set()"
+
+
+@pytest.mark.parametrize("fault", ["no package", "no file", "not gzip", "cut off", "short"])
+def test_a_vocabulary_that_is_not_there_or_damaged_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    spec = ModuleSpec("open_clip", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path)]
+    file = tmp_path / tokenizer.VOCABULARY
+    if fault == "not gzip":
+        file.write_bytes(b"i n\nt h\n")
+    elif fault == "cut off":
+        file.write_bytes(gzip.compress(b"version\ni n\n" * 100)[:-20])
+    elif fault == "short":
+        file.write_bytes(gzip.compress(b"version\ni n\n"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if fault == "no package" else spec)
+    tokenizer.load_vocabulary.cache_clear()
+    tokenizer._word_ids.cache_clear()
+    message = "is not installed" if fault == "no package" else "Cannot read open_clip's vocabulary"
+    with pytest.raises(ModelError, match=message):
+        token_ids("mushroom")

@@ -1,0 +1,467 @@
+"""Model names to files: what is found, what is refused with which way out, and what a fingerprint follows."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imret import DEFAULT_MODEL
+from imret.errors import ModelError
+from imret.models import resolve
+from imret.models.resolve import ModelFiles, resolve_model
+from tests import ROOT
+from tests.fakes.models import write_random_model
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def age(path: Path, seconds: float = 60.0) -> None:
+    """Set a file's modification time back, past the time in which a hash is not yet kept."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+# ---- Names ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_found_by_path_and_by_open_clips_prefix(random_model: Path) -> None:
+    plain = resolve_model(random_model)
+    assert plain == resolve_model(str(random_model)) == resolve_model(f"local-dir:{random_model}")
+    assert plain.model_id == str(random_model)
+    assert plain.weights == random_model / WEIGHTS
+    assert plain.dim == 32
+    assert plain.preprocess.size == (32, 32)
+    assert plain.preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_relative_folder_is_named_by_its_absolute_path(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(random_model.parent)
+    assert resolve_model(random_model.name).model_id == str(random_model)
+
+
+def test_a_folder_takes_the_checkpoint_that_open_clip_would_take(random_model: Path, tmp_path: Path) -> None:
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    shutil.copy(random_model / CONFIG, tmp_path)
+    names = [
+        "zebra.bin",
+        "model.pth",
+        "other.safetensors",
+        "pytorch_model.bin",
+        "open_clip_pytorch_model.bin",
+        WEIGHTS,
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+        found = resolve_model(tmp_path).weights
+        assert str(found) == _find_checkpoint_in_dir(tmp_path)
+    assert found.name == WEIGHTS
+
+
+def test_a_checkpoint_file_needs_its_architecture(random_model: Path) -> None:
+    weights = random_model / WEIGHTS
+    with pytest.raises(ModelError, match=r"does not say its architecture.*--arch"):
+        resolve_model(weights)
+    files = resolve_model(weights, arch="ViT-B-32")
+    assert files.model_id == f"ViT-B-32:{weights}"
+    assert files.dim == 512
+    assert resolve_model(files.model_id) == files
+
+
+def test_an_architecture_is_given_only_with_a_checkpoint_file(random_model: Path) -> None:
+    for name in (str(random_model), "ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/repo"):
+        with pytest.raises(ModelError, match="brings its own"):
+            resolve_model(name, arch="ViT-B-32")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ViT-H-14/laion2b_s32b_b79", r"no weights tagged.*Nearest: ViT-H-14/laion2b_s32b_b79k"),
+        ("vit-h-14/laion2b_s32b_b79k", r"Unknown model.*Nearest: ViT-H-14"),
+        ("ViT-H-14", r"names an architecture but no weights.*ViT-H-14/laion2b_s32b_b79k"),
+        ("no-such-thing", r"neither a folder, a file, nor an architecture.*default is ViT-H-14"),
+        ("./models/gone", "no such folder or file"),
+        ("gone.safetensors", "no such folder or file"),
+        ("local-dir:/nowhere/at/all", "was not found"),
+        ("hf-hub:just-a-name", "hf-hub:ORG/REPO"),
+        ("hf-hub:../../etc", "hf-hub:ORG/REPO"),
+        ("", "name is empty"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        resolve_model(name)
+
+
+def test_a_folder_that_is_no_model_says_what_it_lacks(random_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no open_clip_config\.json"):
+        resolve_model(tmp_path)
+    shutil.copy(random_model / CONFIG, tmp_path)
+    with pytest.raises(ModelError, match=r"no weights: expected open_clip_model\.safetensors"):
+        resolve_model(tmp_path)
+    shutil.copy(random_model / WEIGHTS, tmp_path)
+    for text in ("{", "[]", "{}", '{"model_cfg": {"embed_dim": "big"}}', '{"model_cfg": 7}', "\ufeff\x00"):
+        (tmp_path / CONFIG).write_text(text)
+        with pytest.raises(ModelError, match=CONFIG):
+            resolve_model(tmp_path)
+
+
+def test_a_preprocessing_that_open_clip_does_not_know_is_refused(random_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    config = json.loads((random_model / CONFIG).read_text())
+    for key, value in {
+        "mean": "grey",
+        "std": [0.5, 0.5],
+        "interpolation": "lanczos",
+        "resize_mode": "stretch",
+        "mode": "L",
+    }.items():
+        config["preprocess_cfg"] = {key: value}
+        (tmp_path / "model" / CONFIG).write_text(json.dumps(config))
+        with pytest.raises(ModelError, match="preprocessing"):
+            resolve_model(tmp_path / "model")
+
+
+def test_every_tag_states_the_preprocessing_and_activation_that_open_clip_uses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Walk all of open_clip's tags with the download replaced: what is compared is the configuration."""
+    from open_clip import factory, pretrained
+    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+    weights = tmp_path / "weights.bin"
+    weights.touch()
+    monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: str(weights))
+    registry: Any = factory
+    tags: list[tuple[str, str]] = pretrained.list_pretrained()
+    assert len(tags) > 100
+    for arch, tag in tags:
+        files = resolve_model(f"{arch}/{tag}")
+        tag_cfg = pretrained.get_pretrained_cfg(arch, tag)
+        expected = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), tag_cfg))
+        stated = files.preprocess
+        assert (stated.interpolation, stated.resize_mode) == (expected.interpolation, expected.resize_mode)
+        assert (stated.mean, stated.std) == (tuple(expected.mean), tuple(expected.std))
+        size = registry.get_model_config(arch)["vision_cfg"]["image_size"]
+        assert stated.size == ((size, size) if isinstance(size, int) else tuple(size))
+        if tag_cfg.get("quick_gelu"):
+            assert files.model_cfg["quick_gelu"] is True
+
+
+def test_finding_a_folder_loads_neither_torch_nor_open_clip(random_model: Path) -> None:
+    code = (
+        "import sys; from imret.models.resolve import resolve_model;"
+        "print(len(resolve_model(sys.argv[1]).fingerprint),"
+        "{'torch', 'open_clip', 'numpy', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(random_model)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "64 set()\n"
+
+
+FIND = """
+import sys
+from imret.models.resolve import resolve_model
+files = resolve_model(sys.argv[1])
+print(files.model_id, files.tokenizer, files.weights, files.fingerprint)
+print({"torch", "open_clip", "numpy", "PIL"} & set(sys.modules) or "light")
+"""
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/repo", "ViT-B-32:{weights}"])
+def test_finding_any_model_on_disk_a_second_time_loads_neither_torch_nor_open_clip(
+    random_model: Path, tmp_path: Path, name: str
+) -> None:
+    from open_clip import pretrained
+
+    repo = pretrained.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")["hf_hub"].rstrip("/")
+    for one in (repo, "org/repo"):  # as huggingface_hub lays out its cache
+        folder = tmp_path / "hf" / "hub" / f"models--{one.replace('/', '--')}"
+        shutil.copytree(random_model, folder / "snapshots" / ("0" * 40))
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+    named = name.format(weights=random_model / WEIGHTS)
+
+    def find() -> list[str]:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FIND, named],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=environment,
+        ).stdout.splitlines()
+
+    first = find()
+    assert find() == [first[0], "light"]
+    assert first[0].startswith(named)
+    kept = list((resolve.cache_dir() / "open_clip").glob("*"))
+    assert len(kept) == (0 if name.startswith("hf-hub:") else 1)  # a hub repository brings its own words
+
+
+def test_what_open_clip_said_is_asked_again_where_it_was_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "open_clip", raising=False)
+    assert resolve._kept("kind", "name", lambda: {"a": 1}) == {"a": 1}
+    assert resolve._kept("kind", "name", lambda: None) == {"a": 1}
+    (entry,) = (resolve.cache_dir() / "open_clip").iterdir()
+    for damaged in ("{", "[]", "{}", ""):
+        entry.write_text(damaged)
+        assert resolve._kept("kind", "name", lambda: {"a": 2}) == {"a": 2}
+        assert json.loads(entry.read_text()) == {"a": 2}
+    assert resolve._kept("kind", "other", lambda: None) is None  # not kept: it may exist one day
+    assert resolve._kept("kind", "other", lambda: {"a": 3}) == {"a": 3}
+
+
+def test_where_open_clip_is_loaded_its_registry_is_asked(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip import factory
+
+    config = json.loads((random_model / CONFIG).read_text())["model_cfg"]
+    for dim in (32, 16):
+        monkeypatch.setitem(factory._MODEL_CONFIGS, "of-my-own", {**config, "embed_dim": dim})
+        assert resolve_model(random_model / WEIGHTS, arch="of-my-own").dim == dim
+
+
+def test_the_names_of_a_repositorys_weights_are_open_clips() -> None:
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    assert (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME) == resolve._HUB_WEIGHTS
+
+
+def test_the_version_of_open_clip_is_found_without_importing_it() -> None:
+    import open_clip
+
+    assert open_clip.__version__ in resolve.open_clip_version()
+
+
+# ---- The hub -------------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hugging Face Hub as a download asks for, serving one model folder."""
+
+    folder: Path
+    requests: list[str]
+
+    def do_HEAD(self) -> None:
+        self.answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self.answer(with_body=True)
+
+    def answer(self, *, with_body: bool) -> None:
+        self.requests.append(f"{self.command} {self.path}")
+        file = self.folder / self.path.rpartition("/")[2]
+        found = self.path.startswith("/org/repo/resolve/main/") and file.is_file()
+        data = file.read_bytes() if found else b""
+        self.send_response(200 if found else 404)
+        if found:
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+        else:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(random_model: Path) -> Iterator[tuple[str, list[str]]]:
+    requests: list[str] = []
+    handler = type("ThisHub", (Hub,), {"folder": random_model, "requests": requests})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", requests
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+RESOLVE = """
+import sys
+from imret.errors import ModelError
+from imret.models.resolve import resolve_model
+for name in sys.argv[1:]:
+    try:
+        files = resolve_model(name, notify=lambda message: print("notice:", message))
+        print("found:", files.model_id, files.fingerprint)
+    except ModelError as error:
+        print("error:", error)
+"""
+
+
+def resolve_elsewhere(*names: str, **environment: str) -> list[str]:
+    """Resolve in another process: huggingface_hub reads its environment when it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RESOLVE, *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    return done.stdout.splitlines()
+
+
+def test_a_hub_model_is_downloaded_once_and_then_needs_no_network(
+    hub: tuple[str, list[str]], random_model: Path, tmp_path: Path
+) -> None:
+    address, requests = hub
+    home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address}
+    fingerprint = resolve_model(random_model).fingerprint
+    first = resolve_elsewhere("hf-hub:org/repo", **home)
+    assert first[0].startswith("notice: Downloading the weights of hf-hub:org/repo")
+    assert str(tmp_path / "hf" / "hub") in first[0]
+    assert first[1] == f"found: hf-hub:org/repo {fingerprint}"
+    assert any("GET" in request and WEIGHTS in request for request in requests)
+    requests.clear()
+    again = resolve_elsewhere("hf-hub:org/repo", "hf-hub:org/other", HF_HUB_OFFLINE="1", **home)
+    assert again[0] == first[1]
+    assert requests == []
+    # What is not in the cache: the error says so, where it looked, and how to go on.
+    assert "HF_HUB_OFFLINE is set" in again[1]
+    assert str(tmp_path / "hf" / "hub") in again[1]
+    assert "HF_HOME" in again[1]
+    assert "--model PATH" in again[1]
+
+
+def test_the_default_says_that_it_downloads_4_gb_before_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from open_clip import pretrained
+
+    def unreachable(cfg: dict[str, Any]) -> str:
+        raise FileNotFoundError("Failed to download file: connection refused")
+
+    monkeypatch.setattr(pretrained, "download_pretrained", unreachable)
+    monkeypatch.setattr(resolve, "_cached", lambda repo, filename: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    notices: list[str] = []
+    with pytest.raises(ModelError, match=r"could not be reached.*Looked in .*HF_HOME.*--model PATH.*refused"):
+        resolve_model(DEFAULT_MODEL, notify=notices.append)
+    assert len(notices) == 1
+    assert "about 4 GB" in notices[0]
+
+
+# ---- The fingerprint -----------------------------------------------------------------------------------
+
+
+def test_the_same_model_in_another_place_has_the_same_fingerprint(random_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "somewhere else"
+    shutil.copytree(random_model, copy)
+    (copy / WEIGHTS).rename(copy / "model.safetensors")
+    link = tmp_path / "link"
+    link.symlink_to(copy)
+    fingerprint = resolve_model(random_model).fingerprint
+    assert len(bytes.fromhex(fingerprint)) == 32
+    assert resolve_model(copy).fingerprint == resolve_model(link).fingerprint == fingerprint
+
+
+def test_the_fingerprint_follows_weights_architecture_and_preprocessing(
+    random_model: Path, tmp_path: Path
+) -> None:
+    base = resolve_model(random_model)
+    other = resolve_model(write_random_model(tmp_path / "other", seed=1))
+    quick = replace(base, model_cfg={**base.model_cfg, "quick_gelu": True})
+    grey = replace(base, preprocess=replace(base.preprocess, mean=(0.4, 0.5, 0.5)))
+    assert len({files.fingerprint for files in (base, other, quick, grey)}) == 4
+
+
+def test_the_fingerprint_does_not_follow_names_order_or_training_settings(random_model: Path) -> None:
+    base = resolve_model(random_model)
+    vision = {**base.model_cfg["vision_cfg"], "timm_drop": 0.3, "timm_model_pretrained": True}
+    shuffled = {key: base.model_cfg[key] for key in reversed(list(base.model_cfg))}
+    same = replace(base, model_id="another name", model_cfg={**shuffled, "vision_cfg": vision})
+    assert same.fingerprint == base.fingerprint
+
+
+def test_the_hash_is_kept_by_path_size_and_time(random_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    weights = tmp_path / "model" / WEIGHTS
+    age(weights)
+    first = resolve_model(tmp_path / "model").fingerprint
+    entries = list((resolve.cache_dir() / "fingerprints").iterdir())
+    assert len(entries) == 1
+    entries[0].write_text("0" * 64)  # seen in the next fingerprint only if the entry is what is used
+    assert resolve_model(tmp_path / "model").fingerprint != first
+    entries[0].write_text("not a hash")
+    assert resolve_model(tmp_path / "model").fingerprint == first
+    age(weights, 30.0)
+    assert resolve_model(tmp_path / "model").fingerprint == first
+    assert len(list((resolve.cache_dir() / "fingerprints").iterdir())) == 2
+
+
+def test_weights_that_change_within_a_tick_of_the_clock_are_noticed(
+    random_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    weights = tmp_path / "model" / WEIGHTS
+    before = weights.stat()
+    os.utime(weights)
+    first = resolve_model(tmp_path / "model").fingerprint
+    stamp = weights.stat().st_mtime_ns
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(stamp, stamp))
+    assert weights.stat().st_size == before.st_size
+    assert resolve_model(tmp_path / "model").fingerprint != first
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    age(tmp_path / "model" / WEIGHTS)
+    expected = resolve_model(tmp_path / "model").fingerprint
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("IMRET_HOME", str(tmp_path / "a file"))
+    assert resolve_model(tmp_path / "model").fingerprint == expected
+
+
+def test_weights_that_cannot_be_read_are_a_model_error(random_model: Path) -> None:
+    files = resolve_model(random_model)
+    gone = ModelFiles(files.model_id, files.model_cfg, files.preprocess, Path("/nowhere"), files.tokenizer)
+    with pytest.raises(ModelError, match="Cannot read the weights '/nowhere': No such file"):
+        _ = gone.fingerprint
+
+
+def test_imret_home_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMRET_HOME", str(tmp_path))
+    assert resolve.cache_dir() == tmp_path / "cache"
+    monkeypatch.delenv("IMRET_HOME")
+    assert "imret" in str(resolve.cache_dir())
+
+
+def test_torch_checkpoints_are_found_like_safetensors(random_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    shutil.copy(random_model / CONFIG, tmp_path)
+    torch.save(load_file(random_model / WEIGHTS), tmp_path / "open_clip_pytorch_model.bin")
+    assert resolve_model(tmp_path).weights.name == "open_clip_pytorch_model.bin"

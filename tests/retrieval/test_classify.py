@@ -1,0 +1,448 @@
+"""What pictures show: probabilities against hand-made oracles, labels as texts, and the command around it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from imret import Encoder
+from imret.cli.classify import command, read_labels, write_predictions
+from imret.errors import DataError, ModelError
+from imret.evaluation.metrics import calibration_error
+from imret.models.encoder import TextTruncated
+from imret.models.lazy_encoder import CachedEncoder
+from imret.retrieval.classify import (
+    Classification,
+    Prediction,
+    classify,
+    classify_each,
+    label_texts,
+    probabilities,
+)
+from imret.retrieval.prompts import EVALUATION_TEMPLATES, evaluation_queries
+from imret.store import open_store
+from ingest.pipeline import ingest
+from ingest.sources import FolderSource
+from tests.fakes.models import write_random_model
+from tests.fakes.pictures import draw_picture
+
+LABELS = ["fungi", "owl", "a red mushroom with white spots"]
+
+
+@pytest.fixture(scope="module")
+def encoder(random_model: Path) -> Encoder:
+    return Encoder(str(random_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    return [draw_picture(folder / f"{seed}.png", seed=seed) for seed in range(5)]
+
+
+@pytest.fixture(scope="module")
+def sigmoid_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model, as if trained with a sigmoid: with a logit bias."""
+    from safetensors.torch import load_file, save_file
+    from torch import tensor
+
+    folder = write_random_model(tmp_path_factory.mktemp("models") / "sigmoid", seed=0)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["init_logit_bias"] = -10
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "open_clip_model.safetensors")
+    weights["logit_scale"], weights["logit_bias"] = tensor(math.log(8.0)), tensor(-2.0)
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def _cosines(encoder: Encoder, photos: list[Path], labels: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+    """The oracle: every picture against the averaged sentences of every label, one at a time."""
+    rows = []
+    for photo in photos:
+        picture = encoder.encode_images([photo])[0].astype(float)
+        row = []
+        for label in labels:
+            mean = np.mean([encoder.encode_texts([text])[0] for text in label_texts(label)], axis=0)
+            row.append(float(picture @ mean / np.linalg.norm(mean)))
+        rows.append(row)
+    return np.array(rows)
+
+
+# ---- The library ---------------------------------------------------------------------------------------
+
+
+def test_the_label_of_the_highest_cosine_comes_first_with_the_softmax_of_the_scaled_cosines(
+    encoder: Encoder, photos: list[Path]
+) -> None:
+    cosines = _cosines(encoder, photos, LABELS)
+    scale = encoder.logit_scale
+    for i, found in enumerate(classify(photos, LABELS, encoder=encoder, top_k=3)):
+        order = sorted(range(3), key=lambda j: -cosines[i, j])
+        total = sum(math.exp(scale * cosine) for cosine in cosines[i])
+        assert found.picture == photos[i]
+        assert [p.label for p in found.predictions] == [LABELS[j] for j in order]
+        assert [p.score for p in found.predictions] == pytest.approx([cosines[i, j] for j in order], abs=1e-5)
+        expected = [math.exp(scale * cosines[i, j]) / total for j in order]
+        assert [p.probability for p in found.predictions] == pytest.approx(expected, abs=1e-3)
+        assert sum(p.probability for p in found.predictions) == pytest.approx(1)
+
+
+def test_a_model_trained_with_a_sigmoid_judges_each_label_on_its_own(
+    sigmoid_model: Path, photos: list[Path]
+) -> None:
+    encoder = Encoder(str(sigmoid_model), device="cpu", precision="fp32")
+    assert encoder.logit_bias == -2.0
+    (found,) = classify(photos[:1], LABELS, encoder=encoder)
+    for p in found.predictions:
+        assert p.probability == pytest.approx(1 / (1 + math.exp(-(8 * p.score - 2))), abs=1e-5)
+    (alone,) = classify(photos[:1], ["owl"], encoder=encoder)
+    (owl,) = [p for p in found.predictions if p.label == "owl"]
+    assert alone.predictions[0].probability == pytest.approx(owl.probability, abs=1e-5)
+
+
+def test_logits_too_large_for_an_exponential_still_give_probabilities(
+    encoder: Encoder, sigmoid_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigmoid = Encoder(str(sigmoid_model), device="cpu")
+    for one in (encoder, sigmoid):
+        monkeypatch.setitem(one.__dict__, "logit_scale", 1e6)
+    np.testing.assert_array_equal(probabilities(np.array([[1.0, 0.0, -1.0]]), encoder), [[1, 0, 0]])
+    np.testing.assert_array_equal(probabilities(np.array([[1.0, -1.0]]), sigmoid), [[1, 0]])
+
+
+def test_a_sigmoid_models_file_without_a_bias_has_none_added_as_open_clip_loads_it(
+    sigmoid_model: Path, tmp_path: Path
+) -> None:
+    folder = write_random_model(tmp_path / "model", seed=0)
+    config = (sigmoid_model / "open_clip_config.json").read_text()
+    (folder / "open_clip_config.json").write_text(config)
+    assert Encoder(str(folder), device="cpu").logit_bias == 0.0
+
+
+def test_weights_with_an_impossible_scale_or_none_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from torch import tensor
+
+    folder = write_random_model(tmp_path / "model", seed=0)
+    weights = load_file(folder / "open_clip_model.safetensors")
+    for value, message in ((float("nan"), "damaged: 'logit_scale' is nan"), (800.0, "impossible")):
+        save_file({**weights, "logit_scale": tensor(value)}, folder / "open_clip_model.safetensors")
+        with pytest.raises(ModelError, match=message):
+            _ = Encoder(str(folder), device="cpu").logit_scale
+    del weights["logit_scale"]
+    save_file(weights, folder / "open_clip_model.safetensors")
+    with pytest.raises(ModelError, match="hold no 'logit_scale'"):
+        _ = Encoder(str(folder), device="cpu").logit_scale
+
+
+def test_a_path_an_image_and_the_bytes_of_a_file_are_one_picture(
+    encoder: Encoder, photos: list[Path]
+) -> None:
+    forms = [str(photos[0]), photos[0], Image.open(photos[0]), photos[0].read_bytes()]
+    results = classify(forms, LABELS, encoder=encoder)
+    assert len({found.predictions for found in results}) == 1
+
+
+def test_a_picture_that_cannot_be_read_has_a_reason_and_the_others_are_classified(
+    encoder: Encoder, photos: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    found = classify([photos[0], bad, tmp_path / "gone.jpg", photos[1]], LABELS, encoder=encoder)
+    assert [one.reason for one in found] == [
+        None,
+        "not a picture of a known format, whatever its name says",
+        "no such file",
+        None,
+    ]
+    assert [len(one.predictions) for one in found] == [3, 0, 0, 3]
+    assert (
+        found[3].predictions[0].label
+        == classify([photos[1]], LABELS, encoder=encoder)[0].predictions[0].label
+    )
+
+
+def test_pictures_are_taken_only_some_batches_ahead(encoder: Encoder, photos: list[Path]) -> None:
+    taken = []
+
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            taken.append(1)
+            yield photos[len(taken) % 5]
+
+    results = classify_each(endless(), LABELS, encoder=encoder, top_k=1)
+    assert [next(results).picture for _ in range(3)] == [photos[1], photos[2], photos[3]]
+    assert len(taken) <= 200
+
+
+def test_top_k_is_at_most_how_many(encoder: Encoder, photos: list[Path]) -> None:
+    (one,) = classify(photos[:1], LABELS, encoder=encoder, top_k=1)
+    (all_three,) = classify(photos[:1], LABELS, encoder=encoder, top_k=99)
+    assert one.predictions == all_three.predictions[:1]
+    assert len(all_three.predictions) == 3
+    with pytest.raises(ValueError, match="top_k must be at least 1, not 0"):
+        classify(photos, LABELS, encoder=encoder, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("label", "texts"),
+    [
+        ("aves", [frame.replace("{name}", "bird").replace("{}", "a bird") for frame in EVALUATION_TEMPLATES]),
+        ("owl", evaluation_queries("owl")),
+        ("an owl", evaluation_queries("owl")),
+        ("great_horned_owl", evaluation_queries("great horned owl")),
+        (" a  red mushroom with white spots ", ["a red mushroom with white spots"]),
+        ("a", evaluation_queries("a")),
+    ],
+)  # fmt: skip
+def test_a_short_label_is_put_into_sentences_and_a_phrase_is_taken_as_it_is(
+    label: str, texts: list[str]
+) -> None:
+    assert label_texts(label) == texts
+
+
+def test_a_name_given_for_a_category_is_used_however_long_it_is() -> None:
+    names = {"aves": ("a bird of some kind or other",)}
+    assert label_texts("Aves", names) == evaluation_queries("aves", names)
+    assert "a bird of some kind or other" in label_texts("Aves", names)[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], "there are no labels"),
+        (["owl"], "'owl' is the only label.*Give at least two"),
+        (["owl", " "], "label number 2 is empty"),
+        (["owl", "fox", "_"], "label number 3 is empty"),
+        (["owl", "fox", "owl"], "label 'owl' is given twice"),
+        (["owl", "an owl"], "labels 'owl' and 'an owl' ask for the same"),
+        (["aves", "Bird"], "labels 'aves' and 'Bird' ask for the same, in the words 'a photo of the Bird.'"),
+    ],
+)
+def test_labels_between_which_there_is_nothing_to_choose_are_refused(
+    encoder: Encoder, photos: list[Path], labels: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        classify_each(photos, labels, encoder=encoder)  # by the call, before anything is asked of it
+
+
+def test_a_label_longer_than_the_model_reads_is_cut_with_a_warning(
+    encoder: Encoder, photos: list[Path]
+) -> None:
+    with pytest.warns(TextTruncated, match="longer than the 77 tokens"):
+        classify(photos[:1], ["owl", "very " * 100 + "long"], encoder=encoder)
+
+
+def test_one_picture_or_one_text_where_a_list_belongs_is_a_programming_error(
+    encoder: Encoder, photos: list[Path]
+) -> None:
+    with pytest.raises(TypeError, match="list of pictures"):
+        classify(str(photos[0]), LABELS, encoder=encoder)
+    with pytest.raises(TypeError, match="list of labels"):
+        classify(photos, "owl,fox", encoder=encoder)
+
+
+def test_real_photos_are_named_as_often_as_evaluate_says(shared_data: Path) -> None:
+    from imret.evaluation.dataset import labelled
+    from imret.evaluation.queries import category_queries
+
+    encoder = Encoder(str(shared_data / "tiny-clip"), device="cpu", precision="fp32")
+    test = labelled(shared_data / "nature10" / "test")
+    paths = [test.folder / path for path in test.paths[::6]]
+    found = classify(paths, test.categories, encoder=encoder, top_k=1)
+    scores = encoder.encode_images(paths) @ category_queries(encoder, test.categories).T
+    expected = [test.categories[i] for i in scores.argmax(axis=1)]
+    assert [one.predictions[0].label for one in found] == expected
+    correct = [name == path.parent.name for name, path in zip(expected, paths, strict=True)]
+    assert np.mean(correct) > 0.8
+    confidence = np.array([one.predictions[0].probability for one in found])
+    assert calibration_error(confidence, np.array(correct)) < 0.15
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_being_right() -> None:
+    assert calibration_error(np.array([0.9, 0.9]), np.array([True, False])) == pytest.approx(0.4)
+    # Bins (0, .5] and (.5, 1]: 0.5 belongs below. Gaps |0.45 - 0.5| and |0.8 - 1|, each half of the images.
+    confidence, correct = np.array([0.4, 0.5, 0.7, 0.9]), np.array([True, False, True, True])
+    assert calibration_error(confidence, correct, 2) == pytest.approx(0.5 * 0.05 + 0.5 * 0.2)
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0.0
+    rng = np.random.default_rng(0)
+    confidence = rng.random(200_000)
+    assert calibration_error(confidence, rng.random(200_000) < confidence) < 0.01
+    with pytest.raises(ValueError, match="outside"):
+        calibration_error(np.array([1.1]), np.array([True]))
+    with pytest.raises(ValueError, match="one \\(N,\\)"):
+        calibration_error(np.array([0.5]), np.array([True, False]))
+    with pytest.raises(ValueError, match="n_bins"):
+        calibration_error(np.array([0.5]), np.array([True]), 0)
+
+
+# ---- The command ---------------------------------------------------------------------------------------
+
+ODD = "/photos/a\tb\n\\\udce9.jpg"
+RESULTS = [
+    Classification("a.jpg", (Prediction("owl", 0.75, 0.25), Prediction("a\tfox", 0.25, 0.2))),
+    Classification("gone.jpg", (), "no such file"),
+    Classification(ODD, (Prediction("owl", 1.0, 0.5),)),
+]
+
+
+def _written(output: str) -> str:
+    stream = io.StringIO()
+    assert write_predictions(iter(RESULTS), ["owl", "a\tfox"], output, stream) == 1
+    return stream.getvalue()
+
+
+def test_a_table_has_a_line_for_each_prediction_and_no_control_characters() -> None:
+    assert _written("table").splitlines() == [
+        "   1  0.750  owl       a.jpg",
+        "   2  0.250  a\\x09fox  a.jpg",
+        "   1  1.000  owl       /photos/a\\x09b\\x0a\\\\xe9.jpg",
+    ]
+
+
+def test_tsv_has_a_header_and_no_stray_separators() -> None:
+    assert _written("tsv").splitlines() == [
+        "rank\tprobability\tscore\tlabel\tpath",
+        "1\t0.750000\t0.250000\towl\ta.jpg",
+        "2\t0.250000\t0.200000\ta\\tfox\ta.jpg",
+        "1\t1.000000\t0.500000\towl\t/photos/a\\tb\\n\\\\\udce9.jpg",
+    ]
+
+
+def test_json_is_one_object_for_each_picture() -> None:
+    first, second = map(json.loads, _written("json").splitlines())
+    assert first == {
+        "path": "a.jpg",
+        "predictions": [
+            {"label": "owl", "probability": 0.75, "score": 0.25},
+            {"label": "a\tfox", "probability": 0.25, "score": 0.2},
+        ],
+    }
+    assert second["path"] == ODD
+
+
+def test_what_cannot_be_read_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    _written("json")
+    assert capsys.readouterr().err == "gone.jpg: no such file\n"
+
+
+def test_labels_are_separated_by_commas_or_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    assert read_labels("owl, red fox,a") == ["owl", "red fox", "a"]
+    assert read_labels("owl,,fox") == ["owl", "", "fox"]  # which classify refuses by number
+    file = tmp_path / "labels.txt"
+    file.write_text("\ufeffowl\n\n a dog, asleep \r\nélan\n", encoding="utf-8")
+    assert read_labels(f"@{file}") == ["owl", "a dog, asleep", "élan"]
+    with pytest.raises(DataError, match=r"cannot read the labels file '.*gone\.txt': No such file"):
+        read_labels(f"@{tmp_path / 'gone.txt'}")
+    file.write_text("\n \n")
+    with pytest.raises(DataError, match="there are no labels in the file"):
+        read_labels(f"@{file}")
+    with pytest.raises(DataError, match=r"there are no labels\. Say what pictures may show"):
+        read_labels(" ")
+    file.write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match="Save it as UTF-8"):
+        read_labels(f"@{file}")
+
+
+def _imret(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "imret", "classify", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ.copy(),
+    )
+
+
+def test_the_command_classifies_files_and_folders_and_exits_with_1_if_one_could_not_be_read(
+    random_model: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    draw_picture(folder / "sub" / "b.png", seed=8)
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture by its name")
+    (tmp_path / "empty").mkdir()
+    arguments = [str(photos[0]), str(folder), str(tmp_path / "empty"), str(tmp_path / "gone.jpg")]
+    done = _imret(
+        *arguments, "--labels", "fox,owl", "-k", "9", "--format", "json", "--model", str(random_model)
+    )
+    assert done.returncode == 1, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["path"] for one in results] == [str(photos[0]), str(folder / "sub" / "b.png")]
+    assert [len(one["predictions"]) for one in results] == [2, 2]
+    for said in (
+        "bad.jpg: not a picture",
+        "gone.jpg: no such file",
+        "empty: no pictures in this folder",
+        "3 could not be read",
+        "there are 2 labels, so each picture gets 2, not 9",
+    ):
+        assert said in done.stderr
+    assert "notes.txt" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_instant() -> None:
+    code = (
+        "import sys\nfrom imret.cli.main import cli\n"
+        "try:\n    cli.main(['classify', '--help'], prog_name='imret')\nexcept SystemExit:\n    pass\n"
+        "print({'torch', 'open_clip', 'qdrant_client', 'PIL', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: imret classify")
+    assert done.stdout.endswith("set()\n")
+
+
+def _in_process(*arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def test_the_command_takes_labels_and_model_of_the_collection(
+    encoder: Encoder, tmp_path: Path, photos: list[Path]
+) -> None:
+    db = str(tmp_path / "db")
+    for seed in range(4):
+        draw_picture(tmp_path / "photos" / ("fungi", "aves")[seed % 2] / f"{seed}.png", seed=seed)
+    bare = draw_picture(tmp_path / "bare" / "a.png", seed=9)
+    with open_store(db) as store:
+        ingest(store, [FolderSource(tmp_path / "photos")], encoder=encoder)
+        ingest(store, [FolderSource(tmp_path / "bare")], encoder=encoder, collection="bare")
+    done = _in_process(str(photos[0]), "--db", db, "--format", "tsv", "--precision", "fp32")
+    assert done.exit_code == 0, done.output
+    lines = [line.split("\t") for line in done.stdout.splitlines()[1:]]
+    (expected,) = classify(photos[:1], ["aves", "fungi"], encoder=encoder)
+    assert [(line[3], line[4]) for line in lines] == [(p.label, str(photos[0])) for p in expected.predictions]
+    assert [float(line[1]) for line in lines] == pytest.approx(
+        [p.probability for p in expected.predictions], abs=1e-3
+    )
+    done = _in_process(str(bare), "--db", db, "--collection", "bare")
+    assert isinstance(done.exception, DataError)
+    assert "'bare' have no categories" in str(done.exception)
+    assert "--labels" in str(done.exception)
+    # Labels, and the model of the collection.
+    done = _in_process(str(bare), "--db", db, "--collection", "bare", "--labels", "fox,owl", "-k", "1")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 1
+    assert encoder.model_id in done.stderr
+
+
+def test_labels_asked_for_before_need_no_text_tower(random_model: Path, photos: list[Path]) -> None:
+    expected = classify(photos, LABELS, encoder=CachedEncoder(random_model, device="cpu", precision="fp32"))
+    light = CachedEncoder(random_model, device="cpu", precision="fp32")
+    assert classify(photos, LABELS, encoder=light) == expected
+    assert list(light.encoder._towers) == ["image"]
+
+
+def test_the_command_needs_a_picture_and_labels() -> None:
+    assert _in_process("--labels", "a,b").exit_code == 2
+    assert "there are no labels" in str(_in_process("a.jpg", "--labels", "").exception)

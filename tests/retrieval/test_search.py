@@ -1,0 +1,375 @@
+"""Sums and exclusions, pictures as queries, cut-offs, copies, groups and facets, against numpy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from imret import Encoder
+from imret.errors import DataError, ImageError
+from imret.images.decode import load_image
+from imret.retrieval.query import Term
+from imret.retrieval.query_vector import query_vector
+from imret.retrieval.results import Facet, Hit
+from imret.retrieval.search import facets, search
+from imret.store import Filter, Ids, Match, Store, open_store
+from ingest.pipeline import ingest
+from ingest.sources import FolderSource
+from tests.fakes.pictures import draw_picture
+
+CATEGORIES = ("fungi", "aves", "insecta")
+
+
+@pytest.fixture(scope="module")
+def encoder(random_model: Path) -> Encoder:
+    return Encoder(str(random_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(24):
+        draw_picture(folder / CATEGORIES[seed % 3] / f"{seed:02}.png", seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, photos: Path, encoder: Encoder) -> Iterator[Store]:
+    with open_store(str(tmp_path_factory.mktemp("db"))) as store:
+        ingest(store, [FolderSource(photos)], encoder=encoder)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def files(photos: Path) -> list[Path]:
+    return sorted(photos.rglob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def vectors(files: list[Path], encoder: Encoder) -> NDArray[np.float32]:
+    return encoder.encode_images(files)
+
+
+def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vector / np.linalg.norm(vector)
+
+
+def ranked(files: list[Path], scores: NDArray[np.float32]) -> list[str]:
+    return [str(files[i]) for i in np.argsort(-scores, kind="stable")]
+
+
+def paths(hits: list[Hit]) -> list[str]:
+    return [hit.path for hit in hits]
+
+
+# ---- Terms ----------------------------------------------------------------------------------------------
+
+
+def test_words_are_added_and_subtracted_as_unit_vectors_and_scores_stay_cosines(
+    store: Store, encoder: Encoder, files: list[Path], vectors: NDArray[np.float32]
+) -> None:
+    terms = [Term("a red thing"), Term("a wing", weight=2), Term("one blue square", weight=-0.5)]
+    expected = unit(
+        sum(term.weight * query_vector(encoder, str(term.value)) for term in terms)  # type: ignore[arg-type]
+    )
+    hits = search(store, terms, encoder=encoder, limit=24)
+    assert paths(hits) == ranked(files, vectors @ expected)
+    np.testing.assert_allclose([hit.score for hit in hits], sorted(vectors @ expected)[::-1], atol=1e-4)
+    assert max(abs(hit.score) for hit in hits) <= 1
+
+
+def test_the_weight_of_a_single_term_changes_nothing(store: Store, encoder: Encoder) -> None:
+    assert search(store, Term("wing", weight=7), encoder=encoder) == search(store, "wing", encoder=encoder)
+
+
+def test_words_and_a_picture_spread_the_scores_alike(
+    store: Store, encoder: Encoder, files: list[Path], vectors: NDArray[np.float32], tmp_path: Path
+) -> None:
+    other = draw_picture(tmp_path / "other.png", seed=99)
+    words, picture = query_vector(encoder, "wing"), encoder.encode_images([other])[0]
+    spread_words, spread_picture = (vectors @ words).std(), (vectors @ picture).std()
+    assert not 0.9 < spread_words / spread_picture < 1.1  # else nothing is shown here
+    expected = unit(3 * words + picture * spread_words / spread_picture)
+    hits = search(store, [Term("wing", weight=3), Term(str(other), "image")], encoder=encoder, limit=24)
+    assert paths(hits) == ranked(files, vectors @ expected)
+
+
+def test_terms_that_cancel_out_are_an_error(store: Store, encoder: Encoder) -> None:
+    with pytest.raises(DataError, match=r"the terms of the query cancel out \(wing wing\).*Leave one out"):
+        search(store, [Term("wing"), Term("wing", weight=-1)], encoder=encoder)
+
+
+# ---- Pictures -------------------------------------------------------------------------------------------
+
+
+def test_a_picture_finds_its_like_and_not_itself(
+    store: Store, encoder: Encoder, files: list[Path], vectors: NDArray[np.float32]
+) -> None:
+    like = ranked(files, vectors @ vectors[5])
+    assert like[0] == str(files[5])
+    assert paths(search(store, files[5], encoder=encoder, limit=23)) == like[1:]
+    assert paths(search(store, files[5], encoder=encoder, limit=24, include_self=True)) == like
+
+
+def test_a_copy_elsewhere_is_the_same_picture(
+    store: Store, encoder: Encoder, files: list[Path], tmp_path: Path
+) -> None:
+    shutil.copy(files[5], tmp_path / "copy.png")
+    assert paths(search(store, tmp_path / "copy.png", encoder=encoder)) == paths(
+        search(store, files[5], encoder=encoder)
+    )
+
+
+def test_a_picture_of_the_collection_needs_no_model(
+    store: Store, encoder: Encoder, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = paths(search(store, files[3], encoder=encoder))
+    (found,) = search(store, files[3], encoder=encoder, limit=1, include_self=True)
+
+    def none(*_: object, **__: object) -> Encoder:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("imret.retrieval.search._encoder_of", none)
+    relative = f"{files[3].parent.name}/{files[3].name}"
+    for query in (
+        Term(str(files[3]), "image"),
+        Term(found.id, "id"),
+        Term(str(files[3]), "stored"),
+        Term(relative, "stored"),
+    ):
+        assert paths(search(store, query)) == expected
+
+
+def test_a_picture_in_memory_and_one_on_the_web_are_queries(
+    store: Store, encoder: Encoder, files: list[Path]
+) -> None:
+    expected = paths(search(store, files[7], encoder=encoder, include_self=True))
+    assert paths(search(store, load_image(files[7]), encoder=encoder)) == expected
+    asked = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        return files[7].read_bytes()
+
+    term = Term("https://example.org/7.png", "url")
+    assert paths(search(store, term, encoder=encoder, fetch=fetch, include_self=True)) == expected
+    assert paths(search(store, term, encoder=encoder, fetch=fetch)) == paths(
+        search(store, files[7], encoder=encoder)
+    )
+    assert asked == ["https://example.org/7.png"] * 2
+
+
+def test_a_picture_that_cannot_be_had_is_an_error_with_its_name(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    for path, says in (
+        (tmp_path / "gone.jpg", r"gone\.jpg' does not exist\. If these are words: text:"),
+        (tmp_path, r"is a folder\."),
+        (tmp_path / "bad.jpg", r"cannot use the picture '.*bad\.jpg': not a picture of a known format"),
+    ):
+        with pytest.raises(ImageError, match=says):
+            search(store, path, encoder=encoder)
+
+
+def test_a_stored_picture_that_does_not_exist_is_an_error(store: Store) -> None:
+    with pytest.raises(DataError, match=r"has no picture with the id 00000000-"):
+        search(store, Term("00000000-0000-0000-0000-000000000000", "id"))
+    with pytest.raises(DataError, match=r"has no picture at 'aves/99\.png'\. Give a path as in the hits"):
+        search(store, Term("aves/99.png", "stored"))
+
+
+def test_a_path_that_two_folders_have_must_be_whole(encoder: Encoder, photos: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        draw_picture(tmp_path / name / "aves" / "a.png", seed=seed)
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(tmp_path / "one"), FolderSource(tmp_path / "two")], encoder=encoder)
+        with pytest.raises(DataError, match=r"several pictures .* are at 'aves/a\.png': .*one.*two"):
+            search(store, Term("aves/a.png", "stored"))
+        assert len(search(store, Term(str(tmp_path / "two/aves/a.png"), "stored"))) == 1
+
+
+# ---- Which, and in what order ---------------------------------------------------------------------------
+
+
+def test_categories_and_a_filter_both_hold(store: Store, encoder: Encoder, files: list[Path]) -> None:
+    not_these = Filter(must_not=(Match("path", ("aves/01.png", "aves/04.png")),))
+    hits = search(store, "wing", encoder=encoder, categories=["aves"], filter=not_these, limit=24)
+    assert sorted(paths(hits)) == [
+        str(file) for file in files if file.parent.name == "aves" and file.name not in ("01.png", "04.png")
+    ]
+
+
+def test_an_offset_goes_on_where_the_hits_before_it_ended(store: Store, encoder: Encoder) -> None:
+    whole = search(store, "wing", encoder=encoder, limit=24)
+    parts = [search(store, "wing", encoder=encoder, limit=7, offset=start) for start in (0, 7, 14, 21)]
+    assert [hit for part in parts for hit in part] == whole
+
+
+def test_an_offset_past_the_end_says_where_the_end_is(store: Store, encoder: Encoder) -> None:
+    with pytest.raises(DataError, match=r"offset 24 is past the end: 24 pictures of collection 'photos'"):
+        search(store, "wing", encoder=encoder, offset=24)
+    with pytest.raises(DataError, match=r"offset 8 is past the end: 8 pictures"):
+        search(store, "wing", encoder=encoder, categories=["aves"], offset=8)
+    with pytest.raises(DataError, match=r"offset 3 is past the end: 3 groups"):
+        search(store, "wing", encoder=encoder, group_by="category", offset=3)
+
+
+def test_hits_below_the_least_score_are_left_out(store: Store, encoder: Encoder) -> None:
+    whole = search(store, "wing", encoder=encoder, limit=24)
+    least = (whole[8].score + whole[9].score) / 2
+    assert search(store, "wing", encoder=encoder, limit=24, min_score=least) == whole[:9]
+    assert search(store, "wing", encoder=encoder, min_score=1.0) == []
+
+
+def test_hits_are_listed_by_date_or_path_and_keep_their_ranks(
+    encoder: Encoder, photos: Path, tmp_path: Path
+) -> None:
+    import os
+
+    shutil.copytree(photos, tmp_path / "photos")
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    for i, file in enumerate(files):
+        when = 1_600_000_000 + (i * 7919) % 1000
+        os.utime(file, (when, when))
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(tmp_path / "photos")], encoder=encoder)
+        best = search(store, "wing", encoder=encoder, limit=9)
+        by_date = search(store, "wing", encoder=encoder, limit=9, sort="date")
+        by_path = search(store, "wing", encoder=encoder, limit=9, sort="path")
+    times = [Path(hit.path).stat().st_mtime for hit in by_date]
+    assert times == sorted(times, reverse=True)
+    assert paths(by_path) == sorted(paths(best))
+    assert {(hit.rank, hit.path) for hit in by_date} == {(hit.rank, hit.path) for hit in best}
+
+
+def test_groups_hold_the_best_of_each_in_the_order_of_the_best(store: Store, encoder: Encoder) -> None:
+    whole = search(store, "wing", encoder=encoder, limit=24)
+    order = list(dict.fromkeys(hit.category for hit in whole))
+    hits = search(store, "wing", encoder=encoder, group_by="category", per_group=2, limit=2)
+    assert [hit.id for hit in hits] == [
+        hit.id for category in order[:2] for hit in [h for h in whole if h.category == category][:2]
+    ]
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+
+
+def test_facets_count_the_hits_and_the_whole_collection(store: Store, encoder: Encoder) -> None:
+    hits = search(store, "wing", encoder=encoder, limit=5)
+    found = facets(store, hits)
+    assert {facet.value: facet.images for facet in found} == dict.fromkeys(CATEGORIES, 8)
+    assert sum(facet.hits for facet in found) == 5
+    assert [facet.hits for facet in found] == sorted((facet.hits for facet in found), reverse=True)
+    assert facets(store, hits, field="no_such_field") == []
+    only = Filter(must=(Match("category", ("aves",)),))
+    assert facets(store, [], filter=only) == [Facet("aves", 0, 8)]
+
+
+@pytest.fixture(scope="module")
+def photos_with_copies(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve photos, four of which are there twice more: byte for byte, and half as large as JPEG."""
+    folder = tmp_path_factory.mktemp("copies")
+    for i, file in enumerate(sorted((shared_data / "nature10" / "test" / "fungi").glob("*.jpg"))[:12]):
+        shutil.copy(file, folder / f"{i:02}.jpg")
+        if i < 4:
+            shutil.copy(file, folder / f"{i:02}-same.jpg")
+            image = load_image(file)
+            half = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
+            half.save(folder / f"{i:02}-half.jpg", quality=75)
+    return folder
+
+
+def test_near_copies_are_folded_into_the_best_of_them(
+    photos_with_copies: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(photos_with_copies)], encoder=encoder)
+        whole = search(store, "wing", encoder=encoder, limit=20)
+        assert len(whole) == 20
+        hits = search(store, "wing", encoder=encoder, limit=20, unique=True)
+        some = search(store, "wing", encoder=encoder, limit=5, offset=2, unique=True)
+        best: dict[str, Hit] = {}
+        for hit in whole:
+            best.setdefault(Path(hit.path).name[:2], hit)
+        assert paths(hits) == [hit.path for hit in best.values()]
+        assert [hit.folded for hit in hits] == [2 if int(name) < 4 else 0 for name in best]
+        assert paths(some) == paths(hits)[2:7]
+        assert [hit.folded for hit in whole] == [0] * 20
+        for file in photos_with_copies.glob("*-half.jpg"):
+            file.unlink()  # a file that cannot be read has its bytes alone
+        assert len(search(store, "wing", encoder=encoder, limit=20, unique=True)) == 16
+
+
+# ---- Where the answers end ------------------------------------------------------------------------------
+
+
+def test_the_answers_are_the_first_hits_or_none(store: Store, encoder: Encoder, files: list[Path]) -> None:
+    for query in ("wing", files[5], [Term("wing"), Term(str(files[5]), "image")]):
+        whole = search(store, query, encoder=encoder, limit=24)
+        some = search(store, query, encoder=encoder, limit=24, relevant=True)
+        assert some == whole[: len(some)]
+        assert len(some) < 24
+
+
+@pytest.fixture(scope="module")
+def nature(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Encoder]]:
+    encoder = Encoder(shared_data / "tiny-clip", device="cpu", precision="fp32")
+    with open_store(str(tmp_path_factory.mktemp("db"))) as store:
+        ingest(store, [FolderSource(shared_data / "nature10" / "test")], encoder=encoder)
+        yield store, encoder
+
+
+def test_a_query_without_an_answer_finds_nothing_and_one_with_answers_finds_them(
+    nature: tuple[Store, Encoder],
+) -> None:
+    store, encoder = nature
+    for query in ("a red sports car", "a man riding a bicycle", "people on a city street"):
+        assert len(search(store, query, encoder=encoder)) == 10
+        assert search(store, query, encoder=encoder, relevant=True) == []
+    birds = search(store, "bird", encoder=encoder, limit=240, relevant=True)
+    right = [hit.category == "aves" for hit in birds]
+    assert len(right) > 10
+    assert np.mean(right) > 0.6
+    everywhere = facets(store, birds)
+    (aves,) = [facet for facet in everywhere if facet.value == "aves"]
+    assert aves.hits > 0.6 * aves.images
+
+
+@pytest.mark.parametrize("category", ["aves", "mollusca", "arachnida", "reptilia"])
+def test_a_filter_that_keeps_the_answers_out_leaves_none(
+    nature: tuple[Store, Encoder], category: str
+) -> None:
+    store, encoder = nature
+    assert search(store, "mushroom", encoder=encoder, relevant=True, limit=240)
+    assert search(store, "mushroom", encoder=encoder, categories=[category], relevant=True) == []
+    # Also where the best that is left scores below a picture in general.
+    ranked = search(store, "mushroom", encoder=encoder, limit=240)
+    worst = Filter(must=(Ids(tuple(hit.id for hit in ranked[-5:])),))
+    assert search(store, "mushroom", encoder=encoder, filter=worst, relevant=True) == []
+
+
+def test_where_all_pictures_are_answers_most_are_kept(nature: tuple[Store, Encoder]) -> None:
+    store, encoder = nature
+    hits = search(store, "bird", encoder=encoder, categories=["aves"], limit=240, relevant=True)
+    assert len(hits) > 0.6 * len(search(store, "bird", encoder=encoder, categories=["aves"], limit=240))
+
+
+def test_the_content_of_a_file_is_the_file(store: Store, encoder: Encoder, files: list[Path]) -> None:
+    file = files[0]
+    by_path = search(store, [Term(str(file), "image")], encoder=encoder)
+    by_content = search(store, [Term(file.read_bytes(), "image")], encoder=encoder)
+    assert by_content == by_path
+    assert str(file) not in [hit.path for hit in by_content]
+
+
+def test_an_open_collection_is_searched_and_stays_open(store: Store, encoder: Encoder) -> None:
+    collection = store.open("photos")
+    assert search(collection, "mushroom", encoder=encoder) == search(store, "mushroom", encoder=encoder)
+    assert facets(collection, []) == facets(store, [])
+    assert collection.count() > 0
+    collection.close()
