@@ -10,8 +10,8 @@ tiny-clip (a model that knows both). Both splits are made collections.
 - `relevant`: precision and recall of what is left of each category, and how often a query that has no answer
   is told so. Captions of captions500 on their own photos: how often the right one is left.
 
-The rule of imret.retrieval.relevance was chosen while looking at both splits, at the captions and at the queries
-CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked.
+The rule of imret.retrieval.relevance was chosen while looking at both splits, at the captions and at the
+queries CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked.
 
 Writes benchmarks/results/search_quality-DATE.md and .json.
 """

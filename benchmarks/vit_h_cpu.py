@@ -35,8 +35,8 @@ QUERY = "a red mushroom in the wet grass"  # 9 tokens with begin and end
 SHARES = """
 import json, sys, time
 begun = time.perf_counter()
-import imret.cli.main, imret.cli.search, imret.retrieval.search, imret.retrieval.query_vector, imret.models.lazy_encoder, imret.models.fast.text_numpy
-import imret.store.embedded.store
+import imret.cli.main, imret.cli.search, imret.retrieval.search, imret.retrieval.query_vector
+import imret.models.lazy_encoder, imret.models.fast.text_numpy, imret.store.embedded.store
 spent = {"import": time.perf_counter() - begun}
 def timed(name, where, key):
     inner = getattr(where, key)

@@ -107,8 +107,8 @@ def finetune(
     Run again after any interruption, it goes on from the last checkpoint; once finished, it does nothing.
     Under torchrun every process calls it with the same arguments and trains on its share of each batch.
 
-    What is shipped is the blend of base and tuned weights that validation chooses by `finetune.wise_ft.choose`;
-    where nothing beats the base, the base.
+    What is shipped is the blend of base and tuned weights that validation chooses by
+    `finetune.wise_ft.choose`; where nothing beats the base, the base.
 
     Args:
         train: A folder with one sub-folder per category, or a manifest; see `finetune.data.manifest`.

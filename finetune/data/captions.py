@@ -1,7 +1,8 @@
 """Category names to the sentences a model is trained with, and which captions say the same.
 
 Hides the training templates. Knows nothing of pictures or tensors; what categories are called, and the
-sentences that models are judged with, are in `imret.retrieval.prompts`, captions of a file in `imret.datasets.captions_csv`.
+sentences that models are judged with, are in `imret.retrieval.prompts`, captions of a file in
+`imret.datasets.captions_csv`.
 """
 
 from __future__ import annotations

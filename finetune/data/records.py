@@ -19,7 +19,8 @@ from finetune.data.species import Taxon
 from imret.datasets.scan import Found, Skipped, looks_like_picture, walk
 from imret.errors import DataError
 
-# With the seed and a number it seeds a stream of random numbers of its own; finetune.data.batches has the others.
+# With the seed and a number it seeds a stream of random numbers of its own; finetune.data.batches has the
+# others.
 _SPLIT = 2
 
 

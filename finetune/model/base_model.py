@@ -117,8 +117,8 @@ def find_base(
     """Find what to start from.
 
     Args:
-        model: A model's name as `imret.models.resolve.resolve_model` takes it; from scratch, an architecture: one of
-            open_clip's, or `imret-tiny`.
+        model: A model's name as `imret.models.resolve.resolve_model` takes it; from scratch, an
+            architecture: one of open_clip's, or `imret-tiny`.
         from_scratch: Whether to begin with random weights.
         arch: Architecture of a bare checkpoint file.
         notify: Called with a sentence before a download starts.

@@ -1,4 +1,4 @@
-"""`imret search` and `imret similar`: the commands around imret.client.search, imret.retrieval.search and imret.output.formats."""
+"""`imret search` and `imret similar`: options, one search (through a server that runs, or not), output."""
 
 from __future__ import annotations
 

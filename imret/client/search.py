@@ -78,13 +78,14 @@ def search(
     include_self: bool = False,
     fetch: Callable[[str], bytes] | None = None,
 ) -> list[Hit]:
-    """Return the hits that `imret.retrieval.search.search` finds, from a server that runs over the same store.
+    """Return the hits that `imret.search` finds, from a server that runs over the same store.
 
     Args:
         running: The server.
         query: As there, without pictures in memory other than the bytes of a file.
         collection: Where to look.
-        categories: As for `imret.retrieval.filters.make_filter`, and so are the next two; the server reads them.
+        categories: As for `imret.retrieval.filters.make_filter`, and so are the next two; the server reads
+            them.
         not_categories: Excluded ones.
         where: Conditions.
         limit: As there, and so are all that follow. More than PAGE are had in pages.

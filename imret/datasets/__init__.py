@@ -1,1 +1,1 @@
-"""Labelled pictures, captions and names on disk: what a folder or a CSV file holds, before any picture is decoded."""
+"""Labelled pictures, captions and names on disk: what a folder or CSV file holds, nothing decoded."""

@@ -1,8 +1,8 @@
 """What a model is worth on labelled pictures: retrieval by text and by picture, zero-shot, and retention.
 
 One report compares a model with a baseline, with other models and with what can be had without tuning, on the
-same pictures, with intervals. Hides decoding and encoding; the arithmetic is in `imret.evaluation.metrics` and
-`imret.evaluation.bootstrap`.
+same pictures, with intervals. Hides decoding and encoding; the arithmetic is in `imret.evaluation.metrics`
+and `imret.evaluation.bootstrap`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def evaluate(
         baseline: What everything is compared with, such as the model it was tuned from. Without one, what
             needs no tuning is compared with the model.
         also: More models, by the name that their row is to have.
-        names: What categories are called, by `name_key` of the folder, where it is not what `imret.retrieval.prompts`
-            says; the first name of each is asked for.
+        names: What categories are called, by `name_key` of the folder, where it is not what
+            `imret.retrieval.prompts` says; the first name of each is asked for.
         retention: CSV file (path, caption) of other pictures; how well captions find them is what a model
             has kept. Paths are relative to the file, or to `images` beside it.
         train: Labelled pictures of the same categories, which the probe, kNN, centroid and tuned prompts

@@ -72,8 +72,8 @@ def retention_of(
 ) -> Kept:
     """Return how often a caption finds its picture, and a picture one of its captions.
 
-    Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same of
-    everything finds nothing.
+    Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same
+    of everything finds nothing.
 
     Raises:
         DataError: If a picture cannot be read.

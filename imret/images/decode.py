@@ -231,7 +231,8 @@ def fit_image(
         resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
             side and pads, "squash" gives up the aspect ratio.
         fill_color: Grey value in [0, 255] of the padding.
-        resize: Resizes to (width, height) and crops in place of Pillow, as that of `imret.images.resize` does.
+        resize: Resizes to (width, height) and crops in place of Pillow, as that of `imret.images.resize`
+            does.
         reduced: What the image is a fraction of, if it is one.
 
     Returns:

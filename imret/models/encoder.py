@@ -1,8 +1,8 @@
 """Pictures and texts to unit vectors, with the towers loaded when they are first used.
 
 An encoder is named before it is loaded: its dimension and fingerprint come from the files alone. It hides
-device, precision, tokenizer and batching. Model names are resolved in `imret.models.resolve`, weights are read in
-`imret.models.clip`, pictures are opened in `imret.images.decode`.
+device, precision, tokenizer and batching. Model names are resolved in `imret.models.resolve`, weights are
+read in `imret.models.clip`, pictures are opened in `imret.images.decode`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ a hit reads in 0.02 ms instead of 0.3 ms (24 ms where it also notes the use), an
 other processes can do it no harm. Whatever is wrong with the cache, the vector is right: it is computed then.
 IMRET_QUERY_CACHE=off turns it off.
 
-The first few new texts of a process cost no torch either: `imret.models.fast.text_numpy` encodes them, unless torch is
-there already, or a device or bf16 is asked for. IMRET_LIGHT_TEXT=off turns that off.
+The first few new texts of a process cost no torch either: `imret.models.fast.text_numpy` encodes them,
+unless torch is there already, or a device or bf16 is asked for. IMRET_LIGHT_TEXT=off turns that off.
 """
 
 from __future__ import annotations

@@ -332,7 +332,7 @@ def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
 def open_hits(
     hits: Sequence[Hit], *, query: str, note: str = "", sheet: str | os.PathLike[str] | None = None
 ) -> None:
-    """Show the pictures of hits in a viewer, or several of them as a page in a browser: see `imret.output.viewer`.
+    """Show the pictures of hits in a viewer, or several as a page in a browser: see `imret.output.viewer`.
 
     Args:
         hits: What to show; those whose files are gone are left out, and said so.

@@ -1,1 +1,1 @@
-"""A query to ranked hits: terms, filters, one query vector, search, near copies, relevance, classification."""
+"""A query to ranked hits: terms, filters, query vector, search, near copies, relevance, classification."""

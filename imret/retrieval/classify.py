@@ -77,8 +77,8 @@ def classify(
         labels: At least two different ones; at least one for a model trained with a sigmoid. See
             `label_texts` for how they are asked for.
         encoder: The model.
-        names: What categories are called, as from `imret.retrieval.prompts.read_names`. What is not in it is called
-            as it was when the model was tuned, else as `imret.retrieval.prompts` says.
+        names: What categories are called, as from `imret.retrieval.prompts.read_names`. What is not in it is
+            called as it was when the model was tuned, else as `imret.retrieval.prompts` says.
         top_k: Predictions for each picture at most, >= 1.
 
     Returns:
@@ -150,9 +150,9 @@ def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder
 def label_texts(label: str, names: Names | None = None) -> list[str]:
     """Return the texts whose averaged embedding asks for a label.
 
-    A category that has a name (in `names`, or known to `imret.retrieval.prompts`) and a label of up to three words, an
-    article aside, are put into the sentences of `imret.retrieval.prompts.evaluation_queries`. A longer label is a
-    phrase already and is taken as it is.
+    A category that has a name (in `names`, or known to `imret.retrieval.prompts`) and a label of up to three
+    words, an article aside, are put into the sentences of `imret.retrieval.prompts.evaluation_queries`. A
+    longer label is a phrase already and is taken as it is.
     """
     key = label.strip().lower()
     if key in COMMON_NAMES or (names and key in names):

@@ -1,6 +1,7 @@
 """Uvicorn's HTTP protocol with bounds: on open connections, slow heads, pipelines, clients that do not read.
 
-Hides: timers and bookkeeping of one connection. All that concerns a request's content is imret.web.security.middleware's.
+Hides: timers and bookkeeping of one connection. All that concerns a request's content is
+    imret.web.security.middleware's.
 Uvicorn (0.54) on httptools has no deadline for a request head, no bound on its size, and lets a pipeline of
 requests grow with every response.
 

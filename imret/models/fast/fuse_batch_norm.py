@@ -2,7 +2,8 @@
 
 At inference a batch norm scales and shifts each channel by constants, which the weights of the convolution
 before it can hold. Source: Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", section 3.2. `imret.models.encoder` leaves it out where IMRET_TOWERS=plain.
+Integer-Arithmetic-Only Inference", section 3.2. `imret.models.encoder` leaves it out where
+IMRET_TOWERS=plain.
 """
 
 from __future__ import annotations

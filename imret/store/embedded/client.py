@@ -1,7 +1,7 @@
 """A program's line to a worker of an embedded store: requests out, answers in, one after the other.
 
-Either the program's own worker (`imret.store.embedded.store`), over pipes, or that of another program which shares
-what it has open, over a socket.
+Either the program's own worker (`imret.store.embedded.store`), over pipes, or that of another program which
+shares what it has open, over a socket.
 """
 
 from __future__ import annotations

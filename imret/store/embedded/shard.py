@@ -1,8 +1,8 @@
 """One version of a collection in an embedded store: a shard of Qdrant Edge, and what is known of its ways.
 
 Hides the engine: its configuration, what it keeps in memory, how its filters are searched, when it wants to
-be flushed and indexed, and what it does when it is closed. Used by `imret.store.embedded.worker`, in the process
-that owns the shards.
+be flushed and indexed, and what it does when it is closed. Used by `imret.store.embedded.worker`, in the
+process that owns the shards.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 Qdrant Edge keeps Python's interpreter lock while it searches and while it builds an index (a second each
 2,000 vectors), and a shard can be open only once. So one process of its own holds the shards, and
-`imret.store.embedded.store` talks to it over pipes. If its program shares, other programs of the same user talk to it
-over a socket, about the versions that it has open. It ends when the pipe closes or its parent is gone.
+`imret.store.embedded.store` talks to it over pipes. If its program shares, other programs of the same user
+talk to it over a socket, about the versions that it has open. It ends when the pipe closes or its parent is
+gone.
 """
 
 from __future__ import annotations
