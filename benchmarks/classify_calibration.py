@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret import Encoder
-from imret.evaluation.dataset import Embedded, embed, labelled
+from imret.datasets.labelled import labelled
+from imret.evaluation.dataset import Embedded, category_queries, embed
 from imret.evaluation.metrics import calibration_error
-from imret.evaluation.queries import category_queries
 from imret.retrieval.classify import probabilities
 
 N_BINS = 15

@@ -28,9 +28,9 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from imret import Encoder
-from imret.images.decode import fit_image, load_image
-from imret.images.resize import load_pixels
-from imret.models.resolve import Preprocess
+from imret.images.decode import load_image
+from imret.images.preprocess import Preprocess
+from imret.images.resize import fit_image, load_pixels
 
 SIZE = 224
 PREPROCESS = Preprocess(

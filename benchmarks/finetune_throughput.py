@@ -36,11 +36,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures, training_size
 from finetune.data.records import Record
 from finetune.memory import peak_memory_mib
 from finetune.model.base_model import Base, find_base
-from finetune.trainer import Trainer, training_size
+from finetune.trainer import Trainer
 from imret.datasets.phrases import read_phrases
 from imret.errors import ModelError
 

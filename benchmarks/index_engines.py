@@ -98,7 +98,7 @@ class Shard(Imret):
         self._shard: Any = None
 
     def open(self) -> None:
-        from imret.store.embedded.layout import Holder
+        from imret.store.embedded.locks import Holder
         from imret.store.embedded.shard import Shard as OpenShard
 
         path = next((self._folder / COLLECTION).glob("*/shard")).parent

@@ -91,9 +91,9 @@ def stages(
 ) -> dict[str, list[list[float]]]:
     """Return [wall, processor] seconds of each round: decoding, encoding, and the whole ingest."""
     from imret import Encoder
+    from imret.files import sha256_of
     from imret.images.resize import load_pixels
     from imret.store import open_store
-    from imret.store.payload import sha256_of
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource
 

@@ -36,7 +36,8 @@ from machine import cores
 from torch.utils.flop_counter import FlopCounterMode
 
 from imret.images.decode import MAX_PIXELS
-from imret.models.encoder import Encoder, pick_device
+from imret.models.device import pick_device
+from imret.models.encoder import Encoder
 from imret.store import open_store
 from ingest.decode_workers import Decoders
 from ingest.pipeline import ingest

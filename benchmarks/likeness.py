@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.records import list_pictures
-from imret.images.decode import fit_image, load_image
+from imret.images.decode import load_image
 from imret.images.phash import MOST_BITS, MOST_COLOUR, Look, alike, look_at
+from imret.images.resize import fit_image
 
 
 def copies(image: Image.Image) -> Iterator[tuple[str, Image.Image]]:

@@ -23,7 +23,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imret.errors import DataError, ModelError
-from imret.models.resolve import CONFIG_NAME, Preprocess
+from imret.files import write_atomically
+from imret.images.preprocess import Preprocess
+from imret.models.resolve import CONFIG_NAME
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 TRAINING_NAME = "training.json"
@@ -42,32 +44,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         DataError: If it cannot be written; what was there before still is.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        write(temporary)
         # safetensors makes files that only their owner reads; whoever reads the folder reads these.
-        os.chmod(temporary, path.parent.stat().st_mode & 0o666)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        write_atomically(path, write, durable=True, mode=path.parent.stat().st_mode & 0o666)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a failed write
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         cause = next((e for e in (error, error.__context__) if isinstance(e, OSError)), error)
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise DataError(
             f"cannot write {str(path)!r}: {reason}. "
             "Make room or mend the folder, and run the same command again."
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret import DEFAULT_MODEL
-from imret.cli.options import announce, arch_option, device_option
+from imret.cli.options import arch_option, device_option
+from imret.output.console import announce
+from imret.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from finetune.config import FinetuneConfig
@@ -179,9 +180,10 @@ def command(
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
     if from_scratch and recipe is not None:
         raise click.UsageError("--recipe is for pretrained models; --from-scratch has one of its own.")
+    from finetune.callbacks import Watch
     from finetune.config import FinetuneConfig
-    from finetune.run import Watch, finetune
     from finetune.run import check as check_data
+    from finetune.run import finetune
 
     changes = {name: value for name, value in changes.items() if value is not None}
     try:

@@ -13,7 +13,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from open_clip.version import __version__ as open_clip_version
 
+from finetune.callbacks import Watch
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -39,33 +40,18 @@ from finetune.memory import keep_freed_memory
 from finetune.model.base_model import Base, find_base
 from finetune.reporting.plots import PLOT_NAME, save_plot
 from finetune.reporting.tensorboard import Board, require_tensorboard
-from finetune.trainer import Step, Trainer
-from finetune.validation import Read, Seen, Validation
-from finetune.wise_ft import ALPHAS, Point, affordable, best_of, blend_states, choose
-from imret import __version__
+from finetune.trainer import Trainer
+from finetune.validation import Validation
+from finetune.wise_ft import _shown, choose_blend
 from imret.datasets.phrases import read_phrases
 from imret.errors import DataError
-from imret.models.encoder import pick_device
-from imret.models.resolve import Preprocess
-from imret.store.payload import one_line
+from imret.escape import escape_control
+from imret.images.preprocess import Preprocess
+from imret.models.device import pick_device
+from imret.settings import __version__
 
 # Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
 _CHECKPOINT_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told what a run does.
-
-    Attributes:
-        say: Called with sentences for a person.
-        picture: Called for each picture that was decoded at the start, with how many there are.
-        step: Called after each step with what it did and how many pictures it took.
-    """
-
-    say: Callable[[str], None] = lambda _: None
-    picture: Callable[[int], object] = lambda _: None
-    step: Callable[[Step, int], object] = lambda _step, _pictures: None
 
 
 @dataclass
@@ -208,7 +194,7 @@ def finetune(
                 if world.rank > 0:
                     world.wait()
                     return {}
-                shipped = _choose_blend(trainer, validation, config, watch)
+                shipped = choose_blend(trainer, validation, config, watch)
                 if board is not None:
                     board.validation(shipped["after"], trainer.steps)
                 training = {
@@ -259,102 +245,13 @@ def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
 
     def drawable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # No font has what is no text, and between dollar signs matplotlib reads a formula.
-        return {one_line(name).replace("$", r"\$"): value for name, value in pairs}
+        return {escape_control(name).replace("$", r"\$"): value for name, value in pairs}
 
     try:
         save_plot(output, json.loads(json.dumps(training), object_pairs_hook=drawable))
     except Exception as error:  # whatever matplotlib finds wrong: a drawing is not worth a run
         reason = str(error).partition("\n")[0]
         watch.say(f"Warning: {reason} The model is whole; only the picture of its training is missing.")
-
-
-def _choose_blend(
-    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Watch
-) -> dict[str, Any]:
-    """Put the weights to ship into the trainer's model; return what validation says of them and the others.
-
-    The rule is in `finetune.wise_ft.choose` and was there before the first score.
-    """
-    base = trainer.base
-    after = validation.scores(validation.look(trainer), validation.read(trainer))
-    if after is None or base.files is None or not config.blend:
-        watch.say(f"{_shown(after)} after training")
-        return {"after": after}
-    theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
-    theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
-    # Each tower has a line of its own: words that name categories may come whole to an image tower that
-    # moves a little.
-    seen, read = {}, {}
-    for alpha in ALPHAS:
-        trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
-        if trainer.trains_images or alpha == 0:
-            seen[alpha] = validation.look(trainer)
-        read[alpha] = validation.read(trainer)
-    kind, points = validation.retention_kind, {}
-    for image in seen:
-        for text in ALPHAS:
-            points[image, text] = _point(validation, seen, read, image, text)
-    budgets = {"budget": config.hit_rate_budget, "agreement_budget": config.agreement_budget}
-    if kind == "agreement":
-        budgets = {"budget": config.agreement_budget}
-    first = points[0.0, 0.0]
-    best = choose([*points.values()], **budgets)
-    # What is kept for people to see is a line, too: of each image tower the text tower that suits it best.
-    line = [first]
-    for image in seen:
-        beside = [point for place, point in points.items() if place[0] == image and point != first]
-        if trainer.trains_images:
-            beside = [best_of([one for one in beside if affordable(one, first, **budgets)] or beside)]
-        line += beside
-    place = (best.alpha, best.alpha_text or 0.0) if trainer.trains_images else (0.0, best.alpha)
-    trainer.model.load_state_dict(blend_states(theta_0, theta_1, *place))
-    if best.is_base:
-        watch.say(
-            "Nothing between base and tuned beats the base on validation at this price: the base is what is "
-            "shipped."
-        )
-    else:
-        lost = (
-            ""
-            if best.retention is None or first.retention is None
-            else (f", {kind} {first.retention:.3f} -> {best.retention:.3f}")
-        )
-        both = f", {best.alpha_text:.1f} of the text tower" if best.alpha_text is not None else ""
-        watch.say(
-            f"shipping the blend alpha {best.alpha:.1f}{both}: validation text-to-image mAP "
-            f"{first.map:.3f} -> {best.map:.3f}{lost}"
-        )
-    rule = f"highest mAP of the blends whose {kind} lies at most {budgets['budget']:g} below the base's"
-    if "agreement_budget" in budgets:
-        rule += f", and whose agreement at most {config.agreement_budget:g}"
-    return {
-        "after": validation.scores(seen[place[0]], read[place[1]]),
-        "alpha": best.alpha,
-        "alpha_text": best.alpha_text,
-        "rule": rule,
-        "retention": kind,
-        "blends": [dataclasses.asdict(point) for point in line],
-    }
-
-
-def _point(
-    validation: Validation, seen: Mapping[float, Seen], read: Mapping[float, Read], image: float, text: float
-) -> Point:
-    """Return what validation says of the blend of an image tower and a text tower."""
-    found = validation.scores(seen[image], read[text])
-    if found is None:
-        raise RuntimeError("validation was there a moment ago")
-    agreement = validation.agreement(seen[image], read[text], (seen[0.0], read[0.0]))
-    hits = validation.hit_rate(seen[image], read[text])
-    kept = agreement if hits is None else hits
-    both = len(seen) > 1
-    return Point(
-        alpha=image if both else text,
-        map=found["text_to_image_map"],
-        retention=None if kept is None else round(kept, 4),
-        alpha_text=text if both else None,
-        agreement=None if hits is None or agreement is None else round(agreement, 4),
-    )
 
 
 def check(
@@ -439,12 +336,6 @@ def _begin(
             os.truncate(output / METRICS_NAME, progress.metrics_bytes)  # drop what came after the checkpoint
     watch.say(f"going on after step {progress.step:,} of {trainer.steps:,}")
     return progress
-
-
-def _shown(scores: Mapping[str, Any] | None) -> str:
-    if scores is None:
-        return "no validation"
-    return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"
 
 
 # ---- The steps -------------------------------------------------------------------------------------------

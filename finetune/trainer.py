@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune.callbacks import Step
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Batch, Batches, Pictures, TextSet, augment, normalised
+from finetune.data.augment import augment, normalised
+from finetune.data.batches import Batch, Batches, TextSet
+from finetune.data.pixels import Pictures
 from finetune.data.replay import Replay
 from finetune.data.species import TEXT_KINDS
 from finetune.distributed import World
@@ -33,7 +36,7 @@ from finetune.model.lora import add_lora, merge_lora
 from finetune.model.param_groups import choose_trainable, parameter_groups
 from finetune.model.token_mask import name_tokens, train_names_only
 from imret.errors import ModelError
-from imret.models.encoder import encode_tokens
+from imret.models.clip import encode_tokens
 from imret.retrieval.prompts import common_names
 
 # CLIP's ceiling of the logit scale: Radford et al. (2021), section 2.5, https://arxiv.org/abs/2103.00020
@@ -42,36 +45,6 @@ _MAX_LOGIT_SCALE = 100.0
 _ANCHORED_PHRASES = 32
 # What a stream of random numbers is for; apart from those of finetune.data.batches and finetune.data.replay.
 _PHRASES = 200
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step did; a line of metrics.jsonl.
-
-    Attributes:
-        step: Counted from 1.
-        steps: In the whole run.
-        epoch: How far, in passes over the training pictures.
-        loss: Label-aware contrastive loss on the step's batch, without anchors and replay.
-        floor: The least that it could have been.
-        lr: Learning rate of the top layers.
-        grad_norm: Before clipping.
-        logit_scale: Inverse temperature.
-        parts: Anchors and replay, before their weights; only those that are on.
-        memory_mib: Most held so far: on CUDA by tensors on the device, on a CPU by the whole process; 0 where
-            the device does not say.
-    """
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    floor: float
-    lr: float
-    grad_norm: float
-    logit_scale: float
-    parts: dict[str, float] = field(default_factory=dict)
-    memory_mib: int = 0
 
 
 @dataclass(frozen=True)
@@ -569,8 +542,3 @@ def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float
     if step < rising:
         return peak * (step + 1) / rising
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-def training_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (H, W) to keep training pictures at: an eighth above the model's, so crops stay sharp."""
-    return math.ceil(size[0] * 1.125), math.ceil(size[1] * 1.125)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from imret.evaluation.metrics import average_precision
 from imret.retrieval.prompts import evaluation_queries
 

@@ -8,13 +8,19 @@ Source: Wortsman et al. (2021), "Robust fine-tuning of zero-shot models", https:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from finetune.callbacks import Watch
+from finetune.config import FinetuneConfig
 from finetune.model.param_groups import tower_of
+from finetune.trainer import Trainer
+from finetune.validation import Read, Seen, Validation
 
 ALPHAS = tuple(i / 10 for i in range(11))
 
@@ -126,3 +132,98 @@ def affordable(point: Point, base: Point, budget: float, agreement_budget: float
 def best_of(points: Sequence[Point]) -> Point:
     """Return the point of the highest mAP; of equal ones the nearest to the base."""
     return max(points, key=lambda point: (point.map, -point.distance))
+
+
+def choose_blend(
+    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Watch
+) -> dict[str, Any]:
+    """Put the weights to ship into the trainer's model; return what validation says of them and the others.
+
+    The rule is in `finetune.wise_ft.choose` and was there before the first score.
+    """
+    base = trainer.base
+    after = validation.scores(validation.look(trainer), validation.read(trainer))
+    if after is None or base.files is None or not config.blend:
+        watch.say(f"{_shown(after)} after training")
+        return {"after": after}
+    theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
+    theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
+    # Each tower has a line of its own: words that name categories may come whole to an image tower that
+    # moves a little.
+    seen, read = {}, {}
+    for alpha in ALPHAS:
+        trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
+        if trainer.trains_images or alpha == 0:
+            seen[alpha] = validation.look(trainer)
+        read[alpha] = validation.read(trainer)
+    kind, points = validation.retention_kind, {}
+    for image in seen:
+        for text in ALPHAS:
+            points[image, text] = _point(validation, seen, read, image, text)
+    budgets = {"budget": config.hit_rate_budget, "agreement_budget": config.agreement_budget}
+    if kind == "agreement":
+        budgets = {"budget": config.agreement_budget}
+    first = points[0.0, 0.0]
+    best = choose([*points.values()], **budgets)
+    # What is kept for people to see is a line, too: of each image tower the text tower that suits it best.
+    line = [first]
+    for image in seen:
+        beside = [point for place, point in points.items() if place[0] == image and point != first]
+        if trainer.trains_images:
+            beside = [best_of([one for one in beside if affordable(one, first, **budgets)] or beside)]
+        line += beside
+    place = (best.alpha, best.alpha_text or 0.0) if trainer.trains_images else (0.0, best.alpha)
+    trainer.model.load_state_dict(blend_states(theta_0, theta_1, *place))
+    if best.is_base:
+        watch.say(
+            "Nothing between base and tuned beats the base on validation at this price: the base is what is "
+            "shipped."
+        )
+    else:
+        lost = (
+            ""
+            if best.retention is None or first.retention is None
+            else (f", {kind} {first.retention:.3f} -> {best.retention:.3f}")
+        )
+        both = f", {best.alpha_text:.1f} of the text tower" if best.alpha_text is not None else ""
+        watch.say(
+            f"shipping the blend alpha {best.alpha:.1f}{both}: validation text-to-image mAP "
+            f"{first.map:.3f} -> {best.map:.3f}{lost}"
+        )
+    rule = f"highest mAP of the blends whose {kind} lies at most {budgets['budget']:g} below the base's"
+    if "agreement_budget" in budgets:
+        rule += f", and whose agreement at most {config.agreement_budget:g}"
+    return {
+        "after": validation.scores(seen[place[0]], read[place[1]]),
+        "alpha": best.alpha,
+        "alpha_text": best.alpha_text,
+        "rule": rule,
+        "retention": kind,
+        "blends": [dataclasses.asdict(point) for point in line],
+    }
+
+
+def _point(
+    validation: Validation, seen: Mapping[float, Seen], read: Mapping[float, Read], image: float, text: float
+) -> Point:
+    """Return what validation says of the blend of an image tower and a text tower."""
+    found = validation.scores(seen[image], read[text])
+    if found is None:
+        raise RuntimeError("validation was there a moment ago")
+    agreement = validation.agreement(seen[image], read[text], (seen[0.0], read[0.0]))
+    hits = validation.hit_rate(seen[image], read[text])
+    kept = agreement if hits is None else hits
+    both = len(seen) > 1
+    return Point(
+        alpha=image if both else text,
+        map=found["text_to_image_map"],
+        retention=None if kept is None else round(kept, 4),
+        alpha_text=text if both else None,
+        agreement=None if hits is None or agreement is None else round(agreement, 4),
+    )
+
+
+def _shown(scores: Mapping[str, Any] | None) -> str:
+    if scores is None:
+        return "no validation"
+    return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"

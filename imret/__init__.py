@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from imret.store import Collection, Filter, Ids, Match, Range, Store, open_store
     from imret.store.parquet import export_collection, import_collection
 
-__version__ = "0.1.0"
-
-DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
-DEFAULT_COLLECTION = "photos"
 
 _HOME = {
     "CachedEncoder": "imret.models.lazy_encoder",

@@ -10,19 +10,20 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import time
 from pathlib import Path
+
+from imret.files import write_atomically
 
 _BLOCK_BYTES = 4096
 _SHARD_BYTES = 8 << 20
 _DIGEST_BYTES = 32
 _ABANDONED_S = 3600.0
 _SHARD_NAME = re.compile(r"[0-9a-f]{5,}")
-_ENTRY_NAME = re.compile(r"[0-9a-f]{64}|\.part-.*")
+_ENTRY_NAME = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.part")
 
 
-class Kept:
+class DiskCache:
     """Bytes by key, whole or absent, those used longest ago let go. Thread-safe.
 
     The folder is divided into shards of 8 to 16 MiB, each with an equal share of the bytes; a key belongs to
@@ -73,21 +74,13 @@ class Kept:
         if needed > self._share:
             return
         path = self._path(key)
-        part = None
-        try:
+        with contextlib.suppress(OSError):
             # Not in one: parents that mkdir makes get the permissions of any folder.
             self._folder.mkdir(mode=0o700, exist_ok=True, parents=True)
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self._tidy()
             _make_room(path.parent, self._share - needed)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")  # 0600
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(key, data) + data)
-            os.replace(part, path)
-        except OSError:
-            if part is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
+            write_atomically(path, _digest(key, data) + data, mode=0o600)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{int(key[:12], 16) % self._n_shards:05x}" / key

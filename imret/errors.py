@@ -46,3 +46,13 @@ class StoreLocked(StoreError):
 
 class DataError(ImretError):
     """A folder, a category, a caption or a file is not what was asked for."""
+
+
+def summary(error: BaseException) -> str:
+    """Return an error's message on one line, without its last full stop, 300 characters at most.
+
+    Only the first line that says something: libraries append hints and stack traces to it. The name of its
+    class where it says nothing.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].split())[:300].rstrip(". ")

@@ -1,15 +1,109 @@
-"""Environment variables that turn a fast way off, so that its result can be compared with the plain one."""
+"""Defaults, environment variables and folders of imret: everything that is set outside a call.
+
+    read_settings().query_cache       # whether IMRET_QUERY_CACHE leaves the cache of query vectors on
+
+The environment is read when it is asked for, so a program may change it between two calls.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
+DEFAULT_COLLECTION = "photos"
 
 
-def is_off(variable: str) -> bool:
-    """Whether an environment variable says off, 0, no or false."""
-    return os.environ.get(variable, "").strip().lower() in ("off", "0", "no", "false")
+@dataclass(frozen=True)
+class Settings:
+    """What the environment variables of imret say.
+
+    Attributes:
+        db: IMRET_DB: address of the store, for commands that are given none. None where it is not set.
+        home: IMRET_HOME: folder of everything that imret keeps by itself, instead of the platform's.
+        token: IMRET_TOKEN: the token that `imret serve` asks for.
+        viewer: IMRET_VIEWER: command that shows pictures; empty for the system's viewer.
+        preview: IMRET_PREVIEW: how thumbnails are shown in the terminal; "auto" judges it.
+        debug: IMRET_DEBUG: whether an error shows its traceback.
+        use_server: IMRET_SERVER=off turns it off: searches through a running `imret serve`.
+        query_cache: IMRET_QUERY_CACHE=off turns it off: query vectors kept on disk.
+        light_text: IMRET_LIGHT_TEXT=off turns it off: texts encoded without torch.
+        exact_resize: IMRET_RESIZE=exact turns it on: pixels as open_clip's own transform makes them.
+        plain_towers: IMRET_TOWERS=plain turns it on: image towers as open_clip builds them.
+    """
+
+    db: str | None = None
+    home: Path | None = None
+    token: str | None = None
+    viewer: str = ""
+    preview: str = "auto"
+    debug: bool = False
+    use_server: bool = True
+    query_cache: bool = True
+    light_text: bool = True
+    exact_resize: bool = False
+    plain_towers: bool = False
 
 
-def wants(variable: str, way: str) -> bool:
-    """Whether an environment variable names this way of doing it."""
-    return os.environ.get(variable, "").strip().lower() == way
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Return what the environment says now.
+
+    Args:
+        environ: Such as os.environ, which is the default.
+    """
+    env = os.environ if environ is None else environ
+
+    def word(name: str) -> str:
+        return env.get(name, "").strip().lower()
+
+    def is_on(name: str) -> bool:
+        return word(name) not in ("off", "0", "no", "false")
+
+    home = env.get("IMRET_HOME")
+    return Settings(
+        db=env.get("IMRET_DB") or None,
+        home=Path(home).expanduser() if home else None,
+        token=env.get("IMRET_TOKEN") or None,
+        viewer=env.get("IMRET_VIEWER", "").strip(),
+        preview=word("IMRET_PREVIEW") or "auto",
+        debug=bool(env.get("IMRET_DEBUG")),
+        use_server=is_on("IMRET_SERVER"),
+        query_cache=is_on("IMRET_QUERY_CACHE"),
+        light_text=is_on("IMRET_LIGHT_TEXT"),
+        exact_resize=word("IMRET_RESIZE") == "exact",
+        plain_towers=word("IMRET_TOWERS") == "plain",
+    )
+
+
+# platformdirs is imported where it is used: a search with IMRET_HOME, --db or a running server needs none.
+
+
+def cache_dir() -> Path:
+    """Return the folder of what can be made again: IMRET_HOME/cache, or the platform's cache folder."""
+    if home := read_settings().home:
+        return home / "cache"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("imret"))
+
+
+def store_dir() -> Path:
+    """Return the folder of this user's embedded store: IMRET_HOME/store, or below the user data folder."""
+    if home := read_settings().home:
+        return home / "store"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("imret", appauthor=False)) / "store"
+
+
+def state_dir() -> Path:
+    """Return the folder of what a running program leaves for others: IMRET_HOME, or the user state folder."""
+    if home := read_settings().home:
+        return home
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("imret", appauthor=False))

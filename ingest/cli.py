@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from imret.cli.options import (
-    announce,
     arch_option,
     collection_option,
     db_option,
@@ -17,6 +16,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.output.console import announce
 
 
 @click.command(
@@ -71,7 +71,7 @@ def command(
 
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
-    from imret.retrieval.query_vector import encoder_for, query_encoder_for
+    from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
     from imret.store import open_store
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import ImageError
+from imret.files import sha256_of
 from imret.images.decode import lift_pillow_limit
+from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels, prepare
-from imret.models.resolve import Preprocess
-from imret.store.payload import sha256_of
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ingest.decode_workers import serve; "

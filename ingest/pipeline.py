@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import DataError, ModelMismatch
+from imret.escape import escape_undecodable
 from imret.store import Collection, Identity, Store
-from imret.store.payload import printable
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_ahead, run_ahead
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
@@ -114,7 +114,7 @@ def ingest(
         engine=store.engine,
         model=identity.model,
         fingerprint=identity.fingerprint,
-        sources=[printable(source.root) for source in sources],
+        sources=[escape_undecodable(source.root) for source in sources],
     )
     tally = Tally(report, on_progress)
     run = _Run(
@@ -154,7 +154,7 @@ def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bo
     """Refuse a folder that holds no picture, before anything is made or removed for it."""
     if any(not isinstance(entry, Ignored) for entry in source.entries()):
         return
-    folder, n_stored = printable(source.root), 0
+    folder, n_stored = escape_undecodable(source.root), 0
     if store.live(name) is not None:
         with closing(store.open(name)) as live:
             n_stored = live.count(of_source(source))
@@ -191,7 +191,7 @@ def _target(
         )
     with closing(store.open(name)) as old:
         kept = set(old.facet("source"))
-    left_out = sorted(kept - {printable(source.root) for source in sources})
+    left_out = sorted(kept - {escape_undecodable(source.root) for source in sources})
     if left_out:
         also = " ".join(_quoted(folder) for folder in left_out)
         raise DataError(
@@ -203,7 +203,7 @@ def _target(
 
 
 def _quoted(folder: str) -> str:
-    return f"'{printable(folder)}'" if " " in folder else printable(folder)
+    return f"'{escape_undecodable(folder)}'" if " " in folder else escape_undecodable(folder)
 
 
 def processes_for(device: str, workers: int) -> int:

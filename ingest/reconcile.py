@@ -14,8 +14,10 @@ from itertools import islice
 from typing import Any
 
 from imret.datasets.scan import Ignored
+from imret.escape import escape_undecodable
+from imret.files import sha256_of
 from imret.store import Collection, Filter, Match, Point
-from imret.store.payload import make_payload, path_of, printable, sha256_of
+from imret.store.payload import make_payload, path_of
 from ingest.prefetch import map_ahead
 from ingest.report import Tally
 from ingest.sources import FolderSource, Record
@@ -53,7 +55,7 @@ class Reconciler:
         self.tally = tally
         # An empty collection has no twins, so a first ingest need not hash before it decodes.
         self._may_hold_twins = target.count() > 0
-        self._here = printable(source.root)
+        self._here = escape_undecodable(source.root)
         # Points of files that the walk met. Of two threads, each counts its own: what the plan found stored,
         # and what was written then.
         self._n_known = self._n_added = 0
@@ -190,7 +192,7 @@ class Reconciler:
 
 def of_source(source: FolderSource) -> Filter:
     """Return the filter for the points of one source."""
-    return Filter(must=(Match("source", (printable(source.root),)),))
+    return Filter(must=(Match("source", (escape_undecodable(source.root),)),))
 
 
 def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:
@@ -230,4 +232,4 @@ def _same_file(record: Record, point: Point) -> bool:
 
 
 def _printable_category(record: Record) -> str | None:
-    return None if record.category is None else printable(record.category)
+    return None if record.category is None else escape_undecodable(record.category)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from imret.store.payload import printable
+from imret.escape import escape_undecodable
+from imret.files import write_atomically
 
 
 @dataclass
@@ -82,16 +81,7 @@ class Report:
         Raises:
             OSError: If the folder is missing or cannot be written.
         """
-        target = Path(file)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                json.dump(self.as_dict(), out, indent=2, ensure_ascii=False)
-                out.write("\n")
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(file, json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 class Tally:
@@ -118,7 +108,7 @@ class Tally:
         """Note a picture that could not be taken; an empty path is the source itself."""
         where = os.path.join(source, *path.split("/")) if path else source
         with self._lock:
-            self.report.skipped.append({"path": printable(where), "reason": reason})
+            self.report.skipped.append({"path": escape_undecodable(where), "reason": reason})
             self._on_progress(1)
 
     def ignore(self, reason: str) -> None:

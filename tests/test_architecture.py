@@ -17,9 +17,9 @@ HOMES = {
     "open_clip": {"imret/models/", "finetune/"},
     "qdrant_client": {"imret/store/"},
     "qdrant_edge": {"imret/store/"},
-    "fastapi": {"imret/web/"},
+    "fastapi": {"imret/web/", "imret/cli/serve.py"},
     "uvicorn": {"imret/web/", "imret/cli/serve.py"},
-    "prometheus_client": {"imret/web/"},
+    "prometheus_client": {"imret/web/", "imret/cli/serve.py"},
     "PIL": {"imret/images/", "imret/output/terminal_images.py", "imret/demo/"},
 }
 

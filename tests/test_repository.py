@@ -12,8 +12,8 @@ import click
 import pytest
 import yaml
 
-from imret import __version__
 from imret.cli.main import cli
+from imret.settings import __version__
 from tests import ROOT
 from tests.fakes.pictures import draw_picture
 

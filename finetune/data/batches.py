@@ -7,159 +7,27 @@ with nothing but the step's number. Knows nothing of models.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.captions import caption_key, category_captions
 from finetune.data.records import Record, by_category
 from finetune.data.species import TEXT_KINDS
-from imret.datasets.scan import Skipped
-from imret.errors import DataError, ImageError
-from imret.images.phash import Look, look_at
-from imret.images.resize import load_pixels
-from imret.models.resolve import Preprocess
 
 # What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
-_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, _AUGMENT, _SPECIES = range(
+_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, AUGMENT_STREAM, _SPECIES = range(
     7
 )  # 2: finetune.data.records
 
 
 # ---- Pixels ------------------------------------------------------------------------------------------------
-
-
-class Pictures:
-    """The pixels of records at one size: decoded once and kept where they fit, else decoded when asked for.
-
-    Either way the same bytes come out.
-
-    Args:
-        folder: What the records' paths are below of.
-        records: The pictures.
-        size: (H, W) of the pixels.
-        preprocess: How a picture is fitted to that size: the model's own way, as where pictures are ingested.
-        budget_bytes: Most memory that decoded pictures may take; half of what is free, if that is less.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        records: Sequence[Record],
-        *,
-        size: tuple[int, int],
-        preprocess: Preprocess,
-        budget_bytes: int,
-    ) -> None:
-        self.folder = Path(folder)
-        self.records = list(records)
-        self.size = size
-        self.preprocess = replace(preprocess, size=size)
-        self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
-        self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
-        self._kept: NDArray[np.uint8] | None = None
-        self._rows = np.arange(len(records))  # of _kept, by position
-        # Two more threads than cores: a thread that waits for the disk leaves its core idle.
-        self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
-
-    def load(self, on_picture: Callable[[], object] = lambda: None, *, look: bool = False) -> list[Skipped]:
-        """Decode every picture once, keep those that fit in memory, and drop the records of unreadable ones.
-
-        Args:
-            on_picture: Called after each.
-            look: Whether to fill `looks`.
-
-        Returns:
-            What was dropped, and why.
-        """
-        height, width = self.size
-        if self.in_memory:
-            self._kept = np.empty((len(self.records), height, width, 3), dtype=np.uint8)
-        good: list[Record] = []
-        skipped: list[Skipped] = []
-
-        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, Look | None]:
-            result = self._try_decode(record)
-            return result, look_at(result) if look and not isinstance(result, str) else None
-
-        results = self._pool.map(decode, self.records)
-        for record, (result, seen) in zip(self.records, results, strict=True):
-            if isinstance(result, str):
-                skipped.append(Skipped(record.path, result))
-            else:
-                if self._kept is not None:
-                    self._kept[len(good)] = result
-                if seen is not None:
-                    self.looks.append(seen)
-                good.append(record)
-            on_picture()
-        self.records = good
-        self._rows = np.arange(len(good))
-        return skipped
-
-    def select(self, positions: Sequence[int]) -> Pictures:
-        """Keep only the records at these positions, in this order; return self."""
-        self.records = [self.records[i] for i in positions]
-        self.looks = [self.looks[i] for i in positions] if self.looks else []
-        if self._kept is not None:
-            self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
-        return self
-
-    def batch(self, positions: Sequence[int]) -> Tensor:
-        """Return (B, H, W, 3) uint8 pixels of the records at these positions.
-
-        Raises:
-            DataError: If a picture that could be read at the start cannot be read any more.
-        """
-        if self._kept is not None:
-            return torch.from_numpy(self._kept[self._rows[np.asarray(positions, dtype=np.int64)]])
-        wanted = [self.records[i] for i in positions]
-        pixels = []
-        for record, result in zip(wanted, self._pool.map(self._try_decode, wanted), strict=True):
-            if isinstance(result, str):
-                raise DataError(
-                    f"picture {record.path!r} of {str(self.folder)!r} could be read at the start and now "
-                    f"cannot: {result}. Put it back and run the same command to go on, or begin anew with "
-                    "--overwrite."
-                )
-            pixels.append(result)
-        return torch.from_numpy(np.stack(pixels))
-
-    def close(self) -> None:
-        """Stop the decoding threads and let the pixels go."""
-        self._pool.shutdown(cancel_futures=True)
-        self._kept = None
-
-    def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
-        """Return a picture's pixels, or why there are none."""
-        try:
-            return load_pixels(self.folder / record.path, self.preprocess)[0]
-        except ImageError as error:
-            return str(error)
-        except OSError as error:
-            return error.strerror or str(error)
-
-
-def _free_bytes() -> int:
-    """Return the memory that is free right now, or a lot where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 1 << 62
 
 
 # ---- Batches -----------------------------------------------------------------------------------------------
@@ -337,55 +205,3 @@ def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArr
 
 
 # ---- Augmentation ------------------------------------------------------------------------------------------
-
-
-def augment(
-    pixels: Tensor,
-    *,
-    size: tuple[int, int],
-    seed: int,
-    step: int,
-    min_scale: float = 0.6,
-    max_ratio: float = 4 / 3,
-    flip: bool = True,
-) -> Tensor:
-    """Return a random crop of each picture, resized, and mirrored half of the time.
-
-    The crop takes `min_scale` to all of the area and is up to `max_ratio` times as wide as high, or as high
-    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a
-    little larger than the result, so plain bilinear sampling does not alias.
-
-    Args:
-        pixels: (B, H, W, 3) uint8, on any device.
-        size: (h, w) of the result.
-        seed: With `step`, decides every crop.
-        step: Number of the step.
-        min_scale: Least share of the area, in (0, 1].
-        max_ratio: Longest side over shortest, relative to the picture's; 1 keeps its shape.
-        flip: Whether to mirror.
-
-    Returns:
-        (B, 3, h, w) float32 in [0, 1], on the same device.
-    """
-    n = len(pixels)
-    rng = np.random.default_rng((seed, _AUGMENT, step))
-    area = rng.uniform(min_scale, 1.0, n)
-    ratio = np.exp(rng.uniform(-np.log(max_ratio), np.log(max_ratio), n))
-    # Shares of height and width, at most 1; what one side cannot take is not given to the other.
-    height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
-    # Centres in [-1, 1], where the crop still lies inside.
-    y, x = rng.uniform(-1, 1, n) * (1 - height), rng.uniform(-1, 1, n) * (1 - width)
-    mirrored = np.where(rng.random(n) < 0.5, -1.0, 1.0) if flip else np.ones(n)
-    theta = np.zeros((n, 2, 3), dtype=np.float32)  # output coordinates to input coordinates
-    theta[:, 0, 0], theta[:, 0, 2] = width * mirrored, x
-    theta[:, 1, 1], theta[:, 1, 2] = height, y
-    grid = F.affine_grid(torch.from_numpy(theta).to(pixels.device), [n, 3, *size], align_corners=False)
-    images = pixels.permute(0, 3, 1, 2).float() / 255  # (B, H, W, 3) -> (B, 3, H, W)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def normalised(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """Return (B, 3, H, W) pixels of [0, 1] shifted and scaled as the model expects."""
-    mean = torch.tensor(preprocess.mean, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess.std, device=images.device).view(1, 3, 1, 1)
-    return (images - mean) / std

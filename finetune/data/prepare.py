@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
 from finetune.data.duplicates import Leak, find_copies, find_groups, find_leaks
 from finetune.data.manifest import is_manifest, read_manifest
+from finetune.data.pixels import Pictures, training_size
 from finetune.data.records import (
     Record,
     list_pictures,
@@ -30,10 +30,9 @@ from finetune.data.replay import hold_out, replayed_records
 from finetune.data.report import Report
 from finetune.data.token_lengths import Lengths, measure
 from finetune.model.base_model import Base
-from finetune.trainer import training_size
 from imret.datasets.captions_csv import read_captions
+from imret.datasets.names_csv import name_key, read_names
 from imret.errors import DataError
-from imret.retrieval.prompts import name_key, read_names
 
 CAPTIONS_NAME = "captions.csv"
 
@@ -60,7 +59,7 @@ class Sources:
     Attributes:
         labelled: Pictures to train on and to validate with.
         test: How many more a manifest means for a test.
-        names: What categories are called, by `imret.retrieval.prompts.name_key`, where a file says so.
+        names: What categories are called, by `imret.datasets.names_csv.name_key`, where a file says so.
         again: Captioned pictures of other things to show again; None if there are none.
         against: Pictures that training is judged by; None if there are none.
     """

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from finetune.data.batches import Pictures, TextSet, text_set
+from finetune.data.batches import TextSet, text_set
 from finetune.data.captions import caption_key
+from finetune.data.pixels import Pictures
 from finetune.data.records import Record
 from imret.datasets.captions_csv import read_captioned
 

@@ -12,8 +12,8 @@ from finetune.data.duplicates import Copies, Leak
 from finetune.data.records import Record
 from finetune.data.token_lengths import Lengths
 from imret.datasets.scan import Skipped
+from imret.escape import escape_control
 from imret.retrieval.prompts import common_names
-from imret.store.payload import one_line
 
 # Of whatever there are many, a person is shown so many.
 _SHOWN = 3
@@ -82,7 +82,7 @@ class Report:
 
     def text(self) -> str:
         """Return the table and the sentences below it, for a terminal."""
-        return "\n".join([*self._table(), *map(one_line, self._sentences())])
+        return "\n".join([*self._table(), *map(escape_control, self._sentences())])
 
     def _table(self) -> list[str]:
         by_category: dict[str, Record] = {}
@@ -161,7 +161,7 @@ class Report:
 
 
 def _short(text: str) -> str:
-    shown = one_line(text)
+    shown = escape_control(text)
     return shown if len(shown) <= _WIDEST else shown[: _WIDEST - 1] + "\u2026"
 
 

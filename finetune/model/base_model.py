@@ -21,8 +21,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from imret.errors import ModelError
+from imret.images.preprocess import Preprocess
 from imret.models.encoder import load_clip
-from imret.models.resolve import ModelFiles, Preprocess, resolve_model
+from imret.models.fingerprint import ModelFiles
+from imret.models.resolve import resolve_model
 
 _ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import DataError
-from imret.store.payload import printable
+from imret.escape import escape_undecodable
 
 if TYPE_CHECKING:
-    from finetune.trainer import Step
+    from finetune.callbacks import Step
 
 
 def require_tensorboard() -> None:
@@ -96,7 +96,7 @@ class Board:
             return
         scalars = {"validation/text_to_image_map": scores["text_to_image_map"]}
         for category, value in scores["average_precision"].items():
-            scalars[f"validation_by_category/{printable(category)}"] = value
+            scalars[f"validation_by_category/{escape_undecodable(category)}"] = value
         self._add(scalars, at)
         self._last_s = time.monotonic()
 

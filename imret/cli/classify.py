@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from imret import DEFAULT_COLLECTION, DEFAULT_MODEL
-from imret.cli.options import announce, arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
 from imret.errors import DataError
+from imret.output.console import announce
+from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from imret.models.lazy_encoder import CachedEncoder
@@ -80,10 +81,10 @@ def command(
 
     A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     """
-    from imret.cli.evaluate import names_for
+    from imret.datasets.names_csv import read_names
     from imret.images.decode import MAX_PIXELS, lift_pillow_limit
     from imret.retrieval.classify import classify_each
-    from imret.retrieval.prompts import read_names
+    from imret.retrieval.prompts import names_for
 
     lift_pillow_limit(MAX_PIXELS)
     names = read_names(names_file) if names_file else {}
@@ -129,7 +130,7 @@ def _labels_and_encoder(
 ) -> tuple[list[str], CachedEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
     from imret.models.lazy_encoder import CachedEncoder
-    from imret.retrieval.query_vector import query_encoder_for
+    from imret.retrieval.collection_encoder import query_encoder_for
     from imret.store import open_store
 
     if labels is not None and collection is None:
@@ -190,11 +191,11 @@ def write_predictions(
     Returns:
         How many pictures could not be read; they are reported on stderr.
     """
+    from imret.escape import escape_control, escape_undecodable
     from imret.output.formats import tsv
-    from imret.store.payload import one_line, printable
 
     n_unreadable = 0
-    width = max(len(one_line(label)) for label in labels)
+    width = max(len(escape_control(label)) for label in labels)
     if output == "tsv":
         print("rank\tprobability\tscore\tlabel\tpath", file=stream)
     for one in results:
@@ -211,19 +212,19 @@ def write_predictions(
                 ],
             }
             # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
-            print(json.dumps(fields, ensure_ascii=printable(path) != path), file=stream)
+            print(json.dumps(fields, ensure_ascii=escape_undecodable(path) != path), file=stream)
         for rank, p in enumerate(one.predictions if output != "json" else (), start=1):
             if output == "tsv":
                 row = (str(rank), f"{p.probability:.6f}", f"{p.score:.6f}", tsv(p.label), tsv(path))
                 print("\t".join(row), file=stream)
             else:
-                name = one_line(path)
-                label = one_line(p.label)
+                name = escape_control(path)
+                label = escape_control(p.label)
                 print(f"{rank:>4}  {p.probability:.3f}  {label:<{width}}  {name}", file=stream)
     return n_unreadable
 
 
 def _report(path: str, reason: str) -> None:
-    from imret.store.payload import one_line
+    from imret.escape import escape_control
 
-    announce(f"{one_line(path)}: {reason}")
+    announce(f"{escape_control(path)}: {reason}")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import announce, db_option
-from imret.store.payload import one_line
+from imret.cli.options import db_option
+from imret.escape import escape_control
+from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.store import Stats, Store
@@ -90,7 +91,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
             row["name"],
             "-" if row["images"] is None else f"{row['images']:,}",
             _size(row["disk_bytes"]),
-            one_line(row["model"] or "-"),
+            escape_control(row["model"] or "-"),
         )
         for row in rows
     ]
@@ -125,9 +126,9 @@ def show_command(name: str, db: str | None, output: str) -> None:
         print(json.dumps({**found, "sources": sources}, indent=2, ensure_ascii=False))
         return
     print(format_table({"engine": engine, "address": address, "collections": [found]}))
-    width = max((len(one_line(source)) for source in sources), default=0)
+    width = max((len(escape_control(source)) for source in sources), default=0)
     for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
-        print(f"{label:<11}  {one_line(source):<{width}}  {images:>9,}")
+        print(f"{label:<11}  {escape_control(source):<{width}}  {images:>9,}")
 
 
 @command.command(
@@ -203,7 +204,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
             model = opened.identity.model
         shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
     again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
-    return _Deletion(name, shown, one_line(again) + _db(store.address, db))
+    return _Deletion(name, shown, escape_control(again) + _db(store.address, db))
 
 
 @command.command(
@@ -264,7 +265,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
         address = store.address
     announce(
         f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
-        f"its model is {one_line(header.identity.model)}"
+        f"its model is {escape_control(header.identity.model)}"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from imret.cli.options import announce
+from imret.output.console import announce
 
 COLLECTION = "demo"
 SEARCHES = (

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from imret import DEFAULT_COLLECTION
-from imret.cli.options import announce, arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
 from imret.errors import DataError
+from imret.output.console import announce
+from imret.retrieval.prompts import names_for
+from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
+    pass
 
 
 @click.command(
@@ -79,7 +80,7 @@ def command(
     Asks for each category in words and ranks all pictures; lets pictures find their like; names each picture;
     and, with --retention, checks what the model still knows of other things.
     """
-    from imret.retrieval.prompts import read_names
+    from imret.datasets.names_csv import read_names
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
@@ -126,11 +127,11 @@ def _measured(
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the report: of the collection, if one was named, and of the folder, if one was given."""
-    from imret import DEFAULT_MODEL
     from imret.evaluation.evaluate import evaluate
     from imret.evaluation.index_error import evaluate_collection
     from imret.models.encoder import Encoder
-    from imret.retrieval.query_vector import encoder_for
+    from imret.retrieval.collection_encoder import encoder_for
+    from imret.settings import DEFAULT_MODEL
     from imret.store import open_store
 
     options: dict[str, Any] = {
@@ -168,23 +169,9 @@ def _measured(
     return {**report, "collection": through}
 
 
-def names_for(
-    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """Return what categories are called: as in the file, else as the model was tuned."""
-    from imret.evaluation.queries import recorded_names
-
-    recorded = {key: names for key, names in recorded_names(encoder).items() if key not in given}
-    if recorded:
-        shown = ", ".join(f"{key} = {names[0]}" for key, names in list(recorded.items())[:5])
-        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
-        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
-    return {**recorded, **given}
-
-
 def _tell_strangers(names: Mapping[str, tuple[str, ...]], report: Mapping[str, Any]) -> None:
     """Tell of names that --names gives to what is no category here, such as a misspelt one."""
-    from imret.retrieval.prompts import name_key
+    from imret.datasets.names_csv import name_key
 
     categories = {
         *(report["data"]["categories"] if "data" in report else ()),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 import traceback
 import warnings
@@ -16,9 +15,10 @@ from typing import Any, NoReturn
 
 import click
 
-from imret import __version__
-from imret.cli.options import announce, db_option, silence_closed_stdout
+from imret.cli.options import db_option
 from imret.errors import ImretError
+from imret.output.console import announce, silence_closed_stdout
+from imret.settings import __version__, read_settings
 
 _ELSEWHERE = {
     "ingest": "ingest.cli",
@@ -122,7 +122,7 @@ def main() -> NoReturn:
         ):  # file names may hold bytes that are no UTF-8; pass them on as they are
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     warnings.showwarning = _show_warning
-    debug = "--debug" in sys.argv[1:2] or bool(os.environ.get("IMRET_DEBUG"))
+    debug = "--debug" in sys.argv[1:2] or read_settings().debug
     try:
         sys.exit(cli.main(prog_name="imret", standalone_mode=False))
     except click.ClickException as error:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import select
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from imret import DEFAULT_COLLECTION, DEFAULT_MODEL
+from imret.output.formats import FORMATS
+from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,20 +51,41 @@ def model_option(purpose: str) -> Callable[[F], F]:
     )
 
 
-def announce(message: str) -> None:
-    """Tell the person at the terminal something that is no result."""
-    click.echo(message, err=True)
-
-
-def silence_closed_stdout() -> bool:
-    """If the reader of stdout has gone (`| head`), send what is left to write nowhere; say whether it has."""
-    number = sys.stdout.fileno()
-    if hasattr(select, "poll"):  # Windows has none; there, a broken pipe is taken for this one
-        poll = select.poll()
-        poll.register(number, 0)  # what is wrong with it is reported unasked
-        if not poll.poll(0):
-            return False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
-    return True
+def output_options(command: F) -> F:
+    """Add the options of `deliver` to a command."""
+    for option in reversed(
+        (
+            click.option(
+                "--format",
+                "output",
+                type=click.Choice(FORMATS),
+                default="table",
+                show_default=True,
+                help="json: one object per line; paths: for pipes.",
+            ),
+            click.option("-0", "--null", is_flag=True, help="End paths with NUL, for xargs -0."),
+            click.option("--payload", is_flag=True, help="With json: everything stored beside each picture."),
+            click.option(
+                "--preview/--no-preview",
+                default=False,
+                help="Show thumbnails, in a terminal; IMRET_PREVIEW chooses how.",
+            ),
+            click.option(
+                "--html", metavar="FILE", help="Write a contact sheet: one page with all thumbnails."
+            ),
+            click.option(
+                "--copy-to",
+                metavar="DIR",
+                help="Copy the pictures there, named by rank: 001_owl.jpg. Nothing is overwritten.",
+            ),
+            click.option(
+                "--open",
+                "open_them",
+                is_flag=True,
+                help="Show the pictures: with the command in IMRET_VIEWER, else one in the system's viewer, "
+                "several on a page in the browser (that of --html, if given).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

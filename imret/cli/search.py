@@ -11,18 +11,19 @@ import click
 from click.core import ParameterSource
 
 from imret.cli.options import (
-    announce,
     arch_option,
     collection_option,
     db_option,
     device_option,
     model_option,
+    output_options,
     precision_option,
 )
 from imret.errors import StoreLocked, StoreUnavailable
-from imret.output.formats import deliver, output_options
-from imret.settings import is_off
-from imret.store.payload import one_line
+from imret.escape import escape_control
+from imret.output.console import announce
+from imret.output.deliver import deliver
+from imret.settings import read_settings
 
 if TYPE_CHECKING:
     from imret.errors import ImretError
@@ -262,7 +263,7 @@ def _from_server(
 ) -> tuple[list[Hit] | None, ImretError | None]:
     """Return what a running server answers; else None, and what it says is wrong, if anything."""
     context = click.get_current_context()
-    if is_off("IMRET_SERVER") or any(
+    if not read_settings().use_server or any(
         context.get_parameter_source(name) is not ParameterSource.DEFAULT
         for name in ("model", "arch", "device", "precision")
     ):
@@ -281,7 +282,7 @@ def _from_server(
         if str(error):
             announce(f"imret serve at {running.url} {error}; searching without it")
         return None, error.problem
-    announce(f"answered by imret serve at {running.url} (store {one_line(running.address)})")
+    announce(f"answered by imret serve at {running.url} (store {escape_control(running.address)})")
     return hits, None
 
 
@@ -308,7 +309,7 @@ def _from_store(
         # An embedded store starts a process for it, which takes as long as what is imported here.
         opening = meanwhile.submit(store.open, collection)
         from imret.retrieval import search
-        from imret.retrieval.query_vector import query_encoder_for
+        from imret.retrieval.collection_encoder import query_encoder_for
 
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
         stored = encoding["model"] is None and all(term.kind in ("id", "stored") for term in terms)

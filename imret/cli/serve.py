@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 
 from imret.cli.options import (
-    announce,
     arch_option,
     collection_option,
     db_option,
@@ -23,6 +22,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.output.console import announce
 
 if TYPE_CHECKING:
     import uvicorn
@@ -118,13 +118,13 @@ def command(
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
     from imret.client import discovery
     from imret.images.decode import MAX_PIXELS, lift_pillow_limit
-    from imret.models.resolve import cache_dir
-    from imret.store import default_folder, open_store, resolve_address
+    from imret.settings import cache_dir, store_dir
+    from imret.store import open_store, resolve_address
     from imret.web.app import create_app
     from imret.web.connections import make_protocol, raise_file_limit
     from imret.web.images.files import Pictures
     from imret.web.pool.collections import Warm
-    from imret.web.security.middleware import check_binding
+    from imret.web.security.hosts import check_binding
 
     lift_pillow_limit(MAX_PIXELS)
     # It quotes the query, and queries are nobody's business.
@@ -137,7 +137,7 @@ def command(
     address, reason = resolve_address(db)
     # The user's own store may still be to come, and the page then says how; a folder that was named and is
     # not there is a mistake.
-    is_own = address == str(default_folder())
+    is_own = address == str(store_dir())
     with contextlib.ExitStack() as ending:
         listener = ending.enter_context(_listen(host, port))
         port = listener.getsockname()[1]
@@ -231,9 +231,10 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
 def _token(file: str | None) -> str | None:
     from imret.errors import DataError
+    from imret.settings import read_settings
 
     if file is None:
-        return os.environ.get("IMRET_TOKEN") or None
+        return read_settings().token
     try:
         token = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.errors import DataError
+from imret.settings import state_dir
 
 _MAX_BYTES = 65_536
 # A note is locked within moments of its making; what has no name yet after this long never gets one.
@@ -123,13 +124,7 @@ def one_spelling(address: str | os.PathLike[str]) -> str:
 
 def _folder() -> Path:
     # A user each: IMRET_HOME may be shared.
-    name = f"running-{os.geteuid()}" if hasattr(os, "geteuid") else "running"
-    home = os.environ.get("IMRET_HOME")
-    if not home:
-        import platformdirs
-
-        home = platformdirs.user_state_dir("imret", appauthor=False)
-    return Path(home).expanduser() / name
+    return state_dir() / f"running-{os.geteuid()}"
 
 
 def _key(address: str) -> str:

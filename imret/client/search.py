@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from imret import DEFAULT_COLLECTION, __version__, errors
+from imret import errors
 from imret.client.discovery import Running
 from imret.errors import ImretError, StoreUnavailable
+from imret.escape import escape_undecodable
 from imret.retrieval.query import Query, Term, read_picture, terms_of
 from imret.retrieval.results import Hit, sort_hits
-from imret.store.payload import file_of, printable
+from imret.settings import DEFAULT_COLLECTION, __version__
+from imret.store.payload import file_of
 
 PAGE = 500  # hits of one answer
 # Each page costs the server a search of all that come before it, too.
@@ -179,7 +181,7 @@ def _check_bounds(terms: Sequence[Term], asked: dict[str, Any], limit: int, offs
 def _printable(name: str) -> str:
     # As the payload has it; what has no such form is for make_filter to refuse.
     try:
-        return printable(name)
+        return escape_undecodable(name)
     except UnicodeEncodeError:
         raise NoAnswer("") from None
 

@@ -25,6 +25,7 @@ from random import Random
 from imret.demo.draw import CATEGORIES, Attributes, choose, draw
 from imret.demo.words import AttributeQuery, attribute_queries, captions, category_queries
 from imret.errors import DataError
+from imret.files import write_atomically
 
 __all__ = ["CATEGORIES", "AttributeQuery", "attribute_queries", "category_queries", "write_dataset"]
 
@@ -81,7 +82,7 @@ def write_dataset(
             _draw_all(folder, todo, seed=seed, size=size, workers=workers, progress=progress)
             for split, n in numbers.items():
                 _write_tables(folder / split, split, n, seed)
-            _replace(folder / _MARKER, _as_json(complete))
+            write_atomically(folder / _MARKER, _as_json(complete))
     except OSError as error:
         raise DataError(
             f"cannot write the drawn data set to '{folder}': {error}. Choose another folder: imret demo DIR"
@@ -123,13 +124,6 @@ def _read_marker(folder: Path) -> dict[str, int] | None:
     return found
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is whole or not there, whenever the process dies."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def _claim(folder: Path, made_from: dict[str, int]) -> None:
     """Make sure that the folder is ours to write to, and mark it before anything else is written."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +145,7 @@ def _claim(folder: Path, made_from: dict[str, int]) -> None:
         # An older generator's pictures go before the marker changes: the names are shared, the drawings not.
         for picture in _pictures({name: made_from[name] for name in ("train", "test")}) if found else ():
             _path(folder, picture).unlink(missing_ok=True)
-        _replace(folder / _MARKER, _as_json(made_from | {"complete": False}))
+        write_atomically(folder / _MARKER, _as_json(made_from | {"complete": False}))
     for split in ("train", "test"):
         for category in CATEGORIES:
             (folder / split / category).mkdir(parents=True, exist_ok=True)
@@ -224,7 +218,7 @@ def _draw_batch(folder: Path, batch: Sequence[Picture], seed: int, size: int) ->
         image = draw(_attributes(seed, split, index), size=size, rng=rng)
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=rng.randint(72, 95))
-        _replace(_path(folder, (split, index)), buffer.getvalue())
+        write_atomically(_path(folder, (split, index)), buffer.getvalue())
     return len(batch)
 
 
@@ -245,4 +239,4 @@ def _write_tables(folder: Path, split: str, n: int, seed: int) -> None:
     for name, rows in (("captions.csv", told), ("attributes.csv", shown)):
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(rows)
-        _replace(folder / name, text.getvalue().encode("utf-8"))
+        write_atomically(folder / name, text.getvalue().encode("utf-8"))

@@ -12,7 +12,7 @@ import numpy as np
 from imret.demo.dataset import attribute_queries, category_queries
 from imret.evaluation.metrics import average_precision
 from imret.output.contact_sheet import Strip, write_sheet
-from imret.retrieval.query_vector import encoder_for
+from imret.retrieval.collection_encoder import encoder_for
 from imret.retrieval.results import Hit
 from imret.retrieval.search import search
 from imret.store import open_store

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.datasets.labelled import Labelled, category_of, labelled
 from imret.errors import DataError
-from imret.evaluation.dataset import Embedded, Labelled, category_of, embed, labelled
+from imret.evaluation.dataset import Embedded, embed
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.queries import Names
 from imret.evaluation.significance import System

@@ -5,53 +5,25 @@ Decoding runs one batch ahead of the model. In memory are two batches of pixels,
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.scan import Found, Skipped, walk
-from imret.errors import DataError, ImageError
-from imret.images.decode import Source
+from imret.datasets.labelled import Labelled, category_of
+from imret.errors import DataError
+from imret.evaluation.queries import Names
+from imret.images.decode_batches import decode_batches
+from imret.models.encoder import TextTruncated
+from imret.retrieval.prompts import evaluation_queries
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
-
-Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
-
-# Pictures decoded before they are encoded together.
-_BATCH = 64
-# A large photo takes some 100 MB while it is decoded; more threads than this help little.
-_THREADS = 16
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Pictures found in a folder of categories.
-
-    Attributes:
-        folder: Where they lie.
-        paths: Below the folder, sorted; the first part of each is its category.
-        skipped: What is named like a picture and cannot be taken, and why.
-    """
-
-    folder: Path
-    paths: list[str]
-    skipped: list[dict[str, str]]
-
-    @property
-    def categories(self) -> list[str]:
-        """Names of the categories, sorted."""
-        return sorted({category_of(path) for path in self.paths})
 
 
 @dataclass(frozen=True)
@@ -77,64 +49,6 @@ class Embedded:
         """(Q, N) whether a picture answers the query of each category."""
         relevant: NDArray[np.bool_] = np.arange(len(self.categories))[:, None] == self.labels[None, :]
         return relevant
-
-
-def category_of(path: str) -> str:
-    """Return the first folder of a path below the data."""
-    return path.split("/", 1)[0]
-
-
-def labelled(folder: str | os.PathLike[str]) -> Labelled:
-    """Find the pictures of a folder that lie in a category, opening none.
-
-    Raises:
-        DataError: If there is no such folder, or fewer than two categories hold pictures.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
-    paths, skipped = [], []
-    for entry in walk(str(root)):
-        if isinstance(entry, Found) and "/" in entry.path:
-            paths.append(entry.path)
-        elif isinstance(entry, Found):
-            skipped.append({"path": entry.path, "reason": "lies in no category's folder"})
-        elif isinstance(entry, Skipped):
-            skipped.append({"path": entry.path, "reason": entry.reason})
-    found = Labelled(root, sorted(paths), skipped)
-    if len(found.categories) < 2:
-        where = f"all in {found.categories[0]!r}" if paths else "in any category"
-        raise DataError(
-            f"{str(root)!r} holds {len(paths) or 'no'} pictures {where}, and two categories are needed to "
-            "tell apart. Give a folder with one sub-folder per category."
-        )
-    return found
-
-
-def copies_in(train: Labelled, evaluated: Labelled) -> list[str]:
-    """Return which of the evaluated pictures are, byte for byte, among the training pictures too.
-
-    Only files that share their size are read.
-    """
-    of_size: dict[int, list[Path]] = {}
-    for path in train.paths:
-        file = train.folder / path
-        with suppress(OSError):
-            of_size.setdefault(file.stat().st_size, []).append(file)
-    known: dict[int, set[bytes]] = {}
-    copies = []
-    for path in evaluated.paths:
-        with suppress(OSError):
-            file = evaluated.folder / path
-            size = file.stat().st_size
-            if size not in of_size:
-                continue
-            if size not in known:
-                known[size] = {hashlib.sha256(other.read_bytes()).digest() for other in of_size[size]}
-            if hashlib.sha256(file.read_bytes()).digest() in known[size]:
-                copies.append(path)
-    return copies
 
 
 def embed(found: Labelled, encoder: Encoder, on_picture: Callable[[], object] = lambda: None) -> Embedded:
@@ -188,9 +102,10 @@ def encode(
 ) -> tuple[NDArray[np.float32], list[str], list[dict[str, str]]]:
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
     rows, good, skipped = [], [], []
-    for number, some in enumerate(decoded([folder / path for path in paths], encoder)):
+    remaining = iter(paths)
+    for batch in decode_batches([folder / path for path in paths], encoder.preprocess):
         pixels = []
-        for path, (_, result) in zip(paths[number * _BATCH :], some, strict=False):
+        for path, (_, result) in zip(islice(remaining, len(batch)), batch, strict=True):
             if isinstance(result, str):
                 skipped.append({"path": path, "reason": result})
             else:
@@ -203,32 +118,32 @@ def encode(
     return vectors, good, skipped
 
 
-def decoded(
-    sources: Iterable[Source], encoder: Encoder | CachedEncoder
-) -> Iterator[list[tuple[Source, Pixels | str]]]:
-    """Yield batches of pictures with their pixels of the model's size, or with why they have none.
-
-    While one batch is used, the next is decoded in threads.
+def category_queries(
+    encoder: Encoder, categories: Sequence[str], names: Names | None = None
+) -> NDArray[np.float32]:
+    """Return (Q, D) unit embeddings that ask for categories: the mean over the evaluation templates.
 
     Args:
-        sources: What `load_image` takes, in any number.
-        encoder: The model; none of its weights is loaded.
+        encoder: The model.
+        categories: Q names of folders.
+        names: What they are called, where it is not what `imret.retrieval.prompts` says.
     """
-    from imret.images.resize import load_pixels
+    means = np.stack(
+        [encoder.encode_texts(evaluation_queries(name, names)).mean(axis=0) for name in categories]
+    )
+    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
 
-    def decode(source: Source) -> Pixels | str:
-        try:
-            return load_pixels(source, encoder.preprocess)[0]
-        except (ImageError, OSError) as error:
-            return str(error)
 
-    remaining = iter(sources)
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        batch = list(islice(remaining, _BATCH))
-        ahead = pool.map(decode, batch)
-        while batch:
-            ready = list(ahead)
-            following = list(islice(remaining, _BATCH))
-            ahead = pool.map(decode, following)
-            yield list(zip(batch, ready, strict=True))
-            batch = following
+def encode_captions(encoder: Encoder, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+    """Return (T, D) unit embeddings, and how many of the captions were cut to what the model reads.
+
+    Instead of a warning for each: among thousands of captions some are too long, which is no news.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vectors = encoder.encode_texts(captions)
+    cut = [warning for warning in caught if issubclass(warning.category, TextTruncated)]
+    for other in caught:
+        if not issubclass(other.category, TextTruncated):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    return vectors, len(cut)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from imret import __version__
+from imret.datasets.labelled import Labelled, copies_in, labelled
 from imret.evaluation.baselines import (
     CENTROID,
     KNN,
@@ -23,13 +23,14 @@ from imret.evaluation.baselines import (
     fitted_baselines,
     training_pictures,
 )
-from imret.evaluation.dataset import Embedded, Labelled, copies_in, embed, in_common, labelled
-from imret.evaluation.queries import Names, category_queries
+from imret.evaluation.dataset import Embedded, category_queries, embed, in_common
+from imret.evaluation.queries import Names
 from imret.evaluation.retention import Captioned, captioned_in, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
 from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
 from imret.models.encoder import TextTruncated
 from imret.retrieval.prompts import common_names, evaluation_queries
+from imret.settings import __version__
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder

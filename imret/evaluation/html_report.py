@@ -13,7 +13,8 @@ from typing import Any
 
 from imret.evaluation.plots import confusion, curves
 from imret.evaluation.text_report import COMPARED, IN_COLLECTION, columns_of, systems_of, value_of
-from imret.output.contact_sheet import thumbnail
+from imret.files import write_atomically
+from imret.images.thumbnails import thumbnail
 
 NO_BREAK_HYPHEN = "\u2011"
 
@@ -51,9 +52,7 @@ def write_page(file: str | os.PathLike[str], report: Mapping[str, Any]) -> Path:
         body="\n".join(part for part in body if part),
     )
     target = Path(file).resolve()
-    part_file = target.with_name(f".{target.name}.part")
-    part_file.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(part_file, target)
+    write_atomically(target, page.encode("utf-8", "backslashreplace"))
     return target
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError
-from imret.evaluation.queries import Names, category_queries
+from imret.evaluation.dataset import category_queries
+from imret.evaluation.queries import Names
 from imret.evaluation.scores import rounded
-from imret.retrieval.query_vector import check_same_encoder
+from imret.retrieval.collection_encoder import check_same_encoder
 from imret.store import Collection, Point, Store
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from imret.datasets.captions_csv import read_captioned
 from imret.errors import DataError
-from imret.evaluation.dataset import encode
-from imret.evaluation.queries import encode_captions
+from imret.evaluation.dataset import encode, encode_captions
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder

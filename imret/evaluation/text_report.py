@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imret.escape import escape_control
 from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1
-from imret.store.payload import one_line
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _collection(one: Mapping[str, Any]) -> str:
 
 def _short(name: str, width: int = 24) -> str:
     """Return a name that fits its column and holds nothing that a terminal would obey."""
-    plain = one_line(name)
+    plain = escape_control(name)
     return plain if len(plain) <= width else f"{plain[: width - 1]}…"
 
 

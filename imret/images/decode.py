@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imret.errors import ImageError
+from imret.images.color import to_rgb
 
 MAX_PIXELS = 100_000_000
 
@@ -54,21 +53,14 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
-_MAX_RESIZED_PIXELS = 16_000_000
 
 # Where a picture becomes small in two steps, the first leaves this many times the pixels a side for LANCZOS.
-_REDUCING_GAP = 2.0
+REDUCING_GAP = 2.0
 # The same for a model's size, to which it is resized by BICUBIC or BILINEAR with antialiasing.
 _COVER_GAP = 1.5
-_MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
-_MAX_PROFILE_BYTES = 1 << 14
 
 Picture: TypeAlias = Image.Image
 Resample: TypeAlias = Image.Resampling
-Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
-Extent: TypeAlias = tuple[float, float]  # width and height of the part to resize, from the upper left corner
-Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], Resample, Box, Extent], NDArray[np.uint8]]
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image
 
 
@@ -155,41 +147,6 @@ def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
         return Header(image.format or "JPEG", image.mode, orientation if orientation in _UPRIGHT else 1)
 
 
-def to_jpeg(image: Image.Image, *, max_side: int | None = None, quality: int = 80) -> bytes:
-    """Return the bytes of a JPEG of a picture, made smaller where it is too large, never larger.
-
-    Carries no metadata (no EXIF, so no place and no camera; no XMP, no comment) but a colour profile for RGB
-    that `load_image` left with the picture: without it, photos in Display P3 look pale. sRGB needs none.
-
-    Args:
-        image: From `load_image`.
-        max_side: Pixels of the longer side at most. JPEG itself ends at 65,500.
-        quality: libjpeg's, in [1, 95].
-    """
-    side = min(max_side or _MAX_JPEG_SIDE, _MAX_JPEG_SIDE)
-    longer = max(image.size)
-    if longer > side:
-        width, height = (max(1, round(length * side / longer)) for length in image.size)
-        plain = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-    else:
-        plain = image.copy()
-    plain.info = {}  # Pillow would write the comment that it found
-    out = io.BytesIO()
-    plain.save(out, "JPEG", quality=quality, icc_profile=_profile(image))
-    return out.getvalue()
-
-
-def _profile(image: Image.Image) -> bytes | None:
-    """Return the ICC profile to hand on; browsers read it, this process does not.
-
-    Source: ICC.1:2022, section 7.2.6: bytes 16 to 19 name the colour space of the pixels.
-    """
-    profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or profile[16:20] != b"RGB " or len(profile) > _MAX_PROFILE_BYTES:
-        return None
-    return None if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile else profile
-
-
 def lift_pillow_limit(max_pixels: int) -> None:
     """Let Pillow's own limit be no lower than ours. For programs: it is a setting of the whole process.
 
@@ -198,119 +155,6 @@ def lift_pillow_limit(max_pixels: int) -> None:
     """
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
-
-
-def pillow_resize(
-    image: Image.Image, size: tuple[int, int], resample: Resample, box: Box, extent: Extent
-) -> NDArray[np.uint8]:
-    """Resize to (width, height) and crop, with Pillow, as open_clip's transform does.
-
-    Returns:
-        (H, W, 3) uint8, what is in the box.
-    """
-    resized = image if size == extent else image.resize(size, resample, box=(0, 0, *extent))
-    return np.array(resized.crop(box), dtype=np.uint8)
-
-
-def fit_image(
-    image: Image.Image,
-    *,
-    size: tuple[int, int],
-    interpolation: str = "bicubic",
-    resize_mode: str = "shortest",
-    fill_color: int = 0,
-    resize: Resize = pillow_resize,
-    reduced: Reduced | None = None,
-) -> NDArray[np.uint8]:
-    """Resize an RGB image to a model's size: pixel for pixel what open_clip's own transform makes of it.
-
-    Args:
-        image: From `load_image`.
-        size: (H, W) in pixels.
-        interpolation: "bicubic" or "bilinear" ("random" is bicubic, as in open_clip).
-        resize_mode: "shortest" resizes the shorter side and crops the centre, "longest" resizes the longer
-            side and pads, "squash" gives up the aspect ratio.
-        fill_color: Grey value in [0, 255] of the padding.
-        resize: Resizes to (width, height) and crops in place of Pillow, as that of `imret.images.resize`
-            does.
-        reduced: What the image is a fraction of, if it is one.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: If a mode or interpolation is unknown.
-    """
-    if interpolation not in ("bicubic", "bilinear", "random"):
-        raise ValueError(f"unknown interpolation {interpolation!r}")
-    resample = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
-    if image.mode != "RGB":
-        image = load_image(image)
-    height, width = size
-    whole = image.size if reduced is None else reduced.size
-    extent: Extent = image.size if reduced is None else reduced.extent
-    if resize_mode == "squash":
-        return resize(image, (width, height), resample, (0, 0, width, height), extent)
-    if resize_mode == "shortest":
-        if height != width:
-            resample = Image.Resampling.BICUBIC  # open_clip 3.3 passes no interpolation on here
-        return _resize_and_crop(image, _covering(whole, size), size, resample, resize, extent)
-    if resize_mode == "longest":
-        ratio = max(whole[0] / width, whole[1] / height)
-        # A side of a very long picture would round to nothing; open_clip fails on it.
-        inner = (max(1, round(whole[0] / ratio)), max(1, round(whole[1] / ratio)))
-        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
-        fitted = np.full((height, width, 3), fill_color, dtype=np.uint8)
-        fitted[top : top + inner[1], left : left + inner[0]] = resize(
-            image, inner, resample, (0, 0, *inner), extent
-        )
-        return fitted
-    raise ValueError(f"unknown resize mode {resize_mode!r}")
-
-
-def box_average(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return a picture made small, each pixel the average of the area that it covers.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        size: (h, w), no larger than the picture.
-
-    Returns:
-        (h, w, 3) uint8.
-    """
-    height, width = size
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
-
-
-def _covering(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) that makes an image cover (H, W), rounded as open_clip rounds."""
-    (width, height), (out_height, out_width) = image, size
-    if out_height == out_width:  # torchvision's Resize: truncates
-        longer = int(out_width * max(width, height) / min(width, height))
-        return (out_width, longer) if width <= height else (longer, out_width)
-    ratio = min(height / out_height, width / out_width)  # open_clip's ResizeKeepRatio: rounds
-    return round(width / ratio), round(height / ratio)
-
-
-def _resize_and_crop(
-    image: Image.Image,
-    resized: tuple[int, int],
-    size: tuple[int, int],
-    resample: Resample,
-    resize: Resize,
-    extent: Extent,
-) -> NDArray[np.uint8]:
-    """Resize to (width, height) `resized`, then crop the centre (H, W)."""
-    height, width = size
-    left, top = round((resized[0] - width) / 2.0), round((resized[1] - height) / 2.0)
-    if resized == image.size or resized[0] * resized[1] <= _MAX_RESIZED_PIXELS:
-        return resize(image, resized, resample, (left, top, left + width, top + height), extent)
-    # A 1 x 50,000 picture would become 224 x 11,200,000. Resample only what the crop keeps. Pillow still
-    # reads the neighbours outside the box; it may take its two passes in the other order, which rounds
-    # hard edges otherwise by some levels.
-    across, down = extent[0] / resized[0], extent[1] / resized[1]
-    box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    return np.array(image.resize((width, height), resample, box=box), dtype=np.uint8)
 
 
 # ---- Opening -----------------------------------------------------------------------------------
@@ -359,7 +203,7 @@ def _load(
             full, part = image.size, 1
             if isinstance(image, JpegImageFile):
                 if max_side is not None:
-                    scale = min(1.0, _REDUCING_GAP * max_side / max(full))
+                    scale = min(1.0, REDUCING_GAP * max_side / max(full))
                     image.draft(None, (math.ceil(full[0] * scale), math.ceil(full[1] * scale)))
                 elif min_side is not None:
                     part = _part_of(image, min_side)
@@ -453,9 +297,7 @@ def _finish(image: Image.Image, max_pixels: int, *, is_ours: bool = False) -> Im
     _check_size(image, max_pixels)
     try:
         image.load()
-        rgb = (
-            image if is_ours and image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
-        )
+        rgb = image if is_ours and image.mode == "RGB" and "transparency" not in image.info else to_rgb(image)
         if "icc_profile" in image.info:  # some conversions make a new picture
             rgb.info["icc_profile"] = image.info["icc_profile"]
     except Exception as error:
@@ -491,50 +333,6 @@ def _orientation(
 
 
 # ---- Colour ------------------------------------------------------------------------------------
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy() if type(image) is Image.Image else image.convert("RGB")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_bytes(np.asarray(image))).convert("RGB")
-    if image.mode == "LAB":
-        lab_to_srgb = ImageCms.buildTransform(
-            ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
-        )
-        converted = ImageCms.applyTransform(image, lab_to_srgb)
-        assert converted is not None
-        return converted
-    if image.has_transparency_data:
-        # La and PA have no direct way to RGBA
-        straight = image.convert({"La": "LA", "PA": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
-        over_white = Image.new("RGB", image.size, "white")
-        over_white.paste(straight, mask=straight.getchannel("A"))
-        return over_white
-    return image.convert("RGB")
-
-
-def _to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Bring one channel of more than 8 bits to [0, 255] by the range that its values show.
-
-    16-bit integers span 65,535. Wider integers and floats say nowhere what is white: [0, 1]
-    (floats), [0, 255] and [0, 65,535] are taken for whole ranges, anything else is stretched from its lowest
-    value to its highest.
-    """
-    levels = np.array(values, dtype=np.float32)
-    np.nan_to_num(levels, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(levels.min()), float(levels.max())
-    if values.dtype.itemsize == 2:
-        low, high = 0.0, 65535.0
-    elif low >= 0.0:
-        whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-        low, high = next(((0.0, white) for white in whites if high <= white), (low, high))
-    # In place: a hundred megapixels of floats are 400 MB.
-    levels -= low
-    levels *= 255.0 / max(high - low, 1e-30)
-    np.clip(np.rint(levels, out=levels), 0.0, 255.0, out=levels)
-    whole: NDArray[np.uint8] = levels.astype(np.uint8)
-    return whole
 
 
 # ---- Warnings ----------------------------------------------------------------------------------

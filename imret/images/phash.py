@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.images.decode import box_average
+from imret.images.resize import box_average
 
 # Most bits that differ, and most difference of colour in levels of [0, 255], root mean square. Measured on
 # the 937 photos of nature10 (438,000 pairs) and 4,000 drawings of `imret demo` (8 million pairs). Different

@@ -7,18 +7,17 @@ what must be converted is read, converted and let go piece by piece.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from imret.errors import ModelError
-from imret.models.resolve import ModelFiles
-from imret.models.safetensors_map import LEFTOVERS, is_safetensors, map_safetensors
+from imret.errors import ModelError, summary
+from imret.models.checkpoint import Checkpoint, placed
+from imret.models.fingerprint import ModelFiles
+from imret.models.safetensors_map import LEFTOVERS
 
 TOWERS = ("image", "text")
 
@@ -33,22 +32,6 @@ _NATIVE_TEXT = (
 )
 
 _LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
-
-# Elements converted at once: 16 MB of float32.
-_PIECE = 1 << 22
-
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def load_clip(
@@ -127,7 +110,7 @@ def _build(files: ModelFiles, towers: tuple[str, ...], dtype: torch.dtype) -> nn
         return _construct(files, dtype)
     except Exception as error:
         raise ModelError(
-            f"Cannot build the architecture of model '{files.model_id}': {_first_line(error)}."
+            f"Cannot build the architecture of model '{files.model_id}': {summary(error)}."
         ) from error
 
 
@@ -197,102 +180,6 @@ def _drop(model: nn.Module, names: tuple[str, ...]) -> None:
 # ---- Reading -----------------------------------------------------------------------------------
 
 
-class Checkpoint:
-    """The tensors of one checkpoint file by name, none of them read until it is used.
-
-    Attributes:
-        path: The file.
-        tensors: Name to a CPU tensor in the dtype as stored.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open a file of safetensors, or of torch.save with torch's restricted unpickler, by its content.
-
-        Raises:
-            ModelError: If the file cannot be read, is no checkpoint, or would have to run code to load.
-        """
-        self.path = path
-        self._map: mmap.mmap | None = None
-        try:
-            if is_safetensors(path):
-                self.tensors = _unwrapped(dict(self._map_safetensors()), path)
-            else:
-                self.tensors = _unwrapped(_unpickle(path), path)
-        except OSError as error:
-            raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
-
-    def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
-        for name, entry in entries.items():
-            if entry.dtype not in _SAFETENSORS_DTYPES:
-                raise ModelError(f"'{self.path}' stores '{name}' as {entry.dtype}, which is not supported.")
-            dtype = _SAFETENSORS_DTYPES[entry.dtype]
-            count = entry.size_bytes // dtype.itemsize
-            if count == 0:
-                yield name, torch.empty(entry.shape, dtype=dtype)
-                continue
-            tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
-            yield name, tensor.reshape(entry.shape)
-
-    def copied(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor converted and moved, piece by piece, holding little more than the result."""
-        made = torch.empty(tensor.shape, device=device, dtype=dtype)
-        source, target = tensor.reshape(-1), made.view(-1)
-        for start in range(0, source.numel(), _PIECE):
-            piece = source[start : start + _PIECE]
-            target[start : start + _PIECE].copy_(piece)
-            self._release(piece)
-        return made
-
-    def _release(self, tensor: torch.Tensor) -> None:
-        """Hand back the memory pages of what has been copied elsewhere; they are read again if used.
-
-        Without this, a checkpoint that is converted counts twice: as converted, and as mapped.
-        """
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
-        start = tensor.data_ptr() - base
-        length = tensor.numel() * tensor.element_size()
-        if not 0 <= start <= len(self._map) - length:
-            return  # made from the file's tensors, not one of them
-        # Only pages that hold nothing else: a neighbour's page may be in use.
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first:
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-
-def _unpickle(path: Path) -> object:
-    """Load with torch's unpickler of plain data, mapped where the format allows it."""
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # saved before torch 1.6
-    except OSError:
-        raise
-    except Exception as error:
-        # UnpicklingError for what would run code, and whatever a damaged archive provokes.
-        raise ModelError(
-            f"Cannot read the weights '{path}': not a plain checkpoint of tensors, and imret runs no code "
-            f"from one. Where you trust it, convert it to .safetensors. Reported: {_first_line(error)}"
-        ) from error
-
-
-def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a bare or training checkpoint, without the "module." of parallel training."""
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
-    if not tensors:
-        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
-    return tensors
-
-
 def _named_as_in(model: nn.Module, checkpoint: Checkpoint, files: ModelFiles) -> dict[str, torch.Tensor]:
     """Return the checkpoint's tensors under the model's own names and shapes, as open_clip does it."""
     from open_clip.convert import convert_state_dict
@@ -321,7 +208,7 @@ def _named_as_in(model: nn.Module, checkpoint: Checkpoint, files: ModelFiles) ->
     except Exception as error:
         raise ModelError(
             f"The weights '{checkpoint.path}' do not fit the architecture of '{files.model_id}': "
-            f"{_first_line(error)}."
+            f"{summary(error)}."
         ) from error
     return tensors
 
@@ -357,15 +244,6 @@ def _fill(
             module._parameters[key] = shared[id(old)]
         else:
             module._buffers[key] = value
-
-
-def placed(
-    checkpoint: Checkpoint, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype
-) -> torch.Tensor:
-    """Return a tensor of a checkpoint on a device in a dtype: a private view of the file, or a copy."""
-    if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
-        return tensor
-    return checkpoint.copied(tensor, device=device, dtype=dtype)
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
@@ -431,5 +309,41 @@ def _stored_dtype(module: nn.Module, key: str, old: torch.Tensor, dtype: torch.d
     return torch.float32 if norm or key in ("logit_scale", "logit_bias") else dtype
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Run (B, L) token ids through the text tower, over no more positions than the longest text needs.
+
+    Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
+    one after it. Other towers get the full context.
+    """
+    from open_clip.model import CLIP
+    from open_clip.transformer import text_global_pool
+
+    native = isinstance(model, CLIP)  # keeps the parts of its text tower on its root
+    tower: Any = model if native else model.text
+    pool_type = getattr(tower, "text_pool_type" if native else "pool_type", None)
+    end_id = getattr(tower, "text_eos_id" if native else "eos_id", None)
+    ends = _end_positions(tokens, pool_type, end_id)
+    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
+    if ends is None or not plain or getattr(tower, "attn_mask", None) is None:
+        whole: torch.Tensor = cast(Any, model).encode_text(tokens)
+        return whole
+    length = int(ends.max()) + 1
+    tokens = tokens[:, :length]  # (B, L) -> (B, l)
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (B, l, W)
+    x = text_global_pool(tower.ln_final(x), tokens, cast(str, pool_type), eos_token_id=end_id)  # (B, W)
+    if isinstance(tower.text_projection, nn.Linear):
+        x = tower.text_projection(x)
+    elif tower.text_projection is not None:
+        x = x @ tower.text_projection
+    return cast(torch.Tensor, x)
+
+
+def _end_positions(tokens: torch.Tensor, pool_type: str | None, end_id: int | None) -> torch.Tensor | None:
+    """Return (B,) the position each text is read at, or None where that is not its end token."""
+    if pool_type == "argmax":  # the end token has the highest id
+        return tokens.argmax(dim=-1)
+    if pool_type == "eos":
+        return torch.eq(tokens, end_id if end_id is not None else -1).int().argmax(dim=-1)
+    return None

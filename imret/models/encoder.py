@@ -9,38 +9,37 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from imret import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
 from imret.images.decode import MAX_PIXELS, Source
+from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels
-from imret.models.clip import Checkpoint, has_batch_norm, load_clip
+from imret.models.checkpoint import Checkpoint
+from imret.models.clip import encode_tokens, has_batch_norm, load_clip
+from imret.models.device import compute_alone, computes_in_bf16, pick_device
+from imret.models.embedding import unit_mean
 from imret.models.fast.fuse_batch_norm import fold_batch_norms
-from imret.models.fast.text_numpy import unit_mean
 from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_truncated
 from imret.models.fast.vit import load_vision
-from imret.models.resolve import ModelFiles, Preprocess, resolve_model
-from imret.settings import wants
+from imret.models.fingerprint import ModelFiles
+from imret.models.resolve import resolve_model
+from imret.settings import DEFAULT_MODEL, read_settings
 
 __all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 
 # Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
 # take the least time, 32 take twice as long.
 _IN_CACHE = 4
-_PLAIN = ("IMRET_TOWERS", "plain")  # as open_clip builds them, and as many pictures at a time as asked for
 
 
 class Encoder:
@@ -120,7 +119,7 @@ class Encoder:
         """The precision in use: "fp32" or "bf16"."""
         if self._precision != "auto":
             return self._precision
-        return "bf16" if _computes_in_bf16(self.device) and not self._has_batch_norm else "fp32"
+        return "bf16" if computes_in_bf16(self.device) and not self._has_batch_norm else "fp32"
 
     @cached_property
     def _has_batch_norm(self) -> bool:
@@ -252,7 +251,7 @@ class Encoder:
     def _small_steps(self) -> bool:
         # What a convolution writes is to be in the cache still when the next layer reads it. The layers of a
         # transformer read more weights than pictures.
-        return self.device.type == "cpu" and not wants(*_PLAIN) and self._has_batch_norm
+        return self.device.type == "cpu" and not read_settings().plain_towers and self._has_batch_norm
 
     @cached_property
     def _lanes(self) -> ThreadPoolExecutor | None:
@@ -260,7 +259,7 @@ class Encoder:
         n = torch.get_num_threads()
         if n == 1 or not self._small_steps:
             return None
-        return ThreadPoolExecutor(n, "imret-lane", initializer=_compute_alone)
+        return ThreadPoolExecutor(n, "imret-lane", initializer=compute_alone)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
@@ -340,13 +339,18 @@ class Encoder:
             return self._towers[name]
 
     def _loaded(self, name: str) -> Any:
-        if name == "image" and not wants(*_PLAIN):
+        if name == "image" and not read_settings().plain_towers:
             vision = load_vision(self.files, device=self.device, dtype=self._dtype)
             if vision is not None:
                 return vision
         tower: Any = load_clip(self.files, towers=(name,), device=self.device, dtype=self._dtype)
         # In bfloat16 a folded scale is rounded together with the weights.
-        if name == "image" and self.precision == "fp32" and not wants(*_PLAIN) and self._has_batch_norm:
+        if (
+            name == "image"
+            and self.precision == "fp32"
+            and not read_settings().plain_towers
+            and self._has_batch_norm
+        ):
             example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
             fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
         return tower
@@ -396,85 +400,4 @@ class Encoder:
         return tokens
 
 
-def encode_tokens(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Run (B, L) token ids through the text tower, over no more positions than the longest text needs.
-
-    Exact where the mask is causal and the embedding is read at the end token: no position up to there sees
-    one after it. Other towers get the full context.
-    """
-    from open_clip.model import CLIP
-    from open_clip.transformer import text_global_pool
-
-    native = isinstance(model, CLIP)  # keeps the parts of its text tower on its root
-    tower: Any = model if native else model.text
-    pool_type = getattr(tower, "text_pool_type" if native else "pool_type", None)
-    end_id = getattr(tower, "text_eos_id" if native else "eos_id", None)
-    ends = _end_positions(tokens, pool_type, end_id)
-    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "output_tokens", False)
-    if ends is None or not plain or getattr(tower, "attn_mask", None) is None:
-        whole: torch.Tensor = cast(Any, model).encode_text(tokens)
-        return whole
-    length = int(ends.max()) + 1
-    tokens = tokens[:, :length]  # (B, L) -> (B, l)
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
-    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])  # (B, l, W)
-    x = text_global_pool(tower.ln_final(x), tokens, cast(str, pool_type), eos_token_id=end_id)  # (B, W)
-    if isinstance(tower.text_projection, nn.Linear):
-        x = tower.text_projection(x)
-    elif tower.text_projection is not None:
-        x = x @ tower.text_projection
-    return cast(torch.Tensor, x)
-
-
-def _end_positions(tokens: torch.Tensor, pool_type: str | None, end_id: int | None) -> torch.Tensor | None:
-    """Return (B,) the position each text is read at, or None where that is not its end token."""
-    if pool_type == "argmax":  # the end token has the highest id
-        return tokens.argmax(dim=-1)
-    if pool_type == "eos":
-        return torch.eq(tokens, end_id if end_id is not None else -1).int().argmax(dim=-1)
-    return None
-
-
 # ---- Device and precision ----------------------------------------------------------------------
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Return a device that works: "auto" is cuda, else mps, else cpu.
-
-    Raises:
-        ModelError: If the device named is not there.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(
-            f"Device '{device}' cannot be used: {str(error).splitlines()[0]}. Use --device cpu, or auto."
-        ) from error
-    return chosen
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices itself."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu" and sys.platform == "linux":
-        try:
-            flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
-        except OSError:
-            return False
-        return bool({"avx512_bf16", "amx_bf16"} & set(flags))
-    return False
-
-
-def _compute_alone() -> None:
-    """Let the operators that this thread calls run in it alone; those of others keep their threads."""
-    from threadpoolctl import threadpool_limits
-
-    torch.get_num_threads()  # what torch sets for a thread, it sets at the thread's first call
-    threadpool_limits(1, user_api="openmp")

@@ -14,36 +14,31 @@ unless torch is there already, or a device or bf16 is asked for. IMRET_LIGHT_TEX
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret import DEFAULT_MODEL, __version__
-from imret.models.resolve import ModelFiles, Preprocess, cache_dir, open_clip_version, resolve_model
-from imret.settings import is_off
+from imret.disk_cache import DiskCache
+from imret.images.preprocess import Preprocess
+from imret.models.fingerprint import ModelFiles
+from imret.models.resolve import open_clip_version, resolve_model
+from imret.settings import DEFAULT_MODEL, __version__, cache_dir, read_settings
 
 if TYPE_CHECKING:
     from imret.images.decode import Source
     from imret.models.encoder import Encoder
     from imret.models.fast.text_numpy import LightText
 
-# Of 1,024 float32 and a digest, on file systems that give out 4 KiB at a time: at most 80 MB.
-MAX_ENTRIES = 10_000
-# Looking at the age of every entry is the slow part (some 80 ms for 10,000); leave room for many more.
-_KEPT = 9_000
-_ABANDONED_S = 3600.0
-_DIGEST_BYTES = 32
+# 10,000 vectors of 1,024 float32, on file systems that give out 4 KiB at a time.
+MAX_CACHE_BYTES = 80_000_000
+
 # Rows of tokens that a process encodes without torch, and how many of them a call counts as for reading the
 # weights. Measured with ViT-H/14 on 2 busy cores, in seconds of processor time: 66 rows 1.0 without torch and
 # 11.5 with it, 600 rows 4.7 and 13.9, 1,200 rows 9.4 and 16.4, which torch spreads over the cores.
@@ -108,7 +103,7 @@ class CachedEncoder:
             (D,) float32 of unit length.
         """
         key = entry_key(self.files.fingerprint, self._device, self._precision, texts)
-        vector = load(key, self.dim)
+        vector = load_vector(key, self.dim)
         if vector is None:
             if not texts:
                 raise ValueError("the mean of no texts has no direction")
@@ -116,11 +111,11 @@ class CachedEncoder:
             if light is None:
                 vector = self.encoder.encode_mean(texts)
             else:
-                from imret.models.fast.text_numpy import unit_mean
+                from imret.models.embedding import unit_mean
 
                 vector = unit_mean(light.encode_texts(texts), texts, self.model_id)
             if not (light or self.encoder).truncated(texts):
-                save(key, vector)
+                save_vector(key, vector)
         return vector
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -132,10 +127,10 @@ class CachedEncoder:
             (N, D) float32, each row of unit length.
         """
         key = entry_key(self.files.fingerprint, self._device, self._precision, ["each", *texts])
-        rows = load(key, len(texts) * self.dim)
+        rows = load_vector(key, len(texts) * self.dim)
         if rows is None:
             rows = self.encode_texts(texts).reshape(-1)
-            save(key, rows)
+            save_vector(key, rows)
         return rows.reshape(len(texts), self.dim)
 
     def _light_for(self, texts: Sequence[str]) -> LightText | None:
@@ -158,7 +153,7 @@ class CachedEncoder:
             return None
         from imret.models.fast.text_numpy import open_light_text
 
-        return None if is_off("IMRET_LIGHT_TEXT") else open_light_text(self.files)
+        return open_light_text(self.files) if read_settings().light_text else None
 
     # ---- As Encoder ---------------------------------------------------------------------------------
 
@@ -236,78 +231,27 @@ def _has_torch() -> bool:
 def entry_key(fingerprint: str, device: str, precision: str, texts: Sequence[str]) -> str:
     """Return the name of an entry: 64 hex digits, from which the texts cannot be read.
 
-    Who may read the folder (nobody else, where it was made by `save`) can still test a guess.
+    Who may read the folder (nobody else, where it was made by `save_vector`) can still test a guess.
     """
     parts = [__version__, open_clip_version(), fingerprint, device, precision, list(texts)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def load(key: str, dim: int) -> NDArray[np.float32] | None:
+def load_vector(key: str, dim: int) -> NDArray[np.float32] | None:
     """Return the (dim,) vector of an entry and mark it as used; None if there is none that is whole."""
-    if is_off("IMRET_QUERY_CACHE"):
+    if not read_settings().query_cache:
         return None
-    path = _folder() / key
-    try:
-        data = path.read_bytes()
-        if len(data) != _DIGEST_BYTES + 4 * dim or _digest(key, data[_DIGEST_BYTES:]) != data[:_DIGEST_BYTES]:
-            path.unlink()
-            return None
-    except OSError:
+    data = _cache().get(key)
+    if data is None or len(data) != 4 * dim:
         return None
-    with contextlib.suppress(OSError):  # a folder that may only be read still answers
-        os.utime(path)
-    return np.frombuffer(data, dtype="<f4", offset=_DIGEST_BYTES).astype(np.float32)
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
-def save(key: str, vector: NDArray[np.float32]) -> None:
-    """Keep a (D,) vector. A cache that cannot be written is no error.
-
-    The entry is whole or absent, also for other processes and after a kill. Beyond `MAX_ENTRIES`, those that
-    were used longest ago go.
-    """
-    if is_off("IMRET_QUERY_CACHE"):
-        return
-    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    temporary = None
-    with contextlib.suppress(OSError):
-        folder = _folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=".")
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(key, data) + data)
-            os.replace(temporary, folder / key)
-        except OSError:
-            if temporary is not None:
-                os.unlink(temporary)
-            return
-        _trim(folder)
+def save_vector(key: str, vector: NDArray[np.float32]) -> None:
+    """Keep a (D,) vector. A cache that cannot be written is no error."""
+    if read_settings().query_cache:
+        _cache().put(key, np.ascontiguousarray(vector, dtype="<f4").tobytes())
 
 
-def _trim(folder: Path) -> None:
-    """Let the entries used longest ago go, and what a killed process left half written."""
-    names = os.listdir(folder)
-    if len(names) <= MAX_ENTRIES:
-        return
-    ages: list[tuple[int, Path]] = []
-    long_ago = time.time_ns() - int(_ABANDONED_S * 1e9)
-    for name in names:
-        path = folder / name
-        with contextlib.suppress(OSError):  # another process removed it
-            used = path.stat().st_mtime_ns
-            if not name.startswith("."):
-                ages.append((used, path))
-            elif used < long_ago:
-                path.unlink()
-    for _, path in sorted(ages)[: max(0, len(ages) - _KEPT)]:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def _digest(key: str, data: bytes) -> bytes:
-    # The key too: an entry under another's name, as a file system check may leave it, is damage.
-    return hashlib.sha256(key.encode() + data).digest()
-
-
-def _folder() -> Path:
-    return cache_dir() / "queries"
+def _cache() -> DiskCache:
+    return DiskCache(cache_dir() / "queries", MAX_CACHE_BYTES)

@@ -15,18 +15,15 @@ import json
 import os
 import re
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from imret import DEFAULT_MODEL
-from imret.errors import ModelError
+from imret.errors import ModelError, summary
+from imret.files import write_atomically
+from imret.images.preprocess import parse_preprocess
+from imret.models.fingerprint import ModelFiles
+from imret.settings import DEFAULT_MODEL, cache_dir
 
 CONFIG_NAME = "open_clip_config.json"
 LOCAL_PREFIX = "local-dir:"
@@ -48,101 +45,6 @@ _FOLDER_WEIGHTS = (
 # What a hub repository of open_clip's calls its weights, first found first taken (open_clip.constants, which
 # cannot be read without importing torch).
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-
-# OpenAI CLIP's channel statistics: open_clip's defaults wherever a configuration names none.
-_DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
-
-# Keys that steer training or the download of a base model and leave every embedding as it is.
-_WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
-
-# A file changed less than this ago could change again within one tick of its clock, unseen by its mtime.
-_UNSETTLED_S = 2.0
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How a picture becomes the input of the image tower (open_clip's `preprocess_cfg`).
-
-    Attributes:
-        size: Height and width of the input in pixels.
-        mean: Per RGB channel, subtracted from values in [0, 1].
-        std: Per RGB channel, divided by afterwards.
-        interpolation: "bicubic" or "bilinear" ("random" means bicubic, as in open_clip).
-        resize_mode: "shortest" (then centre crop), "longest" (then pad) or "squash".
-        fill_color: Grey value in [0, 255] of the padding of "longest".
-    """
-
-    size: tuple[int, int] = (224, 224)
-    mean: tuple[float, float, float] = _DEFAULT_MEAN
-    std: tuple[float, float, float] = _DEFAULT_STD
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"
-    fill_color: int = 0
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """One model on disk, complete enough to build it.
-
-    Attributes:
-        model_id: The name that resolves to this model again: as typed for a tag or a hub repository, an
-            absolute path for a folder, `ARCH:PATH` for a checkpoint file.
-        model_cfg: open_clip's architecture configuration.
-        preprocess: What the image tower expects.
-        weights: The checkpoint file, symbolic links resolved.
-        tokenizer: What `open_clip.get_tokenizer` takes for this model.
-    """
-
-    model_id: str
-    model_cfg: Mapping[str, Any]
-    preprocess: Preprocess
-    weights: Path
-    tokenizer: str
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return int(self.model_cfg["embed_dim"])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """64 hex digits that change with the weights, the architecture or the preprocessing.
-
-        The first call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder
-        by path, size and modification time. The file's name and place do not enter it.
-
-        Raises:
-            ModelError: If the weights cannot be read.
-        """
-        identity = {
-            "weights": _weights_digest(self.weights),
-            "model_cfg": _effective(self.model_cfg),
-            "preprocess": asdict(self.preprocess),
-        }
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-    @cached_property
-    def images_fingerprint(self) -> str:
-        """The fingerprint of the model whose image tower this one has: its own, unless only text was tuned.
-
-        Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
-        this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept;
-        the word counts only for the very weights it was written with.
-
-        Raises:
-            ModelError: If the weights cannot be read.
-        """
-        try:
-            training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            kept = training["images_of"]
-            fingerprint, weights_sha256 = str(kept["fingerprint"]), kept["weights_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return self.fingerprint
-        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):
-            return self.fingerprint
-        return fingerprint
 
 
 def resolve_model(
@@ -193,12 +95,6 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def cache_dir() -> Path:
-    """Return imret's own cache folder: IMRET_HOME/cache, or the platform's cache folder for imret."""
-    home = os.environ.get("IMRET_HOME")
-    return Path(home).expanduser() / "cache" if home else Path(platformdirs.user_cache_dir("imret"))
-
-
 def _refuse_arch(name: str, arch: str | None) -> None:
     if arch is not None:
         raise ModelError(
@@ -224,7 +120,7 @@ def _from_folder(folder: Path) -> ModelFiles:
     return ModelFiles(
         model_id=str(folder),
         model_cfg=model_cfg,
-        preprocess=_preprocess(config.get("preprocess_cfg") or {}, model_cfg, str(folder / CONFIG_NAME)),
+        preprocess=parse_preprocess(config.get("preprocess_cfg") or {}, model_cfg, str(folder / CONFIG_NAME)),
         weights=weights,
         tokenizer=f"{LOCAL_PREFIX}{folder}",
     )
@@ -258,7 +154,7 @@ def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
     return ModelFiles(
         model_id=f"{known}:{path}",
         model_cfg=model_cfg,
-        preprocess=_preprocess({}, model_cfg, known),
+        preprocess=parse_preprocess({}, model_cfg, known),
         weights=path.resolve(),
         tokenizer=known,
     )
@@ -306,7 +202,7 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     return ModelFiles(
         model_id=f"{known}/{tag}",
         model_cfg=model_cfg,
-        preprocess=_preprocess(tag_cfg, model_cfg, name),
+        preprocess=parse_preprocess(tag_cfg, model_cfg, name),
         weights=weights,
         tokenizer=known,
     )
@@ -358,7 +254,7 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     return ModelFiles(
         model_id=name,
         model_cfg=model_cfg,
-        preprocess=_preprocess(config.get("preprocess_cfg") or {}, model_cfg, name),
+        preprocess=parse_preprocess(config.get("preprocess_cfg") or {}, model_cfg, name),
         weights=weights,
         tokenizer=name,
     )
@@ -404,13 +300,9 @@ def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], No
         raise ModelError(
             f"Cannot get model '{name}': {cause}. Looked in {hub_cache()} (set by HF_HOME). "
             "Connect once to download it, or pass a model folder instead: --model PATH. "
-            f"Reported: {_one_line(error)}"
+            f"Reported: {summary(error)}"
         ) from error
     return Path(path).resolve()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _architecture(name: str) -> tuple[str, dict[str, Any]]:
@@ -454,7 +346,9 @@ def _kept(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dic
             return kept
     answer = ask()
     if answer:
-        _write_atomically(entry, json.dumps(answer))
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(entry, json.dumps(answer))
     return answer
 
 
@@ -486,82 +380,4 @@ def _model_cfg(value: object, where: str) -> dict[str, Any]:
     return value
 
 
-def _preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], where: str) -> Preprocess:
-    """Merge a stated preprocessing over open_clip's defaults; the image tower states the size."""
-    stated = {key: entry for key, entry in value.items() if entry is not None}
-    size = model_cfg["vision_cfg"].get("image_size", 224)
-    try:
-        height, width = (size, size) if isinstance(size, int) else size
-        preprocess = Preprocess(
-            size=(int(height), int(width)),
-            mean=_three(stated.get("mean", _DEFAULT_MEAN)),
-            std=_three(stated.get("std", _DEFAULT_STD)),
-            interpolation=str(stated.get("interpolation", "bicubic")),
-            resize_mode=str(stated.get("resize_mode", "shortest")),
-            fill_color=int(stated.get("fill_color", 0)),
-        )
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"Cannot use the preprocessing of {where}: {error}.") from error
-    if (
-        min(preprocess.size) < 1
-        or preprocess.interpolation not in ("bicubic", "bilinear", "random")
-        or preprocess.resize_mode not in ("shortest", "longest", "squash")
-        or stated.get("mode", "RGB") != "RGB"
-        or 0.0 in preprocess.std
-    ):
-        raise ModelError(
-            f"Cannot use the preprocessing of {where}: {dict(stated)} is not one of open_clip's."
-        )
-    return preprocess
-
-
-def _three(value: float | list[float] | tuple[float, ...]) -> tuple[float, float, float]:
-    red, green, blue = (value, value, value) if isinstance(value, (int, float)) else value
-    return float(red), float(green), float(blue)
-
-
-def _effective(value: Any) -> Any:
-    """Return a configuration without the keys that change no embedding."""
-    if isinstance(value, Mapping):
-        return {key: _effective(entry) for key, entry in value.items() if key not in _WITHOUT_EFFECT}
-    return [_effective(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
 # ---- The weights' hash, cached -----------------------------------------------------------------
-
-
-def _weights_digest(path: Path) -> str:
-    """Return the sha256 of a file, from the cache where path, size and mtime are unchanged."""
-    try:
-        stat = path.stat()
-        key = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        entry = cache_dir() / "fingerprints" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.txt"
-        with contextlib.suppress(OSError, ValueError):
-            cached = entry.read_text(encoding="ascii").strip()
-            if re.fullmatch(r"[0-9a-f]{64}", cached):
-                return cached
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        settled = path.stat().st_mtime_ns == stat.st_mtime_ns and time.time() - stat.st_mtime > _UNSETTLED_S
-    except OSError as error:
-        raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
-    if settled:
-        _write_atomically(entry, digest.hexdigest())
-    return digest.hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write a cache entry that is whole or absent; a cache that cannot be written costs time, not the run."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except OSError:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()

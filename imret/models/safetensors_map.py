@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from imret.errors import ModelError
+from imret.errors import ModelError, summary
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
@@ -59,8 +59,7 @@ def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry
         with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
-        raise ModelError(f"'{path}' is not a whole safetensors file: {said}.") from error
+        raise ModelError(f"'{path}' is not a whole safetensors file: {summary(error)}.") from error
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=access)
     (header_size,) = struct.unpack("<Q", mapped[:8])

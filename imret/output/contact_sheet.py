@@ -5,22 +5,18 @@ Hides thumbnails, layout and escaping. It fetches nothing and runs no script, so
 
 from __future__ import annotations
 
-import base64
 import html
 import os
-import stat
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from imret.errors import ImageError
-from imret.images.decode import load_image, to_jpeg
+from imret.escape import escape_control
+from imret.files import write_atomically
+from imret.images.thumbnails import THUMBNAIL_PIXELS, thumbnail
 from imret.retrieval.results import Hit
-from imret.store.payload import one_line
 
-THUMBNAIL_PIXELS = 240  # longer side; shown at half of it, so that it is sharp on a dense screen
 _ALONE_PIXELS = 420  # where one search has the page to itself
 _THREADS = min(8, os.cpu_count() or 1)  # decoding takes up to 1.2 GB for each picture of the largest size
 
@@ -70,25 +66,8 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
         body="\n".join(_strip(strip, thumbnails) for strip in strips),
     )
     target = Path(file).resolve()
-    _replace(target, page.encode("utf-8"))
+    write_atomically(target, page)
     return target
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all; a device or a pipe is written to, not replaced."""
-    if target.exists() and not target.is_file() and not target.is_dir():
-        target.write_bytes(data)
-        return
-    part = target.with_name(f".part-{uuid.uuid4().hex}")
-    try:
-        with part.open("xb") as out:  # with the permissions of any new file, which those of tempfile are not
-            out.write(data)
-        if target.exists():
-            part.chmod(stat.S_IMODE(target.stat().st_mode))
-        os.replace(part, target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
@@ -123,16 +102,7 @@ def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(one_line(value), quote=True)
-
-
-def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:
-    """Return a picture as the data URI of a JPEG of so many pixels at its longer side, or None if unreadable."""
-    try:
-        data = to_jpeg(load_image(path, max_side=pixels), max_side=pixels, quality=85)
-    except ImageError:
-        return None
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    return html.escape(escape_control(value), quote=True)
 
 
 _PAGE = """<!doctype html>

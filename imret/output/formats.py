@@ -5,22 +5,13 @@ The formats are a contract. Results go to stdout; what is said about them, and a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import sys
-import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-import click
-
-from imret.cli.options import announce, silence_closed_stdout
-from imret.errors import DataError
-from imret.store.payload import one_line
+from imret.escape import escape_control
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Facet, Hit
@@ -29,117 +20,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FORMATS = ("table", "tsv", "json", "paths")
 _LEAST_PATH, _LEAST_CATEGORY = 8, 6  # columns that they get in the narrowest terminal
-
-
-def output_options(command: F) -> F:
-    """Add the options of `deliver` to a command."""
-    for option in reversed(
-        (
-            click.option(
-                "--format",
-                "output",
-                type=click.Choice(FORMATS),
-                default="table",
-                show_default=True,
-                help="json: one object per line; paths: for pipes.",
-            ),
-            click.option("-0", "--null", is_flag=True, help="End paths with NUL, for xargs -0."),
-            click.option("--payload", is_flag=True, help="With json: everything stored beside each picture."),
-            click.option(
-                "--preview/--no-preview",
-                default=False,
-                help="Show thumbnails, in a terminal; IMRET_PREVIEW chooses how.",
-            ),
-            click.option(
-                "--html", metavar="FILE", help="Write a contact sheet: one page with all thumbnails."
-            ),
-            click.option(
-                "--copy-to",
-                metavar="DIR",
-                help="Copy the pictures there, named by rank: 001_owl.jpg. Nothing is overwritten.",
-            ),
-            click.option(
-                "--open",
-                "open_them",
-                is_flag=True,
-                help="Show the pictures: with the command in IMRET_VIEWER, else one in the system's viewer, "
-                "several on a page in the browser (that of --html, if given).",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def deliver(
-    hits: Sequence[Hit],
-    *,
-    query: str,
-    note: str = "",
-    output: str = "table",
-    null: bool = False,
-    payload: bool = False,
-    preview: bool = False,
-    html: str | None = None,
-    copy_to: str | None = None,
-    open_them: bool = False,
-) -> int:
-    """Put hits where somebody asked for them.
-
-    Args:
-        hits: What was found.
-        query: As it was asked; the title of a sheet.
-        note: What else to say about it there.
-        output: One of FORMATS, for stdout.
-        null: Whether paths end with NUL.
-        payload: Whether JSON has everything that is stored.
-        preview: Whether a table has thumbnails.
-        html: Where to write a sheet.
-        copy_to: Folder to copy the pictures to.
-        open_them: Whether to show them in a viewer.
-
-    Returns:
-        The exit code: 1 if a picture could not be copied.
-
-    Raises:
-        DataError: If a sheet or folder cannot be written, or there is nothing to show pictures with.
-    """
-    with results() as stdout:
-        write_hits(
-            hits,
-            output,
-            stdout,
-            null=null,
-            payload=payload,
-            width=shutil.get_terminal_size().columns if stdout.isatty() else None,
-            thumbnail=_thumbnails(stdout) if preview and output == "table" else None,
-        )
-    code = 0
-    if html is not None:
-        announce(f"Contact sheet: {one_line(str(_write_sheet(html, query, note, hits)))}")
-    if copy_to is not None:
-        from imret.output.copy_files import copy_hits
-
-        copied, failed = copy_hits(hits, copy_to)
-        for path, reason in failed:
-            announce(f"not copied: {one_line(path)}: {reason}")
-        lost = f", {len(failed):,} not" if failed else ""
-        announce(f"{_pictures(copied)} copied to {one_line(copy_to)}{lost}")
-        code = 1 if failed else 0
-    if open_them and hits:
-        open_hits(hits, query=query, note=note, sheet=html)
-    return code
-
-
-@contextlib.contextmanager
-def results() -> Iterator[TextIO]:
-    """Give stdout to write results to; if its reader has gone (`| head`), that is its end and no error."""
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not silence_closed_stdout():
-            raise
 
 
 # ---- Formats --------------------------------------------------------------------------------------------
@@ -168,7 +48,7 @@ def write_hits(
     """
     if output == "paths":
         # A file or a pipe gets the bytes of the name; a terminal would obey some of them.
-        shown = one_line if stream.isatty() else str
+        shown = escape_control if stream.isatty() else str
         for hit in hits:
             print(shown(hit.path), file=stream, end="\0" if null else "\n")
     elif output == "json":
@@ -189,8 +69,8 @@ def write_hits(
 def _rows(hits: Sequence[Hit], width: int | None) -> list[str]:
     """Return the rows of a table, its columns in line, none wider than the terminal if that can be."""
     heads = _in_line([f"{hit.rank:>4}" for hit in hits], [f"{hit.score:.3f}" for hit in hits])
-    categories = [one_line(hit.category or "-") for hit in hits]
-    paths = [one_line(_near(hit.path)) for hit in hits]
+    categories = [escape_control(hit.category or "-") for hit in hits]
+    paths = [escape_control(_near(hit.path)) for hit in hits]
     marks = [f"  +{hit.folded:,}" if hit.folded else "" for hit in hits]
     column = max(map(display_width, categories), default=0)
     around = [len(head) + 4 + len(mark) for head, mark in zip(heads, marks, strict=True)]
@@ -243,7 +123,7 @@ def write_facets(facets: Sequence[Facet], output: str, stream: TextIO) -> None:
         for facet in facets:
             print(f"{tsv(facet.value)}\t{facet.hits}\t{facet.images}", file=stream)
     else:
-        names = [one_line(facet.value) for facet in facets]
+        names = [escape_control(facet.value) for facet in facets]
         column = max((display_width(name) for name in ("category", *names)), default=0)
         print(f"{'category':<{column}}  {'hits':>9}  {'images':>9}", file=stream)
         for name, facet in zip(names, facets, strict=True):
@@ -315,64 +195,4 @@ def _near(path: str) -> str:
     return os.path.relpath(path, here) if path.startswith(here.rstrip(os.sep) + os.sep) else path
 
 
-def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
-    from imret.output.terminal_images import cell_pixels, preview, protocol_of
-
-    protocol = protocol_of(os.environ, stream)
-    if protocol == "none":
-        announce("no thumbnails: this is no terminal that can show them; --html FILE writes them to a page")
-        return None
-    cell = cell_pixels(stream)
-    return lambda hit: preview(hit.path, protocol, cell=cell)
-
-
 # ---- Files ----------------------------------------------------------------------------------------------
-
-
-def open_hits(
-    hits: Sequence[Hit], *, query: str, note: str = "", sheet: str | os.PathLike[str] | None = None
-) -> None:
-    """Show the pictures of hits in a viewer, or several as a page in a browser: see `imret.output.viewer`.
-
-    Args:
-        hits: What to show; those whose files are gone are left out, and said so.
-        query: As it was asked; the title of a page.
-        note: What else to say about it there.
-        sheet: The page, if there is one already. Otherwise it is made in a folder for temporary files that
-            only this user can read.
-
-    Raises:
-        DataError: If no file is there, or there is nothing to show them with.
-    """
-    from imret.output.viewer import show
-
-    there = [hit.path for hit in hits if os.path.exists(hit.path)]
-    if len(there) < len(hits):
-        announce(f"not shown: {_pictures(len(hits) - len(there))} whose files are gone")
-    if not there:
-        raise DataError("nothing to open: the files are gone. Bring the collection up to date: imret ingest")
-
-    def page() -> Path:
-        if sheet is not None:
-            return Path(sheet).resolve()
-        return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
-
-    shown = show(there, page)
-    if shown is not None and sheet is None:
-        announce(f"Contact sheet: {one_line(str(shown))}")
-
-
-def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
-    from imret.output.contact_sheet import Strip, write_sheet
-
-    summary = _pictures(len(hits)) + (f" · {note}" if note else "")
-    try:
-        return write_sheet(file, query, summary, [Strip("", "", hits)])
-    except OSError as error:
-        raise DataError(
-            f"cannot write the contact sheet {file!r}: {error.strerror}.\nName another place: --html FILE"
-        ) from error
-
-
-def _pictures(count: int) -> str:
-    return f"{count:,} picture{'' if count == 1 else 's'}"

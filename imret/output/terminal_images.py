@@ -22,6 +22,7 @@ from PIL import Image
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import MAX_PIXELS, Source, load_image
+from imret.settings import read_settings
 
 # What `protocol_of` returns and `render` takes. "kitty+tmux": kitty graphics that tmux lets through;
 # "blocks": half blocks in 24-bit colour; "blocks256": in the 256 colours of xterm.
@@ -110,7 +111,7 @@ def protocol_of(environ: Mapping[str, str], stream: TextIO) -> str:
         return "none"
     term = environ.get("TERM", "")
     blocks = "blocks" if _has_24_bit_colour(environ, term) else "blocks256"
-    choice = environ.get("IMRET_PREVIEW", "").strip().lower() or "auto"
+    choice = read_settings(environ).preview
     if choice not in _CHOICES:
         raise DataError(
             f"IMRET_PREVIEW is {choice!r}, which is no way to show pictures.\n"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from imret.errors import DataError
+from imret.settings import read_settings
 
 VARIABLE = "IMRET_VIEWER"
 
@@ -50,7 +51,7 @@ def show(
     Raises:
         DataError: If there is no display or viewer, or it fails; the message says what to do.
     """
-    if viewer := environ.get(VARIABLE, "").strip():
+    if viewer := read_settings(environ).viewer:
         _run(viewer, pictures)
         return None
     if platform == "darwin":

@@ -8,7 +8,7 @@ sentences, batching, and the two ways in which models turn cosines into probabil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError
-from imret.evaluation.dataset import decoded
-from imret.evaluation.queries import recorded_names
 from imret.images.decode import Source
-from imret.retrieval.prompts import COMMON_NAMES, evaluation_queries
+from imret.images.decode_batches import decode_batches
+from imret.retrieval.prompts import Names, label_texts, recorded_names
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
     from imret.models.lazy_encoder import CachedEncoder
-
-Names = Mapping[str, Sequence[str]]
-
-# A label of more words is a phrase already; sentences are made around shorter ones.
-LABEL_MAX_WORDS = 3
-_ARTICLES = ("a", "an", "the")
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def classify(
         labels: At least two different ones; at least one for a model trained with a sigmoid. See
             `label_texts` for how they are asked for.
         encoder: The model.
-        names: What categories are called, as from `imret.retrieval.prompts.read_names`. What is not in it is
+        names: What categories are called, as from `imret.datasets.names_csv.read_names`. What is not in it is
             called as it was when the model was tuned, else as `imret.retrieval.prompts` says.
         top_k: Predictions for each picture at most, >= 1.
 
@@ -147,22 +140,6 @@ def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def label_texts(label: str, names: Names | None = None) -> list[str]:
-    """Return the texts whose averaged embedding asks for a label.
-
-    A category that has a name (in `names`, or known to `imret.retrieval.prompts`) and a label of up to three
-    words, an article aside, are put into the sentences of `imret.retrieval.prompts.evaluation_queries`. A
-    longer label is a phrase already and is taken as it is.
-    """
-    key = label.strip().lower()
-    if key in COMMON_NAMES or (names and key in names):
-        return evaluation_queries(label, names)
-    words = label.replace("_", " ").split()
-    # The sentences bring an article of their own.
-    bare = words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words
-    return [" ".join(words)] if len(bare) > LABEL_MAX_WORDS else evaluation_queries(" ".join(bare), names)
-
-
 def _texts_by_label(
     labels: Sequence[str], encoder: Encoder | CachedEncoder, names: Names | None
 ) -> dict[str, list[str]]:
@@ -200,7 +177,7 @@ def _classified(
     encoder: Encoder | CachedEncoder,
     top_k: int,
 ) -> Iterator[Classification]:
-    for batch in decoded(pictures, encoder):
+    for batch in decode_batches(pictures, encoder.preprocess):
         pixels = [result for _, result in batch if not isinstance(result, str)]
         if pixels:
             scores = encoder.encode_pixels(np.stack(pixels)) @ asked.T  # (B, L)

@@ -23,8 +23,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, urljoin, urlsplit
 
-from imret import __version__
 from imret.errors import ImageError
+from imret.settings import __version__
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse

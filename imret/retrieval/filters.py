@@ -22,8 +22,9 @@ from fractions import Fraction
 from typing import Any, NoReturn
 
 from imret.errors import DataError
+from imret.escape import escape_undecodable
 from imret.store import Condition, Filter, Ids, Match, Range
-from imret.store.payload import FIELDS, printable
+from imret.store.payload import FIELDS
 
 KEYS = (*FIELDS, "id")
 
@@ -300,7 +301,7 @@ def _stored(value: str, text: str) -> str:
         DataError: If it is neither Unicode nor a file name's undecodable bytes.
     """
     try:
-        return printable(value)
+        return escape_undecodable(value)
     except UnicodeEncodeError:
         raise DataError(f"cannot filter by {text!r}: it holds surrogates, which are no characters") from None
 

@@ -6,13 +6,17 @@ names may say otherwise than the table here.
 
 from __future__ import annotations
 
-import csv
-import os
+import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from imret.errors import DataError
+from imret.datasets.names_csv import name_key
+from imret.output.console import announce
+
+if TYPE_CHECKING:
+    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import CachedEncoder
 
 # Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
 # narrower word. The first is the name a query is made of; the others take turns with it in training.
@@ -43,15 +47,6 @@ EVALUATION_TEMPLATES: tuple[str, ...] = (
 )
 
 
-def name_key(category: str) -> str:
-    """Return what a category goes by in `names`, however its folder and a file of names spell it.
-
-    Case does not matter, nor whether an umlaut is one character or two: folders from a Mac have two, and
-    what is typed has one.
-    """
-    return unicodedata.normalize("NFC", category).strip().lower()
-
-
 def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None) -> tuple[str, ...]:
     """Return what people call a category: "aves" gives ("bird",); an unknown name is used as words.
 
@@ -66,52 +61,6 @@ def common_names(category: str, names: Mapping[str, Sequence[str]] | None = None
     return COMMON_NAMES.get(key) or (words or category,)
 
 
-def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """Read what categories are to be called.
-
-    Args:
-        file: UTF-8 CSV with a header line that begins with category,name; what comes after in a line are
-            more names, and a category may have several lines. The first name is the one that queries use.
-
-    Returns:
-        Names by `name_key` of the category, each once, in the order of the file.
-
-    Raises:
-        DataError: If the file cannot be read, does not begin with category,name, names nothing, or has a
-            line without a category or a name; the message gives the line.
-    """
-    shown = repr(os.fspath(file))
-    found: dict[str, dict[str, None]] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            header = [cell.strip().lower() for cell in next(reader, [])]
-            if header[:2] != ["category", "name"]:
-                raise DataError(
-                    f"names file {shown} begins with {','.join(header)!r}. Begin it with: category,name"
-                )
-            for row in reader:
-                if not row:
-                    continue
-                category = name_key(row[0])
-                words = [" ".join(cell.split()) for cell in row[1:] if cell.strip()]
-                if not category or not words:
-                    raise DataError(
-                        f"names file {shown} has no {'name' if category else 'category'} in line "
-                        f"{reader.line_num}. Fill it in, or remove the line."
-                    )
-                found.setdefault(category, {}).update(dict.fromkeys(words))
-    except OSError as error:
-        raise DataError(f"cannot read the names file {shown}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot read the names file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
-        ) from error
-    if not found:
-        raise DataError(f"names file {shown} names no category. Write lines of category,name.")
-    return {category: tuple(words) for category, words in found.items()}
-
-
 def fill(template: str, name: str) -> str:
     """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
     article = "an" if name[:1].lower() in tuple("aeiou") else "a"
@@ -122,3 +71,88 @@ def fill(template: str, name: str) -> str:
 def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """Return the sentences whose averaged embedding asks for a category; `names` as in `common_names`."""
     return [fill(template, common_names(category, names)[0]) for template in EVALUATION_TEMPLATES]
+
+
+# CLIP learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable
+# Visual Models From Natural Language Supervision", section 3.1.4, measured what such frames bring.
+TEMPLATES = (
+    "a photo of a {}.",
+    "a picture of a {}.",
+    "a close-up photo of a {}.",
+    "a photo of the {}.",
+    "a photo of one {}.",
+    "a photo of many {}.",
+)
+
+
+TEMPLATE_MAX_WORDS = 3
+
+
+def wordings(query: str, *, template: bool = True) -> list[str]:
+    """Return the texts that a text query is encoded as.
+
+    A query of up to three words is put into each of `TEMPLATES`. A longer one is a caption already and is
+    taken as it is.
+    """
+    words = " ".join(query.split())
+    if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
+        return [words]
+    return [frame.format(words) for frame in TEMPLATES]
+
+
+Names = Mapping[str, Sequence[str]]
+
+
+# A label of more words is a phrase already; sentences are made around shorter ones.
+LABEL_MAX_WORDS = 3
+
+
+_ARTICLES = ("a", "an", "the")
+
+
+def label_texts(label: str, names: Names | None = None) -> list[str]:
+    """Return the texts whose averaged embedding asks for a label.
+
+    A category that has a name (in `names`, or known to `imret.retrieval.prompts`) and a label of up to three
+    words, an article aside, are put into the sentences of `imret.retrieval.prompts.evaluation_queries`. A
+    longer label is a phrase already and is taken as it is.
+    """
+    key = label.strip().lower()
+    if key in COMMON_NAMES or (names and key in names):
+        return evaluation_queries(label, names)
+    words = label.replace("_", " ").split()
+    # The sentences bring an article of their own.
+    bare = words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words
+    return [" ".join(words)] if len(bare) > LABEL_MAX_WORDS else evaluation_queries(" ".join(bare), names)
+
+
+def recorded_names(encoder: Encoder | CachedEncoder) -> dict[str, tuple[str, ...]]:
+    """Return what the categories were called when a model was tuned, where that is not the built-in name.
+
+    A folder that `imret finetune` wrote keeps it in training.json; any other model says nothing of it.
+    """
+    try:
+        training = json.loads((encoder.files.weights.parent / "training.json").read_text(encoding="utf-8"))
+        categories = training["data"]["categories"]
+        # "names" are all there are; older folders have only the first of them, "called".
+        found = {
+            name_key(str(category)): tuple(map(str, about.get("names") or [about["called"]]))
+            for category, about in categories.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {category: names for category, names in found.items() if names[0] != common_names(category)[0]}
+
+
+def names_for(
+    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return what categories are called: as in the file, else as the model was tuned."""
+    pass
+
+    recorded = {key: names for key, names in recorded_names(encoder).items() if key not in given}
+    if recorded:
+        shown = ", ".join(f"{key} = {names[0]}" for key, names in list(recorded.items())[:5])
+        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
+        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
+    return {**recorded, **given}

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imret import DEFAULT_MODEL
 from imret.datasets.phrases import read_phrases
-from imret.errors import DataError, ImageError, ModelMismatch
+from imret.errors import DataError, ImageError
+from imret.files import sha256_of
 from imret.retrieval import relevance
+from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.fetch import shown_url
+from imret.retrieval.prompts import wordings
 from imret.retrieval.query import LOOKED_AT, Term, path_of_term, read_picture
-from imret.store import Collection, Filter, Match, Point, Store
-from imret.store.payload import file_of, point_id, sha256_of
+from imret.store import Collection, Filter, Match, Point
+from imret.store.payload import file_of, point_id
 
 if TYPE_CHECKING:
     from imret.images.decode import Picture
@@ -33,17 +35,6 @@ if TYPE_CHECKING:
 
 AnyEncoder: TypeAlias = "Encoder | CachedEncoder"
 
-# CLIP learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable
-# Visual Models From Natural Language Supervision", section 3.1.4, measured what such frames bring.
-TEMPLATES = (
-    "a photo of a {}.",
-    "a picture of a {}.",
-    "a close-up photo of a {}.",
-    "a photo of the {}.",
-    "a photo of one {}.",
-    "a photo of many {}.",
-)
-TEMPLATE_MAX_WORDS = 3
 
 # Points whose vectors tell how a query's scores are spread.
 SAMPLE = 512
@@ -54,106 +45,6 @@ def query_vector(
 ) -> NDArray[np.float32]:
     """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
     return encoder.encode_mean(wordings(query, template=template))
-
-
-def wordings(query: str, *, template: bool = True) -> list[str]:
-    """Return the texts that a text query is encoded as.
-
-    A query of up to three words is put into each of `TEMPLATES`. A longer one is a caption already and is
-    taken as it is.
-    """
-    words = " ".join(query.split())
-    if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
-        return [words]
-    return [frame.format(words) for frame in TEMPLATES]
-
-
-def encoder_for(
-    store: Store,
-    collection: str,
-    *,
-    model: str | None = None,
-    arch: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    notify: Callable[[str], None] | None = None,
-    existing: bool = False,
-) -> Encoder:
-    """Return an encoder for a collection: the one named, else the collection's own, else the default.
-
-    Args:
-        store: An open store.
-        collection: Name.
-        model: Model name; None for the one the collection keeps.
-        arch: Architecture, where the model is a bare checkpoint file.
-        device: As for `Encoder`.
-        precision: As for `Encoder`.
-        notify: Called with a line for the user before anything large is downloaded.
-        existing: Whether the collection has to exist: a name that does not is then refused before the
-            default model is downloaded for it.
-
-    Raises:
-        DataError: If the collection has to exist and does not.
-        ModelError: If the model cannot be found.
-    """
-    from imret.models.encoder import Encoder
-
-    model = _model_for(store, collection, model, existing)
-    return Encoder(model, arch=arch, device=device, precision=precision, notify=notify)
-
-
-def query_encoder_for(
-    store: Store,
-    collection: str,
-    *,
-    model: str | None = None,
-    arch: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    notify: Callable[[str], None] | None = None,
-    existing: bool = False,
-) -> CachedEncoder:
-    """Return what `encoder_for` does, for asking: a text asked before needs neither torch nor the model.
-
-    Arguments and errors are those of `encoder_for`.
-    """
-    from imret.models.lazy_encoder import CachedEncoder
-
-    model = _model_for(store, collection, model, existing)
-    return CachedEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
-
-
-def _model_for(store: Store, collection: str, model: str | None, existing: bool) -> str:
-    if existing and store.live(collection) is None:
-        store.open(collection).close()  # says which there are
-    if model is not None:
-        return model
-    live = store.live(collection)
-    return DEFAULT_MODEL if live is None else live.model
-
-
-def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder) -> None:
-    """Refuse an encoder whose image tower is not the one that made the collection.
-
-    Raises:
-        ModelMismatch: If the fingerprints differ, though the dimensions may agree.
-    """
-    mine, theirs = collection.identity, encoder.images_fingerprint
-    if mine.fingerprint == theirs:
-        return
-    if mine.model == encoder.model_id:
-        raise ModelMismatch(
-            f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
-            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs[:8]} now.\n"
-            f"Put the old weights back, or rebuild: imret ingest SOURCE --collection {collection.name} "
-            f"--model {mine.model} --rebuild"
-        )
-    raise ModelMismatch(
-        f"collection {collection.name!r} was built with {mine.model!r} ({mine.fingerprint[:8]}), "
-        f"but this search uses {encoder.model_id!r} ({theirs[:8]}).\n"
-        f"Search with --model {mine.model} (or none), or rebuild: imret ingest SOURCE "
-        f"--collection {collection.name} --model {encoder.model_id} --rebuild"
-    )
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------

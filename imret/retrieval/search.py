@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from imret import DEFAULT_COLLECTION
-from imret.errors import DataError, ImageError
+from imret.errors import DataError
+from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.dedupe import fold_near_copies
 from imret.retrieval.query import Query, terms_of
-from imret.retrieval.query_vector import Asked, check_same_encoder
+from imret.retrieval.query_vector import Asked
 from imret.retrieval.results import SORTS, Facet, Hit, sort_hits
+from imret.settings import DEFAULT_COLLECTION
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of
 
 if TYPE_CHECKING:
     from imret.retrieval.query_vector import AnyEncoder
-
-_LOOK_SIZE = (252, 252)  # what the limits of imret.images.phash were measured at
 
 
 def search(
@@ -188,40 +188,10 @@ def _best(
     while True:
         points = collection.search(vector, limit=ask, filter=only or None)
         enough = [point for point in points if (point.score or 0.0) >= least]
-        folded = _fold(enough) if unique else [(point, 0) for point in enough]
+        folded = fold_near_copies(enough) if unique else [(point, 0) for point in enough]
         if len(folded) >= wanted or len(enough) < ask:
             return folded[offset:wanted]
         ask *= 4
-
-
-def _fold(points: Sequence[Point]) -> list[tuple[Point, int]]:
-    """Return the best of every group of near copies, in order, and how many others each stands for.
-
-    Copies have the same bytes, or look alike by `imret.images.phash`, whose judgement of photos saved anew,
-    smaller or brighter is better than that of an encoder. Files that cannot be read have their bytes alone.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from imret.images.decode import fit_image, load_image
-    from imret.images.phash import Look, alike, group, look_at
-
-    def look(point: Point) -> Look | None:
-        try:
-            return look_at(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
-        except ImageError:
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(look, points))
-    seen = [i for i, one in enumerate(looks) if one is not None]
-    pairs = [(seen[i], seen[j]) for i, j in alike([one for one in looks if one is not None])]
-    by_hash: dict[str, int] = {}
-    for i, point in enumerate(points):
-        first = by_hash.setdefault(str(point.payload.get("sha256", point.id)), i)
-        pairs += [(first, i)] if first != i else []
-    groups = group(len(points), pairs)
-    sizes = Counter(groups.tolist())
-    return [(point, sizes[i] - 1) for i, point in enumerate(points) if groups[i] == i]
 
 
 def _groups(

@@ -10,27 +10,17 @@ Hides which engine it is, its filters, versions, locks and retries. Loads none b
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import StoreError, StoreUnavailable
+from imret.settings import read_settings, store_dir
 
 if TYPE_CHECKING:
-    from imret.store.types import (
-        INDEXED_FIELDS,
-        Collection,
-        Condition,
-        Filter,
-        Identity,
-        Ids,
-        Match,
-        Point,
-        Range,
-        Stats,
-        Store,
-    )
+    from imret.store.filter import INDEXED_FIELDS, Condition, Filter, Ids, Match, Range
+    from imret.store.types import Collection, Identity, Point, Stats, Store
 
 __all__ = [
     "INDEXED_FIELDS",
@@ -44,13 +34,13 @@ __all__ = [
     "Range",
     "Stats",
     "Store",
-    "default_folder",
     "open_store",
     "resolve_address",
 ]
 
-# From the contract, which needs numpy; a search through a running server needs only an address from here.
-_OF_CONTRACT = frozenset(__all__) - {"default_folder", "open_store", "resolve_address"}
+# These modules need numpy; a search through a running server needs only an address from here.
+_OF_FILTER = frozenset({"INDEXED_FIELDS", "Condition", "Filter", "Ids", "Match", "Range"})
+_OF_TYPES = frozenset({"Collection", "Identity", "Point", "Stats", "Store"})
 
 LOCAL_SERVER = "http://localhost:6333"
 PROBE_TIMEOUT_S = 0.3
@@ -58,11 +48,10 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name of the contract the first time it is asked for (PEP 562)."""
-    if name in _OF_CONTRACT:
-        from imret.store import types
-
-        value = getattr(types, name)
+    """Load a class from its module the first time it is asked for (PEP 562)."""
+    if name in _OF_FILTER | _OF_TYPES:
+        module = importlib.import_module(f"imret.store.{'filter' if name in _OF_FILTER else 'types'}")
+        value = getattr(module, name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
@@ -113,23 +102,13 @@ def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str,
     """
     if address is not None:
         return os.fspath(address), ""
-    named = os.environ.get("IMRET_DB")
+    named = read_settings().db
     if named:
         return named, f"store {named} (from IMRET_DB)"
     if _is_qdrant(LOCAL_SERVER):
         return LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
-    folder = str(default_folder())
+    folder = str(store_dir())
     return folder, f"store {folder} (embedded; no Qdrant answers at {LOCAL_SERVER})"
-
-
-def default_folder() -> Path:
-    """Return the folder of this user's embedded store: below IMRET_HOME, else the user data directory."""
-    home = os.environ.get("IMRET_HOME")
-    if not home:
-        import platformdirs
-
-        home = platformdirs.user_data_dir("imret", appauthor=False)
-    return Path(home).expanduser() / "store"
 
 
 def _is_qdrant(url: str) -> bool:

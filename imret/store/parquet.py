@@ -25,11 +25,11 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from imret import __version__
-from imret.errors import DataError, ModelMismatch, StoreError
+from imret.errors import DataError, ModelMismatch, StoreError, summary
+from imret.escape import escape_undecodable
+from imret.settings import __version__
 from imret.store import Identity, Point, Store
-from imret.store.payload import printable
-from imret.store.types import check_ids, check_name, check_payloads, check_vectors
+from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
 
 pa: Any = pyarrow  # it has no types
 parquet: Any = pyarrow.parquet
@@ -270,7 +270,7 @@ def _new_file(file: str | os.PathLike[str], *, overwrite: bool) -> Iterator[IO[b
         DataError: If the file exists and is not to be overwritten, is no regular file, or cannot be
             written; also for an OSError of the block, which is what a full disk raises.
     """
-    shown = repr(printable(os.fspath(file)))
+    shown = repr(escape_undecodable(os.fspath(file)))
     target = Path(os.path.realpath(file))  # a link is written through, not replaced
     part = target.with_name(f".{target.name}.part")
     try:
@@ -383,7 +383,7 @@ def _reading(file: str | os.PathLike[str]) -> Iterator[_Reader]:
     Raises:
         DataError: If it is not there, no file of this format, or not whole.
     """
-    shown = repr(printable(os.fspath(file)))
+    shown = repr(escape_undecodable(os.fspath(file)))
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # opening a named pipe waits for ever
             raise DataError(f"cannot read {shown}: it is no file.")
@@ -504,7 +504,7 @@ class _Reader:
         except RecursionError as error:
             raise self._not_ours(f"in {where} a payload is nested too deep") from error
         except (ValueError, TypeError, pa.ArrowException, MemoryError) as error:
-            raise self._not_ours(f"in {where}: {_one_line(error)}") from error
+            raise self._not_ours(f"in {where}: {summary(error)}") from error
         return ids, vectors, payloads
 
     @contextmanager
@@ -514,7 +514,7 @@ class _Reader:
             yield
         except (OSError, ValueError, TypeError, pa.ArrowException, MemoryError, OverflowError) as error:
             raise DataError(
-                f"{self.shown} is no whole Parquet file: {_one_line(error)}.\n"
+                f"{self.shown} is no whole Parquet file: {summary(error)}.\n"
                 "Was it cut short or changed on its way here? Copy it again, or export again."
             ) from error
 
@@ -554,7 +554,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__

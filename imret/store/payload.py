@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import unicodedata
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
+
+from imret.escape import escape_undecodable
 
 # What a filter can ask about, by kind: text, whole number, moment (RFC 3339 in UTC). Without `file_base64`,
 # which only pictures with undecodable names have.
@@ -71,8 +72,8 @@ def make_payload(
         modified: Time of last change, from `modified_time`.
     """
     payload: dict[str, Any] = {
-        "path": printable(path),
-        "source": printable(source),
+        "path": escape_undecodable(path),
+        "source": escape_undecodable(source),
         "sha256": sha256,
         "width": width,
         "height": height,
@@ -80,7 +81,7 @@ def make_payload(
         "modified": modified,
     }
     if category is not None:
-        payload["category"] = printable(category)
+        payload["category"] = escape_undecodable(category)
     if payload["path"] != path or payload["source"] != source:
         # The printable form cannot open the file; these are the exact bytes of its name.
         payload["file_base64"] = base64.b64encode(os.fsencode(os.path.join(source, path))).decode("ascii")
@@ -103,23 +104,6 @@ def path_of(payload: Mapping[str, Any]) -> str:
     return "/".join(file_of(payload).split(os.sep)[-depth:])
 
 
-def printable(text: str) -> str:
-    r"""Return text with undecodable bytes (surrogate escapes) written out, as in "caf\xe9.jpg"."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def one_line(text: str) -> str:
-    r"""Return `printable` text without what a terminal would obey or hide: a line feed becomes "\x0a"."""
-    return "".join(
-        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char)
-        for char in printable(text)
-    )
-
-
-def _escaped(char: str) -> str:
-    return f"\\x{ord(char):02x}" if ord(char) < 256 else ascii(char)[1:-1]
-
-
 def modified_time(mtime_ns: int) -> str:
     """Return a file time as RFC 3339 in UTC with microseconds, which Qdrant can filter by and sorts as text.
 
@@ -131,11 +115,3 @@ def modified_time(mtime_ns: int) -> str:
     except OverflowError:
         moment = (datetime.max if mtime_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """Return the hex digest of what is left to read of a file; memory stays at a megabyte."""
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()

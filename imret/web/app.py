@@ -18,13 +18,15 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imret import __version__
 from imret.errors import ImretError
+from imret.settings import __version__
 from imret.web.errors import problem, problem_of
-from imret.web.images.files import Pictures, Uploads
+from imret.web.images.files import Pictures
+from imret.web.images.uploads import Uploads
 from imret.web.pool.collections import Warm
 from imret.web.pool.executors import Busy
-from imret.web.routes import Api, explained
+from imret.web.request_bodies import explained
+from imret.web.routes import Api
 from imret.web.schemas import SearchIn
 from imret.web.security.middleware import Gate
 

@@ -21,7 +21,7 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from imret.web.security.middleware import SECURITY_HEADERS, problem
+from imret.web.security.http import SECURITY_HEADERS, problem
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import RequestResponseCycle as H11Cycle

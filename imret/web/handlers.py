@@ -20,8 +20,9 @@ from imret.retrieval.results import Hit
 from imret.store import Filter, Point
 from imret.store.payload import file_of
 from imret.web.errors import NotFound
-from imret.web.images.files import Pictures, Upload, Uploads
-from imret.web.pool.collections import Served
+from imret.web.images.files import Pictures
+from imret.web.images.uploads import Upload, Uploads
+from imret.web.pool.served import Served
 from imret.web.schemas import MAX_TERMS, BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.

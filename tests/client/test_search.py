@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from imret import DEFAULT_COLLECTION, Encoder, errors
+from imret import Encoder, errors
 from imret.cli.main import cli
 from imret.client import search
 from imret.client.discovery import Running, announced, find
@@ -30,6 +30,7 @@ from imret.client.search import NoAnswer
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
 from imret.retrieval.query import Term
 from imret.retrieval.results import Hit, sort_hits
+from imret.settings import DEFAULT_COLLECTION
 from imret.store import Store, open_store
 from imret.store.payload import file_of
 from ingest.pipeline import ingest

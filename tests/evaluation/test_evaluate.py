@@ -12,15 +12,15 @@ import pytest
 
 import imret
 from imret import Encoder
+from imret.datasets.labelled import labelled
 from imret.errors import DataError
-from imret.evaluation.dataset import embed, labelled
+from imret.evaluation.dataset import category_queries, embed
 from imret.evaluation.evaluate import evaluate
 from imret.evaluation.html_report import write_page
 from imret.evaluation.metrics import average_precision
-from imret.evaluation.queries import category_queries, recorded_names
 from imret.evaluation.text_report import format_report
 from imret.models.encoder import TextTruncated
-from imret.retrieval.prompts import evaluation_queries
+from imret.retrieval.prompts import evaluation_queries, recorded_names
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
 
@@ -316,7 +316,7 @@ def test_training_pictures_are_checked_before_anything_is_encoded(
 def test_embedding_goes_in_batches_and_keeps_the_order(
     photos: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imret.evaluation.dataset._BATCH", 5)
+    monkeypatch.setattr("imret.images.decode_batches.BATCH_IMAGES", 5)
     sizes = []
     whole = Encoder.encode_pixels
     monkeypatch.setattr(

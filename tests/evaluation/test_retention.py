@@ -10,7 +10,7 @@ import pytest
 from imret import Encoder
 from imret.errors import DataError
 from imret.evaluation import retention
-from imret.evaluation.queries import encode_captions
+from imret.evaluation.dataset import encode_captions
 from imret.evaluation.retention import captioned_in, retention_of
 from imret.models.encoder import TextTruncated
 from tests.fakes.pictures import draw_picture

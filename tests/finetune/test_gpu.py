@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from finetune.callbacks import Step, Watch
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
-from finetune.run import Watch, finetune
-from finetune.trainer import Step, Trainer
+from finetune.run import finetune
+from finetune.trainer import Trainer
 from imret import Encoder
 from imret.datasets.phrases import read_phrases
 from imret.errors import ModelError

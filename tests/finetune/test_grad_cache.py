@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import read_records
 from finetune.distributed import World
 from finetune.grad_cache import Features

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+from finetune.callbacks import Watch
 from finetune.checkpoint import load_state, save_state, sole_owner
 from finetune.claim import claim
 from finetune.cli import command
@@ -31,7 +32,7 @@ from finetune.config import FinetuneConfig
 from finetune.distributed import World
 from finetune.model.base_model import find_base
 from finetune.model.param_groups import parameter_groups
-from finetune.run import Watch, finetune
+from finetune.run import finetune
 from finetune.trainer import learning_rate
 from imret import Encoder
 from imret.errors import DataError, ModelError

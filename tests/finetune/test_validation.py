@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import Record
 from finetune.validation import Read, Seen, Validation
 from imret.retrieval.prompts import evaluation_queries

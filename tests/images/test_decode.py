@@ -21,14 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter, features
 
 from imret.errors import ImageError
-from imret.images.decode import (
-    IMAGE_EXTENSIONS,
-    fit_image,
-    lift_pillow_limit,
-    load_image,
-    read_header,
-    to_jpeg,
-)
+from imret.images.decode import IMAGE_EXTENSIONS, lift_pillow_limit, load_image, read_header
+from imret.images.resize import fit_image
+from imret.images.thumbnails import to_jpeg
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -541,7 +536,7 @@ def test_resampling_only_what_the_crop_keeps_gives_the_same_pixels(monkeypatch: 
         image = picture(width, height).filter(ImageFilter.GaussianBlur(1))
         whole = fit_image(image, size=(64, 64)).astype(int)
         with monkeypatch.context() as patch:
-            patch.setattr("imret.images.decode._MAX_RESIZED_PIXELS", 0)
+            patch.setattr("imret.images.resize._MAX_RESIZED_PIXELS", 0)
             boxed = fit_image(image, size=(64, 64)).astype(int)
         assert abs(whole - boxed).max() <= 2
 

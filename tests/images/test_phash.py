@@ -12,8 +12,9 @@ from PIL import Image
 
 from finetune.data.duplicates import Leak, find_groups, find_leaks
 from finetune.data.records import Record
-from imret.images.decode import fit_image, load_image
+from imret.images.decode import load_image
 from imret.images.phash import MOST_BITS, Look, alike, group, look_at
+from imret.images.resize import fit_image
 from tests.fakes.pictures import draw_picture
 
 

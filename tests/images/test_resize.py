@@ -12,9 +12,9 @@ from PIL import Image, ImageFilter
 
 from imret import Encoder
 from imret.errors import ImageError
-from imret.images.decode import fit_image, load_image, load_to_cover
-from imret.images.resize import fit, load_pixels
-from imret.models.resolve import Preprocess
+from imret.images.decode import load_image, load_to_cover
+from imret.images.preprocess import Preprocess
+from imret.images.resize import fit, fit_image, load_pixels
 
 
 def _preprocess(**changes: Any) -> Preprocess:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imret.models.resolve import Preprocess
+from imret.images.preprocess import Preprocess
 from ingest import decode_workers
 from ingest.decode_workers import Decoders, Pixels, decode
 from tests import ROOT

@@ -25,7 +25,7 @@ from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.models.lazy_encoder import CachedEncoder
 from imret.store import Identity, Point, Store
-from imret.store.embedded.store import EdgeCollection
+from imret.store.embedded.collection import EdgeCollection
 from imret.store.payload import modified_time
 from ingest import decode_workers
 from ingest.decode_workers import Decoders

@@ -9,7 +9,8 @@ import pytest
 
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import DataError
-from imret.store.payload import file_of, make_payload, modified_time, path_of, point_id, printable
+from imret.escape import escape_undecodable
+from imret.store.payload import file_of, make_payload, modified_time, path_of, point_id
 from ingest.sources import FolderSource, Record
 
 
@@ -164,4 +165,4 @@ def test_times_are_rfc3339_to_the_microsecond_also_far_out() -> None:
 
 
 def test_printable_leaves_good_names_alone() -> None:
-    assert printable("grün 🍄.jpg") == "grün 🍄.jpg"
+    assert escape_undecodable("grün 🍄.jpg") == "grün 🍄.jpg"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import imret.models.device
 import imret.models.encoder
 from imret.errors import ImageError, ModelError
 from imret.models.encoder import Encoder, TextTruncated, load_clip
@@ -304,7 +305,7 @@ def test_threads_that_need_a_tower_at_once_load_it_once(
         loads.append(towers)
         return load_clip(*args, towers=towers, **options)
 
-    monkeypatch.setattr(imret.encoder, "load_clip", counted)
+    monkeypatch.setattr(imret.models.encoder, "load_clip", counted)
     encoder = Encoder(random_model, device="cpu", precision="fp32")
     rows: list[NDArray[np.float32]] = []
     threads = [threading.Thread(target=lambda: rows.append(encoder.encode_texts(["x"]))) for _ in range(4)]
@@ -346,13 +347,13 @@ def test_no_weight_is_drawn_at_random_before_it_is_loaded(
 def test_auto_takes_bf16_where_the_hardware_and_the_tower_stand_it(
     zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imret.encoder, "_computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(imret.models.encoder, "computes_in_bf16", lambda device: True)
     chosen = {name: Encoder(folder, device="cpu").precision for name, folder in zoo.items()}
     assert {name for name, precision in chosen.items() if precision == "fp32"} == {
         "native with a ResNet",
         "timm with batch norm",
     }
-    monkeypatch.setattr(imret.encoder, "_computes_in_bf16", lambda device: False)
+    monkeypatch.setattr(imret.models.encoder, "computes_in_bf16", lambda device: False)
     assert Encoder(zoo["native"], device="cpu").precision == "fp32"
 
 
@@ -360,7 +361,7 @@ def test_auto_takes_bf16_where_the_hardware_and_the_tower_stand_it(
 def test_a_cpu_computes_in_bf16_if_its_flags_say_so() -> None:
     words = Path("/proc/cpuinfo").read_text().split()
     expected = "avx512_bf16" in words or "amx_bf16" in words
-    assert imret.models.encoder._computes_in_bf16(torch.device("cpu")) is expected
+    assert imret.models.device.computes_in_bf16(torch.device("cpu")) is expected
 
 
 def test_a_device_that_is_not_there_is_a_model_error(random_model: Path) -> None:

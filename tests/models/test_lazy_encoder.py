@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imret import settings
 from imret.errors import ModelError
-from imret.models import lazy_encoder, resolve
+from imret.models import lazy_encoder
 from imret.models.encoder import Encoder, TextTruncated
-from imret.models.lazy_encoder import CachedEncoder, entry_key, load, save
-from imret.retrieval.query_vector import TEMPLATES, query_vector
+from imret.models.lazy_encoder import CachedEncoder, entry_key, load_vector, save_vector
+from imret.retrieval.prompts import TEMPLATES
+from imret.retrieval.query_vector import query_vector
 from tests import ROOT
 from tests.fakes.models import write_random_model
 
@@ -28,8 +30,8 @@ KEY = "0" * 64
 
 
 def _entries() -> list[Path]:
-    folder = resolve.cache_dir() / "queries"
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    folder = settings.cache_dir() / "queries"
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _whole_entries() -> list[Path]:
@@ -158,7 +160,8 @@ def test_texts_cannot_be_read_in_the_cache_nor_by_other_users(random_model: Path
     (entry,) = _entries()
     assert b"zanzibar" not in entry.read_bytes() + os.fsencode(entry)
     assert entry.stat().st_mode & 0o077 == 0
-    assert entry.parent.stat().st_mode & 0o077 == 0
+    for folder in (entry.parent, entry.parent.parent):
+        assert folder.stat().st_mode & 0o077 == 0
 
 
 def test_a_damaged_entry_is_thrown_away_and_the_right_vector_computed(random_model: Path) -> None:
@@ -171,42 +174,42 @@ def test_a_damaged_entry_is_thrown_away_and_the_right_vector_computed(random_mod
         copy[int(rng.integers(len(copy)))] ^= 1 << int(rng.integers(8))
     for damaged in [b"", whole[:-1], whole + b"\0", bytes(len(whole)), *map(bytes, flipped)]:
         entry.write_bytes(damaged)
-        assert load(entry.name, 32) is None
+        assert load_vector(entry.name, 32) is None
         assert not entry.exists()
         np.testing.assert_array_equal(_cached(random_model).encode_mean(TEXTS), expected)
         assert entry.read_bytes() == whole
     # Another entry's content under this name is damage too.
-    save(KEY, VECTOR)
-    (entry.parent / KEY).replace(entry)
-    assert load(entry.name, 32) is None
+    save_vector(KEY, VECTOR)
+    (other,) = [path for path in _entries() if path.name == KEY]
+    other.replace(entry)
+    assert load_vector(entry.name, 32) is None
 
 
 def test_a_vector_of_another_length_is_no_answer() -> None:
-    save(KEY, VECTOR)
-    assert load(KEY, 64) is None
+    save_vector(KEY, VECTOR)
+    assert load_vector(KEY, 64) is None
 
 
 def test_entries_used_longest_ago_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy_encoder, "MAX_ENTRIES", 20)
-    monkeypatch.setattr(lazy_encoder, "_KEPT", 15)
+    monkeypatch.setattr(lazy_encoder, "MAX_CACHE_BYTES", 20 * 4096)  # an entry takes a block of the disk
     keys = [f"{i:064x}" for i in range(21)]
-    folder = resolve.cache_dir() / "queries"
     for i, key in enumerate(keys[:20]):
-        save(key, VECTOR + i)
-        os.utime(folder / key, (1000 + i, 1000 + i))
-    assert load(keys[0], 32) is not None  # used just now
-    abandoned, in_use = folder / ".abandoned", folder / ".in-use"
+        save_vector(key, VECTOR + i)
+        os.utime(_entries()[i], (1000 + i, 1000 + i))
+    assert load_vector(keys[0], 32) is not None  # used just now
+    folder = _entries()[0].parent
+    abandoned, in_use = (folder / f".{i:064x}.part" for i in (100, 101))
     abandoned.touch()
     os.utime(abandoned, (1000, 1000))
     in_use.touch()
-    save(keys[20], VECTOR)
-    assert {path.name for path in _entries()} == {keys[0], *keys[7:21], ".in-use"}
+    save_vector(keys[20], VECTOR)
+    assert {path.name for path in _entries()} == {keys[0], *keys[2:21], in_use.name}
 
 
 def test_it_can_be_turned_off(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(KEY, VECTOR)
+    save_vector(KEY, VECTOR)
     monkeypatch.setenv("IMRET_QUERY_CACHE", "off")
-    assert load(KEY, 32) is None
+    assert load_vector(KEY, 32) is None
     _cached(random_model).encode_mean(TEXTS)
     assert [path.name for path in _entries()] == [KEY]
 
@@ -234,26 +237,26 @@ def test_a_full_disk_is_no_error_and_leaves_nothing_behind(monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    save(KEY, VECTOR)
+    save_vector(KEY, VECTOR)
     assert _entries() == []
 
 
 def test_many_threads_and_processes_at_once_see_whole_vectors_only() -> None:
     # Two processes and two threads write one entry by turns with two contents of its length; we read.
     code = (
-        "import sys, numpy as np; from imret.models.lazy_encoder import save\n"
-        f"for i in range(300): save({KEY!r}, np.full(32, float(i % 2), np.float32))"
+        "import sys, numpy as np; from imret.models.lazy_encoder import save_vector\n"
+        f"for i in range(300): save_vector({KEY!r}, np.full(32, float(i % 2), np.float32))"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
     threads = [
-        threading.Thread(target=lambda: [save(KEY, np.ones(32, np.float32)) for _ in range(100)])
+        threading.Thread(target=lambda: [save_vector(KEY, np.ones(32, np.float32)) for _ in range(100)])
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     seen = 0
     while any(writer.poll() is None for writer in writers) or any(t.is_alive() for t in threads):
-        vector = load(KEY, 32)
+        vector = load_vector(KEY, 32)
         if vector is not None:
             seen += 1
             assert (vector == vector[0]).all()
@@ -264,8 +267,8 @@ def test_many_threads_and_processes_at_once_see_whole_vectors_only() -> None:
 
 def test_a_process_killed_while_it_writes_leaves_whole_entries() -> None:
     code = (
-        "import itertools, numpy as np; from imret.models.lazy_encoder import save\n"
-        "for i in itertools.count(): save(f'{i % 50:064x}', np.full(32, float(i % 50), np.float32))"
+        "import itertools, numpy as np; from imret.models.lazy_encoder import save_vector\n"
+        "for i in itertools.count(): save_vector(f'{i % 50:064x}', np.full(32, float(i % 50), np.float32))"
     )
     for _ in range(3):
         writer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
@@ -277,7 +280,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_entries() -> None:
         whole = _whole_entries()
         assert len(whole) == 50
         for path in whole:
-            vector = load(path.name, 32)
+            vector = load_vector(path.name, 32)
             assert vector is not None
             assert (vector == int(path.name, 16)).all()
             path.unlink()

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 import torch
 
-from imret import DEFAULT_MODEL
+from imret import settings
 from imret.errors import ModelError
 from imret.models import resolve
-from imret.models.resolve import ModelFiles, resolve_model
+from imret.models.fingerprint import ModelFiles
+from imret.models.resolve import resolve_model
+from imret.settings import DEFAULT_MODEL
 from tests import ROOT
 from tests.fakes.models import write_random_model
 
@@ -215,7 +217,7 @@ def test_finding_any_model_on_disk_a_second_time_loads_neither_torch_nor_open_cl
     first = find()
     assert find() == [first[0], "light"]
     assert first[0].startswith(named)
-    kept = list((resolve.cache_dir() / "open_clip").glob("*"))
+    kept = list((settings.cache_dir() / "open_clip").glob("*"))
     assert len(kept) == (0 if name.startswith("hf-hub:") else 1)  # a hub repository brings its own words
 
 
@@ -225,7 +227,7 @@ def test_what_open_clip_said_is_asked_again_where_it_was_damaged(
     monkeypatch.delitem(sys.modules, "open_clip", raising=False)
     assert resolve._kept("kind", "name", lambda: {"a": 1}) == {"a": 1}
     assert resolve._kept("kind", "name", lambda: None) == {"a": 1}
-    (entry,) = (resolve.cache_dir() / "open_clip").iterdir()
+    (entry,) = (settings.cache_dir() / "open_clip").iterdir()
     for damaged in ("{", "[]", "{}", ""):
         entry.write_text(damaged)
         assert resolve._kept("kind", "name", lambda: {"a": 2}) == {"a": 2}
@@ -406,7 +408,7 @@ def test_the_hash_is_kept_by_path_size_and_time(random_model: Path, tmp_path: Pa
     weights = tmp_path / "model" / WEIGHTS
     age(weights)
     first = resolve_model(tmp_path / "model").fingerprint
-    entries = list((resolve.cache_dir() / "fingerprints").iterdir())
+    entries = list((settings.cache_dir() / "fingerprints").iterdir())
     assert len(entries) == 1
     entries[0].write_text("0" * 64)  # seen in the next fingerprint only if the entry is what is used
     assert resolve_model(tmp_path / "model").fingerprint != first
@@ -414,7 +416,7 @@ def test_the_hash_is_kept_by_path_size_and_time(random_model: Path, tmp_path: Pa
     assert resolve_model(tmp_path / "model").fingerprint == first
     age(weights, 30.0)
     assert resolve_model(tmp_path / "model").fingerprint == first
-    assert len(list((resolve.cache_dir() / "fingerprints").iterdir())) == 2
+    assert len(list((settings.cache_dir() / "fingerprints").iterdir())) == 2
 
 
 def test_weights_that_change_within_a_tick_of_the_clock_are_noticed(
@@ -454,9 +456,9 @@ def test_weights_that_cannot_be_read_are_a_model_error(random_model: Path) -> No
 
 def test_imret_home_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMRET_HOME", str(tmp_path))
-    assert resolve.cache_dir() == tmp_path / "cache"
+    assert settings.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("IMRET_HOME")
-    assert "imret" in str(resolve.cache_dir())
+    assert "imret" in str(settings.cache_dir())
 
 
 def test_torch_checkpoints_are_found_like_safetensors(random_model: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from imret.errors import DataError
 from imret.output.copy_files import copy_hits
-from imret.output.formats import deliver, display_width, open_hits, shortened, tsv, write_facets, write_hits
+from imret.output.deliver import deliver, open_hits
+from imret.output.formats import display_width, shortened, tsv, write_facets, write_hits
 from imret.output.viewer import show
 from imret.retrieval.results import Facet, Hit
 from tests.fakes.pictures import draw_picture
@@ -271,8 +272,8 @@ def test_facets_have_formats_too() -> None:
 
 _COMMANDS = """
 import os, sys, click
-from imret import cli
-from imret.output.formats import deliver
+from imret.cli import main as cli
+from imret.output.deliver import deliver
 from imret.retrieval.results import Hit
 
 @cli.cli.command()

@@ -21,15 +21,8 @@ from imret.errors import DataError, ModelError
 from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
 from imret.models.lazy_encoder import CachedEncoder
-from imret.retrieval.classify import (
-    Classification,
-    Prediction,
-    classify,
-    classify_each,
-    label_texts,
-    probabilities,
-)
-from imret.retrieval.prompts import EVALUATION_TEMPLATES, evaluation_queries
+from imret.retrieval.classify import Classification, Prediction, classify, classify_each, probabilities
+from imret.retrieval.prompts import EVALUATION_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -254,8 +247,8 @@ def test_one_picture_or_one_text_where_a_list_belongs_is_a_programming_error(
 
 
 def test_real_photos_are_named_as_often_as_evaluate_says(shared_data: Path) -> None:
-    from imret.evaluation.dataset import labelled
-    from imret.evaluation.queries import category_queries
+    from imret.datasets.labelled import labelled
+    from imret.evaluation.dataset import category_queries
 
     encoder = Encoder(str(shared_data / "tiny-clip"), device="cpu", precision="fp32")
     test = labelled(shared_data / "nature10" / "test")

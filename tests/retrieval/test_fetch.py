@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imret import __version__
 from imret.errors import ImageError
 from imret.images.decode import load_image
 from imret.retrieval.fetch import fetch_picture, is_url, shown_url
+from imret.settings import __version__
 
 SHORT_S = 0.3
 

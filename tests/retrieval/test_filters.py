@@ -18,8 +18,8 @@ from imret.retrieval.filters import (
     parse_where,
 )
 from imret.store import Condition, Filter, Ids, Match, Range
+from imret.store.filter import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 from imret.store.payload import FIELDS, make_payload
-from imret.store.types import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 
 UUID_1 = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"
 LAST = "9999-12-31T23:59:59.999999Z"

@@ -10,7 +10,8 @@ import pytest
 import imret
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
-from imret.retrieval.query_vector import TEMPLATES, query_vector
+from imret.retrieval.prompts import TEMPLATES
+from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
 from imret.store import Store, open_store
 from ingest.pipeline import ingest

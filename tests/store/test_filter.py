@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from imret.store import INDEXED_FIELDS, Collection, Condition, Filter, Identity, Ids, Match, Range
-from imret.store.embedded import layout
+from imret.store.embedded import locks
 from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.store import EdgeStore
+from imret.store.filter import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 from imret.store.server.store import ServerStore
-from imret.store.types import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
 
@@ -153,8 +153,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Collection]]:
             if "gRPC" in request.param:
                 faster = stack.enter_context(QdrantOverGRPC(qdrant))
                 monkeypatch = stack.enter_context(pytest.MonkeyPatch.context())
-                monkeypatch.setattr("imret.store.server.store.REST_PORT", qdrant.port)
-                monkeypatch.setattr("imret.store.server.store.GRPC_PORT", faster.port)
+                monkeypatch.setattr("imret.store.server.connection.REST_PORT", qdrant.port)
+                monkeypatch.setattr("imret.store.server.connection.GRPC_PORT", faster.port)
             store = stack.enter_context(ServerStore(qdrant.url))
         if "before" not in request.param:
             store.open_version(name, MODEL).upsert(IDS, VECTORS, PAYLOADS)
@@ -328,7 +328,7 @@ def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_a
     ids = [str(uuid.UUID(int=i)) for i in range(n)]
     sizes = rng.permutation(n)
     (db / "photos").mkdir(parents=True)
-    holder, identity = layout.Holder(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
+    holder, identity = locks.Holder(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
     shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=10_000)
     try:
         shard.upsert(ids, vectors, [{"size_bytes": int(size), "no_index": int(size)} for size in sizes])

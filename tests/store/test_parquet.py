@@ -23,7 +23,8 @@ from qdrant_client import QdrantClient
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.store import Identity, Point, Store
 from imret.store import parquet as transfer
-from imret.store.embedded.store import EdgeCollection, EdgeStore
+from imret.store.embedded.collection import EdgeCollection
+from imret.store.embedded.store import EdgeStore
 from imret.store.parquet import export_collection, import_collection, read_header
 from imret.store.server.store import ServerStore
 from tests import ROOT
@@ -662,7 +663,7 @@ def test_points_that_somebody_else_stores_meanwhile_are_noticed(
 MEMORY = """
 import json, sys, uuid
 import numpy as np
-from imret import transfer
+from imret.store import parquet as transfer
 from imret.store import Identity
 from imret.store.embedded.store import EdgeStore
 

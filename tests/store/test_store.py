@@ -56,8 +56,8 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             QdrantOverGRPC(qdrant) as faster,
             pytest.MonkeyPatch.context() as monkeypatch,
         ):
-            monkeypatch.setattr("imret.store.server.store.REST_PORT", qdrant.port)
-            monkeypatch.setattr("imret.store.server.store.GRPC_PORT", faster.port)
+            monkeypatch.setattr("imret.store.server.connection.REST_PORT", qdrant.port)
+            monkeypatch.setattr("imret.store.server.connection.GRPC_PORT", faster.port)
             with ServerStore(qdrant.url) as server:
                 yield server
             assert {path for _, path in qdrant.requests} == {"/", "/collections"}

@@ -22,7 +22,7 @@ from imret.errors import StoreUnavailable
 from imret.retrieval.query import parse_query
 from imret.retrieval.results import Hit
 from imret.store import Store, open_store
-from imret.store.embedded.layout import locked
+from imret.store.embedded.locks import locked
 from imret.store.payload import point_id
 from imret.web.app import create_app
 from imret.web.connections import make_protocol

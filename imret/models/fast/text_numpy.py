@@ -30,7 +30,7 @@ from imret.models.fast.tokenizer import (
     token_ids,
     warn_truncated,
 )
-from imret.models.resolve import ModelFiles
+from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVERS, is_safetensors, map_safetensors
 
 Floats = NDArray[np.float32]
@@ -161,19 +161,6 @@ def open_light_text(files: ModelFiles) -> LightText | None:
     if weights is None or not weights.are(shapes):
         return None
     return LightText(files, weights)
-
-
-def unit_mean(rows: Floats, texts: Sequence[str], model_id: str) -> Floats:
-    """Return the mean of the (N, D) embeddings of texts, made unit again: (D,).
-
-    Raises:
-        ModelError: If they cancel out; it names the model.
-    """
-    mean = rows.mean(axis=0)
-    norm = float(np.linalg.norm(mean))
-    if norm < 1e-6:
-        raise ModelError(f"Model '{model_id}' gives no direction for the mean of {list(texts)!r}.")
-    return np.asarray(mean / norm, dtype=np.float32)
 
 
 # ---- Activations --------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def is_clip_tokenizer(tokenizer: str, text_cfg: Mapping[str, Any]) -> bool:
     """Whether a model reads the tokens of this module.
 
     Args:
-        tokenizer: `imret.models.resolve.ModelFiles.tokenizer`.
+        tokenizer: `imret.models.fingerprint.ModelFiles.tokenizer`.
         text_cfg: The text tower's part of open_clip's configuration.
     """
     # open_clip knows SigLIP's tokenizers by the name of a built-in architecture.

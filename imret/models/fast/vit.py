@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, scaled_dot_product_attention
 
-from imret.models.clip import Checkpoint, placed
-from imret.models.resolve import ModelFiles
+from imret.models.checkpoint import Checkpoint, placed
+from imret.models.fingerprint import ModelFiles
 
 _PREFIX = "visual."
 _EPS = 1e-5  # torch's

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import signal
 import socket
+import subprocess
+import sys
+import tempfile
+import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 from imret.errors import StoreError, StoreUnavailable
-from imret.store.embedded import layout as folder
-from imret.store.embedded import unix_socket
+from imret.store.embedded import locks, unix_socket
 
 _HEADER_BYTES = 8
 _CHUNK_BYTES = 1 << 20
@@ -104,14 +110,14 @@ class Sharer(Line):
         connection: From `edge_socket.connect`.
     """
 
-    def __init__(self, address: str, holder: folder.Holder, connection: socket.socket) -> None:
+    def __init__(self, address: str, holder: locks.Holder, connection: socket.socket) -> None:
         super().__init__(address)
         self._holder = holder
         self._connection = connection
         self._finalizer = weakref.finalize(self, _close, connection, self._owner)
 
     @classmethod
-    def of(cls, address: str, holder: folder.Holder) -> Sharer | None:
+    def of(cls, address: str, holder: locks.Holder) -> Sharer | None:
         """Return a line to a program that shares, or None if it does not answer: its note was stale."""
         connection = unix_socket.connect(holder.socket)
         return None if connection is None else cls(address, holder, connection)
@@ -137,3 +143,100 @@ def _close(connection: socket.socket, owner: int) -> None:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for an answer
     connection.close()
+
+
+CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
+
+
+_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.embedded.worker import main; main()"
+
+
+class WorkerProcess(Line):
+    """The line to this program's own worker.
+
+    Attributes:
+        socket: Path of the socket through which it lets others use what it has open, or "".
+    """
+
+    def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
+        super().__init__(address)
+        # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
+            start_new_session=True,
+            # One thread is enough for the little that numpy does there, and starts faster.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
+        holder = locks.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
+        try:
+            self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
+        except BaseException:
+            self.close()
+            raise
+
+    def _send(self, left: memoryview) -> int:
+        return self._stdin.write(left) or 0
+
+    def _receive(self, n: int) -> bytes:
+        return self._stdout.read(n) or b""
+
+    def _hang_up(self) -> None:
+        """End the worker; waits until it has closed its files."""
+        self._finalizer()
+
+    def _dead(self) -> StoreUnavailable:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2.0)
+        code = self._process.returncode
+        if code is None:
+            how = "stopped answering"
+        elif code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGBUS:
+                how += " (is the disk full?)"
+        else:
+            how = f"ended with exit code {code}"
+        said = ""
+        with suppress(OSError, ValueError):
+            size = self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(0, size - 4096))
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
+            said = "".join(f"\n  {line}" for line in lines)
+        return StoreUnavailable(
+            f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
+            f"run the command again.{' Its last words:' if said else ''}{said}"
+        )
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], owner: int) -> None:
+    """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for file in (process.stdin, process.stdout, stderr):
+        with suppress(OSError):
+            file.close()
+
+
+def _command() -> str:
+    """Return what was typed to start this program, shortened."""
+    argv = [os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]] if sys.argv else ["python"]
+    line = shlex.join(argv)
+    return line if len(line) <= 200 else line[:197] + "..."

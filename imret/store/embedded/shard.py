@@ -20,23 +20,21 @@ import qdrant_edge as qe
 from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError
+from imret.files import sync_folder
 from imret.store.embedded import layout as folder
-from imret.store.types import (
-    EF_CONSTRUCT,
-    HNSW_EF,
+from imret.store.embedded import locks
+from imret.store.filter import (
     INDEXED_FIELDS,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
     MOMENT_FIELDS,
-    OVERSAMPLING,
     Condition,
     Filter,
-    Identity,
     Ids,
-    M,
     Match,
     Range,
 )
+from imret.store.types import EF_CONSTRUCT, HNSW_EF, OVERSAMPLING, Identity, M
 
 # Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
 # error. 32 MiB each for two log files and the open page of the segment, and something to spare.
@@ -83,7 +81,7 @@ class Shard:
         path: Path,
         identity: Identity | None,
         *,
-        holder: folder.Holder,
+        holder: locks.Holder,
         index_from_kb: int,
         empty: bool = False,
     ) -> None:
@@ -93,7 +91,7 @@ class Shard:
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
         try:
-            self._lock = folder.VersionLock(path, holder)
+            self._lock = locks.VersionLock(path, holder)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
@@ -161,9 +159,9 @@ class Shard:
         )
         self.engine = qe.EdgeShard.create(str(shard_folder), config)
         self._index_payload()
-        folder.sync_folder(self.path)
+        sync_folder(self.path)
         folder.write_identity(self.path, identity, _engine_version())
-        folder.sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
         return identity
 
     def _index_payload(self) -> None:
@@ -180,7 +178,7 @@ class Shard:
             self.engine = qe.EdgeShard.load(str(self.path / "shard"))
         except Exception as error:
             if "WouldBlock" in str(error):
-                raise folder.locked(self.path, None, 0) from error
+                raise locks.locked(self.path, None, 0) from error
             raise StoreError(
                 f"the store's files in {str(self.path)!r} cannot be read: {error}.\n"
                 f"Move that folder away and ingest again (this is {_engine_version()}, and its "

@@ -9,49 +9,27 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
-from imret.store.embedded import layout as folder
-from imret.store.embedded.client import Line, Sharer
-from imret.store.embedded.unix_socket import private_folder
-from imret.store.types import (
-    KEYWORD_FIELDS,
-    Filter,
-    Identity,
-    Point,
-    Stats,
-    by_frequency,
-    check_ids,
+from imret.store.collection import (
     check_name,
-    check_payloads,
-    check_start,
-    check_vectors,
-    count_values,
-    in_rank_order,
-    index_status,
 )
+from imret.store.embedded import layout as folder
+from imret.store.embedded import locks
+from imret.store.embedded.client import Line, Sharer, WorkerProcess
+from imret.store.embedded.collection import EdgeCollection
+from imret.store.embedded.unix_socket import private_folder
+from imret.store.types import Identity
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-UPSERT_BATCH = 512  # points in one message to the worker
-CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
 _POLL_S = 0.05
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.embedded.worker import main; main()"
 
 
 class EdgeStore:
@@ -91,7 +69,7 @@ class EdgeStore:
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
         self._share_in = private_folder() if share else None
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._sharers: dict[str, Sharer] = {}  # by socket
         self._starting = threading.Lock()
         self._closed = False
@@ -138,7 +116,7 @@ class EdgeStore:
         opened = self._open(name, collection / version, identity, empty=beside)
         known = folder.read_versions(collection)
         if version in known.retired:
-            with folder.switching(collection):
+            with locks.switching(collection):
                 known = folder.read_versions(collection)
                 left = tuple(one for one in known.retired if one != version)
                 folder.write_versions(collection, folder.Versions(known.live, left))
@@ -150,7 +128,7 @@ class EdgeStore:
         version = _version_of(collection, identity, beside=beside)
         if not collection.is_dir():
             raise StoreError(f"collection {name!r} has no version {version} to switch to")
-        with folder.switching(collection):
+        with locks.switching(collection):
             if folder.read_identity(collection / version) is None:
                 raise StoreError(f"collection {name!r} has no version {version} to switch to")
             others = [one.name for one in folder.version_folders(collection) if one.name != version]
@@ -202,7 +180,7 @@ class EdgeStore:
                 worker = self._started()
                 handle, found = worker.call("open", version, identity, empty)
                 return EdgeCollection(name, version.name, found, handle, worker)
-            except folder.LockedElsewhere:
+            except locks.LockedElsewhere:
                 # The wait is here and not in the worker, which others may be waiting for.
                 if time.monotonic() >= deadline:
                     raise
@@ -210,7 +188,7 @@ class EdgeStore:
 
     def _sharer_of(self, version: Path) -> Sharer | None:
         """Return a line to the program that shares a version, as the version's lock says, if it answers."""
-        holder = folder.read_holder(version)
+        holder = locks.read_holder(version)
         if holder is None or not holder.socket or holder.sharing != folder.SHARING:
             return None
         with self._starting:
@@ -257,11 +235,11 @@ class EdgeStore:
         if self._closed:
             raise StoreError(f"the store {self.address!r} is closed")
 
-    def _started(self) -> _Worker:
+    def _started(self) -> WorkerProcess:
         with self._starting:
             self._check_open()
             if self._worker is None:
-                self._worker = _Worker(self.address, self._share_in, self._index_from_kb)
+                self._worker = WorkerProcess(self.address, self._share_in, self._index_from_kb)
             return self._worker
 
 
@@ -272,186 +250,3 @@ def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
     if live not in (plain, second):
         return plain
     return live if not beside else second if live == plain else plain
-
-
-class EdgeCollection:
-    """One version of a collection in a folder. See `Collection` for what its methods promise."""
-
-    def __init__(self, name: str, version: str, identity: Identity, handle: int, worker: Line) -> None:
-        self.name = name
-        self.version = version
-        self.identity = identity
-        self._handle = handle
-        self._worker = worker
-        self._closed = False
-
-    def upsert(
-        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
-    ) -> None:
-        ids = check_ids(ids)
-        rows = check_vectors(vectors, (len(ids), self.identity.dim))
-        payloads = check_payloads(payloads, len(ids))
-        for start in range(0, len(ids), UPSERT_BATCH):
-            part = slice(start, start + UPSERT_BATCH)
-            self._call("upsert", ids[part], rows[part], payloads[part])
-
-    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
-        ids = check_ids(ids)
-        self._call("overwrite_payloads", ids, check_payloads(payloads, len(ids)))
-
-    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
-        return {row[0]: Point(*row) for row in self._call("get", check_ids(ids), vectors)}
-
-    def scan(
-        self,
-        filter: Filter | None = None,
-        *,
-        vectors: bool = False,
-        batch_size: int = 256,
-        start: str | None = None,
-    ) -> Iterator[list[Point]]:
-        return self._scan(filter, vectors, batch_size, check_start(start))
-
-    def _scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | None
-    ) -> Iterator[list[Point]]:
-        while True:
-            rows, offset = self._call("scan", filter, vectors, batch_size, offset)
-            if rows:
-                yield [Point(*row) for row in rows]
-            if offset is None:
-                return
-
-    def delete(self, ids: Sequence[str]) -> None:
-        self._call("delete", check_ids(ids))
-
-    def search(
-        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
-    ) -> list[Point]:
-        query = check_vectors(vector, (self.identity.dim,))
-        return in_rank_order(
-            lambda n: [Point(*row) for row in self._call("search", query, n, filter, exact)], limit
-        )
-
-    def count(self, filter: Filter | None = None) -> int:
-        return int(self._call("count", filter))
-
-    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
-        if field not in KEYWORD_FIELDS:
-            return by_frequency(count_values(self.scan(filter), field))
-        return by_frequency(self._call("facet", field, filter))
-
-    def flush(self) -> None:
-        self._call("flush")
-
-    def index_lags(self) -> bool:
-        return bool(self._call("index_lags"))
-
-    def optimize(self) -> None:
-        self._call("optimize")
-
-    def stats(self) -> Stats:
-        points, indexed, disk_bytes = self._call("stats")
-        return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            with suppress(StoreError):  # the store may be closed already, or its worker gone
-                self._worker.call("close", self._handle)
-
-    def _call(self, operation: str, *arguments: Any) -> Any:
-        if self._closed:
-            raise StoreError(f"this handle of collection {self.name!r} is closed")
-        return self._worker.call(operation, self._handle, *arguments)
-
-
-class _Worker(Line):
-    """The line to this program's own worker.
-
-    Attributes:
-        socket: Path of the socket through which it lets others use what it has open, or "".
-    """
-
-    def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
-        super().__init__(address)
-        # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
-            start_new_session=True,
-            # One thread is enough for the little that numpy does there, and starts faster.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
-        holder = folder.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
-        try:
-            self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
-        except BaseException:
-            self.close()
-            raise
-
-    def _send(self, left: memoryview) -> int:
-        return self._stdin.write(left) or 0
-
-    def _receive(self, n: int) -> bytes:
-        return self._stdout.read(n) or b""
-
-    def _hang_up(self) -> None:
-        """End the worker; waits until it has closed its files."""
-        self._finalizer()
-
-    def _dead(self) -> StoreUnavailable:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(2.0)
-        code = self._process.returncode
-        if code is None:
-            how = "stopped answering"
-        elif code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGBUS:
-                how += " (is the disk full?)"
-        else:
-            how = f"ended with exit code {code}"
-        said = ""
-        with suppress(OSError, ValueError):
-            size = self._stderr.seek(0, os.SEEK_END)
-            self._stderr.seek(max(0, size - 4096))
-            lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
-            said = "".join(f"\n  {line}" for line in lines)
-        return StoreUnavailable(
-            f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
-            f"run the command again.{' Its last words:' if said else ''}{said}"
-        )
-
-
-def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], owner: int) -> None:
-    """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
-        with suppress(OSError):
-            process.stdin.close()
-        try:
-            process.wait(CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    for file in (process.stdin, process.stdout, stderr):
-        with suppress(OSError):
-            file.close()
-
-
-def _command() -> str:
-    """Return what was typed to start this program, shortened."""
-    argv = [os.path.basename(sys.argv[0]) or "python", *sys.argv[1:]] if sys.argv else ["python"]
-    line = shlex.join(argv)
-    return line if len(line) <= 200 else line[:197] + "..."

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from imret.errors import ImretError, StoreError, StoreLocked
 from imret.store.embedded import layout as folder
+from imret.store.embedded import locks
 from imret.store.embedded.scheduler import HEADER_BYTES, Program, Turns
 from imret.store.embedded.shard import Shard
 from imret.store.embedded.unix_socket import Listener
@@ -50,7 +51,7 @@ class Worker:
         index_from_kb: As for `Shard`.
     """
 
-    def __init__(self, holder: folder.Holder, index_from_kb: int) -> None:
+    def __init__(self, holder: locks.Holder, index_from_kb: int) -> None:
         self._holder = holder
         self._index_from_kb = index_from_kb
         self._shards: dict[Path, Shard] = {}
@@ -144,7 +145,7 @@ class Worker:
         Raises:
             StoreLocked: If it is open, here or in another process.
         """
-        with folder.switching(path.parent, wait=False) as ours:
+        with locks.switching(path.parent, wait=False) as ours:
             if ours and folder.is_retired(path):
                 self._remove([path])
 
@@ -177,14 +178,14 @@ class Worker:
             if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
                 raise folder.taken(source, target)
             self._drop(target)
-        locks = self._lock_all(folder.locked_versions(source))
+        taken = self._lock_all(folder.locked_versions(source))
         try:
             folder.rename(source, target)
         finally:
-            for lock in locks:
+            for lock in taken:
                 lock.release()
 
-    def _lock_all(self, paths: list[Path]) -> list[folder.VersionLock]:
+    def _lock_all(self, paths: list[Path]) -> list[locks.VersionLock]:
         """Lock versions, all or none.
 
         Raises:
@@ -193,15 +194,15 @@ class Worker:
         for path in paths:
             if path in self._shards:
                 self._close_unused(path)
-        locks: list[folder.VersionLock] = []
+        taken: list[locks.VersionLock] = []
         try:
             for path in paths:
-                locks.append(folder.VersionLock(path, self._holder))
+                taken.append(locks.VersionLock(path, self._holder))
         except BaseException:
-            for lock in locks:
+            for lock in taken:
                 lock.release()
             raise
-        return locks
+        return taken
 
     def _close_unused(self, path: Path) -> None:
         """Close a shard that lingers.
@@ -245,7 +246,7 @@ class Worker:
         That is while another process writes live.json. Nobody waits for it: it may be stopped.
         """
         try:
-            with folder.switching(path.parent, wait=False) as ours:
+            with locks.switching(path.parent, wait=False) as ours:
                 if ours:
                     try:
                         retired = folder.is_retired(path)

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from imret.errors import ImageError
-from imret.store.payload import file_of, path_of, printable
+from imret.escape import escape_undecodable
+from imret.store.payload import file_of, path_of
 
 _MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
 
@@ -36,7 +37,7 @@ def place_of(payload: Mapping[str, Any]) -> tuple[str, str]:
         source = file[: -len(path) - 1] if "file_base64" in payload else shown_source
         if len(os.fsencode(file)) > _MAX_PATH_BYTES or "\0" in file:
             raise strange
-        if (printable(source), printable(path)) != (shown_source, shown_path):
+        if (escape_undecodable(source), escape_undecodable(path)) != (shown_source, shown_path):
             raise strange
     except (KeyError, TypeError, ValueError, AttributeError):  # binascii.Error, UnicodeError: ValueErrors
         raise strange from None

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.images.decode import Source
+from imret.models.fingerprint import ModelFiles
 from imret.models.lazy_encoder import CachedEncoder
-from imret.models.resolve import ModelFiles
 from imret.web.metrics import Telemetry, stage
 from imret.web.pool.threads import run_in_background
 

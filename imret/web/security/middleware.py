@@ -14,64 +14,40 @@ import hashlib
 import hmac
 import html
 import ipaddress
-import json
 import logging
-import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http import HTTPStatus
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
-from imret.errors import DataError
+from imret.web.security.bodies import HELD_BODIES, _Exchange, _Held
+from imret.web.security.hosts import (
+    _check_origin,
+    _is_loopback_address,
+    _parse_allowed,
+    _parse_host,
+    check_binding,
+    is_loopback,
+)
+from imret.web.security.http import _HTML, App, Receive, Scope, Send, _RefusedError, _target, _values
+from imret.web.security.tokens import (
+    _LOGIN_PAGE,
+    _MESSAGE_MARK,
+    LOGIN_BYTES,
+    LOGIN_DELAY_S,
+    MAX_QUERY_BYTES,
+    SESSION_S,
+    _derive,
+    _local,
+    _token_fault,
+)
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-MIN_TOKEN_CHARS = 16
-MAX_QUERY_BYTES = 16 << 10
 MAX_PATH_BYTES = 4 << 10
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 << 10
-LOGIN_BYTES = 4 << 10  # a form with one token
-HELD_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
-SMALL_BODY_BYTES = 64 << 10  # what is taken also beside them; uvicorn reads as much ahead anyway
-RETRY_AFTER_S = 2
-LOGIN_DELAY_S = 0.5  # what a wrong token costs; with 16 characters it is courtesy, not defence
-SESSION_S = 30 * 24 * 3600  # how long a browser keeps the cookie; another token ends all sessions at once
 
-SECURITY_HEADERS: Headers = [
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
-        b"manifest-src 'self'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    # Addresses hold queries, so no other site may see them. Not `no-referrer`: under that policy browsers
-    # send `Origin: null` with a form's POST (Fetch, "append a request Origin header"): no login would pass.
-    (b"referrer-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
-]
-# The app's own policy is kept beside ours: browsers enforce both, so it can only be stricter.
-_REPLACED = {name for name, _ in SECURITY_HEADERS if name != b"content-security-policy"} | {b"server"}
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/static/style.css", "/static/favicon.svg"})
 _SINGLE = (b"host", b"origin", b"authorization", b"content-length", b"transfer-encoding", b"content-type")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
-_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_LOCAL_TARGET = re.compile(
-    r"/(?!/)[!-\[\]-~]*"
-)  # printable ASCII without the backslash, which browsers read as /
-_LOGIN_PAGE = Path(__file__).parent.parent / "static" / "login.html"
-_MESSAGE_MARK = "<!-- message -->"
 
 _logger = logging.getLogger("imret.web")
 
@@ -321,263 +297,6 @@ class Gate:
         return cookie + (b"; Secure" if secure else b"")
 
 
-class _RefusedError(Exception):
-    """A request that is answered here: the status, and the message as its detail."""
-
-    def __init__(self, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = list(headers)
-
-
-class _Held:
-    """How much of the bodies of all requests is in memory, and how much may be.
-
-    A body stays from its first byte until its request is answered: who waits for a thread holds it, too.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.n_bytes = 0
-
-
-class _Exchange:
-    """One request and its response: counts what comes in, dresses what goes out, and can end both early."""
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        max_body_bytes: int,
-        body_timeout_s: float,
-        held: _Held,
-    ) -> None:
-        self.scope = scope
-        self._receive = receive
-        self._send = send
-        self.max_body_bytes = max_body_bytes
-        self.body_timeout_s = body_timeout_s
-        self.left_s = body_timeout_s
-        self.received_bytes = 0
-        self.held_bytes = 0
-        self._held = held
-        self.body_over = not _values(scope, b"content-length") and not _values(scope, b"transfer-encoding")
-        self.started = False
-        self.refused = False
-
-    def expect_body(self) -> None:
-        """Raise _RefusedError for a body that is announced as too large, or announced in a way that lies."""
-        lengths = _values(self.scope, b"content-length")
-        encodings = _values(self.scope, b"transfer-encoding")
-        if encodings and (lengths or encodings[0].strip().lower() != b"chunked"):
-            # Two readers that disagree about where a body ends are how requests are smuggled.
-            raise _RefusedError(400, "a body has either a Content-Length or 'Transfer-Encoding: chunked'")
-        if lengths:
-            if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
-                raise _RefusedError(400, "the Content-Length is not a number of bytes")
-            if int(lengths[0]) > self.max_body_bytes:
-                raise _RefusedError(413, self._too_large(int(lengths[0])))
-            self.body_over = int(lengths[0]) == 0
-
-    def _too_large(self, size_bytes: int | None = None) -> str:
-        size = "more" if size_bytes is None else f"{size_bytes} bytes"
-        return f"the body is too large: {size}, where at most {self.max_body_bytes} bytes are taken"
-
-    async def receive(self) -> Message:
-        """What the app receives from: the body within its limits, then the client's leave."""
-        if self.refused:
-            return {"type": "http.disconnect"}
-        if self.body_over:
-            return await self._receive()
-        # Only waiting is counted: time in which the app does something else is not the client's fault.
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            message = await asyncio.wait_for(self._receive(), self.left_s)
-        except asyncio.TimeoutError:
-            await self.refuse(408, f"the body did not arrive within {self.body_timeout_s:g} seconds", [])
-            return {"type": "http.disconnect"}
-        self.left_s -= loop.time() - began
-        if message["type"] == "http.request":
-            self.received_bytes += len(message.get("body", b""))
-            if self.received_bytes > self.max_body_bytes:
-                await self.refuse(413, self._too_large(), [])
-                return {"type": "http.disconnect"}
-            if not self._hold():
-                detail = f"too many large requests at a time. Ask again in {RETRY_AFTER_S} s."
-                await self.refuse(503, detail, [(b"retry-after", b"%d" % RETRY_AFTER_S)])
-                return {"type": "http.disconnect"}
-            self.body_over = not message.get("more_body", False)
-        return message
-
-    def _hold(self) -> bool:
-        """Count what has arrived among all that is in memory; False if that is too much."""
-        more = max(0, self.received_bytes - SMALL_BODY_BYTES) - self.held_bytes
-        if more > 0:
-            if self._held.n_bytes + more > self._held.max_bytes:
-                return False
-            self._held.n_bytes += more
-            self.held_bytes += more
-        return True
-
-    async def read(self) -> bytes | None:
-        """Return the whole body; None if the client left or was refused meanwhile."""
-        parts: list[bytes] = []
-        while True:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                return None
-            parts.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                return b"".join(parts)
-
-    async def send(self, message: Message) -> None:
-        """What the app sends to; nothing reaches the client any more once the request was refused."""
-        if self.refused:
-            return
-        if message["type"] == "http.response.start":
-            self.started = True
-            message = {**message, "headers": self._dress(message.get("headers", ()))}
-        await self._send(message)
-
-    def _dress(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        dressed = [(name.lower(), value) for name, value in headers if name.lower() not in _REPLACED]
-        dressed += SECURITY_HEADERS
-        names = {name for name, _ in dressed}
-        path = self.scope["path"]
-        if b"cache-control" not in names and not path.startswith("/static/"):
-            # The page is asked for again each time, so that it and its scripts stay of one version.
-            dressed.append((b"cache-control", b"no-cache" if path == "/" else b"no-store"))
-        if not self.body_over:
-            # What is left of the body would have to be read to find the next request behind it.
-            dressed = [(name, value) for name, value in dressed if name != b"connection"]
-            dressed.append((b"connection", b"close"))
-        return dressed
-
-    async def answer(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send a whole response of ours."""
-        self.started = True
-        head = [*headers, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        await self._send({"type": "http.response.start", "status": status, "headers": self._dress(head)})
-        await self._send({"type": "http.response.body", "body": body})
-
-    async def redirect(self, target: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Lead on to a local address, by GET (303)."""
-        await self.answer(303, b"", [(b"location", target.encode("ascii")), *headers])
-
-    async def refuse(self, status: int, detail: str, headers: Headers) -> None:
-        """End the request: a problem if nothing was sent yet, else the response stays cut short."""
-        self.refused = True
-        if not self.started:
-            await self.answer(status, problem(status, detail), [*_PROBLEM, *headers])
-
-
-_HTML: Headers = [(b"content-type", b"text/html; charset=utf-8")]
-_PROBLEM: Headers = [(b"content-type", b"application/problem+json")]
-
-
-def problem(status: int, detail: str) -> bytes:
-    """Return the JSON of a problem (RFC 9457) whose type says no more than its status."""
-    title = HTTPStatus(status).phrase
-    fields = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def check_binding(host: str, token: str | None, *, port: int = 8750) -> None:
-    """Refuse to listen where others can reach the pictures without knowing a token.
-
-    Raises:
-        DataError: If the host is not a loopback address and there is no token, or the token is shorter than
-            16 characters or has others than visible ASCII; the message says how to make one.
-    """
-    make = 'export IMRET_TOKEN=$(python -c "import secrets; print(secrets.token_urlsafe(24))")'
-    fault = _token_fault(token)
-    if fault:
-        raise DataError(f"{fault}. Make one: {make}")
-    if token is None and not is_loopback(host):
-        raise DataError(
-            f"{host!r} can be reached from other machines, and no token is set: anyone there could look "
-            f"through the pictures. Set a token: {make}\n"
-            f"or stay on 127.0.0.1 and come through a tunnel: ssh -L {port}:localhost:{port} THIS-MACHINE"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on host: localhost, 127.0.0.0/8 or ::1.
-
-    Other names count as reachable from elsewhere, whatever they resolve to today.
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return _is_loopback_address(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        return False
-
-
-def _is_loopback_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    # Python before 3.13 does not see loopback in ::ffff:127.0.0.1.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
-
-
-def _token_fault(token: str | None) -> str | None:
-    """Say what is wrong with a token, without printing it; None if nothing is."""
-    if token is None:
-        return None
-    if len(token) < MIN_TOKEN_CHARS:
-        return f"the token has {len(token)} characters, and needs at least {MIN_TOKEN_CHARS}"
-    if not re.fullmatch(r"[!-~]+", token):
-        return "the token may hold letters, digits and punctuation of ASCII only, and no blanks"
-    return None
-
-
-def _derive(token: bytes, purpose: bytes) -> bytes:
-    """Return 64 hexadecimal digits that follow from the token and do not lead back to it."""
-    return hmac.new(token, b"imret " + purpose, hashlib.sha256).hexdigest().encode()
-
-
-def _parse_host(text: str) -> str | None:
-    """Return the host in a Host header, in its one canonical spelling; None if it is malformed."""
-    match = _HOST.fullmatch(text)
-    if match is None or int(match[3] or 0) > 65535:
-        return None
-    try:
-        if match[1] is not None:
-            return str(ipaddress.IPv6Address(match[1]))
-    except ValueError:
-        return None
-    name = match[2].lower().removesuffix(".")  # "localhost." is the same name
-    return name if _NAME.fullmatch(name) else None
-
-
-def _parse_allowed(name: str) -> str:
-    """Return an entry of allow_hosts as _parse_host would."""
-    bare = name.strip().strip("[]")
-    try:
-        host = _parse_host(f"[{bare}]" if ":" in bare else bare.encode("idna").decode())
-    except UnicodeError:
-        host = None
-    if host is None:
-        raise DataError(
-            f"{name!r} is not a host name. Give it without scheme and port: --allow-host photos.example"
-        )
-    return host
-
-
-def _values(scope: Scope, name: bytes) -> list[bytes]:
-    return [value for key, value in scope["headers"] if key == name]
-
-
-def _target(scope: Scope) -> str:
-    """Return the address as it was sent: path and query, percent-encoded."""
-    path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("ascii")
-    query = scope.get("query_string", b"").decode("ascii")
-    return f"{path}?{query}" if query else path
-
-
 def _check_target(scope: Scope) -> None:
     """Raise _RefusedError for an address that two readers could understand in two ways."""
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
@@ -603,36 +322,3 @@ def _check_target(scope: Scope) -> None:
         or segments[-1:] in (["."], [".."])
     ):
         raise _RefusedError(400, "the path has an empty segment, '.' or '..'")
-
-
-def _check_origin(scope: Scope, host: str) -> None:
-    """Raise _RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
-
-    Programs send neither Origin nor Sec-Fetch-Site, and pass.
-    """
-    for origin in _values(scope, b"origin"):
-        if origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-            raise _RefusedError(403, "requests from the pages of other sites are refused (Origin)")
-    sites = _values(scope, b"sec-fetch-site")
-    if all(site in (b"same-origin", b"none") for site in sites):
-        return
-    # A link to the page may stand anywhere; /login is where the page leads those who have no session.
-    navigation = (
-        scope["method"] in ("GET", "HEAD")
-        and scope["path"] in ("/", "/login")
-        and _values(scope, b"sec-fetch-mode") == [b"navigate"]
-        and _values(scope, b"sec-fetch-dest") == [b"document"]
-    )
-    if not navigation:
-        raise _RefusedError(403, "requests from the pages of other sites are refused (Sec-Fetch-Site)")
-
-
-def _local(scope: Scope) -> str:
-    """Return where a login leads on to: the parameter next if that is an address here, else the page."""
-    try:
-        fields = parse_qs(scope.get("query_string", b"").decode("ascii"), max_num_fields=10)
-    except ValueError:
-        return "/"
-    target = fields.get("next", ["/"])[0]
-    # `//evil.example` and `/\evil.example` are other hosts to a browser.
-    return target if _LOCAL_TARGET.fullmatch(target) else "/"

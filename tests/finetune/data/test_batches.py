@@ -12,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data.batches import Batches, Pictures, augment, normalised
+from finetune.data.augment import augment, normalised
+from finetune.data.batches import Batches
+from finetune.data.pixels import Pictures
 from finetune.data.records import Record, manifest_hash, read_records, split_records
 from finetune.data.species import TEXT_KINDS, Taxon
 from imret.errors import DataError
-from imret.images.decode import fit_image, load_image
-from imret.images.resize import load_pixels
-from imret.models.resolve import Preprocess
+from imret.images.decode import load_image
+from imret.images.preprocess import Preprocess
+from imret.images.resize import fit_image, load_pixels
 
 PREPROCESS = Preprocess(size=(32, 32), resize_mode="squash")
 

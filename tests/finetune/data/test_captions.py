@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from finetune.data.captions import STYLES, caption_key, category_captions
+from imret.datasets.names_csv import read_names
 from imret.errors import DataError
-from imret.retrieval.prompts import (
-    COMMON_NAMES,
-    EVALUATION_TEMPLATES,
-    common_names,
-    evaluation_queries,
-    fill,
-    read_names,
-)
+from imret.retrieval.prompts import COMMON_NAMES, EVALUATION_TEMPLATES, common_names, evaluation_queries, fill
 
 INATURALIST = [
     "actinopterygii",

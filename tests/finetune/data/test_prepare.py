@@ -17,14 +17,16 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
+from finetune.callbacks import Watch
 from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.data.prepare import Data, find_sources, gather
 from finetune.model.base_model import find_base
-from finetune.run import Watch, check, finetune
+from finetune.run import check, finetune
 from finetune.validation import Validation
 from imret.errors import DataError
-from imret.images.decode import fit_image, load_image
+from imret.images.decode import load_image
+from imret.images.resize import fit_image
 from imret.retrieval.prompts import evaluation_queries
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture

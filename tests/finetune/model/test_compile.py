@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
 from finetune.model.compile import compile_towers

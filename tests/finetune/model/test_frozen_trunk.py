@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import finetune.trainer
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import read_records
 from finetune.model.base_model import Base, find_base
 from finetune.model.frozen_trunk import cut
@@ -92,7 +92,7 @@ def test_the_cut_tower_has_the_gradients_of_the_whole_one(
     base = find_base(str(request.getfixturevalue(which)))
     assert cut(base.build(torch.device("cpu"), seed=0).visual) is not None  # type: ignore[arg-type]
     mine, parts = gradients(base, photos, **change)
-    monkeypatch.setattr(finetune.train, "cut", lambda _: None)
+    monkeypatch.setattr(finetune.trainer, "cut", lambda _: None)
     whole, other_parts = gradients(base, photos)
     assert mine.keys() == whole.keys()
     assert parts == pytest.approx(other_parts, rel=1e-4, abs=1e-6)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.batches import Pictures
+from finetune.data.pixels import Pictures
 from finetune.data.records import read_records
 from finetune.data.species import Taxon
 from finetune.model.base_model import find_base

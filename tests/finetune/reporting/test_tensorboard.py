@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from finetune.callbacks import Step, Watch
 from finetune.config import FinetuneConfig
 from finetune.reporting.tensorboard import Board, require_tensorboard
-from finetune.run import Watch, finetune
-from finetune.trainer import Step
+from finetune.run import finetune
 from imret.errors import DataError
 from tests import ROOT
 from tests.fakes.pictures import draw_picture

@@ -22,9 +22,10 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 import imret
 from imret.errors import ModelError
 from imret.models import lazy_encoder
+from imret.models.embedding import unit_mean
 from imret.models.encoder import Encoder
 from imret.models.fast import text_numpy
-from imret.models.fast.text_numpy import LightText, gelu, open_light_text, quick_gelu, unit_mean
+from imret.models.fast.text_numpy import LightText, gelu, open_light_text, quick_gelu
 from imret.models.fast.tokenizer import TextTruncated
 from imret.models.lazy_encoder import CachedEncoder
 from imret.models.resolve import resolve_model

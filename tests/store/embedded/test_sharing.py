@@ -26,7 +26,7 @@ import pytest
 from imret import Encoder, open_store
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Match, Point, Range
-from imret.store.embedded import layout, unix_socket
+from imret.store.embedded import layout, locks, unix_socket
 from imret.store.embedded import worker as edge_worker
 from imret.store.embedded.scheduler import HEADER_BYTES, Turns
 from imret.store.embedded.store import EdgeStore
@@ -188,8 +188,8 @@ def version_of(db: Path) -> Path:
     return db / "photos" / MODEL.version
 
 
-def note_of(db: Path) -> layout.Holder:
-    holder = layout.read_holder(version_of(db))
+def note_of(db: Path) -> locks.Holder:
+    holder = locks.read_holder(version_of(db))
     assert holder is not None
     return holder
 
@@ -403,7 +403,7 @@ def test_a_program_that_is_stopped_holds_up_nobody(when: str, sharing: Sharing, 
         f"""
 from imret.store.embedded import unix_socket as edge_socket
 version = pathlib.Path(sys.argv[1])
-c = edge_socket.connect(edge_folder.read_holder(version).socket)
+c = edge_socket.connect(locks.read_holder(version).socket)
 def framed(request):
     body = pickle.dumps(request)
     return len(body).to_bytes(8, "little") + body
@@ -579,11 +579,11 @@ def test_a_stopped_switch_of_another_program_does_not_stop_the_sharer(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_worker, "LINGER_S", 0.0)
-    worker = edge_worker.Worker(layout.Holder(os.getpid(), "test", "now"), 10_000)
+    worker = edge_worker.Worker(locks.Holder(os.getpid(), "test", "now"), 10_000)
     handle, _ = worker.answer("open", (version_of(db), None, False))
     worker.answer("close", (handle,))
     layout.write_versions(db / "photos", layout.Versions("another", (MODEL.version,)))
-    with layout.switching(db / "photos"):  # as if stopped here
+    with locks.switching(db / "photos"):  # as if stopped here
         for tidy in (worker.close_idle, lambda: worker.answer("remove", (version_of(db),))):
             looking = threading.Thread(target=tidy, daemon=True)
             looking.start()
@@ -761,14 +761,14 @@ def test_notes_of_older_and_newer_versions_are_read(db: Path) -> None:
     lock = version_of(db).with_name(f"{MODEL.version}.lock")
     old = {"pid": 4711, "command": "imret search x", "since": "2026-01-31 14:02"}
     lock.write_text(json.dumps(old))
-    assert layout.read_holder(version_of(db)) == layout.Holder(**old)  # type: ignore[arg-type]
+    assert locks.read_holder(version_of(db)) == locks.Holder(**old)  # type: ignore[arg-type]
     lock.write_text(json.dumps({**old, "socket": "/s", "sharing": 99, "mood": "fine"}))
-    assert layout.read_holder(version_of(db)) == layout.Holder(
+    assert locks.read_holder(version_of(db)) == locks.Holder(
         4711, "imret search x", "2026-01-31 14:02", "/s", 99
     )
     for nothing in ("", "{", "[]", '"x"', '{"pid": 1}'):
         lock.write_text(nothing)
-        assert layout.read_holder(version_of(db)) is None
+        assert locks.read_holder(version_of(db)) is None
     assert everything(db)[1][2] == N
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Identity, Match
-from imret.store.embedded import layout
+from imret.store.embedded import layout, locks
 from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.store import EdgeStore
 from tests import ROOT
@@ -418,7 +418,7 @@ def test_a_filling_is_indexed_as_it_goes(
     db: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_shard, "INDEX_POINTS", 1_000)
-    holder = layout.Holder(os.getpid(), "test", "")
+    holder = locks.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     path, identity = db / "photos" / "v", Identity("m", "c3" * 32, 64)
     ids = [str(uuid.UUID(int=i)) for i in range(8_000)]
@@ -444,7 +444,7 @@ def test_without_enough_for_an_index_none_is_tried_at_every_batch(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_shard, "INDEX_POINTS", 500)
-    holder = layout.Holder(os.getpid(), "test", "")
+    holder = locks.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     shard = edge_shard.Shard(db / "photos" / "v", MODEL, holder=holder, index_from_kb=10_000)
     tries = 0
@@ -536,7 +536,7 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     names = np.full(len(vectors), "many", object)
     names[few] = "few"
     ids = [str(uuid.UUID(int=i)) for i in range(len(vectors))]
-    holder = layout.Holder(os.getpid(), "test", "")
+    holder = locks.Holder(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     identity = Identity("m", "c3" * 32, 64)
     shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=500)
@@ -638,7 +638,7 @@ def test_a_dead_worker_is_an_error_with_its_last_words_and_never_a_hang(db: Path
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imret.store.embedded.store._BOOT", "raise SystemExit('no engine here')")
+    monkeypatch.setattr("imret.store.embedded.client._BOOT", "raise SystemExit('no engine here')")
     with (
         EdgeStore(db) as store,
         pytest.raises(StoreUnavailable, match=r"(?s)ended with exit code 1.*no engine here"),
@@ -748,7 +748,7 @@ def test_a_live_version_that_vanished_is_an_error_that_says_so(db: Path) -> None
 
 
 def test_a_full_disk_stops_the_writing_before_it_does_harm(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    holder = layout.Holder(os.getpid(), "test", "now")
+    holder = locks.Holder(os.getpid(), "test", "now")
     path = db / "photos" / MODEL.version
     db.mkdir()
     shard = edge_shard.Shard(path, MODEL, holder=holder, index_from_kb=10_000)

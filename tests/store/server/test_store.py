@@ -18,7 +18,8 @@ from qdrant_client import QdrantClient, models
 
 import imret.store
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.store import Identity, default_folder, open_store, resolve_address
+from imret.settings import store_dir
+from imret.store import Identity, open_store, resolve_address
 from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
@@ -401,9 +402,9 @@ def test_no_address_means_the_environment_then_a_local_server_then_the_users_fol
         assert qdrant.url in store.reason
     qdrant.version = {"title": "something else", "version": "1"}
     with open_store() as store:
-        assert (store.engine, store.address) == ("embedded", str(default_folder()))
-        assert default_folder() == Path(os.environ["IMRET_HOME"]) / "store"
-        assert str(default_folder()) in store.reason
+        assert (store.engine, store.address) == ("embedded", str(store_dir()))
+        assert store_dir() == Path(os.environ["IMRET_HOME"]) / "store"
+        assert str(store_dir()) in store.reason
     monkeypatch.setenv("IMRET_DB", str(tmp_path / "mine"))
     with open_store() as store:
         assert (store.engine, store.address) == ("embedded", str(tmp_path / "mine"))

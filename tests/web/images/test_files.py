@@ -21,11 +21,13 @@ import pytest
 from PIL import Image, features
 
 import imret.web.images.files
-from imret.disk_cache import Kept
+import imret.web.images.uploads
+from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.images.decode import load_image
 from imret.store.payload import make_payload
-from imret.web.images.files import SIZES, Pictures, Served, Uploads, step_of
+from imret.web.images.files import SIZES, Pictures, Served, step_of
+from imret.web.images.uploads import Uploads
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -547,7 +549,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
         sides.append(max_side)
         return load_image(source, max_pixels=max_pixels, max_side=max_side)
 
-    monkeypatch.setattr(imret.web.pictures, "load_image", counting)
+    for module in (imret.web.images.files, imret.web.images.uploads):
+        monkeypatch.setattr(module, "load_image", counting)
     return sides
 
 
@@ -604,7 +607,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_kept(
             file.write(b"more")
         return image
 
-    monkeypatch.setattr(imret.web.pictures, "load_image", slow)
+    monkeypatch.setattr(imret.web.images.files, "load_image", slow)
     assert pictures.thumbnail(payload_of(photos, "fungi/1.jpg"), 320).size > 0
     assert not [name for _, _, names in os.walk(tmp_path / "kept") for name in names]
 
@@ -689,7 +692,7 @@ def kept_bytes(folder: Path) -> int:
 
 
 def test_the_bound_holds_after_every_one_of_many_writes(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, 200_000)
+    kept = DiskCache(tmp_path, 200_000)
     for number in range(150):
         kept.put(key_of(number), random.Random(number).randbytes(100 * (number % 97) + 1))
         assert kept_bytes(tmp_path) <= 200_000
@@ -703,14 +706,14 @@ def test_the_bound_holds_after_every_one_of_many_writes(tmp_path: Path) -> None:
 
 
 def test_the_bound_holds_over_many_shards_and_when_it_is_changed(tmp_path: Path) -> None:
-    large = Kept(tmp_path, 40 << 20)
+    large = DiskCache(tmp_path, 40 << 20)
     for number in range(60):
         large.put(key_of(number), bytes(1 << 20))
         assert kept_bytes(tmp_path) <= 40 << 20
     assert len(os.listdir(tmp_path)) == 5
     assert sum(large.get(key_of(number)) is not None for number in range(60)) > 25
     (tmp_path / "00004" / "not ours.txt").write_text("kept")
-    small = Kept(tmp_path, 9 << 20)
+    small = DiskCache(tmp_path, 9 << 20)
     small.put(key_of(100), bytes(1 << 20))
     assert kept_bytes(tmp_path) <= 9 << 20
     assert small.get(key_of(100)) is not None
@@ -719,7 +722,7 @@ def test_the_bound_holds_over_many_shards_and_when_it_is_changed(tmp_path: Path)
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, 10 * 8192)
+    kept = DiskCache(tmp_path, 10 * 8192)
     for number in range(10):
         kept.put(key_of(number), bytes(8000))
         os.utime(next(tmp_path.rglob(key_of(number))), (1000 + number, 1000 + number))
@@ -731,19 +734,20 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_goes_and_what_another_writes_stays(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, 1 << 20)
+    kept = DiskCache(tmp_path, 1 << 20)
     kept.put(key_of(0), b"x")
     shard = next(tmp_path.rglob(key_of(0))).parent
-    for name, age in ((".part-old", 7200), (".part-new", 60)):
+    old, new = f".{key_of(2)}.part", f".{key_of(3)}.part"
+    for name, age in ((old, 7200), (new, 60)):
         (shard / name).write_bytes(b"half")
         os.utime(shard / name, (os.stat(shard).st_mtime - age,) * 2)
     kept.put(key_of(1), b"y")
-    assert sorted(path.name for path in shard.glob(".part*")) == [".part-new"]
+    assert sorted(path.name for path in shard.glob(".*.part")) == [new]
     assert kept.get(key_of(0)) == b"x"
 
 
 def test_threads_and_two_handles_on_one_folder_do_each_other_no_harm(tmp_path: Path) -> None:
-    handles = [Kept(tmp_path, 100_000), Kept(tmp_path, 100_000)]
+    handles = [DiskCache(tmp_path, 100_000), DiskCache(tmp_path, 100_000)]
 
     def work(seed: int) -> int:
         chance, kept, n_found = random.Random(seed), handles[seed % 2], 0
@@ -761,13 +765,13 @@ def test_threads_and_two_handles_on_one_folder_do_each_other_no_harm(tmp_path: P
         assert sum(pool.map(work, range(8))) > 100
     handles[0].put(key_of(99), b"x")
     assert kept_bytes(tmp_path) <= 100_000
-    assert not list(tmp_path.rglob(".part-*"))
+    assert not list(tmp_path.rglob(".*.part"))
 
 
 def test_many_kept_thumbnails_are_not_walked_over_for_one_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Kept(tmp_path, 800 << 20)
+    kept = DiskCache(tmp_path, 800 << 20)
     for number in range(400):
         kept.put(key_of(number), b"x")
     seen: list[int] = []
@@ -806,7 +810,7 @@ def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
         return load_image(*args, **options)
 
     monkeypatch.setattr(imret.web.images.files._Once, "do", do)
-    monkeypatch.setattr(imret.web.pictures, "load_image", decode)
+    monkeypatch.setattr(imret.web.images.files, "load_image", decode)
     payload = payload_of(photos, "fungi/1.jpg")
     with ThreadPoolExecutor(8) as pool:
         given = list(pool.map(lambda _: pictures.thumbnail(payload, 320).read(), range(8)))

@@ -16,7 +16,8 @@ from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web.pool import collections as module
-from imret.web.pool.collections import Served, Warm
+from imret.web.pool.collections import Warm
+from imret.web.pool.served import Served
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model

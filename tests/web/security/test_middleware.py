@@ -20,7 +20,8 @@ pytest.importorskip("uvicorn", reason="needs the extra web")
 from imret.errors import DataError
 from imret.web.connections import make_protocol
 from imret.web.security import middleware as gate_module
-from imret.web.security.middleware import Gate, check_binding, is_loopback
+from imret.web.security.hosts import check_binding, is_loopback
+from imret.web.security.middleware import Gate
 from tests.fakes.web_server import Server, request, serving, until
 
 TOKEN = "correct-horse-battery-staple"

@@ -1,0 +1,59 @@
+"""Pictures to batches of a model's pixels, decoded by threads ahead of the encoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import ImageError
+from imret.images.decode import Source
+
+if TYPE_CHECKING:
+    from imret.images.preprocess import Preprocess
+
+Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
+
+
+# Pictures decoded before they are encoded together.
+BATCH_IMAGES = 64
+
+
+# A large photo takes some 100 MB while it is decoded; more threads than this help little.
+_THREADS = 16
+
+
+def decode_batches(
+    sources: Iterable[Source], preprocess: Preprocess
+) -> Iterator[list[tuple[Source, Pixels | str]]]:
+    """Yield batches of pictures with their pixels of the model's size, or with why they have none.
+
+    While one batch is used, the next is decoded in threads.
+
+    Args:
+        sources: What `load_image` takes, in any number.
+        preprocess: Of the model.
+    """
+    from imret.images.resize import load_pixels
+
+    def decode(source: Source) -> Pixels | str:
+        try:
+            return load_pixels(source, preprocess)[0]
+        except (ImageError, OSError) as error:
+            return str(error)
+
+    remaining = iter(sources)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        batch = list(islice(remaining, BATCH_IMAGES))
+        ahead = pool.map(decode, batch)
+        while batch:
+            ready = list(ahead)
+            following = list(islice(remaining, BATCH_IMAGES))
+            ahead = pool.map(decode, following)
+            yield list(zip(batch, ready, strict=True))
+            batch = following

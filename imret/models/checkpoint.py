@@ -1,0 +1,134 @@
+"""Weights of a checkpoint file, tensor by tensor; what is pickled runs no code."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from imret.errors import ModelError, summary
+from imret.models.safetensors_map import is_safetensors, map_safetensors
+
+# Elements converted at once: 16 MB of float32.
+_PIECE = 1 << 22
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class Checkpoint:
+    """The tensors of one checkpoint file by name, none of them read until it is used.
+
+    Attributes:
+        path: The file.
+        tensors: Name to a CPU tensor in the dtype as stored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file of safetensors, or of torch.save with torch's restricted unpickler, by its content.
+
+        Raises:
+            ModelError: If the file cannot be read, is no checkpoint, or would have to run code to load.
+        """
+        self.path = path
+        self._map: mmap.mmap | None = None
+        try:
+            if is_safetensors(path):
+                self.tensors = _unwrapped(dict(self._map_safetensors()), path)
+            else:
+                self.tensors = _unwrapped(_unpickle(path), path)
+        except OSError as error:
+            raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+
+    def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
+        for name, entry in entries.items():
+            if entry.dtype not in _SAFETENSORS_DTYPES:
+                raise ModelError(f"'{self.path}' stores '{name}' as {entry.dtype}, which is not supported.")
+            dtype = _SAFETENSORS_DTYPES[entry.dtype]
+            count = entry.size_bytes // dtype.itemsize
+            if count == 0:
+                yield name, torch.empty(entry.shape, dtype=dtype)
+                continue
+            tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
+            yield name, tensor.reshape(entry.shape)
+
+    def copied(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor converted and moved, piece by piece, holding little more than the result."""
+        made = torch.empty(tensor.shape, device=device, dtype=dtype)
+        source, target = tensor.reshape(-1), made.view(-1)
+        for start in range(0, source.numel(), _PIECE):
+            piece = source[start : start + _PIECE]
+            target[start : start + _PIECE].copy_(piece)
+            self._release(piece)
+        return made
+
+    def _release(self, tensor: torch.Tensor) -> None:
+        """Hand back the memory pages of what has been copied elsewhere; they are read again if used.
+
+        Without this, a checkpoint that is converted counts twice: as converted, and as mapped.
+        """
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
+        start = tensor.data_ptr() - base
+        length = tensor.numel() * tensor.element_size()
+        if not 0 <= start <= len(self._map) - length:
+            return  # made from the file's tensors, not one of them
+        # Only pages that hold nothing else: a neighbour's page may be in use.
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _unpickle(path: Path) -> object:
+    """Load with torch's unpickler of plain data, mapped where the format allows it."""
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)  # saved before torch 1.6
+    except OSError:
+        raise
+    except Exception as error:
+        # UnpicklingError for what would run code, and whatever a damaged archive provokes.
+        raise ModelError(
+            f"Cannot read the weights '{path}': not a plain checkpoint of tensors, and imret runs no code "
+            f"from one. Where you trust it, convert it to .safetensors. Reported: {summary(error)}"
+        ) from error
+
+
+def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a bare or training checkpoint, without the "module." of parallel training."""
+    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
+    tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
+    if not tensors:
+        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def placed(
+    checkpoint: Checkpoint, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return a tensor of a checkpoint on a device in a dtype: a private view of the file, or a copy."""
+    if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
+        return tensor
+    return checkpoint.copied(tensor, device=device, dtype=dtype)

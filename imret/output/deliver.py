@@ -1,0 +1,151 @@
+"""Hits to where they were asked for: stdout, a contact sheet, a folder of copies, a viewer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from imret.errors import DataError
+from imret.escape import escape_control
+from imret.output.console import announce, silence_closed_stdout
+from imret.output.formats import write_hits
+
+if TYPE_CHECKING:
+    from imret.retrieval.results import Hit
+
+
+def deliver(
+    hits: Sequence[Hit],
+    *,
+    query: str,
+    note: str = "",
+    output: str = "table",
+    null: bool = False,
+    payload: bool = False,
+    preview: bool = False,
+    html: str | None = None,
+    copy_to: str | None = None,
+    open_them: bool = False,
+) -> int:
+    """Put hits where somebody asked for them.
+
+    Args:
+        hits: What was found.
+        query: As it was asked; the title of a sheet.
+        note: What else to say about it there.
+        output: One of FORMATS, for stdout.
+        null: Whether paths end with NUL.
+        payload: Whether JSON has everything that is stored.
+        preview: Whether a table has thumbnails.
+        html: Where to write a sheet.
+        copy_to: Folder to copy the pictures to.
+        open_them: Whether to show them in a viewer.
+
+    Returns:
+        The exit code: 1 if a picture could not be copied.
+
+    Raises:
+        DataError: If a sheet or folder cannot be written, or there is nothing to show pictures with.
+    """
+    with results() as stdout:
+        write_hits(
+            hits,
+            output,
+            stdout,
+            null=null,
+            payload=payload,
+            width=shutil.get_terminal_size().columns if stdout.isatty() else None,
+            thumbnail=_thumbnails(stdout) if preview and output == "table" else None,
+        )
+    code = 0
+    if html is not None:
+        announce(f"Contact sheet: {escape_control(str(_write_sheet(html, query, note, hits)))}")
+    if copy_to is not None:
+        from imret.output.copy_files import copy_hits
+
+        copied, failed = copy_hits(hits, copy_to)
+        for path, reason in failed:
+            announce(f"not copied: {escape_control(path)}: {reason}")
+        lost = f", {len(failed):,} not" if failed else ""
+        announce(f"{_pictures(copied)} copied to {escape_control(copy_to)}{lost}")
+        code = 1 if failed else 0
+    if open_them and hits:
+        open_hits(hits, query=query, note=note, sheet=html)
+    return code
+
+
+@contextlib.contextmanager
+def results() -> Iterator[TextIO]:
+    """Give stdout to write results to; if its reader has gone (`| head`), that is its end and no error."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not silence_closed_stdout():
+            raise
+
+
+def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
+    from imret.output.terminal_images import cell_pixels, preview, protocol_of
+
+    protocol = protocol_of(os.environ, stream)
+    if protocol == "none":
+        announce("no thumbnails: this is no terminal that can show them; --html FILE writes them to a page")
+        return None
+    cell = cell_pixels(stream)
+    return lambda hit: preview(hit.path, protocol, cell=cell)
+
+
+def open_hits(
+    hits: Sequence[Hit], *, query: str, note: str = "", sheet: str | os.PathLike[str] | None = None
+) -> None:
+    """Show the pictures of hits in a viewer, or several as a page in a browser: see `imret.output.viewer`.
+
+    Args:
+        hits: What to show; those whose files are gone are left out, and said so.
+        query: As it was asked; the title of a page.
+        note: What else to say about it there.
+        sheet: The page, if there is one already. Otherwise it is made in a folder for temporary files that
+            only this user can read.
+
+    Raises:
+        DataError: If no file is there, or there is nothing to show them with.
+    """
+    from imret.output.viewer import show
+
+    there = [hit.path for hit in hits if os.path.exists(hit.path)]
+    if len(there) < len(hits):
+        announce(f"not shown: {_pictures(len(hits) - len(there))} whose files are gone")
+    if not there:
+        raise DataError("nothing to open: the files are gone. Bring the collection up to date: imret ingest")
+
+    def page() -> Path:
+        if sheet is not None:
+            return Path(sheet).resolve()
+        return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
+
+    shown = show(there, page)
+    if shown is not None and sheet is None:
+        announce(f"Contact sheet: {escape_control(str(shown))}")
+
+
+def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
+    from imret.output.contact_sheet import Strip, write_sheet
+
+    summary = _pictures(len(hits)) + (f" · {note}" if note else "")
+    try:
+        return write_sheet(file, query, summary, [Strip("", "", hits)])
+    except OSError as error:
+        raise DataError(
+            f"cannot write the contact sheet {file!r}: {error.strerror}.\nName another place: --html FILE"
+        ) from error
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'' if count == 1 else 's'}"

@@ -1,0 +1,45 @@
+"""Near copies among hits folded into one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from imret.errors import ImageError
+from imret.store import Point
+from imret.store.payload import file_of
+
+_LOOK_SIZE = (252, 252)  # what the limits of imret.images.phash were measured at
+
+
+def fold_near_copies(points: Sequence[Point]) -> list[tuple[Point, int]]:
+    """Return the best of every group of near copies, in order, and how many others each stands for.
+
+    Copies have the same bytes, or look alike by `imret.images.phash`, whose judgement of photos saved anew,
+    smaller or brighter is better than that of an encoder. Files that cannot be read have their bytes alone.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from imret.images.decode import load_image
+    from imret.images.phash import Look, alike, group, look_at
+    from imret.images.resize import fit_image
+
+    def look(point: Point) -> Look | None:
+        try:
+            return look_at(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        looks = list(pool.map(look, points))
+    seen = [i for i, one in enumerate(looks) if one is not None]
+    pairs = [(seen[i], seen[j]) for i, j in alike([one for one in looks if one is not None])]
+    by_hash: dict[str, int] = {}
+    for i, point in enumerate(points):
+        first = by_hash.setdefault(str(point.payload.get("sha256", point.id)), i)
+        pairs += [(first, i)] if first != i else []
+    groups = group(len(points), pairs)
+    sizes = Counter(groups.tolist())
+    return [(point, sizes[i] - 1) for i, point in enumerate(points) if groups[i] == i]

@@ -1,0 +1,169 @@
+"""Locks between processes on an embedded store, and who holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from imret.errors import StoreLocked
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has a version open, as others will read it in their error, or reach it.
+
+    Attributes:
+        pid: The program, not its worker.
+        command: What was typed to start it.
+        since: Local time, "2026-01-31 14:02".
+        socket: Path of the socket through which its worker lets other programs use what it has open; "" if
+            it does not share.
+        sharing: The `SHARING` of that worker.
+    """
+
+    pid: int
+    command: str
+    since: str
+    socket: str = ""
+    sharing: int = 0
+
+
+class LockedElsewhere(StoreLocked):
+    """Another process has a version open, perhaps not for long."""
+
+
+class VersionLock:
+    """The right to open a version, held until `release` or until the process dies.
+
+    Beside the version, not in it, so that it covers making and removing it. Qdrant Edge has a lock of its
+    own inside; this one also knows who holds it.
+
+    Args:
+        version: Folder of the version.
+        holder: Who will be told to others.
+
+    Raises:
+        LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
+            be closing.
+    """
+
+    def __init__(self, version: Path, holder: Holder) -> None:
+        self._path = _lock_of(version)
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_file(descriptor, self._path):
+                    break
+                os.close(descriptor)  # its last holder removed the file between our open and our lock
+            except BlockingIOError:
+                os.close(descriptor)
+                raise locked(version, read_holder(version), holder.pid) from None
+            except OSError:
+                os.close(descriptor)
+                raise
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+
+    def clear_note(self) -> None:
+        """Forget who holds it, and hold it until the process ends, which is now."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let others open the version; with `remove` it is gone, and so is the file."""
+        with suppress(OSError):
+            if remove:
+                os.unlink(self._path)
+            else:
+                os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+
+@contextmanager
+def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Let one process at a time read and replace live.json; held for milliseconds.
+
+    Args:
+        collection: Its folder.
+        wait: For another process that is at it.
+
+    Yields:
+        Whether it is our turn: always, if we wait for it.
+    """
+    descriptor = os.open(collection / ".switch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def read_holder(version: Path) -> Holder | None:
+    """Return what is noted in the lock of a version, or None if nothing is.
+
+    A courtesy, which may be stale, or be written this moment: who holds it, only the lock itself tells.
+    """
+    try:
+        note = json.loads(_lock_of(version).read_bytes())
+        return Holder(**{field.name: note[field.name] for field in fields(Holder) if field.name in note})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def locked(version: Path, holder: Holder | None, own_pid: int) -> LockedElsewhere:
+    """Return the error for a version that another process has open."""
+    shares = holder is not None and holder.socket and holder.pid != own_pid and _is_running(holder.pid)
+    if holder is None:
+        by = "another process"
+    elif holder.pid == own_pid:
+        by = f"this process ({holder.pid}), which opened the store twice"
+    elif not _is_running(holder.pid):
+        by = f"what is left of process {holder.pid} ({holder.command}), which ended and is still writing"
+    else:
+        by = f"process {holder.pid} ({holder.command}), since {holder.since}"
+    use = f"the collection {version.parent.name!r} in {str(version.parent.parent)!r} is in use by {by}. "
+    server = "or run a server that serves many: docker compose up qdrant, then --db http://localhost:6333"
+    if shares:
+        return LockedElsewhere(
+            f"{use}It lets other commands of the same user search and fill the collection, but not rename or "
+            "delete it.\n"
+            f"Stop it (Ctrl-C where imret serve runs) and run this again, {server}"
+        )
+    return LockedElsewhere(
+        f"{use}An embedded store serves one process at a time, for searching too, unless that shares it, as "
+        "imret serve does.\n"
+        f"Wait until it has ended or stop it, {server}"
+    )
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock_of(version: Path) -> Path:
+    return version.with_name(version.name + ".lock")
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,128 @@
+"""Forms and JSON of requests, bounded and validated."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import FormData
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+
+from imret.errors import DataError
+from imret.web.schemas import MAX_CLASSIFIED, MAX_LABELS, SearchIn
+
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+# A query in JSON or in the field of a form: reading it holds up everybody, so it is small. Its longest terms
+# and conditions are a third of that.
+MAX_JSON_BYTES = 4 << 20
+
+
+# Faults of one input that are named; a million of them make a worse answer than the first.
+MAX_EXPLAINED = 10
+
+
+MAX_MEMBERS = 100  # of one object; a query has some twenty
+
+
+MAX_NAMED = 100  # characters of a field's name, which the client chose
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form that was posted: texts by field, and files with their names."""
+
+    texts: Mapping[str, list[str]]
+    pictures: list[tuple[str, bytes]]
+
+
+async def _form(request: Request) -> _Form:
+    if _media_type(request) not in _FORMS:
+        raise DataError("send a form: Content-Type multipart/form-data.")
+    texts: dict[str, list[str]] = {}
+    pictures = []
+    try:
+        form = await _parsed(request)
+    except MultiPartException as error:
+        raise DataError(f"the form cannot be read: {error.message}") from error
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            texts.setdefault(name, []).append(value)
+        elif name == "picture":
+            pictures.append((value.filename or "", await value.read()))
+    await form.close()
+    return _Form(texts, pictures)
+
+
+async def _parsed(request: Request) -> FormData:
+    fields = MAX_LABELS + MAX_CLASSIFIED + 8
+    if _media_type(request) == _FORMS[1]:
+        return await FormParser(request.headers, request.stream(), max_fields=fields).parse()
+    return await _InMemory(
+        request.headers, request.stream(), max_files=MAX_CLASSIFIED, max_fields=fields
+    ).parse()
+
+
+class _InMemory(MultiPartParser):
+    """What is sent is bounded and not for the disk, which may be full."""
+
+    spool_max_size = sys.maxsize
+
+
+async def _small_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise DataError(f"the query is too large: at most {MAX_JSON_BYTES:,} bytes of JSON.")
+    return bytes(body)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _number(form: _Form, name: str, default: int) -> int:
+    texts = form.texts.get(name)
+    if not texts:
+        return default
+    if not (texts[0].isascii() and texts[0].isdecimal() and 1 <= int(texts[0][:9]) <= MAX_LABELS):
+        raise DataError(f"{name} is a number from 1 to {MAX_LABELS}, not {texts[0][:100]!r}.")
+    return int(texts[0])
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the query is no JSON: {str(error)[:200]}") from error
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members) > MAX_MEMBERS:
+        raise DataError(f"the query has an object of {len(members):,} members: at most {MAX_MEMBERS}.")
+    return dict(members)
+
+
+def _validated(content: Any) -> SearchIn:
+    try:
+        return SearchIn.model_validate(content)
+    except ValidationError as error:
+        raise DataError(explained(error.errors(include_url=False, include_input=False))) from error
+
+
+def explained(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is wrong with an input, in one sentence a field."""
+    said = [
+        f"{'.'.join(str(part)[:MAX_NAMED] for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
+        for one in errors[:MAX_EXPLAINED]
+    ]
+    if len(errors) > MAX_EXPLAINED:
+        said.append(f"(And {len(errors) - MAX_EXPLAINED:,} more.)")
+    return " ".join(said)

@@ -1,0 +1,171 @@
+"""Request bodies that are held in memory, bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+
+from imret.web.security.http import (
+    _PROBLEM,
+    _REPLACED,
+    RETRY_AFTER_S,
+    SECURITY_HEADERS,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    _RefusedError,
+    _values,
+    problem,
+)
+
+HELD_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
+
+
+SMALL_BODY_BYTES = 64 << 10  # what is taken also beside them; uvicorn reads as much ahead anyway
+
+
+class _Held:
+    """How much of the bodies of all requests is in memory, and how much may be.
+
+    A body stays from its first byte until its request is answered: who waits for a thread holds it, too.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.n_bytes = 0
+
+
+class _Exchange:
+    """One request and its response: counts what comes in, dresses what goes out, and can end both early."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        max_body_bytes: int,
+        body_timeout_s: float,
+        held: _Held,
+    ) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        self.left_s = body_timeout_s
+        self.received_bytes = 0
+        self.held_bytes = 0
+        self._held = held
+        self.body_over = not _values(scope, b"content-length") and not _values(scope, b"transfer-encoding")
+        self.started = False
+        self.refused = False
+
+    def expect_body(self) -> None:
+        """Raise _RefusedError for a body that is announced as too large, or announced in a way that lies."""
+        lengths = _values(self.scope, b"content-length")
+        encodings = _values(self.scope, b"transfer-encoding")
+        if encodings and (lengths or encodings[0].strip().lower() != b"chunked"):
+            # Two readers that disagree about where a body ends are how requests are smuggled.
+            raise _RefusedError(400, "a body has either a Content-Length or 'Transfer-Encoding: chunked'")
+        if lengths:
+            if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
+                raise _RefusedError(400, "the Content-Length is not a number of bytes")
+            if int(lengths[0]) > self.max_body_bytes:
+                raise _RefusedError(413, self._too_large(int(lengths[0])))
+            self.body_over = int(lengths[0]) == 0
+
+    def _too_large(self, size_bytes: int | None = None) -> str:
+        size = "more" if size_bytes is None else f"{size_bytes} bytes"
+        return f"the body is too large: {size}, where at most {self.max_body_bytes} bytes are taken"
+
+    async def receive(self) -> Message:
+        """What the app receives from: the body within its limits, then the client's leave."""
+        if self.refused:
+            return {"type": "http.disconnect"}
+        if self.body_over:
+            return await self._receive()
+        # Only waiting is counted: time in which the app does something else is not the client's fault.
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            message = await asyncio.wait_for(self._receive(), self.left_s)
+        except asyncio.TimeoutError:
+            await self.refuse(408, f"the body did not arrive within {self.body_timeout_s:g} seconds", [])
+            return {"type": "http.disconnect"}
+        self.left_s -= loop.time() - began
+        if message["type"] == "http.request":
+            self.received_bytes += len(message.get("body", b""))
+            if self.received_bytes > self.max_body_bytes:
+                await self.refuse(413, self._too_large(), [])
+                return {"type": "http.disconnect"}
+            if not self._hold():
+                detail = f"too many large requests at a time. Ask again in {RETRY_AFTER_S} s."
+                await self.refuse(503, detail, [(b"retry-after", b"%d" % RETRY_AFTER_S)])
+                return {"type": "http.disconnect"}
+            self.body_over = not message.get("more_body", False)
+        return message
+
+    def _hold(self) -> bool:
+        """Count what has arrived among all that is in memory; False if that is too much."""
+        more = max(0, self.received_bytes - SMALL_BODY_BYTES) - self.held_bytes
+        if more > 0:
+            if self._held.n_bytes + more > self._held.max_bytes:
+                return False
+            self._held.n_bytes += more
+            self.held_bytes += more
+        return True
+
+    async def read(self) -> bytes | None:
+        """Return the whole body; None if the client left or was refused meanwhile."""
+        parts: list[bytes] = []
+        while True:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                return None
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def send(self, message: Message) -> None:
+        """What the app sends to; nothing reaches the client any more once the request was refused."""
+        if self.refused:
+            return
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = {**message, "headers": self._dress(message.get("headers", ()))}
+        await self._send(message)
+
+    def _dress(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        dressed = [(name.lower(), value) for name, value in headers if name.lower() not in _REPLACED]
+        dressed += SECURITY_HEADERS
+        names = {name for name, _ in dressed}
+        path = self.scope["path"]
+        if b"cache-control" not in names and not path.startswith("/static/"):
+            # The page is asked for again each time, so that it and its scripts stay of one version.
+            dressed.append((b"cache-control", b"no-cache" if path == "/" else b"no-store"))
+        if not self.body_over:
+            # What is left of the body would have to be read to find the next request behind it.
+            dressed = [(name, value) for name, value in dressed if name != b"connection"]
+            dressed.append((b"connection", b"close"))
+        return dressed
+
+    async def answer(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send a whole response of ours."""
+        self.started = True
+        head = [*headers, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        await self._send({"type": "http.response.start", "status": status, "headers": self._dress(head)})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def redirect(self, target: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Lead on to a local address, by GET (303)."""
+        await self.answer(303, b"", [(b"location", target.encode("ascii")), *headers])
+
+    async def refuse(self, status: int, detail: str, headers: Headers) -> None:
+        """End the request: a problem if nothing was sent yet, else the response stays cut short."""
+        self.refused = True
+        if not self.started:
+            await self.answer(status, problem(status, detail), [*_PROBLEM, *headers])

@@ -1,0 +1,161 @@
+"""A file is the old one or the new one, whole: after errors, kills, links, and other writers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from imret import files
+from imret.files import replace_if_absent, write_atomically
+from tests import ROOT
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_bytes_text_and_what_a_function_writes_become_the_file(tmp_path: Path, durable: bool) -> None:
+    file = tmp_path / "a.json"
+    for content in (b"one", "zw\u00f6lf", lambda path: path.write_bytes(b"three")):
+        write_atomically(file, content, durable=durable)
+    assert file.read_bytes() == b"three"
+    write_atomically(file, "zw\u00f6lf")
+    assert file.read_bytes() == "zw\u00f6lf".encode()
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, fail)
+    assert file.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_left_is_used_again(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from imret.files import write_atomically\n"
+        "write_atomically(sys.argv[1], lambda part: (part.write_bytes(b'half'), os.kill(os.getpid(), 9)))"
+    )
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code, tmp_path / "a"], cwd=ROOT).returncode == -9
+        assert names(tmp_path) == [".a.part"]
+    write_atomically(tmp_path / "a", b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_new_file_has_the_permissions_of_any_and_a_replaced_one_keeps_its_own(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    write_atomically(tmp_path / "new", b"")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "any").stat().st_mode
+    (tmp_path / "new").chmod(0o604)
+    for content in (b"", lambda part: (part.unlink(), part.write_bytes(b""))):
+        write_atomically(tmp_path / "new", content)
+        assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
+    write_atomically(tmp_path / "new", b"", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def test_a_link_is_written_through_and_a_pipe_into(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    read: list[bytes] = []
+    reader.start()
+    write_atomically(tmp_path / "pipe", b"told")
+    reader.join()
+    assert read == [b"told"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / ".a.part").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_a_file_that_exists_is_kept_where_asked_even_if_it_came_meanwhile(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "a", lambda _: (tmp_path / "a").write_text("theirs"), overwrite=False)
+    assert (tmp_path / "a").read_text() == "theirs"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_name_that_is_taken_is_refused_also_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr(os, "link", refuse)
+        (tmp_path / "part").write_text("new")
+        (tmp_path / "a").write_text("old")
+        with pytest.raises(FileExistsError):
+            replace_if_absent(tmp_path / "part", tmp_path / "a")
+        assert (tmp_path / "a").read_text() == "old"
+        (tmp_path / "a").unlink()
+        replace_if_absent(tmp_path / "part", tmp_path / "a")
+        assert names(tmp_path) == ["a"]
+        assert (tmp_path / "a").read_text() == "new"
+
+
+def test_writers_of_one_file_take_turns_and_each_is_whole(tmp_path: Path) -> None:
+    code = (
+        "import sys; from imret.files import write_atomically\n"
+        "for _ in range(200): write_atomically(sys.argv[1], sys.argv[2].encode() * 100_000)"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "a", letter], cwd=ROOT) for letter in "xyz"
+    ]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        if (tmp_path / "a").exists():
+            content = (tmp_path / "a").read_bytes()
+            assert len(content) == 100_000
+            seen |= set(content)
+            assert len(set(content)) == 1
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert seen
+    assert names(tmp_path) == ["a"]
+
+
+def test_another_writer_is_told_where_nobody_wants_to_wait(tmp_path: Path) -> None:
+    with (tmp_path / ".a.part").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            write_atomically(tmp_path / "a", b"x", wait=False)
+    write_atomically(tmp_path / "a", b"x", wait=False)
+
+
+def test_a_share_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    write_atomically(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
