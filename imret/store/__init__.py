@@ -16,11 +16,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import StoreError, StoreUnavailable
+from imret.net import accepts_connections
 from imret.settings import read_settings, store_dir
 
 if TYPE_CHECKING:
+    from imret.store.collection import Collection
     from imret.store.filter import INDEXED_FIELDS, Condition, Filter, Ids, Match, Range
-    from imret.store.types import Collection, Identity, Point, Stats, Store
+    from imret.store.protocol import Store
+    from imret.store.types import Identity, Point, Stats
 
 __all__ = [
     "INDEXED_FIELDS",
@@ -38,9 +41,13 @@ __all__ = [
     "resolve_address",
 ]
 
-# These modules need numpy; a search through a running server needs only an address from here.
-_OF_FILTER = frozenset({"INDEXED_FIELDS", "Condition", "Filter", "Ids", "Match", "Range"})
-_OF_TYPES = frozenset({"Collection", "Identity", "Point", "Stats", "Store"})
+# Some of these modules need numpy; a search through a running server needs only an address from here.
+_HOME = {
+    "Collection": "collection",
+    "Store": "protocol",
+    **dict.fromkeys(("INDEXED_FIELDS", "Condition", "Filter", "Ids", "Match", "Range"), "filter"),
+    **dict.fromkeys(("Identity", "Point", "Stats"), "types"),
+}
 
 LOCAL_SERVER = "http://localhost:6333"
 PROBE_TIMEOUT_S = 0.3
@@ -49,12 +56,11 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 
 def __getattr__(name: str) -> Any:
     """Load a class from its module the first time it is asked for (PEP 562)."""
-    if name in _OF_FILTER | _OF_TYPES:
-        module = importlib.import_module(f"imret.store.{'filter' if name in _OF_FILTER else 'types'}")
-        value = getattr(module, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'imret.store' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"imret.store.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def open_store(
@@ -113,13 +119,9 @@ def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str,
 
 def _is_qdrant(url: str) -> bool:
     """Whether a Qdrant server answers at a URL of this machine, and soon."""
-    import socket
-
     host, _, port = url.removeprefix("http://").partition(":")
-    try:
-        # Refused at once where nothing listens, as with most who use an embedded store.
-        socket.create_connection((host, int(port)), timeout=PROBE_TIMEOUT_S).close()
-    except OSError:
+    # Refused at once where nothing listens, as with most who use an embedded store.
+    if not accepts_connections(host, int(port), timeout_s=PROBE_TIMEOUT_S):
         return False
     # Not urllib.request: it would use a proxy, follow redirects, and take a twentieth of a second to load.
     import http.client

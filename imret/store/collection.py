@@ -1,26 +1,226 @@
-"""What every engine's collection checks and orders alike."""
+"""A collection: what is checked, ordered and counted alike, whichever engine keeps the points.
+
+The checks run before an engine sees anything, because an engine's own refusal may come too late: Qdrant
+Edge keeps an arbitrary part of a batch that it refused.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError
-from imret.store.filter import INTEGER_FIELDS, MOMENT_FIELDS, check_id, check_scalar, parse_moment
-from imret.store.types import Point
+from imret.errors import DataError, StoreError
+from imret.store.filter import (
+    INTEGER_FIELDS,
+    KEYWORD_FIELDS,
+    MOMENT_FIELDS,
+    Filter,
+    check_id,
+    check_scalar,
+    parse_moment,
+)
+from imret.store.types import Identity, Point, Stats
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
 _TIE_SPARE = 8  # asked for beyond the limit, to see whether the last score is shared
-
-
 _TIE_MAX = 10_000
+
+
+class Engine(Protocol):
+    """One open version as an engine keeps it. Its arguments are checked already, its answers are raw.
+
+    Safe to use from many threads. See `Collection` for what each call means.
+    """
+
+    def upsert(
+        self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]
+    ) -> None: ...
+
+    def overwrite_payloads(self, ids: list[str], payloads: list[dict[str, Any]]) -> None: ...
+
+    def get(self, ids: list[str], vectors: bool) -> list[Point]: ...
+
+    def scan(
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
+    ) -> tuple[list[Point], str | None]:
+        """Return one batch, and the id that the next begins at."""
+
+    def delete(self, ids: list[str]) -> None: ...
+
+    def search(
+        self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
+    ) -> list[Point]:
+        """Return the best by score; equal scores in any order."""
+
+    def count(self, filter: Filter | None) -> int: ...
+
+    def facet(self, field: str, filter: Filter | None) -> dict[str, int]:
+        """Return the exact number of points for each value of a field of `KEYWORD_FIELDS`, in any order."""
+
+    def flush(self) -> None: ...
+
+    def index_lags(self) -> bool: ...
+
+    def optimize(self) -> None: ...
+
+    def stats(self) -> Stats: ...
+
+    def close(self) -> None: ...
+
+
+class Collection:
+    """One version of a collection. Its vectors all come from one encoder. Safe to use from many threads.
+
+    Every method may raise StoreUnavailable (the engine is gone) and StoreError (it refused).
+
+    Attributes:
+        name: Of the collection.
+        version: Names the version that this handle has open, live or not, as `Store.version` does.
+        identity: The encoder.
+    """
+
+    def __init__(self, name: str, version: str, identity: Identity, engine: Engine) -> None:
+        self.name = name
+        self.version = version
+        self.identity = identity
+        self._engine = engine
+        self._closed = False
+
+    def upsert(
+        self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Store points, replacing those with the same ids.
+
+        When it returns, the points survive the death of every process; `flush` adds power cuts. When it
+        raises StoreUnavailable some of them may be stored, each of them whole.
+
+        Args:
+            ids: n different UUIDs in canonical form.
+            vectors: (n, dim) float, finite.
+            payloads: n flat mappings to str, int of 64 bits or finite float (kept to 15 digits); no bool,
+                no None. `INTEGER_FIELDS` hold only int, `MOMENT_FIELDS` only RFC 3339.
+
+        Raises:
+            ValueError: If a point is not like that; then none was stored.
+            TypeError: If a payload value is of another type; then none was stored.
+        """
+        ids = check_ids(ids)
+        rows = check_vectors(vectors, (len(ids), self.identity.dim))
+        self._open.upsert(ids, rows, check_payloads(payloads, len(ids)))
+
+    def overwrite_payloads(self, ids: Sequence[str], payloads: Sequence[Mapping[str, Any]]) -> None:
+        """Replace whole payloads and keep the vectors.
+
+        Raises:
+            DataError: If a point does not exist; then none was changed.
+        """
+        ids = check_ids(ids)
+        self._open.overwrite_payloads(ids, check_payloads(payloads, len(ids)))
+
+    def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
+        """Return the points that exist among `ids`, by id."""
+        return {point.id: point for point in self._open.get(check_ids(ids), vectors)}
+
+    def scan(
+        self,
+        filter: Filter | None = None,
+        *,
+        vectors: bool = False,
+        batch_size: int = 256,
+        start: str | None = None,
+    ) -> Iterator[list[Point]]:
+        """Yield every point once, in order of id, in batches; memory stays at one batch.
+
+        Points may be deleted or changed while it runs. One added meanwhile may be left out.
+
+        Args:
+            filter: Only points that pass it.
+            vectors: Give the points their vectors.
+            batch_size: Points of a batch, at most.
+            start: Leave out the points whose id comes before this one; a point of this id need not exist.
+
+        Raises:
+            ValueError: If `start` is no UUID in canonical form.
+        """
+        return self._scan(filter, vectors, batch_size, check_start(start))
+
+    def _scan(
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
+    ) -> Iterator[list[Point]]:
+        while True:
+            points, start = self._open.scan(filter, vectors, batch_size, start)
+            if points:
+                yield points
+            if start is None:
+                return
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete points; ids that do not exist are no error."""
+        self._open.delete(check_ids(ids))
+
+    def search(
+        self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
+    ) -> list[Point]:
+        """Return the points nearest by cosine, best first, equal scores by id.
+
+        Args:
+            vector: (dim,) float, finite.
+            limit: Points at most, >= 1.
+            filter: Only points that pass it.
+            exact: Compare with every vector rather than walk the index: slower, recall 1. A filter on a
+                field that has no index makes every search one.
+        """
+        query = check_vectors(vector, (self.identity.dim,))
+        return in_rank_order(lambda n: self._open.search(query, n, filter, exact), limit)
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Return the exact number of points."""
+        return self._open.count(filter)
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        """Return every value of a field with its exact number of points, most frequent first, then by value.
+
+        Fast for `KEYWORD_FIELDS`; any other field is counted by a scan.
+        """
+        if field in KEYWORD_FIELDS:
+            return by_frequency(self._open.facet(field, filter))
+        return by_frequency(count_values(self.scan(filter), field))
+
+    def flush(self) -> None:
+        """Make everything stored so far survive a power cut."""
+        self._open.flush()
+
+    def index_lags(self) -> bool:
+        """Return whether whoever fills the collection should `optimize` now, and not at the end only.
+
+        An embedded store's engine keeps what has no index in memory, and scans it at every search.
+        """
+        return self._open.index_lags()
+
+    def optimize(self) -> None:
+        """Build the vector index over what is not in it yet; returns when it is built."""
+        self._open.optimize()
+
+    def stats(self) -> Stats:
+        """Return numbers for people to read."""
+        return self._open.stats()
+
+    def close(self) -> None:
+        """Release this handle; the store stays open."""
+        if not self._closed:
+            self._closed = True
+            self._engine.close()
+
+    @property
+    def _open(self) -> Engine:
+        if self._closed:
+            raise StoreError(f"this handle of collection {self.name!r} is closed")
+        return self._engine
 
 
 def check_name(name: str) -> str:

@@ -9,6 +9,8 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timezone
 from typing import TypeAlias
 
+from imret.store.types import is_point_id
+
 # Filterable fields. Indexed before the first point is stored, so that the graph built over the vectors
 # gets the links that a filtered search walks. A field with an index holds only values of its kind: an index
 # does not see the others, so that what a filter finds would depend on whether there is one.
@@ -191,13 +193,9 @@ def _check_field(field: str) -> None:
         raise ValueError(f"a field to filter by is letters, digits, _ and -, not {field!r}")
 
 
-def check_id(one: str) -> None:
-    try:
-        canonical = str(uuid.UUID(one))
-    except (ValueError, AttributeError, TypeError):
-        canonical = None
-    if canonical != one:
-        raise ValueError(f"a point id is a UUID such as {uuid.UUID(int=0)}, not {one!r}")
+def check_id(text: str) -> None:
+    if not is_point_id(text):
+        raise ValueError(f"a point id is a UUID such as {uuid.UUID(int=0)}, not {text!r}")
 
 
 def check_scalar(value: object, types: tuple[type, ...], what: str) -> None:

@@ -24,8 +24,7 @@ import torch
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.models.lazy_encoder import CachedEncoder
-from imret.store import Identity, Point, Store
-from imret.store.embedded.collection import EdgeCollection
+from imret.store import Collection, Identity, Point, Store
 from imret.store.payload import modified_time
 from ingest import decode_workers
 from ingest.decode_workers import Decoders
@@ -105,14 +104,14 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
 ) -> None:
     stored: list[int] = []  # points, each time that an index was built
 
-    def optimize(collection: EdgeCollection) -> None:
+    def optimize(collection: Collection) -> None:
         assert threading.current_thread() is threading.main_thread()  # Ctrl-C need not wait for it
         stored.append(collection.count())
         optimized(collection)
 
-    optimized = EdgeCollection.optimize
-    monkeypatch.setattr(EdgeCollection, "optimize", optimize)
-    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() == 2)
+    optimized = Collection.optimize
+    monkeypatch.setattr(Collection, "optimize", optimize)
+    monkeypatch.setattr(Collection, "index_lags", lambda collection: collection.count() == 2)
     stages: list[str] = []
     _ingest(photos, tmp_path / "db", encoder, batch_size=1, on_stage=stages.append)
     assert len(stored) == 2
@@ -137,7 +136,7 @@ def test_encoding_goes_on_while_the_index_is_built(
         encoded.append(len(pixels))
         return really_encode(given, pixels, **options)
 
-    def optimize(collection: EdgeCollection) -> None:
+    def optimize(collection: Collection) -> None:
         before, deadline = len(encoded), time.monotonic() + 20
         indexing.set()
         while not meanwhile and len(encoded) < before + 5 and time.monotonic() < deadline:
@@ -145,10 +144,10 @@ def test_encoding_goes_on_while_the_index_is_built(
         meanwhile.append(len(encoded) - before)
         really_optimize(collection)
 
-    really_encode, really_optimize = Encoder.encode_pixels, EdgeCollection.optimize
+    really_encode, really_optimize = Encoder.encode_pixels, Collection.optimize
     monkeypatch.setattr(Encoder, "encode_pixels", encode)
-    monkeypatch.setattr(EdgeCollection, "optimize", optimize)
-    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: collection.count() == 2)
+    monkeypatch.setattr(Collection, "optimize", optimize)
+    monkeypatch.setattr(Collection, "index_lags", lambda collection: collection.count() == 2)
     _ingest(photos, tmp_path / "db", encoder, batch_size=1)
     assert meanwhile[0] >= 5
 
@@ -651,7 +650,7 @@ def test_a_second_run_looks_at_no_point_twice_and_loads_no_model(
     def scan(*args: Any, **options: Any) -> Any:
         raise AssertionError("the collection was scanned")
 
-    monkeypatch.setattr(EdgeCollection, "scan", scan)
+    monkeypatch.setattr(Collection, "scan", scan)
     named = CachedEncoder(str(random_model))
     report = _ingest(photos, tmp_path / "db", named, prune=True, on_encoder=lambda: pytest.fail("announced"))  # type: ignore[arg-type]
     assert _counts(report) == {"unchanged": 5, "encoded": 0}
@@ -711,9 +710,9 @@ def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
     photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
-    get, n_looked_up = EdgeCollection.get, 0
+    get, n_looked_up = Collection.get, 0
 
-    def failing(self: EdgeCollection, ids: Any, **options: Any) -> Any:
+    def failing(self: Collection, ids: Any, **options: Any) -> Any:
         nonlocal n_looked_up
         n_looked_up += 1
         if n_looked_up == 3:
@@ -721,7 +720,7 @@ def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
         return get(self, ids, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EdgeCollection, "get", failing)
+        patch.setattr(Collection, "get", failing)
         with pytest.raises(StoreError, match="the disk is gone"):
             _ingest(photos, tmp_path / "db", encoder)
     assert _threads_of_ingest() == set()
@@ -751,13 +750,13 @@ def test_a_plan_that_is_closed_early_stops_looking_up(
         draw_picture(tmp_path / "photos" / f"{seed:02}.png", seed=seed)
     source = FolderSource(tmp_path / "photos")
     asked: list[str] = []
-    get = EdgeCollection.get
+    get = Collection.get
 
-    def counting(self: EdgeCollection, ids: Any, **options: Any) -> Any:
+    def counting(self: Collection, ids: Any, **options: Any) -> Any:
         asked.extend(ids)
         return get(self, ids, **options)
 
-    monkeypatch.setattr(EdgeCollection, "get", counting)
+    monkeypatch.setattr(Collection, "get", counting)
     with open_store(str(tmp_path / "db")) as store, ThreadPoolExecutor(1) as pool:
         target = store.open_version("photos", Identity("m", encoder.fingerprint, encoder.dim))
         report = Report("photos", store.address, store.engine, "m", encoder.fingerprint, [])

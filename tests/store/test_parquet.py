@@ -21,9 +21,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from imret.errors import DataError, ModelMismatch, StoreError
-from imret.store import Identity, Point, Store
+from imret.store import Collection, Identity, Point, Store
 from imret.store import parquet as transfer
-from imret.store.embedded.collection import EdgeCollection
 from imret.store.embedded.store import EdgeStore
 from imret.store.parquet import export_collection, import_collection, read_header
 from imret.store.server.store import ServerStore
@@ -160,7 +159,7 @@ def test_a_long_import_indexes_where_the_index_lags_and_says_so(
     fill(embedded, name, range(50))
     export_collection(embedded, name, folder / "a.parquet")
     lags = iter([True])
-    monkeypatch.setattr(EdgeCollection, "index_lags", lambda collection: next(lags, False))
+    monkeypatch.setattr(Collection, "index_lags", lambda collection: next(lags, False))
     stages: list[str] = []
     import_collection(folder / "a.parquet", embedded, name, replace=True, on_stage=stages.append)
     assert stages == ["verify", "store", "index", "store", "index"]

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
-from imret.store.collection import (
-    check_name,
-)
+from imret.store.collection import Collection, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
 from imret.store.embedded.client import Line, Sharer, WorkerProcess
-from imret.store.embedded.collection import EdgeCollection
+from imret.store.embedded.collection import EdgeEngine
 from imret.store.embedded.unix_socket import private_folder
 from imret.store.types import Identity
 
@@ -95,7 +93,7 @@ class EdgeStore:
         ]
         return [identity for identity in others if identity is not None]
 
-    def open(self, name: str) -> EdgeCollection:
+    def open(self, name: str) -> Collection:
         collection = self._folder / check_name(name)
         self._check_open()
         for attempt in (1, 2):
@@ -110,7 +108,7 @@ class EdgeStore:
                     raise
         raise AssertionError("unreachable")
 
-    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> EdgeCollection:
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
         collection = self._folder / check_name(name)
         version = _version_of(collection, identity, beside=beside)
         opened = self._open(name, collection / version, identity, empty=beside)
@@ -166,7 +164,7 @@ class EdgeStore:
 
     def _open(
         self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
-    ) -> EdgeCollection:
+    ) -> Collection:
         deadline = time.monotonic() + self._lock_timeout_s
         while True:
             # What is to be emptied must not be open elsewhere, so nobody is asked for it.
@@ -175,11 +173,11 @@ class EdgeStore:
                 opened = self._open_through(sharer, version, identity)
                 if opened is not None:
                     handle, found = opened
-                    return EdgeCollection(name, version.name, found, handle, sharer)
+                    return Collection(name, version.name, found, EdgeEngine(sharer, handle))
             try:
                 worker = self._started()
                 handle, found = worker.call("open", version, identity, empty)
-                return EdgeCollection(name, version.name, found, handle, worker)
+                return Collection(name, version.name, found, EdgeEngine(worker, handle))
             except locks.LockedElsewhere:
                 # The wait is here and not in the worker, which others may be waiting for.
                 if time.monotonic() >= deadline:

@@ -2,56 +2,240 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-from collections.abc import Callable
+import json
+import os
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TypeVar
+from importlib.metadata import version as package_version
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
+from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from imret.errors import StoreError
+from imret.errors import StoreError, StoreUnavailable
+from imret.net import accepts_connections, is_loopback
 
 T = TypeVar("T")
 
-
 REST_PORT, GRPC_PORT = 6333, 6334
-
-
 REQUEST_TIMEOUT_S = 30
-
-
 CONNECT_PATIENCE_S = 1.0  # a person is waiting for the first answer, and a typing error will not mend itself
-
+GRPC_PROBE_S = 0.5
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
-
-
 _LOOKS = 3  # of which each but the first needs another switch to have come in between
-
-
 _TRANSIENT_HTTP = {408, 429, 502, 503, 504}
-
-
 _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
-class _ReplacedError(StoreError):
+class ReplacedError(StoreError):
     """A Qdrant collection that an alias named is not there any more."""
 
 
-def _looked_up(look: Callable[[], T]) -> T:
+def look_up(look: Callable[[], T]) -> T:
     """Return what several requests together found; anew if a version went away between them.
 
     Another process has then switched to a new one, and removed this one, this moment.
     """
     for _ in range(_LOOKS - 1):
-        with suppress(_ReplacedError):
+        with suppress(ReplacedError):
             return look()
     return look()
+
+
+class Connection:
+    """Requests to one server: tried again while it is away, a few at a time, refused with a reason.
+
+    Args:
+        address: "http://host[:port]" or "https://host[:port]"; port 6333 unless it says otherwise.
+        api_key: Default: environment variable QDRANT_API_KEY, if set.
+        client: Use this client instead of connecting to the address.
+        patience_s: How long an operation is tried again while the server is gone or busy.
+        in_flight: Requests of one `send_all` that are under way at a time.
+
+    Attributes:
+        client: Sends one request; its calls go through `request`.
+        server_version: What the server says; "" of a client that was given.
+        warning: What is wrong with that version, for people; "" if nothing is.
+
+    Raises:
+        StoreUnavailable: If no Qdrant answers at the address.
+        StoreError: If the address or the key cannot be one, or the server refuses the key.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None,
+        client: QdrantClient | None,
+        patience_s: float,
+        in_flight: int,
+    ) -> None:
+        url = _checked_url(address)
+        self.address = address
+        self.in_flight = in_flight
+        self.server_version = self.warning = ""
+        self._patience_s = patience_s
+        self._closing = threading.Event()
+        self._api_key = _checked_key(os.environ.get("QDRANT_API_KEY") if api_key is None else api_key)
+        self.client = client if client is not None else self._connect(url)
+        self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
+
+    def request(self, what: str, call: Callable[[], T], *, patience_s: float | None = None) -> T:
+        """Return what a call to the client returns; try again, ever later, while that may help.
+
+        Every call made through here may be repeated without harm: it says what shall be, not what to add.
+
+        Args:
+            what: What is tried, for the error: "search".
+            call: Sends one request.
+            patience_s: How long to go on trying.
+
+        Raises:
+            StoreUnavailable: If the server stayed away or busy.
+            StoreError: If it refused.
+        """
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        delay = _RETRY_FIRST_S
+        while True:
+            if self._closing.is_set():
+                raise StoreError(f"the store {self.address} is closed")
+            try:
+                return call()
+            except Exception as error:
+                if not _is_transient(error):
+                    raise self._refused(what, error) from error
+                # Jitter: many clients of one server that comes back must not all return in step.
+                pause = max(random.uniform(delay / 2, delay), float(getattr(error, "retry_after_s", 0)))
+                if time.monotonic() + pause > deadline:
+                    raise self._gone(error) from error
+            self._closing.wait(pause)
+            delay = min(delay * 2, _RETRY_MAX_S)
+
+    def send_all(self, what: str, calls: Sequence[Callable[[], object]]) -> None:
+        """Make several requests, a few at a time; returns when all are done, raises what the first raised."""
+        if len(calls) <= 1 or self.in_flight == 1:
+            for call in calls:
+                self.request(what, call)
+            return
+        sent = [self._senders.submit(self.request, what, call) for call in calls]
+        done, not_done = wait(sent, return_when=FIRST_EXCEPTION)
+        for future in not_done:
+            future.cancel()
+        wait(not_done)
+        for future in done:
+            future.result()
+
+    def close(self) -> None:
+        """Let the client go; closing twice is no error."""
+        if not self._closing.is_set():
+            self._closing.set()  # ends the waits of retries
+            self._senders.shutdown(cancel_futures=True)
+            self.client.close()
+
+    def _connect(self, url: SplitResult) -> QdrantClient:
+        host, loopback = url.hostname or "", is_loopback(url.hostname or "")
+        if self._api_key is not None and url.scheme == "http" and not loopback:
+            warnings.warn(
+                f"the API key travels to {self.address} unencrypted; use https where the server offers it",
+                stacklevel=5,
+            )
+        options: dict[str, Any] = {
+            "url": f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}",
+            "port": REST_PORT,
+            "timeout": REQUEST_TIMEOUT_S,
+            "check_compatibility": False,  # done below, without a thread and a warning from inside
+            # As a header, because as an argument it brings a warning for every http address, localhost too.
+            "headers": {} if self._api_key is None else {"api-key": self._api_key},
+        }
+        if loopback:  # a proxy cannot reach what runs on this machine
+            options["trust_env"] = False
+        client = QdrantClient(**options)
+        try:
+            info = self.request("say its version", client.info, patience_s=CONNECT_PATIENCE_S)
+            if "qdrant" not in info.title.lower():
+                raise StoreError(f"what answers at {self.address} is {info.title!r}, not a Qdrant server")
+            self.server_version, self.warning = info.version, _version_warning(info.version)
+            there = self.request(
+                "list its collections", client.get_collections, patience_s=CONNECT_PATIENCE_S
+            )
+        except BaseException:
+            client.close()
+            raise
+        # gRPC has its own port, which only the usual pair of ports lets us know.
+        if (
+            (url.port or REST_PORT) == REST_PORT
+            and not url.path.strip("/")
+            and accepts_connections(host, GRPC_PORT, timeout_s=GRPC_PROBE_S)
+        ):
+            channel = {"grpc.enable_http_proxy": 0} if loopback else {}
+            faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT, grpc_options=channel)
+            try:
+                same = faster.info().version == info.version and faster.get_collections() == there
+            except Exception:  # something else has that port, or a proxy does not pass it on: REST does too
+                same = False
+            unused, client = (client, faster) if same else (faster, client)
+            unused.close()
+        return client
+
+    def _gone(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"no answer from Qdrant at {self.address}: {self._reason_of(error)}.\n"
+            "Start it (docker compose up qdrant) and run the command again; what it acknowledged is safe. "
+            "Or use a folder instead of a server: --db FOLDER"
+        )
+
+    def _refused(self, what: str, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        status = error.status_code if isinstance(error, UnexpectedResponse) else _grpc_code(error)
+        if status in (401, 403, "UNAUTHENTICATED", "PERMISSION_DENIED"):
+            did = "refuses the API key" if self._api_key else "asks for an API key"
+            return StoreError(f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...")
+        reason = self._reason_of(error)
+        if status in (404, "NOT_FOUND") and "collection" in reason.lower():
+            reason += ". It was replaced or dropped while it was open; open it again"
+            return ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}")
+        return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}")
+
+    def _reason_of(self, error: Exception) -> str:
+        """Return why a request failed, in one line, without the API key."""
+        text = ""
+        if isinstance(error, UnexpectedResponse):
+            text = f"{error.status_code} {error.reason_phrase}".strip()
+            try:
+                text += f": {json.loads(error.content)['status']['error']}"
+            except (ValueError, KeyError, TypeError):
+                text += f": {error.content[:200].decode(errors='replace')}" if error.content else ""
+        elif _grpc_code(error):
+            details = getattr(error, "details", str)
+            text = f"{_grpc_code(error)}: {details() or ''}"
+        else:
+            source = error.source if isinstance(error, ResponseHandlingException) else error
+            text = str(source) or type(source).__name__
+        line = " ".join(text.split()).rstrip(".: ")
+        return line.replace(self._api_key, "***") if self._api_key else line
+
+
+def _version_warning(theirs: str) -> str:
+    """Return what to say if client and server are further apart than Qdrant promises to work, else ""."""
+    ours = package_version("qdrant-client")
+    try:
+        client, server = (tuple(map(int, version.split(".")[:2])) for version in (ours, theirs))
+    except ValueError:
+        return ""  # a development build
+    if client[0] == server[0] and abs(client[1] - server[1]) <= 1:
+        return ""
+    return f"Qdrant {theirs} and qdrant-client {ours} are more than one minor version apart, which may fail"
 
 
 def _is_transient(error: Exception) -> bool:
@@ -95,19 +279,3 @@ def _checked_key(key: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise StoreError("QDRANT_API_KEY holds characters that no API key has; was it copied whole?")
     return key or None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _answers(host: str, port: int) -> bool:
-    """Whether something listens there, and soon."""
-    try:
-        socket.create_connection((host, port), timeout=0.5).close()
-    except OSError:
-        return False
-    return True

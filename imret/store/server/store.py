@@ -8,50 +8,18 @@ in flight. A collection or an alias that imret did not make is never written to.
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import re
-import threading
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from importlib.metadata import version as package_version
+from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult
 
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.store.collection import (
-    check_name,
-)
-from imret.store.filter import (
-    INDEXED_FIELDS,
-    INTEGER_FIELDS,
-    MOMENT_FIELDS,
-)
-from imret.store.server.collection import ServerCollection
-from imret.store.server.connection import (
-    _RETRY_FIRST_S,
-    _RETRY_MAX_S,
-    CONNECT_PATIENCE_S,
-    GRPC_PORT,
-    REQUEST_TIMEOUT_S,
-    REST_PORT,
-    T,
-    _answers,
-    _checked_key,
-    _checked_url,
-    _grpc_code,
-    _is_loopback,
-    _is_transient,
-    _looked_up,
-    _ReplacedError,
-)
+from imret.store.collection import Collection, check_name
+from imret.store.filter import INDEXED_FIELDS, INTEGER_FIELDS, MOMENT_FIELDS
+from imret.store.server.collection import ServerEngine
+from imret.store.server.connection import Connection, look_up
 from imret.store.types import EF_CONSTRUCT, Identity, M
 
 if TYPE_CHECKING:
@@ -90,16 +58,14 @@ class ServerStore:
         in_flight: int = 4,
         reason: str = "",
     ) -> None:
-        url = _checked_url(address)
+        self._connection = Connection(
+            address, api_key=api_key, client=client, patience_s=patience_s, in_flight=in_flight
+        )
+        self._client, self._request = self._connection.client, self._connection.request
         self.address = address
         self.reason = reason
-        self._patience_s = patience_s
-        self._closing = threading.Event()
-        self._api_key = _checked_key(os.environ.get("QDRANT_API_KEY") if api_key is None else api_key)
-        self._server_version = ""
-        self._client = client if client is not None else self._connect(url)
-        self._in_flight = in_flight
-        self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
+        if warning := self._connection.warning:
+            self.reason = f"{reason}; {warning}" if reason else f"store {address}: {warning}"
 
     def collections(self) -> list[str]:
         def look() -> list[str]:
@@ -109,10 +75,10 @@ class ServerStore:
                 if _is_version(physical) and self._identity(name, physical) is not None
             )
 
-        return _looked_up(look)
+        return look_up(look)
 
     def live(self, name: str) -> Identity | None:
-        found = _looked_up(lambda: self._live_version(name))
+        found = look_up(lambda: self._live_version(name))
         return None if found is None else found[1]
 
     def version(self, name: str) -> str | None:
@@ -123,14 +89,14 @@ class ServerStore:
         live = self._live_name(name)
         return [identity for physical, identity in self._versions(name).items() if physical != live]
 
-    def open(self, name: str) -> ServerCollection:
-        found = _looked_up(lambda: self._live_version(name))
+    def open(self, name: str) -> Collection:
+        found = look_up(lambda: self._live_version(name))
         if found is None:
             raise self._no_such(name)
         physical, identity = found
-        return ServerCollection(self, name, identity, physical)
+        return self._collection(name, identity, physical)
 
-    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> ServerCollection:
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
         live = self._settled_live_name(name)
         there = _of_encoder(self._versions(name), identity, live, beside=beside)
         if beside:
@@ -154,7 +120,10 @@ class ServerStore:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             self._write_note(physical, _metadata(name, identity))
         self._index_payload(physical)
-        return ServerCollection(self, name, identity, physical)
+        return self._collection(name, identity, physical)
+
+    def _collection(self, name: str, identity: Identity, physical: str) -> Collection:
+        return Collection(name, physical, identity, ServerEngine(self._connection, name, physical))
 
     def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
         old = self._settled_live_name(name)
@@ -166,7 +135,7 @@ class ServerStore:
             steps: list[models.AliasOperations] = [_create_alias(name, physical)]
             if old is not None:
                 steps.insert(0, _delete_alias(name))
-            self.request("switch to it", lambda: self._client.update_collection_aliases(steps))
+            self._request("switch to it", lambda: self._client.update_collection_aliases(steps))
         for other in versions:
             if other != physical:
                 self._delete(other)
@@ -195,10 +164,7 @@ class ServerStore:
             self._delete(physical)  # and with the live one its alias
 
     def close(self) -> None:
-        if not self._closing.is_set():
-            self._closing.set()  # ends the waits of retries
-            self._senders.shutdown(cancel_futures=True)
-            self._client.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -206,111 +172,8 @@ class ServerStore:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def request(self, what: str, call: Callable[[], T], *, patience_s: float | None = None) -> T:
-        """Return what a call to the client returns; try again, ever later, while that may help.
-
-        Every call made through here may be repeated without harm: it says what shall be, not what to add.
-
-        Args:
-            what: What is tried, for the error: "search".
-            call: Sends one request.
-            patience_s: How long to go on trying.
-
-        Raises:
-            StoreUnavailable: If the server stayed away or busy.
-            StoreError: If it refused.
-        """
-        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
-        delay = _RETRY_FIRST_S
-        while True:
-            if self._closing.is_set():
-                raise StoreError(f"the store {self.address} is closed")
-            try:
-                return call()
-            except Exception as error:
-                if not _is_transient(error):
-                    raise self._refused(what, error) from error
-                # Jitter: many clients of one server that comes back must not all return in step.
-                pause = max(random.uniform(delay / 2, delay), float(getattr(error, "retry_after_s", 0)))
-                if time.monotonic() + pause > deadline:
-                    raise self._gone(error) from error
-            self._closing.wait(pause)
-            delay = min(delay * 2, _RETRY_MAX_S)
-
-    def send_all(self, what: str, calls: Sequence[Callable[[], object]]) -> None:
-        """Make several requests, a few at a time; returns when all are done, raises what the first raised."""
-        if len(calls) <= 1 or self._in_flight == 1:
-            for call in calls:
-                self.request(what, call)
-            return
-        sent = [self._senders.submit(self.request, what, call) for call in calls]
-        done, not_done = wait(sent, return_when=FIRST_EXCEPTION)
-        for future in not_done:
-            future.cancel()
-        wait(not_done)
-        for future in done:
-            future.result()
-
-    def _connect(self, url: SplitResult) -> QdrantClient:
-        host, loopback = url.hostname or "", _is_loopback(url.hostname or "")
-        if self._api_key is not None and url.scheme == "http" and not loopback:
-            warnings.warn(
-                f"the API key travels to {self.address} unencrypted; use https where the server offers it",
-                stacklevel=4,
-            )
-        options: dict[str, Any] = {
-            "url": f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}",
-            "port": REST_PORT,
-            "timeout": REQUEST_TIMEOUT_S,
-            "check_compatibility": False,  # done below, without a thread and a warning from inside
-            # As a header, because as an argument it brings a warning for every http address, localhost too.
-            "headers": {} if self._api_key is None else {"api-key": self._api_key},
-        }
-        if loopback:  # a proxy cannot reach what runs on this machine
-            options["trust_env"] = False
-        client = QdrantClient(**options)
-        try:
-            info = self.request("say its version", client.info, patience_s=CONNECT_PATIENCE_S)
-            if "qdrant" not in info.title.lower():
-                raise StoreError(f"what answers at {self.address} is {info.title!r}, not a Qdrant server")
-            self._server_version = info.version
-            self._check_version()
-            there = self.request(
-                "list its collections", client.get_collections, patience_s=CONNECT_PATIENCE_S
-            )
-        except BaseException:
-            client.close()
-            raise
-        # gRPC has its own port, which only the usual pair of ports lets us know.
-        if (url.port or REST_PORT) == REST_PORT and not url.path.strip("/") and _answers(host, GRPC_PORT):
-            channel = {"grpc.enable_http_proxy": 0} if loopback else {}
-            faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT, grpc_options=channel)
-            try:
-                same = faster.info().version == info.version and faster.get_collections() == there
-            except (
-                Exception
-            ):  # a port that something else has, or that a proxy does not pass on: REST does too
-                same = False
-            unused, client = (client, faster) if same else (faster, client)
-            unused.close()
-        return client
-
-    def _check_version(self) -> None:
-        """Say in `reason` if client and server are further apart than Qdrant promises to work."""
-        ours = package_version("qdrant-client")
-        try:
-            mine, theirs = (tuple(map(int, one.split(".")[:2])) for one in (ours, self._server_version))
-        except ValueError:
-            return  # a development build
-        if mine[0] != theirs[0] or abs(mine[1] - theirs[1]) > 1:
-            apart = (
-                f"Qdrant {self._server_version} and qdrant-client {ours} are more than one minor version "
-                "apart, which may fail"
-            )
-            self.reason = f"{self.reason}; {apart}" if self.reason else f"store {self.address}: {apart}"
-
     def _aliases(self) -> dict[str, str]:
-        answer = self.request("list its aliases", self._client.get_aliases)
+        answer = self._request("list its aliases", self._client.get_aliases)
         return {alias.alias_name: alias.collection_name for alias in answer.aliases}
 
     def _live_name(self, name: str) -> str | None:
@@ -364,7 +227,7 @@ class ServerStore:
     def _move_alias(self, old: str, new: str, physical: str) -> None:
         steps: list[models.AliasOperations] = [_delete_alias(old), _create_alias(new, physical)]
         try:
-            self.request("rename it", lambda: self._client.update_collection_aliases(steps))
+            self._request("rename it", lambda: self._client.update_collection_aliases(steps))
         except StoreUnavailable:
             raise
         except StoreError:
@@ -374,7 +237,7 @@ class ServerStore:
             # an earlier try got through though its answer did not
 
     def _names(self) -> list[str]:
-        answer = self.request("list its collections", self._client.get_collections)
+        answer = self._request("list its collections", self._client.get_collections)
         return [one.name for one in answer.collections]
 
     def _versions(self, name: str) -> dict[str, Identity]:
@@ -409,12 +272,12 @@ class ServerStore:
 
     def _note(self, physical: str) -> dict[str, Any]:
         """Return what imret noted in the metadata of a Qdrant collection, {} if it did not make it."""
-        info = self.request("describe a collection", lambda: self._client.get_collection(physical))
+        info = self._request("describe a collection", lambda: self._client.get_collection(physical))
         note = (info.config.metadata or {}).get("imret")
         return note if isinstance(note, dict) else {}
 
     def _write_note(self, physical: str, metadata: dict[str, Any]) -> None:
-        self.request(
+        self._request(
             "note whose version it is", lambda: self._client.update_collection(physical, metadata=metadata)
         )
 
@@ -451,7 +314,7 @@ class ServerStore:
             )
 
         try:
-            self.request(f"make the collection {physical!r}", create)
+            self._request(f"make the collection {physical!r}", create)
         except StoreUnavailable:
             raise
         except StoreError:
@@ -462,12 +325,12 @@ class ServerStore:
             # A server ignores what it does not know. Without it another encoder's vectors could be mixed in.
             self._delete(physical)
             raise StoreError(
-                f"the Qdrant {self._server_version} at {self.address} keeps no collection metadata. "
-                "Qdrant 1.16 or newer is needed: docker compose up qdrant"
+                f"the Qdrant {self._connection.server_version} at {self.address} keeps no collection "
+                "metadata. Qdrant 1.16 or newer is needed: docker compose up qdrant"
             )
 
     def _index_payload(self, physical: str) -> None:
-        info = self.request("describe a collection", lambda: self._client.get_collection(physical))
+        info = self._request("describe a collection", lambda: self._client.get_collection(physical))
         for field in INDEXED_FIELDS:
             if field not in info.payload_schema:
                 self._create_index(physical, field)
@@ -478,13 +341,13 @@ class ServerStore:
             kind = models.PayloadSchemaType.INTEGER
         elif field in MOMENT_FIELDS:
             kind = models.PayloadSchemaType.DATETIME
-        self.request(
+        self._request(
             f"index {field!r}",
             lambda: self._client.create_payload_index(physical, field, field_schema=kind, wait=True),
         )
 
     def _delete(self, physical: str) -> None:
-        self.request("delete a version", lambda: self._client.delete_collection(physical))
+        self._request("delete a version", lambda: self._client.delete_collection(physical))
 
     def _no_such(self, name: str) -> DataError:
         existing = self.collections()
@@ -502,44 +365,6 @@ class ServerStore:
             f"the Qdrant at {self.address} has {what} named {name!r} that imret did not make; it is left "
             "alone. Use another name: --collection NAME"
         )
-
-    def _gone(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"no answer from Qdrant at {self.address}: {self._reason_of(error)}.\n"
-            "Start it (docker compose up qdrant) and run the command again; what it acknowledged is safe. "
-            "Or use a folder instead of a server: --db FOLDER"
-        )
-
-    def _refused(self, what: str, error: Exception) -> StoreError:
-        if isinstance(error, StoreError):
-            return error
-        status = error.status_code if isinstance(error, UnexpectedResponse) else _grpc_code(error)
-        if status in (401, 403, "UNAUTHENTICATED", "PERMISSION_DENIED"):
-            did = "refuses the API key" if self._api_key else "asks for an API key"
-            return StoreError(f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...")
-        reason = self._reason_of(error)
-        if status in (404, "NOT_FOUND") and "collection" in reason.lower():
-            reason += ". It was replaced or dropped while it was open; open it again"
-            return _ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}")
-        return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}")
-
-    def _reason_of(self, error: Exception) -> str:
-        """Return why a request failed, in one line, without the API key."""
-        text = ""
-        if isinstance(error, UnexpectedResponse):
-            text = f"{error.status_code} {error.reason_phrase}".strip()
-            try:
-                text += f": {json.loads(error.content)['status']['error']}"
-            except (ValueError, KeyError, TypeError):
-                text += f": {error.content[:200].decode(errors='replace')}" if error.content else ""
-        elif _grpc_code(error):
-            details = getattr(error, "details", str)
-            text = f"{_grpc_code(error)}: {details() or ''}"
-        else:
-            source = error.source if isinstance(error, ResponseHandlingException) else error
-            text = str(source) or type(source).__name__
-        line = " ".join(text.split()).rstrip(".: ")
-        return line.replace(self._api_key, "***") if self._api_key else line
 
 
 def _metadata(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:

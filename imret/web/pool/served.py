@@ -71,7 +71,7 @@ class Served:
             self._collection.close()
 
 
-class _View:
+class _View(Collection):
     """A collection whose calls are timed, whose points are mended, and whose counts are kept for a moment.
 
     See `Collection`. Every search asks which categories exist, which on a large collection costs more than

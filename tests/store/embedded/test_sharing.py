@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Match, Point, Range
 from imret.store.embedded import layout, locks, unix_socket
 from imret.store.embedded import worker as edge_worker
+from imret.store.embedded.collection import EdgeEngine
 from imret.store.embedded.scheduler import HEADER_BYTES, Turns
 from imret.store.embedded.store import EdgeStore
 from ingest.pipeline import ingest
@@ -455,13 +456,14 @@ def test_what_is_no_request_is_hung_up_on_and_disturbs_nobody(own: EdgeStore, db
 def test_a_handle_of_one_program_is_of_no_use_to_another(own: EdgeStore, db: Path) -> None:
     with EdgeStore(db) as first, EdgeStore(db) as second:
         mine, theirs = first.open("photos"), second.open("photos")
-        assert mine._handle != theirs._handle
-        mine._handle = theirs._handle
+        mine_engine, theirs_engine = (cast(EdgeEngine, opened._engine) for opened in (mine, theirs))
+        assert mine_engine._handle != theirs_engine._handle
+        mine_engine._handle = theirs_engine._handle
         with pytest.raises(StoreError, match="dropped while it was open"):
             mine.count()
         for operation in ("remove", "drop", "rename"):
             with pytest.raises(StoreError, match=f"does not {operation} for another"):
-                theirs._worker.call(operation, db / "photos")
+                theirs_engine._worker.call(operation, db / "photos")
         assert theirs.count() == N
 
 

@@ -1,0 +1,107 @@
+"""What a store promises, whichever engine keeps it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from imret.store.collection import Collection
+from imret.store.types import Identity
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Store(Protocol):
+    """Collections by name, each with one live version and perhaps others being built. A context manager.
+
+    Attributes:
+        engine: "embedded" or "server".
+        address: Folder or URL, as a user would pass it to --db.
+        reason: Why this store was chosen, for people; empty if it was named.
+    """
+
+    engine: str
+    address: str
+    reason: str
+
+    def collections(self) -> list[str]:
+        """Return the names that have a live version, sorted."""
+
+    def live(self, name: str) -> Identity | None:
+        """Return the encoder of the live version, or None if there is none."""
+
+    def version(self, name: str) -> str | None:
+        """Return what names the live version, or None if there is none: another as soon as another is live.
+
+        For whoever follows it: cheap, and reads nothing of the version itself.
+
+        Raises:
+            DataError: If `name` cannot name a collection.
+        """
+
+    def building(self, name: str) -> list[Identity]:
+        """Return the encoders of the versions that exist beside the live one and were never live."""
+
+    def open(self, name: str) -> Collection:
+        """Open the live version.
+
+        Raises:
+            DataError: If there is none; the message names the collections that exist.
+            StoreLocked: If another process holds it and does not share it (embedded only).
+        """
+
+    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
+        """Open the version of an encoder to fill it, live or not; make it if there is none.
+
+        A version cut short by a kill is resumed, one whose making was cut short is made again. An older one
+        gets the indexes of the fields that were not indexed then.
+
+        Args:
+            name: Of the collection.
+            identity: The encoder.
+            beside: Make an empty one that is not live, also where the live one is of the same encoder.
+                What an earlier attempt left in its place, whoever made it, is removed.
+
+        Raises:
+            DataError: If `name` cannot name a collection.
+            StoreLocked: If another process holds it and does not share it (embedded only).
+        """
+
+    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+        """Make a version live in one step, then remove the others.
+
+        A version that somebody still reads is removed when nobody does any more.
+
+        Args:
+            name: Of the collection.
+            identity: The encoder of the version; the live one if that is of this encoder.
+            beside: The one that is not live, as `open_version` made it.
+
+        Raises:
+            StoreError: If the version does not exist.
+        """
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a collection another name; no point is copied, and no reader ever finds half of it.
+
+        A version that is being built goes with it. Interrupted and called again, it ends in the same state.
+
+        Raises:
+            DataError: If there is no live version of `old`, or `new` cannot name a collection or is taken.
+            StoreLocked: If it is open, in this program or in another (embedded only). On a server the
+                handles that are open go on working.
+        """
+
+    def drop(self, name: str) -> None:
+        """Remove all versions; a name that does not exist is no error.
+
+        Raises:
+            StoreLocked: If another process holds one (embedded only); then none is removed.
+        """
+
+    def close(self) -> None:
+        """Close every collection and the engine; closing twice is no error."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
