@@ -9,7 +9,6 @@ that has loaded what decoding needs and nothing else: no thread of another libra
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -18,11 +17,11 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imret import ipc
 from imret.errors import ImageError
 from imret.files import sha256_of
 from imret.images.decode import lift_pillow_limit
@@ -33,7 +32,6 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ingest.decode_workers import serve; "
     "serve([int(one) for one in sys.argv[1].split(',')])"
 )
-_HEADER_BYTES = 8
 _AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
 
 
@@ -225,7 +223,7 @@ class _Line:
         self._line = line
         self._size = (*preprocess.size, 3)
         self._listens = False
-        _send(line, (preprocess, max_pixels))  # it lies there until it is read
+        ipc.send(line, (preprocess, max_pixels))  # it lies there until it is read
 
     def has_begun(self) -> bool:
         """Whether the process listens, or is gone."""
@@ -247,15 +245,15 @@ class _Line:
         """
         try:
             if not self._listens:
-                self._listens = _receive(self._line) is None
+                self._listens = ipc.receive(self._line) is None
         except (OSError, EOFError) as error:
             raise _NeverBegunError from error
         try:
-            _send(self._line, list(files))
-            answers: list[str | tuple[int, int, str]] = _receive(self._line)
+            ipc.send(self._line, list(files))
+            answers: list[str | tuple[int, int, str]] = ipc.receive(self._line)
             n = sum(not isinstance(answer, str) for answer in answers)
             pixels = np.empty((n, *self._size), dtype=np.uint8)
-            _fill(self._line, pixels.reshape(-1).data)
+            ipc.receive_into(self._line, pixels.reshape(-1).data)
         except (OSError, EOFError) as error:
             raise _GoneError from error
         rows = iter(pixels)
@@ -286,41 +284,14 @@ def serve(descriptors: list[int]) -> None:
 
 def _decode_for(line: socket.socket) -> None:
     with suppress(EOFError, OSError):
-        preprocess, max_pixels = _receive(line)
+        preprocess, max_pixels = ipc.receive(line)
         lift_pillow_limit(max_pixels)
-        _send(line, None)
+        ipc.send(line, None)
         while True:
-            made = [decode(file, preprocess, max_pixels) for file in _receive(line)]
+            made = [decode(file, preprocess, max_pixels) for file in ipc.receive(line)]
             pictures = [one for one in made if isinstance(one, Pixels)]
-            _send(
+            ipc.send(
                 line, [one if isinstance(one, str) else (one.width, one.height, one.sha256) for one in made]
             )
             for picture in pictures:
                 line.sendall(np.ascontiguousarray(picture.pixels).data)
-
-
-def _send(line: socket.socket, message: object) -> None:
-    body = pickle.dumps(message, protocol=5)
-    line.sendall(len(body).to_bytes(_HEADER_BYTES, "little") + body)
-
-
-def _receive(line: socket.socket) -> Any:
-    """Return the next message; it is from a process of this program, so unpickling it is safe.
-
-    Raises:
-        EOFError: If there is none any more.
-    """
-    header = bytearray(_HEADER_BYTES)
-    _fill(line, memoryview(header))
-    body = bytearray(int.from_bytes(header, "little"))
-    _fill(line, memoryview(body))
-    return pickle.loads(body)
-
-
-def _fill(line: socket.socket, left: memoryview) -> None:
-    while left:
-        # All that is asked for in one call: each would wait for its turn in Python.
-        n = line.recv_into(left, 0, socket.MSG_WAITALL)
-        if n == 0:
-            raise EOFError
-        left = left[n:]

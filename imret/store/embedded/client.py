@@ -1,13 +1,12 @@
-"""A program's line to a worker of an embedded store: requests out, answers in, one after the other.
+"""Clients of the workers of an embedded store: requests out, answers in, one after the other.
 
-Either the program's own worker (`imret.store.embedded.store`), over pipes, or that of another program which
-shares what it has open, over a socket.
+Either of the program's own worker, which is started here, or of that of another program which shares what it
+has open.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import shlex
 import signal
 import socket
@@ -21,22 +20,33 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from imret import ipc
 from imret.errors import StoreError, StoreUnavailable
 from imret.store.embedded import locks, unix_socket
 
-_HEADER_BYTES = 8
-_CHUNK_BYTES = 1 << 20
+CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
+
+_BOOT = (
+    "import sys; sys.path[:] = sys.argv[2:]; from imret.store.embedded.worker import main; "
+    "main(int(sys.argv[1]))"
+)
 
 
-class Line:
-    """What both have in common: the messages (see `imret.store.embedded.scheduler`), and who talks.
+class WorkerClient:
+    """Asks a worker, for many threads.
 
     One thread does all the talking: it puts the requests of many threads in a row, and Ctrl-C, which Python
     delivers to the main thread, interrupts the wait for an answer but never a message half way.
+
+    Args:
+        address: Of the store, for messages.
+        connection: To the worker. A request is (operation, arguments), an answer (True, result) or (False,
+            exception).
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, connection: socket.socket) -> None:
         self._address = address
+        self._connection = connection
         self._owner = os.getpid()
         self._talker = ThreadPoolExecutor(1, "imret-edge")
 
@@ -69,30 +79,11 @@ class Line:
 
     def _exchange(self, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:
         try:
-            body = pickle.dumps(request, protocol=5)
-            left = memoryview(len(body).to_bytes(_HEADER_BYTES, "little") + body)
-            while left:
-                left = left[self._send(left) :]
-            length = int.from_bytes(self._read(_HEADER_BYTES), "little")
-            answer: tuple[bool, Any] = pickle.loads(self._read(length))
+            ipc.send(self._connection, request)
+            answer: tuple[bool, Any] = ipc.receive(self._connection)
             return answer
-        except (OSError, EOFError, ValueError) as error:  # ValueError: closed under us
+        except (OSError, EOFError) as error:
             raise self._dead() from error
-
-    def _read(self, n: int) -> bytes:
-        received = bytearray()
-        while len(received) < n:
-            chunk = self._receive(min(n - len(received), _CHUNK_BYTES))
-            if not chunk:
-                raise EOFError
-            received += chunk
-        return bytes(received)
-
-    def _send(self, left: memoryview) -> int:
-        raise NotImplementedError
-
-    def _receive(self, n: int) -> bytes:
-        raise NotImplementedError
 
     def _dead(self) -> StoreUnavailable:
         raise NotImplementedError
@@ -101,32 +92,25 @@ class Line:
         raise NotImplementedError
 
 
-class Sharer(Line):
-    """The line to the worker of another program, for the versions which that has open.
+class PeerClient(WorkerClient):
+    """Asks the worker of another program, about the versions which that has open.
 
     Args:
         address: Of the store, for messages.
         holder: The other program.
-        connection: From `edge_socket.connect`.
+        connection: From `unix_socket.connect`.
     """
 
     def __init__(self, address: str, holder: locks.Holder, connection: socket.socket) -> None:
-        super().__init__(address)
+        super().__init__(address, connection)
         self._holder = holder
-        self._connection = connection
         self._finalizer = weakref.finalize(self, _close, connection, self._owner)
 
     @classmethod
-    def of(cls, address: str, holder: locks.Holder) -> Sharer | None:
-        """Return a line to a program that shares, or None if it does not answer: its note was stale."""
+    def connect(cls, address: str, holder: locks.Holder) -> PeerClient | None:
+        """Return a client of a program that shares, or None if it does not answer: its note was stale."""
         connection = unix_socket.connect(holder.socket)
         return None if connection is None else cls(address, holder, connection)
-
-    def _send(self, left: memoryview) -> int:
-        return self._connection.send(left)
-
-    def _receive(self, n: int) -> bytes:
-        return self._connection.recv(n)
 
     def _dead(self) -> StoreUnavailable:
         return StoreUnavailable(
@@ -145,50 +129,37 @@ def _close(connection: socket.socket, owner: int) -> None:
     connection.close()
 
 
-CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
-
-
-_BOOT = "import sys; sys.path[:] = sys.argv[1:]; from imret.store.embedded.worker import main; main()"
-
-
-class WorkerProcess(Line):
-    """The line to this program's own worker.
+class WorkerProcess(WorkerClient):
+    """Starts this program's own worker, and asks it.
 
     Attributes:
         socket: Path of the socket through which it lets others use what it has open, or "".
     """
 
     def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
-        super().__init__(address)
+        ours, theirs = socket.socketpair()
+        super().__init__(address, ours)
         # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            bufsize=0,
-            # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
-            start_new_session=True,
-            # One thread is enough for the little that numpy does there, and starts faster.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        self._finalizer = weakref.finalize(self, _end, self._process, self._stderr, self._owner)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                # Its own session, so that Ctrl-C in the terminal ends the program and not a write half way.
+                start_new_session=True,
+                # One thread is enough for the little that numpy does there, and starts faster.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        self._finalizer = weakref.finalize(self, _end, self._process, ours, self._stderr, self._owner)
         holder = locks.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
         try:
             self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
         except BaseException:
             self.close()
             raise
-
-    def _send(self, left: memoryview) -> int:
-        return self._stdin.write(left) or 0
-
-    def _receive(self, n: int) -> bytes:
-        return self._stdout.read(n) or b""
 
     def _hang_up(self) -> None:
         """End the worker; waits until it has closed its files."""
@@ -218,21 +189,19 @@ class WorkerProcess(Line):
         )
 
 
-def _end(process: subprocess.Popen[bytes], stderr: IO[bytes], owner: int) -> None:
+def _end(process: subprocess.Popen[bytes], connection: socket.socket, stderr: IO[bytes], owner: int) -> None:
     """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
-    assert process.stdin is not None
-    assert process.stdout is not None
     if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
         with suppress(OSError):
-            process.stdin.close()
+            connection.shutdown(socket.SHUT_WR)  # it may answer what it was asked; then it ends
         try:
             process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for file in (process.stdin, process.stdout, stderr):
-        with suppress(OSError):
-            file.close()
+    connection.close()
+    with suppress(OSError):
+        stderr.close()
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from imret.errors import StoreError
 from imret.store.collection import index_status
-from imret.store.embedded.client import Line
+from imret.store.embedded.client import WorkerClient
 from imret.store.filter import Filter
 from imret.store.types import Point, Stats
 
@@ -25,7 +25,7 @@ class EdgeEngine:
         handle: The number that the worker gave it.
     """
 
-    def __init__(self, worker: Line, handle: int) -> None:
+    def __init__(self, worker: WorkerClient, handle: int) -> None:
         self._worker = worker
         self._handle = handle
 

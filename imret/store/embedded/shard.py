@@ -56,7 +56,7 @@ SCAN_BYTES = 120_000_000
 FLUSH_POINTS = 2_000
 INDEX_POINTS = 20_000  # fewer are left to the end
 
-# (id, payload, vector or None, score or None): what travels over the pipe
+# (id, payload, vector or None, score or None): what travels to the program
 Row: TypeAlias = tuple[str, dict[str, Any], Any, float | None]
 
 

@@ -1,7 +1,7 @@
 """The embedded engine: a store in a folder, served to this program by a worker process of its own.
 
-Hides the worker (started by the first collection that is opened, ended with the store), the pipes to it,
-and the versions on disk. One worker at a time can have a version open, also to search it. Where that of
+Hides the worker (started by the first collection that is opened, ended with the store) and the versions on
+disk. One worker at a time can have a version open, also to search it. Where that of
 another program has it and shares it (`imret serve` does), this program uses it through that one.
 """
 
@@ -19,7 +19,7 @@ from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store.collection import Collection, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
-from imret.store.embedded.client import Line, Sharer, WorkerProcess
+from imret.store.embedded.client import PeerClient, WorkerClient, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine
 from imret.store.embedded.unix_socket import private_folder
 from imret.store.types import Identity
@@ -68,7 +68,7 @@ class EdgeStore:
         self._index_from_kb = index_from_kb
         self._share_in = private_folder() if share else None
         self._worker: WorkerProcess | None = None
-        self._sharers: dict[str, Sharer] = {}  # by socket
+        self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
         self._closed = False
 
@@ -150,11 +150,11 @@ class EdgeStore:
     def close(self) -> None:
         with self._starting:
             self._closed = True
-            lines: list[Line] = [*self._sharers.values()]
-            lines += [] if self._worker is None else [self._worker]
-            self._sharers, self._worker = {}, None
-        for line in lines:
-            line.close()
+            clients: list[WorkerClient] = [*self._peers.values()]
+            clients += [] if self._worker is None else [self._worker]
+            self._peers, self._worker = {}, None
+        for client in clients:
+            client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,12 +168,12 @@ class EdgeStore:
         deadline = time.monotonic() + self._lock_timeout_s
         while True:
             # What is to be emptied must not be open elsewhere, so nobody is asked for it.
-            sharer = None if empty else self._sharer_of(version)
-            if sharer is not None:
-                opened = self._open_through(sharer, version, identity)
+            peer = None if empty else self._peer_of(version)
+            if peer is not None:
+                opened = self._open_through(peer, version, identity)
                 if opened is not None:
                     handle, found = opened
-                    return Collection(name, version.name, found, EdgeEngine(sharer, handle))
+                    return Collection(name, version.name, found, EdgeEngine(peer, handle))
             try:
                 worker = self._started()
                 handle, found = worker.call("open", version, identity, empty)
@@ -184,8 +184,8 @@ class EdgeStore:
                     raise
             time.sleep(_POLL_S)
 
-    def _sharer_of(self, version: Path) -> Sharer | None:
-        """Return a line to the program that shares a version, as the version's lock says, if it answers."""
+    def _peer_of(self, version: Path) -> PeerClient | None:
+        """Return a client of the program that shares a version, as the version's lock says, if it answers."""
         holder = locks.read_holder(version)
         if holder is None or not holder.socket or holder.sharing != folder.SHARING:
             return None
@@ -193,22 +193,22 @@ class EdgeStore:
             self._check_open()
             if self._worker is not None and holder.socket == self._worker.socket:
                 return None
-            sharer = self._sharers.get(holder.socket) or Sharer.of(self.address, holder)
-            if sharer is not None:
-                self._sharers[holder.socket] = sharer
-            return sharer
+            peer = self._peers.get(holder.socket) or PeerClient.connect(self.address, holder)
+            if peer is not None:
+                self._peers[holder.socket] = peer
+            return peer
 
     def _open_through(
-        self, sharer: Sharer, version: Path, identity: Identity | None
+        self, peer: PeerClient, version: Path, identity: Identity | None
     ) -> tuple[int, Identity] | None:
         """Open a version in another program's worker; None if it has it no more: then the lock decides."""
         try:
-            opened: tuple[int, Identity] | None = sharer.call("open", version, identity)
+            opened: tuple[int, Identity] | None = peer.call("open", version, identity)
             return opened
         except StoreUnavailable:
             with self._starting:
-                self._sharers = {path: one for path, one in self._sharers.items() if one is not sharer}
-            sharer.close()
+                self._peers = {path: one for path, one in self._peers.items() if one is not peer}
+            peer.close()
             return None
 
     def _clean(self, collection: Path) -> None:

@@ -2,15 +2,14 @@
 
 Qdrant Edge keeps Python's interpreter lock while it searches and while it builds an index (a second each
 2,000 vectors), and a shard can be open only once. So one process of its own holds the shards, and
-`imret.store.embedded.store` talks to it over pipes. If its program shares, other programs of the same user
-talk to it over a socket, about the versions that it has open. It ends when the pipe closes or its parent is
-gone.
+`imret.store.embedded.client` talks to it over a socket. If its program shares, other programs of the same
+user talk to it, too, about the versions that it has open. It ends when its program hangs up or is gone.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
+import socket
 import sys
 import time
 import traceback
@@ -20,10 +19,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from imret import ipc
 from imret.errors import ImretError, StoreError, StoreLocked
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
-from imret.store.embedded.scheduler import HEADER_BYTES, Program, Turns
+from imret.store.embedded.scheduler import Peer, RequestScheduler
 from imret.store.embedded.shard import Shard
 from imret.store.embedded.unix_socket import Listener
 from imret.store.types import Identity
@@ -40,7 +40,7 @@ class Handle(NamedTuple):
     """
 
     shard: Shard
-    program: Program | None
+    program: Peer | None
 
 
 class Worker:
@@ -58,7 +58,7 @@ class Worker:
         self._handles: dict[int, Handle] = {}
         self._next_handle = count(1)
 
-    def answer(self, operation: str, arguments: tuple[Any, ...], program: Program | None = None) -> Any:
+    def answer(self, operation: str, arguments: tuple[Any, ...], program: Peer | None = None) -> Any:
         """Return what a request asks for.
 
         Args:
@@ -85,7 +85,7 @@ class Worker:
             return None
         return getattr(found.shard, operation)(*others)
 
-    def leave(self, program: Program) -> None:
+    def leave(self, program: Peer) -> None:
         """Close the handles of another program that is gone."""
         for number in [number for number, one in self._handles.items() if one.program is program]:
             self._let_go(number)
@@ -105,7 +105,7 @@ class Worker:
             shard.resume(identity)
         return self._hand_out(shard, None)
 
-    def _share(self, program: Program, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
+    def _share(self, program: Peer, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
         """Open a version for another program, which may spell its path otherwise; None if it is not open."""
         shard = self._shards.get(path)
         if shard is None:
@@ -117,7 +117,7 @@ class Worker:
             shard.resume(identity)
         return self._hand_out(shard, program)
 
-    def _hand_out(self, shard: Shard, program: Program | None) -> tuple[int, Identity]:
+    def _hand_out(self, shard: Shard, program: Peer | None) -> tuple[int, Identity]:
         number = next(self._next_handle)
         self._handles[number] = Handle(shard, program)
         return number, shard.identity
@@ -263,22 +263,20 @@ def _in_use(path: Path, by: str) -> StoreLocked:
     return StoreLocked(f"the collection {path.parent.name!r} in {str(path.parent.parent)!r} is open {by}")
 
 
-def main() -> None:
-    """Serve requests from standard input until it ends or the parent process is gone.
+def main(descriptor: int) -> None:
+    """Serve requests from a socket until it ends or the parent process is gone.
 
-    A request is a pickle of (operation, arguments), an answer one of (True, result) or (False, exception).
     The first is ("hello", (parent pid, the folder for a socket if other programs may connect or None, and
     what `Worker` takes)), and the answer the path of the socket or "".
-    """
-    requests, replies = os.dup(0), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # a stray print must not end up in an answer
 
-    first = _read(requests)
-    if first is None:
+    Args:
+        descriptor: Of the socket whose other end is the program that started this process.
+    """
+    connection = socket.socket(fileno=descriptor)
+    try:
+        _, (parent, share_in, holder, *options) = ipc.receive(connection)
+    except EOFError:
         return
-    parent, share_in, holder, *options = first[1]
     listener: Listener | None = None
     try:
         if share_in is not None:
@@ -286,31 +284,29 @@ def main() -> None:
             holder = replace(holder, socket=str(listener.path), sharing=folder.SHARING)
     except OSError as error:
         failure = f"cannot make a socket in {str(share_in)!r}, to share the store: {error.strerror or error}"
-        _write(replies, (False, StoreError(failure)))
+        ipc.send(connection, (False, StoreError(failure)))
         return
     worker = Worker(holder, *options)
-    _write(replies, (True, holder.socket))
-    turns = Turns(requests, replies, listener, on_leave=worker.leave)
+    ipc.send(connection, (True, holder.socket))
+    scheduler = RequestScheduler(connection, listener, on_leave=worker.leave)
     looked = time.monotonic()
     try:
-        # A forked child of the program may keep the pipe open after it is gone, hence the look at the parent.
-        while os.getppid() == parent and not turns.ended:
-            program = turns.next(LINGER_S)
+        # A forked child of the program may keep its end open after it is gone, hence the look at the parent.
+        while os.getppid() == parent and not scheduler.ended:
+            program = scheduler.next(LINGER_S)
             if program is not None:
-                asker = None if program is turns.own else program
-                turns.answer(program, _answer(worker, program.request, asker))
+                asker = None if program is scheduler.own else program
+                scheduler.answer(program, _answer(worker, program.request, asker))
             if program is None or time.monotonic() - looked >= LINGER_S:
                 worker.close_idle()
                 looked = time.monotonic()
     finally:
-        turns.close()  # first, so that the others soon know
+        scheduler.close()  # first, so that the others soon know
         worker.end()
     os._exit(0)  # at an orderly exit the engine would close its files after all
 
 
-def _answer(
-    worker: Worker, request: tuple[str, tuple[Any, ...]], program: Program | None
-) -> tuple[bool, Any]:
+def _answer(worker: Worker, request: tuple[str, tuple[Any, ...]], program: Peer | None) -> tuple[bool, Any]:
     operation = "answer"
     try:
         operation, arguments = request
@@ -324,30 +320,6 @@ def _answer(
             text = error.strerror + (f": {error.filename!r}" if error.filename else "")
         hint = " Free some space and run the command again." if "No space left" in text else ""
         return False, StoreError(f"the embedded store failed to {operation.replace('_', ' ')}: {text}.{hint}")
-
-
-def _read(descriptor: int) -> Any | None:
-    """Return the next message, or None at the end; it is our own parent's, so unpickling it is safe."""
-    header = _read_exactly(descriptor, HEADER_BYTES)
-    body = None if header is None else _read_exactly(descriptor, int.from_bytes(header, "little"))
-    return None if body is None else pickle.loads(body)
-
-
-def _read_exactly(descriptor: int, n: int) -> bytearray | None:
-    received = bytearray()
-    while len(received) < n:
-        chunk = os.read(descriptor, min(n - len(received), 1 << 20))
-        if not chunk:
-            return None
-        received += chunk
-    return received
-
-
-def _write(descriptor: int, message: object) -> None:
-    body = pickle.dumps(message, protocol=5)
-    left = memoryview(len(body).to_bytes(HEADER_BYTES, "little") + body)
-    while left:
-        left = left[os.write(descriptor, left) :]
 
 
 if __name__ == "__main__":

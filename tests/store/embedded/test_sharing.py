@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import selectors
 import shutil
 import signal
@@ -18,18 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pytest
 
-from imret import Encoder, open_store
+from imret import Encoder, ipc, open_store
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Match, Point, Range
 from imret.store.embedded import layout, locks, unix_socket
 from imret.store.embedded import worker as edge_worker
 from imret.store.embedded.collection import EdgeEngine
-from imret.store.embedded.scheduler import HEADER_BYTES, Turns
+from imret.store.embedded.scheduler import RequestScheduler
 from imret.store.embedded.store import EdgeStore
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -444,10 +443,8 @@ def test_what_is_no_request_is_hung_up_on_and_disturbs_nobody(own: EdgeStore, db
             assert connection.recv(1) == b""
     with connect(db) as connection:  # a request that has no meaning is answered
         connection.settimeout(20)
-        body = pickle.dumps(("frobnicate",))
-        connection.sendall(len(body).to_bytes(8, "little") + body)
-        length = int.from_bytes(connection.recv(8, socket.MSG_WAITALL), "little")
-        succeeded, error = pickle.loads(connection.recv(length, socket.MSG_WAITALL))
+        ipc.send(connection, ("frobnicate",))
+        succeeded, error = ipc.receive(connection)
         assert not succeeded
         assert isinstance(error, StoreError)
     assert own.open("photos").count() == N
@@ -785,20 +782,22 @@ def test_a_sharer_that_speaks_another_way_is_not_spoken_to(
         store.open("photos")
 
 
-# ---- Turns ---------------------------------------------------------------------------------------
+# ---- Scheduling ---------------------------------------------------------------------------------------
+
+
+Scheduling: TypeAlias = tuple[RequestScheduler, socket.socket, Callable[[], socket.socket]]
 
 
 @pytest.fixture
-def turns(runtime: Path) -> Iterator[tuple[Turns, Callable[[Any], None], Callable[[], socket.socket]]]:
-    """Turns, what sends a request of the own program, and what connects another."""
+def scheduling(runtime: Path) -> Iterator[Scheduling]:
+    """A scheduler, the own program's end of its connection, and what connects another program."""
     listener = unix_socket.Listener(unix_socket.private_folder())
-    requests, own_end = os.pipe()
-    _, replies = pair = os.pipe()
-    taking = Turns(requests, replies, listener)
-    yield taking, lambda request: _send(own_end, request), lambda: _connect(listener)
-    taking.close()
-    for descriptor in (requests, own_end, *pair):
-        os.close(descriptor)
+    own_end, theirs = socket.socketpair()
+    scheduler = RequestScheduler(theirs, listener)
+    yield scheduler, own_end, lambda: _connect(listener)
+    scheduler.close()
+    for end in (own_end, theirs):
+        end.close()
 
 
 def _connect(listener: unix_socket.Listener) -> socket.socket:
@@ -807,54 +806,49 @@ def _connect(listener: unix_socket.Listener) -> socket.socket:
     return connection
 
 
-def _send(descriptor: int, request: Any) -> None:
-    body = pickle.dumps(request)
-    os.write(descriptor, len(body).to_bytes(HEADER_BYTES, "little") + body)
-
-
 def test_the_own_program_has_every_second_turn_and_the_others_theirs_in_order(
-    turns: tuple[Turns, Callable[[Any], None], Callable[[], socket.socket]],
+    scheduling: Scheduling,
 ) -> None:
-    taking, ask, connect_one = turns
+    scheduler, own_end, connect_one = scheduling
     clients = [connect_one() for _ in range(3)]
-    assert taking.next(0) is None  # they are taken in, one after the other
-    wait_until(lambda: taking.next(0) is None and len(taking._others) == 3)
+    assert scheduler.next(0) is None  # they are taken in, one after the other
+    wait_until(lambda: scheduler.next(0) is None and len(scheduler._others) == 3)
     for number, client in enumerate(clients):
         for request in (f"{number} first", f"{number} second"):
-            _send(client.fileno(), request)
-    ask("own")
-    ask("own again")
+            ipc.send(client, request)
+    ipc.send(own_end, "own")
+    ipc.send(own_end, "own again")
     order: list[str] = []
-    while (program := taking.next(0)) is not None:
+    while (program := scheduler.next(0)) is not None:
         order.append(program.request)
-        taking.answer(program, None)
+        scheduler.answer(program, None)
     assert order[::2][:2] == ["own", "own again"] or order[1::2][:2] == ["own", "own again"]
     others = [one for one in order if not one.startswith("own")]
     assert [one.split()[1] for one in others] == ["first"] * 3 + ["second"] * 3
     assert len(set(others)) == 6
     for client in clients:
         client.close()
-    assert not taking.ended
+    assert not scheduler.ended
 
 
 def test_more_programs_than_may_be_connected_wait_for_their_turn(
-    turns: tuple[Turns, Callable[[Any], None], Callable[[], socket.socket]], monkeypatch: pytest.MonkeyPatch
+    scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imret.store.embedded.scheduler.MAX_PROGRAMS", 2)
-    taking, _, connect_one = turns
+    scheduler, _, connect_one = scheduling
     clients = [connect_one() for _ in range(3)]
     for client in clients:
-        _send(client.fileno(), "request")
+        ipc.send(client, "request")
     for left in (2, 1, 0):
-        asking = (taking.next(1.0) for _ in range(20))
+        asking = (scheduler.next(1.0) for _ in range(20))
         program = next(one for one in asking if one is not None)
-        taking.answer(program, "answer")
+        scheduler.answer(program, "answer")
         answered = _readable(clients)
         answered.recv(1_000)
         answered.close()
         clients.remove(answered)
         assert len(clients) == left
-    wait_until(lambda: taking.next(0) is None and not taking._others)
+    wait_until(lambda: scheduler.next(0) is None and not scheduler._others)
 
 
 def _readable(clients: list[socket.socket]) -> socket.socket:
