@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.scan import Ignored, Skipped
-from imret.errors import DataError, ModelMismatch
+from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
@@ -183,11 +183,12 @@ def _target(
         return store.open_version(name, identity), True
     named = " ".join(_quoted(source.root) for source in sources)
     if not rebuild:
-        raise ModelMismatch(
-            f"collection {name!r} was built with {live.model!r} ({live.fingerprint[:8]}), "
-            f"but this ingest uses {identity.model!r} ({identity.fingerprint[:8]}).\n"
-            f"Ingest with --model {live.model}, or embed every picture again with the new model: "
-            f"imret ingest {named} --model {identity.model} --rebuild"
+        live.require_same(
+            identity,
+            subject=f"collection {name!r}",
+            user="this ingest uses",
+            advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
+            f"imret ingest {named} --model {identity.model} --rebuild",
         )
     with closing(store.open(name)) as old:
         kept = set(old.facet("source"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from imret.errors import ModelMismatch
 from imret.settings import DEFAULT_MODEL
-from imret.store import Collection, Store
+from imret.store import Collection, Identity, Store
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -84,19 +84,20 @@ def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder)
     Raises:
         ModelMismatch: If the fingerprints differ, though the dimensions may agree.
     """
-    mine, theirs = collection.identity, encoder.images_fingerprint
-    if mine.fingerprint == theirs:
+    mine = collection.identity
+    if mine.fingerprint == encoder.images_fingerprint:
         return
-    if mine.model == encoder.model_id:
+    theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
+    rebuild = f"rebuild: imret ingest SOURCE --collection {collection.name} --model {theirs.model} --rebuild"
+    if mine.model == theirs.model:
         raise ModelMismatch(
             f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
-            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs[:8]} now.\n"
-            f"Put the old weights back, or rebuild: imret ingest SOURCE --collection {collection.name} "
-            f"--model {mine.model} --rebuild"
+            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs.fingerprint[:8]} now.\n"
+            f"Put the old weights back, or {rebuild}"
         )
-    raise ModelMismatch(
-        f"collection {collection.name!r} was built with {mine.model!r} ({mine.fingerprint[:8]}), "
-        f"but this search uses {encoder.model_id!r} ({theirs[:8]}).\n"
-        f"Search with --model {mine.model} (or none), or rebuild: imret ingest SOURCE "
-        f"--collection {collection.name} --model {encoder.model_id} --rebuild"
+    mine.require_same(
+        theirs,
+        subject=f"collection {collection.name!r}",
+        user="this search uses",
+        advice=f"Search with --model {mine.model} (or none), or {rebuild}",
     )

@@ -15,8 +15,8 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -25,10 +25,11 @@ import pyarrow
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from imret.errors import DataError, ModelMismatch, StoreError, summary
+from imret.errors import DataError, StoreError, summary
 from imret.escape import escape_undecodable
+from imret.files import write_atomically
 from imret.settings import __version__
-from imret.store import Identity, Point, Store
+from imret.store import Collection, Identity, Point, Store
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
 
 pa: Any = pyarrow  # it has no types
@@ -87,43 +88,15 @@ def export_collection(
         DataError: If there is no such collection, or the file exists, cannot be written, or does not fit.
         StoreError: If the store fails.
     """
-    with closing(store.open(name)) as collection, _new_file(file, overwrite=overwrite) as out:
-        identity = collection.identity
-        _check_space(out.name, 4 * identity.dim * collection.count())
-        schema = _schema(identity.dim)
-        n_points = 0
-        # The digits of an embedding do not compress.
-        writer = parquet.ParquetWriter(
-            out,
-            schema,
-            compression={"id": "zstd", "vector.list.element": "none", "payload": "zstd"},
-            use_dictionary=False,
-            write_statistics=["id"],
-            write_page_checksum=True,
-        )
-        try:
-            for ids, vectors, payloads in _row_groups(collection.scan(vectors=True), name):
-                cells = pa.FixedSizeListArray.from_arrays(
-                    pa.array(vectors.reshape(-1)), type=schema.field("vector").type
-                )
-                writer.write_table(pa.table([pa.array(ids), cells, pa.array(payloads)], schema=schema))
-                n_points += len(ids)
-                if on_points is not None:
-                    on_points(len(ids))
-            note = {
-                "format": FORMAT,
-                "imret": __version__,
-                "collection": name,
-                "model": identity.model,
-                "fingerprint": identity.fingerprint,
-                "dim": identity.dim,
-                "points": n_points,
-            }
-            writer.add_key_value_metadata({_KEY: json.dumps(note).encode()})
-            writer.close()
-        except BaseException:
-            writer.is_open = False  # or it would try, and fail, to write its end when it is collected
-            raise
+    n_points = 0
+
+    def write(part: Path) -> None:
+        nonlocal n_points
+        with open(part, "wb") as out:
+            n_points = _write_points(collection, out, on_points or (lambda n: None))
+
+    with closing(store.open(name)) as collection:
+        _write_file(file, write, overwrite=overwrite)
     return n_points
 
 
@@ -181,7 +154,13 @@ def import_collection(
         beside = live is None or not merge
         if live is not None:
             if merge:
-                _check_same_encoder(name, live, reader)
+                live.require_same(
+                    identity,
+                    subject=f"collection {name!r}",
+                    user=reader.shown,
+                    advice="Their vectors cannot be compared. Import it under another name "
+                    "(--collection NAME), or in place of this one (--replace).",
+                )
                 identity = live  # and its name for the model, which works on this machine
             elif not replace:
                 raise DataError(
@@ -212,16 +191,6 @@ def import_collection(
         if beside:
             store.switch(name, identity, beside=True)
     return points
-
-
-def _check_same_encoder(name: str, live: Identity, reader: _Reader) -> None:
-    theirs = reader.header.identity
-    if (live.fingerprint, live.dim) != (theirs.fingerprint, theirs.dim):
-        raise ModelMismatch(
-            f"collection {name!r} was built with {live.model!r} ({live.fingerprint[:8]}), but {reader.shown} "
-            f"with {theirs.model!r} ({theirs.fingerprint[:8]}): their vectors cannot be compared.\n"
-            "Import it under another name (--collection NAME), or in place of this one (--replace)."
-        )
 
 
 # ---- Writing -----------------------------------------------------------------------------------
@@ -262,43 +231,60 @@ def _row_groups(
         yield ids, np.stack(vectors), payloads
 
 
-@contextmanager
-def _new_file(file: str | os.PathLike[str], *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """Open what becomes the file when the block ends well; when it does not, nothing is left of it.
+def _write_points(collection: Collection, out: IO[bytes], on_points: Callable[[int], None]) -> int:
+    """Write every point of a collection, and the note that makes the file one of ours; return how many.
+
+    Raises:
+        OSError: If the disk has too little space.
+    """
+    name, identity = collection.name, collection.identity
+    _check_space(out.name, 4 * identity.dim * collection.count())
+    schema = _schema(identity.dim)
+    n_points = 0
+    # The digits of an embedding do not compress.
+    writer = parquet.ParquetWriter(
+        out,
+        schema,
+        compression={"id": "zstd", "vector.list.element": "none", "payload": "zstd"},
+        use_dictionary=False,
+        write_statistics=["id"],
+        write_page_checksum=True,
+    )
+    try:
+        for ids, vectors, payloads in _row_groups(collection.scan(vectors=True), name):
+            cells = pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), type=schema.field("vector").type
+            )
+            writer.write_table(pa.table([pa.array(ids), cells, pa.array(payloads)], schema=schema))
+            n_points += len(ids)
+            on_points(len(ids))
+        about = {"format": FORMAT, "imret": __version__, "collection": name}
+        note = {**about, **asdict(identity), "points": n_points}
+        writer.add_key_value_metadata({_KEY: json.dumps(note).encode()})
+        writer.close()
+    except BaseException:
+        writer.is_open = False  # or it would try, and fail, to write its end when it is collected
+        raise
+    return n_points
+
+
+def _write_file(file: str | os.PathLike[str], write: Callable[[Path], object], *, overwrite: bool) -> None:
+    """Write a file whole or not at all, as `write_atomically` does.
 
     Raises:
         DataError: If the file exists and is not to be overwritten, is no regular file, or cannot be
-            written; also for an OSError of the block, which is what a full disk raises.
+            written; also for an OSError of `write`, which is what a full disk raises.
     """
     shown = repr(escape_undecodable(os.fspath(file)))
-    target = Path(os.path.realpath(file))  # a link is written through, not replaced
-    part = target.with_name(f".{target.name}.part")
+    target = Path(os.path.realpath(file))
     try:
         _check_writable(target, shown, overwrite=overwrite)
-        with _open_part(part, shown) as out:
-            try:
-                yield out
-                out.flush()
-                os.fsync(out.fileno())
-                if overwrite:
-                    os.replace(part, target)
-                else:
-                    _move_into_place(part, target)
-            except FileExistsError:
-                part.unlink(missing_ok=True)
-                raise DataError(
-                    f"{shown} was made by somebody else meanwhile; nothing was written."
-                ) from None
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
-        with suppress(OSError):  # the name survives a power cut, where the file system can do that
-            folder = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        write_atomically(target, write, durable=True, overwrite=overwrite, wait=False)
+    except BlockingIOError:
+        raise DataError(f"another export is writing {shown} this moment. Name another file.") from None
     except OSError as error:
+        if isinstance(error, FileExistsError) and target.exists():
+            raise DataError(f"{shown} was made by somebody else meanwhile; nothing was written.") from None
         free = " Free some space, or write to another disk." if error.errno in _FULL else ""
         raise DataError(f"cannot write {shown}: {error.strerror or error}.{free}") from error
 
@@ -317,46 +303,6 @@ def _check_writable(target: Path, shown: str, *, overwrite: bool) -> None:
         raise DataError(f"cannot write {shown}: it is a {'folder' if stat.S_ISDIR(mode) else 'device'}.")
     if not overwrite:
         raise DataError(f"{shown} exists already. Name another file, or replace it with --overwrite.")
-
-
-@contextmanager
-def _open_part(part: Path, shown: str) -> Iterator[IO[bytes]]:
-    # One name always, so that what a kill left is used again and not left for ever; O_NOFOLLOW, because in
-    # a folder of many users somebody may have put a link there.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-    with open(os.open(part, flags, 0o666), "wb", closefd=True) as out:
-        try:
-            import fcntl
-        except ImportError:
-            pass
-        else:
-            try:
-                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DataError(
-                    f"another export is writing {shown} this moment. Name another file."
-                ) from None
-        info = os.fstat(out.fileno())
-        if not part.exists() or not os.path.samestat(info, os.stat(part)):  # became its file meanwhile
-            raise DataError(f"another export wrote {shown} this moment. Run it again.")
-        if not stat.S_ISREG(info.st_mode):
-            raise DataError(f"cannot write {shown}: {str(part)!r} is in the way. Remove it.")
-        out.truncate(0)
-        yield out
-
-
-def _move_into_place(part: Path, target: Path) -> None:
-    """Rename a file, unless the target exists by now."""
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        os.rename(part, target)
-    else:
-        part.unlink()
 
 
 def _check_space(part: str | int, vectors_bytes: int) -> None:
@@ -420,7 +366,7 @@ class _Reader:
             )
         try:
             dim, points = note["dim"], note["points"]
-            if not (_is_count(dim, below=2**31) and _is_count(points, below=2**63)):
+            if not (type(dim) is type(points) is int and 0 <= dim < 2**31 and 0 <= points < 2**63):
                 raise ValueError("dim and points are no numbers, or far too large")
             identity = Identity(_text(note["model"]), _text(note["fingerprint"]), dim)
             self.header = ExportedCollection(
@@ -544,10 +490,6 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"a payload holds {name}")
-
-
-def _is_count(value: object, *, below: int) -> bool:
-    return type(value) is int and 0 <= value < below
 
 
 def _text(value: object) -> str:

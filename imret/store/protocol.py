@@ -64,6 +64,7 @@ class Store(Protocol):
 
         Raises:
             DataError: If `name` cannot name a collection.
+            ModelMismatch: If the version that such an encoder's would be is of another, against all odds.
             StoreLocked: If another process holds it and does not share it (embedded only).
         """
 

@@ -7,6 +7,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from imret.errors import ModelMismatch
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -48,6 +50,28 @@ class Identity:
     def version(self) -> str:
         """What the physical collection is named by: the same encoder finds the same version again."""
         return self.fingerprint[:16]
+
+    def require_same(self, other: Identity, *, subject: str, user: str, advice: str) -> None:
+        """Refuse another encoder than this one. The name of the model may differ: a folder can be moved.
+
+        Args:
+            other: The encoder in use.
+            subject: What this one made, to begin the message with: "collection 'photos'".
+            user: What uses the other: "this search uses".
+            advice: What to do then, a sentence.
+
+        Raises:
+            ModelMismatch: If fingerprint or length of vectors differ.
+        """
+        if (self.fingerprint, self.dim) == (other.fingerprint, other.dim):
+            return
+        mine, theirs = self.fingerprint[:8], other.fingerprint[:8]
+        if mine == theirs:
+            mine, theirs = (f"{it.fingerprint}, {it.dim} dimensions" for it in (self, other))
+        raise ModelMismatch(
+            f"{subject} was built with {self.model!r} ({mine}), "
+            f"but {user} {other.model!r} ({theirs}).\n{advice}"
+        )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.files import sync_folder
+from imret.files import sync_folder, write_atomically
 from imret.store.collection import is_name
 from imret.store.embedded.locks import switching
 from imret.store.types import Identity
@@ -256,25 +256,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         StoreError: If it cannot be written, for example because the disk is full; the old one stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        write_atomically(path, json.dumps(content, indent=2) + "\n", durable=True)
     except OSError as error:
         raise StoreError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    return name.startswith(".") and name.endswith((".part", ".tmp"))
 
 
 def _damaged(path: Path, reason: str) -> StoreError:

@@ -73,7 +73,8 @@ class Shard:
     Raises:
         LockedElsewhere: If another process has it open.
         DataError: If it does not exist and `identity` is None.
-        StoreError: If its files cannot be read, or belong to another encoder.
+        ModelMismatch: If it belongs to another encoder.
+        StoreError: If its files cannot be read.
     """
 
     def __init__(
@@ -117,19 +118,19 @@ class Shard:
         """Make ready to be filled further by the encoder it belongs to.
 
         Raises:
-            StoreError: If it belongs to another.
+            ModelMismatch: If it belongs to another.
         """
-        mine = self.identity
-        if (identity.fingerprint, identity.dim) != (mine.fingerprint, mine.dim):
-            raise StoreError(
-                f"{str(self.path)!r} belongs to the encoder {mine.fingerprint} of {mine.dim} dimensions, "
-                f"not to {identity.fingerprint} of {identity.dim}. Move it away and ingest again."
-            )
+        self.identity.require_same(
+            identity,
+            subject=repr(str(self.path)),
+            user="this program uses",
+            advice="Move it away and ingest again.",
+        )
         if self._optimizing.exists():
             # Killed in the middle: every point is there, some of them twice under the surface until this.
             self.optimize()
         self._index_payload()
-        if identity.model != mine.model:
+        if identity.model != self.identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             folder.write_identity(self.path, identity, _engine_version())
             self.identity = identity

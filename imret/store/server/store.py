@@ -110,12 +110,12 @@ class ServerStore:
         stored = self._identity(name, physical)
         if stored is None:
             raise self._foreign(name, physical)
-        if (stored.fingerprint, stored.dim) != (identity.fingerprint, identity.dim):
-            raise StoreError(
-                f"the collection {physical!r} at {self.address} belongs to the encoder {stored.fingerprint} "
-                f"of {stored.dim} dimensions, not to {identity.fingerprint} of {identity.dim}. Use another "
-                "name."
-            )
+        stored.require_same(
+            identity,
+            subject=f"collection {physical!r} at {self.address}",
+            user="this program uses",
+            advice="Use another name for the collection: --collection NAME",
+        )
         if stored.model != identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             self._write_note(physical, _metadata(name, identity))

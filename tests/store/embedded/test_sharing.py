@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from imret import Encoder, ipc, open_store
-from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Match, Point, Range
 from imret.store.embedded import layout, locks, unix_socket
 from imret.store.embedded import worker as edge_worker
@@ -259,7 +259,7 @@ def test_what_another_program_stores_the_sharer_finds_at_once(sharing: Sharing, 
         photos.optimize()
         with pytest.raises(DataError, match="holds no point"):
             photos.overwrite_payloads([point_of(0)[0]], [{}])
-        with pytest.raises(StoreError, match="belongs to the encoder"):
+        with pytest.raises(ModelMismatch, match=r"was built with .*0000, 16 dimensions"):
             store.open_version("photos", type(MODEL)("other", MODEL.fingerprint[:16] + "0" * 48, MODEL.dim))
         assert store._worker is None
     assert sharing("photos.get([point_of(1_000)[0]]).popitem()[1].payload") == "{'path': 'moved.jpg'}"

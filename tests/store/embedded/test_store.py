@@ -689,7 +689,7 @@ def test_a_file_is_not_a_store(db: Path) -> None:
 
 def test_a_first_start_that_was_cut_short_is_no_obstacle(db: Path) -> None:
     db.mkdir()
-    (db / ".imret-store.json.4711.tmp").write_text("{")
+    (db / ".imret-store.json.part").write_text("{")
     with EdgeStore(db) as store:
         assert store.collections() == []
 
@@ -782,7 +782,7 @@ def test_a_live_json_that_cannot_be_written_stays_the_old_one(db: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (db / "photos" / "live.json").read_bytes() == before
         assert store.live("photos") == MODEL
-        assert not list(db.glob("**/.*.tmp"))
+        assert not list(db.glob("**/.*.part"))
 
 
 def test_the_folder_says_what_made_it(db: Path) -> None:
