@@ -67,13 +67,13 @@ class Imret:
             ]
             ids = [str(uuid.UUID(int=i)) for i in rows]
             collection.upsert(ids, np.ascontiguousarray(vectors[rows.start : rows.stop]), payloads)
-            if collection.index_lags():  # as an ingest does
+            if collection.needs_optimize():  # as an ingest does
                 before = time.perf_counter()
                 collection.optimize()
                 indexing += time.perf_counter() - before
         stored = time.perf_counter() - started - indexing
         collection.optimize()
-        self._store.switch(COLLECTION, identity)
+        self._store.promote(COLLECTION, identity)
         stats = collection.stats()
         collection.close()
         return {"store_s": stored, "disk_mb": (stats.disk_bytes or 0) / 1e6, "indexed": stats.indexed}
@@ -98,11 +98,13 @@ class Shard(Imret):
         self._shard: Any = None
 
     def open(self) -> None:
-        from imret.store.embedded.locks import Holder
+        from imret.store.embedded.locks import LockOwner
         from imret.store.embedded.shard import Shard as OpenShard
 
         path = next((self._folder / COLLECTION).glob("*/shard")).parent
-        self._shard = OpenShard(path, None, holder=Holder(os.getpid(), "benchmark", ""), index_from_kb=10_000)
+        self._shard = OpenShard(
+            path, None, owner=LockOwner(os.getpid(), "benchmark", ""), index_from_kb=10_000
+        )
 
     def ask(self, case: Case, labels: Any, setting: int) -> Ask:
         only = _filter(case, labels)

@@ -205,7 +205,7 @@ def fill(db: Path, model: str, pictures: Path, points: int) -> float:
             ids = [point_id(str(pictures), f"{i}") for i in which]
             collection.upsert(ids, _noisy(vectors[which % len(files)], rng), payloads)
         collection.optimize()
-        store.switch(COLLECTION, identity)
+        store.promote(COLLECTION, identity)
     return time.perf_counter() - started
 
 

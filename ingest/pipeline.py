@@ -27,9 +27,9 @@ from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
-from ingest.prefetch import in_lists, map_ahead, run_ahead
+from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
-from ingest.report import Report, Tally
+from ingest.report import Counters, Report
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def ingest(
         fingerprint=identity.fingerprint,
         sources=[escape_undecodable(source.root) for source in sources],
     )
-    tally = Tally(report, on_progress)
+    counters = Counters(report, on_progress)
     run = _Run(
         target,
         encoder,
-        tally,
+        counters,
         batch_size=batch_size,
         workers=workers or os.cpu_count() or 1,
         max_pixels=max_pixels,
@@ -132,17 +132,17 @@ def ingest(
             threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
         reconcilers = []
         for source in sources:
-            reconcilers.append(Reconciler(target, source, tally))
+            reconcilers.append(Reconciler(target, source, counters))
             run.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
-            reconciler.sweep(prune=prune)
+            reconciler.prune(missing=prune)
         if on_stage is not None:
             on_stage("index")
         target.flush()
         target.optimize()
         if not live:
-            store.switch(collection, identity)
+            store.promote(collection, identity)
         report.complete = True
     finally:
         run.decoders.close()
@@ -177,7 +177,7 @@ def _target(
     if live is None:
         target = store.open_version(name, identity)
         # There is nothing to protect yet: a first ingest can be searched while it runs.
-        store.switch(name, identity)
+        store.promote(name, identity)
         return target, True
     if live.fingerprint == identity.fingerprint:
         return store.open_version(name, identity), True
@@ -226,7 +226,7 @@ class _Run:
         self,
         target: Collection,
         encoder: AnyEncoder,
-        tally: Tally,
+        counters: Counters,
         *,
         batch_size: int | None,
         workers: int,
@@ -236,7 +236,7 @@ class _Run:
     ) -> None:
         self.target = target
         self.encoder = encoder
-        self.tally = tally
+        self.counters = counters
         self._given_batch_size = batch_size
         self._on_encoder = on_encoder
         self._on_stage = on_stage or (lambda stage: None)
@@ -258,17 +258,17 @@ class _Run:
         with (
             ThreadPoolExecutor(1, "imret-store") as writer,
             ThreadPoolExecutor(self.workers, "imret-decode") as pool,
-            closing(run_ahead(self._batches(reconciler, pool), depth=2)) as batches,
-            closing(run_ahead(self._encoded(batches), depth=_ENCODED_AHEAD)) as encoded,
+            closing(prefetched(self._batches(reconciler, pool), depth=2)) as batches,
+            closing(prefetched(self._encoded(batches), depth=_ENCODED_AHEAD)) as encoded,
         ):
             writes: deque[Future[bool]] = deque()
             try:
                 for points in encoded:
                     writes.append(writer.submit(self._write, reconciler, points))
-                    index_lags = False
+                    needs_optimize = False
                     while len(writes) > 2 or (writes and writes[0].done()):
-                        index_lags |= writes.popleft().result()
-                    if index_lags:
+                        needs_optimize |= writes.popleft().result()
+                    if needs_optimize:
                         while writes:
                             writes.popleft().result()
                         self._index()
@@ -281,15 +281,15 @@ class _Run:
     def _batches(
         self, reconciler: Reconciler, pool: ThreadPoolExecutor
     ) -> Generator[tuple[list[Decoded], list[Planned]], None, None]:
-        """Yield what to encode, in full batches, and what only needs its twin's vector."""
+        """Yield what to encode, in full batches, and what only needs its duplicate's vector."""
         decoded: list[Decoded] = []
-        twins: list[Planned] = []
+        duplicates: list[Planned] = []
         n_ahead, asked = 2 * self.workers, False
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
             closing(
-                map_ahead(
+                map_prefetch(
                     self._decode,
                     in_lists(plan, lambda: self.decoders.at_once),
                     pool,
@@ -305,14 +305,14 @@ class _Run:
                         asked = True
                         self._spread_decoding(reconciler.source)
                 elif isinstance(outcome, Planned):
-                    twins.append(outcome)
+                    duplicates.append(outcome)
                 else:
-                    self.tally.skip(reconciler.source.root, outcome.path, outcome.reason)
-                if (decoded and len(decoded) == self.batch_size) or len(twins) == PLAN_BATCH:
-                    yield decoded, twins
-                    decoded, twins = [], []
-            if decoded or twins:
-                yield decoded, twins
+                    self.counters.skip(reconciler.source.root, outcome.path, outcome.reason)
+                if (decoded and len(decoded) == self.batch_size) or len(duplicates) == PLAN_BATCH:
+                    yield decoded, duplicates
+                    decoded, duplicates = [], []
+            if decoded or duplicates:
+                yield decoded, duplicates
 
     def _spread_decoding(self, source: FolderSource) -> None:
         """Have processes decode, where they are worth their start: while the model loads, they start."""
@@ -321,9 +321,9 @@ class _Run:
             self.decoders.spread(n)
 
     def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:
-        """Decode pictures; those with a twin need none of it."""
-        made = iter(self.decoders.decode([one.record.file for one in plan if one.twin is None]))
-        return [one if one.twin is not None else _decoded(one, next(made)) for one in plan]
+        """Decode pictures; those with a duplicate need none of it."""
+        made = iter(self.decoders.decode([one.record.file for one in plan if one.duplicate is None]))
+        return [one if one.duplicate is not None else _decoded(one, next(made)) for one in plan]
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
@@ -339,21 +339,21 @@ class _Run:
 
         with (
             ThreadPoolExecutor(thread_name_prefix="imret-encode") as callers,
-            closing(map_ahead(encode, batches, callers, ahead=lambda: at_once)) as encoded,
+            closing(map_prefetch(encode, batches, callers, ahead=lambda: at_once)) as encoded,
         ):
             yield from encoded
 
-    def _points(self, decoded: list[Decoded], twins: list[Planned]) -> list[_NewPoint]:
+    def _points(self, decoded: list[Decoded], duplicates: list[Planned]) -> list[_NewPoint]:
         """Encode a batch, and add the pictures whose vector is known already."""
         points = [
-            _NewPoint(planned, planned.twin.vector, payload_like(planned.record, planned.twin))
-            for planned in twins
-            if planned.twin is not None and planned.twin.vector is not None
+            _NewPoint(planned, planned.duplicate.vector, payload_like(planned.record, planned.duplicate))
+            for planned in duplicates
+            if planned.duplicate is not None and planned.duplicate.vector is not None
         ]
         if decoded:
             pixels = np.stack([one.pixels for one in decoded])  # (B, H, W, 3) uint8
             vectors = self.encoder.encode_pixels(pixels, batch_size=self.batch_size)  # (B, D) float32
-            self.tally.count("encoded", len(decoded), progress=False)
+            self.counters.count("encoded", len(decoded), progress=False)
             points += [
                 _NewPoint(one.planned, vector, one.payload)
                 for one, vector in zip(decoded, vectors, strict=True)
@@ -380,20 +380,24 @@ class _Run:
         left: list[str] = []
         reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:
-            twin = point.planned.twin
-            if twin is not None and twin.id not in self._moved_away and reconciler.has_left(twin):
-                self._moved_away.add(twin.id)
-                left.append(twin.id)
-                self.tally.count("moved")
+            duplicate = point.planned.duplicate
+            if (
+                duplicate is not None
+                and duplicate.id not in self._moved_away
+                and reconciler.has_left(duplicate)
+            ):
+                self._moved_away.add(duplicate.id)
+                left.append(duplicate.id)
+                self.counters.count("moved")
             else:
-                self.tally.count("added" if point.planned.known is None else "updated")
+                self.counters.count("added" if point.planned.known is None else "updated")
         if left:
             reconciler.note_deleted()
             self.target.delete(left)
         if time.monotonic() - self._last_flush > FLUSH_EVERY_S:
             self.target.flush()
             self._last_flush = time.monotonic()
-        return self.target.index_lags()
+        return self.target.needs_optimize()
 
 
 def _decoded(planned: Planned, made: Pixels | str) -> Decoded | Skipped:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(
+def map_prefetch(
     function: Callable[[T], R], items: Iterable[T], pool: Executor, *, ahead: Callable[[], int]
 ) -> Generator[R, None, None]:
     """Yield function(item) in the order of items, computed in a pool at most `ahead()` items in advance.
@@ -60,7 +60,7 @@ class _Ended:
     error: BaseException | None
 
 
-def run_ahead(items: Generator[T, None, None], *, depth: int) -> Generator[T, None, None]:
+def prefetched(items: Generator[T, None, None], *, depth: int) -> Generator[T, None, None]:
     """Yield items that another thread makes, at most `depth` of them in advance.
 
     Closing this generator stops that thread at its next item and closes `items` there.

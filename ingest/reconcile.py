@@ -18,8 +18,8 @@ from imret.escape import escape_undecodable
 from imret.files import sha256_of
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of
-from ingest.prefetch import map_ahead
-from ingest.report import Tally
+from ingest.prefetch import map_prefetch
+from ingest.report import Counters
 from ingest.sources import FolderSource, Record
 
 PLAN_BATCH = 256  # records looked up in the store at a time
@@ -32,12 +32,12 @@ class Planned:
     Attributes:
         record: The picture.
         known: What the collection holds for its place, if anything.
-        twin: A stored picture with the same content, vector included, if there is one.
+        duplicate: A stored picture with the same content, vector included, if there is one.
     """
 
     record: Record
     known: Point | None = None
-    twin: Point | None = None
+    duplicate: Point | None = None
 
 
 class Reconciler:
@@ -46,15 +46,15 @@ class Reconciler:
     Args:
         target: The version to bring in line.
         source: The folder that it shall equal.
-        tally: Where what is settled here is counted.
+        counters: Where what is settled here is counted.
     """
 
-    def __init__(self, target: Collection, source: FolderSource, tally: Tally) -> None:
+    def __init__(self, target: Collection, source: FolderSource, counters: Counters) -> None:
         self.target = target
         self.source = source
-        self.tally = tally
-        # An empty collection has no twins, so a first ingest need not hash before it decodes.
-        self._may_hold_twins = target.count() > 0
+        self.counters = counters
+        # An empty collection has no duplicates, so a first ingest need not hash before it decodes.
+        self._may_hold_duplicates = target.count() > 0
         self._here = escape_undecodable(source.root)
         # Points of files that the walk met. Of two threads, each counts its own: what the plan found stored,
         # and what was written then.
@@ -66,31 +66,31 @@ class Reconciler:
         with closing(self._looked_up()) as batches:
             for batch in batches:
                 changed: list[Planned] = []
-                refiled: list[tuple[Record, Point]] = []
+                recategorised: list[tuple[Record, Point]] = []
                 for record, point in batch:
                     self._n_known += point is not None and point.payload.get("source") == self._here
                     if point is None or not _same_file(record, point):
                         changed.append(Planned(record, point))
                     elif point.payload.get("category") != _printable_category(record):
-                        refiled.append((record, point))
+                        recategorised.append((record, point))
                     else:
-                        self.tally.count("unchanged")
-                self._refile(refiled, "updated")
-                yield from self._with_twins(changed, pool) if self._may_hold_twins else changed
+                        self.counters.count("unchanged")
+                self._renew_payloads(recategorised, "updated")
+                yield from self._with_duplicates(changed, pool) if self._may_hold_duplicates else changed
 
     def note_added(self, n: int) -> None:
         """Take note of new points for files that the walk met and the collection did not know."""
         self._n_added += n
 
     def note_deleted(self) -> None:
-        """Take note that points were deleted, so that `sweep` looks at each of the others."""
+        """Take note that points were deleted, so that `prune` looks at each of the others."""
         self._all_counted = False
 
     def has_left(self, point: Point) -> bool:
         """Whether a stored picture of this source is no longer at its place."""
         return point.payload["source"] == self._here and not self.source.holds(path_of(point.payload))
 
-    def sweep(self, *, prune: bool) -> None:
+    def prune(self, *, missing: bool) -> None:
         """Deal with the points whose file is gone; call it when the plan has been carried out.
 
         Where the source has as many points as files were met that have one, no file is gone, and no point is
@@ -98,21 +98,21 @@ class Reconciler:
         adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
-        that was deleted: it goes. The others go only with `prune`.
+        that was deleted: it goes. The others go only with `missing`.
         """
         mine = of_source(self.source)
         if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
         for points in self.target.scan(mine):
             gone = [point for point in points if not self.source.holds(path_of(point.payload))]
-            if gone and not prune:
+            if gone and not missing:
                 elsewhere = self._contents_still_held(gone)
                 kept = [point for point in gone if point.payload["sha256"] not in elsewhere]
-                self.tally.count("missing", len(kept), progress=False)
+                self.counters.count("missing", len(kept), progress=False)
                 gone = [point for point in gone if point.payload["sha256"] in elsewhere]
             if gone:
                 self.target.delete([point.id for point in gone])
-                self.tally.count("removed", len(gone), progress=False)
+                self.counters.count("removed", len(gone), progress=False)
 
     def _looked_up(self) -> Generator[list[tuple[Record, Point | None]], None, None]:
         """Yield records with what the collection holds for their places; it answers ahead, in a thread.
@@ -129,7 +129,7 @@ class Reconciler:
 
         with (
             ThreadPoolExecutor(1, "imret-look-up") as line,
-            closing(map_ahead(look_up, batches, line, ahead=lambda: 3)) as answered,
+            closing(map_prefetch(look_up, batches, line, ahead=lambda: 3)) as answered,
         ):
             yield from answered
 
@@ -138,11 +138,11 @@ class Reconciler:
             if isinstance(entry, Record):
                 yield entry
             elif isinstance(entry, Ignored):
-                self.tally.ignore(entry.reason)
+                self.counters.ignore(entry.reason)
             else:
-                self.tally.skip(self.source.root, entry.path, entry.reason)
+                self.counters.skip(self.source.root, entry.path, entry.reason)
 
-    def _with_twins(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
+    def _with_duplicates(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
         """Hash pictures and look their content up, so that what is stored already is not encoded again."""
         touched: list[tuple[Record, Point]] = []
         hashed: list[tuple[Planned, str]] = []
@@ -154,13 +154,13 @@ class Reconciler:
                 touched.append((planned.record, planned.known))
             else:
                 hashed.append((planned, digest))
-        self._refile(touched, "unchanged")
-        twins = self._twins({digest for _, digest in hashed})
+        self._renew_payloads(touched, "unchanged")
+        duplicates = self._duplicates({digest for _, digest in hashed})
         for planned, digest in hashed:
-            twin = twins.get(digest)
-            yield planned if twin is None else Planned(planned.record, planned.known, twin)
+            duplicate = duplicates.get(digest)
+            yield planned if duplicate is None else Planned(planned.record, planned.known, duplicate)
 
-    def _twins(self, digests: set[str]) -> dict[str, Point]:
+    def _duplicates(self, digests: set[str]) -> dict[str, Point]:
         """Return for each content one stored point with its vector, a moved one rather than a copy."""
         found: dict[str, Point] = {}
         if not digests:
@@ -172,13 +172,13 @@ class Reconciler:
                     found[digest] = point
         return found
 
-    def _refile(self, pairs: list[tuple[Record, Point]], counted_as: str) -> None:
+    def _renew_payloads(self, pairs: list[tuple[Record, Point]], counted_as: str) -> None:
         """Renew the payload of pictures whose content, and so vector, is the same."""
         if pairs:
             self.target.overwrite_payloads(
                 [point.id for _, point in pairs], [payload_like(record, point) for record, point in pairs]
             )
-            self.tally.count(counted_as, len(pairs))
+            self.counters.count(counted_as, len(pairs))
 
     def _contents_still_held(self, gone: list[Point]) -> set[str]:
         digests = {point.payload["sha256"] for point in gone}

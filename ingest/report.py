@@ -84,7 +84,7 @@ class Report:
         write_atomically(file, json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
-class Tally:
+class Counters:
     """Counts into a report from any thread, and says so to whoever draws the progress bar.
 
     Args:

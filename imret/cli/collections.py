@@ -194,7 +194,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     Raises:
         DataError: If there is nothing of that name.
     """
-    building = store.building(name)
+    building = store.staged_versions(name)
     if store.live(name) is None and building:
         model, sources, shown = building[0].model, ["FOLDER"], f"{name} (not complete)"
     else:

@@ -41,7 +41,7 @@ def describe_collection(store: Store, name: str) -> dict[str, Any]:
             "uncategorised": stats.points - sum(categories.values()),
             "index": {"status": stats.status, "vectors": stats.indexed},
             "disk_bytes": stats.disk_bytes,
-            "building": [identity.model for identity in store.building(name)],
+            "building": [identity.model for identity in store.staged_versions(name)],
         }
 
 

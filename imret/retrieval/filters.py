@@ -40,7 +40,7 @@ _EXAMPLES = {
     "id": "id=6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11",
 }
 
-_RANGE_EXAMPLES = {"number": "800..1600", "moment": "2024-01..2024-05-15"}
+_RANGE_EXAMPLES = {"number": "800..1600", "datetime": "2024-01..2024-05-15"}
 
 _CLAUSE = re.compile(r"\s*([^\s=<>!]+)\s*(!=|>=|<=|=|>|<)(.*)", re.DOTALL)
 # Bare: neither empty nor begun by a quote.

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError
 from imret.store.filter import (
+    DATETIME_FIELDS,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
-    MOMENT_FIELDS,
     Filter,
     check_id,
     check_scalar,
-    parse_moment,
+    parse_datetime,
 )
 from imret.store.types import Identity, Point, Stats
 
@@ -64,7 +64,7 @@ class Engine(Protocol):
 
     def flush(self) -> None: ...
 
-    def index_lags(self) -> bool: ...
+    def needs_optimize(self) -> bool: ...
 
     def optimize(self) -> None: ...
 
@@ -195,12 +195,12 @@ class Collection:
         """Make everything stored so far survive a power cut."""
         self._open.flush()
 
-    def index_lags(self) -> bool:
+    def needs_optimize(self) -> bool:
         """Return whether whoever fills the collection should `optimize` now, and not at the end only.
 
         An embedded store's engine keeps what has no index in memory, and scans it at every search.
         """
-        return self._open.index_lags()
+        return self._open.needs_optimize()
 
     def optimize(self) -> None:
         """Build the vector index over what is not in it yet; returns when it is built."""
@@ -271,7 +271,7 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[s
 
     Raises:
         ValueError: If their number, a float (NaN, infinite), an int (over 64 bits), a text (lone
-            surrogates, which are no Unicode) or a moment is wrong.
+            surrogates, which are no Unicode) or a datetime is wrong.
         TypeError: If a value is no str, int or float, or not of its field's kind.
     """
     if len(payloads) != n:
@@ -281,10 +281,12 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[s
             if not isinstance(key, str) or not key:
                 raise TypeError(f"a payload key is a text of at least one character, not {key!r}")
             check_scalar(key, (str,), "payload key")
-            types = (int,) if key in INTEGER_FIELDS else (str,) if key in MOMENT_FIELDS else (str, int, float)
+            types = (
+                (int,) if key in INTEGER_FIELDS else (str,) if key in DATETIME_FIELDS else (str, int, float)
+            )
             check_scalar(value, types, f"payload field {key!r}")
-            if key in MOMENT_FIELDS:
-                parse_moment(value)
+            if key in DATETIME_FIELDS:
+                parse_datetime(value)
     return [dict(payload) for payload in payloads]
 
 

@@ -20,10 +20,10 @@ KEYWORD_FIELDS = ("category", "path", "sha256", "source")  # any str or int
 INTEGER_FIELDS = ("width", "height", "size_bytes")  # int
 
 
-MOMENT_FIELDS = ("modified",)  # str, RFC 3339
+DATETIME_FIELDS = ("modified",)  # str, RFC 3339
 
 
-INDEXED_FIELDS = KEYWORD_FIELDS + INTEGER_FIELDS + MOMENT_FIELDS
+INDEXED_FIELDS = KEYWORD_FIELDS + INTEGER_FIELDS + DATETIME_FIELDS
 
 
 _FIELD = re.compile(r"[A-Za-z0-9_-]+")
@@ -31,7 +31,7 @@ _FIELD = re.compile(r"[A-Za-z0-9_-]+")
 
 # RFC 3339, section 5.6, to the microsecond, the finest that Qdrant compares. No leap second: with an index it
 # reads one as the next second, without one as the last.
-_MOMENT = re.compile(
+_DATETIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,6}))?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
 
@@ -61,16 +61,16 @@ class Match:
 class Range:
     """A condition: the payload's field lies between bounds. A point without the field is in no range.
 
-    Between numbers lie int and float alike, between moments the str that are moments. Anything else is in no
-    range; but a date or a time without an offset is taken for UTC. A range that nothing can lie in is no
-    error.
+    Between numbers lie int and float alike, between datetimes the str that are datetimes. Anything else is
+    in no range; but a date or a time without an offset is taken for UTC. A range that nothing can lie in is
+    no error.
 
     Attributes:
         field: Name of a payload field.
         gte, gt, lte, lt: The bounds: at least, more than, at most, less than. One or two of them, at most one
             on each side, int or float, or str. Numbers lie within +-(2**53 - 1), beyond which engines, which
             compare as float64, would confuse whole numbers. Equal floats are found by gte = lte only if they
-            have up to 15 digits, which is what is kept. Moments are RFC 3339 with an offset, to the
+            have up to 15 digits, which is what is kept. Datetimes are RFC 3339 with an offset, to the
             microsecond, such as "2024-05-01T12:00:00Z"; they compare as times, and are kept in UTC with six
             decimals.
     """
@@ -94,14 +94,14 @@ class Range:
             what = f"Range({self.field!r}, {name}=...)"
             check_scalar(bound, (str, int, float), what)
             if isinstance(bound, str):
-                in_utc = parse_moment(bound).replace(tzinfo=None).isoformat(timespec="microseconds")
+                in_utc = parse_datetime(bound).replace(tzinfo=None).isoformat(timespec="microseconds")
                 object.__setattr__(self, name, f"{in_utc}Z")  # so that equal ranges are equal
             elif abs(bound) >= 2**53:
                 raise ValueError(f"{what}: {bound!r} is beyond +-(2**53 - 1)")
         if len({isinstance(bound, str) for bound in bounds.values()}) > 1:
             raise TypeError(f"Range({self.field!r}): the bounds {bounds} are of two kinds")
-        if self.field in (INTEGER_FIELDS if self.of_moments else MOMENT_FIELDS):
-            kind = "moments" if self.of_moments else "numbers"
+        if self.field in (INTEGER_FIELDS if self.is_datetime else DATETIME_FIELDS):
+            kind = "datetimes" if self.is_datetime else "numbers"
             raise ValueError(f"Range({self.field!r}): no value of that field lies between {kind}")
 
     @property
@@ -111,8 +111,8 @@ class Range:
         return {name: bound for name, bound in named.items() if bound is not None}
 
     @property
-    def of_moments(self) -> bool:
-        """Whether the bounds are moments, not numbers."""
+    def is_datetime(self) -> bool:
+        """Whether the bounds are datetimes, not numbers."""
         return any(isinstance(bound, str) for bound in self.bounds.values())
 
     def numbers(self) -> dict[str, float]:
@@ -126,8 +126,8 @@ class Range:
             for name, bound in bounds.items()
         }
 
-    def moments(self) -> dict[str, str]:
-        """Return bounds between moments by name."""
+    def datetimes(self) -> dict[str, str]:
+        """Return bounds between datetimes by name."""
         return {name: bound for name, bound in self.bounds.items() if isinstance(bound, str)}
 
 
@@ -170,13 +170,13 @@ class Filter:
         return {one.field for one in (*self.must, *self.must_not) if not isinstance(one, Ids)}
 
 
-def parse_moment(text: str) -> datetime:
-    """Return a moment as a time in UTC.
+def parse_datetime(text: str) -> datetime:
+    """Return a text as a time in UTC.
 
     Raises:
         ValueError: If it is not RFC 3339 with an offset, to the microsecond, in the years 1 to 9999.
     """
-    parts = _MOMENT.fullmatch(text)
+    parts = _DATETIME.fullmatch(text)
     if parts:
         second, fraction, offset = parts.groups()
         # As Python 3.10 reads it: six digits, and no Z.
@@ -185,7 +185,7 @@ def parse_moment(text: str) -> datetime:
             return datetime.fromisoformat(exact).astimezone(timezone.utc)
         except (ValueError, OverflowError):
             pass
-    raise ValueError(f"a moment looks like 2024-05-01T12:00:00Z (RFC 3339), not {text!r}")
+    raise ValueError(f"a datetime looks like 2024-05-01T12:00:00Z (RFC 3339), not {text!r}")
 
 
 def _check_field(field: str) -> None:

@@ -151,7 +151,7 @@ def import_collection(
     with _reading(file) as reader:
         identity, points = reader.header.identity, reader.header.points
         live = store.live(name)
-        beside = live is None or not merge
+        staged = live is None or not merge
         if live is not None:
             if merge:
                 live.require_same(
@@ -172,15 +172,16 @@ def import_collection(
         for ids, _, _ in reader.batches():
             say_points(len(ids))
         say_stage("store")
-        with closing(store.open_version(name, identity, beside=beside)) as target:
+        open_target = store.create_staging if staged else store.open_version
+        with closing(open_target(name, identity)) as target:
             for ids, vectors, payloads in reader.batches():
                 target.upsert(ids, vectors, payloads)
                 say_points(len(ids))
-                if target.index_lags():
+                if target.needs_optimize():
                     say_stage("index")
                     target.optimize()
                     say_stage("store")
-            if beside and (stored := target.count()) != points:
+            if staged and (stored := target.count()) != points:
                 raise StoreError(
                     f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after all "
                     "were stored. Does something else write to it? Run the import again."
@@ -188,8 +189,8 @@ def import_collection(
             target.flush()
             say_stage("index")
             target.optimize()
-        if beside:
-            store.switch(name, identity, beside=True)
+        if staged:
+            store.promote(name, identity, staged=True)
     return points
 
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from imret.escape import escape_undecodable
 
-# What a filter can ask about, by kind: text, whole number, moment (RFC 3339 in UTC). Without `file_base64`,
+# What a filter can ask about, by kind: text, whole number, datetime (RFC 3339 in UTC). Without `file_base64`,
 # which only pictures with undecodable names have.
-FIELDS: dict[str, Literal["text", "number", "moment"]] = {
+FIELDS: dict[str, Literal["text", "number", "datetime"]] = {
     "category": "text",
     "path": "text",
     "source": "text",
@@ -26,7 +26,7 @@ FIELDS: dict[str, Literal["text", "number", "moment"]] = {
     "width": "number",
     "height": "number",
     "size_bytes": "number",
-    "modified": "moment",
+    "modified": "datetime",
 }
 
 _NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
@@ -111,7 +111,7 @@ def modified_time(mtime_ns: int) -> str:
         mtime_ns: Nanoseconds since 1970. Times outside the years 1 to 9999 are clamped to them.
     """
     try:
-        moment = _EPOCH + timedelta(microseconds=mtime_ns // 1000)
+        time = _EPOCH + timedelta(microseconds=mtime_ns // 1000)
     except OverflowError:
-        moment = (datetime.max if mtime_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
+        time = (datetime.max if mtime_ns > 0 else datetime.min).replace(tzinfo=timezone.utc)
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"

@@ -39,7 +39,7 @@ class Store(Protocol):
             DataError: If `name` cannot name a collection.
         """
 
-    def building(self, name: str) -> list[Identity]:
+    def staged_versions(self, name: str) -> list[Identity]:
         """Return the encoders of the versions that exist beside the live one and were never live."""
 
     def open(self, name: str) -> Collection:
@@ -50,7 +50,7 @@ class Store(Protocol):
             StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
-    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
+    def open_version(self, name: str, identity: Identity) -> Collection:
         """Open the version of an encoder to fill it, live or not; make it if there is none.
 
         A version cut short by a kill is resumed, one whose making was cut short is made again. An older one
@@ -59,8 +59,6 @@ class Store(Protocol):
         Args:
             name: Of the collection.
             identity: The encoder.
-            beside: Make an empty one that is not live, also where the live one is of the same encoder.
-                What an earlier attempt left in its place, whoever made it, is removed.
 
         Raises:
             DataError: If `name` cannot name a collection.
@@ -68,7 +66,14 @@ class Store(Protocol):
             StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
-    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+    def create_staging(self, name: str, identity: Identity) -> Collection:
+        """Make an empty version beside the live one, which may be of the same encoder, to fill and `promote`.
+
+        What an earlier attempt left in its place, whoever made it, is removed. Arguments and errors are those
+        of `open_version`.
+        """
+
+    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
         """Make a version live in one step, then remove the others.
 
         A version that somebody still reads is removed when nobody does any more.
@@ -76,7 +81,7 @@ class Store(Protocol):
         Args:
             name: Of the collection.
             identity: The encoder of the version; the live one if that is of this encoder.
-            beside: The one that is not live, as `open_version` made it.
+            staged: The one that is not live, as `create_staging` made it.
 
         Raises:
             StoreError: If the version does not exist.

@@ -19,7 +19,7 @@ MAX_OTHER_CHARS = 4_000
 MAX_TEXT_CHARS = 20_000  # a source and a path are together at most 16,384: see imret.web.images.safe_open
 
 
-def mended(point: Point) -> Point:
+def sanitize_payload(point: Point) -> Point:
     """Return a point that has at least the fields of every picture, each of its type.
 
     What is missing or of another type becomes a path that leads nowhere, or a hash that no other picture has;

@@ -43,7 +43,7 @@ def fill(store: EdgeStore, name: str, n: int) -> None:
     payloads = [{"category": f"c{i % 2}", "source": f"/photos {i % 2}", "path": f"{i}.jpg"} for i in range(n)]
     with closing(store.open_version(name, MODEL)) as opened:
         opened.upsert([str(uuid.UUID(int=i + 1)) for i in range(n)], vectors, payloads)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
 
 
 def names_in(folder: Path) -> list[str]:

@@ -28,7 +28,7 @@ def store_points(store: EdgeStore, numbers: range, *, name: str = "photos") -> N
     points = [point_of(i) for i in numbers]
     with_name = store.open_version(name, MODEL)
     with_name.upsert([p[0] for p in points], np.stack([p[1] for p in points]), [p[2] for p in points])
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     with_name.close()
 
 

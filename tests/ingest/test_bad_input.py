@@ -135,7 +135,7 @@ def _forbidden(folder: Path) -> Path:
     return file
 
 
-def _twins(folder: Path) -> Path:
+def _duplicates(folder: Path) -> Path:
     first = draw_picture(folder / "one.png", seed=5)
     (folder / "two.png").write_bytes(first.read_bytes())
     return folder / "two.png"
@@ -199,7 +199,7 @@ TAKEN: dict[str, Build] = {
     "category like ..": _named("../..fungi/a.png"),
     "category of 200 characters": _named("../" + "c" * 200 + "/a.png"),
     "category with quotes and a newline": _named('../it\'s "odd"\n/a.png'),
-    "two files with one content": _twins,
+    "two files with one content": _duplicates,
 }
 
 

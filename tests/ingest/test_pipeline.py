@@ -30,7 +30,7 @@ from ingest import decode_workers
 from ingest.decode_workers import Decoders
 from ingest.pipeline import ingest, processes_for
 from ingest.reconcile import Reconciler
-from ingest.report import Report, Tally
+from ingest.report import Counters, Report
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
@@ -111,7 +111,7 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
 
     optimized = Collection.optimize
     monkeypatch.setattr(Collection, "optimize", optimize)
-    monkeypatch.setattr(Collection, "index_lags", lambda collection: collection.count() == 2)
+    monkeypatch.setattr(Collection, "needs_optimize", lambda collection: collection.count() == 2)
     stages: list[str] = []
     _ingest(photos, tmp_path / "db", encoder, batch_size=1, on_stage=stages.append)
     assert len(stored) == 2
@@ -147,7 +147,7 @@ def test_encoding_goes_on_while_the_index_is_built(
     really_encode, really_optimize = Encoder.encode_pixels, Collection.optimize
     monkeypatch.setattr(Encoder, "encode_pixels", encode)
     monkeypatch.setattr(Collection, "optimize", optimize)
-    monkeypatch.setattr(Collection, "index_lags", lambda collection: collection.count() == 2)
+    monkeypatch.setattr(Collection, "needs_optimize", lambda collection: collection.count() == 2)
     _ingest(photos, tmp_path / "db", encoder, batch_size=1)
     assert meanwhile[0] >= 5
 
@@ -348,7 +348,7 @@ def test_a_rebuild_switches_to_the_new_model_when_it_is_complete(
         live = store.live("photos")
         assert live is not None
         assert live.fingerprint == other_encoder.fingerprint
-        assert store.building("photos") == []
+        assert store.staged_versions("photos") == []
     for path, point in _contents(tmp_path / "db").items():
         np.testing.assert_allclose(point.vector, other_encoder.encode_images([photos / path])[0], atol=1e-5)
 
@@ -760,7 +760,7 @@ def test_a_plan_that_is_closed_early_stops_looking_up(
     with open_store(str(tmp_path / "db")) as store, ThreadPoolExecutor(1) as pool:
         target = store.open_version("photos", Identity("m", encoder.fingerprint, encoder.dim))
         report = Report("photos", store.address, store.engine, "m", encoder.fingerprint, [])
-        plan = Reconciler(target, source, Tally(report)).plan(pool)
+        plan = Reconciler(target, source, Counters(report)).plan(pool)
         assert next(plan).record.path == "00.png"
         plan.close()
         assert "imret-look-up_0" not in {thread.name for thread in threading.enumerate()}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ingest.prefetch import in_lists, map_ahead, run_ahead
+from ingest.prefetch import in_lists, map_prefetch, prefetched
 
 
 def _numbers(n: int, made: list[int] | None = None) -> Generator[int, None, None]:
@@ -25,7 +25,7 @@ def test_results_come_in_order_though_later_ones_are_ready_first() -> None:
         return number * number
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(map_ahead(slow_when_early, _numbers(40), pool, ahead=lambda: 8)) == [
+        assert list(map_prefetch(slow_when_early, _numbers(40), pool, ahead=lambda: 8)) == [
             n * n for n in range(40)
         ]
 
@@ -33,7 +33,7 @@ def test_results_come_in_order_though_later_ones_are_ready_first() -> None:
 def test_no_more_items_are_taken_than_the_look_ahead() -> None:
     made: list[int] = []
     with ThreadPoolExecutor(2) as pool:
-        results = map_ahead(lambda n: n, _numbers(1000, made), pool, ahead=lambda: 5)
+        results = map_prefetch(lambda n: n, _numbers(1000, made), pool, ahead=lambda: 5)
         for taken in range(1, 20):
             next(results)
             assert len(made) <= taken + 5
@@ -48,7 +48,7 @@ def test_an_error_comes_in_its_turn() -> None:
 
     got: list[int] = []
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="seven"):
-        got.extend(map_ahead(refuse_seven, _numbers(50), pool, ahead=lambda: 4))
+        got.extend(map_prefetch(refuse_seven, _numbers(50), pool, ahead=lambda: 4))
     assert got == list(range(7))
 
 
@@ -60,13 +60,13 @@ def test_another_thread_makes_the_items_in_order_and_ends() -> None:
             makers.add(threading.current_thread().name)
             yield number
 
-    assert list(run_ahead(items(), depth=3)) == list(range(100))
+    assert list(prefetched(items(), depth=3)) == list(range(100))
     assert makers == {"imret-ahead"}
 
 
 def test_a_queue_of_two_holds_two() -> None:
     made: list[int] = []
-    ahead = run_ahead(_numbers(1000, made), depth=2)
+    ahead = prefetched(_numbers(1000, made), depth=2)
     assert next(ahead) == 0
     time.sleep(0.3)
     # One is in our hands, two wait in the queue, one is in the maker's hands.
@@ -84,7 +84,7 @@ def test_closing_early_stops_the_other_thread_and_closes_its_items() -> None:
         finally:
             closed.set()
 
-    ahead = run_ahead(endless(), depth=2)
+    ahead = prefetched(endless(), depth=2)
     next(ahead)
     ahead.close()
     assert closed.is_set()
@@ -98,7 +98,7 @@ def test_an_error_of_the_other_thread_comes_after_what_it_made() -> None:
 
     got: list[int] = []
     with pytest.raises(OSError, match="gone"):
-        got.extend(run_ahead(failing(), depth=2))
+        got.extend(prefetched(failing(), depth=2))
     assert got == [1, 2]
 
 
@@ -115,7 +115,7 @@ def test_an_error_of_the_items_comes_at_once_and_what_waits_is_cancelled() -> No
         done.append(number)
 
     with ThreadPoolExecutor(1) as pool:
-        results = map_ahead(slow, failing(), pool, ahead=lambda: 9)
+        results = map_prefetch(slow, failing(), pool, ahead=lambda: 9)
         with pytest.raises(OSError, match="gone"):
             next(results)
         release.set()
@@ -126,7 +126,7 @@ def test_the_look_ahead_may_change_on_the_way() -> None:
     made: list[int] = []
     ahead = 2
     with ThreadPoolExecutor(2) as pool:
-        results = map_ahead(lambda n: n, _numbers(1000, made), pool, ahead=lambda: ahead)
+        results = map_prefetch(lambda n: n, _numbers(1000, made), pool, ahead=lambda: ahead)
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         assert len(made) == 4
         ahead = 20

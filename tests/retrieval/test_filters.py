@@ -18,7 +18,7 @@ from imret.retrieval.filters import (
     parse_where,
 )
 from imret.store import Condition, Filter, Ids, Match, Range
-from imret.store.filter import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
+from imret.store.filter import DATETIME_FIELDS, INTEGER_FIELDS, KEYWORD_FIELDS
 from imret.store.payload import FIELDS, make_payload
 
 UUID_1 = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"
@@ -159,7 +159,7 @@ def test_the_fields_are_those_that_ingest_stores_and_of_the_kinds_that_the_store
     assert by_kind == {
         "text": set(KEYWORD_FIELDS),
         "number": set(INTEGER_FIELDS),
-        "moment": set(MOMENT_FIELDS),
+        "moment": set(DATETIME_FIELDS),
     }
 
 

@@ -25,7 +25,7 @@ from imret.store import INDEXED_FIELDS, Collection, Condition, Filter, Identity,
 from imret.store.embedded import locks
 from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.store import EdgeStore
-from imret.store.filter import INTEGER_FIELDS, KEYWORD_FIELDS, MOMENT_FIELDS
+from imret.store.filter import DATETIME_FIELDS, INTEGER_FIELDS, KEYWORD_FIELDS
 from imret.store.server.store import ServerStore
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
@@ -158,7 +158,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Collection]]:
             store = stack.enter_context(ServerStore(qdrant.url))
         if "before" not in request.param:
             store.open_version(name, MODEL).upsert(IDS, VECTORS, PAYLOADS)
-            store.switch(name, MODEL)
+            store.promote(name, MODEL)
         yield request.param, store.open(name)
 
 
@@ -178,10 +178,10 @@ def _store_without_indexes(folder: str, name: str) -> None:
     """Make a store as imret made them when it knew no ranges: only texts have an index."""
     with EdgeStore(folder) as store:
         store.open_version(name, MODEL).upsert(IDS, VECTORS, PAYLOADS)
-        store.switch(name, MODEL)
+        store.promote(name, MODEL)
     (shard_folder,) = Path(folder).glob(f"{name}/*/shard")
     shard = qe.EdgeShard.load(str(shard_folder))
-    for field in (*INTEGER_FIELDS, *MOMENT_FIELDS):
+    for field in (*INTEGER_FIELDS, *DATETIME_FIELDS):
         shard.update(qe.UpdateOperation.delete_field_index(field))
     shard.flush()
     shard.close()
@@ -328,8 +328,8 @@ def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_a
     ids = [str(uuid.UUID(int=i)) for i in range(n)]
     sizes = rng.permutation(n)
     (db / "photos").mkdir(parents=True)
-    holder, identity = locks.Holder(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
-    shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=10_000)
+    owner, identity = locks.LockOwner(os.getpid(), "test", ""), Identity("m", "c3" * 32, dim)
+    shard = edge_shard.Shard(db / "photos" / "v", identity, owner=owner, index_from_kb=10_000)
     try:
         shard.upsert(ids, vectors, [{"size_bytes": int(size), "no_index": int(size)} for size in sizes])
         shard.optimize()
@@ -402,9 +402,9 @@ def test_a_server_compares_with_all_that_pass_where_a_filter_asks_about_a_field_
         ("width", {"gte": [1]}, "of type list"),
         ("taken", {"gte": 1, "lt": "2024-05-01T12:00:00Z"}, "are of two kinds"),
         ("modified", {"gte": 2024}, "no value of that field lies between numbers"),
-        ("width", {"gte": "2024-05-01T12:00:00Z"}, "no value of that field lies between moments"),
+        ("width", {"gte": "2024-05-01T12:00:00Z"}, "no value of that field lies between datetimes"),
         *(
-            ("modified", {"gte": text}, "a moment looks like 2024-05-01T12:00:00Z")
+            ("modified", {"gte": text}, "a datetime looks like 2024-05-01T12:00:00Z")
             for text in (
                 *("", "2024", "2024-05-01", "2024-05-01T12:00:00", "2024-05-01 12:00:00Z"),
                 *("2024-05-01T12:00Z", "2024-05-01T12:00:00.1234567Z", "2024-05-01T12:00:00.Z"),
@@ -439,8 +439,8 @@ def test_ids_that_are_none_or_no_uuids_are_refused(ids: tuple[str, ...]) -> None
         ({"width": 640.0}, "'width': 640.0 is of type float"),
         ({"size_bytes": "5 MB"}, "'size_bytes': '5 MB' is of type str"),
         ({"modified": 1_714_564_800}, "'modified': 1714564800 is of type int"),
-        ({"modified": "yesterday"}, "a moment looks like 2024-05-01T12:00:00Z .RFC 3339., not 'yesterday'"),
-        ({"modified": "2016-12-31T23:59:60Z"}, "a moment looks like"),
+        ({"modified": "yesterday"}, "a datetime looks like 2024-05-01T12:00:00Z .RFC 3339., not 'yesterday'"),
+        ({"modified": "2016-12-31T23:59:60Z"}, "a datetime looks like"),
     ],
 )
 def test_a_field_with_an_index_holds_only_values_of_its_kind(

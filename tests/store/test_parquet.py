@@ -79,16 +79,17 @@ def payload_of(i: int) -> dict[str, Any]:
 
 
 def fill(
-    store: Store, name: str, numbers: range, identity: Identity = MODEL, *, beside: bool = False
+    store: Store, name: str, numbers: range, identity: Identity = MODEL, *, staged: bool = False
 ) -> None:
     vectors = np.random.default_rng(numbers.start).standard_normal((len(numbers), identity.dim))
-    with closing(store.open_version(name, identity, beside=beside)) as opened:
+    open_target = store.create_staging if staged else store.open_version
+    with closing(open_target(name, identity)) as opened:
         opened.upsert(
             [str(uuid.UUID(int=i + 1)) for i in numbers],
             vectors.astype(np.float32),
             [payload_of(i) for i in numbers],
         )
-    store.switch(name, identity, beside=beside)
+    store.promote(name, identity, staged=staged)
 
 
 def everything(store: Store, name: str) -> list[Point]:
@@ -159,7 +160,7 @@ def test_a_long_import_indexes_where_the_index_lags_and_says_so(
     fill(embedded, name, range(50))
     export_collection(embedded, name, folder / "a.parquet")
     lags = iter([True])
-    monkeypatch.setattr(Collection, "index_lags", lambda collection: next(lags, False))
+    monkeypatch.setattr(Collection, "needs_optimize", lambda collection: next(lags, False))
     stages: list[str] = []
     import_collection(folder / "a.parquet", embedded, name, replace=True, on_stage=stages.append)
     assert stages == ["verify", "store", "index", "store", "index"]
@@ -188,7 +189,7 @@ def test_a_replaced_collection_answers_until_the_new_one_is_complete(
         import_collection(folder / "a.parquet", store, name, replace=True, on_stage=look)
         assert stages == ["verify", "store", "index"]
         assert store.live(name) == MODEL
-        assert store.building(name) == []
+        assert store.staged_versions(name) == []
         assert typed(everything(store, name)) == typed([Point(*p) for p in _points(range(50))])
 
 
@@ -200,7 +201,7 @@ def _points(numbers: range) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_a_collection_that_exists_is_not_replaced_unasked(embedded: Store, folder: Path) -> None:
     fill(embedded, "photos", range(10))
     export_collection(embedded, "photos", folder / "a.parquet")
-    fill(embedded, "photos", range(10, 13), beside=True)
+    fill(embedded, "photos", range(10, 13), staged=True)
     with pytest.raises(DataError, match=r"'photos' exists already.*--replace.*--merge.*--collection"):
         import_collection(folder / "a.parquet", embedded, "photos")
     assert len(everything(embedded, "photos")) == 3
@@ -212,7 +213,7 @@ def test_a_merge_adds_and_replaces_by_id(embedded: Store, folder: Path) -> None:
     fill(embedded, "photos", range(10))
     export_collection(embedded, "photos", folder / "a.parquet")
     moved = Identity("/new/place", MODEL.fingerprint, DIM)
-    fill(embedded, "photos", range(5, 15), moved, beside=True)
+    fill(embedded, "photos", range(5, 15), moved, staged=True)
     assert import_collection(folder / "a.parquet", embedded, "photos", merge=True) == 10
     assert typed(everything(embedded, "photos")) == typed([Point(*p) for p in _points(range(15))])
     assert embedded.live("photos") == moved  # the name that works on this machine
@@ -385,7 +386,7 @@ def test_a_file_cut_short_anywhere_is_refused(embedded: Store, folder: Path) -> 
         (folder / "cut.parquet").write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"cut.parquet.* (?s:.*)Copy it again"):
             import_collection(folder / "cut.parquet", embedded, "cut")
-    assert embedded.building("cut") == []
+    assert embedded.staged_versions("cut") == []
 
 
 def test_a_changed_byte_is_refused_or_changes_nothing(embedded: Store, folder: Path) -> None:
@@ -598,7 +599,7 @@ def test_a_kill_9_during_an_import_leaves_the_old_collection_or_the_new_one(fold
             assert status == 0, f"the import after a kill at {moment:.3f} s failed"
             with EdgeStore(folder / "db", lock_timeout_s=20) as store:
                 found = everything(store, "photos")
-                assert store.building("photos") == []
+                assert store.staged_versions("photos") == []
             assert typed(found) == typed(expected)
             np.testing.assert_allclose(vectors_of(found), vectors_of(expected), rtol=0, atol=2e-7)
         assert n_killed >= 2, "the kills came too late to mean anything"
@@ -615,9 +616,7 @@ def test_an_import_to_a_server_that_is_cut_short_is_made_again(
     export_collection(embedded, "photos", folder / "a.parquet")
     if live is not None:
         fill(server, name, range(5_000, 5_020), live)
-    with closing(
-        server.open_version(name, MODEL, beside=True)
-    ) as left:  # of another attempt, with more in it
+    with closing(server.create_staging(name, MODEL)) as left:  # of another attempt, with more in it
         left.upsert([str(uuid.UUID(int=2**100))], np.ones((1, DIM), np.float32), [{"category": "left"}])
 
     for stop_after in (3_500, 5_999):  # 3,000 are verified first
@@ -635,7 +634,7 @@ def test_an_import_to_a_server_that_is_cut_short_is_made_again(
             assert len(everything(server, name)) == 20
     import_collection(folder / "a.parquet", server, name, replace=True)
     assert typed(everything(server, name)) == typed(everything(embedded, "photos"))
-    assert server.building(name) == []
+    assert server.staged_versions(name) == []
 
 
 def test_points_that_somebody_else_stores_meanwhile_are_noticed(
@@ -686,7 +685,7 @@ with EdgeStore(folder + "/db", index_from_kb=10**9) as store:  # no index is bui
             ids = [str(uuid.UUID(int=i + 1)) for i in range(start, start + 1_000)]
             opened.upsert(ids, rng.standard_normal((1_000, dim), np.float32), [{"path": one} for one in ids])
         opened.close()
-        store.switch(name, model)
+        store.promote(name, model)
     peaks = {}
     for name in ("few", "many"):  # the first also loads what is loaded once
         file = f"{folder}/{name}.parquet"

@@ -12,7 +12,7 @@ import pytest
 from imret.errors import ImageError
 from imret.store import Point
 from imret.store.payload import file_of, make_payload
-from imret.store.sanitize import mended
+from imret.store.sanitize import sanitize_payload
 from imret.web.images.safe_open import place_of
 
 ID = "00000000-0000-0000-0000-000000000001"
@@ -44,7 +44,7 @@ WHOLE: dict[str, Any] = make_payload(
 )
 def test_what_ingest_writes_is_left_as_it_is(payload: dict[str, Any]) -> None:
     point = Point(ID, payload, None, 0.5)
-    assert mended(point) is point
+    assert sanitize_payload(point) is point
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_ingest_writes_is_left_as_it_is(payload: dict[str, Any]) -> None:
     ],
 )
 def test_a_point_without_a_place_leads_nowhere_and_spoils_nothing(broken: dict[str, Any]) -> None:
-    payload = mended(Point(ID, broken, None, 0.5)).payload
+    payload = sanitize_payload(Point(ID, broken, None, 0.5)).payload
     assert isinstance(file_of(payload), str)
     assert isinstance(payload["sha256"], str)
     with pytest.raises(ImageError, match="not one that imret ingest writes"):
@@ -84,6 +84,6 @@ def test_a_point_without_a_place_leads_nowhere_and_spoils_nothing(broken: dict[s
     ],
 )
 def test_a_field_of_another_type_or_too_large_is_left_out(name: str, value: Any) -> None:
-    payload = mended(Point(ID, {**WHOLE, name: value}, None, 0.5)).payload
+    payload = sanitize_payload(Point(ID, {**WHOLE, name: value}, None, 0.5)).payload
     assert payload == {key: one for key, one in WHOLE.items() if key != name}
     json.dumps(payload, allow_nan=False)

@@ -82,7 +82,7 @@ def name(store: Store) -> Iterator[str]:
 def collection(store: Store, name: str) -> Iterator[Collection]:
     """An empty live collection."""
     opened = store.open_version(name, MODEL)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     yield opened
     opened.close()
 
@@ -452,10 +452,10 @@ def test_a_new_version_is_built_beside_the_live_one_and_replaces_it_in_one_step(
 ) -> None:
     assert store.live(name) is None
     first = store.open_version(name, MODEL)
-    assert store.building(name) == [MODEL]
+    assert store.staged_versions(name) == [MODEL]
     assert name not in store.collections()
     first.upsert(ids_of(3), np.stack([one_vector(i) for i in range(3)]), [{}] * 3)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     first.close()
     assert store.live(name) == MODEL
     assert name in store.collections()
@@ -463,15 +463,15 @@ def test_a_new_version_is_built_beside_the_live_one_and_replaces_it_in_one_step(
     second = store.open_version(name, OTHER_MODEL)
     assert second.identity == OTHER_MODEL
     assert second.count() == 0
-    assert store.building(name) == [OTHER_MODEL]
+    assert store.staged_versions(name) == [OTHER_MODEL]
     with_first = store.open(name)
     assert with_first.identity == MODEL
     assert with_first.count() == 3
     with_first.close()
     second.upsert(ids_of(1), one_vector()[None], [{}])
-    store.switch(name, OTHER_MODEL)
+    store.promote(name, OTHER_MODEL)
     assert store.live(name) == OTHER_MODEL
-    assert store.building(name) == []
+    assert store.staged_versions(name) == []
     assert store.open(name).count() == 1
 
 
@@ -481,17 +481,17 @@ def test_the_name_of_the_live_version_changes_with_it_and_a_handle_knows_its_own
     assert store.version(name) is None
     with closing(store.open_version(name, MODEL)) as first:
         assert store.version(name) is None
-        store.switch(name, MODEL)
+        store.promote(name, MODEL)
         assert store.version(name) == first.version
         with closing(store.open(name)) as also_first, closing(store.open_version(name, MODEL)) as third:
             assert also_first.version == third.version == first.version
         with closing(store.open_version(name, OTHER_MODEL)) as second:
             assert store.version(name) == first.version != second.version
-            store.switch(name, OTHER_MODEL)
+            store.promote(name, OTHER_MODEL)
             assert store.version(name) == second.version
-        with closing(store.open_version(name, OTHER_MODEL, beside=True)) as beside:
+        with closing(store.create_staging(name, OTHER_MODEL)) as beside:
             assert store.version(name) == second.version != beside.version
-            store.switch(name, OTHER_MODEL, beside=True)
+            store.promote(name, OTHER_MODEL, staged=True)
             assert store.version(name) == beside.version
             with closing(store.open(name)) as live:
                 assert live.version == beside.version
@@ -510,16 +510,16 @@ def test_a_version_is_resumed_with_what_it_holds(store: Store, name: str) -> Non
 
 def test_switching_to_the_live_version_changes_nothing(store: Store, name: str) -> None:
     store.open_version(name, MODEL).upsert(ids_of(1), one_vector()[None], [{}])
-    store.switch(name, MODEL)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
+    store.promote(name, MODEL)
     assert store.open(name).count() == 1
 
 
 def test_switching_to_a_version_that_does_not_exist_is_refused(store: Store, name: str) -> None:
     store.open_version(name, MODEL)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     with pytest.raises(StoreError, match="no version"):
-        store.switch(name, OTHER_MODEL)
+        store.promote(name, OTHER_MODEL)
     assert store.live(name) == MODEL
 
 
@@ -532,19 +532,19 @@ def test_a_version_of_the_same_encoder_is_built_beside_the_live_one(store: Store
         if live == "a":
             with closing(store.open_version(name, MODEL)) as first:
                 one_point(first, live)
-            store.switch(name, MODEL)
-        with closing(store.open_version(name, MODEL, beside=True)) as beside:
+            store.promote(name, MODEL)
+        with closing(store.create_staging(name, MODEL)) as beside:
             assert beside.count() == 0
             one_point(beside, new)
-            assert store.building(name) == [MODEL]
+            assert store.staged_versions(name) == [MODEL]
         with closing(store.open(name)) as reader:
             assert reader.facet("category") == {live: 1}
-        store.switch(name, MODEL)  # means the live one, which it is already; the other is removed
-        assert store.building(name) == []
-        with closing(store.open_version(name, MODEL, beside=True)) as beside:
+        store.promote(name, MODEL)  # means the live one, which it is already; the other is removed
+        assert store.staged_versions(name) == []
+        with closing(store.create_staging(name, MODEL)) as beside:
             one_point(beside, new)
-        store.switch(name, MODEL, beside=True)
-        assert store.building(name) == []
+        store.promote(name, MODEL, staged=True)
+        assert store.staged_versions(name) == []
         with closing(store.open(name)) as reader:
             assert reader.facet("category") == {new: 1}
         with closing(store.open_version(name, MODEL)) as resumed:  # what an ingest does
@@ -554,19 +554,19 @@ def test_a_version_of_the_same_encoder_is_built_beside_the_live_one(store: Store
 def test_a_version_beside_the_live_one_starts_empty_whatever_was_left(store: Store, name: str) -> None:
     with closing(store.open_version(name, MODEL)) as first:
         one_point(first, "live")
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     for identity in (MODEL, OTHER_MODEL):
         for _ in range(2):
-            with closing(store.open_version(name, identity, beside=True)) as beside:
+            with closing(store.create_staging(name, identity)) as beside:
                 assert beside.count() == 0
                 one_point(beside, "half")
     with closing(store.open(name)) as reader:
         assert reader.facet("category") == {"live": 1}
-    store.switch(name, OTHER_MODEL, beside=True)
+    store.promote(name, OTHER_MODEL, staged=True)
     assert store.live(name) == OTHER_MODEL
-    assert store.building(name) == []
+    assert store.staged_versions(name) == []
     with pytest.raises(StoreError, match="no version"):
-        store.switch(name, OTHER_MODEL, beside=True)
+        store.promote(name, OTHER_MODEL, staged=True)
 
 
 @pytest.fixture
@@ -582,9 +582,9 @@ def test_a_renamed_collection_is_itself_under_the_new_name_only(
     reference = Reference(60)
     with closing(store.open_version(name, MODEL)) as filled:
         reference.fill(filled)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     store.rename(name, other_name)
-    assert (store.live(name), store.building(name)) == (None, [])
+    assert (store.live(name), store.staged_versions(name)) == (None, [])
     assert store.live(other_name) == MODEL
     assert other_name in store.collections()
     assert name not in store.collections()
@@ -604,16 +604,16 @@ def test_a_renamed_collection_is_itself_under_the_new_name_only(
 def test_the_old_name_of_a_renamed_collection_is_free(store: Store, name: str, other_name: str) -> None:
     with closing(store.open_version(name, MODEL)) as first:
         one_point(first, "renamed")
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     store.rename(name, other_name)
     with closing(store.open_version(name, MODEL)) as again:  # the same name and encoder as the renamed had
         assert again.count() == 0
         one_point(again, "new")
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     for each, category in ((name, "new"), (other_name, "renamed")):
         with closing(store.open(each)) as opened:
             assert opened.facet("category") == {category: 1}
-        assert store.building(each) == []
+        assert store.staged_versions(each) == []
     with pytest.raises(DataError, match=f"cannot rename '{name}' to '{other_name}'.*collections delete"):
         store.rename(name, other_name)
     store.drop(name)
@@ -623,21 +623,21 @@ def test_the_old_name_of_a_renamed_collection_is_free(store: Store, name: str, o
 
 def test_a_renamed_collection_can_be_rebuilt_and_dropped(store: Store, name: str, other_name: str) -> None:
     store.open_version(name, MODEL).close()
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     with closing(store.open_version(name, OTHER_MODEL)) as rebuilding:
         one_point(rebuilding, "rebuilt")
     store.rename(name, other_name)
-    assert store.building(other_name) == [OTHER_MODEL]
-    assert store.building(name) == []
+    assert store.staged_versions(other_name) == [OTHER_MODEL]
+    assert store.staged_versions(name) == []
     with closing(store.open_version(other_name, OTHER_MODEL)) as resumed:
         assert resumed.count() == 1
-    store.switch(other_name, OTHER_MODEL)
+    store.promote(other_name, OTHER_MODEL)
     assert store.live(other_name) == OTHER_MODEL
-    assert store.building(other_name) == []
+    assert store.staged_versions(other_name) == []
     store.drop(other_name)
     assert other_name not in store.collections()
     store.open_version(other_name, MODEL).close()
-    assert store.building(other_name) == [MODEL]
+    assert store.staged_versions(other_name) == [MODEL]
 
 
 def test_a_rename_of_what_does_not_exist_or_to_what_does_is_refused(
@@ -648,18 +648,18 @@ def test_a_rename_of_what_does_not_exist_or_to_what_does_is_refused(
         store.rename(name, other_name)
     with pytest.raises(DataError, match="no collection 'nonesuch'"):
         store.rename("nonesuch", other_name)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     store.open_version(other_name, MODEL).close()  # being built is being there
     for taken in (name, other_name):
         with pytest.raises(DataError, match=f"cannot rename '{name}' to '{taken}'"):
             store.rename(name, taken)
     assert store.live(name) == MODEL
-    assert store.building(other_name) == [MODEL]
+    assert store.staged_versions(other_name) == [MODEL]
 
 
 def test_the_same_weights_under_a_new_name_resume_the_version_and_rename_it(store: Store, name: str) -> None:
     store.open_version(name, MODEL).upsert(ids_of(1), one_vector()[None], [{}])
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     moved = Identity("/new/place", MODEL.fingerprint, DIM)
     assert store.open_version(name, moved).count() == 1
     assert store.live(name) == moved
@@ -669,7 +669,7 @@ def test_a_fingerprint_that_agrees_in_its_first_digits_only_is_another_encoder(
     store: Store, name: str
 ) -> None:
     store.open_version(name, MODEL)
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     nearly = Identity("other", MODEL.fingerprint[:16] + "0" * 48, DIM)
     with pytest.raises(StoreError, match=MODEL.fingerprint):
         store.open_version(name, nearly)
@@ -678,14 +678,14 @@ def test_a_fingerprint_that_agrees_in_its_first_digits_only_is_another_encoder(
 def test_a_dropped_collection_is_gone_and_can_be_made_again(store: Store, name: str) -> None:
     version = store.open_version(name, MODEL)
     version.upsert(ids_of(1), one_vector()[None], [{}])
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     store.open_version(name, OTHER_MODEL).close()
     store.drop(name)
     with pytest.raises(StoreError):
         version.count()
     version.close()
     assert store.live(name) is None
-    assert store.building(name) == []
+    assert store.staged_versions(name) == []
     assert name not in store.collections()
     store.drop(name)
     assert store.open_version(name, MODEL).count() == 0
@@ -694,13 +694,13 @@ def test_a_dropped_collection_is_gone_and_can_be_made_again(store: Store, name: 
 def test_one_name_may_begin_another(store: Store, name: str) -> None:
     longer = f"{name}.{MODEL.version}"
     store.open_version(name, MODEL).upsert(ids_of(1), one_vector()[None], [{}])
-    store.switch(name, MODEL)
+    store.promote(name, MODEL)
     if store.engine == "server":
         with pytest.raises(StoreError, match="did not make"):  # that is what Qdrant knows the version by
             store.open_version(longer, MODEL)
     else:
         store.open_version(longer, MODEL).close()
-        store.switch(longer, MODEL)
+        store.promote(longer, MODEL)
         assert {name, longer} <= set(store.collections())
         store.drop(longer)
     assert store.open(name).count() == 1
@@ -724,7 +724,7 @@ def test_names_that_could_leave_the_store_are_refused(store: Store) -> None:
         store.building,
         store.drop,
         lambda name: store.open_version(name, MODEL),
-        lambda name: store.switch(name, MODEL),
+        lambda name: store.promote(name, MODEL),
         lambda name: store.rename(name, "new"),
         lambda name: store.rename("old", name),
     ]

@@ -47,7 +47,7 @@ class WorkerClient:
     def __init__(self, address: str, connection: socket.socket) -> None:
         self._address = address
         self._connection = connection
-        self._owner = os.getpid()
+        self._pid = os.getpid()
         self._talker = ThreadPoolExecutor(1, "imret-edge")
 
     def call(self, operation: str, *arguments: Any) -> Any:
@@ -56,7 +56,7 @@ class WorkerClient:
         Raises:
             StoreUnavailable: If it died; the message says what is known of it.
         """
-        if os.getpid() != self._owner:
+        if os.getpid() != self._pid:
             raise StoreError("this store was opened before a fork; open it in the process that uses it")
         closed = StoreError(f"the store {self._address!r} is closed")
         try:
@@ -73,7 +73,7 @@ class WorkerClient:
 
     def close(self) -> None:
         """Hang up."""
-        if os.getpid() == self._owner:
+        if os.getpid() == self._pid:
             self._talker.shutdown(wait=False, cancel_futures=True)
             self._hang_up()
 
@@ -97,24 +97,25 @@ class PeerClient(WorkerClient):
 
     Args:
         address: Of the store, for messages.
-        holder: The other program.
+        owner: The other program.
         connection: From `unix_socket.connect`.
     """
 
-    def __init__(self, address: str, holder: locks.Holder, connection: socket.socket) -> None:
+    def __init__(self, address: str, owner: locks.LockOwner, connection: socket.socket) -> None:
         super().__init__(address, connection)
-        self._holder = holder
-        self._finalizer = weakref.finalize(self, _close, connection, self._owner)
+        self._lock_owner = owner
+        self._finalizer = weakref.finalize(self, _close, connection, self._pid)
 
     @classmethod
-    def connect(cls, address: str, holder: locks.Holder) -> PeerClient | None:
+    def connect(cls, address: str, owner: locks.LockOwner) -> PeerClient | None:
         """Return a client of a program that shares, or None if it does not answer: its note was stale."""
-        connection = unix_socket.connect(holder.socket)
-        return None if connection is None else cls(address, holder, connection)
+        connection = unix_socket.connect(owner.socket)
+        return None if connection is None else cls(address, owner, connection)
 
     def _dead(self) -> StoreUnavailable:
+        owner = self._lock_owner
         return StoreUnavailable(
-            f"process {self._holder.pid} ({self._holder.command}) has ended, through which this one used "
+            f"process {owner.pid} ({owner.command}) has ended, through which this one used "
             f"the store {self._address!r}. What was acknowledged is safe: run the command again."
         )
 
@@ -122,8 +123,8 @@ class PeerClient(WorkerClient):
         self._finalizer()
 
 
-def _close(connection: socket.socket, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child must not end its parent's conversation
+def _close(connection: socket.socket, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child must not end its parent's conversation
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for an answer
     connection.close()
@@ -153,10 +154,10 @@ class WorkerProcess(WorkerClient):
                 # One thread is enough for the little that numpy does there, and starts faster.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
-        self._finalizer = weakref.finalize(self, _end, self._process, ours, self._stderr, self._owner)
-        holder = locks.Holder(self._owner, _command(), time.strftime("%Y-%m-%d %H:%M"))
+        self._finalizer = weakref.finalize(self, _end, self._process, ours, self._stderr, self._pid)
+        owner = locks.LockOwner(self._pid, _command(), time.strftime("%Y-%m-%d %H:%M"))
         try:
-            self.socket: str = self.call("hello", self._owner, share_in, holder, index_from_kb)
+            self.socket: str = self.call("hello", self._pid, share_in, owner, index_from_kb)
         except BaseException:
             self.close()
             raise
@@ -189,9 +190,9 @@ class WorkerProcess(WorkerClient):
         )
 
 
-def _end(process: subprocess.Popen[bytes], connection: socket.socket, stderr: IO[bytes], owner: int) -> None:
+def _end(process: subprocess.Popen[bytes], connection: socket.socket, stderr: IO[bytes], pid: int) -> None:
     """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
-    if os.getpid() == owner:  # a forked child must not wait for, or kill, its parent's worker
+    if os.getpid() == pid:  # a forked child must not wait for, or kill, its parent's worker
         with suppress(OSError):
             connection.shutdown(socket.SHUT_WR)  # it may answer what it was asked; then it ends
         try:

@@ -64,8 +64,8 @@ class EdgeEngine:
     def flush(self) -> None:
         self._call("flush")
 
-    def index_lags(self) -> bool:
-        return bool(self._call("index_lags"))
+    def needs_optimize(self) -> bool:
+        return bool(self._call("needs_optimize"))
 
     def optimize(self) -> None:
         self._call("optimize")

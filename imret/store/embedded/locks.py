@@ -14,7 +14,7 @@ from imret.errors import StoreLocked
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """The process that has a version open, as others will read it in their error, or reach it.
 
     Attributes:
@@ -45,14 +45,14 @@ class VersionLock:
 
     Args:
         version: Folder of the version.
-        holder: Who will be told to others.
+        owner: Who will be told to others.
 
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
     """
 
-    def __init__(self, version: Path, holder: Holder) -> None:
+    def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -60,18 +60,18 @@ class VersionLock:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, self._path):
                     break
-                os.close(descriptor)  # its last holder removed the file between our open and our lock
+                os.close(descriptor)  # its last owner removed the file between our open and our lock
             except BlockingIOError:
                 os.close(descriptor)
-                raise locked(version, read_holder(version), holder.pid) from None
+                raise locked(version, read_owner(version), owner.pid) from None
             except OSError:
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(holder)).encode(), 0)
+        os.pwrite(descriptor, json.dumps(asdict(owner)).encode(), 0)
 
-    def clear_note(self) -> None:
+    def clear_owner(self) -> None:
         """Forget who holds it, and hold it until the process ends, which is now."""
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
@@ -109,29 +109,31 @@ def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def read_holder(version: Path) -> Holder | None:
+def read_owner(version: Path) -> LockOwner | None:
     """Return what is noted in the lock of a version, or None if nothing is.
 
     A courtesy, which may be stale, or be written this moment: who holds it, only the lock itself tells.
     """
     try:
         note = json.loads(_lock_of(version).read_bytes())
-        return Holder(**{field.name: note[field.name] for field in fields(Holder) if field.name in note})
+        return LockOwner(
+            **{field.name: note[field.name] for field in fields(LockOwner) if field.name in note}
+        )
     except (OSError, ValueError, TypeError):
         return None
 
 
-def locked(version: Path, holder: Holder | None, own_pid: int) -> LockedElsewhere:
+def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewhere:
     """Return the error for a version that another process has open."""
-    shares = holder is not None and holder.socket and holder.pid != own_pid and _is_running(holder.pid)
-    if holder is None:
+    shares = owner is not None and owner.socket and owner.pid != own_pid and _is_running(owner.pid)
+    if owner is None:
         by = "another process"
-    elif holder.pid == own_pid:
-        by = f"this process ({holder.pid}), which opened the store twice"
-    elif not _is_running(holder.pid):
-        by = f"what is left of process {holder.pid} ({holder.command}), which ended and is still writing"
+    elif owner.pid == own_pid:
+        by = f"this process ({owner.pid}), which opened the store twice"
+    elif not _is_running(owner.pid):
+        by = f"what is left of process {owner.pid} ({owner.command}), which ended and is still writing"
     else:
-        by = f"process {holder.pid} ({holder.command}), since {holder.since}"
+        by = f"process {owner.pid} ({owner.command}), since {owner.since}"
     use = f"the collection {version.parent.name!r} in {str(version.parent.parent)!r} is in use by {by}. "
     server = "or run a server that serves many: docker compose up qdrant, then --db http://localhost:6333"
     if shares:

@@ -24,10 +24,10 @@ from imret.files import sync_folder
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
 from imret.store.filter import (
+    DATETIME_FIELDS,
     INDEXED_FIELDS,
     INTEGER_FIELDS,
     KEYWORD_FIELDS,
-    MOMENT_FIELDS,
     Condition,
     Filter,
     Ids,
@@ -66,7 +66,7 @@ class Shard:
     Args:
         path: Folder of the version.
         identity: The encoder to make it for if it does not exist, or None to open only.
-        holder: Whom to name to other processes.
+        owner: Whom to name to other processes.
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built.
         empty: Make it anew, whatever is there.
 
@@ -82,7 +82,7 @@ class Shard:
         path: Path,
         identity: Identity | None,
         *,
-        holder: locks.Holder,
+        owner: locks.LockOwner,
         index_from_kb: int,
         empty: bool = False,
     ) -> None:
@@ -92,7 +92,7 @@ class Shard:
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
         try:
-            self._lock = locks.VersionLock(path, holder)
+            self._lock = locks.VersionLock(path, owner)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
@@ -210,7 +210,7 @@ class Shard:
         """
         if self._unflushed:
             self.flush()
-        self._lock.clear_note()
+        self._lock.clear_owner()
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
@@ -298,7 +298,7 @@ class Shard:
         self.engine.flush()
         self._unflushed = 0
 
-    def index_lags(self) -> bool:
+    def needs_optimize(self) -> bool:
         return self._plain >= max(INDEX_POINTS, self._indexed)
 
     def optimize(self) -> None:
@@ -348,13 +348,13 @@ def _give_back_memory() -> None:
 
 
 def _index_of(field: str) -> Any:
-    # No links in the graph for numbers and moments: with them, 30,000 vectors of 1,024 took four times as
+    # No links in the graph for numbers and datetimes: with them, 30,000 vectors of 1,024 took four times as
     # long to index (88 s), and behind a range that keeps a tenth ACORN finds as much without (recall 0.998;
     # 0.51 with neither).
     mapped = qe.Memory.Cached
     if field in INTEGER_FIELDS:
         return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=mapped)
-    if field in MOMENT_FIELDS:
+    if field in DATETIME_FIELDS:
         return qe.DatetimeIndexParams(enable_hnsw=False, memory=mapped)
     if field in ("path", "sha256"):  # a value for each point
         return qe.KeywordIndexParams(memory=mapped)
@@ -387,8 +387,8 @@ def _condition(one: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Fil
     if isinstance(one, Ids):
         return qe.HasIdCondition(set(one.ids))
     if isinstance(one, Range):
-        if one.of_moments:
-            return qe.FieldCondition(key=one.field, range=qe.RangeDateTime(**one.moments()))
+        if one.is_datetime:
+            return qe.FieldCondition(key=one.field, range=qe.RangeDateTime(**one.datetimes()))
         return qe.FieldCondition(key=one.field, range=qe.RangeFloat(**one.numbers()))
     return _match(one)
 

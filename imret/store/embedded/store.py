@@ -83,7 +83,7 @@ class EdgeStore:
     def version(self, name: str) -> str | None:
         return folder.read_versions(self._folder / check_name(name)).live
 
-    def building(self, name: str) -> list[Identity]:
+    def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
         known = folder.read_versions(collection)
         others = [
@@ -108,10 +108,16 @@ class EdgeStore:
                     raise
         raise AssertionError("unreachable")
 
-    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
+    def open_version(self, name: str, identity: Identity) -> Collection:
+        return self._open_to_fill(name, identity, staged=False)
+
+    def create_staging(self, name: str, identity: Identity) -> Collection:
+        return self._open_to_fill(name, identity, staged=True)
+
+    def _open_to_fill(self, name: str, identity: Identity, *, staged: bool) -> Collection:
         collection = self._folder / check_name(name)
-        version = _version_of(collection, identity, beside=beside)
-        opened = self._open(name, collection / version, identity, empty=beside)
+        version = _version_of(collection, identity, staged=staged)
+        opened = self._open(name, collection / version, identity, empty=staged)
         known = folder.read_versions(collection)
         if version in known.retired:
             with locks.switching(collection):
@@ -121,9 +127,9 @@ class EdgeStore:
         self._clean(collection)
         return opened
 
-    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
         collection = self._folder / check_name(name)
-        version = _version_of(collection, identity, beside=beside)
+        version = _version_of(collection, identity, staged=staged)
         if not collection.is_dir():
             raise StoreError(f"collection {name!r} has no version {version} to switch to")
         with locks.switching(collection):
@@ -137,7 +143,7 @@ class EdgeStore:
         source, target = self._folder / check_name(old), self._folder / check_name(new)
         if self.live(old) is None:
             raise self._no_such(old)
-        if self.live(new) is not None or self.building(new):
+        if self.live(new) is not None or self.staged_versions(new):
             raise folder.taken(source, target)
         self._started().call("rename", source, target)
 
@@ -186,16 +192,16 @@ class EdgeStore:
 
     def _peer_of(self, version: Path) -> PeerClient | None:
         """Return a client of the program that shares a version, as the version's lock says, if it answers."""
-        holder = locks.read_holder(version)
-        if holder is None or not holder.socket or holder.sharing != folder.SHARING:
+        owner = locks.read_owner(version)
+        if owner is None or not owner.socket or owner.sharing != folder.SHARING:
             return None
         with self._starting:
             self._check_open()
-            if self._worker is not None and holder.socket == self._worker.socket:
+            if self._worker is not None and owner.socket == self._worker.socket:
                 return None
-            peer = self._peers.get(holder.socket) or PeerClient.connect(self.address, holder)
+            peer = self._peers.get(owner.socket) or PeerClient.connect(self.address, owner)
             if peer is not None:
-                self._peers[holder.socket] = peer
+                self._peers[owner.socket] = peer
             return peer
 
     def _open_through(
@@ -221,7 +227,7 @@ class EdgeStore:
 
     def _no_such(self, name: str) -> DataError:
         existing = self.collections()
-        if self.building(name):
+        if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
         there = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
         return DataError(
@@ -241,10 +247,10 @@ class EdgeStore:
             return self._worker
 
 
-def _version_of(collection: Path, identity: Identity, *, beside: bool) -> str:
+def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
     """Return the name of a version's folder; an encoder has two, to fill one while the other is live."""
     plain, second = identity.version, f"{identity.version}-2"
     live = folder.read_versions(collection).live
     if live not in (plain, second):
         return plain
-    return live if not beside else second if live == plain else plain
+    return live if not staged else second if live == plain else plain

@@ -47,12 +47,12 @@ class Worker:
     """Answers requests, one after the other, for the shards of one store.
 
     Args:
-        holder: Whom to name to other processes.
+        owner: Whom to name to other processes.
         index_from_kb: As for `Shard`.
     """
 
-    def __init__(self, holder: locks.Holder, index_from_kb: int) -> None:
-        self._holder = holder
+    def __init__(self, owner: locks.LockOwner, index_from_kb: int) -> None:
+        self._lock_owner = owner
         self._index_from_kb = index_from_kb
         self._shards: dict[Path, Shard] = {}
         self._handles: dict[int, Handle] = {}
@@ -98,7 +98,9 @@ class Worker:
             self._close_unused(path)
         shard = self._shards.get(path)
         if shard is None:
-            shard = Shard(path, identity, holder=self._holder, index_from_kb=self._index_from_kb, empty=empty)
+            shard = Shard(
+                path, identity, owner=self._lock_owner, index_from_kb=self._index_from_kb, empty=empty
+            )
             shard.idle_since = time.monotonic()
             self._shards[path] = shard
         elif identity is not None:
@@ -197,7 +199,7 @@ class Worker:
         taken: list[locks.VersionLock] = []
         try:
             for path in paths:
-                taken.append(locks.VersionLock(path, self._holder))
+                taken.append(locks.VersionLock(path, self._lock_owner))
         except BaseException:
             for lock in taken:
                 lock.release()
@@ -274,20 +276,20 @@ def main(descriptor: int) -> None:
     """
     connection = socket.socket(fileno=descriptor)
     try:
-        _, (parent, share_in, holder, *options) = ipc.receive(connection)
+        _, (parent, share_in, owner, *options) = ipc.receive(connection)
     except EOFError:
         return
     listener: Listener | None = None
     try:
         if share_in is not None:
             listener = Listener(share_in)
-            holder = replace(holder, socket=str(listener.path), sharing=folder.SHARING)
+            owner = replace(owner, socket=str(listener.path), sharing=folder.SHARING)
     except OSError as error:
         failure = f"cannot make a socket in {str(share_in)!r}, to share the store: {error.strerror or error}"
         ipc.send(connection, (False, StoreError(failure)))
         return
-    worker = Worker(holder, *options)
-    ipc.send(connection, (True, holder.socket))
+    worker = Worker(owner, *options)
+    ipc.send(connection, (True, owner.socket))
     scheduler = RequestScheduler(connection, listener, on_leave=worker.leave)
     looked = time.monotonic()
     try:

@@ -12,7 +12,7 @@ from qdrant_client import models
 
 from imret.errors import DataError, StoreError
 from imret.store.collection import index_status
-from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_moment
+from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
 from imret.store.server.connection import Connection
 from imret.store.types import HNSW_EF, OVERSAMPLING, Point, Stats
 
@@ -159,7 +159,7 @@ class ServerEngine:
     def flush(self) -> None:
         pass  # a write is acknowledged when it is in the server's log
 
-    def index_lags(self) -> bool:
+    def needs_optimize(self) -> bool:
         return False  # the server builds while it is filled
 
     def optimize(self) -> None:
@@ -218,9 +218,9 @@ def _condition(condition: Condition) -> models.Condition:
     if isinstance(condition, Ids):
         return models.HasIdCondition(has_id=list(condition.ids))
     if isinstance(condition, Range):
-        if condition.of_moments:
-            moments = {name: parse_moment(bound) for name, bound in condition.moments().items()}
-            return models.FieldCondition(key=condition.field, range=models.DatetimeRange(**moments))
+        if condition.is_datetime:
+            datetimes = {name: parse_datetime(bound) for name, bound in condition.datetimes().items()}
+            return models.FieldCondition(key=condition.field, range=models.DatetimeRange(**datetimes))
         return models.FieldCondition(key=condition.field, range=models.Range(**condition.numbers()))
     return _match(condition)
 

@@ -17,7 +17,7 @@ from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.store.collection import Collection, check_name
-from imret.store.filter import INDEXED_FIELDS, INTEGER_FIELDS, MOMENT_FIELDS
+from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, look_up
 from imret.store.types import EF_CONSTRUCT, Identity, M
@@ -85,7 +85,7 @@ class ServerStore:
         physical = self._aliases().get(check_name(name))
         return physical if physical is not None and _is_version(physical) else None
 
-    def building(self, name: str) -> list[Identity]:
+    def staged_versions(self, name: str) -> list[Identity]:
         live = self._live_name(name)
         return [identity for physical, identity in self._versions(name).items() if physical != live]
 
@@ -96,15 +96,19 @@ class ServerStore:
         physical, identity = found
         return self._collection(name, identity, physical)
 
-    def open_version(self, name: str, identity: Identity, *, beside: bool = False) -> Collection:
+    def open_version(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
-        there = _of_encoder(self._versions(name), identity, live, beside=beside)
-        if beside:
-            while there:
-                self._delete(there.pop())
-        if there:
-            physical = there[0]
-        else:
+        existing = _of_encoder(self._versions(name), identity, live, staged=False)
+        return self._open_to_fill(name, identity, existing[0] if existing else None)
+
+    def create_staging(self, name: str, identity: Identity) -> Collection:
+        live = self._settled_live_name(name)
+        for physical in _of_encoder(self._versions(name), identity, live, staged=True):
+            self._delete(physical)
+        return self._open_to_fill(name, identity, None)
+
+    def _open_to_fill(self, name: str, identity: Identity, physical: str | None) -> Collection:
+        if physical is None:
             physical = self._free_name(name, identity)
             self._create(name, physical, identity)
         stored = self._identity(name, physical)
@@ -125,10 +129,10 @@ class ServerStore:
     def _collection(self, name: str, identity: Identity, physical: str) -> Collection:
         return Collection(name, physical, identity, ServerEngine(self._connection, name, physical))
 
-    def switch(self, name: str, identity: Identity, *, beside: bool = False) -> None:
+    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
         old = self._settled_live_name(name)
         versions = self._versions(name)
-        physical = next(iter(_of_encoder(versions, identity, old, beside=beside)), None)
+        physical = next(iter(_of_encoder(versions, identity, old, staged=staged)), None)
         if physical is None:
             raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
         if old != physical:
@@ -339,7 +343,7 @@ class ServerStore:
         kind = models.PayloadSchemaType.KEYWORD
         if field in INTEGER_FIELDS:
             kind = models.PayloadSchemaType.INTEGER
-        elif field in MOMENT_FIELDS:
+        elif field in DATETIME_FIELDS:
             kind = models.PayloadSchemaType.DATETIME
         self._request(
             f"index {field!r}",
@@ -351,7 +355,7 @@ class ServerStore:
 
     def _no_such(self, name: str) -> DataError:
         existing = self.collections()
-        if self.building(name):
+        if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
         there = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
         return DataError(
@@ -386,11 +390,11 @@ def _is_version(physical: str) -> bool:
 
 
 def _of_encoder(
-    versions: Mapping[str, Identity], identity: Identity, live: str | None, *, beside: bool
+    versions: Mapping[str, Identity], identity: Identity, live: str | None, *, staged: bool
 ) -> list[str]:
     """Return the versions of an encoder that a caller may mean: the live one, or those beside it."""
     same = [physical for physical, found in versions.items() if found.version == identity.version]
-    if beside:
+    if staged:
         return [physical for physical in same if physical != live]
     return [live] if live is not None and live in same else same
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from imret.datasets.phrases import read_phrases
 from imret.errors import StoreError
 from imret.store import Collection, Filter, Identity, Point, Stats
-from imret.store.sanitize import mended
+from imret.store.sanitize import sanitize_payload
 from imret.web.metrics import Telemetry, stage
 from imret.web.pool.batching import BatchingEncoder
 
@@ -87,7 +87,7 @@ class _View(Collection):
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> dict[str, Point]:
         with self._timed():
             found = self._inner.get(ids, vectors=vectors)
-        return {one: mended(point) for one, point in found.items()}
+        return {one: sanitize_payload(point) for one, point in found.items()}
 
     def scan(
         self,
@@ -103,14 +103,14 @@ class _View(Collection):
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield [mended(point) for point in batch]
+            yield [sanitize_payload(point) for point in batch]
 
     def search(
         self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
     ) -> list[Point]:
         with self._timed():
             found = self._inner.search(vector, limit=limit, filter=filter, exact=exact)
-        return [mended(point) for point in found]
+        return [sanitize_payload(point) for point in found]
 
     def count(self, filter: Filter | None = None) -> int:
         with self._timed():
@@ -148,8 +148,8 @@ class _View(Collection):
     def flush(self) -> None:
         self._inner.flush()
 
-    def index_lags(self) -> bool:
-        return self._inner.index_lags()
+    def needs_optimize(self) -> bool:
+        return self._inner.needs_optimize()
 
     def optimize(self) -> None:
         self._inner.optimize()

@@ -160,7 +160,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Start another program of the user's that has this module's names."""
-    preamble = "import os, pathlib, pickle, signal, socket, sys, time; sys.path.insert(0, '.')\n"
+    preamble = "import os, pathlib, signal, sys, time; sys.path.insert(0, '.')\n"
     preamble += (
         "from tests.fakes.edge_points import *\nfrom imret.store.embedded import layout as edge_folder\n"
     )
@@ -188,10 +188,10 @@ def version_of(db: Path) -> Path:
     return db / "photos" / MODEL.version
 
 
-def note_of(db: Path) -> locks.Holder:
-    holder = locks.read_holder(version_of(db))
-    assert holder is not None
-    return holder
+def note_of(db: Path) -> locks.LockOwner:
+    owner = locks.read_owner(version_of(db))
+    assert owner is not None
+    return owner
 
 
 def connect(db: Path) -> socket.socket:
@@ -401,16 +401,13 @@ def test_a_program_that_is_stopped_holds_up_nobody(when: str, sharing: Sharing, 
     sharing("photos.overwrite_payloads([point_of(7)[0]], [{'path': 'x' * 8_000_000}])")
     client = start(
         f"""
-from imret.store.embedded import unix_socket as edge_socket
+from imret import ipc
+from imret.store.embedded import locks, unix_socket
 version = pathlib.Path(sys.argv[1])
-c = edge_socket.connect(locks.read_holder(version).socket)
-def framed(request):
-    body = pickle.dumps(request)
-    return len(body).to_bytes(8, "little") + body
-c.send(framed(("open", (version, None))))
-length = int.from_bytes(c.recv(8, socket.MSG_WAITALL), "little")
-handle = pickle.loads(c.recv(length, socket.MSG_WAITALL))[1][0]
-message = framed(("get", (handle, [point_of(7)[0]], True)))
+c = unix_socket.connect(locks.read_owner(version).socket)
+ipc.send(c, ("open", (version, None)))
+handle = ipc.receive(c)[1][0]
+message = ipc.pack(("get", (handle, [point_of(7)[0]], True)))
 {STOPPED[when]}
 os.kill(os.getpid(), signal.SIGSTOP)
 """,
@@ -535,8 +532,8 @@ def test_a_rebuild_beside_a_sharer_switches_under_it_and_its_old_version_goes_wh
         building = store.open_version("photos", OTHER_MODEL)
         one, vector, payload = point_of(0)
         building.upsert([one], vector[None], [payload])
-        store.switch("photos", OTHER_MODEL)
-        assert store.building("photos") == []
+        store.promote("photos", OTHER_MODEL)
+        assert store.staged_versions("photos") == []
         building.close()
     assert sharing("store.version('photos'), photos.version, photos.count()") == repr(
         (OTHER_MODEL.version, MODEL.version, N)
@@ -557,7 +554,7 @@ def test_a_version_that_was_replaced_goes_with_its_last_reader_at_the_latest(db:
     with EdgeStore(db) as reader, EdgeStore(db) as writer:
         old = reader.open("photos")
         writer.open_version("photos", OTHER_MODEL).close()
-        writer.switch("photos", OTHER_MODEL)
+        writer.promote("photos", OTHER_MODEL)
         assert old.count() == N
         reader.close()
         assert not version_of(db).exists()
@@ -568,8 +565,8 @@ def test_a_version_that_is_live_again_stays_when_it_is_closed(db: Path) -> None:
     with EdgeStore(db) as store:
         old = store.open("photos")
         store.open_version("photos", OTHER_MODEL).close()
-        store.switch("photos", OTHER_MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", OTHER_MODEL)
+        store.promote("photos", MODEL)
         old.close()
     assert everything(db)[1][2] == N
 
@@ -578,7 +575,7 @@ def test_a_stopped_switch_of_another_program_does_not_stop_the_sharer(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_worker, "LINGER_S", 0.0)
-    worker = edge_worker.Worker(locks.Holder(os.getpid(), "test", "now"), 10_000)
+    worker = edge_worker.Worker(locks.LockOwner(os.getpid(), "test", "now"), 10_000)
     handle, _ = worker.answer("open", (version_of(db), None, False))
     worker.answer("close", (handle,))
     layout.write_versions(db / "photos", layout.Versions("another", (MODEL.version,)))
@@ -760,14 +757,14 @@ def test_notes_of_older_and_newer_versions_are_read(db: Path) -> None:
     lock = version_of(db).with_name(f"{MODEL.version}.lock")
     old = {"pid": 4711, "command": "imret search x", "since": "2026-01-31 14:02"}
     lock.write_text(json.dumps(old))
-    assert locks.read_holder(version_of(db)) == locks.Holder(**old)  # type: ignore[arg-type]
+    assert locks.read_owner(version_of(db)) == locks.LockOwner(**old)  # type: ignore[arg-type]
     lock.write_text(json.dumps({**old, "socket": "/s", "sharing": 99, "mood": "fine"}))
-    assert locks.read_holder(version_of(db)) == locks.Holder(
+    assert locks.read_owner(version_of(db)) == locks.LockOwner(
         4711, "imret search x", "2026-01-31 14:02", "/s", 99
     )
     for nothing in ("", "{", "[]", '"x"', '{"pid": 1}'):
         lock.write_text(nothing)
-        assert locks.read_holder(version_of(db)) is None
+        assert locks.read_owner(version_of(db)) is None
     assert everything(db)[1][2] == N
 
 

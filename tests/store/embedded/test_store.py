@@ -191,7 +191,7 @@ def test_a_version_without_an_identity_is_made_again(db: Path, left: str) -> Non
     if left == "an empty shard":
         (version / "shard").mkdir()
     with EdgeStore(db) as store:
-        assert store.building("photos") == []
+        assert store.staged_versions("photos") == []
         store_points(store, range(3))
     assert_holds(db, 3)
 
@@ -204,7 +204,7 @@ while True:
         version = store.open_version("photos", model)
         version.upsert([str(uuid.UUID(int=1))], point_of(1)[1][None], [{"category": model.model}])
         version.close()
-        store.switch("photos", model)
+        store.promote("photos", model)
         print(model.model, flush=True)
 """
     rng = random.Random(5)
@@ -221,8 +221,8 @@ while True:
             assert store.open("photos").facet("category") == {live.model: 1}
     with EdgeStore(db) as store:
         store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
-        assert store.building("photos") == []
+        store.promote("photos", MODEL)
+        assert store.staged_versions("photos") == []
     left = [path.name for path in layout.version_folders(db / "photos")]
     assert left == [MODEL.version]
     assert not list(db.glob("**/.removed-*"))
@@ -346,13 +346,15 @@ def test_a_new_version_can_be_built_and_made_live_while_the_old_one_is_read(db: 
         old = reader.open("photos")
         new = writer.open_version("photos", OTHER_MODEL)
         assert old.count() == 3
-        writer.switch("photos", OTHER_MODEL)
+        writer.promote("photos", OTHER_MODEL)
         assert writer.live("photos") == OTHER_MODEL
-        assert writer.building("photos") == []  # the old one lies there still, but it is not being built
+        assert (
+            writer.staged_versions("photos") == []
+        )  # the old one lies there still, but it is not being built
         assert old.count() == 3
         old.close()
         reader.close()
-        writer.switch("photos", OTHER_MODEL)
+        writer.promote("photos", OTHER_MODEL)
         assert [path.name for path in layout.version_folders(db / "photos")] == [OTHER_MODEL.version]
         new.close()
 
@@ -367,11 +369,11 @@ def test_a_retired_version_can_be_taken_up_again(db: Path) -> None:
         store_points(store, range(3))
         old = store.open("photos")  # held, so that the switch cannot remove it
         store.open_version("photos", OTHER_MODEL).close()
-        store.switch("photos", OTHER_MODEL)
+        store.promote("photos", OTHER_MODEL)
         again = store.open_version("photos", MODEL)
-        assert store.building("photos") == [MODEL]
+        assert store.staged_versions("photos") == [MODEL]
         assert again.count() == old.count() == 3
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
         assert store.open("photos").count() == 3
 
 
@@ -418,19 +420,19 @@ def test_a_filling_is_indexed_as_it_goes(
     db: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_shard, "INDEX_POINTS", 1_000)
-    holder = locks.Holder(os.getpid(), "test", "")
+    owner = locks.LockOwner(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     path, identity = db / "photos" / "v", Identity("m", "c3" * 32, 64)
     ids = [str(uuid.UUID(int=i)) for i in range(8_000)]
-    shard = edge_shard.Shard(path, identity, holder=holder, index_from_kb=50)
+    shard = edge_shard.Shard(path, identity, owner=owner, index_from_kb=50)
     indexed = []
     for start in range(0, 8_000, 250):
         if start == 4_000:  # as a program that goes on where another stopped
             shard.close()
-            shard = edge_shard.Shard(path, identity, holder=holder, index_from_kb=50)
+            shard = edge_shard.Shard(path, identity, owner=owner, index_from_kb=50)
         batch = slice(start, start + 250)
         shard.upsert(ids[batch], clustered[0][batch], [{"category": "c"} for _ in ids[batch]])
-        if shard.index_lags():
+        if shard.needs_optimize():
             shard.optimize()
         stored, with_index, _ = shard.stats()
         assert stored == start + 250
@@ -444,15 +446,15 @@ def test_without_enough_for_an_index_none_is_tried_at_every_batch(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge_shard, "INDEX_POINTS", 500)
-    holder = locks.Holder(os.getpid(), "test", "")
+    owner = locks.LockOwner(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
-    shard = edge_shard.Shard(db / "photos" / "v", MODEL, holder=holder, index_from_kb=10_000)
+    shard = edge_shard.Shard(db / "photos" / "v", MODEL, owner=owner, index_from_kb=10_000)
     tries = 0
     for start in range(0, 1_500, 100):
         points = [point_of(i) for i in range(start, start + 100)]
         vectors = np.stack([vector for _, vector, _ in points])
         shard.upsert([one for one, _, _ in points], vectors, [payload for _, _, payload in points])
-        if shard.index_lags():
+        if shard.needs_optimize():
             shard.optimize()
             tries += 1
     assert tries == 3
@@ -489,7 +491,7 @@ def test_what_one_command_has_read_is_in_memory_for_the_next(
         collection = store.open_version("photos", identity)
         collection.upsert([str(uuid.UUID(int=i)) for i in range(len(vectors))], vectors, [{}] * len(vectors))
         collection.optimize()
-        store.switch("photos", identity)
+        store.promote("photos", identity)
     (quantized,) = db.glob("photos/*/shard/segments/*/vector_storage/quantized.data")
     forget(quantized)
     if in_memory(quantized) > 0:
@@ -510,7 +512,7 @@ def test_opening_reads_ahead_all_but_vectors_and_payloads(
         ids = [str(uuid.UUID(int=i)) for i in range(len(vectors))]
         collection.upsert(ids, vectors, [{"path": one} for one in ids])
         collection.optimize()
-        store.switch("photos", identity)
+        store.promote("photos", identity)
     (shard,) = db.glob("photos/*/shard")
     files = [one for one in shard.glob("segments/**/*") if one.is_file() and one.stat().st_size]
     for one in files:
@@ -536,10 +538,10 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     names = np.full(len(vectors), "many", object)
     names[few] = "few"
     ids = [str(uuid.UUID(int=i)) for i in range(len(vectors))]
-    holder = locks.Holder(os.getpid(), "test", "")
+    owner = locks.LockOwner(os.getpid(), "test", "")
     (db / "photos").mkdir(parents=True)
     identity = Identity("m", "c3" * 32, 64)
-    shard = edge_shard.Shard(db / "photos" / "v", identity, holder=holder, index_from_kb=500)
+    shard = edge_shard.Shard(db / "photos" / "v", identity, owner=owner, index_from_kb=500)
     try:
         shard.upsert(ids, vectors, [{"category": name} for name in names])
         shard.optimize()
@@ -724,7 +726,7 @@ def test_a_damaged_store_is_an_error_that_names_the_place(db: Path, file: str, c
         store.open("photos")
     with pytest.raises(StoreError, match=place), EdgeStore(db) as store:  # noqa: PT012
         store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
 
 
 def test_a_store_with_lost_segments_is_an_error_and_not_an_empty_store(db: Path) -> None:
@@ -748,10 +750,10 @@ def test_a_live_version_that_vanished_is_an_error_that_says_so(db: Path) -> None
 
 
 def test_a_full_disk_stops_the_writing_before_it_does_harm(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    holder = locks.Holder(os.getpid(), "test", "now")
+    owner = locks.LockOwner(os.getpid(), "test", "now")
     path = db / "photos" / MODEL.version
     db.mkdir()
-    shard = edge_shard.Shard(path, MODEL, holder=holder, index_from_kb=10_000)
+    shard = edge_shard.Shard(path, MODEL, owner=owner, index_from_kb=10_000)
     one, vector, payload = point_of(0)
     shard.upsert([one], vector[None], [payload])
     monkeypatch.setattr(edge_shard, "MIN_FREE_BYTES", 1 << 62)
@@ -777,7 +779,7 @@ def test_a_live_json_that_cannot_be_written_stays_the_old_one(db: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # what writing to a full disk is like
         try:
             with pytest.raises(StoreError, match=r"cannot write .*live\.json"):
-                store.switch("photos", OTHER_MODEL)
+                store.promote("photos", OTHER_MODEL)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (db / "photos" / "live.json").read_bytes() == before

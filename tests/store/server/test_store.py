@@ -232,7 +232,7 @@ def test_a_collection_that_imret_did_not_make_is_left_alone(qdrant: QdrantOverHT
             with pytest.raises(StoreError, match=f"{name!r} that imret did not make"):
                 store.live(name)
         assert store.collections() == []
-        assert store.building("trees") == []
+        assert store.staged_versions("trees") == []
     assert {one.name for one in qdrant.engine.get_collections().collections} == names
 
 
@@ -281,10 +281,10 @@ def test_a_reader_of_a_version_that_was_replaced_is_told_so(qdrant: QdrantOverHT
     other = Identity("other", "b2" * 32, 8)
     with ServerStore(qdrant.url) as store:
         store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
         reader = store.open("photos")
         store.open_version("photos", other)
-        store.switch("photos", other)
+        store.promote("photos", other)
         with pytest.raises(StoreError, match=r"replaced or dropped.*open it again"):
             reader.count()
         assert store.open("photos").identity == other
@@ -297,13 +297,13 @@ def test_a_version_that_is_replaced_while_it_is_looked_up_is_looked_up_again(
     other = Identity("ViT-other", "b2" * 32, 8)
     with ServerStore(qdrant.url) as store, ServerStore(qdrant.url) as filler:
         old = store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
         filler.open_version("photos", other)
 
         def switch_meanwhile(method: str, path: str) -> None:
             if (method, path) == ("GET", f"/collections/{old.version}"):  # after the alias named it
                 qdrant.fail = lambda method, path: None
-                filler.switch("photos", other)
+                filler.promote("photos", other)
 
         qdrant.fail = switch_meanwhile
         found = {
@@ -430,7 +430,7 @@ def test_an_address_is_resolved_without_opening_what_it_names(
 def test_the_version_of_a_name_costs_one_request_and_only_imrets_own_counts(qdrant: QdrantOverHTTP) -> None:
     with ServerStore(qdrant.url) as store:
         store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
         qdrant.requests.clear()
         assert store.version("photos") == f"photos.{MODEL.version}"
         assert qdrant.requests == [("GET", "/aliases")]
@@ -474,7 +474,7 @@ def test_a_rename_that_is_cut_short_anywhere_is_ended_by_another(qdrant: QdrantO
         for cut_at in range(100):
             old, new = f"old{cut_at}", f"new{cut_at}"
             store.open_version(old, MODEL).upsert(*points(10))
-            store.switch(old, MODEL)
+            store.promote(old, MODEL)
             store.open_version(old, other)  # being built
             left = [cut_at]
 
@@ -495,8 +495,8 @@ def test_a_rename_that_is_cut_short_anywhere_is_ended_by_another(qdrant: QdrantO
             if not done:
                 n_cuts += 1
                 store.rename(old, new)
-            assert (store.live(old), store.building(old)) == (None, [])
-            assert (store.live(new), store.building(new)) == (MODEL, [other])
+            assert (store.live(old), store.staged_versions(old)) == (None, [])
+            assert (store.live(new), store.staged_versions(new)) == (MODEL, [other])
             notes = [
                 (qdrant.engine.get_collection(one.name).config.metadata or {})["imret"]
                 for one in qdrant.engine.get_collections().collections
@@ -515,7 +515,7 @@ def test_a_rename_that_was_cut_short_is_ended_by_whoever_fills_the_collection_ne
     other = Identity("other", "b2" * 32, 8)
     with ServerStore(qdrant.url) as store:
         store.open_version("old", MODEL).upsert(*points(10))
-        store.switch("old", MODEL)
+        store.promote("old", MODEL)
         moved = [False]
 
         def cut(method: str, path: str) -> int | None:
@@ -529,10 +529,10 @@ def test_a_rename_that_was_cut_short_is_ended_by_whoever_fills_the_collection_ne
             store.rename("old", "new")
         qdrant.fail = lambda method, path: None
         store.open_version("old", MODEL).upsert(*points(3))  # somebody takes the old name meanwhile
-        store.switch("old", MODEL)
+        store.promote("old", MODEL)
         store.open_version("new", other)
-        store.switch("new", other)
-        assert store.building("new") == []
+        store.promote("new", other)
+        assert store.staged_versions("new") == []
         assert store.open("old").count() == 3
         assert len(qdrant.engine.get_collections().collections) == 2
 
@@ -551,7 +551,7 @@ def test_a_rename_whose_answer_was_lost_is_taken_for_done(qdrant: QdrantOverHTTP
 
     with ServerStore(qdrant.url) as store:
         store.open_version("old", MODEL).upsert(*points(3))
-        store.switch("old", MODEL)
+        store.promote("old", MODEL)
         qdrant.fail = lose_the_answer
         reader = store.open("old")
         store.rename("old", "new")
@@ -564,7 +564,7 @@ def test_a_rename_never_takes_a_name_from_something_that_imret_did_not_make(qdra
     qdrant.engine.create_collection("theirs", config)
     with ServerStore(qdrant.url) as store:
         store.open_version("photos", MODEL)
-        store.switch("photos", MODEL)
+        store.promote("photos", MODEL)
         with pytest.raises(DataError, match="cannot rename 'photos' to 'theirs'"):
             store.rename("photos", "theirs")
         with pytest.raises(StoreError, match="imret did not make"):
