@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,11 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.output.console import announce
+
+if TYPE_CHECKING:
+    from imret.store import Store
+    from ingest.report import Report
+    from ingest.sources import FolderSource
 
 
 @click.command(
@@ -51,71 +57,30 @@ from imret.output.console import announce
 @precision_option
 def command(
     sources: tuple[str, ...],
-    model: str | None,
-    arch: str | None,
     db: str | None,
     collection: str,
     no_categories: bool,
-    prune: bool,
-    rebuild: bool,
     report_file: str | None,
     strict: bool,
-    **tuning: Any,
+    **options: Any,
 ) -> None:
     """Fill a collection from folders of pictures, one sub-folder per category.
 
     Run it again at any time: new and changed pictures are embedded, moved ones are recognised, unchanged
     ones are left alone. Stopped half way, it continues where it was.
     """
-    from tqdm import tqdm
-
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
-    from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
     from imret.store import open_store
-    from ingest.pipeline import ingest
     from ingest.sources import FolderSource
 
-    lift_pillow_limit(tuning["max_pixels"])
+    lift_pillow_limit(options["max_pixels"])
     folders = [FolderSource(source, categories=not no_categories) for source in sources]
     if report_file is not None and not Path(report_file).resolve().parent.is_dir():
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        # A device that may not be there is looked for at once; else torch loads when there is something to
-        # encode.
-        find = query_encoder_for if tuning["device"] in ("auto", "cpu") else encoder_for
-        encoder = find(
-            store,
-            collection,
-            model=model,
-            arch=arch,
-            device=tuning["device"],
-            precision=tuning["precision"],
-            notify=announce,
-        )
-        announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
-        with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
-
-            def expect(total: int) -> None:
-                bar.total = total
-                bar.refresh()
-
-            report = ingest(
-                store,
-                folders,
-                encoder=encoder,
-                collection=collection,
-                prune=prune,
-                rebuild=rebuild,
-                batch_size=tuning["batch_size"],
-                workers=tuning["workers"],
-                max_pixels=tuning["max_pixels"],
-                on_total=None if bar.disable else expect,
-                on_progress=bar.update,
-                on_stage=lambda stage: bar.set_description(stage),
-                on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
-            )
+        report = _ingest(store, folders, collection, **options)
     if report_file is not None:
         report.write(report_file)
     _summarise(report, report_file)
@@ -123,7 +88,49 @@ def command(
         sys.exit(3)
 
 
-def _summarise(report: Any, report_file: str | None) -> None:
+def _ingest(
+    store: Store,
+    folders: Sequence[FolderSource],
+    collection: str,
+    *,
+    model: str | None,
+    arch: str | None,
+    device: str,
+    precision: str,
+    **options: Any,
+) -> Report:
+    """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
+    from tqdm import tqdm
+
+    from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
+    from ingest.pipeline import ingest
+
+    # A device that may not be there is looked for at once; else torch loads when there is something to encode.
+    find = query_encoder_for if device in ("auto", "cpu") else encoder_for
+    encoder = find(
+        store, collection, model=model, arch=arch, device=device, precision=precision, notify=announce
+    )
+    announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
+    with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
+
+        def expect(total: int) -> None:
+            bar.total = total
+            bar.refresh()
+
+        return ingest(
+            store,
+            folders,
+            encoder=encoder,
+            collection=collection,
+            on_total=None if bar.disable else expect,
+            on_progress=bar.update,
+            on_stage=bar.set_description,
+            on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
+            **options,
+        )
+
+
+def _summarise(report: Report, report_file: str | None) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
     counts = ", ".join(
         f"{getattr(report, name):,} {name}"

@@ -108,14 +108,7 @@ def ingest(
         _check_not_empty(source, store, collection, prune=prune)
     identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
     target, live = _target(store, collection, identity, sources, rebuild=rebuild)
-    report = Report(
-        collection=collection,
-        store=store.address,
-        engine=store.engine,
-        model=identity.model,
-        fingerprint=identity.fingerprint,
-        sources=[escape_undecodable(source.root) for source in sources],
-    )
+    report = _empty_report(store, collection, identity, sources)
     counters = Counters(report, on_progress)
     run = _Run(
         target,
@@ -148,6 +141,17 @@ def ingest(
         run.decoders.close()
         report.seconds = time.monotonic() - started
     return report
+
+
+def _empty_report(store: Store, name: str, identity: Identity, sources: Sequence[FolderSource]) -> Report:
+    return Report(
+        collection=name,
+        store=store.address,
+        engine=store.engine,
+        model=identity.model,
+        fingerprint=identity.fingerprint,
+        sources=[escape_undecodable(source.root) for source in sources],
+    )
 
 
 def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bool) -> None:
@@ -215,8 +219,7 @@ def processes_for(device: str, workers: int) -> int:
         workers: Threads that decode.
     """
     # Not for Apple's GPU: forks of a process that has loaded its frameworks may crash.
-    fast = device.startswith("cuda") and hasattr(os, "fork")
-    return workers if fast and workers >= _CORES_FOR_PROCESSES else 0
+    return workers if device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
 
 
 class _Run:
@@ -284,7 +287,7 @@ class _Run:
         """Yield what to encode, in full batches, and what only needs its duplicate's vector."""
         decoded: list[Decoded] = []
         duplicates: list[Planned] = []
-        n_ahead, asked = 2 * self.workers, False
+        n_ahead, spread = 2 * self.workers, False
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
@@ -301,8 +304,8 @@ class _Run:
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
                     n_ahead = 2 * self.batch_size
-                    if not asked:
-                        asked = True
+                    if not spread:
+                        spread = True
                         self._spread_decoding(reconciler.source)
                 elif isinstance(outcome, Planned):
                     duplicates.append(outcome)
@@ -322,8 +325,8 @@ class _Run:
 
     def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:
         """Decode pictures; those with a duplicate need none of it."""
-        made = iter(self.decoders.decode([one.record.file for one in plan if one.duplicate is None]))
-        return [one if one.duplicate is not None else _decoded(one, next(made)) for one in plan]
+        results = iter(self.decoders.decode([item.record.file for item in plan if item.duplicate is None]))
+        return [item if item.duplicate is not None else _decoded(item, next(results)) for item in plan]
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
@@ -351,12 +354,12 @@ class _Run:
             if planned.duplicate is not None and planned.duplicate.vector is not None
         ]
         if decoded:
-            pixels = np.stack([one.pixels for one in decoded])  # (B, H, W, 3) uint8
+            pixels = np.stack([item.pixels for item in decoded])  # (B, H, W, 3) uint8
             vectors = self.encoder.encode_pixels(pixels, batch_size=self.batch_size)  # (B, D) float32
             self.counters.count("encoded", len(decoded), progress=False)
             points += [
-                _NewPoint(one.planned, vector, one.payload)
-                for one, vector in zip(decoded, vectors, strict=True)
+                _NewPoint(item.planned, vector, item.payload)
+                for item, vector in zip(decoded, vectors, strict=True)
             ]
         return points
 
@@ -377,35 +380,31 @@ class _Run:
             np.stack([point.vector for point in points]),
             [point.payload for point in points],
         )
-        left: list[str] = []
+        moved: list[str] = []
         reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:
-            duplicate = point.planned.duplicate
-            if (
-                duplicate is not None
-                and duplicate.id not in self._moved_away
-                and reconciler.has_left(duplicate)
-            ):
-                self._moved_away.add(duplicate.id)
-                left.append(duplicate.id)
+            old = point.planned.duplicate
+            if old is not None and old.id not in self._moved_away and reconciler.has_left(old):
+                self._moved_away.add(old.id)
+                moved.append(old.id)
                 self.counters.count("moved")
             else:
                 self.counters.count("added" if point.planned.known is None else "updated")
-        if left:
+        if moved:
             reconciler.note_deleted()
-            self.target.delete(left)
+            self.target.delete(moved)
         if time.monotonic() - self._last_flush > FLUSH_EVERY_S:
             self.target.flush()
             self._last_flush = time.monotonic()
         return self.target.needs_optimize()
 
 
-def _decoded(planned: Planned, made: Pixels | str) -> Decoded | Skipped:
+def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
     record = planned.record
-    if isinstance(made, str):
-        return Skipped(record.path, made)
-    payload = payload_of(record, sha256=made.sha256, width=made.width, height=made.height)
-    return Decoded(planned, made.pixels, payload)
+    if isinstance(result, str):
+        return Skipped(record.path, result)
+    payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
+    return Decoded(planned, result.pixels, payload)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Start another program of the user's that has this module's names."""
     preamble = "import os, pathlib, signal, sys, time; sys.path.insert(0, '.')\n"
-    preamble += (
-        "from tests.fakes.edge_points import *\nfrom imret.store.embedded import layout as edge_folder\n"
-    )
+    preamble += "from tests.fakes.edge_points import *\n"
     return subprocess.Popen(
         [sys.executable, "-c", preamble + script, *map(str, arguments)],
         stdout=subprocess.PIPE,
