@@ -105,7 +105,7 @@ def _ingest(
     from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
     from ingest.pipeline import ingest
 
-    # A device that may not be there is looked for at once; else torch loads when there is something to encode.
+    # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
     find = query_encoder_for if device in ("auto", "cpu") else encoder_for
     encoder = find(
         store, collection, model=model, arch=arch, device=device, precision=precision, notify=announce

@@ -30,7 +30,7 @@ from imret.images.resize import load_pixels, prepare
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ingest.decode_workers import serve; "
-    "serve([int(one) for one in sys.argv[1].split(',')])"
+    "serve([int(text) for text in sys.argv[1].split(',')])"
 )
 _AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
 
@@ -127,14 +127,14 @@ class Decoders:
         """Have a process decode, or another, but no thread of this one: it may be the pictures."""
         for _ in range(2):
             try:
-                made = line.decode(files)
+                results = line.decode(files)
             except _GoneError:
                 line.close()
                 line = self._started(1)[0]
             else:
                 with self._lock:
                     self._idle.append(line)
-                return made
+                return results
         with self._lock:
             self._starting.append(line)
         if len(files) == 1:
@@ -180,13 +180,13 @@ class _Family:
 
     def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
         self.lines: list[_Line] = []
-        theirs: list[socket.socket] = []
+        other_ends: list[socket.socket] = []
         try:
             for _ in range(n):
-                one, other = socket.socketpair()
-                self.lines.append(_Line(one, preprocess, max_pixels))
-                theirs.append(other)
-            descriptors = [line.fileno() for line in theirs]
+                ours, other_end = socket.socketpair()
+                self.lines.append(_Line(ours, preprocess, max_pixels))
+                other_ends.append(other_end)
+            descriptors = [line.fileno() for line in other_ends]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, ",".join(map(str, descriptors)), *sys.path],
                 pass_fds=descriptors,
@@ -200,7 +200,7 @@ class _Family:
                 line.close()
             raise
         finally:
-            for end in theirs:
+            for end in other_ends:
                 end.close()
 
     def end(self) -> None:
@@ -288,10 +288,14 @@ def _decode_for(line: socket.socket) -> None:
         lift_pillow_limit(max_pixels)
         ipc.send(line, None)
         while True:
-            made = [decode(file, preprocess, max_pixels) for file in ipc.receive(line)]
-            pictures = [one for one in made if isinstance(one, Pixels)]
+            results = [decode(file, preprocess, max_pixels) for file in ipc.receive(line)]
+            pictures = [result for result in results if isinstance(result, Pixels)]
             ipc.send(
-                line, [one if isinstance(one, str) else (one.width, one.height, one.sha256) for one in made]
+                line,
+                [
+                    result if isinstance(result, str) else (result.width, result.height, result.sha256)
+                    for result in results
+                ],
             )
             for picture in pictures:
                 line.sendall(np.ascontiguousarray(picture.pixels).data)

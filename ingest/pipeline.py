@@ -195,8 +195,8 @@ def _target(
             f"imret ingest {named} --model {identity.model} --rebuild",
         )
     with closing(store.open(name)) as old:
-        kept = set(old.facet("source"))
-    left_out = sorted(kept - {escape_undecodable(source.root) for source in sources})
+        stored = set(old.facet("source"))
+    left_out = sorted(stored - {escape_undecodable(source.root) for source in sources})
     if left_out:
         also = " ".join(_quoted(folder) for folder in left_out)
         raise DataError(

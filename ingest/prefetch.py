@@ -40,14 +40,14 @@ def map_prefetch(
 
 def in_lists(items: Iterable[T], size: Callable[[], int]) -> Iterator[list[T]]:
     """Yield the items in lists of at most `size()`, in order; how many that is may change on the way."""
-    some: list[T] = []
+    chunk: list[T] = []
     for item in items:
-        some.append(item)
-        if len(some) >= size():
-            yield some
-            some = []
-    if some:
-        yield some
+        chunk.append(item)
+        if len(chunk) >= size():
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Reconciler:
         def look_up(batch: list[Record]) -> list[tuple[Record, Point | None]]:
             ids = [record.id for record in batch]
             known = self.target.get(ids)
-            return [(record, known.get(one)) for record, one in zip(batch, ids, strict=True)]
+            return [(record, known.get(id_)) for record, id_ in zip(batch, ids, strict=True)]
 
         with (
             ThreadPoolExecutor(1, "imret-look-up") as line,
@@ -162,15 +162,15 @@ class Reconciler:
 
     def _duplicates(self, digests: set[str]) -> dict[str, Point]:
         """Return for each content one stored point with its vector, a moved one rather than a copy."""
-        found: dict[str, Point] = {}
+        duplicates: dict[str, Point] = {}
         if not digests:
-            return found
+            return duplicates
         for points in self.target.scan(_of_contents(digests), vectors=True):
             for point in points:
                 digest = point.payload["sha256"]
-                if digest not in found or self.has_left(point):
-                    found[digest] = point
-        return found
+                if digest not in duplicates or self.has_left(point):
+                    duplicates[digest] = point
+        return duplicates
 
     def _renew_payloads(self, pairs: list[tuple[Record, Point]], counted_as: str) -> None:
         """Renew the payload of pictures whose content, and so vector, is the same."""

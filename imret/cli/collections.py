@@ -67,8 +67,8 @@ def list_command(db: str | None, output: str) -> None:
         _say_reason(store.reason)
         for name in store.collections():
             try:
-                found = describe_collection(store, name)
-                rows.append({key: found[key] for key in ("name", "images", "model", "disk_bytes")})
+                described = describe_collection(store, name)
+                rows.append({key: described[key] for key in ("name", "images", "model", "disk_bytes")})
             except StoreLocked as error:  # the others can be listed all the same
                 live = store.live(name)
                 rows.append({"name": name, "images": None, "model": live.model if live else None})
@@ -118,14 +118,14 @@ def show_command(name: str, db: str | None, output: str) -> None:
 
     with open_store(db, create=False) as store:
         _say_reason(store.reason)
-        found = describe_collection(store, name)
+        described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
             sources = opened.facet("source")
         engine, address = store.engine, store.address
     if output == "json":
-        print(json.dumps({**found, "sources": sources}, indent=2, ensure_ascii=False))
+        print(json.dumps({**described, "sources": sources}, indent=2, ensure_ascii=False))
         return
-    print(format_table({"engine": engine, "address": address, "collections": [found]}))
+    print(format_table({"engine": engine, "address": address, "collections": [described]}))
     width = max((len(escape_control(source)) for source in sources), default=0)
     for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
         print(f"{label:<11}  {escape_control(source):<{width}}  {images:>9,}")

@@ -50,20 +50,22 @@ def format_table(description: dict[str, Any]) -> str:
     lines = [f"store        {description['address']} ({description['engine']})"]
     if not description["collections"]:
         lines.append("             no collections yet; make one: imret ingest FOLDER")
-    for one in description["collections"]:
-        size = f", {one['disk_bytes'] / 1e6:,.1f} MB on disk" if one["disk_bytes"] is not None else ""
+    for collection in description["collections"]:
+        index, disk_bytes = collection["index"], collection["disk_bytes"]
+        size = f", {disk_bytes / 1e6:,.1f} MB on disk" if disk_bytes is not None else ""
         lines += [
             "",
-            f"collection   {one['name']}",
-            f"images       {one['images']:,}{size}",
-            f"model        {one['model']}",
-            f"fingerprint  {one['fingerprint'][:16]}, {one['dim']} dimensions",
-            f"index        {one['index']['status']}, {one['index']['vectors']:,} vectors indexed",
+            f"collection   {collection['name']}",
+            f"images       {collection['images']:,}{size}",
+            f"model        {collection['model']}",
+            f"fingerprint  {collection['fingerprint'][:16]}, {collection['dim']} dimensions",
+            f"index        {index['status']}, {index['vectors']:,} vectors indexed",
         ]
-        lines += [f"building     a version with {model}, not complete yet" for model in one["building"]]
-        rows = [*one["categories"].items()]
-        if one["uncategorised"]:
-            rows.append(("(none)", one["uncategorised"]))
+        staged = collection["building"]
+        lines += [f"building     a version with {model}, not complete yet" for model in staged]
+        rows = [*collection["categories"].items()]
+        if collection["uncategorised"]:
+            rows.append(("(none)", collection["uncategorised"]))
         width = max((len(name) for name, _ in rows), default=0)
         label = "categories"
         for name, count in rows:

@@ -248,8 +248,8 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If one is no UUID in canonical form (lower case, with hyphens), or appears twice.
     """
-    for one in ids:
-        check_id(one)
+    for id_ in ids:
+        check_id(id_)
     if len(set(ids)) != len(ids):
         raise ValueError("the ids of one call must differ")
     return list(ids)
@@ -348,8 +348,8 @@ def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
 
     Without those of zero: Qdrant still lists a value after its last point is gone.
     """
-    there = ((value, n) for value, n in counts.items() if n)
-    return dict(sorted(there, key=lambda pair: (-pair[1], pair[0])))
+    existing = ((value, n) for value, n in counts.items() if n)
+    return dict(sorted(existing, key=lambda pair: (-pair[1], pair[0])))
 
 
 def index_status(points: int, indexed: int) -> str:

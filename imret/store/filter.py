@@ -144,8 +144,8 @@ class Ids:
     def __post_init__(self) -> None:
         if not self.ids:
             raise ValueError("Ids needs at least one id")
-        for one in self.ids:
-            check_id(one)
+        for id_ in self.ids:
+            check_id(id_)
 
 
 Condition: TypeAlias = Match | Range | Ids
@@ -167,7 +167,9 @@ class Filter:
     @property
     def fields(self) -> set[str]:
         """The payload fields that it asks about."""
-        return {one.field for one in (*self.must, *self.must_not) if not isinstance(one, Ids)}
+        return {
+            condition.field for condition in (*self.must, *self.must_not) if not isinstance(condition, Ids)
+        }
 
 
 def parse_datetime(text: str) -> datetime:

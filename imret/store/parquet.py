@@ -384,14 +384,14 @@ class _Reader:
             )
 
     def _note(self) -> dict[str, Any]:
-        kept = (self._metadata.metadata or {}).get(_KEY)
-        if kept is None:
+        stored = (self._metadata.metadata or {}).get(_KEY)
+        if stored is None:
             raise DataError(
                 f"{self.shown} is a Parquet file, but no collection that imret exported. "
                 "Make one: imret collections export NAME FILE"
             )
         try:
-            note = json.loads(kept)
+            note = json.loads(stored)
         except (ValueError, RecursionError):
             note = None
         if not isinstance(note, dict):
@@ -412,11 +412,11 @@ class _Reader:
                 tables = self._file.read_row_group(group, use_threads=False).to_batches(max_chunksize=BATCH)
             for table in tables:
                 batch = self._checked(table, dim, row)
-                for i, one in enumerate(batch[0]):
-                    if one <= last:
-                        wrong = "repeats" if one == last else "is out of order"
-                        raise self._not_ours(f"in row {row + i + 1:,} the id {one} {wrong}")
-                    last = one
+                for i, id_ in enumerate(batch[0]):
+                    if id_ <= last:
+                        wrong = "repeats" if id_ == last else "is out of order"
+                        raise self._not_ours(f"in row {row + i + 1:,} the id {id_} {wrong}")
+                    last = id_
                 row += len(batch[0])
                 yield batch
         if row != self.header.points:
@@ -430,7 +430,7 @@ class _Reader:
         with self._damage():
             about = self._metadata.row_group(group)
             size = max(about.total_byte_size, 4 * dim * about.num_rows)
-            used = {one for i in range(about.num_columns) for one in about.column(i).encodings}
+            used = {encoding for i in range(about.num_columns) for encoding in about.column(i).encodings}
         if size > ROW_GROUP_MAX_BYTES:
             raise self._not_ours(f"it wants {size / 1e9:.1f} GB of memory at a time")
         if not used <= _ENCODINGS:
@@ -483,10 +483,10 @@ def _payload(text: str) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    payload = dict(pairs)
+    if len(payload) != len(pairs):
         raise ValueError("a payload has a key twice")
-    return found
+    return payload
 
 
 def _refuse_constant(name: str) -> float:

@@ -67,7 +67,9 @@ class Identity:
             return
         mine, theirs = self.fingerprint[:8], other.fingerprint[:8]
         if mine == theirs:
-            mine, theirs = (f"{it.fingerprint}, {it.dim} dimensions" for it in (self, other))
+            mine, theirs = (
+                f"{identity.fingerprint}, {identity.dim} dimensions" for identity in (self, other)
+            )
         raise ModelMismatch(
             f"{subject} was built with {self.model!r} ({mine}), "
             f"but {user} {other.model!r} ({theirs}).\n{advice}"

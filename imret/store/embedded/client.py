@@ -178,15 +178,15 @@ class WorkerProcess(WorkerClient):
                 how += " (is the disk full?)"
         else:
             how = f"ended with exit code {code}"
-        said = ""
+        last_words = ""
         with suppress(OSError, ValueError):
             size = self._stderr.seek(0, os.SEEK_END)
             self._stderr.seek(max(0, size - 4096))
             lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
-            said = "".join(f"\n  {line}" for line in lines)
+            last_words = "".join(f"\n  {line}" for line in lines)
         return StoreUnavailable(
             f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
-            f"run the command again.{' Its last words:' if said else ''}{said}"
+            f"run the command again.{' Its last words:' if last_words else ''}{last_words}"
         )
 
 

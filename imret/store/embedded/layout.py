@@ -59,12 +59,12 @@ def prepare(folder: Path, *, create: bool) -> None:
         StoreError: If it is a file, holds other things, cannot be written, or is of a newer format.
     """
     try:
-        found = read_json(folder / MARKER)
-        if found is None:
+        marker = read_json(folder / MARKER)
+        if marker is None:
             _make_store(folder, create=create)
-        elif found.get("format") != FORMAT:
+        elif marker.get("format") != FORMAT:
             raise StoreError(
-                f"the store {str(folder)!r} has format {found.get('format')!r}, this imret reads format "
+                f"the store {str(folder)!r} has format {marker.get('format')!r}, this imret reads format "
                 f"{FORMAT}. Upgrade imret, or use another folder."
             )
     except OSError as error:
@@ -78,7 +78,7 @@ def _make_store(folder: Path, *, create: bool) -> None:
             "https://"
         )
     # A kill while the marker was written leaves a hidden temporary file, and nothing else.
-    others = sorted(one for one in os.listdir(folder) if not _is_temporary(one)) if folder.is_dir() else []
+    others = sorted(name for name in os.listdir(folder) if not _is_temporary(name)) if folder.is_dir() else []
     if others:
         raise StoreError(
             f"{str(folder)!r} is not a store: it holds {others[0]!r} and no {MARKER}. "
@@ -115,13 +115,13 @@ def read_versions(collection: Path) -> Versions:
         StoreError: If it cannot be understood.
     """
     path = collection / LIVE
-    found = read_json(path)
-    if found is None:
+    content = read_json(path)
+    if content is None:
         return Versions()
-    live, retired = found.get("live"), found.get("retired", [])
+    live, retired = content.get("live"), content.get("retired", [])
     if not isinstance(live, str) or not isinstance(retired, list):
         raise _damaged(path, "it does not name a version")
-    return Versions(live, tuple(str(one) for one in retired))
+    return Versions(live, tuple(str(name) for name in retired))
 
 
 def write_versions(collection: Path, versions: Versions) -> None:
@@ -146,13 +146,13 @@ def read_identity(version: Path) -> Identity | None:
         StoreError: If its identity.json cannot be understood, or is of a newer format.
     """
     path = version / IDENTITY
-    found = read_json(path)
-    if found is None:
+    content = read_json(path)
+    if content is None:
         return None
-    if found.get("format") != FORMAT:
-        raise StoreError(f"{str(path)!r} has format {found.get('format')!r}, not {FORMAT}. Upgrade imret.")
+    if content.get("format") != FORMAT:
+        raise StoreError(f"{str(path)!r} has format {content.get('format')!r}, not {FORMAT}. Upgrade imret.")
     try:
-        return Identity(str(found["model"]), str(found["fingerprint"]), int(found["dim"]))
+        return Identity(str(content["model"]), str(content["fingerprint"]), int(content["dim"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, f"{error!r}") from error
 
@@ -178,10 +178,10 @@ def version_folders(collection: Path) -> list[Path]:
 
 def locked_versions(collection: Path) -> list[Path]:
     """Return the folders of all versions, and of those that somebody may be making: they have a lock only."""
-    found = {path.name for path in version_folders(collection)}
+    names = {path.name for path in version_folders(collection)}
     if collection.is_dir():
-        found |= {path.name.removesuffix(".lock") for path in collection.glob("[!.]*.lock")}
-    return [collection / name for name in sorted(found)]
+        names |= {path.name.removesuffix(".lock") for path in collection.glob("[!.]*.lock")}
+    return [collection / name for name in sorted(names)]
 
 
 def rename(source: Path, target: Path) -> None:
@@ -238,16 +238,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
         StoreError: If it holds something else.
     """
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except ValueError as error:
         raise _damaged(path, str(error)) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _damaged(path, "it holds no JSON object")
-    return found
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

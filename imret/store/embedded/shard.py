@@ -215,8 +215,8 @@ class Shard:
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
         points = [
-            qe.Point(id=one, vector=vector, payload=payload)  # takes float32 rows
-            for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+            qe.Point(id=id_, vector=vector, payload=payload)  # takes float32 rows
+            for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
         ]
         self._unflushed += len(points)
         self.engine.update(qe.UpdateOperation.upsert_points(points))
@@ -226,23 +226,27 @@ class Shard:
 
     def overwrite_payloads(self, ids: list[str], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
-        found = {str(record.id) for record in self.engine.retrieve(list(ids), False, False)}
-        missing = [one for one in ids if one not in found]
+        existing = {str(record.id) for record in self.engine.retrieve(list(ids), False, False)}
+        missing = [id_ for id_ in ids if id_ not in existing]
         if missing:
             raise DataError(f"collection {self.path.parent.name!r} holds no point {missing[0]}")
         self._unflushed += len(ids)
-        for one, payload in zip(ids, payloads, strict=True):
-            self.engine.update(qe.UpdateOperation.overwrite_payload([one], payload))
+        for id_, payload in zip(ids, payloads, strict=True):
+            self.engine.update(qe.UpdateOperation.overwrite_payload([id_], payload))
 
     def get(self, ids: list[str], vectors: bool) -> list[Row]:
         return [_row(record) for record in self.engine.retrieve(list(ids), True, vectors)]
 
     def scan(
-        self, only: Filter | None, vectors: bool, batch_size: int, offset: str | None
+        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | None
     ) -> tuple[list[Row], str | None]:
         records, following = self.engine.scroll(
             qe.ScrollRequest(
-                limit=batch_size, offset=offset, filter=_filter(only), with_payload=True, with_vector=vectors
+                limit=batch_size,
+                offset=offset,
+                filter=_filter(filter),
+                with_payload=True,
+                with_vector=vectors,
             )
         )
         return [_row(record) for record in records], None if following is None else str(following)
@@ -251,18 +255,20 @@ class Shard:
         self._unflushed += len(ids)
         self.engine.update(qe.UpdateOperation.delete_points(list(ids)))
 
-    def search(self, vector: NDArray[np.float32], limit: int, only: Filter | None, exact: bool) -> list[Row]:
-        exact = exact or self._scan_is_better(only)
+    def search(
+        self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
+    ) -> list[Row]:
+        exact = exact or self._scan_is_better(filter)
         quantization = qe.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
         request = qe.QueryRequest(
             query=qe.Query.Nearest(vector),  # type: ignore[arg-type]  # takes a float32 array
-            filter=_filter(only),
+            filter=_filter(filter),
             limit=limit,
             params=qe.SearchParams(
                 hnsw_ef=HNSW_EF,
                 exact=exact,
                 quantization=quantization,
-                acorn=qe.AcornSearchParams(enable=bool(only) and not _has_links(only)),
+                acorn=qe.AcornSearchParams(enable=bool(filter) and not _has_links(filter)),
             ),
             with_payload=True,
         )
@@ -271,26 +277,26 @@ class Shard:
             for hit in self.engine.query(request)
         ]
 
-    def _scan_is_better(self, only: Filter | None) -> bool:
+    def _scan_is_better(self, filter: Filter | None) -> bool:
         """Whether an exact scan of what a filter keeps beats a walk over the graph."""
-        if not only:
+        if not filter:
             return False
         # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
-        if not only.fields <= set(self.engine.info().payload_schema):
+        if not filter.fields <= set(self.engine.info().payload_schema):
             return True
-        kept = self.engine.count(qe.CountRequest(filter=_filter(only), exact=False))  # microseconds
-        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if _has_links(only) else SCAN_BYTES
-        return kept * self.identity.dim * 4 <= limit
+        n_kept = self.engine.count(qe.CountRequest(filter=_filter(filter), exact=False))  # microseconds
+        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if _has_links(filter) else SCAN_BYTES
+        return n_kept * self.identity.dim * 4 <= limit
 
-    def count(self, only: Filter | None) -> int:
+    def count(self, filter: Filter | None) -> int:
         # Exact always: after a kill the estimate may count points twice.
-        return self.engine.count(qe.CountRequest(filter=_filter(only), exact=True))
+        return self.engine.count(qe.CountRequest(filter=_filter(filter), exact=True))
 
-    def facet(self, field: str, only: Filter | None) -> dict[str, int]:
+    def facet(self, field: str, filter: Filter | None) -> dict[str, int]:
         # There are no more values than points; those that have lost theirs are listed last, with zero.
         limit = self.count(None) + 1
         response = self.engine.facet(
-            qe.FacetRequest(key=field, limit=limit, filter=_filter(only), exact=True)
+            qe.FacetRequest(key=field, limit=limit, filter=_filter(filter), exact=True)
         )
         return {str(hit.value): hit.count for hit in response.hits}
 
@@ -362,35 +368,35 @@ def _index_of(field: str) -> Any:
     return qe.PayloadSchemaType.Keyword
 
 
-def _filter(only: Filter | None) -> qe.Filter | None:
-    if not only:
+def _filter(filter: Filter | None) -> qe.Filter | None:
+    if not filter:
         return None
     return qe.Filter(
-        must=[_condition(one) for one in only.must],
-        must_not=[_condition(one) for one in only.must_not],
+        must=[_condition(condition) for condition in filter.must],
+        must_not=[_condition(condition) for condition in filter.must_not],
     )
 
 
-def _has_links(only: Filter | None) -> bool:
+def _has_links(filter: Filter | None) -> bool:
     """Whether the graph has links of their own between the points that a filter keeps.
 
     They are between points of one value. ACORN, which steps over the others, then takes two to four times as
     long, and finds no more.
     """
-    if not only or only.must_not or len(only.must) != 1:
+    if not filter or filter.must_not or len(filter.must) != 1:
         return False
-    match = only.must[0]
+    match = filter.must[0]
     return isinstance(match, Match) and match.field in KEYWORD_FIELDS and len(match.values) == 1
 
 
-def _condition(one: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:
-    if isinstance(one, Ids):
-        return qe.HasIdCondition(set(one.ids))
-    if isinstance(one, Range):
-        if one.is_datetime:
-            return qe.FieldCondition(key=one.field, range=qe.RangeDateTime(**one.datetimes()))
-        return qe.FieldCondition(key=one.field, range=qe.RangeFloat(**one.numbers()))
-    return _match(one)
+def _condition(condition: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:
+    if isinstance(condition, Ids):
+        return qe.HasIdCondition(set(condition.ids))
+    if isinstance(condition, Range):
+        if condition.is_datetime:
+            return qe.FieldCondition(key=condition.field, range=qe.RangeDateTime(**condition.datetimes()))
+        return qe.FieldCondition(key=condition.field, range=qe.RangeFloat(**condition.numbers()))
+    return _match(condition)
 
 
 def _match(match: Match) -> qe.FieldCondition | qe.Filter:

@@ -86,12 +86,12 @@ class EdgeStore:
     def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
         known = folder.read_versions(collection)
-        others = [
+        staged = [
             folder.read_identity(version)
             for version in folder.version_folders(collection)
             if version.name != known.live and version.name not in known.retired
         ]
-        return [identity for identity in others if identity is not None]
+        return [identity for identity in staged if identity is not None]
 
     def open(self, name: str) -> Collection:
         collection = self._folder / check_name(name)
@@ -122,8 +122,8 @@ class EdgeStore:
         if version in known.retired:
             with locks.switching(collection):
                 known = folder.read_versions(collection)
-                left = tuple(one for one in known.retired if one != version)
-                folder.write_versions(collection, folder.Versions(known.live, left))
+                retired = tuple(item for item in known.retired if item != version)
+                folder.write_versions(collection, folder.Versions(known.live, retired))
         self._clean(collection)
         return opened
 
@@ -135,7 +135,7 @@ class EdgeStore:
         with locks.switching(collection):
             if folder.read_identity(collection / version) is None:
                 raise StoreError(f"collection {name!r} has no version {version} to switch to")
-            others = [one.name for one in folder.version_folders(collection) if one.name != version]
+            others = [path.name for path in folder.version_folders(collection) if path.name != version]
             folder.write_versions(collection, folder.Versions(version, tuple(others)))
         self._clean(collection)
 
@@ -178,12 +178,12 @@ class EdgeStore:
             if peer is not None:
                 opened = self._open_through(peer, version, identity)
                 if opened is not None:
-                    handle, found = opened
-                    return Collection(name, version.name, found, EdgeEngine(peer, handle))
+                    handle, stored = opened
+                    return Collection(name, version.name, stored, EdgeEngine(peer, handle))
             try:
                 worker = self._started()
-                handle, found = worker.call("open", version, identity, empty)
-                return Collection(name, version.name, found, EdgeEngine(worker, handle))
+                handle, stored = worker.call("open", version, identity, empty)
+                return Collection(name, version.name, stored, EdgeEngine(worker, handle))
             except locks.LockedElsewhere:
                 # The wait is here and not in the worker, which others may be waiting for.
                 if time.monotonic() >= deadline:
@@ -213,7 +213,7 @@ class EdgeStore:
             return opened
         except StoreUnavailable:
             with self._starting:
-                self._peers = {path: one for path, one in self._peers.items() if one is not peer}
+                self._peers = {path: other for path, other in self._peers.items() if other is not peer}
             peer.close()
             return None
 
@@ -229,9 +229,9 @@ class EdgeStore:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        there = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
+        listed = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
         return DataError(
-            f"no collection {name!r} in {self.address!r}. {there}.\n"
+            f"no collection {name!r} in {self.address!r}. {listed}.\n"
             f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
         )
 

@@ -57,16 +57,16 @@ def check_private(folder: Path) -> None:
         StoreError: If it is not; whoever could put a socket there could have a command run what they like.
     """
     try:
-        found = folder.lstat()
+        info = folder.lstat()
     except OSError as error:
         raise StoreError(f"cannot look at the folder {str(folder)!r}: {error.strerror}") from error
     what = f"the folder {str(folder)!r}, through which other commands would reach the store,"
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        problem = f"belongs to the user {found.st_uid}" if stat.S_ISDIR(found.st_mode) else "is no folder"
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        problem = f"belongs to the user {info.st_uid}" if stat.S_ISDIR(info.st_mode) else "is no folder"
         raise StoreError(f"{what} {problem}. Remove it, or set XDG_RUNTIME_DIR to a folder of your own.")
-    if found.st_mode & 0o077:
+    if info.st_mode & 0o077:
         raise StoreError(
-            f"{what} is open to other users (mode {stat.S_IMODE(found.st_mode):o}). "
+            f"{what} is open to other users (mode {stat.S_IMODE(info.st_mode):o}). "
             f"Close it to them: chmod 700 {folder}"
         )
 

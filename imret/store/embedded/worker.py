@@ -76,18 +76,18 @@ class Worker:
             if operation == "rename":
                 return self._rename(*arguments)
             return self._drop(*arguments) if operation == "drop" else self._remove_retired(*arguments)
-        handle, *others = arguments
-        found = self._handles.get(handle)
-        if found is None or found.program is not program:
+        handle, *rest = arguments
+        opened = self._handles.get(handle)
+        if opened is None or opened.program is not program:
             raise StoreError("this collection was dropped while it was open")
         if operation == "close":
             self._let_go(handle)
             return None
-        return getattr(found.shard, operation)(*others)
+        return getattr(opened.shard, operation)(*rest)
 
     def leave(self, program: Peer) -> None:
         """Close the handles of another program that is gone."""
-        for number in [number for number, one in self._handles.items() if one.program is program]:
+        for number in [number for number, opened in self._handles.items() if opened.program is program]:
             self._let_go(number)
 
     def _let_go(self, number: int) -> None:
@@ -112,7 +112,9 @@ class Worker:
         shard = self._shards.get(path)
         if shard is None:
             with suppress(FileNotFoundError):
-                shard = next((one for one in self._shards.values() if os.path.samefile(one.path, path)), None)
+                shard = next(
+                    (other for other in self._shards.values() if os.path.samefile(other.path, path)), None
+                )
         if shard is None:
             return None
         if identity is not None:
@@ -131,9 +133,9 @@ class Worker:
             StoreLocked: If another process has a version open; then nothing is removed.
         """
         paths = folder.version_folders(collection)
-        for one in self._handles.values():
-            if one.program is not None and one.shard.path in paths:
-                raise _in_use(one.shard.path, "by another program, through this one; end that first")
+        for opened in self._handles.values():
+            if opened.program is not None and opened.shard.path in paths:
+                raise _in_use(opened.shard.path, "by another program, through this one; end that first")
         for path in paths:
             if path in self._shards:
                 self._close(path)
@@ -147,8 +149,8 @@ class Worker:
         Raises:
             StoreLocked: If it is open, here or in another process.
         """
-        with locks.switching(path.parent, wait=False) as ours:
-            if ours and folder.is_retired(path):
+        with locks.switching(path.parent, wait=False) as locked:
+            if locked and folder.is_retired(path):
                 self._remove([path])
 
     def _remove(self, paths: list[Path]) -> None:
@@ -180,11 +182,11 @@ class Worker:
             if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
                 raise folder.taken(source, target)
             self._drop(target)
-        taken = self._lock_all(folder.locked_versions(source))
+        held = self._lock_all(folder.locked_versions(source))
         try:
             folder.rename(source, target)
         finally:
-            for lock in taken:
+            for lock in held:
                 lock.release()
 
     def _lock_all(self, paths: list[Path]) -> list[locks.VersionLock]:
@@ -196,15 +198,15 @@ class Worker:
         for path in paths:
             if path in self._shards:
                 self._close_unused(path)
-        taken: list[locks.VersionLock] = []
+        held: list[locks.VersionLock] = []
         try:
             for path in paths:
-                taken.append(locks.VersionLock(path, self._lock_owner))
+                held.append(locks.VersionLock(path, self._lock_owner))
         except BaseException:
-            for lock in taken:
+            for lock in held:
                 lock.release()
             raise
-        return taken
+        return held
 
     def _close_unused(self, path: Path) -> None:
         """Close a shard that lingers.
@@ -212,7 +214,7 @@ class Worker:
         Raises:
             StoreLocked: If it is in use.
         """
-        users = {one.program for one in self._handles.values() if one.shard.path == path}
+        users = {opened.program for opened in self._handles.values() if opened.shard.path == path}
         if None in users:
             raise _in_use(path, "in this program; close it first")
         if users:
@@ -220,7 +222,9 @@ class Worker:
         self._close(path)
 
     def _close(self, path: Path) -> None:
-        self._handles = {number: one for number, one in self._handles.items() if one.shard.path != path}
+        self._handles = {
+            number: opened for number, opened in self._handles.items() if opened.shard.path != path
+        }
         self._shards.pop(path).close()
 
     def close_idle(self) -> None:
@@ -229,7 +233,7 @@ class Worker:
         Those that another version has replaced are removed: they were there for their last reader only.
         """
         now = time.monotonic()
-        in_use = {one.shard.path for one in self._handles.values()}
+        in_use = {opened.shard.path for opened in self._handles.values()}
         for path, shard in list(self._shards.items()):
             if path not in in_use and now - shard.idle_since >= LINGER_S:
                 self._close_for_good(path)
@@ -248,8 +252,8 @@ class Worker:
         That is while another process writes live.json. Nobody waits for it: it may be stopped.
         """
         try:
-            with locks.switching(path.parent, wait=False) as ours:
-                if ours:
+            with locks.switching(path.parent, wait=False) as locked:
+                if locked:
                     try:
                         retired = folder.is_retired(path)
                     except StoreError:  # damaged; whoever opens the collection will be told
@@ -291,7 +295,7 @@ def main(descriptor: int) -> None:
     worker = Worker(owner, *options)
     ipc.send(connection, (True, owner.socket))
     scheduler = RequestScheduler(connection, listener, on_leave=worker.leave)
-    looked = time.monotonic()
+    last_tidied = time.monotonic()
     try:
         # A forked child of the program may keep its end open after it is gone, hence the look at the parent.
         while os.getppid() == parent and not scheduler.ended:
@@ -299,9 +303,9 @@ def main(descriptor: int) -> None:
             if program is not None:
                 asker = None if program is scheduler.own else program
                 scheduler.answer(program, _answer(worker, program.request, asker))
-            if program is None or time.monotonic() - looked >= LINGER_S:
+            if program is None or time.monotonic() - last_tidied >= LINGER_S:
                 worker.close_idle()
-                looked = time.monotonic()
+                last_tidied = time.monotonic()
     finally:
         scheduler.close()  # first, so that the others soon know
         worker.end()

@@ -127,8 +127,8 @@ class Connection:
             for call in calls:
                 self.request(what, call)
             return
-        sent = [self._senders.submit(self.request, what, call) for call in calls]
-        done, not_done = wait(sent, return_when=FIRST_EXCEPTION)
+        futures = [self._senders.submit(self.request, what, call) for call in calls]
+        done, not_done = wait(futures, return_when=FIRST_EXCEPTION)
         for future in not_done:
             future.cancel()
         wait(not_done)
@@ -165,7 +165,7 @@ class Connection:
             if "qdrant" not in info.title.lower():
                 raise StoreError(f"what answers at {self.address} is {info.title!r}, not a Qdrant server")
             self.server_version, self.warning = info.version, _version_warning(info.version)
-            there = self.request(
+            collections = self.request(
                 "list its collections", client.get_collections, patience_s=CONNECT_PATIENCE_S
             )
         except BaseException:
@@ -180,7 +180,7 @@ class Connection:
             channel = {"grpc.enable_http_proxy": 0} if loopback else {}
             faster = QdrantClient(**options, prefer_grpc=True, grpc_port=GRPC_PORT, grpc_options=channel)
             try:
-                same = faster.info().version == info.version and faster.get_collections() == there
+                same = faster.info().version == info.version and faster.get_collections() == collections
             except Exception:  # something else has that port, or a proxy does not pass it on: REST does too
                 same = False
             unused, client = (client, faster) if same else (faster, client)

@@ -78,8 +78,8 @@ class ServerStore:
         return look_up(look)
 
     def live(self, name: str) -> Identity | None:
-        found = look_up(lambda: self._live_version(name))
-        return None if found is None else found[1]
+        version = look_up(lambda: self._live_version(name))
+        return None if version is None else version[1]
 
     def version(self, name: str) -> str | None:
         physical = self._aliases().get(check_name(name))
@@ -90,10 +90,10 @@ class ServerStore:
         return [identity for physical, identity in self._versions(name).items() if physical != live]
 
     def open(self, name: str) -> Collection:
-        found = look_up(lambda: self._live_version(name))
-        if found is None:
+        version = look_up(lambda: self._live_version(name))
+        if version is None:
             raise self._no_such(name)
-        physical, identity = found
+        physical, identity = version
         return self._collection(name, identity, physical)
 
     def open_version(self, name: str, identity: Identity) -> Collection:
@@ -177,8 +177,8 @@ class ServerStore:
         self.close()
 
     def _aliases(self) -> dict[str, str]:
-        answer = self._request("list its aliases", self._client.get_aliases)
-        return {alias.alias_name: alias.collection_name for alias in answer.aliases}
+        response = self._request("list its aliases", self._client.get_aliases)
+        return {alias.alias_name: alias.collection_name for alias in response.aliases}
 
     def _live_name(self, name: str) -> str | None:
         """Return the Qdrant collection behind a name, or None if the name is free.
@@ -241,8 +241,8 @@ class ServerStore:
             # an earlier try got through though its answer did not
 
     def _names(self) -> list[str]:
-        answer = self._request("list its collections", self._client.get_collections)
-        return [one.name for one in answer.collections]
+        response = self._request("list its collections", self._client.get_collections)
+        return [collection.name for collection in response.collections]
 
     def _versions(self, name: str) -> dict[str, Identity]:
         """Return every Qdrant collection of a name with its encoder: live, being built, or left behind.
@@ -253,14 +253,14 @@ class ServerStore:
         check_name(name)
         aliases = self._aliases()
         others = {physical for alias, physical in aliases.items() if alias != name} - {aliases.get(name)}
-        found: dict[str, Identity] = {}
+        versions: dict[str, Identity] = {}
         for physical in sorted(self._names()):
             called_so = physical.rpartition(".")[0] == name
             if _is_version(physical) and (called_so or physical not in others):
                 identity = self._identity(name, physical)
                 if identity is not None:
-                    found[physical] = identity
-        return found
+                    versions[physical] = identity
+        return versions
 
     def _free_name(self, name: str, identity: Identity) -> str:
         """Return a name for a new version: the plain one, unless a renamed or the live one has it."""
@@ -357,9 +357,9 @@ class ServerStore:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        there = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
+        listed = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
         return DataError(
-            f"no collection {name!r} at {self.address}. {there}.\n"
+            f"no collection {name!r} at {self.address}. {listed}.\n"
             f"Make it: imret ingest FOLDER --collection {name} --db {self.address}"
         )
 
@@ -393,7 +393,7 @@ def _of_encoder(
     versions: Mapping[str, Identity], identity: Identity, live: str | None, *, staged: bool
 ) -> list[str]:
     """Return the versions of an encoder that a caller may mean: the live one, or those beside it."""
-    same = [physical for physical, found in versions.items() if found.version == identity.version]
+    same = [physical for physical, stored in versions.items() if stored.version == identity.version]
     if staged:
         return [physical for physical in same if physical != live]
     return [live] if live is not None and live in same else same
