@@ -15,7 +15,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import StoreError, StoreUnavailable
+from imret.errors import StoreError
 from imret.net import accepts_connections
 from imret.settings import read_settings, store_dir
 
@@ -87,13 +87,8 @@ def open_store(
         from imret.store.server.store import ServerStore
 
         return ServerStore(address, reason=reason)
-    try:
-        from imret.store.embedded.store import EdgeStore
-    except ImportError as error:  # fcntl
-        raise StoreUnavailable(
-            "the embedded store needs Linux or macOS. Run a server (docker compose up qdrant) and use it: "
-            f"--db {LOCAL_SERVER}"
-        ) from error
+    from imret.store.embedded.store import EdgeStore
+
     return EdgeStore(address, create=create, share=share, reason=reason)
 
 

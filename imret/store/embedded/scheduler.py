@@ -18,7 +18,7 @@ from imret import ipc
 from imret.store.embedded.unix_socket import Listener
 
 MAX_MESSAGE_BYTES = 1 << 32  # what claims to be longer is no message of ours
-MAX_PROGRAMS = 64  # connected at a time, besides the own one: more wait; macOS allows a process 256 files
+MAX_PEERS = 64  # connected at a time, besides the own one: more wait; macOS allows a process 256 files
 _CHUNK_BYTES = 1 << 20
 
 
@@ -103,7 +103,7 @@ class RequestScheduler:
         connection: socket.socket,
         listener: Listener | None,
         *,
-        on_leave: Callable[[Peer], None] = lambda program: None,
+        on_leave: Callable[[Peer], None] = lambda peer: None,
     ) -> None:
         connection.setblocking(False)
         self.own = Peer(connection)
@@ -136,22 +136,22 @@ class RequestScheduler:
         self._own_was_last = False
         return self._waiting.popleft() if self._waiting else None
 
-    def answer(self, program: Peer, message: object) -> None:
+    def answer(self, peer: Peer, message: object) -> None:
         """Answer a program's request; returns at once, whether or not the program takes it."""
-        if not program.answer(message):
-            self._leave(program)
-        elif program.is_receiving():
-            self._selector.register(program.connection, selectors.EVENT_WRITE, program)
+        if not peer.answer(message):
+            self._leave(peer)
+        elif peer.is_receiving():
+            self._selector.register(peer.connection, selectors.EVENT_WRITE, peer)
         else:
-            self._listen_to(program)
+            self._listen_to(peer)
 
     def close(self) -> None:
         """Hang up on all other programs, and let none connect."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for program in list(self._others):
-            program.connection.close()
+        for peer in list(self._others):
+            peer.connection.close()
         self._others.clear()
         self._selector.close()
 
@@ -160,52 +160,52 @@ class RequestScheduler:
         connection = self._listener.accept()
         if connection is None:
             return
-        program = Peer(connection)
-        self._others.add(program)
-        self._selector.register(program.connection, selectors.EVENT_READ, program)
-        if len(self._others) == MAX_PROGRAMS:
+        peer = Peer(connection)
+        self._others.add(peer)
+        self._selector.register(peer.connection, selectors.EVENT_READ, peer)
+        if len(self._others) == MAX_PEERS:
             self._selector.unregister(self._listener.socket)
 
     def _listen(self) -> None:
         if self._listener is not None:
             self._selector.register(self._listener.socket, selectors.EVENT_READ, None)
 
-    def _move(self, program: Peer) -> None:
+    def _move(self, peer: Peer) -> None:
         """Go on with a program that has something for us, or takes more from us."""
-        if program.is_receiving():
-            if not program.send():
-                self._selector.unregister(program.connection)
-                self._leave(program)
-            elif not program.is_receiving():
-                self._selector.unregister(program.connection)
-                self._listen_to(program)
-        elif not program.receive():
-            self._selector.unregister(program.connection)
-            self._leave(program)
-        elif program.request is not None:
+        if peer.is_receiving():
+            if not peer.send():
+                self._selector.unregister(peer.connection)
+                self._leave(peer)
+            elif not peer.is_receiving():
+                self._selector.unregister(peer.connection)
+                self._listen_to(peer)
+        elif not peer.receive():
+            self._selector.unregister(peer.connection)
+            self._leave(peer)
+        elif peer.request is not None:
             # Until it is answered there is nothing to hear from it, not even that it has gone.
-            self._selector.unregister(program.connection)
-            self._line_up(program)
+            self._selector.unregister(peer.connection)
+            self._line_up(peer)
 
-    def _listen_to(self, program: Peer) -> None:
+    def _listen_to(self, peer: Peer) -> None:
         """Wait for a program's next request, which may have come in already."""
-        if not program.take():
-            self._leave(program)
-        elif program.request is not None:
-            self._line_up(program)
+        if not peer.take():
+            self._leave(peer)
+        elif peer.request is not None:
+            self._line_up(peer)
         else:
-            self._selector.register(program.connection, selectors.EVENT_READ, program)
+            self._selector.register(peer.connection, selectors.EVENT_READ, peer)
 
-    def _line_up(self, program: Peer) -> None:
-        if program is not self.own:
-            self._waiting.append(program)
+    def _line_up(self, peer: Peer) -> None:
+        if peer is not self.own:
+            self._waiting.append(peer)
 
-    def _leave(self, program: Peer) -> None:
-        if program is self.own:
+    def _leave(self, peer: Peer) -> None:
+        if peer is self.own:
             self.ended = True
             return
-        program.connection.close()
-        if len(self._others) == MAX_PROGRAMS:
+        peer.connection.close()
+        if len(self._others) == MAX_PEERS:
             self._listen()
-        self._others.discard(program)
-        self._on_leave(program)
+        self._others.discard(peer)
+        self._on_leave(peer)

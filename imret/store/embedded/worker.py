@@ -36,11 +36,11 @@ class Handle(NamedTuple):
 
     Attributes:
         shard: The version.
-        program: Whose it is; None for the worker's own program.
+        peer: Whose it is; None for the worker's own program.
     """
 
     shard: Shard
-    program: Peer | None
+    peer: Peer | None
 
 
 class Worker:
@@ -58,36 +58,36 @@ class Worker:
         self._handles: dict[int, Handle] = {}
         self._next_handle = count(1)
 
-    def answer(self, operation: str, arguments: tuple[Any, ...], program: Peer | None = None) -> Any:
+    def answer(self, operation: str, arguments: tuple[Any, ...], peer: Peer | None = None) -> Any:
         """Return what a request asks for.
 
         Args:
             operation: "open", "remove", "drop" or "rename", or one for an open shard: "close" or a
                 method of `Shard`.
             arguments: For an open shard its handle, then what the method takes.
-            program: Who asks; None is the worker's own program. Others may use what that has open, and
+            peer: Who asks; None is the worker's own program. Others may use what that has open, and
                 nothing else: to what it has not they have the same right as it.
         """
         if operation == "open":
-            return self._open(*arguments) if program is None else self._share(program, *arguments)
+            return self._open(*arguments) if peer is None else self._share(peer, *arguments)
         if operation in ("remove", "drop", "rename"):
-            if program is not None:
+            if peer is not None:
                 raise StoreError(f"a program that shares a store does not {operation} for another")
             if operation == "rename":
                 return self._rename(*arguments)
             return self._drop(*arguments) if operation == "drop" else self._remove_retired(*arguments)
         handle, *rest = arguments
         opened = self._handles.get(handle)
-        if opened is None or opened.program is not program:
+        if opened is None or opened.peer is not peer:
             raise StoreError("this collection was dropped while it was open")
         if operation == "close":
             self._let_go(handle)
             return None
         return getattr(opened.shard, operation)(*rest)
 
-    def leave(self, program: Peer) -> None:
+    def leave(self, peer: Peer) -> None:
         """Close the handles of another program that is gone."""
-        for number in [number for number, opened in self._handles.items() if opened.program is program]:
+        for number in [number for number, opened in self._handles.items() if opened.peer is peer]:
             self._let_go(number)
 
     def _let_go(self, number: int) -> None:
@@ -107,7 +107,7 @@ class Worker:
             shard.resume(identity)
         return self._hand_out(shard, None)
 
-    def _share(self, program: Peer, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
+    def _share(self, peer: Peer, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
         """Open a version for another program, which may spell its path otherwise; None if it is not open."""
         shard = self._shards.get(path)
         if shard is None:
@@ -119,11 +119,11 @@ class Worker:
             return None
         if identity is not None:
             shard.resume(identity)
-        return self._hand_out(shard, program)
+        return self._hand_out(shard, peer)
 
-    def _hand_out(self, shard: Shard, program: Peer | None) -> tuple[int, Identity]:
+    def _hand_out(self, shard: Shard, peer: Peer | None) -> tuple[int, Identity]:
         number = next(self._next_handle)
-        self._handles[number] = Handle(shard, program)
+        self._handles[number] = Handle(shard, peer)
         return number, shard.identity
 
     def _drop(self, collection: Path) -> None:
@@ -134,7 +134,7 @@ class Worker:
         """
         paths = folder.version_folders(collection)
         for opened in self._handles.values():
-            if opened.program is not None and opened.shard.path in paths:
+            if opened.peer is not None and opened.shard.path in paths:
                 raise _in_use(opened.shard.path, "by another program, through this one; end that first")
         for path in paths:
             if path in self._shards:
@@ -214,7 +214,7 @@ class Worker:
         Raises:
             StoreLocked: If it is in use.
         """
-        users = {opened.program for opened in self._handles.values() if opened.shard.path == path}
+        users = {opened.peer for opened in self._handles.values() if opened.shard.path == path}
         if None in users:
             raise _in_use(path, "in this program; close it first")
         if users:
@@ -299,11 +299,11 @@ def main(descriptor: int) -> None:
     try:
         # A forked child of the program may keep its end open after it is gone, hence the look at the parent.
         while os.getppid() == parent and not scheduler.ended:
-            program = scheduler.next(LINGER_S)
-            if program is not None:
-                asker = None if program is scheduler.own else program
-                scheduler.answer(program, _answer(worker, program.request, asker))
-            if program is None or time.monotonic() - last_tidied >= LINGER_S:
+            peer = scheduler.next(LINGER_S)
+            if peer is not None:
+                asker = None if peer is scheduler.own else peer
+                scheduler.answer(peer, _answer(worker, peer.request, asker))
+            if peer is None or time.monotonic() - last_tidied >= LINGER_S:
                 worker.close_idle()
                 last_tidied = time.monotonic()
     finally:
@@ -312,11 +312,11 @@ def main(descriptor: int) -> None:
     os._exit(0)  # at an orderly exit the engine would close its files after all
 
 
-def _answer(worker: Worker, request: tuple[str, tuple[Any, ...]], program: Peer | None) -> tuple[bool, Any]:
+def _answer(worker: Worker, request: tuple[str, tuple[Any, ...]], peer: Peer | None) -> tuple[bool, Any]:
     operation = "answer"
     try:
         operation, arguments = request
-        return True, worker.answer(operation, arguments, program)
+        return True, worker.answer(operation, arguments, peer)
     except ImretError as error:
         return False, error
     except Exception as error:  # Edge raises bare Exception with a text

@@ -829,7 +829,7 @@ def test_the_own_program_has_every_second_turn_and_the_others_theirs_in_order(
 def test_more_programs_than_may_be_connected_wait_for_their_turn(
     scheduling: Scheduling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imret.store.embedded.scheduler.MAX_PROGRAMS", 2)
+    monkeypatch.setattr("imret.store.embedded.scheduler.MAX_PEERS", 2)
     scheduler, _, connect_one = scheduling
     clients = [connect_one() for _ in range(3)]
     for client in clients:
