@@ -57,7 +57,8 @@ class Peer:
         if end > MAX_MESSAGE_BYTES:
             return False
         try:
-            self.request = pickle.loads(memoryview(self._incoming)[ipc.HEADER_BYTES : end].tobytes())
+            with memoryview(self._incoming) as incoming, incoming[ipc.HEADER_BYTES : end] as body:
+                self.request = pickle.loads(body)
         except Exception:  # a pickle can raise anything
             return False
         del self._incoming[:end]
