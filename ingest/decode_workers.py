@@ -95,18 +95,18 @@ class Decoders:
         self.at_once = 1
         self._preprocess, self._max_pixels = preprocess, max_pixels
         self._lock = threading.Lock()
-        self._starting: list[_Line] = []
-        self._idle: list[_Line] = []
-        self._families: list[_Family] = []
+        self._starting: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._fork_servers: list[_ForkServer] = []
         self._given_up = False
 
     def spread(self, processes: int) -> None:
         """Begin to start processes. Until they are ready, and where they cannot start, threads decode."""
         if processes > 0:
             with suppress(OSError):
-                lines = self._started(processes)
+                workers = self._start(processes)
                 with self._lock:
-                    self._starting += lines
+                    self._starting += workers
                 self.at_once = _AT_ONCE
 
     def decode(self, files: Sequence[str]) -> list[Pixels | str]:
@@ -115,51 +115,51 @@ class Decoders:
         A picture that brings down a process is tried once more in another. If it brings down that, too, it
         is left out, and the others go on.
         """
-        line = self._taken() if files else None
-        if line is not None:
+        worker = self._take_idle() if files else None
+        if worker is not None:
             try:
-                return self._through(line, files)
+                return self._through(worker, files)
             except (_NeverBegunError, OSError):
                 self._given_up = True
         return [decode(file, self._preprocess, self._max_pixels) for file in files]
 
-    def _through(self, line: _Line, files: Sequence[str]) -> list[Pixels | str]:
+    def _through(self, worker: _Worker, files: Sequence[str]) -> list[Pixels | str]:
         """Have a process decode, or another, but no thread of this one: it may be the pictures."""
         for _ in range(2):
             try:
-                results = line.decode(files)
+                results = worker.decode(files)
             except _GoneError:
-                line.close()
-                line = self._started(1)[0]
+                worker.close()
+                worker = self._start(1)[0]
             else:
                 with self._lock:
-                    self._idle.append(line)
+                    self._idle.append(worker)
                 return results
         with self._lock:
-            self._starting.append(line)
+            self._starting.append(worker)
         if len(files) == 1:
             return ["it brought down the process that decodes it, twice"]
-        return [self._through(self._taken() or self._started(1)[0], [file])[0] for file in files]
+        return [self._through(self._take_idle() or self._start(1)[0], [file])[0] for file in files]
 
     def close(self) -> None:
         """End the processes; none of them may be decoding."""
-        for family in self._families:
-            family.end()
+        for fork_server in self._fork_servers:
+            fork_server.end()
 
-    def _started(self, processes: int) -> list[_Line]:
-        family = _Family(processes, self._preprocess, self._max_pixels)
+    def _start(self, processes: int) -> list[_Worker]:
+        fork_server = _ForkServer(processes, self._preprocess, self._max_pixels)
         with self._lock:
-            self._families.append(family)
-        return family.lines
+            self._fork_servers.append(fork_server)
+        return fork_server.workers
 
-    def _taken(self) -> _Line | None:
+    def _take_idle(self) -> _Worker | None:
         with self._lock:
             if self._given_up:
                 return None
             if not self._idle and self._starting:
-                begun = [line for line in self._starting if line.has_begun()]
+                begun = [worker for worker in self._starting if worker.has_begun()]
                 self._idle += begun
-                self._starting = [line for line in self._starting if line not in begun]
+                self._starting = [worker for worker in self._starting if worker not in begun]
             return self._idle.pop() if self._idle else None
 
 
@@ -171,22 +171,22 @@ class _NeverBegunError(Exception):
     """It has ended before it could decode anything."""
 
 
-class _Family:
+class _ForkServer:
     """A process that loads what decoding needs, and the forks of it that decode.
 
     Attributes:
-        lines: One to each fork.
+        workers: One to each fork.
     """
 
     def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
-        self.lines: list[_Line] = []
+        self.workers: list[_Worker] = []
         other_ends: list[socket.socket] = []
         try:
             for _ in range(n):
                 ours, other_end = socket.socketpair()
-                self.lines.append(_Line(ours, preprocess, max_pixels))
+                self.workers.append(_Worker(ours, preprocess, max_pixels))
                 other_ends.append(other_end)
-            descriptors = [line.fileno() for line in other_ends]
+            descriptors = [end.fileno() for end in other_ends]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, ",".join(map(str, descriptors)), *sys.path],
                 pass_fds=descriptors,
@@ -196,8 +196,8 @@ class _Family:
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         except OSError:
-            for line in self.lines:
-                line.close()
+            for worker in self.workers:
+                worker.close()
             raise
         finally:
             for end in other_ends:
@@ -205,31 +205,31 @@ class _Family:
 
     def end(self) -> None:
         """Hang up and end all of them; what they read, they do not change."""
-        for line in self.lines:
-            line.close()
+        for worker in self.workers:
+            worker.close()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
-class _Line:
-    """The line to one process that decodes: one request at a time.
+class _Worker:
+    """One process that decodes, one request at a time.
 
     A request is a list of paths. The answer has, for each, the reason why there are no pixels, or what else
     `Pixels` has; the pixels of all come after it as they are.
     """
 
-    def __init__(self, line: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
-        self._line = line
+    def __init__(self, connection: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
+        self._connection = connection
         self._size = (*preprocess.size, 3)
         self._listens = False
-        ipc.send(line, (preprocess, max_pixels))  # it lies there until it is read
+        ipc.send(connection, (preprocess, max_pixels))  # it lies there until it is read
 
     def has_begun(self) -> bool:
         """Whether the process listens, or is gone."""
         # Not by `select`, which takes no descriptor above 1,023.
         try:
-            self._line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
@@ -245,15 +245,15 @@ class _Line:
         """
         try:
             if not self._listens:
-                self._listens = ipc.receive(self._line) is None
+                self._listens = ipc.receive(self._connection) is None
         except (OSError, EOFError) as error:
             raise _NeverBegunError from error
         try:
-            ipc.send(self._line, list(files))
-            answers: list[str | tuple[int, int, str]] = ipc.receive(self._line)
+            ipc.send(self._connection, list(files))
+            answers: list[str | tuple[int, int, str]] = ipc.receive(self._connection)
             n = sum(not isinstance(answer, str) for answer in answers)
             pixels = np.empty((n, *self._size), dtype=np.uint8)
-            ipc.receive_into(self._line, pixels.reshape(-1).data)
+            ipc.receive_into(self._connection, pixels.reshape(-1).data)
         except (OSError, EOFError) as error:
             raise _GoneError from error
         rows = iter(pixels)
@@ -261,41 +261,41 @@ class _Line:
 
     def close(self) -> None:
         """Hang up; the process ends."""
-        self._line.close()
+        self._connection.close()
 
 
 def serve(descriptors: list[int]) -> None:
     """Load what decoding needs, decode in a fork for each socket, and wait until all have ended."""
     prepare()
-    lines = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    for line in lines:
+    connections = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for connection in connections:
         if os.fork() == 0:
-            for other in lines:
-                if other is not line:
+            for other in connections:
+                if other is not connection:
                     other.close()
-            _decode_for(line)
+            _decode_for(connection)
             return
-    for line in lines:
-        line.close()  # so that whoever is at the other end of a fork's sees its end
+    for connection in connections:
+        connection.close()  # so that whoever is at the other end of a fork's sees its end
     with suppress(ChildProcessError):
         while True:
             os.wait()
 
 
-def _decode_for(line: socket.socket) -> None:
+def _decode_for(connection: socket.socket) -> None:
     with suppress(EOFError, OSError):
-        preprocess, max_pixels = ipc.receive(line)
+        preprocess, max_pixels = ipc.receive(connection)
         lift_pillow_limit(max_pixels)
-        ipc.send(line, None)
+        ipc.send(connection, None)
         while True:
-            results = [decode(file, preprocess, max_pixels) for file in ipc.receive(line)]
+            results = [decode(file, preprocess, max_pixels) for file in ipc.receive(connection)]
             pictures = [result for result in results if isinstance(result, Pixels)]
             ipc.send(
-                line,
+                connection,
                 [
                     result if isinstance(result, str) else (result.width, result.height, result.sha256)
                     for result in results
                 ],
             )
             for picture in pictures:
-                line.sendall(np.ascontiguousarray(picture.pixels).data)
+                connection.sendall(np.ascontiguousarray(picture.pixels).data)

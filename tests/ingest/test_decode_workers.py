@@ -43,7 +43,7 @@ def decoders() -> Iterator[Decoders]:
 def spread(decoders: Decoders, n: int) -> None:
     """Start processes and wait until all are ready."""
     decoders.spread(n)
-    assert eventually(lambda: all(line.has_begun() for line in decoders._starting))
+    assert eventually(lambda: all(worker.has_begun() for worker in decoders._starting))
 
 
 def same(one: Pixels | str, other: Pixels | str) -> bool:
@@ -65,7 +65,7 @@ def family_of(pid: int) -> list[int]:
 
 
 def forks(decoders: Decoders) -> list[int]:
-    heads = {family._process.pid for family in decoders._families}
+    heads = {fork_server._process.pid for fork_server in decoders._fork_servers}
     return sorted({pid for head in heads for pid in family_of(head)} - heads)
 
 
@@ -133,7 +133,7 @@ def test_a_process_that_was_killed_is_replaced_and_its_picture_decoded(
     monkeypatch.setattr(decode_workers, "decode", never)
     for _ in range(3):
         assert same(one_of(decoders, file), expected)
-    assert len(decoders._families) == 2  # what was started for the first serves the others
+    assert len(decoders._fork_servers) == 2  # what was started for the first serves the others
 
 
 def test_a_picture_that_brings_down_two_processes_is_left_out_and_the_next_decoded(
@@ -144,7 +144,7 @@ def test_a_picture_that_brings_down_two_processes_is_left_out_and_the_next_decod
     monkeypatch.setattr(decode_workers, "decode", never)
     deadly = draw_picture(tmp_path / "deadly.jpg")
     assert one_of(decoders, str(deadly)) == "it brought down the process that decodes it, twice"
-    assert eventually(lambda: all(line.has_begun() for line in decoders._starting))
+    assert eventually(lambda: all(worker.has_begun() for worker in decoders._starting))
     assert isinstance(one_of(decoders, str(draw_picture(tmp_path / "fine.jpg"))), Pixels)
 
 
@@ -177,7 +177,7 @@ def test_where_processes_end_as_they_start_threads_decode_and_none_is_started_ag
     files = [str(draw_picture(tmp_path / name)) for name in ("a.jpg", "b.jpg")]
     for _ in range(3):
         assert all(isinstance(one, Pixels) for one in decoders.decode(files))
-    assert len(decoders._families) == 1
+    assert len(decoders._fork_servers) == 1
 
 
 def test_a_program_with_many_files_open_still_sees_which_process_has_begun() -> None:
@@ -186,7 +186,7 @@ def test_a_program_with_many_files_open_still_sees_which_process_has_begun() -> 
     try:
         one, other = socket.socketpair()
         with one, other, socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1_500)) as high:
-            line = decode_workers._Line(high, PREPROCESS, 10_000)
+            line = decode_workers._Worker(high, PREPROCESS, 10_000)
             assert not line.has_begun()
             other.sendall(b"x")
             assert line.has_begun()
@@ -198,18 +198,18 @@ def test_closing_ends_every_process() -> None:
     with closing(Decoders(PREPROCESS, max_pixels=10_000)) as decoders:
         spread(decoders, 2)
         decoders.spread(1)  # this one has not begun
-        heads = [family._process.pid for family in decoders._families]
+        heads = [fork_server._process.pid for fork_server in decoders._fork_servers]
         assert sum(len(family_of(head)) for head in heads) == 2 + 2
     assert eventually(lambda: not any(map(family_of, heads)))
 
 
 def test_processes_end_with_a_program_that_is_killed() -> None:
     script = (
-        "import time; from imret.models.resolve import Preprocess; "
+        "import time; from imret.images.preprocess import Preprocess; "
         "from ingest.decode_workers import Decoders\n"
         "decoders = Decoders(Preprocess(), max_pixels=10_000); decoders.spread(2)\n"
-        "while not all(line.has_begun() for line in decoders._starting): time.sleep(0.05)\n"
-        "print(decoders._families[0]._process.pid, flush=True); time.sleep(60)"
+        "while not all(worker.has_begun() for worker in decoders._starting): time.sleep(0.05)\n"
+        "print(decoders._fork_servers[0]._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT

@@ -165,16 +165,18 @@ def test_a_long_ingest_for_a_gpu_decodes_in_processes_and_stores_the_same(
     def start_and_wait(decoders: Decoders, processes: int) -> None:
         spread.append(processes)
         really_spread(decoders, 2)
-        while not all(line.has_begun() for line in decoders._starting):
+        while not all(worker.has_begun() for worker in decoders._starting):
             time.sleep(0.02)
 
-    def decode_there(line: decode_workers._Line, some: Sequence[str]) -> list[decode_workers.Pixels | str]:
+    def decode_there(
+        worker: decode_workers._Worker, some: Sequence[str]
+    ) -> list[decode_workers.Pixels | str]:
         files.extend(some)
-        return really_decode(line, some)
+        return really_decode(worker, some)
 
-    really_spread, really_decode = Decoders.spread, decode_workers._Line.decode
+    really_spread, really_decode = Decoders.spread, decode_workers._Worker.decode
     monkeypatch.setattr(Decoders, "spread", start_and_wait)
-    monkeypatch.setattr(decode_workers._Line, "decode", decode_there)
+    monkeypatch.setattr(decode_workers._Worker, "decode", decode_there)
     monkeypatch.setattr("ingest.pipeline.LONG", 56)
     monkeypatch.setattr("ingest.pipeline.processes_for", lambda device, workers: workers)
     report = _ingest(photos, tmp_path / "db", encoder, workers=4, batch_size=4)
