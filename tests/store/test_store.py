@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
-from imret.errors import DataError, StoreError
+from imret.errors import DataError, ModelMismatch, StoreError
 from imret.store import Collection, Filter, Identity, Match, Point, Store
 from imret.store.embedded.store import EdgeStore
 from imret.store.server.store import ServerStore
@@ -671,7 +671,7 @@ def test_a_fingerprint_that_agrees_in_its_first_digits_only_is_another_encoder(
     store.open_version(name, MODEL)
     store.promote(name, MODEL)
     nearly = Identity("other", MODEL.fingerprint[:16] + "0" * 48, DIM)
-    with pytest.raises(StoreError, match=MODEL.fingerprint):
+    with pytest.raises(ModelMismatch, match=MODEL.fingerprint):
         store.open_version(name, nearly)
 
 
@@ -721,7 +721,7 @@ def test_names_that_could_leave_the_store_are_refused(store: Store) -> None:
     calls: list[Callable[[str], object]] = [
         store.open,
         store.live,
-        store.building,
+        store.staged_versions,
         store.drop,
         lambda name: store.open_version(name, MODEL),
         lambda name: store.promote(name, MODEL),
