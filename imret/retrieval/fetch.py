@@ -83,15 +83,6 @@ _GLOBAL_UNICAST_V6 = ipaddress.IPv6Network("2000::/3")
 _Address: TypeAlias = tuple[int, tuple[Any, ...]]
 
 
-def is_url(text: str) -> bool:
-    """Say whether text is meant as an address (`scheme://...`), fetchable or not.
-
-    `ftp://` and `file://` count: they are better refused by `fetch_picture`, with the reason, than searched
-    for as words.
-    """
-    return re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*://\S", text) is not None
-
-
 def shown_url(url: str) -> str:
     """Return an address as errors and logs may show it.
 

@@ -226,33 +226,6 @@ def read_picture(typed: str, read: Callable[[BinaryIO], T]) -> T:
         raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
 
 
-def format_query(terms: Sequence[Term]) -> list[str]:
-    """Return the arguments that `parse_query` makes these terms of.
-
-    Raises:
-        ValueError: If a term is a picture in memory, which cannot be typed.
-    """
-    arguments: list[str] = []
-    for term in terms:
-        if not isinstance(term.value, str):
-            raise ValueError("a picture in memory cannot be typed")
-        if term.weight < 0 or arguments:
-            arguments.append("-" if term.weight < 0 else "+")
-        weight = abs(term.weight)
-        prefix = "" if weight == 1 else f"{weight!r}:"
-        arguments.append(prefix + _typed(term, weighted=bool(prefix)))
-    return arguments
-
-
-def _typed(term: Term, *, weighted: bool) -> str:
-    """Return a term as it is typed without its weight: with its kind in front where that is needed."""
-    value = str(term.value)
-    operator = value in ("+", "-")
-    number = not weighted and _WEIGHT.fullmatch(value)
-    plain = not (operator or number or _KIND.fullmatch(value)) and _kind_of(value) == (term.kind, value)
-    return value if plain else f"{term.kind}:{value}"
-
-
 def _checked(terms: Sequence[Term]) -> tuple[Term, ...]:
     if not terms:
         raise DataError('the query is empty. Say what to look for, for example: imret search "mushroom"')

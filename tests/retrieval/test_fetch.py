@@ -25,7 +25,7 @@ from PIL import Image
 
 from imret.errors import ImageError
 from imret.images.decode import load_image
-from imret.retrieval.fetch import fetch_picture, is_url, shown_url
+from imret.retrieval.fetch import fetch_picture, shown_url
 from imret.settings import __version__
 
 SHORT_S = 0.3
@@ -855,26 +855,6 @@ def test_https_to_a_server_without_tls_is_refused(web: Web) -> None:
 
 
 # ---- Words ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://example.com/a.png", True),
-        (" HTTPS://example.com", True),
-        ("ftp://example.com/a.png", True),
-        ("file:///a.png", True),
-        ("http://", False),
-        ("https", False),
-        ("a photo of http://example.com", False),
-        ("black-and-white", False),
-        ("./http://x", False),
-        ("C:\\photos", False),
-        ("", False),
-    ],
-)
-def test_is_url_knows_addresses_from_words_and_paths(text: str, expected: bool) -> None:
-    assert is_url(text) is expected
 
 
 @pytest.mark.parametrize(
