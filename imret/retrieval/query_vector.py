@@ -22,9 +22,9 @@ from imret.errors import DataError, ImageError
 from imret.files import sha256_of
 from imret.retrieval import relevance
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.fetch import shown_url
 from imret.retrieval.prompts import wordings
 from imret.retrieval.query import LOOKED_AT, Term, path_of_term, read_picture
+from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import file_of, point_id
 

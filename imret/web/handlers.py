@@ -13,10 +13,10 @@ from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
-from imret.retrieval.fetch import shown_url
 from imret.retrieval.filters import make_filter
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
+from imret.retrieval.web_address import shown_url
 from imret.store import Filter, Point
 from imret.store.payload import file_of
 from imret.web.errors import NotFound
