@@ -71,7 +71,7 @@ def command(
 
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
-    from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
+    from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
     from ingest.pipeline import ingest
     from ingest.sources import FolderSource
@@ -82,10 +82,7 @@ def command(
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        # A device that may not be there is looked for at once; else torch loads when there is something to
-        # encode.
-        find = query_encoder_for if tuning["device"] in ("auto", "cpu") else encoder_for
-        encoder = find(
+        encoder = collection_encoder(
             store,
             collection,
             model=model,
@@ -94,6 +91,10 @@ def command(
             precision=tuning["precision"],
             notify=announce,
         )
+        # A device that may not be there is looked for at once; else torch loads when there is something to
+        # encode.
+        if tuning["device"] not in ("auto", "cpu"):
+            encoder.device  # noqa: B018
         announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
         with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 

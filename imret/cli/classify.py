@@ -18,7 +18,7 @@ from imret.output.console import announce
 from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.classify import Classification
 
 
@@ -127,15 +127,15 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
-) -> tuple[list[str], CachedEncoder]:
+) -> tuple[list[str], LazyEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
-    from imret.models.lazy_encoder import CachedEncoder
-    from imret.retrieval.collection_encoder import query_encoder_for
+    from imret.models.lazy_encoder import LazyEncoder
+    from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
 
     if labels is not None and collection is None:
         model = encoding.pop("model") or DEFAULT_MODEL
-        return labels, CachedEncoder(model, notify=announce, **encoding)
+        return labels, LazyEncoder(model, notify=announce, **encoding)
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False) as store:
         if store.reason:
@@ -147,7 +147,7 @@ def _labels_and_encoder(
                 f"the pictures of collection {collection!r} have no categories. Say what pictures may show: "
                 "--labels dog,cat"
             )
-        return categories, query_encoder_for(store, collection, notify=announce, **encoding)
+        return categories, collection_encoder(store, collection, notify=announce, **encoding)
 
 
 class _Found:

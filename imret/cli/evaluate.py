@@ -130,7 +130,7 @@ def _measured(
     from imret.evaluation.evaluate import evaluate
     from imret.evaluation.index_error import evaluate_collection
     from imret.models.encoder import Encoder
-    from imret.retrieval.collection_encoder import encoder_for
+    from imret.retrieval.collection_encoder import collection_encoder
     from imret.settings import DEFAULT_MODEL
     from imret.store import open_store
 
@@ -145,7 +145,7 @@ def _measured(
             if store.reason:
                 announce(store.reason)
             named = {"model": asked["model"], "arch": asked["arch"], **options}
-            encoder = encoder_for(store, collection, existing=True, **named)
+            encoder = collection_encoder(store, collection, existing=True, **named).encoder
             names = names_for(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:

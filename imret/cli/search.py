@@ -309,14 +309,14 @@ def _from_store(
         # An embedded store starts a process for it, which takes as long as what is imported here.
         opening = meanwhile.submit(store.open, collection)
         from imret.retrieval import search
-        from imret.retrieval.collection_encoder import query_encoder_for
+        from imret.retrieval.collection_encoder import collection_encoder
 
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
         stored = encoding["model"] is None and all(term.kind in ("id", "stored") for term in terms)
         encoder = (
             None
             if stored
-            else query_encoder_for(store, collection, **encoding, notify=announce, existing=True)
+            else collection_encoder(store, collection, **encoding, notify=announce, existing=True)
         )
         with closing(opening.result()) as opened:
             hits = search.search(opened, terms, **asked, encoder=encoder, filter=only)

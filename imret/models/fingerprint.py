@@ -91,6 +91,41 @@ class ModelFiles:
         return fingerprint
 
 
+class ModelInfo:
+    """What the files of a model tell without loading it; shared by everything that encodes with one.
+
+    Attributes:
+        files: The model's files.
+    """
+
+    files: ModelFiles
+
+    @property
+    def model_id(self) -> str:
+        """The name that gives this model again."""
+        return self.files.model_id
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.files.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over weights, architecture and preprocessing; see `ModelFiles.fingerprint`."""
+        return self.files.fingerprint
+
+    @property
+    def images_fingerprint(self) -> str:
+        """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
+        return self.files.images_fingerprint
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the input of the image tower."""
+        return self.files.preprocess
+
+
 def _effective(value: Any) -> Any:
     """Return a configuration without the keys that change no embedding."""
     if isinstance(value, Mapping):

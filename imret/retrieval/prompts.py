@@ -15,8 +15,7 @@ from imret.datasets.names_csv import name_key
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.encoder import QueryEncoder
 
 # Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
 # narrower word. The first is the name a query is made of; the others take turns with it in training.
@@ -126,7 +125,7 @@ def label_texts(label: str, names: Names | None = None) -> list[str]:
     return [" ".join(words)] if len(bare) > LABEL_MAX_WORDS else evaluation_queries(" ".join(bare), names)
 
 
-def recorded_names(encoder: Encoder | CachedEncoder) -> dict[str, tuple[str, ...]]:
+def recorded_names(encoder: QueryEncoder) -> dict[str, tuple[str, ...]]:
     """Return what the categories were called when a model was tuned, where that is not the built-in name.
 
     A folder that `imret finetune` wrote keeps it in training.json; any other model says nothing of it.
@@ -144,9 +143,7 @@ def recorded_names(encoder: Encoder | CachedEncoder) -> dict[str, tuple[str, ...
     return {category: names for category, names in found.items() if names[0] != common_names(category)[0]}
 
 
-def names_for(
-    encoder: Encoder | CachedEncoder, given: dict[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
+def names_for(encoder: QueryEncoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     """Return what categories are called: as in the file, else as the model was tuned."""
     pass
 

@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +30,13 @@ from imret.store.payload import file_of, point_id
 
 if TYPE_CHECKING:
     from imret.images.decode import Picture
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
-
-AnyEncoder: TypeAlias = "Encoder | CachedEncoder"
-
+    from imret.models.encoder import QueryEncoder
 
 # Points whose vectors tell how a query's scores are spread.
 SAMPLE = 512
 
 
-def query_vector(
-    encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
-) -> NDArray[np.float32]:
+def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
     """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
     return encoder.encode_mean(wordings(query, template=template))
 
@@ -52,14 +46,14 @@ def query_vector(
 
 # Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
 PICTURES_KEPT = 256
-_pictures_of: weakref.WeakKeyDictionary[AnyEncoder, dict[str, NDArray[np.float32]]] = (
+_pictures_of: weakref.WeakKeyDictionary[QueryEncoder, dict[str, NDArray[np.float32]]] = (
     weakref.WeakKeyDictionary()
 )
-_phrases_of: weakref.WeakKeyDictionary[AnyEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+_phrases_of: weakref.WeakKeyDictionary[QueryEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 _samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
 
-class Asked:
+class QueryEmbedder:
     """The terms of one query on their way to one vector; encodes and samples as little as it can.
 
     Args:
@@ -75,7 +69,7 @@ class Asked:
     def __init__(
         self,
         collection: Collection,
-        encoder: Callable[[], AnyEncoder],
+        encoder: Callable[[], QueryEncoder],
         template: bool,
         fetch: Callable[[str], bytes] | None,
     ) -> None:
@@ -84,7 +78,7 @@ class Asked:
         self.hashes: list[str] = []
 
     @cached_property
-    def _encoder(self) -> AnyEncoder:
+    def _encoder(self) -> QueryEncoder:
         encoder = self._get_encoder()
         check_same_encoder(self._collection, encoder)
         return encoder

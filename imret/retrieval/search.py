@@ -20,14 +20,14 @@ from imret.errors import DataError
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.dedupe import fold_near_copies
 from imret.retrieval.query import Query, terms_of
-from imret.retrieval.query_vector import Asked
+from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.results import SORTS, Facet, Hit, sort_hits
 from imret.settings import DEFAULT_COLLECTION
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of
 
 if TYPE_CHECKING:
-    from imret.retrieval.query_vector import AnyEncoder
+    from imret.models.encoder import QueryEncoder
 
 
 def search(
@@ -35,7 +35,7 @@ def search(
     query: Query,
     *,
     collection: str = DEFAULT_COLLECTION,
-    encoder: AnyEncoder | None = None,
+    encoder: QueryEncoder | None = None,
     categories: Sequence[str] = (),
     filter: Filter | None = None,
     limit: int = 10,
@@ -101,7 +101,7 @@ def search(
             only = Filter((*only.must, *filter.must), (*only.must_not, *filter.must_not))
         named = [one for one in (*only.must, *only.must_not) if isinstance(one, Match)]
         check_categories(opened, [str(v) for one in named if one.field == "category" for v in one.values])
-        asked = Asked(opened, lambda: encoder or _encoder_of(opened), template, fetch)
+        asked = QueryEmbedder(opened, lambda: encoder or _encoder_of(opened), template, fetch)
         vector = asked.vector(terms)
         if asked.hashes and not include_self:
             only = Filter(only.must, (*only.must_not, Match("sha256", tuple(asked.hashes))))
@@ -162,10 +162,10 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
 
 
-def _encoder_of(collection: Collection) -> AnyEncoder:
-    from imret.models.lazy_encoder import CachedEncoder
+def _encoder_of(collection: Collection) -> QueryEncoder:
+    from imret.models.lazy_encoder import LazyEncoder
 
-    return CachedEncoder(collection.identity.model)
+    return LazyEncoder(collection.identity.model)
 
 
 # ---- What is found --------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_stored_pictures_are_searched_by_where_the_model_is_gone(
     def gone(*_: object, **__: object) -> None:
         raise AssertionError("a model was looked for")
 
-    monkeypatch.setattr("imret.retrieval.collection_encoder.query_encoder_for", gone)
+    monkeypatch.setattr("imret.retrieval.collection_encoder.collection_encoder", gone)
     assert imret(db, "similar", "stored:aves/01.png").stdout == expected
 
 

@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from imret.models.encoder import Encoder
-from imret.models.fast.fuse_batch_norm import fold_batch_norms
+from imret.models.fast.fuse_batch_norm import fuse_batch_norms
 from tests.fakes.pictures import draw_picture
 
 PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
@@ -42,7 +42,7 @@ def folded(tower: nn.Module) -> int:
     others = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         before = tower(others)
-        n = fold_batch_norms(tower, tower, PIXELS)
+        n = fuse_batch_norms(tower, tower, PIXELS)
         torch.testing.assert_close(tower(others), before, atol=1e-4, rtol=1e-4)
     return n
 
