@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import (
+    arch_option,
+    category_names,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
 from imret.errors import DataError
 from imret.output.console import announce
 from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
@@ -84,7 +91,6 @@ def command(
     from imret.datasets.names_csv import read_names
     from imret.images.decode import MAX_PIXELS, lift_pillow_limit
     from imret.retrieval.classify import classify_each
-    from imret.retrieval.prompts import names_for
 
     lift_pillow_limit(MAX_PIXELS)
     names = read_names(names_file) if names_file else {}
@@ -94,7 +100,7 @@ def command(
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
     found = _Found(pictures)
-    results = classify_each(found, labels, encoder=encoder, names=names_for(encoder, names), top_k=top_k)
+    results = classify_each(found, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
     n_unreadable = write_predictions(results, labels, output, sys.stdout) + found.n_skipped
     if n_unreadable:
         announce(f"{n_unreadable:,} could not be read")

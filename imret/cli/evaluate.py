@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import (
+    arch_option,
+    category_names,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
 from imret.errors import DataError
 from imret.output.console import announce
-from imret.retrieval.prompts import names_for
 from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
@@ -146,13 +152,13 @@ def _measured(
                 announce(store.reason)
             named = {"model": asked["model"], "arch": asked["arch"], **options}
             encoder = collection_encoder(store, collection, existing=True, **named).encoder
-            names = names_for(encoder, names)
+            names = category_names(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return {"collection": through}
     if encoder is None:
         encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
-        names = names_for(encoder, names)
+        names = category_names(encoder, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with _Count() as count:
         report = evaluate(

@@ -22,7 +22,7 @@ from imret.errors import DataError, ImageError
 from imret.files import sha256_of
 from imret.retrieval import relevance
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.prompts import wordings
+from imret.retrieval.prompts import search_prompts
 from imret.retrieval.query import LOOKED_AT, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point
@@ -38,7 +38,7 @@ SAMPLE = 512
 
 def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
     """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
-    return encoder.encode_mean(wordings(query, template=template))
+    return encoder.encode_mean(search_prompts(query, template=template))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import imret
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
-from imret.retrieval.prompts import TEMPLATES
+from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
 from imret.store import Store, open_store
@@ -102,7 +102,9 @@ def test_an_empty_query_is_refused(store: Store, encoder: Encoder, query: str) -
 
 
 def test_a_short_query_is_the_mean_of_its_templates_and_a_long_one_is_itself(encoder: Encoder) -> None:
-    mean = encoder.encode_texts([frame.format("red mushroom") for frame in TEMPLATES]).mean(axis=0)
+    mean = encoder.encode_texts([fill(template, "red mushroom") for template in SEARCH_TEMPLATES]).mean(
+        axis=0
+    )
     np.testing.assert_allclose(
         query_vector(encoder, " red  mushroom "), mean / np.linalg.norm(mean), atol=1e-6
     )
