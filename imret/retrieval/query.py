@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 KINDS = ("text", "image", "url", "id", "stored")
 
-# Kinds that are looked at; a model sees them through its other tower than words.
-LOOKED_AT = ("image", "url", "id", "stored")
+# Kinds that are pictures; a model sees them through its other tower than words.
+PICTURE_KINDS = ("image", "url", "id", "stored")
 
 _KIND = re.compile(r"(text|image|url|id|stored):(.*)", re.DOTALL)
 # What stands before a colon and can only be meant as a number, right or wrong.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from imret.client.limits import MAX_TERMS
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
@@ -23,7 +24,7 @@ from imret.web.errors import NotFound
 from imret.web.images.files import Pictures
 from imret.web.images.uploads import Upload, Uploads
 from imret.web.pool.served import Served
-from imret.web.schemas import MAX_TERMS, BrowseQuery, SearchIn, TermIn, Which
+from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.
 COUNTED = 200

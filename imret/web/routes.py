@@ -14,6 +14,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
+from imret.client.limits import MAX_DEPTH, MAX_TEXT
 from imret.errors import DataError, ImretError
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
@@ -37,9 +38,7 @@ from imret.web.request_bodies import (
 )
 from imret.web.schemas import (
     MAX_CLASSIFIED,
-    MAX_DEPTH,
     MAX_LABELS,
-    MAX_TEXT,
     BrowseQuery,
     CategoriesOut,
     ClassifyOut,
