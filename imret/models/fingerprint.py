@@ -82,8 +82,8 @@ class ModelFiles:
         """
         try:
             training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            kept = training["images_of"]
-            fingerprint, weights_sha256 = str(kept["fingerprint"]), kept["weights_sha256"]
+            image_tower = training["images_of"]
+            fingerprint, weights_sha256 = str(image_tower["fingerprint"]), image_tower["weights_sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return self.fingerprint
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):

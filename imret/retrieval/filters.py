@@ -76,13 +76,13 @@ def make_filter(
     """
     must: list[Condition] = []
     must_not: list[Condition] = []
-    for names, asked in ((tuple(categories), must), (tuple(not_categories), must_not)):
+    for names, conditions in ((tuple(categories), must), (tuple(not_categories), must_not)):
         if names:
-            asked.append(Match("category", tuple(_stored(name, name) for name in names)))
+            conditions.append(Match("category", tuple(_stored(name, name) for name in names)))
     for text in where:
-        one = parse_where(text)
-        must += one.must
-        must_not += one.must_not
+        condition = parse_where(text)
+        must += condition.must
+        must_not += condition.must_not
     return Filter(tuple(must), tuple(must_not)) or None
 
 
@@ -164,16 +164,16 @@ class _Clause:
         values: list[str] = []
         at = 0
         while True:
-            one = _VALUE.match(self.value, at)
-            if one is None:
+            match = _VALUE.match(self.value, at)
+            if match is None:
                 rest = self.value[at:].strip()
                 quoted = f"the quotes of {rest} do not pair" if rest.startswith('"') else "a value is missing"
                 self._refuse(quoted)
-            quoted_value, bare, end = one.groups()
+            quoted_value, bare, end = match.groups()
             values.append(bare.strip() if quoted_value is None else quoted_value.replace('""', '"'))
             if not end:
                 return values
-            at = one.end()
+            at = match.end()
 
     def _number(self, value: str) -> int:
         parts = _NUMBER.fullmatch(value)
@@ -198,7 +198,7 @@ class _Clause:
         if parts is None:
             self._refuse(f"{value!r} is no date")
         try:
-            first, last = (one.astimezone(timezone.utc) for one in _first_and_last(parts))
+            first, last = (moment.astimezone(timezone.utc) for moment in _first_and_last(parts))
         except (ValueError, OverflowError) as error:
             reason = "it lies outside the years 1 to 9999" if isinstance(error, OverflowError) else str(error)
             self._refuse(f"{value!r} is no date: {reason}")

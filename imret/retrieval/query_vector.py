@@ -184,13 +184,13 @@ class QueryEmbedder:
         same = Filter((Match("sha256", (digest,)),))
         for points in self._collection.scan(same, vectors=True, batch_size=1):
             return self._stored(points[0])
-        known = _pictures_of.setdefault(self._encoder, {})
-        vector = known.get(digest)
+        vectors = _pictures_of.setdefault(self._encoder, {})
+        vector = vectors.get(digest)
         if vector is None:
             vector = self._decoded_and_encoded(source, name)
-            for oldest in list(known)[: len(known) - PICTURES_KEPT + 1]:
-                known.pop(oldest, None)  # another thread may have been faster
-            known[digest] = vector
+            for oldest in list(vectors)[: len(vectors) - PICTURES_KEPT + 1]:
+                vectors.pop(oldest, None)  # another thread may have been faster
+            vectors[digest] = vector
         self.hashes.append(digest)
         return vector
 

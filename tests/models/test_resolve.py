@@ -225,15 +225,15 @@ def test_what_open_clip_said_is_asked_again_where_it_was_damaged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "open_clip", raising=False)
-    assert resolve._kept("kind", "name", lambda: {"a": 1}) == {"a": 1}
-    assert resolve._kept("kind", "name", lambda: None) == {"a": 1}
+    assert resolve._ask_once("kind", "name", lambda: {"a": 1}) == {"a": 1}
+    assert resolve._ask_once("kind", "name", lambda: None) == {"a": 1}
     (entry,) = (settings.cache_dir() / "open_clip").iterdir()
     for damaged in ("{", "[]", "{}", ""):
         entry.write_text(damaged)
-        assert resolve._kept("kind", "name", lambda: {"a": 2}) == {"a": 2}
+        assert resolve._ask_once("kind", "name", lambda: {"a": 2}) == {"a": 2}
         assert json.loads(entry.read_text()) == {"a": 2}
-    assert resolve._kept("kind", "other", lambda: None) is None  # not kept: it may exist one day
-    assert resolve._kept("kind", "other", lambda: {"a": 3}) == {"a": 3}
+    assert resolve._ask_once("kind", "other", lambda: None) is None  # not kept: it may exist one day
+    assert resolve._ask_once("kind", "other", lambda: {"a": 3}) == {"a": 3}
 
 
 def test_where_open_clip_is_loaded_its_registry_is_asked(

@@ -232,10 +232,10 @@ class _Weights:
 
     def match(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether these tensors are there and can be read, and no others but of the image tower."""
-        known = {*shapes, "logit_scale", *LEFTOVERS}
+        expected = {*shapes, "logit_scale", *LEFTOVERS}
         return (
             "logit_scale" in self._entries
-            and all(name in known or name.startswith("visual.") for name in self._entries)
+            and all(name in expected or name.startswith("visual.") for name in self._entries)
             and all(
                 name in self._entries
                 and self._entries[name].shape == shape

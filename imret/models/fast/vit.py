@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, scaled_dot_product_attention
 
-from imret.models.checkpoint import Checkpoint, placed
+from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import block_shapes, norm_shapes
 
@@ -151,7 +151,7 @@ def load_vision_transformer(
     return VisionTransformer(
         config,
         {
-            name: placed(checkpoint, tensor, device=device, dtype=norm_dtype if "ln_" in name else dtype)
+            name: checkpoint.place(tensor, device=device, dtype=norm_dtype if "ln_" in name else dtype)
             for name, tensor in tensors.items()
         },
     )
