@@ -1,4 +1,4 @@
-"""The note by which a search finds the server that runs over its store."""
+"""The record by which a search finds the server that runs over its store."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from imret.errors import DataError
 
 URL = "http://127.0.0.1:8750"
 
-# A server of its own process, which says when it is announced and lives until it is killed.
+# A server of its own process, which says when it is registered and lives until it is killed.
 SERVER = """
 import sys
-from imret.client.discovery import announced
-with announced(url=sys.argv[1], address=sys.argv[2], token="secret"):
-    print("announced", flush=True)
+from imret.client.discovery import register
+with register(url=sys.argv[1], address=sys.argv[2], token="secret"):
+    print("registered", flush=True)
     sys.stdin.read()
 """
 
@@ -39,7 +39,7 @@ def serve(url: str, address: str) -> subprocess.Popen[str]:
         text=True,
     )
     assert server.stdout is not None
-    assert server.stdout.readline() == "announced\n"
+    assert server.stdout.readline() == "registered\n"
     return server
 
 

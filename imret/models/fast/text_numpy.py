@@ -50,7 +50,7 @@ class NumpyTextTower:
     """
 
     def __init__(self, files: ModelFiles, weights: _Weights) -> None:
-        """Use `open_light_text`, which finds out whether a model can be one."""
+        """Use `open_text_tower`, which finds out whether a model can be one."""
         text = files.model_cfg["text_cfg"]
         self._model_id, self._weights, self._prefix = files.model_id, weights, _prefix(files)
         self._products = _Products(weights)
