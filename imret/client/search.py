@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 
 from imret import errors
 from imret.client.discovery import RunningServer
-from imret.client.limits import (
+from imret.errors import ImretError, StoreUnavailable
+from imret.escape import escape_undecodable
+from imret.retrieval.limits import (
     MAX_CATEGORIES,
     MAX_DEPTH,
     MAX_LIMIT,
@@ -30,8 +32,6 @@ from imret.client.limits import (
     MAX_TEXT,
     MAX_WEIGHT,
 )
-from imret.errors import ImretError, StoreUnavailable
-from imret.escape import escape_undecodable
 from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, Term, read_picture, terms_of
 from imret.retrieval.results import Hit, sort_hits

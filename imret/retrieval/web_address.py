@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -143,6 +144,14 @@ def shown_url(url: str) -> str:
     if len(path) > room:
         path = f"{path[: room - 63]}...{path[-60:]}"
     return path + ("?..." if mark else "")
+
+
+def direct_remedy(remedy: str) -> str:
+    """Add to a remedy, where a proxy is set up, that imret does not use it."""
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    if any(os.environ.get(name) or os.environ.get(name.upper()) for name in names):
+        return f"{remedy} imret connects directly: the proxy of your environment is not used."
+    return remedy
 
 
 def not_public(number: str) -> str | None:

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imret.client.limits import MAX_TERMS
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
 from imret.retrieval.filters import make_filter
+from imret.retrieval.limits import MAX_TERMS
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
 from imret.retrieval.web_address import shown_url

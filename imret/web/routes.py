@@ -14,8 +14,8 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
-from imret.client.limits import MAX_DEPTH, MAX_TEXT
 from imret.errors import DataError, ImretError
+from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
 from imret.web.errors import NotFound, without_paths

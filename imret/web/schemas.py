@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from imret.client.limits import (
+from imret.retrieval.limits import (
     MAX_CATEGORIES,
     MAX_DEPTH,
     MAX_LIMIT,

@@ -24,10 +24,11 @@ from click.testing import CliRunner, Result
 
 from imret import Encoder, errors
 from imret.cli.main import cli
-from imret.client import limits, search
+from imret.client import search
 from imret.client.discovery import RunningServer, find_server, register
 from imret.client.search import FallbackToLocal
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
+from imret.retrieval import limits
 from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, Term
 from imret.retrieval.results import Hit, sort_hits
