@@ -172,8 +172,8 @@ def test_pictures_spread_over_threads_keep_their_order_and_torch_its_threads(mob
         encoder = Encoder(mobile, device="cpu")
         rows = encoder.encode_pixels(pixels)
         assert encoder.calls_at_once > 1
-        assert encoder._lanes is not None
-        assert {encoder._lanes.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
+        assert encoder._step_threads is not None
+        assert {encoder._step_threads.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(encoder.encode_pixels, [pixels[i:] for i in range(4)]))
