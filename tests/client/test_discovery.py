@@ -44,8 +44,8 @@ def serve(url: str, address: str) -> subprocess.Popen[str]:
 
 
 def folder() -> Path:
-    (found,) = Path(os.environ["IMRET_HOME"]).iterdir()
-    return found
+    (child,) = Path(os.environ["IMRET_HOME"]).iterdir()
+    return child
 
 
 def notes() -> list[Path]:
@@ -55,15 +55,15 @@ def notes() -> list[Path]:
 def test_a_server_is_found_while_it_runs_and_not_after(tmp_path: Path) -> None:
     assert find_server(tmp_path) is None
     with register(url=URL, address=tmp_path, token="secret") as said:
-        found = find_server(tmp_path)
-        assert found == said
-        assert (found.url, found.address, found.pid, found.token) == (
+        server = find_server(tmp_path)
+        assert server == said
+        assert (server.url, server.address, server.pid, server.token) == (
             URL,
             str(tmp_path),
             os.getpid(),
             "secret",
         )
-        assert "secret" not in repr(found)
+        assert "secret" not in repr(server)
         assert find_server(tmp_path / "other") is None
     assert find_server(tmp_path) is None
     assert notes() == []
@@ -181,9 +181,9 @@ def test_a_url_has_one_spelling(typed: str, meant: str) -> None:
 def test_a_folder_of_any_bytes_is_found(tmp_path: Path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     with register(url=URL, address=name):
-        found = find_server(name)
-        assert found is not None
-        assert found.address == name
+        server = find_server(name)
+        assert server is not None
+        assert server.address == name
 
 
 @pytest.mark.parametrize("left", ["", "{", "[]", '{"url": 3}', "null", "\xff"])

@@ -90,13 +90,13 @@ def home(place: Path) -> Iterator[Path]:
     )
     with server:
         assert server.stderr is not None
-        said = []
+        lines = []
         for line in server.stderr:
-            said.append(line)
+            lines.append(line)
             if "the page is at" in line:
                 break
         else:
-            pytest.fail("".join(said))
+            pytest.fail("".join(lines))
         reading = threading.Thread(target=server.stderr.read)  # what it says later must not block it
         reading.start()
         yield place / "home"
@@ -126,10 +126,10 @@ def served(place: Path, home: Path, twin: Store, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def running(served: Path) -> RunningServer:
-    found = find_server(served)
-    assert found is not None
-    assert found.token == TOKEN
-    return found
+    server = find_server(served)
+    assert server is not None
+    assert server.token == TOKEN
+    return server
 
 
 def ask(server: RunningServer, query: Query, **options: Any) -> list[Hit]:
@@ -179,7 +179,7 @@ def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     ],
 )
 def test_a_server_finds_what_the_command_finds_without_it(place: Path, served: Path, typed: str) -> None:
-    arguments = [one.replace("PLACE", str(place)) for one in typed.split(" ")]
+    arguments = [word.replace("PLACE", str(place)) for word in typed.split(" ")]
     through = imret(served, *arguments, "--format", "json", "--payload")
     without = imret(place / "twin", *arguments, "--format", "json", "--payload")
     assert "answered by imret serve at http://127.0.0.1:" in through.stderr
@@ -257,7 +257,7 @@ def test_a_stored_path_is_looked_for_from_here_and_below_the_folder_that_was_ing
     ],
 )
 def test_errors_have_the_words_that_they_have_without_a_server(place: Path, served: Path, typed: str) -> None:
-    arguments = [one.replace("PLACE", str(place)) for one in typed.split(" ")]
+    arguments = [word.replace("PLACE", str(place)) for word in typed.split(" ")]
     raised = []
     for store in (served, place / "twin"):
         with pytest.raises(ImretError) as caught:
@@ -304,8 +304,8 @@ class Request:
 
     @property
     def query(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.parts[0][1] if self.is_form else self.body)
-        return found
+        query: dict[str, Any] = json.loads(self.parts[0][1] if self.is_form else self.body)
+        return query
 
     @property
     def is_form(self) -> bool:
@@ -429,7 +429,7 @@ def test_no_page_more_is_asked_for_than_there_are_hits(
 ) -> None:
     with Canned(paged(total)) as server:
         hits = ask(server.running, "wing", limit=limit, offset=offset, sort=sort)
-    assert [(one.query["offset"], one.query["limit"]) for one in server.requests] == asked
+    assert [(request.query["offset"], request.query["limit"]) for request in server.requests] == asked
     ranks = range(offset + 1, min(offset + limit, total) + 1)
     key: dict[str, Callable[[int], Any]] = {
         "score": lambda rank: rank,
@@ -437,7 +437,7 @@ def test_no_page_more_is_asked_for_than_there_are_hits(
         "date": lambda rank: (-(rank * 31 % 60), rank),
         "path": lambda rank: (rank * 7919 % 1000, rank),
     }
-    assert [one.rank for one in hits] == sorted(ranks, key=key[sort])
+    assert [row.rank for row in hits] == sorted(ranks, key=key[sort])
 
 
 def test_pages_of_two_versions_are_not_put_together() -> None:
@@ -592,12 +592,12 @@ def test_the_token_is_shown_and_no_proxy_is(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_hit_has_the_path_of_its_bytes() -> None:
-    one = hit(1)
-    one["payload"]["file_base64"] = "L3Bob3Rvcy9jYWbpLmpwZw=="
-    with Canned(lambda _: answer(one)) as server:
-        (found,) = ask(server.running, "wing")
-    assert os.fsencode(found.path) == b"/photos/caf\xe9.jpg"
-    assert found == Hit(1, 0.9999, "1", file_of(one["payload"]), None, one["payload"], 0)
+    canned = hit(1)
+    canned["payload"]["file_base64"] = "L3Bob3Rvcy9jYWbpLmpwZw=="
+    with Canned(lambda _: answer(canned)) as server:
+        (row,) = ask(server.running, "wing")
+    assert os.fsencode(row.path) == b"/photos/caf\xe9.jpg"
+    assert row == Hit(1, 0.9999, "1", file_of(canned["payload"]), None, canned["payload"], 0)
 
 
 # ---- Answers that are none ------------------------------------------------------------------------------
@@ -787,7 +787,7 @@ def test_a_server_is_not_asked_where_another_would_answer(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    arguments = tuple(one.replace("MODEL", str(random_model)) for one in arguments)
+    arguments = tuple(argument.replace("MODEL", str(random_model)) for argument in arguments)
     with Canned(paged(3)) as server, register(url=server.url, address=place / "twin"):
         result = imret(place / "twin", "search", "wing", *arguments)
     assert server.requests == []
@@ -878,6 +878,6 @@ def test_hits_are_sorted_by_rank_date_or_path() -> None:
         Hit(rank, 0.0, str(rank), path, None, {"modified": modified} if modified else {})
         for rank, path, modified in ((2, "b", "2024"), (1, "c", ""), (3, "a", "2025"), (4, "b", "2024"))
     ]
-    assert [one.rank for one in sort_hits(hits, "score")] == [1, 2, 3, 4]
-    assert [one.rank for one in sort_hits(hits, "date")] == [3, 2, 4, 1]
-    assert [one.rank for one in sort_hits(hits, "path")] == [3, 2, 4, 1]
+    assert [row.rank for row in sort_hits(hits, "score")] == [1, 2, 3, 4]
+    assert [row.rank for row in sort_hits(hits, "date")] == [3, 2, 4, 1]
+    assert [row.rank for row in sort_hits(hits, "path")] == [3, 2, 4, 1]

@@ -116,7 +116,7 @@ class Internet:
                 return real_look_up(host, port, *rest, **more)
             answers = self.names[host]
             numbers = answers.pop(0) if len(answers) > 1 else answers[0]
-            return [found for number in numbers for found in real_look_up(number, port, *rest, **more)]
+            return [entry for number in numbers for entry in real_look_up(number, port, *rest, **more)]
 
         def connect(sock: socket.socket, address: Any) -> None:
             self.connected.append(address[0])
@@ -358,8 +358,8 @@ def test_no_address_that_is_not_public_is_connected_to(
     internet: Internet, monkeypatch: pytest.MonkeyPatch, number: str, kind: str
 ) -> None:
     def look_up(host: str, port: int, *_: Any) -> Any:
-        found = (number, port, 0, 0) if ":" in number else (number, port)
-        return [(socket.AF_INET6 if ":" in number else socket.AF_INET, socket.SOCK_STREAM, 6, "", found)]
+        address = (number, port, 0, 0) if ":" in number else (number, port)
+        return [(socket.AF_INET6 if ":" in number else socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     message = refusal("http://intern.example/a.png")
@@ -801,25 +801,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secure(certificate: Path, internet: Internet) -> Iterator[tuple[Web, list[str]]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
-    asked: list[str] = []
-    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    server_names: list[str] = []
+    context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     with contextlib.closing(Web(context=context)) as server:
         server.routes["/a.png"] = answer()
         internet.servers[PUBLIC, 443] = server.port
         for name in ("pictures.example", "other.example", "xn--bcher-kva.example", "pictures.example."):
             internet.names[name] = [[PUBLIC]]
-        yield server, asked
+        yield server, server_names
 
 
 def test_tls_is_verified_against_the_name_and_asks_for_it(
     secure: tuple[Web, list[str]], certificate: Path, monkeypatch: pytest.MonkeyPatch, internet: Internet
 ) -> None:
-    server, asked = secure
+    server, server_names = secure
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
     assert fetch_picture("https://pictures.example/a.png", timeout_s=5) == PICTURE
     assert fetch_picture("https://pictures.example./a.png", timeout_s=5) == PICTURE
     assert fetch_picture("https://Bücher.example/a.png", timeout_s=5) == PICTURE
-    assert asked == ["pictures.example", "pictures.example", "xn--bcher-kva.example"]
+    assert server_names == ["pictures.example", "pictures.example", "xn--bcher-kva.example"]
     assert set(internet.connected) == {PUBLIC}
     assert "Host: pictures.example\r\n" in server.requests[0]
 

@@ -243,12 +243,12 @@ def _format_end(following: datetime) -> str:
 texts = st.text(max_size=8)
 numbers = st.integers(-(2**53) + 1, 2**53 - 1)
 dates = st.one_of(
-    st.datetimes().map(lambda one: one.isoformat()[:10]),
-    st.datetimes().map(lambda one: one.isoformat()[:7]),
-    st.datetimes().map(lambda one: one.isoformat()[:4]),
-    st.datetimes().map(lambda one: one.isoformat(timespec="minutes")),
-    st.datetimes().map(lambda one: one.isoformat(timespec="seconds")),
-    st.datetimes(max_value=datetime(9999, 1, 1)).map(lambda one: f"{one.isoformat()[:19]}.0001-03:30"),
+    st.datetimes().map(lambda moment: moment.isoformat()[:10]),
+    st.datetimes().map(lambda moment: moment.isoformat()[:7]),
+    st.datetimes().map(lambda moment: moment.isoformat()[:4]),
+    st.datetimes().map(lambda moment: moment.isoformat(timespec="minutes")),
+    st.datetimes().map(lambda moment: moment.isoformat(timespec="seconds")),
+    st.datetimes(max_value=datetime(9999, 1, 1)).map(lambda moment: f"{moment.isoformat()[:19]}.0001-03:30"),
 )
 pieces = st.one_of(
     st.sampled_from([*KEYS, "=", "!=", ">", ">=", "<", "<=", "..", ",", '"', '""', " ", "-", "5", "0", "MB"]),

@@ -101,8 +101,8 @@ def test_nothing_that_can_be_typed_breaks_the_parser(typed: list[str]) -> None:
         terms = parse_query(typed)
     except DataError:
         return
-    assert any(one.weight > 0 for one in terms)
-    assert all(math.isfinite(one.weight) and one.weight != 0 and str(one.value).strip() for one in terms)
+    assert any(term.weight > 0 for term in terms)
+    assert all(math.isfinite(term.weight) and term.weight != 0 and str(term.value).strip() for term in terms)
 
 
 values = {
@@ -125,7 +125,7 @@ terms_strategy = st.lists(
     ),
     min_size=1,
     max_size=5,
-).filter(lambda terms: any(one.weight > 0 for one in terms))
+).filter(lambda terms: any(term.weight > 0 for term in terms))
 
 
 def _typed(terms: list[Term]) -> list[str]:

@@ -65,6 +65,21 @@ def test_several_categories_mean_any_of_them(store: Store, photos: Path, encoder
     assert {hit.category for hit in hits} == {"aves", "insecta"}
 
 
+def test_excluded_categories_conditions_and_a_filter_hold_together(store: Store, encoder: Encoder) -> None:
+    hits = search(
+        store,
+        "wing",
+        encoder=encoder,
+        not_categories=["aves"],
+        where=["path!=fungi/0.png"],
+        filter=imret.Filter(must=(imret.Match("category", ("aves", "fungi")),)),
+        limit=24,
+    )
+    assert sorted(Path(hit.path).name for hit in hits) == sorted(f"{seed}.png" for seed in range(3, 24, 3))
+    with pytest.raises(DataError, match="no field 'wdth'"):
+        search(store, "wing", encoder=encoder, where=["wdth=3"])
+
+
 def test_limit_cuts_the_ranking(store: Store, photos: Path, encoder: Encoder) -> None:
     hits = search(store, "wing", encoder=encoder, limit=3)
     assert [hit.path for hit in hits] == [path for path, _ in _exact(photos, encoder, "wing")[:3]]

@@ -79,8 +79,8 @@ class Residual(nn.Module):
         self.out_norm = nn.BatchNorm2d(4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.conv(x)
-        return torch.as_tensor(self.out_norm(self.out(self.norm(made) + made)))
+        features = self.conv(x)
+        return torch.as_tensor(self.out_norm(self.out(self.norm(features) + features)))
 
 
 class Twice(nn.Module):
@@ -102,8 +102,8 @@ class Forked(nn.Module):
         self.conv, self.norm, self.aside = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.conv(x)
-        return torch.as_tensor(self.norm(made) + self.aside(made))
+        features = self.conv(x)
+        return torch.as_tensor(self.norm(features) + self.aside(features))
 
 
 @pytest.mark.parametrize(

@@ -123,11 +123,11 @@ def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_m
     light = _light(random_model)
     before = _blas_threads()
     expected = [light.encode_texts([text])[0] for text in TEXTS[:4]]
-    found: dict[int, NDArray[np.float32]] = {}
+    rows: dict[int, NDArray[np.float32]] = {}
 
     def encode(i: int) -> None:
         for _ in range(5):
-            found[i] = light.encode_texts([TEXTS[i]])[0]
+            rows[i] = light.encode_texts([TEXTS[i]])[0]
 
     threads = [threading.Thread(target=encode, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -135,7 +135,7 @@ def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_m
     for thread in threads:
         thread.join()
     for i, row in enumerate(expected):
-        np.testing.assert_array_equal(found[i], row)
+        np.testing.assert_array_equal(rows[i], row)
     assert _blas_threads() == before
 
 
@@ -330,7 +330,7 @@ def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mean = encoder.encode_mean(texts)
-        assert [one.category for one in caught] == [TextTruncated] * (texts[0] == "red " * 90)
+        assert [warning.category for warning in caught] == [TextTruncated] * (texts[0] == "red " * 90)
         assert encoder.is_loaded == heavy, texts
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TextTruncated)

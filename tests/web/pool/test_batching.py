@@ -49,9 +49,9 @@ def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
     encoder = BatchingEncoder(LazyEncoder(random_model, device="cpu", precision=precision), Telemetry())
     go, sizes = _held(encoder, monkeypatch)
     queries = [[f"a photo of {i} owls.", f"{i} owls"] for i in range(40)]
-    waiting = [encoder.submit(one) for one in queries]
+    waiting = [encoder.submit(query) for query in queries]
     go.set()
-    vectors = [one.result(10) for one in waiting]
+    vectors = [vector.result(10) for vector in waiting]
     assert len(sizes) <= 3  # the first may have been taken alone, before the others came
     assert sum(sizes) == 80
     alone = Encoder(random_model, device="cpu", precision=precision)
@@ -62,19 +62,21 @@ def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
 def test_the_model_is_made_once_though_many_ask_for_it_at_once(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Encoder] = []
+    encoders: list[Encoder] = []
     others = threading.Barrier(2)
 
     def make(*arguments: Any, **how: Any) -> Encoder:
         with contextlib.suppress(threading.BrokenBarrierError):
             others.wait(0.2)  # for another that makes one, too
-        made.append(Encoder(*arguments, **how))
-        return made[-1]
+        encoders.append(Encoder(*arguments, **how))
+        return encoders[-1]
 
     monkeypatch.setattr("imret.models.encoder.Encoder", make)
     with ThreadPoolExecutor(2) as pool:
-        assert {id(loaded) for loaded in pool.map(lambda _: encoder.inner.encoder, range(2))} == {id(made[0])}
-    assert len(made) == 1
+        assert {id(loaded) for loaded in pool.map(lambda _: encoder.inner.encoder, range(2))} == {
+            id(encoders[0])
+        }
+    assert len(encoders) == 1
 
 
 def test_a_query_that_is_being_encoded_or_known_is_not_encoded_again(
@@ -84,7 +86,7 @@ def test_a_query_that_is_being_encoded_or_known_is_not_encoded_again(
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(encoder.encode_mean, ["an owl"]) for _ in range(8)]
         go.set()
-        assert all(one.result(10) is answers[0].result() for one in answers)
+        assert all(answer.result(10) is answers[0].result() for answer in answers)
     assert encoder.encode_mean(["an owl"]) is answers[0].result()
     assert sizes == [1]
 
