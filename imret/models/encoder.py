@@ -35,7 +35,7 @@ from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import resolve_model
 from imret.settings import DEFAULT_MODEL, read_settings
 
-__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
+__all__ = ["Encoder", "QueryEncoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 
 # Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
 # take the least time, 32 take twice as long.

@@ -61,7 +61,7 @@ class BatchingEncoder(ModelInfo):
     def __init__(self, inner: LazyEncoder, telemetry: Telemetry) -> None:
         self.inner, self.files = inner, inner.files
         self._telemetry = telemetry
-        # By hash: six wordings of the longest text are as large as ten vectors.
+        # By hash: six prompts of the longest text are as large as ten vectors.
         self._known: OrderedDict[bytes, _Vector] = OrderedDict()
         self._waiting: SimpleQueue[tuple[_Texts, _Vector] | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
