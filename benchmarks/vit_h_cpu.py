@@ -47,8 +47,8 @@ def timed(name, where, key):
         finally:
             spent[name] = spent.get(name, 0) + time.perf_counter() - start
     setattr(where, key, outer)
-timed("load", imret.models.fast.text_numpy, "open_light_text")
-timed("encode", imret.models.fast.text_numpy.LightText, "encode_texts")
+timed("load", imret.models.fast.text_numpy, "open_text_tower")
+timed("encode", imret.models.fast.text_numpy.NumpyTextTower, "encode_texts")
 start = time.perf_counter()
 try:
     imret.cli.main.main()

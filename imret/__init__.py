@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imret.evaluation.evaluate import evaluate
     from imret.evaluation.index_error import evaluate_collection
     from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.classify import Classification, Prediction, classify
     from imret.retrieval.filters import make_filter
     from imret.retrieval.query import Term
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 _HOME = {
-    "CachedEncoder": "imret.models.lazy_encoder",
+    "LazyEncoder": "imret.models.lazy_encoder",
     "Classification": "imret.retrieval.classify",
     "Prediction": "imret.retrieval.classify",
     "classify": "imret.retrieval.classify",
@@ -80,7 +80,6 @@ _HOME = {
 _HOME.update({"FolderSource": "ingest.sources", "ingest": "ingest.pipeline"})
 
 __all__ = [
-    "CachedEncoder",
     "Classification",
     "Collection",
     "DataError",
@@ -92,6 +91,7 @@ __all__ = [
     "Ids",
     "ImageError",
     "ImretError",
+    "LazyEncoder",
     "Match",
     "ModelError",
     "ModelMismatch",

@@ -102,14 +102,15 @@ def _ingest(
     """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
     from tqdm import tqdm
 
-    from imret.retrieval.collection_encoder import encoder_for, query_encoder_for
+    from imret.retrieval.collection_encoder import collection_encoder
     from ingest.pipeline import ingest
 
-    # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
-    find = query_encoder_for if device in ("auto", "cpu") else encoder_for
-    encoder = find(
+    encoder = collection_encoder(
         store, collection, model=model, arch=arch, device=device, precision=precision, notify=announce
     )
+    # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
+    if device not in ("auto", "cpu"):
+        encoder.device  # noqa: B018
     announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 

@@ -33,7 +33,7 @@ from ingest.report import Counters, Report
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
-    from imret.retrieval.query_vector import AnyEncoder
+    from imret.models.encoder import QueryEncoder
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 # Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.
@@ -56,7 +56,7 @@ def ingest(
     store: Store,
     sources: Sequence[FolderSource],
     *,
-    encoder: AnyEncoder,
+    encoder: QueryEncoder,
     collection: str = "photos",
     prune: bool = False,
     rebuild: bool = False,
@@ -77,7 +77,7 @@ def ingest(
     Args:
         store: Where the collection lives.
         sources: Folders; a picture belongs to the folder it was found through.
-        encoder: Makes the vectors; its towers load only if there is something to encode. A `CachedEncoder`
+        encoder: Makes the vectors; its towers load only if there is something to encode. A `LazyEncoder`
             loads torch only then, too.
         collection: Name; made if it is new.
         prune: Delete the points of pictures that are gone from these folders.
@@ -228,7 +228,7 @@ class _Run:
     def __init__(
         self,
         target: Collection,
-        encoder: AnyEncoder,
+        encoder: QueryEncoder,
         counters: Counters,
         *,
         batch_size: int | None,

@@ -1,8 +1,7 @@
 """Category names to the sentences a model is trained with, and which captions say the same.
 
-Hides the training templates. Knows nothing of pictures or tensors; what categories are called, and the
-sentences that models are judged with, are in `imret.retrieval.prompts`, captions of a file in
-`imret.datasets.captions_csv`.
+Knows nothing of pictures or tensors; what categories are called, and the templates, are in
+`imret.retrieval.prompts`, captions of a file in `imret.datasets.captions_csv`.
 """
 
 from __future__ import annotations
@@ -10,36 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from imret.retrieval.prompts import common_names, fill
-
-# `{}` takes a name with its article, `{name}` the bare name. One style serves a whole batch: if templates
-# differed within it, a model could tell pictures of one category apart by wording, and would be pushed to.
-STYLES: tuple[str, ...] = (
-    "a photo of {}",
-    "{name}",
-    "a picture of {}",
-    "{}",
-    "a close-up photo of {}",
-    "a photo of {} in nature",
-    "an image of the {name}",
-    "this is {}",
-)
+from imret.retrieval.prompts import TRAINING_TEMPLATES, common_names, fill
 
 
 def category_captions(
     categories: Sequence[str], *, draw: int, names: Mapping[str, Sequence[str]] | None = None
 ) -> list[str]:
-    """Return one caption per category, all in one style, for one batch.
+    """Return one caption per category, all of one template, for one batch.
 
     Args:
         categories: Folder names.
-        draw: Any number >= 0, drawn anew for each batch; picks the style and which common name is used.
+        draw: Any number >= 0, drawn anew for each batch; picks the template and which common name is used.
         names: What categories are called, where it is not what `imret.retrieval.prompts` says.
     """
-    style = STYLES[draw % len(STYLES)]
-    turn = draw // len(STYLES)
+    template = TRAINING_TEMPLATES[draw % len(TRAINING_TEMPLATES)]
+    turn = draw // len(TRAINING_TEMPLATES)
     called = [common_names(category, names) for category in categories]
-    return [fill(style, options[turn % len(options)]) for options in called]
+    return [fill(template, options[turn % len(options)]) for options in called]
 
 
 # What may stand before the thing itself. Two captions that differ only in it say the same of a picture, and

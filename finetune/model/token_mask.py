@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from finetune.data.captions import STYLES
 from finetune.data.species import TEXT_KINDS, Taxon
 from finetune.model.param_groups import token_tables, tower_of
-from imret.retrieval.prompts import fill
+from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
 # Words that stand in names and mean nothing of their own: "frog or salamander".
 _FUNCTION_WORDS = "a an and by common for from in name of on or the to with"
@@ -35,9 +34,9 @@ def name_tokens(
     Returns:
         (T,) int64 token ids, in order.
     """
-    named = [fill(style, name) for name in names for style in STYLES]
+    named = [fill(style, name) for name in names for style in TRAINING_TEMPLATES]
     named += [taxon.text(kind) for taxon in taxa for kind in TEXT_KINDS if taxon.has(kind)]
-    frames = [fill(style, _ANYTHING) for style in STYLES] + [_FUNCTION_WORDS]
+    frames = [fill(style, _ANYTHING) for style in TRAINING_TEMPLATES] + [_FUNCTION_WORDS]
     known, met = ({int(token) for token in tokenize(texts).flatten()} for texts in (frames, named))
     return torch.tensor(sorted(met - known), dtype=torch.int64)
 

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
-from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import (
+    arch_option,
+    category_names,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
 from imret.errors import DataError
 from imret.output.console import announce
 from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.classify import Classification
 
 
@@ -84,7 +91,6 @@ def command(
     from imret.datasets.names_csv import read_names
     from imret.images.decode import MAX_PIXELS, lift_pillow_limit
     from imret.retrieval.classify import classify_each
-    from imret.retrieval.prompts import names_for
 
     lift_pillow_limit(MAX_PIXELS)
     names = read_names(names_file) if names_file else {}
@@ -94,7 +100,7 @@ def command(
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
     found = _Found(pictures)
-    results = classify_each(found, labels, encoder=encoder, names=names_for(encoder, names), top_k=top_k)
+    results = classify_each(found, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
     n_unreadable = write_predictions(results, labels, output, sys.stdout) + found.n_skipped
     if n_unreadable:
         announce(f"{n_unreadable:,} could not be read")
@@ -127,15 +133,15 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
-) -> tuple[list[str], CachedEncoder]:
+) -> tuple[list[str], LazyEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
-    from imret.models.lazy_encoder import CachedEncoder
-    from imret.retrieval.collection_encoder import query_encoder_for
+    from imret.models.lazy_encoder import LazyEncoder
+    from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
 
     if labels is not None and collection is None:
         model = encoding.pop("model") or DEFAULT_MODEL
-        return labels, CachedEncoder(model, notify=announce, **encoding)
+        return labels, LazyEncoder(model, notify=announce, **encoding)
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False) as store:
         if store.reason:
@@ -147,7 +153,7 @@ def _labels_and_encoder(
                 f"the pictures of collection {collection!r} have no categories. Say what pictures may show: "
                 "--labels dog,cat"
             )
-        return categories, query_encoder_for(store, collection, notify=announce, **encoding)
+        return categories, collection_encoder(store, collection, notify=announce, **encoding)
 
 
 class _Found:

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from imret.cli.options import arch_option, db_option, device_option, model_option, precision_option
+from imret.cli.options import (
+    arch_option,
+    category_names,
+    db_option,
+    device_option,
+    model_option,
+    precision_option,
+)
 from imret.errors import DataError
 from imret.output.console import announce
-from imret.retrieval.prompts import names_for
 from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
@@ -130,7 +136,7 @@ def _measured(
     from imret.evaluation.evaluate import evaluate
     from imret.evaluation.index_error import evaluate_collection
     from imret.models.encoder import Encoder
-    from imret.retrieval.collection_encoder import encoder_for
+    from imret.retrieval.collection_encoder import collection_encoder
     from imret.settings import DEFAULT_MODEL
     from imret.store import open_store
 
@@ -145,14 +151,14 @@ def _measured(
             if store.reason:
                 announce(store.reason)
             named = {"model": asked["model"], "arch": asked["arch"], **options}
-            encoder = encoder_for(store, collection, existing=True, **named)
-            names = names_for(encoder, names)
+            encoder = collection_encoder(store, collection, existing=True, **named).encoder
+            names = category_names(encoder, names)
             through = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return {"collection": through}
     if encoder is None:
         encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
-        names = names_for(encoder, names)
+        names = category_names(encoder, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with _Count() as count:
         report = evaluate(

@@ -20,7 +20,7 @@ from imret.errors import ImretError
 from imret.output.console import announce, silence_closed_stdout
 from imret.settings import __version__, read_settings
 
-_ELSEWHERE = {
+_MODULES = {
     "ingest": "ingest.cli",
     "finetune": "finetune.cli",
     "evaluate": "imret.cli.evaluate",
@@ -44,8 +44,8 @@ class _Group(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _ELSEWHERE:
-            module = importlib.import_module(_ELSEWHERE[cmd_name])
+        if cmd_name in _MODULES:
+            module = importlib.import_module(_MODULES[cmd_name])
             command: click.Command = module.similar if cmd_name == "similar" else module.command
             return command
         return super().get_command(ctx, cmd_name)
@@ -117,9 +117,8 @@ def main() -> NoReturn:
     130 stopped with Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # file names may hold bytes that are no UTF-8; pass them on as they are
+        if hasattr(stream, "reconfigure"):
+            # File names may hold bytes that are no UTF-8; pass them on as they are.
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:2] or read_settings().debug
@@ -134,12 +133,9 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        known = isinstance(error, ImretError)
-        message = (
-            str(error)
-            if known
-            else f"{type(error).__name__}: {error}\nRun again as `imret --debug ...` for the traceback."
-        )
+        message = str(error)
+        if not isinstance(error, ImretError):
+            message = f"{type(error).__name__}: {error}\nRun again as `imret --debug ...` for the traceback."
         announce("Error: " + message.replace("\n", "\n       "))
         sys.exit(1)
 

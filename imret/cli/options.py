@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from imret.output.console import announce
 from imret.output.formats import FORMATS
 from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from imret.models.encoder import QueryEncoder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,3 +93,15 @@ def output_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def category_names(encoder: QueryEncoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return what categories are called: as in the file, else as the model was tuned, which is announced."""
+    from imret.retrieval import prompts
+
+    names, recorded = prompts.resolve_names(encoder, given)
+    if recorded:
+        shown = ", ".join(f"{key} = {called[0]}" for key, called in list(recorded.items())[:5])
+        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
+        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
+    return names

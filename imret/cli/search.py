@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,6 +24,8 @@ from imret.errors import StoreLocked, StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.deliver import deliver
+from imret.retrieval.options import SearchOptions
+from imret.retrieval.results import SORTS
 from imret.settings import read_settings
 
 if TYPE_CHECKING:
@@ -33,85 +36,90 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _which_options(command: F) -> F:
+# Options that `search` and `similar` share. Those that are fields of SearchOptions have its names.
+_OPTIONS = (
+    click.option(
+        "--category",
+        "-c",
+        "categories",
+        multiple=True,
+        metavar="NAME",
+        help="Any of these categories.",
+    ),
+    click.option("--not-category", "not_categories", multiple=True, metavar="NAME", help="None of these."),
+    click.option(
+        "--where",
+        multiple=True,
+        metavar="CONDITION",
+        help="Such as 'width>=1000', 'modified=2024-05', 'size_bytes<5MB', 'path!=a.jpg'; may be "
+        "repeated, all of them hold.",
+    ),
+    click.option(
+        *("--limit", "-n", "--top", "-t"),
+        "limit",
+        type=click.IntRange(1),
+        default=SearchOptions.limit,
+        show_default=True,
+        help="Hits at most.",
+    ),
+    click.option(
+        "--offset",
+        type=click.IntRange(0),
+        default=SearchOptions.offset,
+        help="Leave out so many of the best.",
+    ),
+    click.option(
+        "--min-score",
+        type=click.FloatRange(-1, 1),
+        help="Least score; what is good differs by query.",
+    ),
+    click.option(
+        "--relevant",
+        is_flag=True,
+        help="End where the answers end, which may be at once. Better than --min-score.",
+    ),
+    click.option("--unique", is_flag=True, help="Fold near copies into the best; +2 stands for two."),
+    click.option(
+        "--group-by",
+        type=click.Choice(["category"]),
+        help="The best few of each; --limit is then the number of groups.",
+    ),
+    click.option(
+        "--per-group",
+        type=click.IntRange(1),
+        default=SearchOptions.per_group,
+        show_default=True,
+        help="Hits of a group.",
+    ),
+    click.option(
+        "--sort",
+        type=click.Choice(SORTS),
+        default=SearchOptions.sort,
+        show_default=True,
+        help="Order of the hits that were found; date has the newest first.",
+    ),
+    click.option(
+        "--facets",
+        is_flag=True,
+        help="Instead of hits, how they and the whole collection spread over categories.",
+    ),
+    click.option("--include-self", is_flag=True, help="Keep the picture that is asked for among the hits."),
+    click.option(
+        "--allow-private-urls", is_flag=True, help="Fetch pictures from this machine's network, too."
+    ),
+    output_options,
+    db_option,
+    collection_option,
+    model_option("Model to encode the query with. Default: the one the collection was built with."),
+    arch_option,
+    device_option,
+    precision_option,
+)
+
+
+def _search_options(command: F) -> F:
     """Add the options that `search` and `similar` share: which pictures, how many, in what order."""
-    for option in reversed(
-        (
-            click.option(
-                "--category",
-                "-c",
-                "categories",
-                multiple=True,
-                metavar="NAME",
-                help="Any of these categories.",
-            ),
-            click.option(
-                "--not-category", "not_categories", multiple=True, metavar="NAME", help="None of these."
-            ),
-            click.option(
-                "--where",
-                multiple=True,
-                metavar="CONDITION",
-                help="Such as 'width>=1000', 'modified=2024-05', 'size_bytes<5MB', 'path!=a.jpg'; may be "
-                "repeated, all of them hold.",
-            ),
-            click.option(
-                *("--limit", "-n", "--top", "-t"),
-                "limit",
-                type=click.IntRange(1),
-                default=10,
-                show_default=True,
-                help="Hits at most.",
-            ),
-            click.option(
-                "--offset", type=click.IntRange(0), default=0, help="Leave out so many of the best."
-            ),
-            click.option(
-                "--min-score",
-                type=click.FloatRange(-1, 1),
-                help="Least score; what is good differs by query.",
-            ),
-            click.option(
-                "--relevant",
-                is_flag=True,
-                help="End where the answers end, which may be at once. Better than --min-score.",
-            ),
-            click.option("--unique", is_flag=True, help="Fold near copies into the best; +2 stands for two."),
-            click.option(
-                "--group-by",
-                type=click.Choice(["category"]),
-                help="The best few of each; --limit is then the number of groups.",
-            ),
-            click.option(
-                "--per-group", type=click.IntRange(1), default=3, show_default=True, help="Hits of a group."
-            ),
-            click.option(
-                "--sort",
-                type=click.Choice(["score", "date", "path"]),
-                default="score",
-                show_default=True,
-                help="Order of the hits that were found; date has the newest first.",
-            ),
-            click.option(
-                "--facets",
-                is_flag=True,
-                help="Instead of hits, how they and the whole collection spread over categories.",
-            ),
-            click.option(
-                "--include-self", is_flag=True, help="Keep the picture that is asked for among the hits."
-            ),
-            click.option(
-                "--allow-private-urls", is_flag=True, help="Fetch pictures from this machine's network, too."
-            ),
-            output_options,
-            db_option,
-            collection_option,
-            model_option("Model to encode the query with. Default: the one the collection was built with."),
-            arch_option,
-            device_option,
-            precision_option,
-        )
-    ):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
@@ -128,7 +136,7 @@ def _which_options(command: F) -> F:
     help='Take words as they are. Otherwise up to three of them are asked for as "a photo of a ...", in six '
     "wordings, averaged.",
 )
-@_which_options
+@_search_options
 @click.pass_context
 def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **options: Any) -> None:
     """Find the pictures that fit best.
@@ -142,7 +150,7 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     """
     from imret.retrieval.query import parse_query
 
-    ctx.exit(_find(parse_query(terms), " ".join(terms), template=not no_template, **options))
+    ctx.exit(_run(ctx, parse_query(terms), " ".join(terms), {"template": not no_template, **options}))
 
 
 @click.command(
@@ -151,102 +159,83 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     epilog="Example:  imret similar ./pool.jpg --limit 5",
 )
 @click.argument("picture", metavar="PATH|ID|URL")
-@_which_options
+@_search_options
 @click.pass_context
 def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     """Find pictures like one: a file, a URL, or a picture of the collection by its id or path.
 
     A picture of the collection, also if it is named by its file, needs no model and answers at once.
     """
-    from imret.retrieval.query import LOOKED_AT, Term, parse_term
+    from imret.retrieval.query import PICTURE_KINDS, Term, parse_term
 
     term = parse_term(picture)
-    if term.kind not in LOOKED_AT or term.weight != 1:
+    if term.kind not in PICTURE_KINDS or term.weight != 1:
         term = Term(picture, "image")
-    ctx.exit(_find((term,), picture, template=False, **options))
+    ctx.exit(_run(ctx, (term,), picture, {"template": False, **options}))
 
 
-def _find(
-    terms: Sequence[Term],
-    typed: str,
-    *,
-    template: bool,
-    categories: tuple[str, ...],
-    not_categories: tuple[str, ...],
-    where: tuple[str, ...],
-    limit: int,
-    offset: int,
-    min_score: float | None,
-    relevant: bool,
-    unique: bool,
-    group_by: str | None,
-    per_group: int,
-    sort: str,
-    facets: bool,
-    include_self: bool,
-    allow_private_urls: bool,
-    db: str | None,
-    collection: str,
-    model: str | None,
-    arch: str | None,
-    device: str,
-    precision: str,
-    **delivery: Any,
-) -> int:
-    """Search, deliver, and return the exit code."""
-    given = click.get_current_context().get_parameter_source("per_group")
-    if group_by is None and given is not ParameterSource.DEFAULT:
-        raise click.UsageError("--per-group is for --group-by, which is not given.")
-    output = delivery["output"]
-    for flag, wanted in (("null", "paths"), ("payload", "json"), ("preview", "table")):
-        if delivery[flag] and output != wanted:
-            raise click.UsageError(f"--{flag} is for --format {wanted}, not {output}.")
-    if facets and output == "paths":
-        raise click.UsageError("--facets has no paths; use --format table, tsv or json.")
-    for flag in ("html", "copy_to", "open_them", "payload", "preview"):
-        if facets and delivery[flag]:
-            name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
-            raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
-    asked = {
-        "collection": collection,
-        "limit": limit,
-        "offset": offset,
-        "min_score": min_score,
-        "relevant": relevant,
-        "unique": unique,
-        "group_by": group_by,
-        "per_group": per_group,
-        "sort": sort,
-        "template": template,
-        "include_self": include_self,
-        "fetch": _fetcher(allow_private_urls),
-    }
-    conditions = {"categories": categories, "not_categories": not_categories, "where": where}
-    hits, problem = (None, None) if facets else _from_server(db, terms, {**asked, **conditions})
-    spread: list[Facet] = []
+def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str, Any]) -> int:
+    """Search, deliver, and return the exit code.
+
+    Args:
+        ctx: Of the command.
+        terms: The query.
+        typed: The query as it was typed.
+        given: All options by the names of their parameters, and the field `template`.
+    """
+    _check_combinations(ctx, given)
+    options = SearchOptions(**_take(given, *(field.name for field in fields(SearchOptions))))
+    encoding = _take(given, "model", "arch", "device", "precision")
+    db, show_facets = given.pop("db"), given.pop("facets")
+    fetch = _fetcher(given.pop("allow_private_urls"))
+    is_default = all(ctx.get_parameter_source(name) is ParameterSource.DEFAULT for name in encoding)
+    hits, problem = None, None
+    if is_default and not show_facets and read_settings().use_server:
+        hits, problem = _from_server(db, terms, options, fetch)
+    counts: list[Facet] = []
     if hits is None:
-        encoding = {"model": model, "arch": arch, "device": device, "precision": precision}
         try:
-            hits, spread = _from_store(db, terms, asked, conditions, encoding, facets=facets)
+            hits, counts = _from_store(db, terms, options, fetch, encoding, show_facets=show_facets)
         except (StoreLocked, StoreUnavailable):
             if problem is None:
                 raise
             raise problem from None  # the server has the store, and said what is wrong
     if not hits:
-        announce(
-            "no hits: no picture is about that (without --relevant, the nearest are shown)"
-            if relevant
-            else "no hits"
-        )
-    if facets:
+        nothing = "no picture is about that (without --relevant, the nearest are shown)"
+        announce(f"no hits: {nothing}" if options.relevant else "no hits")
+    if show_facets:
         from imret.output.formats import write_facets
 
-        write_facets(spread, output, sys.stdout)
+        write_facets(counts, given["output"], sys.stdout)
         return 0
-    said = [f"--category {name}" for name in categories]
-    said += [f"--not-category {name}" for name in not_categories]
-    said += [f"--where {condition}" for condition in where]
-    return deliver(hits, query=typed, note=" ".join(said), **delivery)
+    note = [f"--category {name}" for name in options.categories]
+    note += [f"--not-category {name}" for name in options.not_categories]
+    note += [f"--where {condition}" for condition in options.where]
+    return deliver(hits, query=typed, note=" ".join(note), **given)
+
+
+def _take(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Remove options from those given, and return them."""
+    return {name: given.pop(name) for name in names}
+
+
+def _check_combinations(ctx: click.Context, given: Mapping[str, Any]) -> None:
+    """Refuse options that do not go together as wrong usage."""
+    per_group = ctx.get_parameter_source("per_group")
+    if given["group_by"] is None and per_group is not ParameterSource.DEFAULT:
+        raise click.UsageError("--per-group is for --group-by, which is not given.")
+    output = given["output"]
+    for flag, wanted in (("null", "paths"), ("payload", "json"), ("preview", "table")):
+        if given[flag] and output != wanted:
+            raise click.UsageError(f"--{flag} is for --format {wanted}, not {output}.")
+    if not given["facets"]:
+        return
+    if output == "paths":
+        raise click.UsageError("--facets has no paths; use --format table, tsv or json.")
+    for flag in ("html", "copy_to", "open_them", "payload", "preview"):
+        if given[flag]:
+            name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
+            raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
 
 
 def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
@@ -259,66 +248,58 @@ def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
 
 
 def _from_server(
-    db: str | None, terms: Sequence[Term], asked: dict[str, Any]
+    db: str | None, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
 ) -> tuple[list[Hit] | None, ImretError | None]:
     """Return what a running server answers; else None, and what it says is wrong, if anything."""
-    context = click.get_current_context()
-    if not read_settings().use_server or any(
-        context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        for name in ("model", "arch", "device", "precision")
-    ):
-        return None, None
-    from imret.client.discovery import find
+    from imret.client.discovery import find_server
     from imret.store import resolve_address
 
-    running = find(resolve_address(db)[0])
-    if running is None:
+    server = find_server(resolve_address(db)[0])
+    if server is None:
         return None, None
     from imret.client import search  # a hundredth of a second, for those who have a server
 
     try:
-        hits = search.search(running, terms, **asked)
-    except search.NoAnswer as error:
+        hits = search.search(server, terms, options, fetch=fetch)
+    except search.FallbackToLocal as error:
         if str(error):
-            announce(f"imret serve at {running.url} {error}; searching without it")
+            announce(f"imret serve at {server.url} {error}; searching without it")
         return None, error.problem
-    announce(f"answered by imret serve at {running.url} (store {escape_control(running.address)})")
+    announce(f"answered by imret serve at {server.url} (store {escape_control(server.address)})")
     return hits, None
 
 
 def _from_store(
     db: str | None,
     terms: Sequence[Term],
-    asked: dict[str, Any],
-    conditions: Mapping[str, Sequence[str]],
+    options: SearchOptions,
+    fetch: Callable[[str], bytes],
     encoding: dict[str, Any],
     *,
-    facets: bool,
+    show_facets: bool,
 ) -> tuple[list[Hit], list[Facet]]:
     """Search in this process; return the hits, and how they spread if that is wanted."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from imret.retrieval.filters import make_filter
     from imret.store import open_store
 
-    only = make_filter(**conditions)
-    collection = asked["collection"]
-    with open_store(db, create=False) as store, ThreadPoolExecutor(1) as meanwhile:
+    filter_ = options.make_filter()  # what cannot be read is refused before anything is opened
+    with open_store(db, create=False) as store, ThreadPoolExecutor(1) as pool:
         if store.reason:
             announce(store.reason)
         # An embedded store starts a process for it, which takes as long as what is imported here.
-        opening = meanwhile.submit(store.open, collection)
+        opening = pool.submit(store.open, options.collection)
         from imret.retrieval import search
-        from imret.retrieval.collection_encoder import query_encoder_for
+        from imret.retrieval.collection_encoder import collection_encoder
 
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
-        stored = encoding["model"] is None and all(term.kind in ("id", "stored") for term in terms)
+        needs_encoder = encoding["model"] is not None or any(t.kind not in ("id", "stored") for t in terms)
         encoder = (
-            None
-            if stored
-            else query_encoder_for(store, collection, **encoding, notify=announce, existing=True)
+            collection_encoder(store, options.collection, **encoding, notify=announce, existing=True)
+            if needs_encoder
+            else None
         )
-        with closing(opening.result()) as opened:
-            hits = search.search(opened, terms, **asked, encoder=encoder, filter=only)
-            spread = search.facets(opened, hits, filter=only) if facets else []
-    return hits, spread
+        with closing(opening.result()) as collection:
+            hits = search.find_hits(collection, terms, options, encoder=encoder, fetch=fetch)
+            counts = search.facets(collection, hits, filter=filter_) if show_facets else []
+    return hits, counts

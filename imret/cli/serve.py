@@ -177,7 +177,7 @@ def command(
             timeout_graceful_shutdown=10,
         )
         own_url = _own_url(host, port)
-        ending.enter_context(discovery.announced(url=own_url, address=address, token=token))
+        ending.enter_context(discovery.register(url=own_url, address=address, token=token))
         announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
         if open_it:
             webbrowser.open(own_url)

@@ -1,1 +1,1 @@
-"""A search answered by a running `imret serve`: found, asked, bounded. Loads neither numpy nor torch."""
+"""A search answered by a running `imret serve`: found and asked. Loads neither numpy nor torch."""

@@ -1,6 +1,6 @@
-"""Which `imret serve` runs over which store: the note that it writes, and that `imret search` reads.
+"""Which `imret serve` runs over which store: the record that it writes, and that `imret search` reads.
 
-One file a server, in a folder that only this user can enter. A server holds a lock on its note while it
+One file a server, in a folder that only this user can enter. A server holds a lock on its record while it
 lives, so that what a kill -9 leaves behind is told from a live one without connecting. Of several servers
 over one store the newest counts; when it ends, the one before. Stands on the path of every search, so it
 imports little.
@@ -9,6 +9,7 @@ imports little.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -24,13 +25,13 @@ from imret.errors import DataError
 from imret.settings import state_dir
 
 _MAX_BYTES = 65_536
-# A note is locked within moments of its making; what has no name yet after this long never gets one.
+# A record is locked within moments of its making; what has no name yet after this long never gets one.
 _UNFINISHED_S = 60.0
 _CONNECT_S = 0.5
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningServer:
     """A server that runs.
 
     Attributes:
@@ -49,10 +50,12 @@ class Running:
 
 
 @contextlib.contextmanager
-def announced(*, url: str, address: str | os.PathLike[str], token: str | None = None) -> Iterator[Running]:
+def register(
+    *, url: str, address: str | os.PathLike[str], token: str | None = None
+) -> Iterator[RunningServer]:
     """Let searches know of a server as long as the block runs, or its process lives.
 
-    Notes that dead servers have left are removed.
+    Records that dead servers have left are removed.
 
     Args:
         url: Where it answers, from this machine.
@@ -60,52 +63,47 @@ def announced(*, url: str, address: str | os.PathLike[str], token: str | None = 
         token: What it wants to be shown.
 
     Raises:
-        DataError: If the note cannot be written, or its folder belongs to somebody else.
+        DataError: If the record cannot be written, or its folder belongs to somebody else.
     """
-    running = Running(url, one_spelling(address), os.getpid(), token, time.time())
+    server = RunningServer(url, canonical_address(address), os.getpid(), token, time.time())
     folder = _folder()
     try:
         _make_private(folder)
         _sweep(folder)
-        note, lock = _write(folder, running)
+        record, lock = _write(folder, server)
     except OSError as error:
         raise DataError(
             f"cannot note in {str(folder)!r} that a server runs: {error.strerror or error}.\n"
             "Set IMRET_HOME to a folder that you can write to."
         ) from error
     try:
-        yield running
+        yield server
     finally:
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
         with contextlib.suppress(OSError):  # another server has swept it away, or somebody the folder
-            os.unlink(note)
+            os.unlink(record)
 
 
-def find(address: str | os.PathLike[str]) -> Running | None:
+def find_server(address: str | os.PathLike[str]) -> RunningServer | None:
     """Return the server of this user that runs over a store, the newest of several; None if there is none.
 
-    What is no note, belongs to another user, or can be read or written by others, is passed over.
+    What is no record, belongs to another user, or can be read or written by others, is passed over.
 
     Args:
         address: As for `imret.store.open_store`.
     """
-    address = one_spelling(address)
+    address = canonical_address(address)
     folder = _folder()
-    newest: Running | None = None
     try:
-        names = os.listdir(folder) if _is_own(os.stat(folder), stat.S_ISDIR) else []
+        names = os.listdir(folder) if _is_private(os.stat(folder), stat.S_ISDIR) else []
     except OSError:
         return None
-    for name in names:
-        if name.startswith(_key(address)):
-            one = _read(os.path.join(folder, name))
-            if one and one.address == address and (newest is None or one.since > newest.since):
-                newest = one
-    return newest
+    servers = [_read(os.path.join(folder, name)) for name in names if name.startswith(_prefix(address))]
+    running = [server for server in servers if server is not None and server.address == address]
+    return max(running, key=lambda server: server.since, default=None)
 
 
-def one_spelling(address: str | os.PathLike[str]) -> str:
+def canonical_address(address: str | os.PathLike[str]) -> str:
     """Return an address as all that mean the same store: a folder absolute, a URL with its port."""
     text = os.fspath(address)
     if "://" not in text:
@@ -119,7 +117,7 @@ def one_spelling(address: str | os.PathLike[str]) -> str:
     return f"{scheme.lower()}://{user}{at}{host}{(slash + path).rstrip('/')}"
 
 
-# ---- Notes ----------------------------------------------------------------------------------------------
+# ---- Records --------------------------------------------------------------------------------------------
 
 
 def _folder() -> Path:
@@ -127,8 +125,8 @@ def _folder() -> Path:
     return state_dir() / f"running-{os.geteuid()}"
 
 
-def _key(address: str) -> str:
-    """Return what the names of a store's notes begin with."""
+def _prefix(address: str) -> str:
+    """Return what the names of a store's records begin with."""
     return hashlib.sha256(os.fsencode(address)).hexdigest()[:32] + "-"
 
 
@@ -141,111 +139,92 @@ def _make_private(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    if hasattr(os, "geteuid") and folder.lstat().st_uid != os.geteuid():
+    if folder.lstat().st_uid != os.geteuid():
         raise DataError(
             f"the folder {str(folder)!r} belongs to another user. Set IMRET_HOME to one of yours."
         )
     folder.chmod(0o700)
 
 
-def _is_own(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
+def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
     """Whether a file is of a kind and is for this user alone."""
-    if not is_kind(status.st_mode):
-        return False
-    # Windows has no such bits; there, a user's folders are for the user alone.
-    return not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+    return is_kind(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
-def _write(folder: Path, running: Running) -> tuple[Path, int | None]:
-    """Write a note, locked from the moment that it has its name; return it and what holds the lock."""
+def _write(folder: Path, server: RunningServer) -> tuple[Path, int]:
+    """Write a record, locked from the moment that it has its name; return it and what holds the lock.
+
+    Not `imret.files.write_atomically`, whose file is closed, and with it unlocked, when it has its name.
+    """
     # Not named by its pid: containers that share a home have the same ones.
-    note = folder / f"{_key(running.address)}{os.urandom(8).hex()}.json"
+    record = folder / f"{_prefix(server.address)}{os.urandom(8).hex()}.json"
     lock, unnamed = tempfile.mkstemp(prefix=".", dir=folder)  # 0600, and not inherited by other programs
     try:
-        held = _lock(lock)
-        os.write(lock, json.dumps(asdict(running)).encode("ascii"))
-        if not held:  # Windows does not rename what is open
-            os.close(lock)
-        os.replace(unnamed, note)
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(lock, json.dumps(asdict(server)).encode("ascii"))
+        os.replace(unnamed, record)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.close(lock)
+        os.close(lock)
         with contextlib.suppress(OSError):
             os.unlink(unnamed)
         raise
-    return note, lock if held else None
+    return record, lock
 
 
-def _read(path: str) -> Running | None:
-    """Return what a note says, if it can be trusted and its server lives."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+def _read(path: str) -> RunningServer | None:
+    """Return what a record says, if it can be trusted and its server lives."""
     try:
-        note = os.open(path, flags)
+        record = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        if not _is_own(os.fstat(note), stat.S_ISREG):
+        if not _is_private(os.fstat(record), stat.S_ISREG):
             return None
-        running = _parsed(os.read(note, _MAX_BYTES))
-        return running if running is not None and _lives(note, running) else None
+        server = _parsed(os.read(record, _MAX_BYTES))
+        return server if server is not None and _is_alive(record, server) else None
     except OSError:
         return None
     finally:
-        os.close(note)
+        os.close(record)
 
 
-def _parsed(text: bytes) -> Running | None:
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return None
-    kinds: dict[str, Any] = {
+def _parsed(text: bytes) -> RunningServer | None:
+    types: dict[str, Any] = {
         "url": str,
         "address": str,
         "pid": int,
         "token": (str, type(None)),
         "since": (int, float),
     }
-    if not isinstance(said, dict) or not all(isinstance(said.get(key), kinds[key]) for key in kinds):
+    try:
+        values = json.loads(text)
+    except ValueError:
         return None
-    return Running(**{key: said[key] for key in kinds})
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), types[key]) for key in types):
+        return None
+    return RunningServer(**{key: values[key] for key in types})
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the notes of dead servers."""
+    """Remove the records of dead servers."""
     for path in folder.iterdir():
         with contextlib.suppress(OSError):
-            unfinished = path.name.startswith(".")
-            if unfinished and path.stat().st_mtime > time.time() - _UNFINISHED_S:
+            is_unnamed = path.name.startswith(".")
+            if is_unnamed and path.stat().st_mtime > time.time() - _UNFINISHED_S:
                 continue
             if _read(str(path)) is None:
                 path.unlink()
 
 
-# ---- Locks ----------------------------------------------------------------------------------------------
-
-
-def _lock(file: int) -> bool:
-    """Lock an open file until it is closed or the process ends; False where there are no such locks."""
+def _is_alive(record: int, server: RunningServer) -> bool:
+    """Whether the writer of a record holds it locked; where that does not show, whether it answers."""
     try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # Windows; some network file systems
-        return False
-    return True
-
-
-def _lives(note: int, running: Running) -> bool:
-    """Whether the server that wrote a note holds it locked; where that does not show, whether it answers."""
-    try:
-        import fcntl
-
-        fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed
+        fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed
     except BlockingIOError:
         return True
-    except (ImportError, OSError):
-        return _answers(running.url)
+    except OSError:
+        return _answers(server.url)
     return False
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from imret.demo.dataset import attribute_queries, category_queries
 from imret.evaluation.metrics import average_precision
 from imret.output.contact_sheet import Strip, write_sheet
-from imret.retrieval.collection_encoder import encoder_for
+from imret.retrieval.collection_encoder import collection_encoder
 from imret.retrieval.results import Hit
 from imret.retrieval.search import search
 from imret.store import open_store
@@ -55,7 +55,7 @@ def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
     with (folder / "test" / "attributes.csv").open(encoding="utf-8", newline="") as file:
         attributes = {row["path"]: row for row in csv.DictReader(file)}
     with open_store(str(db), create=False) as store:
-        encoder = encoder_for(store, collection)
+        encoder = collection_encoder(store, collection).encoder
 
         def score(text: str, is_right: Sequence[str]) -> Scored:
             hits = search(store, text, collection=collection, encoder=encoder, limit=len(attributes))

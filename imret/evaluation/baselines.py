@@ -19,22 +19,12 @@ from imret.evaluation.dataset import Embedded, embed
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.queries import Names
 from imret.evaluation.significance import System
-from imret.retrieval.prompts import EVALUATION_TEMPLATES, common_names, fill
+from imret.retrieval.prompts import CANDIDATE_TEMPLATES, EVALUATION_TEMPLATES, common_names, fill
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
 
 # Sentences that tuned prompts are chosen from, beside those that every model is judged with.
-_PROMPTS = (
-    "{name}",
-    "a photo of {}",
-    "a photo of {} in the wild",
-    "a close-up photo of {}",
-    "a nature photo of {}",
-    "a photo of {}, a kind of living thing",
-    "wildlife photography of {}",
-    "an observation of {}",
-)
 _STEPS, _FLAT = 2000, 1e-6
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 _CELLS = 1 << 22  # of a matrix of cosines: 16 MB
@@ -190,7 +180,7 @@ def tuned_prompts(
         sentences = [
             fill(template, name)
             for name in common_names(category, names)
-            for template in (*_PROMPTS, *EVALUATION_TEMPLATES)
+            for template in (*CANDIDATE_TEMPLATES, *EVALUATION_TEMPLATES)
         ]
         encoded = encode_texts(sentences)
         relevant = np.broadcast_to(labels == number, (len(sentences), len(labels)))

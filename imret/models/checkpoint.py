@@ -66,15 +66,21 @@ class Checkpoint:
             tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
             yield name, tensor.reshape(entry.shape)
 
-    def copied(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    def place(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return one of the tensors on a device in a dtype: a private view of the file, or a copy."""
+        if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
+            return tensor
+        return self._copy(tensor, device=device, dtype=dtype)
+
+    def _copy(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor converted and moved, piece by piece, holding little more than the result."""
-        made = torch.empty(tensor.shape, device=device, dtype=dtype)
-        source, target = tensor.reshape(-1), made.view(-1)
+        copy = torch.empty(tensor.shape, device=device, dtype=dtype)
+        source, target = tensor.reshape(-1), copy.view(-1)
         for start in range(0, source.numel(), _PIECE):
             piece = source[start : start + _PIECE]
             target[start : start + _PIECE].copy_(piece)
             self._release(piece)
-        return made
+        return copy
 
     def _release(self, tensor: torch.Tensor) -> None:
         """Hand back the memory pages of what has been copied elsewhere; they are read again if used.
@@ -123,12 +129,3 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def placed(
-    checkpoint: Checkpoint, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype
-) -> torch.Tensor:
-    """Return a tensor of a checkpoint on a device in a dtype: a private view of the file, or a copy."""
-    if tensor.dtype == dtype and device.type == "cpu" and tensor.data_ptr() % dtype.itemsize == 0:
-        return tensor
-    return checkpoint.copied(tensor, device=device, dtype=dtype)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from imret.errors import ModelError, summary
-from imret.models.checkpoint import Checkpoint, placed
+from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVERS
 
@@ -68,7 +68,7 @@ def load_clip(
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     checkpoint = Checkpoint(files.weights)
     model = _build(files, towers, dtype)
-    tensors = _named_as_in(model, checkpoint, files)
+    tensors = _tensors_for(model, checkpoint, files)
     dropped = _unused(model, towers)
     _drop(model, dropped)
     _fill(model, tensors, checkpoint, files, dropped=dropped, device=torch.device(device), dtype=dtype)
@@ -180,7 +180,7 @@ def _drop(model: nn.Module, names: tuple[str, ...]) -> None:
 # ---- Reading -----------------------------------------------------------------------------------
 
 
-def _named_as_in(model: nn.Module, checkpoint: Checkpoint, files: ModelFiles) -> dict[str, torch.Tensor]:
+def _tensors_for(model: nn.Module, checkpoint: Checkpoint, files: ModelFiles) -> dict[str, torch.Tensor]:
     """Return the checkpoint's tensors under the model's own names and shapes, as open_clip does it."""
     from open_clip.convert import convert_state_dict
     from open_clip.model import (
@@ -227,17 +227,17 @@ def _fill(
     dtype: torch.dtype,
 ) -> None:
     """Put a tensor of the checkpoint in the place of every parameter and saved buffer."""
-    places = list(_places(model))
-    _refuse_differences(places, tensors, files, dropped=dropped)
+    slots = list(_slots(model))
+    _refuse_differences(slots, tensors, files, dropped=dropped)
     shared: dict[int, nn.Parameter] = {}  # a parameter that two modules share stays one
-    for name, module, key, old in places:
+    for name, module, key, old in slots:
         target = _stored_dtype(module, key, old, dtype)
         source = tensors.get(name)
         if source is None:  # a buffer that no checkpoint holds, or a batch counter that old ones lack
             value = old.new_zeros(old.shape, device="cpu") if old.is_meta else old
             value = value.to(device=device, dtype=target)
         else:
-            value = placed(checkpoint, source, device=device, dtype=target)
+            value = checkpoint.place(source, device=device, dtype=target)
         if isinstance(old, nn.Parameter):
             if id(old) not in shared:
                 shared[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
@@ -246,7 +246,7 @@ def _fill(
             module._buffers[key] = value
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
+def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
     """Yield (full name, module, own name, tensor) of every parameter and buffer."""
     for prefix, module in model.named_modules():
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -255,16 +255,16 @@ def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tenso
 
 
 def _refuse_differences(
-    places: list[tuple[str, nn.Module, str, torch.Tensor]],
+    slots: list[tuple[str, nn.Module, str, torch.Tensor]],
     tensors: dict[str, torch.Tensor],
     files: ModelFiles,
     *,
     dropped: tuple[str, ...],
 ) -> None:
-    known = {name for name, *_ in places}
+    expected = {name for name, *_ in slots}
     missing = [
         name
-        for name, module, key, _ in places
+        for name, module, key, _ in slots
         if name not in tensors
         and key not in module._non_persistent_buffers_set
         and not name.endswith(_LEFTOVER_ENDINGS)
@@ -272,18 +272,18 @@ def _refuse_differences(
     unexpected = [
         name
         for name in tensors
-        if name not in known
+        if name not in expected
         and name not in LEFTOVERS
         and not name.endswith(_LEFTOVER_ENDINGS)
         and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in dropped)
     ]
     misshapen = [
         f"{name} {tuple(tensors[name].shape)} where {tuple(tensor.shape)} belongs"
-        for name, _, _, tensor in places
+        for name, _, _, tensor in slots
         if name in tensors and tensors[name].shape != tensor.shape
     ]
     faults = [
-        f"{what}: {_some(names)}"
+        f"{what}: {_abridged(names)}"
         for what, names in (("missing", missing), ("unknown", unexpected), ("other shape", misshapen))
         if names
     ]
@@ -294,7 +294,7 @@ def _refuse_differences(
         )
 
 
-def _some(names: list[str]) -> str:
+def _abridged(names: list[str]) -> str:
     shown = ", ".join(names[:4])
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from imret.errors import ModelError
-from imret.models.fast.text_numpy import Floats
+
+Floats: TypeAlias = NDArray[np.float32]
 
 
 def unit_mean(rows: Floats, texts: Sequence[str], model_id: str) -> Floats:

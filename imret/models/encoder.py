@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,21 +28,72 @@ from imret.models.checkpoint import Checkpoint
 from imret.models.clip import encode_tokens, has_batch_norm, load_clip
 from imret.models.device import compute_alone, computes_in_bf16, pick_device
 from imret.models.embedding import unit_mean
-from imret.models.fast.fuse_batch_norm import fold_batch_norms
+from imret.models.fast.fuse_batch_norm import fuse_batch_norms
 from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_truncated
-from imret.models.fast.vit import load_vision
-from imret.models.fingerprint import ModelFiles
+from imret.models.fast.vit import load_vision_transformer
+from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import resolve_model
 from imret.settings import DEFAULT_MODEL, read_settings
 
-__all__ = ["Encoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
+__all__ = ["Encoder", "QueryEncoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 
 # Pictures at a time through convolutions on a CPU, per core. Measured with MobileNetV2 at 224 pixels: 2 to 4
 # take the least time, 32 take twice as long.
 _IN_CACHE = 4
 
 
-class Encoder:
+class QueryEncoder(Protocol):
+    """What a search, a classification and an ingest need of a model.
+
+    `Encoder` is one; so is `imret.models.lazy_encoder.LazyEncoder`, and what batches queries in a server.
+    """
+
+    @property
+    def files(self) -> ModelFiles:
+        """The model's files."""
+
+    @property
+    def model_id(self) -> str:
+        """See `ModelInfo`, and so for the next four."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def images_fingerprint(self) -> str: ...
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    @property
+    def device(self) -> torch.device:
+        """See `Encoder`, and so for all that follow."""
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def calls_at_once(self) -> int: ...
+
+    @property
+    def logit_scale(self) -> float: ...
+
+    @property
+    def logit_bias(self) -> float | None: ...
+
+    def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+    def encode_images(self, images: Iterable[Source], *, batch_size: int = 32) -> NDArray[np.float32]: ...
+
+    def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]: ...
+
+
+class Encoder(ModelInfo):
     """One model, ready to encode.
 
     Constructing it resolves files, device and precision, and loads no weights; each tower is loaded by the
@@ -88,31 +139,6 @@ class Encoder:
 
     def __repr__(self) -> str:
         return f"Encoder({self.model_id!r}, device={str(self.device)!r}, precision={self.precision!r})"
-
-    @property
-    def model_id(self) -> str:
-        """The name that gives this model again."""
-        return self.files.model_id
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return self.files.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """64 hex digits over weights, architecture and preprocessing; see `ModelFiles.fingerprint`."""
-        return self.files.fingerprint
-
-    @property
-    def images_fingerprint(self) -> str:
-        """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
-        return self.files.images_fingerprint
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How a picture becomes the input of the image tower."""
-        return self.files.preprocess
 
     @cached_property
     def precision(self) -> str:
@@ -189,7 +215,7 @@ class Encoder:
         while batch := list(islice(remaining, batch_size)):
             pixels = np.stack([self._pixels(image, max_pixels) for image in batch])
             rows.append(self.encode_pixels(pixels, batch_size=batch_size))
-        return np.concatenate(rows) if rows else self._no_rows()
+        return np.concatenate(rows) if rows else self._empty()
 
     def _pixels(self, image: Source, max_pixels: int) -> NDArray[np.uint8]:
         try:
@@ -219,12 +245,12 @@ class Encoder:
                 f"got {pixels.dtype} {pixels.shape}"
             )
         if len(pixels) == 0:
-            return self._no_rows()
+            return self._empty()
         self._tower("image")  # once, before threads ask for it
         size = min(batch_size, _IN_CACHE) if self._small_steps else batch_size
         starts = range(0, len(pixels), size)
         steps = [pixels[start : start + size] for start in starts]
-        spread = map if self._lanes is None or len(steps) == 1 else self._lanes.map
+        spread = map if self._step_threads is None or len(steps) == 1 else self._step_threads.map
         return np.concatenate(list(spread(self._encode_step, starts, steps)))
 
     @torch.inference_mode()
@@ -239,13 +265,13 @@ class Encoder:
         # (B, H, W, 3) uint8 -> (B, 3, H, W), still uint8 on its way to the device
         batch = batch.to(self.device).permute(0, 3, 1, 2)
         inputs = ((batch.float() - mean) / std).to(self._dtype)
-        return self._unit(tower.encode_image(inputs), "picture", start)
+        return self._unit_rows(tower.encode_image(inputs), "picture", start)
 
     @property
     def calls_at_once(self) -> int:
         """How many calls of `encode_pixels` at a time keep the device busy."""
         # What one does on the CPU before and after its turn on a GPU, another's turn hides.
-        return 2 if self._lanes is not None or self.device.type == "cuda" else 1
+        return 2 if self._step_threads is not None or self.device.type == "cuda" else 1
 
     @cached_property
     def _small_steps(self) -> bool:
@@ -254,12 +280,12 @@ class Encoder:
         return self.device.type == "cpu" and not read_settings().plain_towers and self._has_batch_norm
 
     @cached_property
-    def _lanes(self) -> ThreadPoolExecutor | None:
+    def _step_threads(self) -> ThreadPoolExecutor | None:
         """A thread a core for steps too small to be shared among cores: they would wait for one another."""
         n = torch.get_num_threads()
         if n == 1 or not self._small_steps:
             return None
-        return ThreadPoolExecutor(n, "imret-lane", initializer=compute_alone)
+        return ThreadPoolExecutor(n, "imret-step", initializer=compute_alone)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
@@ -277,16 +303,16 @@ class Encoder:
         if isinstance(texts, str):
             raise TypeError("encode_texts takes a list of texts; put the one text in a list")
         if not texts:
-            return self._no_rows()
+            return self._empty()
         tower = self._tower("text")
         rows = []
         for start in range(0, len(texts), batch_size):
             tokens = self._tokenize(list(texts[start : start + batch_size])).to(self.device)
-            rows.append(self._unit(encode_tokens(tower, tokens), "text", start))
+            rows.append(self._unit_rows(encode_tokens(tower, tokens), "text", start))
         return np.concatenate(rows)
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return what `encode_texts` does; a `CachedEncoder` keeps it on disk."""
+        """Return what `encode_texts` does; a `LazyEncoder` keeps it on disk."""
         return self.encode_texts(texts)
 
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -329,22 +355,22 @@ class Encoder:
     def _dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def _no_rows(self) -> NDArray[np.float32]:
+    def _empty(self) -> NDArray[np.float32]:
         return np.zeros((0, self.dim), dtype=np.float32)
 
     def _tower(self, name: str) -> Any:
         with self._loading:
             if name not in self._towers:
-                self._towers[name] = self._loaded(name)
+                self._towers[name] = self._load(name)
             return self._towers[name]
 
-    def _loaded(self, name: str) -> Any:
+    def _load(self, name: str) -> Any:
         if name == "image" and not read_settings().plain_towers:
-            vision = load_vision(self.files, device=self.device, dtype=self._dtype)
+            vision = load_vision_transformer(self.files, device=self.device, dtype=self._dtype)
             if vision is not None:
                 return vision
         tower: Any = load_clip(self.files, towers=(name,), device=self.device, dtype=self._dtype)
-        # In bfloat16 a folded scale is rounded together with the weights.
+        # In bfloat16 a fused scale is rounded together with the weights.
         if (
             name == "image"
             and self.precision == "fp32"
@@ -352,10 +378,10 @@ class Encoder:
             and self._has_batch_norm
         ):
             example = torch.rand(1, 3, *self.preprocess.size, generator=torch.Generator().manual_seed(0))
-            fold_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
+            fuse_batch_norms(tower, tower.encode_image, (2 * example - 1).to(self.device))
         return tower
 
-    def _unit(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
+    def _unit_rows(self, features: torch.Tensor, what: str, start: int) -> NDArray[np.float32]:
         """Scale (B, D) features to unit length in float32, and refuse those that have no direction."""
         features = features.float()
         norms = features.norm(dim=-1, keepdim=True)
@@ -398,6 +424,3 @@ class Encoder:
         # Over encode_texts and its inference_mode, to who called it.
         warn_truncated(self.truncated(texts), length, stacklevel=4)
         return tokens
-
-
-# ---- Device and precision ----------------------------------------------------------------------

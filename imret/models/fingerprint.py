@@ -82,13 +82,48 @@ class ModelFiles:
         """
         try:
             training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            kept = training["images_of"]
-            fingerprint, weights_sha256 = str(kept["fingerprint"]), kept["weights_sha256"]
+            image_tower = training["images_of"]
+            fingerprint, weights_sha256 = str(image_tower["fingerprint"]), image_tower["weights_sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             return self.fingerprint
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):
             return self.fingerprint
         return fingerprint
+
+
+class ModelInfo:
+    """What the files of a model tell without loading it; shared by everything that encodes with one.
+
+    Attributes:
+        files: The model's files.
+    """
+
+    files: ModelFiles
+
+    @property
+    def model_id(self) -> str:
+        """The name that gives this model again."""
+        return self.files.model_id
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.files.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over weights, architecture and preprocessing; see `ModelFiles.fingerprint`."""
+        return self.files.fingerprint
+
+    @property
+    def images_fingerprint(self) -> str:
+        """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
+        return self.files.images_fingerprint
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes the input of the image tower."""
+        return self.files.preprocess
 
 
 def _effective(value: Any) -> Any:

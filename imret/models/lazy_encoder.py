@@ -1,6 +1,6 @@
 """Query vectors kept on disk, so that a text asked before costs neither torch nor a model.
 
-    encoder = CachedEncoder("models/nature")
+    encoder = LazyEncoder("models/nature")
     vector = encoder.encode_mean(["a photo of a mushroom.", "a picture of a mushroom."])
 
 One small file a query below the user's cache folder (IMRET_HOME/cache where that is set), rather than SQLite:
@@ -18,23 +18,26 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.disk_cache import DiskCache
-from imret.images.preprocess import Preprocess
-from imret.models.fingerprint import ModelFiles
+from imret.models.embedding import unit_mean
+from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import open_clip_version, resolve_model
 from imret.settings import DEFAULT_MODEL, __version__, cache_dir, read_settings
 
 if TYPE_CHECKING:
     from imret.images.decode import Source
     from imret.models.encoder import Encoder
-    from imret.models.fast.text_numpy import LightText
+    from imret.models.fast.text_numpy import NumpyTextTower
+
+T = TypeVar("T")
 
 # 10,000 vectors of 1,024 float32, on file systems that give out 4 KiB at a time.
 MAX_CACHE_BYTES = 80_000_000
@@ -42,20 +45,69 @@ MAX_CACHE_BYTES = 80_000_000
 # Rows of tokens that a process encodes without torch, and how many of them a call counts as for reading the
 # weights. Measured with ViT-H/14 on 2 busy cores, in seconds of processor time: 66 rows 1.0 without torch and
 # 11.5 with it, 600 rows 4.7 and 13.9, 1,200 rows 9.4 and 16.4, which torch spreads over the cores.
-LIGHT_ROWS = 512
+ROWS_WITHOUT_TORCH = 512
 _ROWS_A_CALL = 50
-_light_rows = 0  # so far
 
 
-class CachedEncoder:
+class RowBudget:
+    """How many more rows of tokens are encoded without torch.
+
+    Args:
+        rows: In all.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._left = rows
+
+    def allows(self, rows: int) -> bool:
+        """Whether a call of so many rows fits."""
+        return rows + _ROWS_A_CALL <= self._left
+
+    def take(self, rows: int) -> bool:
+        """Count a call of so many rows, if it fits; return whether it does."""
+        if not self.allows(rows):
+            return False
+        self._left -= rows + _ROWS_A_CALL
+        return True
+
+
+class Delegated(Generic[T]):
+    """An attribute that is looked up, each time, on the encoder that an encoder wraps.
+
+    Args:
+        wrapped: Name of the attribute that holds the encoder.
+    """
+
+    def __init__(self, wrapped: str) -> None:
+        self._wrapped = wrapped
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        value: T = getattr(getattr(instance, self._wrapped), self._name)
+        return value
+
+
+class LazyEncoder(ModelInfo):
     """A model that is named but not loaded: it stands in for `Encoder` where queries are asked.
 
     Knows the model's identity from its files alone. `encode_mean` first looks into the cache; that, and
-    everything else that needs the model, loads torch and a tower only when it has to.
+    everything else that needs the model, loads torch and a tower only when it has to. Calls from several
+    threads are safe.
 
     Attributes:
         files: The model's files.
+        device: See `Encoder`, and so for the next four; asking for any of them loads torch.
     """
+
+    row_budget = RowBudget(ROWS_WITHOUT_TORCH)  # of the process: torch is loaded for all encoders or none
+
+    device = Delegated[Any]("encoder")  # a torch.device
+    precision = Delegated[str]("encoder")
+    calls_at_once = Delegated[int]("encoder")
+    logit_scale = Delegated[float]("encoder")
+    logit_bias = Delegated["float | None"]("encoder")
 
     def __init__(
         self,
@@ -76,20 +128,30 @@ class CachedEncoder:
             model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
         )
         self._device, self._precision = device, precision
+        self._encoder: Encoder | None = None
+        self._loading = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"CachedEncoder({self.model_id!r}, device={self._device!r}, precision={self._precision!r})"
+        return f"LazyEncoder({self.model_id!r}, device={self._device!r}, precision={self._precision!r})"
 
-    @cached_property
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the encoder itself has been made."""
+        return self._encoder is not None
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder itself; the first use imports torch.
 
         Raises:
             ModelError: If the device is not there.
         """
-        from imret.models.encoder import Encoder
+        with self._loading:  # made once, also where many threads ask for it at once
+            if self._encoder is None:
+                from imret.models.encoder import Encoder
 
-        return Encoder(self.files, device=self._device, precision=self._precision)
+                self._encoder = Encoder(self.files, device=self._device, precision=self._precision)
+            return self._encoder
 
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return what `Encoder.encode_mean` does, from the cache if the same texts were asked for before.
@@ -104,18 +166,17 @@ class CachedEncoder:
         """
         key = entry_key(self.files.fingerprint, self._device, self._precision, texts)
         vector = load_vector(key, self.dim)
-        if vector is None:
-            if not texts:
-                raise ValueError("the mean of no texts has no direction")
-            light = self._light_for(texts)
-            if light is None:
-                vector = self.encoder.encode_mean(texts)
-            else:
-                from imret.models.embedding import unit_mean
-
-                vector = unit_mean(light.encode_texts(texts), texts, self.model_id)
-            if not (light or self.encoder).truncated(texts):
-                save_vector(key, vector)
+        if vector is not None:
+            return vector
+        if not texts:
+            raise ValueError("the mean of no texts has no direction")
+        tower = self._tower_without_torch(texts)
+        if tower is None:
+            vector = self.encoder.encode_mean(texts)
+        else:
+            vector = unit_mean(tower.encode_texts(texts), texts, self.model_id)
+        if not (tower or self.encoder).truncated(texts):
+            save_vector(key, vector)
         return vector
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -133,84 +194,10 @@ class CachedEncoder:
             save_vector(key, rows)
         return rows.reshape(len(texts), self.dim)
 
-    def _light_for(self, texts: Sequence[str]) -> LightText | None:
-        """Return what encodes these texts without torch; None where torch is there, or is the quicker way."""
-        global _light_rows
-        least = _light_rows + _ROWS_A_CALL + 2 * len(texts)  # the fewest tokens a text has
-        if _has_torch() or "encoder" in vars(self) or isinstance(texts, str) or not texts:
-            return None
-        if least > LIGHT_ROWS or self._light is None:
-            return None
-        rows = _light_rows + _ROWS_A_CALL + self._light.rows(texts)
-        if rows > LIGHT_ROWS:
-            return None
-        _light_rows = rows
-        return self._light
-
-    @cached_property
-    def _light(self) -> LightText | None:
-        if self._device not in ("auto", "cpu") or self._precision == "bf16":
-            return None
-        from imret.models.fast.text_numpy import open_light_text
-
-        return open_light_text(self.files) if read_settings().light_text else None
-
-    # ---- As Encoder ---------------------------------------------------------------------------------
-
-    @property
-    def model_id(self) -> str:
-        """The name that gives this model again."""
-        return self.files.model_id
-
-    @property
-    def dim(self) -> int:
-        """Length of an embedding."""
-        return self.files.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """See `ModelFiles.fingerprint`."""
-        return self.files.fingerprint
-
-    @property
-    def images_fingerprint(self) -> str:
-        """See `ModelFiles.images_fingerprint`."""
-        return self.files.images_fingerprint
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How a picture becomes the input of the image tower."""
-        return self.files.preprocess
-
-    @property
-    def device(self) -> Any:
-        """Where the towers run, a torch.device."""
-        return self.encoder.device
-
-    @property
-    def precision(self) -> str:
-        """The precision in use: "fp32" or "bf16"."""
-        return self.encoder.precision
-
-    @property
-    def calls_at_once(self) -> int:
-        """See `Encoder.calls_at_once`."""
-        return self.encoder.calls_at_once
-
-    @property
-    def logit_scale(self) -> float:
-        """See `Encoder.logit_scale`."""
-        return self.encoder.logit_scale
-
-    @property
-    def logit_bias(self) -> float | None:
-        """See `Encoder.logit_bias`."""
-        return self.encoder.logit_bias
-
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
         """See `Encoder.encode_texts`; not cached."""
-        light = self._light_for(texts)
-        return light.encode_texts(texts) if light else self.encoder.encode_texts(texts, batch_size=batch_size)
+        tower = self._tower_without_torch(texts)
+        return tower.encode_texts(texts) if tower else self.encoder.encode_texts(texts, batch_size=batch_size)
 
     def encode_images(self, images: Iterable[Source], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_images`; not cached."""
@@ -219,6 +206,23 @@ class CachedEncoder:
     def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_pixels`; not cached."""
         return self.encoder.encode_pixels(pixels, batch_size=batch_size)
+
+    def _tower_without_torch(self, texts: Sequence[str]) -> NumpyTextTower | None:
+        """Return what encodes these texts without torch; None where torch is there, or is the quicker way."""
+        if _has_torch() or self.is_loaded or isinstance(texts, str) or not texts:
+            return None
+        # A text has at least two tokens: not worth opening the tower for what cannot fit.
+        if not self.row_budget.allows(2 * len(texts)) or self._numpy_tower is None:
+            return None
+        return self._numpy_tower if self.row_budget.take(self._numpy_tower.rows(texts)) else None
+
+    @cached_property
+    def _numpy_tower(self) -> NumpyTextTower | None:
+        if self._device not in ("auto", "cpu") or self._precision == "bf16" or not read_settings().light_text:
+            return None
+        from imret.models.fast.text_numpy import open_text_tower
+
+        return open_text_tower(self.files)
 
 
 def _has_torch() -> bool:

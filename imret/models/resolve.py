@@ -131,12 +131,12 @@ def _weights_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return (folder / name).resolve()
     # As open_clip: any other checkpoint, safetensors first, then by name.
-    found = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
-    if not found:
+    others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
+    if not others:
         raise ModelError(
             f"Model folder '{folder}' has {CONFIG_NAME} but no weights: expected {_FOLDER_WEIGHTS[0]}."
         )
-    return min(found, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
+    return min(others, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
 
 
 def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
@@ -190,10 +190,10 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
             + (f"Add a tag: {', '.join(f'{known}/{tag}' for tag in tags)}." if tags else "It has no tags.")
         )
     known = arch.replace("/", "-")
-    said = _kept("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
-    if said is None:
+    entry = _ask_once("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
+    if entry is None:
         raise _unknown_tag(arch, tag)
-    model_cfg, tag_cfg = _model_cfg(said["model_cfg"], known), said["tag_cfg"]
+    model_cfg, tag_cfg = _model_cfg(entry["model_cfg"], known), entry["tag_cfg"]
     # A tag states the activation its weights were trained with; the plain architecture may state another.
     # open_clip only warns and then encodes with the wrong one.
     model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
@@ -275,8 +275,8 @@ def _cached(repo: str, filename: str) -> Path | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, filename) if repo else None
-    return Path(found).resolve() if isinstance(found, str) else None
+    path = try_to_load_from_cache(repo, filename) if repo else None
+    return Path(path).resolve() if isinstance(path, str) else None
 
 
 def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], None] | None = None) -> Path:
@@ -308,7 +308,7 @@ def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], No
 def _architecture(name: str) -> tuple[str, dict[str, Any]]:
     """Return an architecture's name as open_clip lists it, and its configuration."""
     known = name.replace("/", "-")
-    model_cfg = _kept("architecture", known, lambda: _model_config(known))
+    model_cfg = _ask_once("architecture", known, lambda: _model_config(known))
     if model_cfg is None:
         from open_clip import factory
 
@@ -330,7 +330,7 @@ def _model_config(known: str) -> dict[str, Any] | None:
     return config
 
 
-def _kept(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+def _ask_once(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
     """Return what open_clip says of a name: itself where it is loaded, else what it said last time.
 
     Importing it takes seconds, which a query answered from the cache need not wait for. A name that it does
@@ -341,9 +341,9 @@ def _kept(kind: str, name: str, ask: Callable[[], dict[str, Any] | None]) -> dic
     digest = hashlib.sha256("\0".join((kind, name, open_clip_version())).encode()).hexdigest()
     entry = cache_dir() / "open_clip" / f"{digest}.json"
     with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(entry.read_text(encoding="ascii"))
-        if isinstance(kept, dict) and kept:
-            return kept
+        answer = json.loads(entry.read_text(encoding="ascii"))
+        if isinstance(answer, dict) and answer:
+            return answer
     answer = ask()
     if answer:
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
@@ -378,6 +378,3 @@ def _model_cfg(value: object, where: str) -> dict[str, Any]:
         if not isinstance(value.get(key), kind):
             raise ModelError(f"Cannot use {where}: '{key}' is missing from the architecture.")
     return value
-
-
-# ---- The weights' hash, cached -----------------------------------------------------------------

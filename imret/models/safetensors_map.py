@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, without torch: its format, and where in a safetensors file each tensor is."""
+"""What a checkpoint file holds, without torch: its format, where each tensor is, and open_clip's layout."""
 
 from __future__ import annotations
 
@@ -71,3 +71,30 @@ def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry
                 stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start
             )
     return mapped, entries
+
+
+def block_shapes(block: str, width: int, mlp_width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of one attention block of open_clip's transformers, by name.
+
+    Args:
+        block: What the names begin with, "transformer.resblocks.0." say.
+        width: Of the transformer.
+        mlp_width: Of the hidden layer of the block's MLP.
+    """
+    return {
+        **norm_shapes(f"{block}ln_1", width),
+        f"{block}attn.in_proj_weight": (3 * width, width),
+        f"{block}attn.in_proj_bias": (3 * width,),
+        f"{block}attn.out_proj.weight": (width, width),
+        f"{block}attn.out_proj.bias": (width,),
+        **norm_shapes(f"{block}ln_2", width),
+        f"{block}mlp.c_fc.weight": (mlp_width, width),
+        f"{block}mlp.c_fc.bias": (mlp_width,),
+        f"{block}mlp.c_proj.weight": (width, mlp_width),
+        f"{block}mlp.c_proj.bias": (width,),
+    }
+
+
+def norm_shapes(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights of a layer norm, by name."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}

@@ -21,8 +21,7 @@ from imret.images.decode_batches import decode_batches
 from imret.retrieval.prompts import Names, label_texts, recorded_names
 
 if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.encoder import QueryEncoder
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def classify(
     pictures: Iterable[Source],
     labels: Sequence[str],
     *,
-    encoder: Encoder | CachedEncoder,
+    encoder: QueryEncoder,
     names: Names | None = None,
     top_k: int = 3,
 ) -> list[Classification]:
@@ -88,7 +87,7 @@ def classify_each(
     pictures: Iterable[Source],
     labels: Sequence[str],
     *,
-    encoder: Encoder | CachedEncoder,
+    encoder: QueryEncoder,
     names: Names | None = None,
     top_k: int = 3,
 ) -> Iterator[Classification]:
@@ -108,7 +107,7 @@ def classify_each(
     return _classified(pictures, list(texts), asked, encoder, top_k)
 
 
-def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArray[np.float64]:
     """Return how probable each label is for each picture, by what the model was trained with.
 
     A model trained with a softmax (CLIP) tells which of the labels it is: softmax over the labels of logit
@@ -141,7 +140,7 @@ def probabilities(scores: NDArray[np.floating], encoder: Encoder | CachedEncoder
 
 
 def _texts_by_label(
-    labels: Sequence[str], encoder: Encoder | CachedEncoder, names: Names | None
+    labels: Sequence[str], encoder: QueryEncoder, names: Names | None
 ) -> dict[str, list[str]]:
     """Return what asks for each label; refuse labels between which there is nothing to choose."""
     names = {**recorded_names(encoder), **(names or {})}
@@ -174,7 +173,7 @@ def _classified(
     pictures: Iterable[Source],
     labels: list[str],
     asked: NDArray[np.float32],
-    encoder: Encoder | CachedEncoder,
+    encoder: QueryEncoder,
     top_k: int,
 ) -> Iterator[Classification]:
     for batch in decode_batches(pictures, encoder.preprocess):

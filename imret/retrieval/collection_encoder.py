@@ -10,11 +10,11 @@ from imret.settings import DEFAULT_MODEL
 from imret.store import Collection, Identity, Store
 
 if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
+    from imret.models.encoder import QueryEncoder
+    from imret.models.lazy_encoder import LazyEncoder
 
 
-def encoder_for(
+def collection_encoder(
     store: Store,
     collection: str,
     *,
@@ -24,16 +24,19 @@ def encoder_for(
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
     existing: bool = False,
-) -> Encoder:
+) -> LazyEncoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
+
+    A text that was asked before needs neither torch nor the model; `LazyEncoder.encoder` loads torch and
+    checks the device.
 
     Args:
         store: An open store.
         collection: Name.
         model: Model name; None for the one the collection keeps.
         arch: Architecture, where the model is a bare checkpoint file.
-        device: As for `Encoder`.
-        precision: As for `Encoder`.
+        device: As for `imret.Encoder`.
+        precision: As for `imret.Encoder`.
         notify: Called with a line for the user before anything large is downloaded.
         existing: Whether the collection has to exist: a name that does not is then refused before the
             default model is downloaded for it.
@@ -42,43 +45,17 @@ def encoder_for(
         DataError: If the collection has to exist and does not.
         ModelError: If the model cannot be found.
     """
-    from imret.models.encoder import Encoder
+    from imret.models.lazy_encoder import LazyEncoder
 
-    model = _model_for(store, collection, model, existing)
-    return Encoder(model, arch=arch, device=device, precision=precision, notify=notify)
-
-
-def query_encoder_for(
-    store: Store,
-    collection: str,
-    *,
-    model: str | None = None,
-    arch: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    notify: Callable[[str], None] | None = None,
-    existing: bool = False,
-) -> CachedEncoder:
-    """Return what `encoder_for` does, for asking: a text asked before needs neither torch nor the model.
-
-    Arguments and errors are those of `encoder_for`.
-    """
-    from imret.models.lazy_encoder import CachedEncoder
-
-    model = _model_for(store, collection, model, existing)
-    return CachedEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
-
-
-def _model_for(store: Store, collection: str, model: str | None, existing: bool) -> str:
-    if existing and store.live(collection) is None:
-        store.open(collection).close()  # says which there are
-    if model is not None:
-        return model
     live = store.live(collection)
-    return DEFAULT_MODEL if live is None else live.model
+    if existing and live is None:
+        store.open(collection).close()  # says which there are
+    if model is None:
+        model = DEFAULT_MODEL if live is None else live.model
+    return LazyEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
 
 
-def check_same_encoder(collection: Collection, encoder: Encoder | CachedEncoder) -> None:
+def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
     """Refuse an encoder whose image tower is not the one that made the collection.
 
     Raises:

@@ -26,16 +26,16 @@ def fold_near_copies(points: Sequence[Point]) -> list[tuple[Point, int]]:
     from imret.images.phash import Look, alike, group, look_at
     from imret.images.resize import fit_image
 
-    def look(point: Point) -> Look | None:
+    def hash_of(point: Point) -> Look | None:
         try:
             return look_at(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
         except ImageError:
             return None
 
     with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(look, points))
-    seen = [i for i, one in enumerate(looks) if one is not None]
-    pairs = [(seen[i], seen[j]) for i, j in alike([one for one in looks if one is not None])]
+        looks = list(pool.map(hash_of, points))
+    readable = [i for i, look in enumerate(looks) if look is not None]
+    pairs = [(readable[i], readable[j]) for i, j in alike([look for look in looks if look is not None])]
     by_hash: dict[str, int] = {}
     for i, point in enumerate(points):
         first = by_hash.setdefault(str(point.payload.get("sha256", point.id)), i)

@@ -59,7 +59,6 @@ _UNITS = {
 _NUMBER_MAX = 2**53 - 1
 _LAST_MOMENT = datetime.max.replace(tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-_COMPARISONS = {"gte": ">=", "gt": ">", "lte": "<=", "lt": "<"}
 
 
 def make_filter(
@@ -77,13 +76,13 @@ def make_filter(
     """
     must: list[Condition] = []
     must_not: list[Condition] = []
-    for names, asked in ((tuple(categories), must), (tuple(not_categories), must_not)):
+    for names, conditions in ((tuple(categories), must), (tuple(not_categories), must_not)):
         if names:
-            asked.append(Match("category", tuple(_stored(name, name) for name in names)))
+            conditions.append(Match("category", tuple(_stored(name, name) for name in names)))
     for text in where:
-        one = parse_where(text)
-        must += one.must
-        must_not += one.must_not
+        condition = parse_where(text)
+        must += condition.must
+        must_not += condition.must_not
     return Filter(tuple(must), tuple(must_not)) or None
 
 
@@ -109,35 +108,6 @@ def parse_where(text: str) -> Filter:
     clause = _Clause(text, key, operator, value.strip())
     condition = clause.condition()
     return Filter(must_not=(condition,)) if operator == "!=" else Filter(must=(condition,))
-
-
-def format_condition(condition: Condition, *, negated: bool = False) -> str:
-    """Return the text that `parse_where` reads as a condition.
-
-    Args:
-        condition: One that `parse_where` can give.
-        negated: Whether the text is to exclude what meets it.
-
-    Raises:
-        ValueError: If no text says it: a field that no picture has, a value of another kind than its field's,
-            a range of moments that ends before a fraction of a second.
-    """
-    if not isinstance(condition, Ids) and condition.field not in FIELDS:
-        raise ValueError(f"there is no text for {condition!r}: no picture has such a field")
-    equals = "!=" if negated else "="
-    if isinstance(condition, Ids):
-        text = f"id{equals}{','.join(condition.ids)}"
-    elif isinstance(condition, Match):
-        text = f"{condition.field}{equals}{','.join(map(_format_value, condition.values))}"
-    else:
-        text = condition.field + _format_range(condition, equals)
-    try:
-        parsed = parse_where(text)
-    except DataError:
-        parsed = Filter()
-    if parsed != (Filter(must_not=(condition,)) if negated else Filter(must=(condition,))):
-        raise ValueError(f"there is no text for {condition!r}")
-    return text
 
 
 def _check_key(key: str) -> None:
@@ -194,16 +164,16 @@ class _Clause:
         values: list[str] = []
         at = 0
         while True:
-            one = _VALUE.match(self.value, at)
-            if one is None:
+            match = _VALUE.match(self.value, at)
+            if match is None:
                 rest = self.value[at:].strip()
                 quoted = f"the quotes of {rest} do not pair" if rest.startswith('"') else "a value is missing"
                 self._refuse(quoted)
-            quoted_value, bare, end = one.groups()
+            quoted_value, bare, end = match.groups()
             values.append(bare.strip() if quoted_value is None else quoted_value.replace('""', '"'))
             if not end:
                 return values
-            at = one.end()
+            at = match.end()
 
     def _number(self, value: str) -> int:
         parts = _NUMBER.fullmatch(value)
@@ -228,7 +198,7 @@ class _Clause:
         if parts is None:
             self._refuse(f"{value!r} is no date")
         try:
-            first, last = (one.astimezone(timezone.utc) for one in _first_and_last(parts))
+            first, last = (moment.astimezone(timezone.utc) for moment in _first_and_last(parts))
         except (ValueError, OverflowError) as error:
             reason = "it lies outside the years 1 to 9999" if isinstance(error, OverflowError) else str(error)
             self._refuse(f"{value!r} is no date: {reason}")
@@ -304,43 +274,3 @@ def _stored(value: str, text: str) -> str:
         return escape_undecodable(value)
     except UnicodeEncodeError:
         raise DataError(f"cannot filter by {text!r}: it holds surrogates, which are no characters") from None
-
-
-def _format_value(value: str | int) -> str:
-    text = str(value)
-    if isinstance(value, str) and (not text or text != text.strip() or text[0] == '"' or "," in text):
-        return '"' + text.replace('"', '""') + '"'
-    return text
-
-
-def _format_range(condition: Range, equals: str) -> str:
-    """Return what follows the key, as short as it can be said."""
-    bounds = {name: _format_bound(name, bound) for name, bound in condition.bounds.items()}
-    if len(bounds) == 1 and equals == "=":
-        ((name, bound),) = bounds.items()
-        return _COMPARISONS[name] + bound
-    low, high = bounds.get("gte", ""), bounds.get("lte", "")
-    if isinstance(condition.lt, str):
-        high = _format_end(datetime.fromisoformat(condition.lt.replace("Z", "+00:00")))
-    for whole in (low[:4], low[:7], low[:10]) if isinstance(condition.gte, str) and condition.lt else ():
-        if parse_where(f"{condition.field}={whole}").must == (condition,):
-            return equals + whole
-    if isinstance(condition.gte, str) and (condition.gte == condition.lte or low == high):
-        return equals + high
-    return f"{equals}{low}..{high}"
-
-
-def _format_bound(name: str, bound: float | str) -> str:
-    if not isinstance(bound, str):
-        return str(int(bound))
-    if name in ("gt", "lte"):
-        return bound  # with its fraction, which makes it an instant
-    return bound.removesuffix("T00:00:00.000000Z").replace(".000000Z", "Z")
-
-
-def _format_end(following: datetime) -> str:
-    """Return the day or second that ends where another begins."""
-    if following == datetime.min.replace(tzinfo=timezone.utc):
-        return ""
-    last = (following - _MICROSECOND).replace(tzinfo=None).isoformat(timespec="seconds")
-    return last.removesuffix("T23:59:59") if following.strftime("%H%M%S") == "000000" else f"{last}Z"

@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 KINDS = ("text", "image", "url", "id", "stored")
 
-# Kinds that are looked at; a model sees them through its other tower than words.
-LOOKED_AT = ("image", "url", "id", "stored")
+# Kinds that are pictures; a model sees them through its other tower than words.
+PICTURE_KINDS = ("image", "url", "id", "stored")
 
 _KIND = re.compile(r"(text|image|url|id|stored):(.*)", re.DOTALL)
 # What stands before a colon and can only be meant as a number, right or wrong.
@@ -224,33 +224,6 @@ def read_picture(typed: str, read: Callable[[BinaryIO], T]) -> T:
             return read(file)
     except OSError as error:
         raise ImageError(f"cannot read the picture {path!r}: {error.strerror}.") from error
-
-
-def format_query(terms: Sequence[Term]) -> list[str]:
-    """Return the arguments that `parse_query` makes these terms of.
-
-    Raises:
-        ValueError: If a term is a picture in memory, which cannot be typed.
-    """
-    arguments: list[str] = []
-    for term in terms:
-        if not isinstance(term.value, str):
-            raise ValueError("a picture in memory cannot be typed")
-        if term.weight < 0 or arguments:
-            arguments.append("-" if term.weight < 0 else "+")
-        weight = abs(term.weight)
-        prefix = "" if weight == 1 else f"{weight!r}:"
-        arguments.append(prefix + _typed(term, weighted=bool(prefix)))
-    return arguments
-
-
-def _typed(term: Term, *, weighted: bool) -> str:
-    """Return a term as it is typed without its weight: with its kind in front where that is needed."""
-    value = str(term.value)
-    operator = value in ("+", "-")
-    number = not weighted and _WEIGHT.fullmatch(value)
-    plain = not (operator or number or _KIND.fullmatch(value)) and _kind_of(value) == (term.kind, value)
-    return value if plain else f"{term.kind}:{value}"
 
 
 def _checked(terms: Sequence[Term]) -> tuple[Term, ...]:

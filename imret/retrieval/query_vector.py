@@ -1,4 +1,4 @@
-"""A query becomes one vector: terms encoded, looked up or fetched, weighed and added; and its answers' end.
+"""A query becomes one vector: terms encoded, looked up or fetched, weighed and added; and where answers end.
 
 Hides the prompt templates, whose encoder it is, the gap between words and pictures, and what is encoded at
 all: a picture of the collection, or a text that was asked before, needs no model.
@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,29 +22,23 @@ from imret.errors import DataError, ImageError
 from imret.files import sha256_of
 from imret.retrieval import relevance
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.fetch import shown_url
-from imret.retrieval.prompts import wordings
-from imret.retrieval.query import LOOKED_AT, Term, path_of_term, read_picture
+from imret.retrieval.prompts import search_prompts
+from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
+from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import file_of, point_id
 
 if TYPE_CHECKING:
     from imret.images.decode import Picture
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import CachedEncoder
-
-AnyEncoder: TypeAlias = "Encoder | CachedEncoder"
-
+    from imret.models.encoder import QueryEncoder
 
 # Points whose vectors tell how a query's scores are spread.
 SAMPLE = 512
 
 
-def query_vector(
-    encoder: Encoder | CachedEncoder, query: str, *, template: bool = True
-) -> NDArray[np.float32]:
-    """Return the (D,) unit embedding of a text query: the mean of its wordings, made unit again."""
-    return encoder.encode_mean(wordings(query, template=template))
+def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
+    """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again."""
+    return encoder.encode_mean(search_prompts(query, template=template))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------
@@ -52,14 +46,14 @@ def query_vector(
 
 # Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
 PICTURES_KEPT = 256
-_pictures_of: weakref.WeakKeyDictionary[AnyEncoder, dict[str, NDArray[np.float32]]] = (
+_pictures_of: weakref.WeakKeyDictionary[QueryEncoder, dict[str, NDArray[np.float32]]] = (
     weakref.WeakKeyDictionary()
 )
-_phrases_of: weakref.WeakKeyDictionary[AnyEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+_phrases_of: weakref.WeakKeyDictionary[QueryEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 _samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
 
-class Asked:
+class QueryEmbedder:
     """The terms of one query on their way to one vector; encodes and samples as little as it can.
 
     Args:
@@ -69,13 +63,13 @@ class Asked:
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
 
     Attributes:
-        hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `vector` has returned.
+        hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
     """
 
     def __init__(
         self,
         collection: Collection,
-        encoder: Callable[[], AnyEncoder],
+        encoder: Callable[[], QueryEncoder],
         template: bool,
         fetch: Callable[[str], bytes] | None,
     ) -> None:
@@ -84,7 +78,7 @@ class Asked:
         self.hashes: list[str] = []
 
     @cached_property
-    def _encoder(self) -> AnyEncoder:
+    def _encoder(self) -> QueryEncoder:
         encoder = self._get_encoder()
         check_same_encoder(self._collection, encoder)
         return encoder
@@ -111,7 +105,7 @@ class Asked:
             _phrases_of[self._encoder] = self._encoder.encode_bank(read_phrases())
         return _phrases_of[self._encoder]
 
-    def vector(self, terms: Sequence[Term]) -> NDArray[np.float32]:
+    def embed(self, terms: Sequence[Term]) -> NDArray[np.float32]:
         """Return the (D,) unit vector of all terms together.
 
         Raises:
@@ -119,12 +113,12 @@ class Asked:
         """
         self._vectors = [self._vector(term) for term in terms]
         weights = np.array([term.weight for term in terms])
-        looked_at = np.array([term.kind in LOOKED_AT for term in terms])
-        if looked_at.any() and not looked_at.all() and len(self._sample) > 1:
+        is_picture = np.array([term.kind in PICTURE_KINDS for term in terms])
+        if is_picture.any() and not is_picture.all() and len(self._sample) > 1:
             spread = (self._sample @ np.stack(self._vectors).T).std(axis=0)  # (terms,)
-            words, pictures = spread[~looked_at].mean(), spread[looked_at].mean()
+            words, pictures = spread[~is_picture].mean(), spread[is_picture].mean()
             if words > 0 and pictures > 0:
-                weights = np.where(looked_at, weights * words / pictures, weights)
+                weights = np.where(is_picture, weights * words / pictures, weights)
         total = (weights[:, None] * np.stack(self._vectors)).sum(axis=0)
         length = float(np.linalg.norm(total))
         if length < 1e-3 * float(np.abs(weights).sum()):
@@ -135,27 +129,30 @@ class Asked:
         unit: NDArray[np.float32] = (total / length).astype(np.float32)
         return unit
 
-    def least(self, terms: Sequence[Term], vector: NDArray[np.float32], only: Filter) -> float:
+    def relevance_threshold(
+        self, terms: Sequence[Term], vector: NDArray[np.float32], filter_: Filter
+    ) -> float:
         """Return the score at which the answers end; infinite where there are none."""
-        best = self._collection.search(vector, limit=relevance.BEST, filter=only)
+        best = self._collection.search(vector, limit=relevance.BEST, filter=filter_)
         if not best or not len(self._sample):
             return math.inf
-        added = [(term, one) for term, one in zip(terms, self._vectors, strict=True) if term.weight > 0]
-        words = [one for term, one in added if term.kind == "text"]
-        phrases = self._sample @ self._phrases.T if len(words) == len(added) else None
+        added = [pair for pair in zip(terms, self._vectors, strict=True) if pair[0].weight > 0]
+        is_words = all(term.kind == "text" for term, _ in added)
+        phrases = self._sample @ self._phrases.T if is_words else None
         scores = np.array([point.score for point in best], dtype=np.float32)
         end = relevance.cut(self._sample @ vector, scores, phrases)
-        found = self._collection.get([point.id for point in best if (point.score or 0) >= end], vectors=True)
-        if not found:  # a filter left nothing that scores more than a picture in general
+        above = [point.id for point in best if (point.score or 0) >= end]
+        points = self._collection.get(above, vectors=True)
+        if not points:  # a filter left nothing that scores more than a picture in general
             return math.inf
-        hits = np.stack([_vector_of(point) for point in found.values()])
-        for term, one in added:
-            about = (
-                relevance.about_words(hits @ one, hits @ self._phrases.T)
+        hits = np.stack([_vector_of(point) for point in points.values()])
+        for term, term_vector in added:
+            is_about = (
+                relevance.about_words(hits @ term_vector, hits @ self._phrases.T)
                 if term.kind == "text"
-                else relevance.about_picture(hits @ one, hits @ self._sample.T)
+                else relevance.about_picture(hits @ term_vector, hits @ self._sample.T)
             )
-            if not about:
+            if not is_about:
                 return math.inf
         return end
 
@@ -187,17 +184,17 @@ class Asked:
         same = Filter((Match("sha256", (digest,)),))
         for points in self._collection.scan(same, vectors=True, batch_size=1):
             return self._stored(points[0])
-        known = _pictures_of.setdefault(self._encoder, {})
-        vector = known.get(digest)
+        vectors = _pictures_of.setdefault(self._encoder, {})
+        vector = vectors.get(digest)
         if vector is None:
-            vector = self._looked_at(source, name)
-            for oldest in list(known)[: len(known) - PICTURES_KEPT + 1]:
-                known.pop(oldest, None)  # another thread may have been faster
-            known[digest] = vector
+            vector = self._decoded_and_encoded(source, name)
+            for oldest in list(vectors)[: len(vectors) - PICTURES_KEPT + 1]:
+                vectors.pop(oldest, None)  # another thread may have been faster
+            vectors[digest] = vector
         self.hashes.append(digest)
         return vector
 
-    def _looked_at(self, source: str | bytes, name: str) -> NDArray[np.float32]:
+    def _decoded_and_encoded(self, source: str | bytes, name: str) -> NDArray[np.float32]:
         from imret.images.decode import load_image
 
         try:
@@ -222,10 +219,10 @@ class Asked:
         """
         value, name = str(term.value), self._collection.name
         if term.kind == "id":
-            found = self._collection.get([value], vectors=True)
-            if not found:
+            points = self._collection.get([value], vectors=True)
+            if not points:
                 raise DataError(f"collection {name!r} has no picture with the id {value}.")
-            return found[value]
+            return points[value]
         sources = self._collection.facet("source")
         absolute = os.path.abspath(os.path.expanduser(value))
         places = [

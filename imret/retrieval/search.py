@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,25 +20,29 @@ from numpy.typing import NDArray
 from imret.errors import DataError
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.dedupe import fold_near_copies
+from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, terms_of
-from imret.retrieval.query_vector import Asked
-from imret.retrieval.results import SORTS, Facet, Hit, sort_hits
+from imret.retrieval.query_vector import QueryEmbedder
+from imret.retrieval.results import Facet, Hit, sort_hits
 from imret.settings import DEFAULT_COLLECTION
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of
 
 if TYPE_CHECKING:
-    from imret.retrieval.query_vector import AnyEncoder
+    from imret.models.encoder import QueryEncoder
 
 
 def search(
     store: Store | Collection,
     query: Query,
     *,
-    collection: str = DEFAULT_COLLECTION,
-    encoder: AnyEncoder | None = None,
-    categories: Sequence[str] = (),
+    encoder: QueryEncoder | None = None,
     filter: Filter | None = None,
+    fetch: Callable[[str], bytes] | None = None,
+    collection: str = DEFAULT_COLLECTION,
+    categories: Sequence[str] = (),
+    not_categories: Sequence[str] = (),
+    where: Sequence[str] = (),
     limit: int = 10,
     offset: int = 0,
     min_score: float | None = None,
@@ -48,7 +53,6 @@ def search(
     sort: str = "score",
     template: bool = True,
     include_self: bool = False,
-    fetch: Callable[[str], bytes] | None = None,
 ) -> list[Hit]:
     """Return the pictures of a collection whose meaning is nearest to a query, best first.
 
@@ -61,59 +65,71 @@ def search(
         store: An open store; or a collection that is open, and stays so, in which case its name is not asked.
         query: A str is words; a path or a picture of Pillow's is a picture to find others like it;
             `imret.Term` is anything else, and a sequence of them a sum. See `imret.retrieval.query`.
-        collection: Where to look.
         encoder: The collection's encoder; loaded by the name the collection keeps if not given, and only if
             there is something to encode.
-        categories: Only pictures of any of these; empty for all.
         filter: Only pictures that pass it.
-        limit: Hits at most, >= 1; with `group_by`, groups.
-        offset: Best hits (groups) to leave out, >= 0.
-        min_score: Least cosine, in [-1, 1].
-        relevant: Whether to end where the answers end, which may be at once; see `imret.retrieval.relevance`.
-        unique: Whether near copies are folded into the best of them; `Hit.folded` counts them, as far as they
-            rank among twice as many hits as are asked for. Looks at the files, where they can be read.
-        group_by: A payload field, "category" say: the best `per_group` hits of each of its values, in the
-            order of the best of each. Pictures without the field are in no group.
-        per_group: Hits of each group at most, >= 1.
-        sort: How the hits that were found are listed: "score", "date" (newest first) or "path".
-        template: Whether words, up to three, are put into prompt templates, averaged.
-        include_self: Whether a picture that is asked for may be among its own hits, as far as it is the same
-            file by its bytes.
         fetch: Gets the bytes of a URL; by default `imret.retrieval.fetch.fetch_picture`.
+        collection: This and all that follow are as in `imret.retrieval.options.SearchOptions`.
 
     Returns:
         Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic.
 
     Raises:
         DataError: If the query is empty, has nothing that is added, or its terms cancel out; if the
-            collection, a category or a stored picture does not exist, or the offset is past the end.
+            collection, a category or a stored picture does not exist, a condition cannot be read, or the
+            offset is past the end.
         ImageError: If a picture that is asked for cannot be had or decoded.
         ModelMismatch: If the encoder is not the collection's.
         ModelError: If the collection's model cannot be loaded.
     """
+    options = SearchOptions(
+        collection=collection,
+        categories=categories,
+        not_categories=not_categories,
+        where=where,
+        limit=limit,
+        offset=offset,
+        min_score=min_score,
+        relevant=relevant,
+        unique=unique,
+        group_by=group_by,
+        per_group=per_group,
+        sort=sort,
+        template=template,
+        include_self=include_self,
+    )
+    return find_hits(store, query, options, encoder=encoder, filter=filter, fetch=fetch)
+
+
+def find_hits(
+    store: Store | Collection,
+    query: Query,
+    options: SearchOptions,
+    *,
+    encoder: QueryEncoder | None = None,
+    filter: Filter | None = None,
+    fetch: Callable[[str], bytes] | None = None,
+) -> list[Hit]:
+    """Return what `search` does, for options in one; arguments, result and errors are those of `search`."""
     terms = terms_of(query)
-    _check_numbers(limit=limit, per_group=per_group, offset=offset, min_score=min_score, sort=sort)
-    with _opened(store, collection) as opened:
+    with _opened(store, options.collection) as collection:
         if encoder is not None:
-            check_same_encoder(opened, encoder)
-        only = Filter(must=(Match("category", tuple(categories)),)) if categories else Filter()
-        if filter is not None:
-            only = Filter((*only.must, *filter.must), (*only.must_not, *filter.must_not))
-        named = [one for one in (*only.must, *only.must_not) if isinstance(one, Match)]
-        check_categories(opened, [str(v) for one in named if one.field == "category" for v in one.values])
-        asked = Asked(opened, lambda: encoder or _encoder_of(opened), template, fetch)
-        vector = asked.vector(terms)
-        if asked.hashes and not include_self:
-            only = Filter(only.must, (*only.must_not, Match("sha256", tuple(asked.hashes))))
-        least = -math.inf if min_score is None else min_score
-        if relevant:
-            least = max(least, asked.least(terms, vector, only))
-        if group_by is None:
-            points = _best(opened, vector, only, offset, limit, least, unique)
-        else:
-            points = _groups(opened, vector, only, group_by, per_group, offset, limit, least, unique)
-        if offset and not points:
-            _check_offset(opened, offset, only, group_by)
+            check_same_encoder(collection, encoder)
+        filter_ = _combined(options.make_filter(), filter)
+        _check_categories_of(collection, filter_)
+        embedder = QueryEmbedder(
+            collection, lambda: encoder or _encoder_of(collection), options.template, fetch
+        )
+        vector = embedder.embed(terms)
+        if embedder.hashes and not options.include_self:
+            filter_ = _combined(filter_, Filter(must_not=(Match("sha256", tuple(embedder.hashes)),)))
+        min_score = -math.inf if options.min_score is None else options.min_score
+        if options.relevant:
+            min_score = max(min_score, embedder.relevance_threshold(terms, vector, filter_))
+        find = _best if options.group_by is None else _best_of_groups
+        points = find(collection, vector, filter_, options, min_score)
+        if options.offset and not points:
+            _check_offset(collection, filter_, options)
     hits = [
         Hit(
             rank=rank,
@@ -124,9 +140,9 @@ def search(
             payload=point.payload,
             folded=folded,
         )
-        for rank, (point, folded) in enumerate(points, start=offset + 1)
+        for rank, (point, folded) in enumerate(points, start=options.offset + 1)
     ]
-    return sort_hits(hits, sort)
+    return sort_hits(hits, options.sort)
 
 
 def facets(
@@ -162,10 +178,18 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
 
 
-def _encoder_of(collection: Collection) -> AnyEncoder:
-    from imret.models.lazy_encoder import CachedEncoder
+def _encoder_of(collection: Collection) -> QueryEncoder:
+    from imret.models.lazy_encoder import LazyEncoder
 
-    return CachedEncoder(collection.identity.model)
+    return LazyEncoder(collection.identity.model)
+
+
+def _combined(*filters: Filter | None) -> Filter:
+    given = [filter_ for filter_ in filters if filter_ is not None]
+    return Filter(
+        tuple(condition for filter_ in given for condition in filter_.must),
+        tuple(condition for filter_ in given for condition in filter_.must_not),
+    )
 
 
 # ---- What is found --------------------------------------------------------------------------------------
@@ -174,68 +198,58 @@ def _encoder_of(collection: Collection) -> AnyEncoder:
 def _best(
     collection: Collection,
     vector: NDArray[np.float32],
-    only: Filter,
-    offset: int,
-    limit: int,
-    least: float,
-    unique: bool,
+    filter_: Filter,
+    options: SearchOptions,
+    min_score: float,
 ) -> list[tuple[Point, int]]:
-    """Return points from `offset` on with at least a score, and how many near copies each stands for."""
-    if math.isinf(least) and least > 0:
+    """Return points from the offset on with at least a score, and how many near copies each stands for."""
+    if math.isinf(min_score) and min_score > 0:
         return []
-    wanted = offset + limit
-    ask = 2 * wanted if unique else wanted
+    n_wanted = options.offset + options.limit
+    n_asked = 2 * n_wanted if options.unique else n_wanted
     while True:
-        points = collection.search(vector, limit=ask, filter=only or None)
-        enough = [point for point in points if (point.score or 0.0) >= least]
-        folded = fold_near_copies(enough) if unique else [(point, 0) for point in enough]
-        if len(folded) >= wanted or len(enough) < ask:
-            return folded[offset:wanted]
-        ask *= 4
+        points = collection.search(vector, limit=n_asked, filter=filter_ or None)
+        good = [point for point in points if (point.score or 0.0) >= min_score]
+        folded = fold_near_copies(good) if options.unique else [(point, 0) for point in good]
+        if len(folded) >= n_wanted or len(good) < n_asked:
+            return folded[options.offset : n_wanted]
+        n_asked *= 4
 
 
-def _groups(
+def _best_of_groups(
     collection: Collection,
     vector: NDArray[np.float32],
-    only: Filter,
-    field: str,
-    per_group: int,
-    offset: int,
-    limit: int,
-    least: float,
-    unique: bool,
+    filter_: Filter,
+    options: SearchOptions,
+    min_score: float,
 ) -> list[tuple[Point, int]]:
     """Return the best points of each value of a field; one exact filtered search a value."""
-    found = []
-    for value in collection.facet(field, only or None):
-        of_value = Filter((*only.must, Match(field, (value,))), only.must_not)
-        points = _best(collection, vector, of_value, 0, per_group, least, unique)
+    field = str(options.group_by)
+    within = replace(options, offset=0, limit=options.per_group)
+    groups = []
+    for value in collection.facet(field, filter_ or None):
+        of_value = _combined(filter_, Filter(must=(Match(field, (value,)),)))
+        points = _best(collection, vector, of_value, within, min_score)
         if points:
-            found.append(points)
-    found.sort(key=lambda points: (-(points[0][0].score or 0.0), points[0][0].id))
-    return [one for points in found[offset : offset + limit] for one in points]
+            groups.append(points)
+    groups.sort(key=lambda points: (-(points[0][0].score or 0.0), points[0][0].id))
+    return [point for points in groups[options.offset :][: options.limit] for point in points]
 
 
-def _check_offset(collection: Collection, offset: int, only: Filter, group_by: str | None) -> None:
-    n = len(collection.facet(group_by, only or None)) if group_by else collection.count(only or None)
-    what = "groups" if group_by else "pictures"
-    if offset >= n:
+def _check_offset(collection: Collection, filter_: Filter, options: SearchOptions) -> None:
+    field = options.group_by
+    n = len(collection.facet(field, filter_ or None)) if field else collection.count(filter_ or None)
+    what = "groups" if field else "pictures"
+    if options.offset >= n:
         raise DataError(
-            f"offset {offset:,} is past the end: {n:,} {what} of collection {collection.name!r} pass the "
-            "filter."
+            f"offset {options.offset:,} is past the end: {n:,} {what} of collection {collection.name!r} pass "
+            "the filter."
         )
 
 
-def _check_numbers(*, limit: int, per_group: int, offset: int, min_score: float | None, sort: str) -> None:
-    for name, value in (("limit", limit), ("per_group", per_group)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    if offset < 0:
-        raise ValueError(f"offset must be at least 0, not {offset}")
-    if min_score is not None and not -1 <= min_score <= 1:
-        raise ValueError(f"min_score is a cosine, in [-1, 1], not {min_score}")
-    if sort not in SORTS:
-        raise ValueError(f"sort must be one of {', '.join(SORTS)}, not {sort!r}")
+def _check_categories_of(collection: Collection, filter_: Filter) -> None:
+    conditions = [c for c in (*filter_.must, *filter_.must_not) if isinstance(c, Match)]
+    check_categories(collection, [str(v) for c in conditions if c.field == "category" for v in c.values])
 
 
 def check_categories(collection: Collection, categories: Sequence[str]) -> None:

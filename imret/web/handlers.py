@@ -13,17 +13,18 @@ from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
-from imret.retrieval.fetch import shown_url
 from imret.retrieval.filters import make_filter
+from imret.retrieval.limits import MAX_TERMS
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
+from imret.retrieval.web_address import shown_url
 from imret.store import Filter, Point
 from imret.store.payload import file_of
 from imret.web.errors import NotFound
 from imret.web.images.files import Pictures
 from imret.web.images.uploads import Upload, Uploads
 from imret.web.pool.served import Served
-from imret.web.schemas import MAX_TERMS, BrowseQuery, SearchIn, TermIn, Which
+from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.
 COUNTED = 200

@@ -15,7 +15,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from imret.errors import DataError, ImretError
-from imret.retrieval.prompts import wordings
+from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
+from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
 from imret.web.errors import NotFound, without_paths
 from imret.web.images.files import Pictures
@@ -37,9 +38,7 @@ from imret.web.request_bodies import (
 )
 from imret.web.schemas import (
     MAX_CLASSIFIED,
-    MAX_DEPTH,
     MAX_LABELS,
-    MAX_TEXT,
     BrowseQuery,
     CategoriesOut,
     ClassifyOut,
@@ -217,7 +216,7 @@ class Api:
             return
         if self._warm.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
-        vectors = [served.encoder.submit(wordings(one, template=asked.template)) for one in words]
+        vectors = [served.encoder.submit(search_prompts(one, template=asked.template)) for one in words]
         if not all(vector.done() for vector in vectors):
             with stage(self._warm.telemetry, "encode"):
                 # Shielded: others may wait for the same words.

@@ -6,12 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
-MAX_DEPTH = 10_000  # offset + limit
-MAX_TERMS = 16
+from imret.retrieval.limits import (
+    MAX_CATEGORIES,
+    MAX_DEPTH,
+    MAX_LIMIT,
+    MAX_NAME,
+    MAX_PER_GROUP,
+    MAX_TERMS,
+    MAX_TEXT,
+    MAX_WEIGHT,
+)
+
 MAX_LABELS = 1_000
 MAX_CLASSIFIED = 32
-MAX_TEXT = 2_000  # characters of a term, a category, a condition
 
 Kind = Literal["text", "id", "stored", "url", "upload", "picture"]
 
@@ -28,11 +35,11 @@ class TermIn(BaseModel):
         "by its number from 0.",
     )
     value: str = Field(min_length=1, max_length=MAX_TEXT)
-    weight: float = Field(1.0, ge=-1e6, le=1e6, description="Not 0; below 0 it is subtracted.")
+    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="Not 0; below 0 it is subtracted.")
 
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Texts = Annotated[list[Text], Field(max_length=200)]
+Texts = Annotated[list[Text], Field(max_length=MAX_CATEGORIES)]
 
 
 class Which(BaseModel):
@@ -40,7 +47,9 @@ class Which(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    collection: str | None = Field(None, max_length=100, description="Default: the one the server was given.")
+    collection: str | None = Field(
+        None, max_length=MAX_NAME, description="Default: the one the server was given."
+    )
     category: Texts = Field(default_factory=list, description="Any of these.")
     not_category: Texts = Field(default_factory=list, description="None of these.")
     where: Texts = Field(
@@ -64,7 +73,7 @@ class Conditions(Which):
     relevant: bool = Field(False, description="End where the answers end, which may be at once.")
     unique: bool = Field(False, description="Fold near copies into the best of them.")
     group_by: Literal["category"] | None = Field(None, description="The best few of each.")
-    per_group: int = Field(3, ge=1, le=100)
+    per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
     template: bool = Field(True, description="Put short texts into prompt templates, averaged.")
     include_self: bool = Field(False, description="Keep a picture that is asked for among the hits.")

@@ -40,11 +40,11 @@ def rows(result: Result) -> list[dict[str, object]]:
 
 def test_terms_are_arguments_of_their_own(db: Path) -> None:
     picture = str(db / "photos" / "aves" / "01.png")
-    one = rows(imret(db, "search", "wing", "+", picture, "-", "2:fruit", "--format", "json"))
+    hits = rows(imret(db, "search", "wing", "+", picture, "-", "2:fruit", "--format", "json"))
     other = rows(imret(db, "search", "--format", "json", "wing", "+", picture, "-", "2:fruit"))
-    assert one == other
-    assert len(one) == 10
-    assert picture not in [row["path"] for row in one]
+    assert hits == other
+    assert len(hits) == 10
+    assert picture not in [row["path"] for row in hits]
     with_it = rows(
         imret(db, "search", "wing", "+", picture, "--include-self", "-n", "12", "--format", "json")
     )
@@ -62,11 +62,11 @@ def test_words_need_no_quotes(db: Path) -> None:
 
 def test_similar_is_a_search_by_a_file_an_id_or_a_stored_path(db: Path) -> None:
     picture = str(db / "photos" / "aves" / "01.png")
-    found = rows(imret(db, "similar", picture, "--format", "json", "-n", "3"))
+    hits = rows(imret(db, "similar", picture, "--format", "json", "-n", "3"))
     (itself, *_) = rows(imret(db, "similar", picture, "--format", "json", "--include-self"))
     assert itself["path"] == picture
     for name in (str(itself["id"]), "stored:aves/01.png", f"file://{picture}"):
-        assert rows(imret(db, "similar", name, "--format", "json", "-n", "3")) == found
+        assert rows(imret(db, "similar", name, "--format", "json", "-n", "3")) == hits
     with pytest.raises(ImageError, match=r"the picture 'gone' does not exist"):
         imret(db, "similar", "gone")
 
@@ -79,12 +79,12 @@ def test_stored_pictures_are_searched_by_where_the_model_is_gone(
     def gone(*_: object, **__: object) -> None:
         raise AssertionError("a model was looked for")
 
-    monkeypatch.setattr("imret.retrieval.collection_encoder.query_encoder_for", gone)
+    monkeypatch.setattr("imret.retrieval.collection_encoder.collection_encoder", gone)
     assert imret(db, "similar", "stored:aves/01.png").stdout == expected
 
 
 def test_filters_hold_together(db: Path) -> None:
-    found = rows(
+    hits = rows(
         imret(
             db,
             "search",
@@ -97,7 +97,7 @@ def test_filters_hold_together(db: Path) -> None:
             "json",
         )
     )
-    assert sorted(str(row["path"])[-11:] for row in found) == [f"aves/{i:02}.png" for i in (3, 5, 7, 9, 11)]
+    assert sorted(str(row["path"])[-11:] for row in hits) == [f"aves/{i:02}.png" for i in (3, 5, 7, 9, 11)]
     assert rows(imret(db, "search", "wing", "--where", "width>64", "--format", "json")) == []
     for arguments, says in (
         (("--category", "avse"), r"no category 'avse'.*Did you mean 'aves'"),
@@ -113,9 +113,9 @@ def test_filters_hold_together(db: Path) -> None:
 
 def test_facets_take_the_place_of_hits(db: Path) -> None:
     result = imret(db, "search", "wing", "--limit", "5", "--facets", "--format", "json")
-    found = rows(result)
-    assert {row["category"]: row["images"] for row in found} == {"fungi": 6, "aves": 6}
-    assert sum(int(str(row["hits"])) for row in found) == 5
+    counts = rows(result)
+    assert {row["category"]: row["images"] for row in counts} == {"fungi": 6, "aves": 6}
+    assert sum(int(str(row["hits"])) for row in counts) == 5
 
 
 def test_no_hits_are_said_on_stderr(db: Path) -> None:

@@ -25,10 +25,12 @@ from click.testing import CliRunner, Result
 from imret import Encoder, errors
 from imret.cli.main import cli
 from imret.client import search
-from imret.client.discovery import Running, announced, find
-from imret.client.search import NoAnswer
+from imret.client.discovery import RunningServer, find_server, register
+from imret.client.search import FallbackToLocal
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
-from imret.retrieval.query import Term
+from imret.retrieval import limits
+from imret.retrieval.options import SearchOptions
+from imret.retrieval.query import Query, Term
 from imret.retrieval.results import Hit, sort_hits
 from imret.settings import DEFAULT_COLLECTION
 from imret.store import Store, open_store
@@ -88,13 +90,13 @@ def home(place: Path) -> Iterator[Path]:
     )
     with server:
         assert server.stderr is not None
-        said = []
+        lines = []
         for line in server.stderr:
-            said.append(line)
+            lines.append(line)
             if "the page is at" in line:
                 break
         else:
-            pytest.fail("".join(said))
+            pytest.fail("".join(lines))
         reading = threading.Thread(target=server.stderr.read)  # what it says later must not block it
         reading.start()
         yield place / "home"
@@ -123,11 +125,16 @@ def served(place: Path, home: Path, twin: Store, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def running(served: Path) -> Running:
-    found = find(served)
-    assert found is not None
-    assert found.token == TOKEN
-    return found
+def running(served: Path) -> RunningServer:
+    server = find_server(served)
+    assert server is not None
+    assert server.token == TOKEN
+    return server
+
+
+def ask(server: RunningServer, query: Query, **options: Any) -> list[Hit]:
+    fetch = options.pop("fetch", None)
+    return search.search(server, query, SearchOptions(**options), fetch=fetch)
 
 
 def str_term(path: Path) -> Term:
@@ -172,7 +179,7 @@ def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     ],
 )
 def test_a_server_finds_what_the_command_finds_without_it(place: Path, served: Path, typed: str) -> None:
-    arguments = [one.replace("PLACE", str(place)) for one in typed.split(" ")]
+    arguments = [word.replace("PLACE", str(place)) for word in typed.split(" ")]
     through = imret(served, *arguments, "--format", "json", "--payload")
     without = imret(place / "twin", *arguments, "--format", "json", "--payload")
     assert "answered by imret serve at http://127.0.0.1:" in through.stderr
@@ -208,26 +215,26 @@ def test_pages_are_put_together_and_sorted_as_a_whole(
         same(rows(through), rows(imret(place / "twin", "search", "wing", *arguments, "--format", "json")))
 
 
-def test_names_of_any_bytes_come_through(place: Path, running: Running) -> None:
-    hits = search.search(running, "wing", limit=38)
+def test_names_of_any_bytes_come_through(place: Path, running: RunningServer) -> None:
+    hits = ask(running, "wing", limit=38)
     assert str(place / "photos" / "aves" / UNDECODABLE) in [hit.path for hit in hits]
     assert {hit.path for hit in hits} == {str(path) for path in (place / "photos").rglob("*.png")}
-    (first, *_) = search.search(running, str_term(place / "photos" / "aves" / UNDECODABLE), include_self=True)
+    (first, *_) = ask(running, str_term(place / "photos" / "aves" / UNDECODABLE), include_self=True)
     assert first.path.endswith(UNDECODABLE)
     assert first.score == pytest.approx(1, abs=1e-3)
 
 
 def test_a_stored_path_is_looked_for_from_here_and_below_the_folder_that_was_ingested(
-    place: Path, running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, running: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = search.search(running, Term("aves/01.png", "stored"))
+    expected = ask(running, Term("aves/01.png", "stored"))
     monkeypatch.chdir(place / "photos" / "aves")
-    assert search.search(running, Term("01.png", "stored")) == expected
-    assert search.search(running, Term("./01.png", "stored")) == expected
+    assert ask(running, Term("01.png", "stored")) == expected
+    assert ask(running, Term("./01.png", "stored")) == expected
     # A file of that name lies here, but it is not the collection's.
     draw_picture(tmp_path / "aves" / "01.png", seed=200)
     monkeypatch.chdir(tmp_path)
-    assert search.search(running, Term("aves/01.png", "stored")) == expected
+    assert ask(running, Term("aves/01.png", "stored")) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,7 +257,7 @@ def test_a_stored_path_is_looked_for_from_here_and_below_the_folder_that_was_ing
     ],
 )
 def test_errors_have_the_words_that_they_have_without_a_server(place: Path, served: Path, typed: str) -> None:
-    arguments = [one.replace("PLACE", str(place)) for one in typed.split(" ")]
+    arguments = [word.replace("PLACE", str(place)) for word in typed.split(" ")]
     raised = []
     for store in (served, place / "twin"):
         with pytest.raises(ImretError) as caught:
@@ -270,20 +277,18 @@ def test_a_category_of_any_bytes_is_the_one_that_is_stored(served: Path) -> None
         imret(served, "search", "wing", "--category", "caf\udce9")
 
 
-def test_the_bounds_are_those_of_the_api() -> None:
+def test_what_the_client_sends_at_most_is_what_the_api_takes() -> None:
     schemas = pytest.importorskip("imret.web.schemas")
-    assert (search.PAGE, search.MAX_DEPTH) == (schemas.MAX_LIMIT, schemas.MAX_DEPTH)
-    assert (search.MAX_TERMS, search.MAX_TEXT) == (schemas.MAX_TERMS, schemas.MAX_TEXT)
     query = {
-        "terms": [{"kind": "text", "value": search.MAX_TEXT * "a", "weight": search.MAX_WEIGHT}]
-        * search.MAX_TERMS,
-        "collection": search.MAX_NAME * "a",
-        "category": search.MAX_CATEGORIES * ["a"],
-        "not_category": search.MAX_CATEGORIES * ["a"],
+        "terms": [{"kind": "text", "value": limits.MAX_TEXT * "a", "weight": limits.MAX_WEIGHT}]
+        * limits.MAX_TERMS,
+        "collection": limits.MAX_NAME * "a",
+        "category": limits.MAX_CATEGORIES * ["a"],
+        "not_category": limits.MAX_CATEGORIES * ["a"],
         "where": search.MAX_CONDITIONS * ["a"],
         "limit": search.PAGE,
-        "offset": search.MAX_DEPTH - search.PAGE,
-        "per_group": search.MAX_PER_GROUP,
+        "offset": limits.MAX_DEPTH - search.PAGE,
+        "per_group": limits.MAX_PER_GROUP,
     }
     schemas.SearchIn.model_validate(query)
 
@@ -299,8 +304,8 @@ class Request:
 
     @property
     def query(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.parts[0][1] if self.is_form else self.body)
-        return found
+        query: dict[str, Any] = json.loads(self.parts[0][1] if self.is_form else self.body)
+        return query
 
     @property
     def is_form(self) -> bool:
@@ -350,8 +355,8 @@ class Canned(contextlib.AbstractContextManager["Canned"]):
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
-    def running(self) -> Running:
-        return Running(self.url, "/store", 1, None, 0.0)
+    def running(self) -> RunningServer:
+        return RunningServer(self.url, "/store", 1, None, 0.0)
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
@@ -423,8 +428,8 @@ def test_no_page_more_is_asked_for_than_there_are_hits(
     total: int, limit: int, offset: int, asked: list[tuple[int, int]], sort: str
 ) -> None:
     with Canned(paged(total)) as server:
-        hits = search.search(server.running, "wing", limit=limit, offset=offset, sort=sort)
-    assert [(one.query["offset"], one.query["limit"]) for one in server.requests] == asked
+        hits = ask(server.running, "wing", limit=limit, offset=offset, sort=sort)
+    assert [(request.query["offset"], request.query["limit"]) for request in server.requests] == asked
     ranks = range(offset + 1, min(offset + limit, total) + 1)
     key: dict[str, Callable[[int], Any]] = {
         "score": lambda rank: rank,
@@ -432,7 +437,7 @@ def test_no_page_more_is_asked_for_than_there_are_hits(
         "date": lambda rank: (-(rank * 31 % 60), rank),
         "path": lambda rank: (rank * 7919 % 1000, rank),
     }
-    assert [one.rank for one in hits] == sorted(ranks, key=key[sort])
+    assert [row.rank for row in hits] == sorted(ranks, key=key[sort])
 
 
 def test_pages_of_two_versions_are_not_put_together() -> None:
@@ -441,9 +446,9 @@ def test_pages_of_two_versions_are_not_put_together() -> None:
 
     with (
         Canned(pages) as server,
-        pytest.raises(NoAnswer, match="another version of the collection on each page"),
+        pytest.raises(FallbackToLocal, match="another version of the collection on each page"),
     ):
-        search.search(server.running, "wing", limit=1000)
+        ask(server.running, "wing", limit=1000)
 
 
 @pytest.mark.parametrize(
@@ -462,8 +467,8 @@ def test_pages_of_two_versions_are_not_put_together() -> None:
     ],
 )
 def test_what_a_server_does_not_answer_alike_is_not_asked(options: dict[str, Any], says: str) -> None:
-    with Canned(paged(10)) as server, pytest.raises(NoAnswer, match=says):
-        search.search(server.running, "wing", **options)
+    with Canned(paged(10)) as server, pytest.raises(FallbackToLocal, match=says):
+        ask(server.running, "wing", **options)
     assert server.requests == []
 
 
@@ -479,21 +484,21 @@ def test_what_a_server_does_not_answer_alike_is_not_asked(options: dict[str, Any
     ],
 )
 def test_terms_that_a_server_does_not_take_are_not_sent(terms: list[Term], says: str) -> None:
-    with Canned(paged(10)) as server, pytest.raises(NoAnswer, match=says):
-        search.search(server.running, terms)
+    with Canned(paged(10)) as server, pytest.raises(FallbackToLocal, match=says):
+        ask(server.running, terms)
     assert server.requests == []
 
 
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
     with open(tmp_path / "large.jpg", "wb") as file:
         file.truncate(1 << 40)
-    with Canned(paged(10)) as server, pytest.raises(NoAnswer, match="pictures of so many bytes"):
-        search.search(server.running, str_term(tmp_path / "large.jpg"))
+    with Canned(paged(10)) as server, pytest.raises(FallbackToLocal, match="pictures of so many bytes"):
+        ask(server.running, str_term(tmp_path / "large.jpg"))
 
 
 def test_options_and_terms_go_as_they_are() -> None:
     with Canned(paged(10)) as server:
-        search.search(
+        ask(
             server.running,
             [Term("größe"), Term("id-1", "id", weight=-0.5), Term("a/none.jpg", "stored", weight=2)],
             collection="mine",
@@ -546,7 +551,7 @@ def test_pictures_are_sent_to_the_byte_under_names_that_cannot_break_out(tmp_pat
         Term("https://example.org/a.jpg", "url"),
     ]
     with Canned(paged(3)) as server:
-        search.search(server.running, terms, fetch=lambda url: contents[3] if "example" in url else b"")
+        ask(server.running, terms, fetch=lambda url: contents[3] if "example" in url else b"")
     (request,) = server.requests
     assert [content for _, content in request.parts[1:]] == contents
     assert [name for name, _ in request.parts[1:]] == [
@@ -572,7 +577,7 @@ def test_pictures_are_read_and_fetched_once_for_all_pages() -> None:
         return b"picture"
 
     with Canned(paged(900)) as server:
-        assert len(search.search(server.running, Term("http://x", "url"), limit=900, fetch=fetch)) == 900
+        assert len(ask(server.running, Term("http://x", "url"), limit=900, fetch=fetch)) == 900
     assert len(server.requests) == 2
     assert fetched == ["http://x"]
 
@@ -581,18 +586,18 @@ def test_the_token_is_shown_and_no_proxy_is(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with Canned(paged(1)) as server:
-        shown = Running(server.url, "/store", 1, "secret-secret-secret", 0.0)
-        assert len(search.search(shown, "wing")) == 1
+        shown = RunningServer(server.url, "/store", 1, "secret-secret-secret", 0.0)
+        assert len(ask(shown, "wing")) == 1
     assert server.requests[0].headers["authorization"] == "Bearer secret-secret-secret"
 
 
 def test_a_hit_has_the_path_of_its_bytes() -> None:
-    one = hit(1)
-    one["payload"]["file_base64"] = "L3Bob3Rvcy9jYWbpLmpwZw=="
-    with Canned(lambda _: answer(one)) as server:
-        (found,) = search.search(server.running, "wing")
-    assert os.fsencode(found.path) == b"/photos/caf\xe9.jpg"
-    assert found == Hit(1, 0.9999, "1", file_of(one["payload"]), None, one["payload"], 0)
+    canned = hit(1)
+    canned["payload"]["file_base64"] = "L3Bob3Rvcy9jYWbpLmpwZw=="
+    with Canned(lambda _: answer(canned)) as server:
+        (row,) = ask(server.running, "wing")
+    assert os.fsencode(row.path) == b"/photos/caf\xe9.jpg"
+    assert row == Hit(1, 0.9999, "1", file_of(canned["payload"]), None, canned["payload"], 0)
 
 
 # ---- Answers that are none ------------------------------------------------------------------------------
@@ -626,17 +631,17 @@ def test_a_hit_has_the_path_of_its_bytes() -> None:
     ],
 )
 def test_no_answer_leaves_the_search_to_the_caller(sent: bytes | None, says: str) -> None:
-    with Canned(lambda _: sent) as server, pytest.raises(NoAnswer, match=says):
-        search.search(server.running, "wing")
+    with Canned(lambda _: sent) as server, pytest.raises(FallbackToLocal, match=says):
+        ask(server.running, "wing")
     assert len(server.requests) == 1
 
 
 def test_what_the_server_says_is_wrong_goes_with_it() -> None:
     with (
         Canned(lambda _: problem(404, "no such collection", "DataError")) as server,
-        pytest.raises(NoAnswer) as caught,
+        pytest.raises(FallbackToLocal) as caught,
     ):
-        search.search(server.running, "wing")
+        ask(server.running, "wing")
     assert isinstance(caught.value.problem, DataError)
     assert str(caught.value.problem) == "no such collection"
 
@@ -647,7 +652,7 @@ def test_a_problem_becomes_the_error_of_its_kind(kind: str) -> None:
         Canned(lambda _: problem(400, "what is wrong", kind)) as server,
         pytest.raises(ImretError, match=r"^what is wrong$") as caught,
     ):
-        search.search(server.running, "wing")
+        ask(server.running, "wing")
     assert type(caught.value) is getattr(errors, kind)
 
 
@@ -657,7 +662,7 @@ def test_a_problem_of_an_unknown_kind_is_an_error_all_the_same(kind: str) -> Non
         Canned(lambda _: problem(400, "what is wrong", kind)) as server,
         pytest.raises(ImretError, match=r"^what is wrong$") as caught,
     ):
-        search.search(server.running, "wing")
+        ask(server.running, "wing")
     assert type(caught.value) is ImretError
 
 
@@ -668,15 +673,15 @@ def test_a_message_that_may_lack_a_path_is_left_to_the_caller(options: dict[str,
     terms = options.pop("terms", "wing")
     with (
         Canned(lambda _: problem(400, "no b.jpg", "DataError")) as server,
-        pytest.raises(NoAnswer, match=r"^$"),
+        pytest.raises(FallbackToLocal, match=r"^$"),
     ):
-        search.search(server.running, terms, **options)
+        ask(server.running, terms, **options)
 
 
 def test_a_busy_server_is_waited_for() -> None:
     replies = [problem(503, "too many", headers="Retry-After: 0\r\n"), answer(hit(1))]
     with Canned(lambda _: replies.pop(0)) as server:
-        assert len(search.search(server.running, "wing")) == 1
+        assert len(ask(server.running, "wing")) == 1
     assert len(server.requests) == 2
 
 
@@ -695,7 +700,7 @@ def test_a_server_that_stays_busy_is_an_error(
         Canned(lambda _: problem(503, "too many", kind, "Retry-After: 0\r\n")) as server,
         pytest.raises(StoreUnavailable, match=says),
     ):
-        search.search(server.running, "wing")
+        ask(server.running, "wing")
     assert 2 <= len(server.requests) <= 4
 
 
@@ -710,7 +715,7 @@ def test_a_server_that_is_slow_is_an_error_that_says_what_to_do(monkeypatch: pyt
         with pytest.raises(
             StoreUnavailable, match=r"\(process 1\) has not answered within 0\.1 s\.\n.*IMRET_SERVER=off"
         ):
-            search.search(server.running, "wing")
+            ask(server.running, "wing")
         over.set()
 
 
@@ -726,17 +731,15 @@ def test_a_refusal_that_comes_before_the_whole_picture_is_read_is_understood() -
         refusing = threading.Thread(target=refuse)
         refusing.start()
         port = listener.getsockname()[1]
-        with pytest.raises(NoAnswer, match=r"body is too large|ended before it had answered"):
-            search.search(
-                Running(f"http://127.0.0.1:{port}", "/", 1, None, 0), Term(b"a" * 20_000_000, "image")
-            )
+        with pytest.raises(FallbackToLocal, match=r"body is too large|ended before it had answered"):
+            ask(RunningServer(f"http://127.0.0.1:{port}", "/", 1, None, 0), Term(b"a" * 20_000_000, "image"))
         refusing.join()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:70000", "http://[", "nothing", ""])
 def test_an_address_that_is_none_is_not_asked(url: str) -> None:
-    with pytest.raises(NoAnswer):
-        search.search(Running(url, "/store", 1, None, 0.0), "wing")
+    with pytest.raises(FallbackToLocal):
+        ask(RunningServer(url, "/store", 1, None, 0.0), "wing")
 
 
 # ---- The command ----------------------------------------------------------------------------------------
@@ -745,7 +748,7 @@ def test_an_address_that_is_none_is_not_asked(url: str) -> None:
 def test_a_server_that_is_gone_costs_a_line(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with announced(url=url, address=place / "twin"):
+    with register(url=url, address=place / "twin"):
         result = imret(place / "twin", "search", "wing", "--format", "json")
     assert (
         result.stderr == f"imret serve at {url} does not answer (Connection refused); searching without it\n"
@@ -756,7 +759,7 @@ def test_a_server_that_is_gone_costs_a_line(place: Path) -> None:
 def test_a_server_that_dies_in_the_middle_of_its_answer_costs_a_line(place: Path) -> None:
     with (
         Canned(lambda _: reply({"hits": [hit(1)]}, cut=40)) as server,
-        announced(url=server.url, address=place / "twin"),
+        register(url=server.url, address=place / "twin"),
     ):
         result = imret(place / "twin", "search", "wing", "--format", "json")
     assert re.fullmatch(
@@ -784,8 +787,8 @@ def test_a_server_is_not_asked_where_another_would_answer(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    arguments = tuple(one.replace("MODEL", str(random_model)) for one in arguments)
-    with Canned(paged(3)) as server, announced(url=server.url, address=place / "twin"):
+    arguments = tuple(argument.replace("MODEL", str(random_model)) for argument in arguments)
+    with Canned(paged(3)) as server, register(url=server.url, address=place / "twin"):
         result = imret(place / "twin", "search", "wing", *arguments)
     assert server.requests == []
     assert result.exit_code == 0
@@ -795,17 +798,17 @@ def test_a_server_is_not_asked_where_another_would_answer(
 def test_the_server_of_the_store_in_imret_db_is_asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMRET_DB", str(place / "twin"))
     with Canned(paged(3)) as server:
-        with announced(url=server.url, address=place / "twin"):
+        with register(url=server.url, address=place / "twin"):
             result = CliRunner().invoke(cli, ["search", "wing"], catch_exceptions=False)
         assert len(result.stdout.splitlines()) == 3
-        with announced(url=server.url, address=place / "db"):
+        with register(url=server.url, address=place / "db"):
             CliRunner().invoke(cli, ["search", "wing"], catch_exceptions=False)
     assert len(server.requests) == 1
     assert server.requests[0].query["collection"] == DEFAULT_COLLECTION
 
 
 def test_no_hits_of_a_server_are_said(place: Path) -> None:
-    with Canned(paged(0)) as server, announced(url=server.url, address=place / "twin"):
+    with Canned(paged(0)) as server, register(url=server.url, address=place / "twin"):
         result = imret(place / "twin", "search", "wing", "--relevant")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.endswith(
@@ -822,7 +825,7 @@ def test_what_the_server_said_counts_where_the_store_is_its_own(
     monkeypatch.setattr("imret.store.open_store", locked)
     with (
         Canned(lambda _: problem(422, "no picture", "ImageError")) as server,
-        announced(url=server.url, address=place / "twin"),
+        register(url=server.url, address=place / "twin"),
         pytest.raises(ImageError, match=r"^no picture$"),
     ):
         imret(place / "twin", "similar", str(place / "broken.png"))
@@ -858,7 +861,7 @@ def test_a_search_through_a_server_loads_nothing_heavy(place: Path) -> None:
         "             'urllib.request', 'platformdirs', 'imret.retrieval.search', 'imret.retrieval.fetch'}\n"
         "    print(heavy & set(sys.modules), file=sys.stderr)\n"
     )
-    with Canned(paged(3)) as server, announced(url=server.url, address=place / "twin"):
+    with Canned(paged(3)) as server, register(url=server.url, address=place / "twin"):
         done = subprocess.run(
             [sys.executable, "-c", code, "search", "wing", "--db", str(place / "twin"), "--format", "paths"],
             capture_output=True,
@@ -875,6 +878,6 @@ def test_hits_are_sorted_by_rank_date_or_path() -> None:
         Hit(rank, 0.0, str(rank), path, None, {"modified": modified} if modified else {})
         for rank, path, modified in ((2, "b", "2024"), (1, "c", ""), (3, "a", "2025"), (4, "b", "2024"))
     ]
-    assert [one.rank for one in sort_hits(hits, "score")] == [1, 2, 3, 4]
-    assert [one.rank for one in sort_hits(hits, "date")] == [3, 2, 4, 1]
-    assert [one.rank for one in sort_hits(hits, "path")] == [3, 2, 4, 1]
+    assert [row.rank for row in sort_hits(hits, "score")] == [1, 2, 3, 4]
+    assert [row.rank for row in sort_hits(hits, "date")] == [3, 2, 4, 1]
+    assert [row.rank for row in sort_hits(hits, "path")] == [3, 2, 4, 1]

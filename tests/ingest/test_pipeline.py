@@ -23,7 +23,7 @@ import torch
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch, StoreError
-from imret.models.lazy_encoder import CachedEncoder
+from imret.models.lazy_encoder import LazyEncoder
 from imret.store import Collection, Identity, Point, Store
 from imret.store.payload import modified_time
 from ingest import decode_workers
@@ -653,10 +653,10 @@ def test_a_second_run_looks_at_no_point_twice_and_loads_no_model(
         raise AssertionError("the collection was scanned")
 
     monkeypatch.setattr(Collection, "scan", scan)
-    named = CachedEncoder(str(random_model))
+    named = LazyEncoder(str(random_model))
     report = _ingest(photos, tmp_path / "db", named, prune=True, on_encoder=lambda: pytest.fail("announced"))  # type: ignore[arg-type]
     assert _counts(report) == {"unchanged": 5, "encoded": 0}
-    assert "encoder" not in vars(named)
+    assert not named.is_loaded
     # And it would have been scanned, had a file been gone.
     (photos / "e.png").unlink()
     with pytest.raises(AssertionError, match="was scanned"):

@@ -18,8 +18,8 @@ from imret import settings
 from imret.errors import ModelError
 from imret.models import lazy_encoder
 from imret.models.encoder import Encoder, TextTruncated
-from imret.models.lazy_encoder import CachedEncoder, entry_key, load_vector, save_vector
-from imret.retrieval.prompts import TEMPLATES
+from imret.models.lazy_encoder import LazyEncoder, entry_key, load_vector, save_vector
+from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from tests import ROOT
 from tests.fakes.models import write_random_model
@@ -38,8 +38,8 @@ def _whole_entries() -> list[Path]:
     return [path for path in _entries() if not path.name.startswith(".")]
 
 
-def _cached(model: Path, **options: Any) -> CachedEncoder:
-    return CachedEncoder(model, device="cpu", **{"precision": "fp32", **options})
+def _cached(model: Path, **options: Any) -> LazyEncoder:
+    return LazyEncoder(model, device="cpu", **{"precision": "fp32", **options})
 
 
 def _forbid_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_a_query_is_kept_with_its_templates_applied(
     np.testing.assert_array_equal(query_vector(encoder, " red  mushroom "), framed)
     np.testing.assert_array_equal(query_vector(encoder, "red mushroom", template=False), bare)
     np.testing.assert_array_equal(
-        encoder.encode_mean([frame.format("red mushroom") for frame in TEMPLATES]), framed
+        encoder.encode_mean([fill(template, "red mushroom") for template in SEARCH_TEMPLATES]), framed
     )
     with pytest.raises(AssertionError, match="the model was asked"):
         query_vector(encoder, "Red mushroom")
@@ -149,7 +149,7 @@ def test_it_stands_in_for_the_encoder(random_model: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="precision must be"):
         _cached(random_model, precision="fp8")
     with pytest.raises(ModelError, match="'cuda:99' cannot be used"):
-        CachedEncoder(random_model, device="cuda:99").encode_mean(TEXTS)
+        LazyEncoder(random_model, device="cuda:99").encode_mean(TEXTS)
 
 
 # ---- What is kept --------------------------------------------------------------------------------------
@@ -290,8 +290,8 @@ def test_a_process_killed_while_it_writes_leaves_whole_entries() -> None:
 
 ASK = """
 import sys
-from imret.models.lazy_encoder import CachedEncoder
-encoder = CachedEncoder(sys.argv[1])
+from imret.models.lazy_encoder import LazyEncoder
+encoder = LazyEncoder(sys.argv[1])
 print(encoder.images_fingerprint, encoder.encode_mean(["a mushroom"]).tobytes().hex())
 print({"torch", "open_clip", "PIL", "qdrant_client"} & set(sys.modules) or "light")
 """

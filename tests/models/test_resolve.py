@@ -72,9 +72,9 @@ def test_a_folder_takes_the_checkpoint_that_open_clip_would_take(random_model: P
     ]
     for name in names:
         (tmp_path / name).touch()
-        found = resolve_model(tmp_path).weights
-        assert str(found) == _find_checkpoint_in_dir(tmp_path)
-    assert found.name == WEIGHTS
+        weights = resolve_model(tmp_path).weights
+        assert str(weights) == _find_checkpoint_in_dir(tmp_path)
+    assert weights.name == WEIGHTS
 
 
 def test_a_checkpoint_file_needs_its_architecture(random_model: Path) -> None:
@@ -196,8 +196,8 @@ def test_finding_any_model_on_disk_a_second_time_loads_neither_torch_nor_open_cl
     from open_clip import pretrained
 
     repo = pretrained.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")["hf_hub"].rstrip("/")
-    for one in (repo, "org/repo"):  # as huggingface_hub lays out its cache
-        folder = tmp_path / "hf" / "hub" / f"models--{one.replace('/', '--')}"
+    for repo_id in (repo, "org/repo"):  # as huggingface_hub lays out its cache
+        folder = tmp_path / "hf" / "hub" / f"models--{repo_id.replace('/', '--')}"
         shutil.copytree(random_model, folder / "snapshots" / ("0" * 40))
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text("0" * 40)
@@ -225,15 +225,15 @@ def test_what_open_clip_said_is_asked_again_where_it_was_damaged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(sys.modules, "open_clip", raising=False)
-    assert resolve._kept("kind", "name", lambda: {"a": 1}) == {"a": 1}
-    assert resolve._kept("kind", "name", lambda: None) == {"a": 1}
+    assert resolve._ask_once("kind", "name", lambda: {"a": 1}) == {"a": 1}
+    assert resolve._ask_once("kind", "name", lambda: None) == {"a": 1}
     (entry,) = (settings.cache_dir() / "open_clip").iterdir()
     for damaged in ("{", "[]", "{}", ""):
         entry.write_text(damaged)
-        assert resolve._kept("kind", "name", lambda: {"a": 2}) == {"a": 2}
+        assert resolve._ask_once("kind", "name", lambda: {"a": 2}) == {"a": 2}
         assert json.loads(entry.read_text()) == {"a": 2}
-    assert resolve._kept("kind", "other", lambda: None) is None  # not kept: it may exist one day
-    assert resolve._kept("kind", "other", lambda: {"a": 3}) == {"a": 3}
+    assert resolve._ask_once("kind", "other", lambda: None) is None  # not kept: it may exist one day
+    assert resolve._ask_once("kind", "other", lambda: {"a": 3}) == {"a": 3}
 
 
 def test_where_open_clip_is_loaded_its_registry_is_asked(
@@ -277,10 +277,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self, *, with_body: bool) -> None:
         self.requests.append(f"{self.command} {self.path}")
         file = self.folder / self.path.rpartition("/")[2]
-        found = self.path.startswith("/org/repo/resolve/main/") and file.is_file()
-        data = file.read_bytes() if found else b""
-        self.send_response(200 if found else 404)
-        if found:
+        exists = self.path.startswith("/org/repo/resolve/main/") and file.is_file()
+        data = file.read_bytes() if exists else b""
+        self.send_response(200 if exists else 404)
+        if exists:
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
             self.send_header("X-Repo-Commit", "0" * 40)
         else:

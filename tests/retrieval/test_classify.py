@@ -20,7 +20,7 @@ from imret.cli.classify import command, read_labels, write_predictions
 from imret.errors import DataError, ModelError
 from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
-from imret.models.lazy_encoder import CachedEncoder
+from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.classify import Classification, Prediction, classify, classify_each, probabilities
 from imret.retrieval.prompts import EVALUATION_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
@@ -430,8 +430,8 @@ def test_the_command_takes_labels_and_model_of_the_collection(
 
 
 def test_labels_asked_for_before_need_no_text_tower(random_model: Path, photos: list[Path]) -> None:
-    expected = classify(photos, LABELS, encoder=CachedEncoder(random_model, device="cpu", precision="fp32"))
-    light = CachedEncoder(random_model, device="cpu", precision="fp32")
+    expected = classify(photos, LABELS, encoder=LazyEncoder(random_model, device="cpu", precision="fp32"))
+    light = LazyEncoder(random_model, device="cpu", precision="fp32")
     assert classify(photos, LABELS, encoder=light) == expected
     assert list(light.encoder._towers) == ["image"]
 

@@ -25,7 +25,8 @@ from PIL import Image
 
 from imret.errors import ImageError
 from imret.images.decode import load_image
-from imret.retrieval.fetch import fetch_picture, is_url, shown_url
+from imret.retrieval.fetch import fetch_picture
+from imret.retrieval.web_address import shown_url
 from imret.settings import __version__
 
 SHORT_S = 0.3
@@ -109,12 +110,13 @@ class Internet:
         real_look_up, real_connect = socket.getaddrinfo, socket.socket.connect
 
         def look_up(host: str, port: int, *rest: Any, **more: Any) -> Any:
-            self.looked_up.append(host)
+            if not host.replace(".", "").isdigit():  # a number is only converted
+                self.looked_up.append(host)
             if host not in self.names:
                 return real_look_up(host, port, *rest, **more)
             answers = self.names[host]
             numbers = answers.pop(0) if len(answers) > 1 else answers[0]
-            return [found for number in numbers for found in real_look_up(number, port, *rest, **more)]
+            return [entry for number in numbers for entry in real_look_up(number, port, *rest, **more)]
 
         def connect(sock: socket.socket, address: Any) -> None:
             self.connected.append(address[0])
@@ -356,8 +358,8 @@ def test_no_address_that_is_not_public_is_connected_to(
     internet: Internet, monkeypatch: pytest.MonkeyPatch, number: str, kind: str
 ) -> None:
     def look_up(host: str, port: int, *_: Any) -> Any:
-        found = (number, port, 0, 0) if ":" in number else (number, port)
-        return [(socket.AF_INET6 if ":" in number else socket.AF_INET, socket.SOCK_STREAM, 6, "", found)]
+        address = (number, port, 0, 0) if ":" in number else (number, port)
+        return [(socket.AF_INET6 if ":" in number else socket.AF_INET, socket.SOCK_STREAM, 6, "", address)]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     message = refusal("http://intern.example/a.png")
@@ -768,10 +770,10 @@ def test_a_compressed_answer_is_refused(web: Web) -> None:
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"",
         b"HTTP/1.1 abc\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 50_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"b" * 200_000 + b"\r\n\r\n",
     ],
-    ids=["ssh", "nothing", "status", "500 headers", "long header"],
+    ids=["ssh", "nothing", "status", "50,000 headers", "long header"],
 )
 def test_what_is_not_http_is_refused(web: Web, data: bytes) -> None:
     web.routes["/a.png"] = raw(data)
@@ -799,25 +801,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def secure(certificate: Path, internet: Internet) -> Iterator[tuple[Web, list[str]]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
-    asked: list[str] = []
-    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    server_names: list[str] = []
+    context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     with contextlib.closing(Web(context=context)) as server:
         server.routes["/a.png"] = answer()
         internet.servers[PUBLIC, 443] = server.port
         for name in ("pictures.example", "other.example", "xn--bcher-kva.example", "pictures.example."):
             internet.names[name] = [[PUBLIC]]
-        yield server, asked
+        yield server, server_names
 
 
 def test_tls_is_verified_against_the_name_and_asks_for_it(
     secure: tuple[Web, list[str]], certificate: Path, monkeypatch: pytest.MonkeyPatch, internet: Internet
 ) -> None:
-    server, asked = secure
+    server, server_names = secure
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "certificate.pem"))
     assert fetch_picture("https://pictures.example/a.png", timeout_s=5) == PICTURE
     assert fetch_picture("https://pictures.example./a.png", timeout_s=5) == PICTURE
     assert fetch_picture("https://Bücher.example/a.png", timeout_s=5) == PICTURE
-    assert asked == ["pictures.example", "pictures.example", "xn--bcher-kva.example"]
+    assert server_names == ["pictures.example", "pictures.example", "xn--bcher-kva.example"]
     assert set(internet.connected) == {PUBLIC}
     assert "Host: pictures.example\r\n" in server.requests[0]
 
@@ -858,26 +860,6 @@ def test_https_to_a_server_without_tls_is_refused(web: Web) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://example.com/a.png", True),
-        (" HTTPS://example.com", True),
-        ("ftp://example.com/a.png", True),
-        ("file:///a.png", True),
-        ("http://", False),
-        ("https", False),
-        ("a photo of http://example.com", False),
-        ("black-and-white", False),
-        ("./http://x", False),
-        ("C:\\photos", False),
-        ("", False),
-    ],
-)
-def test_is_url_knows_addresses_from_words_and_paths(text: str, expected: bool) -> None:
-    assert is_url(text) is expected
-
-
-@pytest.mark.parametrize(
     ("url", "expected"),
     [
         ("https://a.example/p/x.jpg", "https://a.example/p/x.jpg"),
@@ -908,8 +890,7 @@ def test_a_query_in_an_error_is_not_shown(web: Web) -> None:
 
 
 def test_importing_it_loads_neither_http_nor_tls() -> None:
-    code = (
-        "import sys, imret.retrieval.fetch; print({'http.client', 'ssl', 'PIL', 'numpy'} & set(sys.modules))"
-    )
+    heavy = "{'httpcore', 'httpx', 'ssl', 'PIL', 'numpy'}"
+    code = f"import sys, imret.retrieval.fetch; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

@@ -130,7 +130,7 @@ def test_a_picture_of_the_collection_needs_no_model(
     store: Store, encoder: Encoder, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = paths(search(store, files[3], encoder=encoder))
-    (found,) = search(store, files[3], encoder=encoder, limit=1, include_self=True)
+    (hit,) = search(store, files[3], encoder=encoder, limit=1, include_self=True)
 
     def none(*_: object, **__: object) -> Encoder:
         raise AssertionError("a model was loaded")
@@ -139,7 +139,7 @@ def test_a_picture_of_the_collection_needs_no_model(
     relative = f"{files[3].parent.name}/{files[3].name}"
     for query in (
         Term(str(files[3]), "image"),
-        Term(found.id, "id"),
+        Term(hit.id, "id"),
         Term(str(files[3]), "stored"),
         Term(relative, "stored"),
     ):
@@ -151,10 +151,10 @@ def test_a_picture_in_memory_and_one_on_the_web_are_queries(
 ) -> None:
     expected = paths(search(store, files[7], encoder=encoder, include_self=True))
     assert paths(search(store, load_image(files[7]), encoder=encoder)) == expected
-    asked = []
+    urls = []
 
     def fetch(url: str) -> bytes:
-        asked.append(url)
+        urls.append(url)
         return files[7].read_bytes()
 
     term = Term("https://example.org/7.png", "url")
@@ -162,7 +162,7 @@ def test_a_picture_in_memory_and_one_on_the_web_are_queries(
     assert paths(search(store, term, encoder=encoder, fetch=fetch)) == paths(
         search(store, files[7], encoder=encoder)
     )
-    assert asked == ["https://example.org/7.png"] * 2
+    assert urls == ["https://example.org/7.png"] * 2
 
 
 def test_a_picture_that_cannot_be_had_is_an_error_with_its_name(
@@ -223,8 +223,8 @@ def test_an_offset_past_the_end_says_where_the_end_is(store: Store, encoder: Enc
 
 def test_hits_below_the_least_score_are_left_out(store: Store, encoder: Encoder) -> None:
     whole = search(store, "wing", encoder=encoder, limit=24)
-    least = (whole[8].score + whole[9].score) / 2
-    assert search(store, "wing", encoder=encoder, limit=24, min_score=least) == whole[:9]
+    min_score = (whole[8].score + whole[9].score) / 2
+    assert search(store, "wing", encoder=encoder, limit=24, min_score=min_score) == whole[:9]
     assert search(store, "wing", encoder=encoder, min_score=1.0) == []
 
 
@@ -261,13 +261,13 @@ def test_groups_hold_the_best_of_each_in_the_order_of_the_best(store: Store, enc
 
 def test_facets_count_the_hits_and_the_whole_collection(store: Store, encoder: Encoder) -> None:
     hits = search(store, "wing", encoder=encoder, limit=5)
-    found = facets(store, hits)
-    assert {facet.value: facet.images for facet in found} == dict.fromkeys(CATEGORIES, 8)
-    assert sum(facet.hits for facet in found) == 5
-    assert [facet.hits for facet in found] == sorted((facet.hits for facet in found), reverse=True)
+    counts = facets(store, hits)
+    assert {facet.value: facet.images for facet in counts} == dict.fromkeys(CATEGORIES, 8)
+    assert sum(facet.hits for facet in counts) == 5
+    assert [facet.hits for facet in counts] == sorted((facet.hits for facet in counts), reverse=True)
     assert facets(store, hits, field="no_such_field") == []
-    only = Filter(must=(Match("category", ("aves",)),))
-    assert facets(store, [], filter=only) == [Facet("aves", 0, 8)]
+    filter_ = Filter(must=(Match("category", ("aves",)),))
+    assert facets(store, [], filter=filter_) == [Facet("aves", 0, 8)]
 
 
 @pytest.fixture(scope="module")
@@ -292,13 +292,13 @@ def test_near_copies_are_folded_into_the_best_of_them(
         whole = search(store, "wing", encoder=encoder, limit=20)
         assert len(whole) == 20
         hits = search(store, "wing", encoder=encoder, limit=20, unique=True)
-        some = search(store, "wing", encoder=encoder, limit=5, offset=2, unique=True)
+        page = search(store, "wing", encoder=encoder, limit=5, offset=2, unique=True)
         best: dict[str, Hit] = {}
         for hit in whole:
             best.setdefault(Path(hit.path).name[:2], hit)
         assert paths(hits) == [hit.path for hit in best.values()]
         assert [hit.folded for hit in hits] == [2 if int(name) < 4 else 0 for name in best]
-        assert paths(some) == paths(hits)[2:7]
+        assert paths(page) == paths(hits)[2:7]
         assert [hit.folded for hit in whole] == [0] * 20
         for file in photos_with_copies.glob("*-half.jpg"):
             file.unlink()  # a file that cannot be read has its bytes alone
@@ -311,9 +311,9 @@ def test_near_copies_are_folded_into_the_best_of_them(
 def test_the_answers_are_the_first_hits_or_none(store: Store, encoder: Encoder, files: list[Path]) -> None:
     for query in ("wing", files[5], [Term("wing"), Term(str(files[5]), "image")]):
         whole = search(store, query, encoder=encoder, limit=24)
-        some = search(store, query, encoder=encoder, limit=24, relevant=True)
-        assert some == whole[: len(some)]
-        assert len(some) < 24
+        hits = search(store, query, encoder=encoder, limit=24, relevant=True)
+        assert hits == whole[: len(hits)]
+        assert len(hits) < 24
 
 
 @pytest.fixture(scope="module")

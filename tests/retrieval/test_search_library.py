@@ -10,7 +10,7 @@ import pytest
 import imret
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
-from imret.retrieval.prompts import TEMPLATES
+from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
 from imret.store import Store, open_store
@@ -65,6 +65,21 @@ def test_several_categories_mean_any_of_them(store: Store, photos: Path, encoder
     assert {hit.category for hit in hits} == {"aves", "insecta"}
 
 
+def test_excluded_categories_conditions_and_a_filter_hold_together(store: Store, encoder: Encoder) -> None:
+    hits = search(
+        store,
+        "wing",
+        encoder=encoder,
+        not_categories=["aves"],
+        where=["path!=fungi/0.png"],
+        filter=imret.Filter(must=(imret.Match("category", ("aves", "fungi")),)),
+        limit=24,
+    )
+    assert sorted(Path(hit.path).name for hit in hits) == sorted(f"{seed}.png" for seed in range(3, 24, 3))
+    with pytest.raises(DataError, match="no field 'wdth'"):
+        search(store, "wing", encoder=encoder, where=["wdth=3"])
+
+
 def test_limit_cuts_the_ranking(store: Store, photos: Path, encoder: Encoder) -> None:
     hits = search(store, "wing", encoder=encoder, limit=3)
     assert [hit.path for hit in hits] == [path for path, _ in _exact(photos, encoder, "wing")[:3]]
@@ -102,7 +117,9 @@ def test_an_empty_query_is_refused(store: Store, encoder: Encoder, query: str) -
 
 
 def test_a_short_query_is_the_mean_of_its_templates_and_a_long_one_is_itself(encoder: Encoder) -> None:
-    mean = encoder.encode_texts([frame.format("red mushroom") for frame in TEMPLATES]).mean(axis=0)
+    mean = encoder.encode_texts([fill(template, "red mushroom") for template in SEARCH_TEMPLATES]).mean(
+        axis=0
+    )
     np.testing.assert_allclose(
         query_vector(encoder, " red  mushroom "), mean / np.linalg.norm(mean), atol=1e-6
     )

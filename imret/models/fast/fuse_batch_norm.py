@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same tower with half the passes over memory.
+"""Batch norms fused into the convolutions before them: the same tower with half the passes over memory.
 
 At inference a batch norm scales and shifts each channel by constants, which the weights of the convolution
 before it can hold. Source: Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient
@@ -22,20 +22,20 @@ _TOLERANCE = 1e-3
 
 
 @torch.inference_mode()
-def fold_batch_norms(
+def fuse_batch_norms(
     tower: nn.Module, encode: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
 ) -> int:
-    """Fold, in place, every batch norm that one convolution alone feeds; return how many.
+    """Fuse, in place, every batch norm that one convolution alone feeds; return how many.
 
-    Which does is seen by running the tower, not guessed from names. Afterwards it runs again, and where the
-    features differ by more than rounding, everything is put back.
+    Which one feeds which is seen by running the tower, not guessed from names. Afterwards it runs again, and
+    where the features differ by more than rounding, everything is put back.
 
     Args:
         tower: In eval mode.
         encode: What runs it: its `encode_image`.
         example: (1, 3, H, W) pixels, normalised.
     """
-    pairs, before = _watch(tower, encode, example)
+    pairs, before = _feeding_pairs(tower, encode, example)
     places = {child: (parent, name) for parent in tower.modules() for name, child in parent._modules.items()}
     undo: list[tuple[nn.Conv2d, Any, Any, nn.BatchNorm2d]] = []
     for conv, norm in pairs:
@@ -45,7 +45,7 @@ def fold_batch_norms(
             conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
         )
         parent, name = places[norm]
-        parent._modules[name] = _what_follows(norm)
+        parent._modules[name] = _activation_of(norm)
     after = encode(example)
     if float((after - before).abs().max()) <= _TOLERANCE * float(before.abs().max()):
         return len(pairs)
@@ -56,33 +56,33 @@ def fold_batch_norms(
     return 0
 
 
-def _watch(
+def _feeding_pairs(
     tower: nn.Module, encode: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor
 ) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], torch.Tensor]:
     """Run the tower; return the pairs of which one feeds the other and nothing else, and the features."""
-    made: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # by id; kept alive, so that ids stay theirs
-    taken: list[tuple[nn.Module, torch.Tensor]] = []
+    conv_outputs: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # by id; kept alive, so that ids stay theirs
+    inputs: list[tuple[nn.Module, torch.Tensor]] = []
     runs: Counter[nn.Module] = Counter()
 
-    def note(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+    def record(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
         runs[module] += 1
-        taken.extend((module, value) for value in given if isinstance(value, torch.Tensor))
+        inputs.extend((module, value) for value in given if isinstance(value, torch.Tensor))
         if type(module) is nn.Conv2d:
-            made[id(result)] = module, result
+            conv_outputs[id(result)] = module, result
 
     leaves = [module for module in tower.modules() if _is_leaf(module)]
-    handles: list[RemovableHandle] = [module.register_forward_hook(note) for module in leaves]
+    handles: list[RemovableHandle] = [module.register_forward_hook(record) for module in leaves]
     try:
         features = encode(example)
     finally:
         for handle in handles:
             handle.remove()
-    takers = Counter(id(value) for _, value in taken)
+    consumers = Counter(id(value) for _, value in inputs)
     places = Counter(child for parent in tower.modules() for child in parent._modules.values() if child)
     pairs = [
-        (made[id(value)][0], module)
-        for module, value in taken
-        if id(value) in made and takers[id(value)] == 1 and _is_foldable(module)
+        (conv_outputs[id(value)][0], module)
+        for module, value in inputs
+        if id(value) in conv_outputs and consumers[id(value)] == 1 and _is_fusible(module)
     ]
     return [
         (conv, cast(nn.BatchNorm2d, norm))
@@ -95,17 +95,17 @@ def _is_leaf(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d) or not any(True for _ in module.children())
 
 
-def _is_foldable(module: nn.Module) -> bool:
-    plain = type(module) is nn.BatchNorm2d or _acts(module)
+def _is_fusible(module: nn.Module) -> bool:
+    plain = type(module) is nn.BatchNorm2d or _is_batch_norm_act(module)
     return plain and isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
 
 
-def _acts(module: nn.Module) -> bool:
+def _is_batch_norm_act(module: nn.Module) -> bool:
     # timm's: a batch norm, then drop, then act. By its name, because importing timm takes a second.
     return type(module).__name__ == "BatchNormAct2d" and {"drop", "act"} <= set(module._modules)
 
 
-def _what_follows(norm: nn.BatchNorm2d) -> nn.Module:
-    if not _acts(norm):
+def _activation_of(norm: nn.BatchNorm2d) -> nn.Module:
+    if not _is_batch_norm_act(norm):
         return nn.Identity()
     return nn.Sequential(cast(nn.Module, norm._modules["drop"]), cast(nn.Module, norm._modules["act"]))

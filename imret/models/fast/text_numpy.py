@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import ModelError
+from imret.models.embedding import Floats
 from imret.models.fast.tokenizer import (
     VOCAB_SIZE,
     is_clip_tokenizer,
@@ -31,9 +32,7 @@ from imret.models.fast.tokenizer import (
     warn_truncated,
 )
 from imret.models.fingerprint import ModelFiles
-from imret.models.safetensors_map import LEFTOVERS, is_safetensors, map_safetensors
-
-Floats = NDArray[np.float32]
+from imret.models.safetensors_map import LEFTOVERS, block_shapes, is_safetensors, map_safetensors, norm_shapes
 
 # What a plain text tower is described by; any other key is a feature that is not in here.
 _PLAIN_KEYS = {"context_length", "vocab_size", "width", "heads", "layers"}
@@ -44,14 +43,14 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f
 _EPSILON = 1e-5  # of torch's LayerNorm
 
 
-class LightText:
+class NumpyTextTower:
     """The text side of one model: what `imret.models.encoder.Encoder` gives of texts, in fp32.
 
     Calls from several threads are safe.
     """
 
     def __init__(self, files: ModelFiles, weights: _Weights) -> None:
-        """Use `open_light_text`, which finds out whether a model can be one."""
+        """Use `open_text_tower`, which finds out whether a model can be one."""
         text = files.model_cfg["text_cfg"]
         self._model_id, self._weights, self._prefix = files.model_id, weights, _prefix(files)
         self._products = _Products(weights)
@@ -81,8 +80,10 @@ class LightText:
             ModelError: If the model gives no direction for a text.
         """
         ids = [token_ids(text) for text in texts]
-        cut = [text for text, one in zip(texts, ids, strict=True) if len(one) > self._context_length]
-        warn_truncated(cut, self._context_length, stacklevel=3)
+        too_long = [
+            text for text, tokens in zip(texts, ids, strict=True) if len(tokens) > self._context_length
+        ]
+        warn_truncated(too_long, self._context_length, stacklevel=3)
         with self._products.alone():
             features = self._features(padded(ids, self._context_length))
         # Not finite, or zero: both leave no direction. (N,)
@@ -112,11 +113,11 @@ class LightText:
             for layer in range(self._layers):
                 name = f"{self._prefix}transformer.resblocks.{layer}."
                 x += self._attention(self._norm(x, f"{name}ln_1"), name, mask)
-                inner = self._linear(self._norm(x, f"{name}ln_2"), f"{name}mlp.c_fc.")
-                inner = quick_gelu(inner) if self._quick_gelu else gelu(inner)
-                x += self._linear(inner, f"{name}mlp.c_proj.")
+                hidden = self._linear(self._norm(x, f"{name}ln_2"), f"{name}mlp.c_fc.")
+                hidden = quick_gelu(hidden) if self._quick_gelu else gelu(hidden)
+                x += self._linear(hidden, f"{name}mlp.c_proj.")
             x = self._norm(x[np.arange(len(tokens)) * length + ends], f"{self._prefix}ln_final")  # (N, W)
-            features: Floats = x @ weights.whole(f"{self._prefix}text_projection")
+            features: Floats = x @ weights.tensor(f"{self._prefix}text_projection")
             return features
 
     def _attention(self, x: Floats, name: str, mask: Floats) -> Floats:
@@ -126,26 +127,26 @@ class LightText:
         # (N l, 3 W) -> 3 of (N, H, l, W / H)
         q, k, v = qkv.reshape(-1, length, 3, self._heads, width // self._heads).transpose(2, 0, 3, 1, 4)
         scores = q @ k.swapaxes(-1, -2) * np.float32((width // self._heads) ** -0.5) + mask
-        seen = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        seen /= seen.sum(axis=-1, keepdims=True)
-        return self._linear((seen @ v).swapaxes(1, 2).reshape(-1, width), f"{name}attn.out_proj.")
+        attention = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        attention /= attention.sum(axis=-1, keepdims=True)
+        return self._linear((attention @ v).swapaxes(1, 2).reshape(-1, width), f"{name}attn.out_proj.")
 
     def _linear(self, x: Floats, name: str) -> Floats:
         """(rows, in) -> (rows, out)."""
         product = self._products.product(f"{name}weight", x.T)
-        sums: Floats = np.add(product.T, self._weights.whole(f"{name}bias"), order="C")
+        sums: Floats = np.add(product.T, self._weights.tensor(f"{name}bias"), order="C")
         return sums
 
     def _norm(self, x: Floats, name: str) -> Floats:
         centred: Floats = x - x.mean(axis=1, keepdims=True)
         variance = np.einsum("rw,rw->r", centred, centred)[:, None] / np.float32(x.shape[1])
         centred *= 1 / np.sqrt(variance + np.float32(_EPSILON))
-        centred *= self._weights.whole(f"{name}.weight")
-        centred += self._weights.whole(f"{name}.bias")
+        centred *= self._weights.tensor(f"{name}.weight")
+        centred += self._weights.tensor(f"{name}.bias")
         return centred
 
 
-def open_light_text(files: ModelFiles) -> LightText | None:
+def open_text_tower(files: ModelFiles) -> NumpyTextTower | None:
     """Open a plain text tower; None where it is of another kind, or the weights are not as expected.
 
     `imret.models.encoder.Encoder` then loads it, or says what is wrong with it.
@@ -158,9 +159,9 @@ def open_light_text(files: ModelFiles) -> LightText | None:
         weights = _Weights(files.weights) if is_safetensors(files.weights) else None
     except (OSError, ModelError):
         return None
-    if weights is None or not weights.are(shapes):
+    if weights is None or not weights.match(shapes):
         return None
-    return LightText(files, weights)
+    return NumpyTextTower(files, weights)
 
 
 # ---- Activations --------------------------------------------------------------------------------------
@@ -207,23 +208,14 @@ def _plain_shapes(files: ModelFiles) -> dict[str, tuple[int, ...]] | None:
     width, length, words = (sizes[name] for name in ("width", "context_length", "vocab_size"))
     if text["heads"] < 1 or width % text["heads"] or words < VOCAB_SIZE:
         return None
-    norm = {"weight": (width,), "bias": (width,)}
     shapes: dict[str, tuple[int, ...]] = {
         "token_embedding.weight": (words, width),
         "positional_embedding": (length, width),
         "text_projection": (width, cfg["embed_dim"]),
-        **{f"ln_final.{key}": shape for key, shape in norm.items()},
+        **norm_shapes("ln_final", width),
     }
     for layer in range(text["layers"]):
-        name = f"transformer.resblocks.{layer}."
-        shapes |= {f"{name}{which}.{key}": shape for which in ("ln_1", "ln_2") for key, shape in norm.items()}
-        for which, rows, columns in (
-            ("attn.in_proj_", 3 * width, width),
-            ("attn.out_proj.", width, width),
-            ("mlp.c_fc.", 4 * width, width),
-            ("mlp.c_proj.", width, 4 * width),
-        ):
-            shapes |= {f"{name}{which}weight": (rows, columns), f"{name}{which}bias": (rows,)}
+        shapes |= block_shapes(f"transformer.resblocks.{layer}.", width, 4 * width)
     return {_prefix(files) + name: shape for name, shape in shapes.items()}
 
 
@@ -238,12 +230,12 @@ class _Weights:
     def __init__(self, path: Path) -> None:
         self._map, self._entries = map_safetensors(path, mmap.ACCESS_READ)
 
-    def are(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    def match(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether these tensors are there and can be read, and no others but of the image tower."""
-        known = {*shapes, "logit_scale", *LEFTOVERS}
+        expected = {*shapes, "logit_scale", *LEFTOVERS}
         return (
             "logit_scale" in self._entries
-            and all(name in known or name.startswith("visual.") for name in self._entries)
+            and all(name in expected or name.startswith("visual.") for name in self._entries)
             and all(
                 name in self._entries
                 and self._entries[name].shape == shape
@@ -252,7 +244,7 @@ class _Weights:
             )
         )
 
-    def whole(self, name: str) -> Floats:
+    def tensor(self, name: str) -> Floats:
         """Return a tensor, of float32 as it lies in the file."""
         return _as_float32(self._stored(name), self._entries[name].dtype)
 
@@ -311,19 +303,19 @@ class _Products:
 
         The long side first: OpenBLAS takes half as long as for x.T @ weight.T.
         """
-        made = np.empty((self._weights.n_rows(name), x.shape[1]), dtype=np.float32)
+        products = np.empty((self._weights.n_rows(name), x.shape[1]), dtype=np.float32)
 
         def multiply(part: slice) -> None:
             with np.errstate(all="ignore"):  # which holds for one thread
-                np.matmul(self._weights.rows(name, part), x, out=made[part])
+                np.matmul(self._weights.rows(name, part), x, out=products[part])
 
-        ends = [len(made) * i // self._threads for i in range(self._threads + 1)]
+        ends = [len(products) * i // self._threads for i in range(self._threads + 1)]
         first, *others = (slice(*pair) for pair in pairwise(ends))
-        waiting = [self._others.submit(multiply, part) for part in others]
+        futures = [self._others.submit(multiply, part) for part in others]
         multiply(first)
-        for one in waiting:
-            one.result()
-        return made
+        for future in futures:
+            future.result()
+        return products
 
 
 @lru_cache(maxsize=1)

@@ -98,8 +98,8 @@ def _cleaned(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     regex: Any = importlib.import_module("regex")  # which has no types, and keeps what it compiled
-    found: list[str] = regex.findall(_WORDS, text, regex.IGNORECASE)
-    return found
+    words: list[str] = regex.findall(_WORDS, text, regex.IGNORECASE)
+    return words
 
 
 @lru_cache(maxsize=4096)
@@ -165,8 +165,8 @@ def _letters() -> list[tuple[str, int]]:
     Those of Latin-1 that can be seen stand for themselves and come first; the others, spaces and control
     characters, stand after the last of Latin-1 in the same order.
     """
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(seen)]
-    letters = {byte: (chr(byte), number) for number, byte in enumerate(seen)}
-    letters |= {byte: (chr(256 + i), len(seen) + i) for i, byte in enumerate(hidden)}
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(visible)]
+    letters = {byte: (chr(byte), number) for number, byte in enumerate(visible)}
+    letters |= {byte: (chr(256 + i), len(visible) + i) for i, byte in enumerate(hidden)}
     return [letters[byte] for byte in range(256)]

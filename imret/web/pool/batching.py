@@ -12,21 +12,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from functools import cached_property
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.images.decode import Source
-from imret.models.fingerprint import ModelFiles
-from imret.models.lazy_encoder import CachedEncoder
+from imret.models.fingerprint import ModelInfo
+from imret.models.lazy_encoder import Delegated, LazyEncoder
 from imret.web.metrics import Telemetry, stage
 from imret.web.pool.threads import run_in_background
-
-if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
 
 # Queries in one pass: the larger, the longer the first of them waits.
 MAX_BATCH = 64
@@ -36,34 +32,41 @@ KEPT = 8192
 # more is then held by nothing.
 IDLE_S = 10.0
 
-_Wordings: TypeAlias = tuple[str, ...]
+_Texts: TypeAlias = tuple[str, ...]
 _Vector: TypeAlias = "Future[NDArray[np.float32]]"
 
 
-class BatchingEncoder(CachedEncoder):
+class BatchingEncoder(ModelInfo):
     """An encoder whose `encode_mean`, called from many threads, encodes all that wait at once.
 
     What was asked before, or is being encoded for someone else, is not encoded again. A vector differs from
     the one that the texts have alone by what the arithmetic rounds differently in a larger batch: some 1e-7
     in fp32, 1e-3 in bf16. Pictures are encoded one by one, as without it.
+
+    Args:
+        inner: Encodes.
+        telemetry: Where durations go.
+
+    Attributes:
+        inner: What was given.
+        files: See `LazyEncoder`, and so for the five that follow.
     """
 
-    def __init__(self, model: ModelFiles, *, device: str, precision: str, telemetry: Telemetry) -> None:
-        super().__init__(model, device=device, precision=precision)
+    device = Delegated[Any]("inner")  # a torch.device
+    precision = Delegated[str]("inner")
+    calls_at_once = Delegated[int]("inner")
+    logit_scale = Delegated[float]("inner")
+    logit_bias = Delegated["float | None"]("inner")
+
+    def __init__(self, inner: LazyEncoder, telemetry: Telemetry) -> None:
+        self.inner, self.files = inner, inner.files
         self._telemetry = telemetry
-        # By hash: six wordings of the longest text are as large as ten vectors.
+        # By hash: six prompts of the longest text are as large as ten vectors.
         self._known: OrderedDict[bytes, _Vector] = OrderedDict()
-        self._waiting: SimpleQueue[tuple[_Wordings, _Vector] | None] = SimpleQueue()  # None: no more
+        self._waiting: SimpleQueue[tuple[_Texts, _Vector] | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
-        self._making = threading.Lock()
         self._is_encoding = False
         self._is_stopped = False
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """See `CachedEncoder.encoder`; made once, also where many threads ask for it at once."""
-        with self._making:  # cached_property has no lock of its own since Python 3.12
-            return super().encoder
 
     @property
     def depth(self) -> int:
@@ -74,10 +77,10 @@ class BatchingEncoder(CachedEncoder):
         """Return the future of `encode_mean`, which many may share: do not cancel it."""
         key = _key(texts)
         with self._lock:
-            found = self._known.get(key)
-            if found is not None:
+            known = self._known.get(key)
+            if known is not None:
                 self._known.move_to_end(key)
-                return found
+                return known
             vector: _Vector = Future()
             self._known[key] = vector
             if len(self._known) > KEPT:
@@ -99,7 +102,15 @@ class BatchingEncoder(CachedEncoder):
     def encode_images(self, images: Iterable[Source], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_images`."""
         with stage(self._telemetry, "encode"):
-            return super().encode_images(images, batch_size=batch_size)
+            return self.inner.encode_images(images, batch_size=batch_size)
+
+    def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """See `Encoder.encode_pixels`."""
+        return self.inner.encode_pixels(pixels, batch_size=batch_size)
+
+    def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See `LazyEncoder.encode_bank`."""
+        return self.inner.encode_bank(texts)
 
     def _stop(self) -> None:
         self._is_stopped = True
@@ -119,16 +130,16 @@ class BatchingEncoder(CachedEncoder):
                 while len(waiting) < MAX_BATCH:
                     waiting.append(self._waiting.get_nowait())
             if not self._is_stopped:
-                self._encode([one for one in waiting if one is not None])
+                self._encode([query for query in waiting if query is not None])
 
-    def _encode(self, batch: list[tuple[_Wordings, _Vector]]) -> None:
+    def _encode(self, batch: list[tuple[_Texts, _Vector]]) -> None:
         self._telemetry.observe_batch(len(batch))
         try:
-            rows = self.encoder.encode_texts([text for texts, _ in batch for text in texts])
+            rows = self.inner.encoder.encode_texts([text for texts, _ in batch for text in texts])
         except Exception as error:
             if len(batch) > 1:  # one of them may have spoilt it for the others
-                for one in batch:
-                    self._encode([one])
+                for query in batch:
+                    self._encode([query])
                 return
             self._fail(*batch[0], error)
             return
@@ -137,11 +148,11 @@ class BatchingEncoder(CachedEncoder):
             mine = rows[start : start + len(texts)]
             start += len(texts)
             try:
-                vector.set_result(self.encoder.unit_mean(mine, texts))
+                vector.set_result(self.inner.encoder.unit_mean(mine, texts))
             except Exception as error:
                 self._fail(texts, vector, error)
 
-    def _fail(self, texts: _Wordings, vector: _Vector, error: Exception) -> None:
+    def _fail(self, texts: _Texts, vector: _Vector, error: Exception) -> None:
         with self._lock:
             self._known.pop(_key(texts), None)  # the next time may go well
         vector.set_exception(error)

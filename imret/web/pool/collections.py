@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from imret.errors import ImretError, ModelMismatch, StoreError, StoreUnavailable
-from imret.models.resolve import resolve_model
+from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.store import Store
 from imret.web.metrics import Telemetry
@@ -203,12 +203,14 @@ class Warm:
         if known is not None:
             return known
         _, model = key
-        return BatchingEncoder(
-            resolve_model(model, arch=self._arch if name in self._models else None, notify=self._notify),
+        lazy = LazyEncoder(
+            model,
             device=self._device,
             precision=self._precision,
-            telemetry=self.telemetry,
+            arch=self._arch if name in self._models else None,
+            notify=self._notify,
         )
+        return BatchingEncoder(lazy, self.telemetry)
 
     def _retire(self, name: str, served: Served) -> None:
         """Give a collection to no more requests; it is closed when the last of those that have it ends."""
@@ -246,7 +248,7 @@ class Warm:
                     return
                 following = self._open(name)
             # Its model is loaded before anybody waits for it, if that of the version before it was.
-            if following.encoder is not seen.encoder and "encoder" in vars(seen.encoder):
+            if following.encoder is not seen.encoder and seen.encoder.inner.is_loaded:
                 following.load()
             with self._lock:
                 self._served[name] = following

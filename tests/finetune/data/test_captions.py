@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from finetune.data.captions import STYLES, caption_key, category_captions
+from finetune.data.captions import caption_key, category_captions
 from imret.datasets.names_csv import read_names
 from imret.errors import DataError
-from imret.retrieval.prompts import COMMON_NAMES, EVALUATION_TEMPLATES, common_names, evaluation_queries, fill
+from imret.retrieval.prompts import (
+    COMMON_NAMES,
+    EVALUATION_TEMPLATES,
+    TRAINING_TEMPLATES,
+    common_names,
+    evaluation_queries,
+    fill,
+)
 
 INATURALIST = [
     "actinopterygii",
@@ -48,7 +55,7 @@ def test_a_template_takes_the_name_with_its_article_or_bare() -> None:
 
 
 def test_one_batch_speaks_in_one_style() -> None:
-    for draw in range(3 * len(STYLES)):
+    for draw in range(3 * len(TRAINING_TEMPLATES)):
         captions = category_captions(["aves", "fungi", "insecta"], draw=draw)
         names = [
             next(name for name in common_names(category) if name in caption)
@@ -62,15 +69,17 @@ def test_one_batch_speaks_in_one_style() -> None:
 
 
 def test_styles_and_common_names_take_turns() -> None:
-    captions = [category_captions(["fungi"], draw=draw)[0] for draw in range(2 * len(STYLES))]
-    assert len(set(captions)) == 2 * len(STYLES)
+    captions = [category_captions(["fungi"], draw=draw)[0] for draw in range(2 * len(TRAINING_TEMPLATES))]
+    assert len(set(captions)) == 2 * len(TRAINING_TEMPLATES)
     assert {"mushroom", "fungus"} <= {word for caption in captions for word in caption.split()}
 
 
 def test_evaluation_asks_in_words_that_training_did_not_use() -> None:
-    assert not set(EVALUATION_TEMPLATES) & set(STYLES)
+    assert not set(EVALUATION_TEMPLATES) & set(TRAINING_TEMPLATES)
     for category in (*COMMON_NAMES, "golden_retriever"):
-        trained = {fill(style, name).rstrip(".") for style in STYLES for name in common_names(category)}
+        trained = {
+            fill(style, name).rstrip(".") for style in TRAINING_TEMPLATES for name in common_names(category)
+        }
         assert not trained & {query.rstrip(".") for query in evaluation_queries(category)}
 
 

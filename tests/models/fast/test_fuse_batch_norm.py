@@ -16,7 +16,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from imret.models.encoder import Encoder
-from imret.models.fast.fuse_batch_norm import fold_batch_norms
+from imret.models.fast.fuse_batch_norm import fuse_batch_norms
 from tests.fakes.pictures import draw_picture
 
 PIXELS = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
@@ -42,7 +42,7 @@ def folded(tower: nn.Module) -> int:
     others = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         before = tower(others)
-        n = fold_batch_norms(tower, tower, PIXELS)
+        n = fuse_batch_norms(tower, tower, PIXELS)
         torch.testing.assert_close(tower(others), before, atol=1e-4, rtol=1e-4)
     return n
 
@@ -79,8 +79,8 @@ class Residual(nn.Module):
         self.out_norm = nn.BatchNorm2d(4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.conv(x)
-        return torch.as_tensor(self.out_norm(self.out(self.norm(made) + made)))
+        features = self.conv(x)
+        return torch.as_tensor(self.out_norm(self.out(self.norm(features) + features)))
 
 
 class Twice(nn.Module):
@@ -102,8 +102,8 @@ class Forked(nn.Module):
         self.conv, self.norm, self.aside = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made = self.conv(x)
-        return torch.as_tensor(self.norm(made) + self.aside(made))
+        features = self.conv(x)
+        return torch.as_tensor(self.norm(features) + self.aside(features))
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_pictures_spread_over_threads_keep_their_order_and_torch_its_threads(mob
         encoder = Encoder(mobile, device="cpu")
         rows = encoder.encode_pixels(pixels)
         assert encoder.calls_at_once > 1
-        assert encoder._lanes is not None
-        assert {encoder._lanes.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
+        assert encoder._step_threads is not None
+        assert {encoder._step_threads.submit(torch.get_num_threads).result() for _ in range(9)} == {1}
         assert torch.get_num_threads() == 3
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(encoder.encode_pixels, [pixels[i:] for i in range(4)]))

@@ -25,9 +25,9 @@ from imret.models import lazy_encoder
 from imret.models.embedding import unit_mean
 from imret.models.encoder import Encoder
 from imret.models.fast import text_numpy
-from imret.models.fast.text_numpy import LightText, gelu, open_light_text, quick_gelu
+from imret.models.fast.text_numpy import NumpyTextTower, gelu, open_text_tower, quick_gelu
 from imret.models.fast.tokenizer import TextTruncated
-from imret.models.lazy_encoder import CachedEncoder
+from imret.models.lazy_encoder import LazyEncoder, RowBudget
 from imret.models.resolve import resolve_model
 from tests.fakes.pictures import draw_picture
 
@@ -52,8 +52,8 @@ def _write(
     return folder
 
 
-def _light(model: Path) -> LightText:
-    light = open_light_text(resolve_model(model))
+def _light(model: Path) -> NumpyTextTower:
+    light = open_text_tower(resolve_model(model))
     assert light is not None
     return light
 
@@ -123,11 +123,11 @@ def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_m
     light = _light(random_model)
     before = _blas_threads()
     expected = [light.encode_texts([text])[0] for text in TEXTS[:4]]
-    found: dict[int, NDArray[np.float32]] = {}
+    rows: dict[int, NDArray[np.float32]] = {}
 
     def encode(i: int) -> None:
         for _ in range(5):
-            found[i] = light.encode_texts([TEXTS[i]])[0]
+            rows[i] = light.encode_texts([TEXTS[i]])[0]
 
     threads = [threading.Thread(target=encode, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -135,7 +135,7 @@ def test_several_threads_get_their_own_texts_and_numpy_its_threads_back(random_m
     for thread in threads:
         thread.join()
     for i, row in enumerate(expected):
-        np.testing.assert_array_equal(found[i], row)
+        np.testing.assert_array_equal(rows[i], row)
     assert _blas_threads() == before
 
 
@@ -152,7 +152,7 @@ def test_a_text_tower_that_is_a_part_of_its_own_is_read_by_its_own_names(
     np.testing.assert_array_equal(rows, _light(random_model).encode_texts(TEXTS[:3]))
     np.testing.assert_allclose(rows, _torch(folder, TEXTS[:3]), atol=1e-5)
     converted = _write(tmp_path / "converted", random_model, native, cfg={"custom_text": True})
-    assert open_light_text(resolve_model(converted)) is None  # open_clip renames them
+    assert open_text_tower(resolve_model(converted)) is None  # open_clip renames them
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -223,7 +223,7 @@ def test_a_tower_described_otherwise_is_left_to_torch(
     random_model: Path, tmp_path: Path, text_cfg: dict[str, Any]
 ) -> None:
     folder = _write(tmp_path / "model", random_model, text_cfg=text_cfg)
-    assert open_light_text(resolve_model(folder)) is None
+    assert open_text_tower(resolve_model(folder)) is None
 
 
 def _spoilt(model: Path, fault: str) -> dict[str, torch.Tensor]:
@@ -258,7 +258,7 @@ def test_weights_that_are_not_as_expected_are_left_to_torch(
         files.weights.write_bytes(files.weights.read_bytes()[:-1])
     elif fault == "absent":
         files.weights.unlink()
-    assert open_light_text(files) is None
+    assert open_text_tower(files) is None
 
 
 def test_leftovers_of_old_checkpoints_are_no_obstacle(random_model: Path, tmp_path: Path) -> None:
@@ -277,13 +277,8 @@ def test_leftovers_of_old_checkpoints_are_no_obstacle(random_model: Path, tmp_pa
 def _no_torch_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let queries be asked as in a process that has not imported torch."""
     monkeypatch.setattr(lazy_encoder, "_has_torch", lambda: False)
-    monkeypatch.setattr(lazy_encoder, "_light_rows", 0)
-    monkeypatch.setattr(lazy_encoder, "LIGHT_ROWS", 10_000)
+    monkeypatch.setattr(LazyEncoder, "row_budget", RowBudget(10_000))
     monkeypatch.setenv("IMRET_QUERY_CACHE", "off")
-
-
-def _is_heavy(encoder: CachedEncoder) -> bool:
-    return "encoder" in vars(encoder)  # a cached property, which the first use fills
 
 
 @pytest.mark.usefixtures("_no_torch_yet")
@@ -293,34 +288,35 @@ def test_a_new_text_needs_no_torch_and_a_device_or_precision_or_the_switch_bring
     expected = Encoder(random_model, device="cpu", precision="fp32").encode_mean(TEXTS[:2])
     given: list[dict[str, str]] = [{}, {"precision": "fp32"}, {"device": "cpu"}]
     for options in given:
-        encoder = CachedEncoder(random_model, **options)
+        encoder = LazyEncoder(random_model, **options)
         np.testing.assert_allclose(encoder.encode_mean(TEXTS[:2]), expected, atol=1e-5)
         rows = encoder.encode_texts(TEXTS[:2])
         np.testing.assert_array_equal(encoder.encode_bank(TEXTS[:2]), rows)
         np.testing.assert_array_equal(unit_mean(rows, TEXTS[:2], ""), encoder.encode_mean(TEXTS[:2]))
-        assert not _is_heavy(encoder), options
-    rounded = CachedEncoder(random_model, device="cpu", precision="bf16")
+        assert not encoder.is_loaded, options
+    rounded = LazyEncoder(random_model, device="cpu", precision="bf16")
     rounded.encode_mean(TEXTS[:2])
-    assert _is_heavy(rounded)
+    assert rounded.is_loaded
     with pytest.raises(ModelError, match="'cuda:99' cannot be used"):
-        CachedEncoder(random_model, device="cuda:99").encode_mean(TEXTS[:2])
+        LazyEncoder(random_model, device="cuda:99").encode_mean(TEXTS[:2])
     monkeypatch.setenv("IMRET_LIGHT_TEXT", "off")
-    encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+    encoder = LazyEncoder(random_model, device="cpu", precision="fp32")
     np.testing.assert_array_equal(encoder.encode_mean(TEXTS[:2]), expected)
-    assert _is_heavy(encoder)
+    assert encoder.is_loaded
 
 
 def test_a_process_that_has_torch_uses_it(random_model: Path) -> None:
-    encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+    encoder = LazyEncoder(random_model, device="cpu", precision="fp32")
     encoder.encode_mean(TEXTS[:2])
-    assert _is_heavy(encoder)
+    assert encoder.is_loaded
 
 
 @pytest.mark.usefixtures("_no_torch_yet")
 def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
     random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lazy_encoder, "LIGHT_ROWS", 85 + 3 * 50)  # 50 a call, for reading the weights
+    # 50 a call, for reading the weights
+    monkeypatch.setattr(LazyEncoder, "row_budget", RowBudget(85 + 3 * 50))
     wanted = Encoder(random_model, device="cpu", precision="fp32")
     # "a mushroom" is 4 rows, a text that is cut 77, and two texts twice those of the longer.
     for texts, heavy in (
@@ -330,12 +326,12 @@ def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
         (["a mushroom"], False),
         (["x"], True),
     ):
-        encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+        encoder = LazyEncoder(random_model, device="cpu", precision="fp32")
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             mean = encoder.encode_mean(texts)
-        assert [one.category for one in caught] == [TextTruncated] * (texts[0] == "red " * 90)
-        assert _is_heavy(encoder) == heavy, texts
+        assert [warning.category for warning in caught] == [TextTruncated] * (texts[0] == "red " * 90)
+        assert encoder.is_loaded == heavy, texts
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TextTruncated)
             np.testing.assert_allclose(mean, wanted.encode_mean(texts), atol=1e-5)
@@ -345,7 +341,7 @@ def test_a_process_that_asks_much_goes_over_to_torch_whatever_its_encoders(
 def test_an_encoder_that_has_loaded_torch_for_pictures_has_it_for_texts(
     random_model: Path, tmp_path: Path
 ) -> None:
-    encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+    encoder = LazyEncoder(random_model, device="cpu", precision="fp32")
     pictures = [draw_picture(tmp_path / "a.png")]
     assert len(imret.classify(pictures, ["mushroom", "bird"], encoder=encoder)) == 1
     assert sorted(encoder.encoder._towers) == ["image", "text"]
@@ -355,11 +351,11 @@ def test_an_encoder_that_has_loaded_torch_for_pictures_has_it_for_texts(
 def test_a_mean_without_a_direction_is_refused_as_by_torch(
     random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = CachedEncoder(random_model, device="cpu", precision="fp32")
+    encoder = LazyEncoder(random_model, device="cpu", precision="fp32")
     with pytest.raises(ValueError, match="mean of no texts"):
         encoder.encode_mean([])
     rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
-    monkeypatch.setattr(LightText, "encode_texts", lambda self, texts: rows)
+    monkeypatch.setattr(NumpyTextTower, "encode_texts", lambda self, texts: rows)
     with pytest.raises(ModelError, match=r"no direction for the mean of \['x', 'y'\]"):
         encoder.encode_mean(["x", "y"])
 
@@ -382,7 +378,7 @@ def test_weights_that_do_not_fit_are_refused_by_torch_with_its_message(
     if fault == "cut off":
         (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1])
     with pytest.raises(ModelError, match=message):
-        CachedEncoder(folder, device="cpu").encode_mean(["a mushroom"])
+        LazyEncoder(folder, device="cpu").encode_mean(["a mushroom"])
 
 
 SEARCH = """

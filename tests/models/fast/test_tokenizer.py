@@ -105,12 +105,12 @@ def test_a_text_that_does_not_fit_is_told_by_its_ids_and_ends_with_the_end() -> 
 def test_a_cut_is_warned_of_with_the_beginning_of_the_text() -> None:
     with pytest.warns(TextTruncated) as caught:
         warn_truncated(["red " * 90, "short"], 77, stacklevel=1)
-    said = "A text is longer than the 77 tokens that the model reads, and was cut: "
-    assert [str(one.message) for one in caught] == [
-        said + "'" + ("red " * 90)[:57] + "...'",
-        said + "'short'",
+    message = "A text is longer than the 77 tokens that the model reads, and was cut: "
+    assert [str(warning.message) for warning in caught] == [
+        message + "'" + ("red " * 90)[:57] + "...'",
+        message + "'short'",
     ]
-    assert {one.filename for one in caught} == {__file__}
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_whose_tokens_these_are() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from imret.errors import ModelError
 from imret.models.clip import load_clip
 from imret.models.encoder import Encoder
-from imret.models.fast.vit import Vision, load_vision
+from imret.models.fast.vit import VisionTransformer, load_vision_transformer
 from imret.models.resolve import resolve_model
 from tests import ROOT
 from tests.fakes.models import write_random_model
@@ -65,10 +65,10 @@ def lived_in(folder: Path) -> Path:
     return folder
 
 
-def both(folder: Path, dtype: torch.dtype) -> tuple[Vision, Any, torch.Tensor]:
+def both(folder: Path, dtype: torch.dtype) -> tuple[VisionTransformer, Any, torch.Tensor]:
     """Return the tower, open_clip's, and pixels for them."""
     files = resolve_model(folder)
-    vision = load_vision(files, device=CPU, dtype=dtype)
+    vision = load_vision_transformer(files, device=CPU, dtype=dtype)
     assert vision is not None
     pixels = torch.randn(3, 3, *files.preprocess.size, generator=torch.Generator().manual_seed(1))
     return vision, load_clip(files, towers=("image",), dtype=dtype), pixels.to(dtype)
@@ -98,9 +98,9 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_open_clips(name: str, tmp_pa
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_towers_are_left_to_open_clip(name: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", OTHERS[name])
-    assert load_vision(resolve_model(folder), device=CPU, dtype=torch.float32) is None
+    assert load_vision_transformer(resolve_model(folder), device=CPU, dtype=torch.float32) is None
     encoder = Encoder(folder, device="cpu", precision="fp32")
-    assert not isinstance(encoder._tower("image"), Vision)
+    assert not isinstance(encoder._tower("image"), VisionTransformer)
 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "other shape"])
@@ -115,7 +115,7 @@ def test_weights_that_do_not_fit_are_left_to_open_clip_and_its_message(fault: st
     else:
         state[name] = state[name][:-1].clone()
     save_file(state, folder / WEIGHTS)
-    assert load_vision(resolve_model(folder), device=CPU, dtype=torch.float32) is None
+    assert load_vision_transformer(resolve_model(folder), device=CPU, dtype=torch.float32) is None
     with pytest.raises(ModelError, match=fault):
         Encoder(folder, device="cpu").encode_pixels(np.zeros((1, 32, 32, 3), dtype=np.uint8))
 
@@ -126,11 +126,11 @@ def test_towers_are_plain_where_they_are_asked_to_be(
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     quick = Encoder(random_model, device="cpu", precision="fp32")
     rows = quick.encode_pixels(pixels)
-    assert isinstance(quick._tower("image"), Vision)
+    assert isinstance(quick._tower("image"), VisionTransformer)
     monkeypatch.setenv("IMRET_TOWERS", "plain")
     plain = Encoder(random_model, device="cpu", precision="fp32")
     np.testing.assert_allclose(rows, plain.encode_pixels(pixels), atol=1e-5)
-    assert not isinstance(plain._tower("image"), Vision)
+    assert not isinstance(plain._tower("image"), VisionTransformer)
 
 
 def test_pictures_are_encoded_without_open_clip(random_model: Path, tmp_path: Path) -> None:

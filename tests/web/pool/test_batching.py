@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ import pytest
 
 from imret import Encoder
 from imret.errors import ModelError
-from imret.models.resolve import resolve_model
+from imret.models.lazy_encoder import LazyEncoder
 from imret.web.metrics import Telemetry, stage, timings
 from imret.web.pool import batching
 from imret.web.pool.batching import BatchingEncoder
@@ -27,21 +26,19 @@ from tests import ROOT
 
 @pytest.fixture
 def encoder(random_model: Path) -> BatchingEncoder:
-    return BatchingEncoder(
-        resolve_model(str(random_model)), device="cpu", precision="fp32", telemetry=Telemetry()
-    )
+    return BatchingEncoder(LazyEncoder(random_model, device="cpu", precision="fp32"), Telemetry())
 
 
 def _held(encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[int]]:
     """Let each pass through the model wait for an event, and note how many texts it has."""
-    go, sizes, encode = threading.Event(), [], encoder.encoder.encode_texts
+    go, sizes, encode = threading.Event(), [], encoder.inner.encoder.encode_texts
 
     def waiting(texts: list[str], **how: Any) -> Any:
         go.wait(10)
         sizes.append(len(texts))
         return encode(texts, **how)
 
-    monkeypatch.setattr(encoder.encoder, "encode_texts", waiting)
+    monkeypatch.setattr(encoder.inner.encoder, "encode_texts", waiting)
     return go, sizes
 
 
@@ -49,16 +46,15 @@ def _held(encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch) -> tuple[th
 def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
     precision: str, rounding: float, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = resolve_model(str(random_model))
-    encoder = BatchingEncoder(model, device="cpu", precision=precision, telemetry=Telemetry())
+    encoder = BatchingEncoder(LazyEncoder(random_model, device="cpu", precision=precision), Telemetry())
     go, sizes = _held(encoder, monkeypatch)
     queries = [[f"a photo of {i} owls.", f"{i} owls"] for i in range(40)]
-    waiting = [encoder.submit(one) for one in queries]
+    waiting = [encoder.submit(query) for query in queries]
     go.set()
-    vectors = [one.result(10) for one in waiting]
+    vectors = [vector.result(10) for vector in waiting]
     assert len(sizes) <= 3  # the first may have been taken alone, before the others came
     assert sum(sizes) == 80
-    alone = Encoder(model, device="cpu", precision=precision)
+    alone = Encoder(random_model, device="cpu", precision=precision)
     for query, vector in zip(queries, vectors, strict=True):
         np.testing.assert_allclose(vector, alone.encode_mean(query), atol=rounding)
 
@@ -66,21 +62,21 @@ def test_queries_that_wait_are_encoded_together_as_each_would_be_alone(
 def test_the_model_is_made_once_though_many_ask_for_it_at_once(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Encoder] = []
+    encoders: list[Encoder] = []
     others = threading.Barrier(2)
 
     def make(*arguments: Any, **how: Any) -> Encoder:
         with contextlib.suppress(threading.BrokenBarrierError):
             others.wait(0.2)  # for another that makes one, too
-        made.append(Encoder(*arguments, **how))
-        return made[-1]
+        encoders.append(Encoder(*arguments, **how))
+        return encoders[-1]
 
     monkeypatch.setattr("imret.models.encoder.Encoder", make)
-    # Since Python 3.12 cached_property lets several threads into its function.
-    each = inspect.getattr_static(BatchingEncoder, "encoder").func
     with ThreadPoolExecutor(2) as pool:
-        assert {id(one) for one in pool.map(each, [encoder] * 2)} == {id(made[0])}
-    assert len(made) == 1
+        assert {id(loaded) for loaded in pool.map(lambda _: encoder.inner.encoder, range(2))} == {
+            id(encoders[0])
+        }
+    assert len(encoders) == 1
 
 
 def test_a_query_that_is_being_encoded_or_known_is_not_encoded_again(
@@ -90,7 +86,7 @@ def test_a_query_that_is_being_encoded_or_known_is_not_encoded_again(
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(encoder.encode_mean, ["an owl"]) for _ in range(8)]
         go.set()
-        assert all(one.result(10) is answers[0].result() for one in answers)
+        assert all(answer.result(10) is answers[0].result() for answer in answers)
     assert encoder.encode_mean(["an owl"]) is answers[0].result()
     assert sizes == [1]
 
@@ -110,7 +106,7 @@ def test_the_vectors_of_the_oldest_queries_are_forgotten(
 def test_a_query_that_cannot_be_encoded_fails_alone(
     encoder: BatchingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = encoder.encoder.encode_texts
+    encode = encoder.inner.encoder.encode_texts
     go = threading.Event()
 
     def failing(texts: list[str], **how: Any) -> Any:
@@ -119,7 +115,7 @@ def test_a_query_that_cannot_be_encoded_fails_alone(
             raise ModelError("no direction")
         return encode(texts, **how)
 
-    monkeypatch.setattr(encoder.encoder, "encode_texts", failing)
+    monkeypatch.setattr(encoder.inner.encoder, "encode_texts", failing)
     waiting = [encoder.submit([text]) for text in ("good", "bad", "fine")]
     go.set()
     assert waiting[0].result(10).shape == waiting[2].result(10).shape == (32,)
@@ -231,10 +227,10 @@ def test_a_process_may_end_while_texts_are_encoded(random_model: Path) -> None:
     code = """
 import atexit, sys, threading, time
 atexit.register(lambda: print(*[thread.name for thread in threading.enumerate()]))  # the last to be called
-from imret.models.resolve import resolve_model
+from imret.models.lazy_encoder import LazyEncoder
 from imret.web.pool.batching import BatchingEncoder
 from imret.web.metrics import Telemetry
-encoder = BatchingEncoder(resolve_model(sys.argv[1]), device="cpu", precision="fp32", telemetry=Telemetry())
+encoder = BatchingEncoder(LazyEncoder(sys.argv[1], device="cpu", precision="fp32"), Telemetry())
 encoder.encode_mean(["warm"])
 for i in range(2_000):
     encoder.submit([f"a text of some words, the {i}th"])

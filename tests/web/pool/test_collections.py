@@ -128,7 +128,7 @@ def test_the_model_of_the_new_version_is_loaded_before_anybody_waits_for_it(
     _until(lambda: warm.peek("photos") is not old)
     new = warm.peek("photos")
     assert new is not None
-    assert "text" in new.encoder.encoder._towers
+    assert "text" in new.encoder.inner.encoder._towers
 
 
 def test_no_request_fails_while_versions_change(

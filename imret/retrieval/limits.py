@@ -1,0 +1,12 @@
+"""Bounds of the HTTP API: what a server refuses, and what its client therefore does not ask it."""
+
+from __future__ import annotations
+
+MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
+MAX_DEPTH = 10_000  # offset + limit
+MAX_TERMS = 16
+MAX_TEXT = 2_000  # characters of a term, a category, a condition
+MAX_WEIGHT = 1e6  # of a term
+MAX_NAME = 100  # characters of a collection's name
+MAX_CATEGORIES = 200
+MAX_PER_GROUP = 100
