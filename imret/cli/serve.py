@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import time
 import warnings
 import webbrowser
@@ -25,8 +23,6 @@ from imret.cli.options import (
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from imret.web.pool.collections import Warm
 
 DEFAULT_PORT = 8750
@@ -113,7 +109,7 @@ def command(
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
     from imret.client import discovery
@@ -121,10 +117,17 @@ def command(
     from imret.settings import cache_dir, store_dir
     from imret.store import open_store, resolve_address
     from imret.web.app import create_app
-    from imret.web.connections import make_protocol, raise_file_limit
     from imret.web.images.files import Pictures
     from imret.web.pool.collections import Warm
     from imret.web.security.hosts import check_binding
+    from imret.web.server import (
+        bracketed,
+        listen,
+        local_url,
+        make_server,
+        raise_file_limit,
+        serve_until_stopped,
+    )
 
     lift_pillow_limit(MAX_PIXELS)
     # It quotes the query, and queries are nobody's business.
@@ -139,7 +142,7 @@ def command(
     # not there is a mistake.
     is_own = address == str(store_dir())
     with contextlib.ExitStack() as ending:
-        listener = ending.enter_context(_listen(host, port))
+        listener = ending.enter_context(listen(host, port))
         port = listener.getsockname()[1]
         warm = Warm(
             lambda: open_store(address, create=is_own, share=True),
@@ -165,35 +168,14 @@ def command(
             allow_hosts=allow_hosts,
             max_body_bytes=max_upload * 1_000_000,
         )
-        config = uvicorn.Config(
-            app,
-            http=make_protocol(max_connections=raise_file_limit()),
-            log_level="warning",
-            access_log=False,  # queries are nobody's business
-            server_header=False,
-            proxy_headers=False,  # nothing here depends on who forwards
-            ws="none",
-            lifespan="on",
-            timeout_graceful_shutdown=10,
-        )
-        own_url = _own_url(host, port)
+        server = make_server(app, max_connections=raise_file_limit())
+        own_url = local_url(host, port)
         ending.enter_context(discovery.announced(url=own_url, address=address, token=token))
-        announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
+        announce(f"the page is at http://{bracketed(host)}:{port}  (Ctrl-C ends)")
         if open_it:
             webbrowser.open(own_url)
-        _run(uvicorn.Server(config), listener)
+        serve_until_stopped(server, listener)
         announce("imret serve has ended")
-
-
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
 
 
 def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
@@ -243,39 +225,3 @@ def _token(file: str | None) -> str | None:
     if not token:
         raise DataError(f"the token file {file!r} is empty.")
     return token
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, before anything is loaded for nothing."""
-    from imret.errors import DataError
-
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise DataError(f"there is no address {host!r} to listen at: {error.strerror}.") from error
-    family, kind, protocol, _, place = found[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(place)
-        listener.listen()  # who asks from now on waits for the answer, rather than being refused
-    except OSError as error:
-        listener.close()
-        raise DataError(
-            f"cannot listen at {host} port {port}: {error.strerror}.\n"
-            f"Another imret serve may be running; take another port: --port {port + 1 if port < 65535 else 0}"
-        ) from error
-    return listener
-
-
-def _shown_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _own_url(host: str, port: int) -> str:
-    """Return the URL by which this machine reaches the server."""
-    if host in ("0.0.0.0", ""):
-        host = "127.0.0.1"
-    elif host == "::":
-        host = "::1"
-    return f"http://{_shown_host(host)}:{port}"

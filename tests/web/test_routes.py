@@ -25,7 +25,6 @@ from imret.store import Store, open_store
 from imret.store.embedded.locks import locked
 from imret.store.payload import point_id
 from imret.web.app import create_app
-from imret.web.connections import make_protocol
 from imret.web.errors import NotFound, problem_of
 from imret.web.images.files import Pictures
 from imret.web.pool.collections import Warm
@@ -564,7 +563,7 @@ def test_a_client_that_goes_while_it_sends_is_no_failure(
 
     before = counted()
     assert 'status="499"' not in before
-    with serving(app, make_protocol()) as server:
+    with serving(app) as server:
         for target, kind in (
             ("/api/v1/search", "application/json"),
             ("/api/v1/classify", "multipart/form-data; boundary=x"),
@@ -594,7 +593,7 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
 
     try:
         file.write_bytes(whole + bytes(64 << 20))  # more than the buffers on the way hold
-        with serving(app, make_protocol()) as server:
+        with serving(app) as server:
             with server.line() as line:
                 line.send(request(f"/api/v1/images/{one['id']}"))
                 assert line.socket.recv(1000).startswith(b"HTTP/1.1 200 ")

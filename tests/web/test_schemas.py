@@ -18,7 +18,6 @@ from imret import Encoder
 from imret.store import open_store
 from imret.store.payload import point_id
 from imret.web.app import create_app
-from imret.web.connections import make_protocol
 from imret.web.images.files import Pictures
 from imret.web.pool.collections import Warm
 from ingest.pipeline import ingest
@@ -43,7 +42,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterato
     )
     known = point_id(os.path.realpath(folder), "fungi/0.png")
 
-    with serving(app, make_protocol()) as server:
+    with serving(app) as server:
         document = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/api/v1/openapi.json")
         document.hook(_known_ids(known))
         yield document

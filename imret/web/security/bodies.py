@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable
 
@@ -21,6 +22,7 @@ from imret.web.security.http import (
     problem,
 )
 
+LINGER_S = 5.0  # how long a client may go on sending a body that was answered already
 HELD_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
 
 
@@ -63,6 +65,7 @@ class _Exchange:
         self.body_over = not _values(scope, b"content-length") and not _values(scope, b"transfer-encoding")
         self.started = False
         self.refused = False
+        self._is_owed_an_end = False  # of its response, which waits until the body has been read
 
     def expect_body(self) -> None:
         """Raise _RefusedError for a body that is announced as too large, or announced in a way that lies."""
@@ -137,7 +140,34 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.started = True
             message = {**message, "headers": self._dress(message.get("headers", ()))}
+        elif not self.body_over and not message.get("more_body", False):
+            self._is_owed_an_end = True
+            message = {**message, "more_body": True}
         await self._send(message)
+
+    async def end(self) -> None:
+        """End the response, after what the client still sends was read for a while.
+
+        A socket that is closed while its client still sends answers with a reset, and a reset takes back what
+        the client has not read yet: the very response that says why (RFC 9112, section 9.6).
+        """
+        if not self._is_owed_an_end:
+            return
+        self.release()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._discard_body(), LINGER_S)
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _discard_body(self) -> None:
+        more = True
+        while more:
+            message = await self._receive()
+            more = message.get("more_body", False)
+
+    def release(self) -> None:
+        """Count what this request holds in memory no more."""
+        self._held.n_bytes -= self.held_bytes
+        self.held_bytes = 0
 
     def _dress(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         dressed = [(name.lower(), value) for name, value in headers if name.lower() not in _REPLACED]
@@ -158,7 +188,8 @@ class _Exchange:
         self.started = True
         head = [*headers, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         await self._send({"type": "http.response.start", "status": status, "headers": self._dress(head)})
-        await self._send({"type": "http.response.body", "body": body})
+        self._is_owed_an_end = not self.body_over
+        await self._send({"type": "http.response.body", "body": body, "more_body": self._is_owed_an_end})
 
     async def redirect(self, target: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Lead on to a local address, by GET (303)."""

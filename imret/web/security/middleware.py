@@ -1,8 +1,8 @@
 """What every request passes before the app sees it, and every response after: ASGI middleware around the app.
 
 Hides: which Host and Origin are ours (DNS rebinding, CSRF), the token and its login, security headers, limits
-on what may be sent. Knows nothing of what the app does. Connections and slow request heads are limited below
-ASGI, in imret.web.connections.
+on what may be sent. Knows nothing of what the app does. Connections and request heads are bounded below ASGI,
+in imret.web.server.
 
 Sources: RFC 9110 and 9112 (HTTP), RFC 9457 (problem+json), RFC 6750 (Bearer), W3C Fetch Metadata.
 """
@@ -124,8 +124,9 @@ class Gate:
         )
         try:
             await self._pass(scope, exchange)
+            await exchange.end()
         finally:
-            self.held.n_bytes -= exchange.held_bytes
+            exchange.release()
 
     async def _pass(self, scope: Scope, exchange: _Exchange) -> None:
         try:

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
-from imret.web.connections import make_protocol
+from imret.web.security import bodies
 from imret.web.security import middleware as gate_module
 from imret.web.security.hosts import check_binding, is_loopback
 from imret.web.security.middleware import Gate
@@ -84,7 +84,7 @@ def app() -> App:
 @pytest.fixture(scope="module")
 def local(app: App) -> Iterator[Server]:
     """Bound to loopback, without a token."""
-    with serving(_gated(app), make_protocol()) as server:
+    with serving(_gated(app)) as server:
         yield server
 
 
@@ -92,7 +92,7 @@ def local(app: App) -> Iterator[Server]:
 def guarded(app: App) -> Iterator[Server]:
     """Bound to every address (by its own account), with a token."""
     gate = _gated(app, host="0.0.0.0", token=TOKEN, allow_hosts=["Photos.example", "bücher.example"])
-    with serving(gate, make_protocol()) as server:
+    with serving(gate) as server:
         yield server
 
 
@@ -173,9 +173,7 @@ def test_a_malformed_host_is_refused(local: Server, host: str) -> None:
 
 def test_a_missing_or_doubled_host_is_refused(local: Server) -> None:
     assert local.get("/api/echo", host=None).status == 400
-    answer = local.get("/api/echo", "Host: localhost")
-    assert answer.status == 400
-    assert answer.problem["detail"] == "the header host is given more than once"
+    assert local.get("/api/echo", "Host: localhost").status == 400
     answer = local.ask(b"GET /api/echo HTTP/1.0\r\n\r\n")
     assert answer.status == 400
     assert "needs a Host header" in answer.problem["detail"]
@@ -380,12 +378,12 @@ def test_the_session_cookie_is_secure_where_the_browser_came_by_https(guarded: S
 
 def test_a_session_outlives_a_restart_and_ends_with_its_token(guarded: Server) -> None:
     pair = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"].partition(";")[0]
-    with serving(_gated(App(), token=TOKEN), make_protocol()) as again:
+    with serving(_gated(App(), token=TOKEN)) as again:
         assert again.get("/api/echo", f"Cookie: {pair}").status == 200
     value = pair.partition("=")[2]
     other = _gated(App(), token=TOKEN + "!")
     assert other.cookie.decode() != pair.partition("=")[0]
-    with serving(other, make_protocol()) as changed:
+    with serving(other) as changed:
         assert changed.get("/api/echo", f"Cookie: {other.cookie.decode()}={value}").status == 401
 
 
@@ -546,7 +544,7 @@ def test_every_response_has_the_security_headers_once_and_none_names_the_server(
     answers = {
         200: local.get("/api/echo"),
         303: guarded.get("/"),
-        400: local.ask(b"nonsense\r\n\r\n"),
+        400: local.get("/api/../x"),
         401: guarded.get("/api/echo"),
         403: local.get("/api/echo", "Origin: null"),
         404: local.get("/no"),
@@ -573,7 +571,7 @@ def test_the_apps_own_policy_is_kept_beside_ours() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    with serving(_gated(app), make_protocol()) as server:
+    with serving(_gated(app)) as server:
         policies = [value for name, value in server.get("/").headers if name == "content-security-policy"]
         assert policies == ["sandbox", EXPECTED["content-security-policy"]]
 
@@ -600,6 +598,11 @@ def test_a_failure_of_the_app_is_told_without_its_message(
 # Bodies
 
 
+@pytest.fixture
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LINGER_S", 0.3)
+
+
 def test_a_body_within_the_limit_reaches_the_app(local: Server) -> None:
     answer = local.post("/api/echo", b"x" * MAX_BODY)
     assert (answer.status, json.loads(answer.body)["size"]) == (200, MAX_BODY)
@@ -611,6 +614,7 @@ def test_a_body_within_the_limit_reaches_the_app(local: Server) -> None:
     assert (answer.status, json.loads(answer.body)["size"]) == (200, 3)
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(local: Server, app: App) -> None:
     before = len(app.seen)
     for method in ("POST", "GET"):
@@ -637,6 +641,7 @@ def test_a_client_that_sends_all_before_it_reads_still_learns_why(local: Server)
         assert line.is_closed()
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_chunked_body_is_cut_at_the_limit_and_the_app_sees_the_client_leave(
     local: Server, app: App
 ) -> None:
@@ -653,6 +658,7 @@ def test_a_chunked_body_is_cut_at_the_limit_and_the_app_sees_the_client_leave(
         assert app.seen[-1] == f"{path} disconnect"
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_body_that_dribbles_is_refused_and_the_connection_closed(local: Server, app: App) -> None:
     with local.line() as line:
         line.send(request("/api/echo", "Content-Length: 1000", method="POST"))
@@ -666,6 +672,7 @@ def test_a_body_that_dribbles_is_refused_and_the_connection_closed(local: Server
     assert app.seen[-1] == "/api/echo disconnect"
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_an_answer_before_the_end_of_the_body_closes_the_connection(local: Server) -> None:
     with local.line() as line:
         line.send(request("/api/quick", "Content-Length: 1000", method="POST"))
@@ -738,8 +745,6 @@ def test_long_addresses_and_heads_are_refused(local: Server) -> None:
         "//x",
         "/api//x",
         "/%e2%80%ae",
-        "/api/ÿ",
-        "/?q=ÿ",
         "*",
         "api/echo",
         "/api/%ed%a0%80",
@@ -754,6 +759,12 @@ def test_addresses_that_could_be_read_in_two_ways_are_refused(
     assert answer.problem["detail"]
     assert len(app.seen) == before
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_an_address_that_is_not_ascii_is_refused(local: Server, app: App) -> None:
+    before = len(app.seen)
+    assert local.get("/api/ÿ").status == local.get("/?q=ÿ").status == 400
+    assert len(app.seen) == before
 
 
 @pytest.mark.parametrize(
@@ -793,7 +804,7 @@ def test_websockets_are_refused_and_lifespan_passes() -> None:
     assert _call(gate, scope, [{"type": "websocket.connect"}]) == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_a_websocket_request_is_answered_as_any_other_and_ends_its_connection(local: Server) -> None:
+def test_a_websocket_request_is_answered_as_any_other(local: Server) -> None:
     headers = [
         "Connection: Upgrade",
         "Upgrade: websocket",
@@ -802,9 +813,7 @@ def test_a_websocket_request_is_answered_as_any_other_and_ends_its_connection(lo
     ]
     with local.line() as line:
         line.send(request("/api/echo", *headers) + request("/api/echo"))
-        answer = line.read()
-        assert (answer.status, answer.closes) == (200, True)
-        assert line.is_closed()
+        assert line.read().status == line.read().status == 200
 
 
 def test_a_response_that_has_begun_is_cut_when_its_request_turns_out_too_large(app: App) -> None:
