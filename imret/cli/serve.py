@@ -23,7 +23,7 @@ from imret.cli.options import (
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    from imret.web.pool.collections import Warm
+    from imret.web.pool.collections import CollectionPool
 
 DEFAULT_PORT = 8750
 
@@ -117,8 +117,8 @@ def command(
     from imret.settings import cache_dir, store_dir
     from imret.store import open_store, resolve_address
     from imret.web.app import create_app
-    from imret.web.images.files import Pictures
-    from imret.web.pool.collections import Warm
+    from imret.web.images.files import ImageFiles
+    from imret.web.pool.collections import CollectionPool
     from imret.web.security.hosts import check_binding
     from imret.web.server import (
         bracketed,
@@ -144,7 +144,7 @@ def command(
     with contextlib.ExitStack() as ending:
         listener = ending.enter_context(listen(host, port))
         port = listener.getsockname()[1]
-        warm = Warm(
+        pool = CollectionPool(
             lambda: open_store(address, create=is_own, share=True),
             device=device,
             precision=precision,
@@ -153,13 +153,13 @@ def command(
             arch=arch,
             notify=announce,
         )
-        ending.callback(warm.close)
-        announce(reason or f"store {address} ({warm.store.engine})")
-        _say_what_is_served(warm, collection, preload=preload)
+        ending.callback(pool.close)
+        announce(reason or f"store {address} ({pool.store.engine})")
+        _say_what_is_served(pool, collection, preload=preload)
         app = create_app(
-            warm,
+            pool,
             default=collection,
-            pictures=Pictures(
+            pictures=ImageFiles(
                 cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
             ),
             host=host,
@@ -178,14 +178,14 @@ def command(
         announce("imret serve has ended")
 
 
-def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
+def _say_what_is_served(pool: CollectionPool, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
     from imret.errors import ImretError, ModelError
     from imret.web.pool.threads import run_in_background
 
     started = time.monotonic()
     try:
-        with warm.use(collection) as served:
+        with pool.use(collection) as served:
             announce(f"{collection}: {served.collection.count():,} pictures, model {served.identity.model}")
             if preload:
                 served.load(pictures=True)
@@ -204,7 +204,7 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
     def load() -> None:
         # The first query should not have to wait; whatever goes wrong, it will say.
-        with contextlib.suppress(ImretError), warm.use(collection) as served:
+        with contextlib.suppress(ImretError), pool.use(collection) as served:
             served.load()
 
     if not preload:

@@ -20,9 +20,9 @@ from imret.retrieval.results import Hit
 from imret.store import Filter, Point
 from imret.store.payload import file_of
 from imret.web.errors import NotFound
-from imret.web.images.files import Pictures
+from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
-from imret.web.pool.served import Served
+from imret.web.pool.served import PooledCollection
 from imret.web.schemas import MAX_TERMS, BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.
@@ -108,7 +108,7 @@ def is_slow(asked: SearchIn) -> bool:
 # ---- Answers ------------------------------------------------------------------------------------
 
 
-def search(served: Served, asked: SearchIn, uploads: Uploads) -> dict[str, Any]:
+def search(served: PooledCollection, asked: SearchIn, uploads: Uploads) -> dict[str, Any]:
     """Answer a query: `SearchOut` without the timings.
 
     Raises:
@@ -204,7 +204,7 @@ def _shown(term: TermIn, named: Mapping[str, Point], uploads: Uploads) -> dict[s
     return {"kind": term.kind, "value": term.value, "weight": term.weight, "label": label}
 
 
-def browse(served: Served, asked: BrowseQuery) -> dict[str, Any]:
+def browse(served: PooledCollection, asked: BrowseQuery) -> dict[str, Any]:
     """List pictures in order of id: `PicturesOut`. Ids are hashes, so that is a mix of everything.
 
     Raises:
@@ -224,7 +224,7 @@ def browse(served: Served, asked: BrowseQuery) -> dict[str, Any]:
     }
 
 
-def picture(served: Served, one: str) -> dict[str, Any]:
+def picture(served: PooledCollection, one: str) -> dict[str, Any]:
     """Return a stored picture: `PictureOut`.
 
     Raises:
@@ -233,7 +233,7 @@ def picture(served: Served, one: str) -> dict[str, Any]:
     return _picture(stored(served, one))
 
 
-def stored(served: Served, one: str) -> Point:
+def stored(served: PooledCollection, one: str) -> Point:
     """Return the point of a picture, without its vector.
 
     Raises:
@@ -245,7 +245,7 @@ def stored(served: Served, one: str) -> Point:
     return found[one]
 
 
-def categories(served: Served, asked: Which) -> dict[str, Any]:
+def categories(served: PooledCollection, asked: Which) -> dict[str, Any]:
     """Count the pictures of each category: `CategoriesOut`.
 
     Raises:
@@ -264,8 +264,8 @@ def categories(served: Served, asked: Which) -> dict[str, Any]:
 
 
 def classify(
-    served: Served,
-    pictures: Pictures,
+    served: PooledCollection,
+    pictures: ImageFiles,
     *,
     sent: Sequence[Upload],
     ids: Sequence[str],

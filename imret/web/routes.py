@@ -1,4 +1,4 @@
-"""The routes of the API: parameters and bodies in, answers of `imret.web.handlers` out, each in its lane."""
+"""The routes of the API: parameters and bodies in, answers of `imret.web.handlers` out, each in a thread."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from imret.errors import DataError, ImretError
 from imret.retrieval.prompts import wordings
 from imret.web import handlers
 from imret.web.errors import NotFound, without_paths
-from imret.web.images.files import Pictures
-from imret.web.images.files import Served as Given
+from imret.web.images.files import ImageFiles, ImageResponse
 from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
-from imret.web.pool.collections import Warm
-from imret.web.pool.executors import Busy, Lane
-from imret.web.pool.served import Served
+from imret.web.pool.collections import CollectionPool
+from imret.web.pool.executors import BoundedExecutor, Busy
+from imret.web.pool.served import PooledCollection
 from imret.web.request_bodies import (
-    _FORMS,
-    _Form,
-    _form,
-    _json,
-    _media_type,
-    _number,
-    _small_body,
-    _validated,
+    FORM_TYPES,
+    Form,
+    media_type_of,
+    number_field,
+    parse_json,
+    read_form,
+    read_json_body,
+    validate_search,
 )
 from imret.web.schemas import (
     MAX_CLASSIFIED,
@@ -91,30 +90,30 @@ class Api:
     """The API of one server.
 
     Args:
-        warm: The collections.
+        pool: The collections.
         default: The collection that is asked where none is named.
         pictures: Files and thumbnails.
         uploads: Pictures that were sent.
     """
 
-    def __init__(self, warm: Warm, *, default: str, pictures: Pictures, uploads: Uploads) -> None:
-        self._warm, self._default = warm, default
+    def __init__(self, pool: CollectionPool, *, default: str, pictures: ImageFiles, uploads: Uploads) -> None:
+        self._pool, self._default = pool, default
         self._pictures, self._uploads = pictures, uploads
         # The embedded store answers one request at a time, so more threads would only wait there.
-        self._queries = Lane("queries", threads=4, waiting=256)
-        self._looks = Lane("looks", threads=2, waiting=32, retry_after_s=2)
+        self._queries = BoundedExecutor("queries", threads=4, waiting=256)
+        self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
         # Not behind pictures that are fetched from slow hosts or compared by the thousand.
-        self._originals = Lane("originals", threads=2, waiting=64)
-        self._thumbnails = Lane("thumbnails", threads=4, waiting=1024)
-        self._lanes = (self._queries, self._looks, self._originals, self._thumbnails)
-        for lane in self._lanes:
-            warm.telemetry.watch_queue(lane.name, lambda lane=lane: lane.depth)  # type: ignore[misc]
-        warm.telemetry.watch_queue("texts", lambda: warm.depth)
+        self._originals = BoundedExecutor("originals", threads=2, waiting=64)
+        self._thumbnails = BoundedExecutor("thumbnails", threads=4, waiting=1024)
+        self._executors = (self._queries, self._looks, self._originals, self._thumbnails)
+        for executor in self._executors:
+            pool.telemetry.watch_queue(executor.name, lambda executor=executor: executor.depth)  # type: ignore[misc]
+        pool.telemetry.watch_queue("texts", lambda: pool.depth)
 
     def close(self) -> None:
         """End the threads."""
-        for lane in self._lanes:
-            lane.close()
+        for executor in self._executors:
+            executor.close()
 
     def router(self) -> APIRouter:
         """Return the routes, to be put below a prefix."""
@@ -170,15 +169,15 @@ class Api:
 
     async def search_by_pictures(self, request: Request) -> Response:
         """Send JSON, or a form with that JSON as `query` and files as `picture`."""
-        form = _Form({}, [])
-        if _media_type(request) in _FORMS:
-            form = await _form(request)
+        form = Form({}, [])
+        if media_type_of(request) in FORM_TYPES:
+            form = await read_form(request)
             queries = form.texts.get("query", [])
             if len(queries) > 1:
                 raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
-            asked = _validated(_json(queries[0]) if queries else {})
+            asked = validate_search(parse_json(queries[0]) if queries else {})
         else:
-            asked = _validated(_json(await _small_body(request)))
+            asked = validate_search(parse_json(await read_json_body(request)))
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         asked.terms = handlers.known_terms(asked.terms, sent)
         return await self._search(asked)
@@ -201,9 +200,9 @@ class Api:
         started = time.perf_counter()
         with timings() as stages:
             await self._encode_ahead(asked)
-            lane = self._looks if handlers.is_slow(asked) else self._queries
+            executor = self._looks if handlers.is_slow(asked) else self._queries
             found = await self._ask(
-                lane, asked.collection, lambda served: handlers.search(served, asked, self._uploads)
+                executor, asked.collection, lambda served: handlers.search(served, asked, self._uploads)
             )
             found["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
         found["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
@@ -212,26 +211,28 @@ class Api:
     async def _encode_ahead(self, asked: SearchIn) -> None:
         """Wait here for the words of a query, rather than in a thread that another query could use."""
         words = [term.value for term in asked.terms if term.kind == "text"]
-        served = self._warm.peek(asked.collection or self._default) if words else None
+        served = self._pool.peek(asked.collection or self._default) if words else None
         if served is None:
             return
-        if self._warm.depth > MAX_WAITING_TEXTS:
+        if self._pool.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
         vectors = [served.encoder.submit(wordings(one, template=asked.template)) for one in words]
         if not all(vector.done() for vector in vectors):
-            with stage(self._warm.telemetry, "encode"):
+            with stage(self._pool.telemetry, "encode"):
                 # Shielded: others may wait for the same words.
                 await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(vector)) for vector in vectors))
 
-    async def _ask(self, lane: Lane, name: str | None, question: Callable[[Served], T]) -> T:
+    async def _ask(
+        self, executor: BoundedExecutor, name: str | None, question: Callable[[PooledCollection], T]
+    ) -> T:
         collection = name or self._default
 
         def ask() -> T:
-            if self._warm.peek(collection) is None and self._warm.store.live(collection) is None:
+            if self._pool.peek(collection) is None and self._pool.store.live(collection) is None:
                 self._refuse(collection)
-            return self._warm.ask(collection, question)
+            return self._pool.ask(collection, question)
 
-        return await lane.run(ask)
+        return await executor.run(ask)
 
     def _refuse(self, collection: str) -> None:
         """Say that there is no such collection, as the store says it.
@@ -240,7 +241,7 @@ class Api:
             NotFound: Always, unless it was made this moment.
         """
         try:
-            self._warm.store.open(collection).close()
+            self._pool.store.open(collection).close()
         except DataError as error:
             raise NotFound(str(error)) from error
 
@@ -248,7 +249,7 @@ class Api:
 
     async def classify(self, request: Request) -> Response:
         """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`."""
-        form = await _form(request)
+        form = await read_form(request)
         ids, labels = form.texts.get("id", []), form.texts.get("label", [])
         n_pictures = len(ids) + len(form.pictures)
         if n_pictures > MAX_CLASSIFIED or len(labels) > MAX_LABELS:
@@ -258,7 +259,7 @@ class Api:
             )
         if any(len(label) > MAX_TEXT for label in labels):
             raise DataError(f"a label has at most {MAX_TEXT:,} characters.")
-        top_k = _number(form, "top_k", 3)
+        top_k = number_field(form, "top_k", 3)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         found = await self._ask(
@@ -285,11 +286,11 @@ class Api:
 
         def listed() -> list[dict[str, Any]]:
             found = []
-            for name in self._warm.store.collections():
-                live = self._warm.store.live(name)
+            for name in self._pool.store.collections():
+                live = self._pool.store.live(name)
                 entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
                 try:
-                    with closing(self._warm.store.open(name)) as opened:
+                    with closing(self._pool.store.open(name)) as opened:
                         stats = opened.stats()
                     entry |= {"images": stats.points, "status": stats.status}
                 except ImretError as error:
@@ -329,14 +330,14 @@ class Api:
         return _sent(request, given)
 
     async def _give(self, request: Request, id: str, collection: str | None, size: int | None) -> Response:
-        def give(served: Served) -> Given | str:
+        def give(served: PooledCollection) -> ImageResponse | str:
             payload = handlers.stored(served, id).payload
             etag = self._pictures.etag(payload, size)
             if etag in request.headers.get("if-none-match", ""):
                 return etag
             if size is None:
                 return self._pictures.original(payload)
-            with stage(self._warm.telemetry, "thumbnail"):
+            with stage(self._pool.telemetry, "thumbnail"):
                 return self._pictures.thumbnail(payload, size)
 
         given = await self._ask(self._originals if size is None else self._thumbnails, collection, give)
@@ -350,7 +351,7 @@ _KEEP = {"Cache-Control": "private, max-age=0, must-revalidate"}
 _KEEP_LONG = {"Cache-Control": "private, max-age=604800"}
 
 
-def _sent(request: Request, given: Given) -> Response:
+def _sent(request: Request, given: ImageResponse) -> Response:
     headers = {"ETag": given.etag, "Content-Length": str(given.size)}
     headers |= _KEEP_LONG if "v" in request.query_params else _KEEP
     if given.data is not None:

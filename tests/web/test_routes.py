@@ -25,9 +25,9 @@ from imret.store import Store, open_store
 from imret.store.embedded.locks import locked
 from imret.store.payload import point_id
 from imret.web.app import create_app
-from imret.web.errors import NotFound, problem_of
-from imret.web.images.files import Pictures
-from imret.web.pool.collections import Warm
+from imret.web.errors import NotFound, problem_for
+from imret.web.images.files import ImageFiles
+from imret.web.pool.collections import CollectionPool
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests import ROOT
@@ -52,23 +52,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warm(
+def pool(
     tmp_path_factory: pytest.TempPathFactory, photos: Path, encoder: Encoder, random_model: Path
-) -> Iterator[Warm]:
+) -> Iterator[CollectionPool]:
     home = tmp_path_factory.mktemp("home")
     os.environ["IMRET_HOME"] = str(home)
     db = str(tmp_path_factory.mktemp("db") / "store")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=encoder)
-    warm = Warm(lambda: open_store(db, create=False), device="cpu", precision="fp32")
-    yield warm
-    warm.close()
+    pool = CollectionPool(lambda: open_store(db, create=False), device="cpu", precision="fp32")
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="module")
-def app(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def app(pool: CollectionPool, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("thumbnails")
-    return create_app(warm, default="photos", pictures=Pictures(folder), host="127.0.0.1", port=8750)
+    return create_app(pool, default="photos", pictures=ImageFiles(folder), host="127.0.0.1", port=8750)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def client(app: Any) -> TestClient:
 
 
 @pytest.fixture
-def store(warm: Warm) -> Store:
-    return warm.store
+def store(pool: CollectionPool) -> Store:
+    return pool.store
 
 
 def _id(photos: Path, path: str) -> str:
@@ -448,7 +448,7 @@ def test_what_is_no_id_of_a_stored_picture_is_not_found(client: TestClient, one:
 
 
 def test_no_absolute_path_is_in_a_problem(
-    client: TestClient, warm: Warm, photos: Path, tmp_path: Path
+    client: TestClient, pool: CollectionPool, photos: Path, tmp_path: Path
 ) -> None:
     gone = photos / "insecta" / "02.png"
     content = gone.read_bytes()
@@ -460,7 +460,7 @@ def test_no_absolute_path_is_in_a_problem(
     assert "insecta/02.png: no such file any more" in _problem(answer, 422)
     for url in ("/api/v1/search?q=a&collection=nowhere", "/api/v1/search?q=stored:x.png"):
         assert str(photos.parent) not in client.get(url).text
-        assert warm.store.address not in client.get(url).text
+        assert pool.store.address not in client.get(url).text
 
 
 def test_an_error_that_nobody_foresaw_tells_nothing(
@@ -514,13 +514,13 @@ def test_a_slow_picture_does_not_hold_up_words_and_too_many_of_them_are_told_to_
 
 
 def test_names_that_are_no_text_are_answered_as_they_are(
-    warm: Warm, tmp_path: Path, encoder: Encoder, client: TestClient
+    pool: CollectionPool, tmp_path: Path, encoder: Encoder, client: TestClient
 ) -> None:
     odd = os.path.join(os.fsencode(tmp_path), b"odd", b"caf\xe9.png")
     os.makedirs(os.path.dirname(odd))
     plain = draw_picture(tmp_path / "plain.png", seed=5)
     os.rename(plain, odd)
-    ingest(warm.store, [FolderSource(tmp_path)], encoder=encoder, collection="odd")
+    ingest(pool.store, [FolderSource(tmp_path)], encoder=encoder, collection="odd")
     (hit,) = client.get("/api/v1/search", params={"q": "owl", "collection": "odd"}).json()["hits"]
     assert os.fsencode(hit["path"]) == odd
     assert client.get(f"/api/v1/images/{hit['id']}?collection=odd").status_code == 200
@@ -545,7 +545,7 @@ def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tm
         (NotFound("there is no picture"), 404, "DataError"),
         (StoreUnavailable("nothing answers"), 503, "StoreUnavailable"),
     ):
-        answer = problem_of(error)
+        answer = problem_for(error)
         told = json.loads(bytes(answer.body))
         assert (answer.status_code, told["kind"]) == (status, kind)
         assert "retry-after" in answer.headers or status == 404
@@ -555,10 +555,10 @@ def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tm
 
 
 def test_a_client_that_goes_while_it_sends_is_no_failure(
-    app: Any, warm: Warm, capsys: pytest.CaptureFixture[str]
+    app: Any, pool: CollectionPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def counted() -> str:
-        exposed = warm.telemetry.exposition().decode()
+        exposed = pool.telemetry.exposition().decode()
         return "".join(line for line in exposed.splitlines() if line.startswith("imret_requests_total"))
 
     before = counted()

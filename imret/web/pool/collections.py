@@ -20,7 +20,7 @@ from imret.retrieval.collection_encoder import check_same_encoder
 from imret.store import Store
 from imret.web.metrics import Telemetry
 from imret.web.pool.batching import BatchingEncoder
-from imret.web.pool.served import Served
+from imret.web.pool.served import PooledCollection
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ IDLE_S = 900.0  # a collection that nobody asks for is closed, and its model let
 REOPEN_S = 2.0  # between two attempts to get a store back that was lost
 
 
-class Warm:
+class CollectionPool:
     """The collections of a store, ready to answer. Safe to use from many threads.
 
     Args:
@@ -62,8 +62,8 @@ class Warm:
         self._models, self._arch = dict(models or {}), arch
         self._store = open_it()
         self._reopened = 0.0
-        self._served: dict[str, Served] = {}
-        self._open_ones: set[Served] = set()
+        self._served: dict[str, PooledCollection] = {}
+        self._open_ones: set[PooledCollection] = set()
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
         self._lock = threading.Lock()  # of the dictionaries; held for moments
         self._opening = threading.RLock()  # one collection or model at a time
@@ -85,7 +85,7 @@ class Warm:
             return sum(encoder.depth for encoder in self._encoders.values())
 
     @contextlib.contextmanager
-    def use(self, name: str) -> Iterator[Served]:
+    def use(self, name: str) -> Iterator[PooledCollection]:
         """Give the live version of a collection; it stays open until the end of the block.
 
         Raises:
@@ -99,13 +99,13 @@ class Warm:
         finally:
             self._leave(served)
 
-    def ask(self, name: str, question: Callable[[Served], T]) -> T:
+    def ask(self, name: str, question: Callable[[PooledCollection], T]) -> T:
         """Return the answer of a collection to a question; asked again if its version changed meanwhile.
 
         Raises:
             What `use` and the question raise.
         """
-        asked: Served | None = None
+        asked: PooledCollection | None = None
         try:
             with self.use(name) as served:
                 asked = served
@@ -127,7 +127,7 @@ class Warm:
                 raise met
             return question(served)
 
-    def peek(self, name: str) -> Served | None:
+    def peek(self, name: str) -> PooledCollection | None:
         """Return a collection if it is open already, for a look at its encoder."""
         with self._lock:
             return self._served.get(name)
@@ -144,7 +144,7 @@ class Warm:
 
     # ---- Versions -----------------------------------------------------------------------------------
 
-    def _take(self, name: str) -> Served:
+    def _take(self, name: str) -> PooledCollection:
         with self._lock:
             if name in self._served:
                 return self._taken(self._served[name])
@@ -166,12 +166,12 @@ class Warm:
                 self._served[name] = served
                 return self._taken(served)
 
-    def _taken(self, served: Served) -> Served:
+    def _taken(self, served: PooledCollection) -> PooledCollection:
         served.users += 1
         served.used = time.monotonic()
         return served
 
-    def _leave(self, served: Served) -> None:
+    def _leave(self, served: PooledCollection) -> None:
         with self._lock:
             served.users -= 1
             if served.users:
@@ -181,7 +181,7 @@ class Warm:
             self._encoders = {k: one for k, one in self._encoders.items() if id(one) in in_use}
         served.close()
 
-    def _open(self, name: str) -> Served:
+    def _open(self, name: str) -> PooledCollection:
         collection = self._store.open(name)
         key = (collection.identity.fingerprint, self._models.get(name, collection.identity.model))
         try:
@@ -190,7 +190,7 @@ class Warm:
         except BaseException:
             collection.close()
             raise
-        served = Served(name, collection, encoder, self.telemetry)
+        served = PooledCollection(name, collection, encoder, self.telemetry)
         with self._lock:
             self._open_ones.add(served)
             self._encoders[key] = encoder  # only now: those that no open collection has are let go
@@ -210,7 +210,7 @@ class Warm:
             telemetry=self.telemetry,
         )
 
-    def _retire(self, name: str, served: Served) -> None:
+    def _retire(self, name: str, served: PooledCollection) -> None:
         """Give a collection to no more requests; it is closed when the last of those that have it ends."""
         with self._lock:
             if self._served.get(name) is not served:
@@ -218,7 +218,7 @@ class Warm:
             del self._served[name]
         self._leave(served)
 
-    def _refresh(self, name: str, seen: Served, *, lost: bool = False) -> None:
+    def _refresh(self, name: str, seen: PooledCollection, *, lost: bool = False) -> None:
         """Move on to the live version of a collection, if that is not the one seen.
 
         Args:

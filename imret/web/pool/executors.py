@@ -1,6 +1,6 @@
 """Bounded queues in front of threads: a request waits its turn, or is refused at once where too many wait.
 
-Each kind of work has a lane of its own, so that slow pictures never hold up words.
+Each kind of work has an executor of its own, so that slow pictures never hold up words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Busy(Exception):
         self.retry_after_s = retry_after_s
 
 
-class Lane:
+class BoundedExecutor:
     """Threads of their own for one kind of work.
 
     Args:

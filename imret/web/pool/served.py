@@ -23,7 +23,7 @@ FACETS_S = 2.0  # how long counts of a whole collection are believed
 HANDLE_S = 60.0  # how long what was learnt of a collection (its spread of scores) is believed
 
 
-class Served:
+class PooledCollection:
     """A version of a collection, open, and its encoder.
 
     Attributes:

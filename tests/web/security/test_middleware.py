@@ -1,4 +1,4 @@
-"""The gate around the app: hosts, origins, token, headers, limits; every rule with a hit and a miss."""
+"""The security middleware: hosts, origins, token, headers, limits; every rule with a hit and a miss."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
-from imret.web.security import bodies
-from imret.web.security import middleware as gate_module
+from imret.web.security import bodies, tokens
 from imret.web.security.hosts import check_binding, is_loopback
-from imret.web.security.middleware import Gate
+from imret.web.security.middleware import SecurityMiddleware
 from tests.fakes.web_server import Server, request, serving, until
 
 TOKEN = "correct-horse-battery-staple"
@@ -66,14 +65,14 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-def _gated(app: Any, **settings: Any) -> Gate:
+def _secured(app: Any, **settings: Any) -> SecurityMiddleware:
     settings = {
         "host": "127.0.0.1",
         "port": 8750,
         "max_body_bytes": MAX_BODY,
         "body_timeout_s": 0.4,
     } | settings
-    return Gate(app, **settings)
+    return SecurityMiddleware(app, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +83,15 @@ def app() -> App:
 @pytest.fixture(scope="module")
 def local(app: App) -> Iterator[Server]:
     """Bound to loopback, without a token."""
-    with serving(_gated(app)) as server:
+    with serving(_secured(app)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def guarded(app: App) -> Iterator[Server]:
     """Bound to every address (by its own account), with a token."""
-    gate = _gated(app, host="0.0.0.0", token=TOKEN, allow_hosts=["Photos.example", "bücher.example"])
-    with serving(gate) as server:
+    secured = _secured(app, host="0.0.0.0", token=TOKEN, allow_hosts=["Photos.example", "bücher.example"])
+    with serving(secured) as server:
         yield server
 
 
@@ -213,7 +212,7 @@ def test_an_allowed_host_that_is_no_name_is_refused_with_how_to_give_it(name: st
     with pytest.raises(
         DataError, match=re.escape(repr(name)) + " is not a host name. Give it without scheme"
     ):
-        _gated(App(), allow_hosts=[name])
+        _secured(App(), allow_hosts=[name])
 
 
 # Origin and Sec-Fetch-Site
@@ -318,7 +317,7 @@ def test_without_the_token_all_but_the_page_is_unauthorized(guarded: Server, app
 
 
 def _session_name() -> str:
-    return _gated(App(), token=TOKEN).cookie.decode()
+    return _secured(App(), token=TOKEN).tokens.cookie.decode()
 
 
 @pytest.mark.parametrize(
@@ -378,26 +377,26 @@ def test_the_session_cookie_is_secure_where_the_browser_came_by_https(guarded: S
 
 def test_a_session_outlives_a_restart_and_ends_with_its_token(guarded: Server) -> None:
     pair = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"].partition(";")[0]
-    with serving(_gated(App(), token=TOKEN)) as again:
+    with serving(_secured(App(), token=TOKEN)) as again:
         assert again.get("/api/echo", f"Cookie: {pair}").status == 200
     value = pair.partition("=")[2]
-    other = _gated(App(), token=TOKEN + "!")
-    assert other.cookie.decode() != pair.partition("=")[0]
+    other = _secured(App(), token=TOKEN + "!")
+    assert other.tokens.cookie.decode() != pair.partition("=")[0]
     with serving(other) as changed:
-        assert changed.get("/api/echo", f"Cookie: {other.cookie.decode()}={value}").status == 401
+        assert changed.get("/api/echo", f"Cookie: {other.tokens.cookie.decode()}={value}").status == 401
 
 
 def test_a_wrong_token_is_told_on_the_page_and_holds_up_nobody(
     guarded: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "LOGIN_DELAY_S", 0.05)
+    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 0.05)
     for body in (b"token=wrong", b"token=", b"", b"token=%ff%00&token=x", b"other=1"):
         answer = guarded.post("/login", body, FORM)
         assert answer.status == 401
         assert "That is not the token of this server" in answer.body.decode()
         assert answer["www-authenticate"] == 'Bearer realm="imret"'
         assert "set-cookie" not in answer
-    monkeypatch.setattr(gate_module, "LOGIN_DELAY_S", 3.0)
+    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 3.0)
     with guarded.line() as waiting:
         waiting.send(request("/login", FORM, "Content-Length: 7", method="POST") + b"token=x")
         assert guarded.get("/healthz").status == 200
@@ -478,7 +477,7 @@ def test_tokens_and_cookies_are_compared_in_constant_time(
         compared.append((len(a), len(b)))
         return genuine(a, b)
 
-    monkeypatch.setattr(gate_module.hmac, "compare_digest", compare)
+    monkeypatch.setattr(tokens.hmac, "compare_digest", compare)
     guarded.get("/api/echo", "Authorization: Bearer short")
     assert compared == [(32, 32)]  # digests: the length of what was given does not show
     guarded.get("/api/echo", f"Cookie: {_session_name()}=short")
@@ -496,11 +495,11 @@ def test_a_token_that_is_short_or_cannot_be_sent_is_refused_without_being_printe
         ("correct-horse-battery\n", "no blanks"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
-            _gated(App(), token=token)
+            _secured(App(), token=token)
         assert not token or token not in str(caught.value)
         with pytest.raises(DataError, match=message):
             check_binding("127.0.0.1", token)
-    _gated(App(), token="sixteen-letters!")
+    _secured(App(), token="sixteen-letters!")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "photos.example", "", "128.0.0.1"])
@@ -513,7 +512,7 @@ def test_another_address_than_loopback_needs_a_token_and_the_message_says_how(ho
     assert "python -c" in str(caught.value)
     assert "ssh -L 9000:localhost:9000" in str(caught.value)
     with pytest.raises(DataError):
-        _gated(App(), host=host)
+        _secured(App(), host=host)
     check_binding(host, TOKEN)
 
 
@@ -571,7 +570,7 @@ def test_the_apps_own_policy_is_kept_beside_ours() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    with serving(_gated(app)) as server:
+    with serving(_secured(app)) as server:
         policies = [value for name, value in server.get("/").headers if name == "content-security-policy"]
         assert policies == ["sandbox", EXPECTED["content-security-policy"]]
 
@@ -778,7 +777,7 @@ def test_other_addresses_reach_the_app(local: Server, target: str) -> None:
 # Other scopes
 
 
-def _call(gate: Gate, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> list[Any]:
+def _call(secured: SecurityMiddleware, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> list[Any]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -787,7 +786,7 @@ def _call(gate: Gate, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(gate(scope, receive, send))
+    asyncio.run(secured(scope, receive, send))
     return sent
 
 
@@ -796,12 +795,14 @@ def test_websockets_are_refused_and_lifespan_passes() -> None:
         assert scope["type"] == "lifespan"
         await send({"type": f"{(await receive())['type']}.complete"})
 
-    gate = _gated(app)
-    assert _call(gate, {"type": "lifespan"}, [{"type": "lifespan.startup"}]) == [
+    secured = _secured(app)
+    assert _call(secured, {"type": "lifespan"}, [{"type": "lifespan.startup"}]) == [
         {"type": "lifespan.startup.complete"}
     ]
     scope = {"type": "websocket", "path": "/api/echo", "headers": [(b"host", b"localhost")]}
-    assert _call(gate, scope, [{"type": "websocket.connect"}]) == [{"type": "websocket.close", "code": 1008}]
+    assert _call(secured, scope, [{"type": "websocket.connect"}]) == [
+        {"type": "websocket.close", "code": 1008}
+    ]
 
 
 def test_a_websocket_request_is_answered_as_any_other(local: Server) -> None:
@@ -833,6 +834,6 @@ def test_a_response_that_has_begun_is_cut_when_its_request_turns_out_too_large(a
         "raw_path": b"/api/echo",
         "headers": headers,
     }
-    sent = _call(_gated(eager), scope, incoming)
+    sent = _call(_secured(eager), scope, incoming)
     assert [message.get("body") for message in sent] == [None, b"begun"]
     assert (b"connection", b"close") in sent[0]["headers"]
