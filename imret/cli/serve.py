@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 import warnings
 import webbrowser
@@ -24,6 +25,7 @@ from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.web.pool.collections import CollectionPool
+    from imret.web.security.http import App
 
 DEFAULT_PORT = 8750
 
@@ -58,7 +60,7 @@ DEFAULT_PORT = 8750
     "ingested. For a Qdrant server that others write to.",
 )
 @click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
-@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--max-upload",
     type=click.IntRange(1),
@@ -88,7 +90,7 @@ def command(
     token_file: str | None,
     roots: tuple[str, ...],
     preload: bool,
-    open_it: bool,
+    open_page: bool,
     max_upload: int,
     thumbnail_cache: int,
     db: str | None,
@@ -105,6 +107,47 @@ def command(
     """
     from imret.errors import DataError
 
+    _require_web_extra()
+    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
+    from imret.settings import cache_dir
+    from imret.store import resolve_address
+    from imret.web.app import create_app
+    from imret.web.images.files import ImageFiles
+    from imret.web.security.hosts import check_binding
+    from imret.web.server import listen
+
+    lift_pillow_limit(MAX_PIXELS)
+    # It quotes the query, and queries are nobody's business.
+    warnings.filterwarnings("ignore", message="A text is longer than")
+    token = _read_token(token_file)
+    check_binding(host, token, port=port)
+    for root in roots:
+        if not os.path.isdir(root):
+            raise DataError(f"--root {root!r} is no folder.")
+    address, reason = resolve_address(db)
+    with contextlib.closing(listen(host, port)) as listener:
+        pool = _open_pool(address, collection, model=model, arch=arch, device=device, precision=precision)
+        with contextlib.closing(pool):
+            announce(reason or f"store {address} ({pool.store.engine})")
+            _announce_collection(pool, collection, preload=preload)
+            app = create_app(
+                pool,
+                default=collection,
+                image_files=ImageFiles(
+                    cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+                ),
+                host=host,
+                port=listener.getsockname()[1],
+                token=token,
+                allow_hosts=allow_hosts,
+                max_body_bytes=max_upload * 1_000_000,
+            )
+            _run(app, listener, host=host, address=address, token=token, open_page=open_page)
+
+
+def _require_web_extra() -> None:
+    from imret.errors import DataError
+
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -112,73 +155,48 @@ def command(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
-    from imret.client import discovery
-    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
-    from imret.settings import cache_dir, store_dir
-    from imret.store import open_store, resolve_address
-    from imret.web.app import create_app
-    from imret.web.images.files import ImageFiles
-    from imret.web.pool.collections import CollectionPool
-    from imret.web.security.hosts import check_binding
-    from imret.web.server import (
-        bracketed,
-        listen,
-        local_url,
-        make_server,
-        raise_file_limit,
-        serve_until_stopped,
-    )
 
-    lift_pillow_limit(MAX_PIXELS)
-    # It quotes the query, and queries are nobody's business.
-    warnings.filterwarnings("ignore", message="A text is longer than")
-    token = _token(token_file)
-    check_binding(host, token, port=port)
-    for root in roots:
-        if not os.path.isdir(root):
-            raise DataError(f"--root {root!r} is no folder.")
-    address, reason = resolve_address(db)
+
+def _open_pool(
+    address: str, collection: str, *, model: str | None, arch: str | None, device: str, precision: str
+) -> CollectionPool:
+    from imret.settings import store_dir
+    from imret.store import open_store
+    from imret.web.pool.collections import CollectionPool
+
     # The user's own store may still be to come, and the page then says how; a folder that was named and is
     # not there is a mistake.
     is_own = address == str(store_dir())
-    with contextlib.ExitStack() as ending:
-        listener = ending.enter_context(listen(host, port))
-        port = listener.getsockname()[1]
-        pool = CollectionPool(
-            lambda: open_store(address, create=is_own, share=True),
-            device=device,
-            precision=precision,
-            keep=collection,
-            models={collection: model} if model else {},
-            arch=arch,
-            notify=announce,
-        )
-        ending.callback(pool.close)
-        announce(reason or f"store {address} ({pool.store.engine})")
-        _say_what_is_served(pool, collection, preload=preload)
-        app = create_app(
-            pool,
-            default=collection,
-            pictures=ImageFiles(
-                cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
-            ),
-            host=host,
-            port=port,
-            token=token,
-            allow_hosts=allow_hosts,
-            max_body_bytes=max_upload * 1_000_000,
-        )
-        server = make_server(app, max_connections=raise_file_limit())
-        own_url = local_url(host, port)
-        ending.enter_context(discovery.announced(url=own_url, address=address, token=token))
+    return CollectionPool(
+        lambda: open_store(address, create=is_own, share=True),
+        device=device,
+        precision=precision,
+        keep=collection,
+        models={collection: model} if model else {},
+        arch=arch,
+        notify=announce,
+    )
+
+
+def _run(
+    app: App, listener: socket.socket, *, host: str, address: str, token: str | None, open_page: bool
+) -> None:
+    """Serve until Ctrl-C, found by the searches of this user for the store at address."""
+    from imret.client import discovery
+    from imret.web.server import bracketed, local_url, make_server, raise_file_limit, serve_until_stopped
+
+    server = make_server(app, max_connections=raise_file_limit())
+    port = listener.getsockname()[1]
+    url = local_url(host, port)
+    with discovery.announced(url=url, address=address, token=token):
         announce(f"the page is at http://{bracketed(host)}:{port}  (Ctrl-C ends)")
-        if open_it:
-            webbrowser.open(own_url)
+        if open_page:
+            webbrowser.open(url)
         serve_until_stopped(server, listener)
         announce("imret serve has ended")
 
 
-def _say_what_is_served(pool: CollectionPool, collection: str, *, preload: bool) -> None:
+def _announce_collection(pool: CollectionPool, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
     from imret.errors import ImretError, ModelError
     from imret.web.pool.threads import run_in_background
@@ -211,7 +229,7 @@ def _say_what_is_served(pool: CollectionPool, collection: str, *, preload: bool)
         run_in_background("imret-preload", load)
 
 
-def _token(file: str | None) -> str | None:
+def _read_token(file: str | None) -> str | None:
     from imret.errors import DataError
     from imret.settings import read_settings
 

@@ -43,7 +43,7 @@ def create_app(
     pool: CollectionPool,
     *,
     default: str,
-    pictures: ImageFiles,
+    image_files: ImageFiles,
     host: str,
     port: int,
     token: str | None = None,
@@ -56,7 +56,7 @@ def create_app(
     Args:
         pool: The collections; closed when the application ends.
         default: The collection that is asked where none is named.
-        pictures: Files and thumbnails.
+        image_files: Files and thumbnails.
         host: What the server is bound to, which decides what it may be called.
         port: The same.
         token: What clients have to show; None for none.
@@ -64,7 +64,7 @@ def create_app(
         max_body_bytes: Of a request; larger ones are refused.
         body_timeout_s: In which a request has to arrive whole.
     """
-    api = Api(pool, default=default, pictures=pictures, uploads=Uploads())
+    api = Api(pool, default=default, image_files=image_files, uploads=Uploads())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -154,8 +154,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return answer
 
     async def gone(_: Request, error: Exception) -> Response:
-        # The client left within its body, or the middleware refused that. Nobody reads this; 499 is what nginx
-        # counts it as.
+        # The client left within its body, or the body was refused. Nobody reads this; nginx counts it as 499.
         return Response(status_code=499)
 
     app.add_exception_handler(Exception, known)

@@ -18,7 +18,8 @@ from imret.errors import DataError, ImretError
 from imret.retrieval.prompts import wordings
 from imret.web import handlers
 from imret.web.errors import NotFound, without_paths
-from imret.web.images.files import ImageFiles, ImageResponse
+from imret.web.images.files import ImageFiles
+from imret.web.images.thumbnails import ImageResponse
 from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
 from imret.web.pool.collections import CollectionPool
@@ -77,7 +78,7 @@ Id = Annotated[str, Path(max_length=100)]
 Size = Annotated[int, Query(ge=1, le=4096, description="Longest side in pixels; rounded up to a step.")]
 
 
-class Answer(Response):
+class JSONAnswer(Response):
     """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
 
     media_type = "application/json"
@@ -92,13 +93,15 @@ class Api:
     Args:
         pool: The collections.
         default: The collection that is asked where none is named.
-        pictures: Files and thumbnails.
+        image_files: Files and thumbnails.
         uploads: Pictures that were sent.
     """
 
-    def __init__(self, pool: CollectionPool, *, default: str, pictures: ImageFiles, uploads: Uploads) -> None:
+    def __init__(
+        self, pool: CollectionPool, *, default: str, image_files: ImageFiles, uploads: Uploads
+    ) -> None:
         self._pool, self._default = pool, default
-        self._pictures, self._uploads = pictures, uploads
+        self._image_files, self._uploads = image_files, uploads
         # The embedded store answers one request at a time, so more threads would only wait there.
         self._queries = BoundedExecutor("queries", threads=4, waiting=256)
         self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
@@ -175,48 +178,48 @@ class Api:
             queries = form.texts.get("query", [])
             if len(queries) > 1:
                 raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
-            asked = validate_search(parse_json(queries[0]) if queries else {})
+            query = validate_search(parse_json(queries[0]) if queries else {})
         else:
-            asked = validate_search(parse_json(await read_json_body(request)))
+            query = validate_search(parse_json(await read_json_body(request)))
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
-        asked.terms = handlers.known_terms(asked.terms, sent)
-        return await self._search(asked)
+        query.terms = handlers.resolve_pictures(query.terms, sent)
+        return await self._search(query)
 
     async def similar(self, id: Id, query: Annotated[Conditions, Query()]) -> Response:
         """The picture is left out of its own hits, unless it is asked for; no model is needed."""
         terms = [TermIn.model_construct(kind="id", value=id, weight=1.0)]
         return await self._search(SearchIn.model_construct(terms=terms, **_conditions(query)))
 
-    async def _search(self, asked: SearchIn) -> Response:
-        if asked.offset + asked.limit > MAX_DEPTH:
+    async def _search(self, query: SearchIn) -> Response:
+        if query.offset + query.limit > MAX_DEPTH:
             raise DataError(
-                f"offset and limit together are at most {MAX_DEPTH:,}, not {asked.offset + asked.limit:,}. "
+                f"offset and limit together are at most {MAX_DEPTH:,}, not {query.offset + query.limit:,}. "
                 "Narrow the search instead: with categories, conditions, or other words."
             )
-        if asked.group_by is not None and asked.limit * asked.per_group > MAX_DEPTH:
+        if query.group_by is not None and query.limit * query.per_group > MAX_DEPTH:
             raise DataError(
-                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {asked.limit * asked.per_group:,}."
+                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {query.limit * query.per_group:,}."
             )
         started = time.perf_counter()
         with timings() as stages:
-            await self._encode_ahead(asked)
-            executor = self._looks if handlers.is_slow(asked) else self._queries
-            found = await self._ask(
-                executor, asked.collection, lambda served: handlers.search(served, asked, self._uploads)
+            await self._encode_ahead(query)
+            executor = self._looks if handlers.is_slow(query) else self._queries
+            result = await self._ask(
+                executor, query.collection, lambda pooled: handlers.search(pooled, query, self._uploads)
             )
-            found["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
-        found["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
-        return Answer(found)
+            result["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
+        result["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
+        return JSONAnswer(result)
 
-    async def _encode_ahead(self, asked: SearchIn) -> None:
+    async def _encode_ahead(self, query: SearchIn) -> None:
         """Wait here for the words of a query, rather than in a thread that another query could use."""
-        words = [term.value for term in asked.terms if term.kind == "text"]
-        served = self._pool.peek(asked.collection or self._default) if words else None
-        if served is None:
+        words = [term.value for term in query.terms if term.kind == "text"]
+        pooled = self._pool.peek(query.collection or self._default) if words else None
+        if pooled is None:
             return
         if self._pool.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
-        vectors = [served.encoder.submit(wordings(one, template=asked.template)) for one in words]
+        vectors = [pooled.encoder.submit(wordings(text, template=query.template)) for text in words]
         if not all(vector.done() for vector in vectors):
             with stage(self._pool.telemetry, "encode"):
                 # Shielded: others may wait for the same words.
@@ -227,14 +230,14 @@ class Api:
     ) -> T:
         collection = name or self._default
 
-        def ask() -> T:
+        def run() -> T:
             if self._pool.peek(collection) is None and self._pool.store.live(collection) is None:
-                self._refuse(collection)
+                self._raise_missing(collection)
             return self._pool.ask(collection, question)
 
-        return await executor.run(ask)
+        return await executor.run(run)
 
-    def _refuse(self, collection: str) -> None:
+    def _raise_missing(self, collection: str) -> None:
         """Say that there is no such collection, as the store says it.
 
         Raises:
@@ -262,22 +265,22 @@ class Api:
         top_k = number_field(form, "top_k", 3)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
-        found = await self._ask(
+        result = await self._ask(
             self._looks,
             collection,
-            lambda served: handlers.classify(
-                served, self._pictures, sent=sent, ids=ids, labels=labels, top_k=top_k
+            lambda pooled: handlers.classify(
+                pooled, self._image_files, sent=sent, ids=ids, labels=labels, top_k=top_k
             ),
         )
-        return Answer(found)
+        return JSONAnswer(result)
 
     # ---- What there is ------------------------------------------------------------------------------
 
     async def categories(self, query: Annotated[Which, Query()]) -> Response:
         """Most pictures first."""
-        return Answer(
+        return JSONAnswer(
             await self._ask(
-                self._queries, query.collection, lambda served: handlers.categories(served, query)
+                self._queries, query.collection, lambda pooled: handlers.categories(pooled, query)
             )
         )
 
@@ -285,7 +288,7 @@ class Api:
         """Those that cannot be opened now are listed with the reason."""
 
         def listed() -> list[dict[str, Any]]:
-            found = []
+            entries = []
             for name in self._pool.store.collections():
                 live = self._pool.store.live(name)
                 entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
@@ -295,55 +298,59 @@ class Api:
                     entry |= {"images": stats.points, "status": stats.status}
                 except ImretError as error:
                     entry["status"] = without_paths(str(error))
-                found.append(entry)
-            return found
+                entries.append(entry)
+            return entries
 
-        return Answer({"default": self._default, "collections": await self._queries.run(listed)})
+        return JSONAnswer({"default": self._default, "collections": await self._queries.run(listed)})
 
     async def images(self, query: Annotated[BrowseQuery, Query()]) -> Response:
         """In order of id, which is a hash of the place: the same order each time."""
-        return Answer(
-            await self._ask(self._queries, query.collection, lambda served: handlers.browse(served, query))
+        return JSONAnswer(
+            await self._ask(self._queries, query.collection, lambda pooled: handlers.browse(pooled, query))
         )
 
     async def payload(self, id: Id, collection: Name = None) -> Response:
         """For a picture whose id came from elsewhere."""
-        return Answer(await self._ask(self._queries, collection, lambda served: handlers.picture(served, id)))
+        return JSONAnswer(
+            await self._ask(self._queries, collection, lambda pooled: handlers.picture(pooled, id))
+        )
 
     # ---- Pictures -----------------------------------------------------------------------------------
 
     async def image(self, request: Request, id: Id, collection: Name = None) -> Response:
         """Upright, at full size, in a format that browsers show."""
-        return await self._give(request, id, collection, None)
+        return await self._serve_image(request, id, collection, None)
 
     async def thumbnail(
         self, request: Request, id: Id, size: Size = 320, collection: Name = None
     ) -> Response:
         """Upright, a JPEG that fits a square; never enlarged."""
-        return await self._give(request, id, collection, size)
+        return await self._serve_image(request, id, collection, size)
 
     async def upload(self, request: Request, sha256: Id, size: Size = 320) -> Response:
         """As long as the server keeps it."""
-        given = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
-        if given is None:
+        response = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
+        if response is None:
             raise NotFound("this picture is not kept any more. Send it again.")
-        return _sent(request, given)
+        return _image_response(request, response)
 
-    async def _give(self, request: Request, id: str, collection: str | None, size: int | None) -> Response:
-        def give(served: PooledCollection) -> ImageResponse | str:
-            payload = handlers.stored(served, id).payload
-            etag = self._pictures.etag(payload, size)
+    async def _serve_image(
+        self, request: Request, id: str, collection: str | None, size: int | None
+    ) -> Response:
+        def read(pooled: PooledCollection) -> ImageResponse | str:
+            payload = handlers.stored_point(pooled, id).payload
+            etag = self._image_files.etag(payload, size)
             if etag in request.headers.get("if-none-match", ""):
                 return etag
             if size is None:
-                return self._pictures.original(payload)
+                return self._image_files.original(payload)
             with stage(self._pool.telemetry, "thumbnail"):
-                return self._pictures.thumbnail(payload, size)
+                return self._image_files.thumbnail(payload, size)
 
-        given = await self._ask(self._originals if size is None else self._thumbnails, collection, give)
-        if isinstance(given, str):
-            return Response(status_code=304, headers={"ETag": given, **_KEEP})
-        return _sent(request, given)
+        response = await self._ask(self._originals if size is None else self._thumbnails, collection, read)
+        if isinstance(response, str):
+            return Response(status_code=304, headers={"ETag": response, **_KEEP})
+        return _image_response(request, response)
 
 
 # A page asks for thumbnails by an address that has the content's hash in it; others look again.
@@ -351,13 +358,16 @@ _KEEP = {"Cache-Control": "private, max-age=0, must-revalidate"}
 _KEEP_LONG = {"Cache-Control": "private, max-age=604800"}
 
 
-def _sent(request: Request, given: ImageResponse) -> Response:
-    headers = {"ETag": given.etag, "Content-Length": str(given.size)}
+def _image_response(request: Request, response: ImageResponse) -> Response:
+    headers = {"ETag": response.etag, "Content-Length": str(response.size)}
     headers |= _KEEP_LONG if "v" in request.query_params else _KEEP
-    if given.data is not None:
-        return Response(given.data, media_type=given.media_type, headers=headers)
+    if response.data is not None:
+        return Response(response.data, media_type=response.media_type, headers=headers)
     return StreamingResponse(
-        given.chunks(), media_type=given.media_type, headers=headers, background=BackgroundTask(given.close)
+        response.chunks(),
+        media_type=response.media_type,
+        headers=headers,
+        background=BackgroundTask(response.close),
     )
 
 

@@ -68,7 +68,7 @@ def pool(
 @pytest.fixture(scope="module")
 def app(pool: CollectionPool, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("thumbnails")
-    return create_app(pool, default="photos", pictures=ImageFiles(folder), host="127.0.0.1", port=8750)
+    return create_app(pool, default="photos", image_files=ImageFiles(folder), host="127.0.0.1", port=8750)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterato
         )
     pool = CollectionPool(lambda: open_store(db, create=False), device="cpu", precision="fp32")
     app = create_app(
-        pool, default="photos", pictures=ImageFiles(folder / ".thumbnails"), host="127.0.0.1", port=0
+        pool, default="photos", image_files=ImageFiles(folder / ".thumbnails"), host="127.0.0.1", port=0
     )
     known = point_id(os.path.realpath(folder), "fungi/0.png")
 

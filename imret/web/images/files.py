@@ -1,19 +1,15 @@
 """The pictures that a page shows: from a stored payload to bytes that a browser can be given.
 
-Hides which files may be given out (see `Pictures`), formats that browsers do not show, and the thumbnails
+Hides which files may be given out (see `ImageFiles`), formats that browsers do not show, and the thumbnails
 kept on disk. Only what is a picture by its bytes ever leaves. Knows nothing of HTTP but media types and
 entity tags.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,13 +20,18 @@ from imret.images.decode import MAX_PIXELS, Header, load_image, read_header
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
 from imret.web.images.safe_open import is_below, open_beneath, stored_location
+from imret.web.images.thumbnails import (
+    FORMAT_VERSION,
+    ORIGINAL_QUALITY,
+    THUMBNAIL_QUALITY,
+    ImageResponse,
+    SingleFlight,
+    etag_of,
+    jpeg_response,
+    named_errors,
+    round_up_size,
+)
 
-# A size that is asked for is rounded up to one of these, so that a picture has at most so many thumbnails.
-THUMBNAIL_SIZES = (160, 320, 640, 1280, 2048)
-
-THUMBNAIL_QUALITY, ORIGINAL_QUALITY = 80, 92
-# A new number where thumbnails are made in another way: those of before are then not found, and grow old.
-FORMAT_VERSION = 1
 _ORIGINAL = 0  # in the place of a size
 
 _MEDIA_TYPES = {
@@ -43,61 +44,6 @@ _MEDIA_TYPES = {
 }
 _GONE = "no such file any more; bring the collection up to date: imret ingest"
 _MAX_LABEL = 200
-
-
-@dataclass(frozen=True, slots=True)
-class ImageResponse:
-    """What is to be sent. Whoever gets it closes it, or reads it to its end.
-
-    Attributes:
-        media_type: Such as "image/jpeg".
-        etag: Strong entity tag with its quotes. It stands for the file's identity and the size, not for the
-            bytes alone, and tells nothing of either.
-        size: Bytes.
-        data: The bytes, if they are in memory; else None.
-        file: The open file, at its start, if they are not; else None.
-    """
-
-    media_type: str
-    etag: str
-    size: int
-    data: bytes | None = None
-    file: BinaryIO | None = None
-
-    def chunks(self, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Yield exactly `size` bytes, then close.
-
-        Raises:
-            OSError: If the file has become shorter since it was opened, or the disk fails: the length is
-                already announced by then, so the answer has to break off.
-        """
-        with self:
-            if self.data is not None:
-                yield self.data
-                return
-            assert self.file is not None
-            left = self.size
-            while left:
-                chunk = self.file.read(min(chunk_bytes, left))
-                if not chunk:
-                    raise OSError("the file became shorter while it was sent")
-                left -= len(chunk)
-                yield chunk
-
-    def read(self) -> bytes:
-        """Return all bytes, and close."""
-        return b"".join(self.chunks())
-
-    def close(self) -> None:
-        """Close the file, if there is one. May be called more than once."""
-        if self.file is not None:
-            self.file.close()
-
-    def __enter__(self) -> ImageResponse:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class ImageFiles:
@@ -143,10 +89,10 @@ class ImageFiles:
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
-        self._kept = DiskCache(Path(folder), max_bytes)
+        self._cache = DiskCache(Path(folder), max_bytes)
         self._roots = None if roots is None else tuple(os.path.realpath(root) for root in roots)
         self._max_pixels = max_pixels
-        self._once = SingleFlight()
+        self._single_flight = SingleFlight()
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
         """Return the entity tag that `thumbnail` (or `original`, without a size) would give.
@@ -160,7 +106,7 @@ class ImageFiles:
         """
         step = _ORIGINAL if size is None else round_up_size(size)
         with self._open(payload) as opened:
-            return _etag(opened.key(step))
+            return etag_of(opened.key(step))
 
     def thumbnail(self, payload: Mapping[str, Any], size: int) -> ImageResponse:
         """Return a JPEG that fits a square, upright, transparency over white, without metadata.
@@ -169,21 +115,21 @@ class ImageFiles:
 
         Args:
             payload: Of a stored point.
-            size: Pixels of the square, at least 1, rounded up to one of `SIZES` (the largest at most). A
+            size: Pixels of the square, at least 1, rounded up to one of `THUMBNAIL_SIZES`, the largest at
+                most. A picture smaller than that keeps its size.
                 picture smaller than that keeps its size.
-
         Raises:
-            ImageError: If the file is gone, may not be shown (see `Pictures`) or cannot be decoded. The
+            ImageError: If the file is gone, may not be shown (see `ImageFiles`) or cannot be decoded. The
                 message names the path below the source, never an absolute one.
             ValueError: If the size is not positive.
         """
         step = round_up_size(size)
         with self._open(payload) as opened:
             key = opened.key(step)
-            data = self._kept.get(key)
+            data = self._cache.get(key)
             if data is None:
                 with named_errors(opened.label):
-                    data = self._once.do(key, lambda: self._make(opened, step, key))
+                    data = self._single_flight.do(key, lambda: self._make(opened, step, key))
         return jpeg_response(data, key)
 
     def original(self, payload: Mapping[str, Any]) -> ImageResponse:
@@ -207,20 +153,20 @@ class ImageFiles:
                 header = read_header(opened.file, max_pixels=self._max_pixels)
                 media_type = _shown_as_it_is(header)
                 if media_type is None:
-                    data = self._once.do(key, lambda: self._convert(opened))
+                    data = self._single_flight.do(key, lambda: self._convert(opened))
                     return jpeg_response(data, key)
             opened.file.seek(0)
-            return ImageResponse(media_type, _etag(key), opened.info.st_size, file=opened.keep())
+            return ImageResponse(media_type, etag_of(key), opened.info.st_size, file=opened.keep())
 
     def _make(self, opened: _OpenImage, step: int, key: str) -> bytes:
         # Somebody else may have made it between the look and this turn.
-        data = self._kept.get(key)
+        data = self._cache.get(key)
         if data is None:
             image = load_image(opened.file, max_pixels=self._max_pixels, max_side=step)
             data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
             # Written while it was read: what was made may be half of each.
             if opened.is_unchanged():
-                self._kept.put(key, data)
+                self._cache.put(key, data)
         return data
 
     def _convert(self, opened: _OpenImage) -> bytes:
@@ -306,67 +252,7 @@ def _label(path: str) -> str:
     return label if len(label) <= _MAX_LABEL else "…" + label[-_MAX_LABEL + 1 :]
 
 
-def round_up_size(size: int) -> int:
-    """Return the step of `SIZES` that a size is rounded up to; the largest for all above.
-
-    Raises:
-        ValueError: If the size is not positive.
-    """
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    return next((step for step in THUMBNAIL_SIZES if step >= size), THUMBNAIL_SIZES[-1])
-
-
 def _shown_as_it_is(header: Header) -> str | None:
     """Return the media type under which browsers show this file upright; None if they do not."""
     turned = header.orientation != 1 and header.format not in ("JPEG", "AVIF")
     return None if turned or header.mode == "CMYK" else _MEDIA_TYPES.get(header.format)
-
-
-def jpeg_response(data: bytes, key: str) -> ImageResponse:
-    return ImageResponse("image/jpeg", _etag(key), len(data), data=data)
-
-
-def _etag(key: str) -> str:
-    return f'"{key[:32]}"'
-
-
-@contextlib.contextmanager
-def named_errors(label: str) -> Iterator[None]:
-    """Put the name of the picture before the reason of an ImageError."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(f"{label}: {error}") from error
-
-
-class SingleFlight:
-    """What several threads ask for at the same time is made by the first, and the others wait for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at_work: dict[str, Future[bytes]] = {}
-
-    def do(self, key: str, make: Callable[[], bytes]) -> bytes:
-        """Return what `make` returns, here or in the thread that came first; raise what it raises."""
-        with self._lock:
-            others = self._at_work.get(key)
-            if others is None:
-                mine: Future[bytes] = Future()
-                self._at_work[key] = mine
-        if others is not None:
-            return others.result()
-        try:
-            data = make()
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        else:
-            mine.set_result(data)
-            return data
-        finally:
-            with self._lock:
-                del self._at_work[key]
-
-
-# ---- Pictures that were sent -------------------------------------------------------------------

@@ -13,7 +13,7 @@ from imret.errors import ImageError
 from imret.images.decode import MAX_PIXELS, load_image
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
-from imret.web.images.files import (
+from imret.web.images.thumbnails import (
     FORMAT_VERSION,
     THUMBNAIL_QUALITY,
     ImageResponse,
@@ -60,7 +60,7 @@ class Uploads:
         self._kept: OrderedDict[str, Upload] = OrderedDict()  # used longest ago first
         self._thumbnails: dict[str, dict[int, bytes]] = {}
         self._n_bytes = 0
-        self._once = SingleFlight()
+        self._single_flight = SingleFlight()
 
     def add(self, name: str, data: bytes) -> Upload:
         """Keep a picture and return it; one that is kept already only gets the new name.
@@ -103,7 +103,7 @@ class Uploads:
             return upload
 
     def thumbnail(self, sha256: str, size: int) -> ImageResponse | None:
-        """Return what `Pictures.thumbnail` gives, of a picture that was sent; None if it is not kept.
+        """Return what `ImageFiles.thumbnail` gives, of a picture that was sent; None if it is not kept.
 
         Raises:
             ValueError: If the size is not positive.
@@ -117,21 +117,21 @@ class Uploads:
         key = hashlib.sha256(repr((FORMAT_VERSION, __version__, step, sha256)).encode()).hexdigest()
         if data is None:
             with named_errors(upload.name):
-                data = self._once.do(key, lambda: self._make(upload, step))
+                data = self._single_flight.do(key, lambda: self._make(upload, step))
         return jpeg_response(data, key)
 
     def _make(self, upload: Upload, step: int) -> bytes:
         image = load_image(upload.data, max_pixels=self._max_pixels, max_side=step)
         data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
         with self._lock:
-            made = self._thumbnails.setdefault(upload.sha256, {})
+            by_size = self._thumbnails.setdefault(upload.sha256, {})
             # A thumbnail must not push out the very picture that it was made of.
-            fits = len(upload.data) + sum(map(len, made.values())) + len(data) <= self._max_bytes
-            if upload.sha256 in self._kept and step not in made and fits:
-                made[step] = data
+            fits = len(upload.data) + sum(map(len, by_size.values())) + len(data) <= self._max_bytes
+            if upload.sha256 in self._kept and step not in by_size and fits:
+                by_size[step] = data
                 self._n_bytes += len(data)
                 self._make_room()
-            elif not made:
+            elif not by_size:
                 del self._thumbnails[upload.sha256]
         return data
 

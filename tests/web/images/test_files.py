@@ -26,7 +26,8 @@ from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.images.decode import load_image
 from imret.store.payload import make_payload
-from imret.web.images.files import THUMBNAIL_SIZES, ImageFiles, ImageResponse, round_up_size
+from imret.web.images.files import ImageFiles
+from imret.web.images.thumbnails import THUMBNAIL_SIZES, ImageResponse, SingleFlight, round_up_size
 from imret.web.images.uploads import Uploads
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -794,7 +795,7 @@ def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
 ) -> None:
     n_asking, n_decoded = 0, 0
     lock, all_wait = threading.Lock(), threading.Event()
-    really_do = imret.web.images.files.SingleFlight.do
+    really_do = SingleFlight.do
 
     def do(once: Any, key: str, make: Callable[[], bytes]) -> bytes:
         nonlocal n_asking
@@ -811,7 +812,7 @@ def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
         assert all_wait.wait(30)  # the others have arrived by now
         return load_image(*args, **options)
 
-    monkeypatch.setattr(imret.web.images.files.SingleFlight, "do", do)
+    monkeypatch.setattr(SingleFlight, "do", do)
     monkeypatch.setattr(imret.web.images.files, "load_image", decode)
     payload = payload_of(photos, "fungi/1.jpg")
     with ThreadPoolExecutor(8) as pool:

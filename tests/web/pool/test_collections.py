@@ -16,6 +16,7 @@ from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web.pool import collections as module
+from imret.web.pool import served as served_module
 from imret.web.pool.collections import CollectionPool
 from imret.web.pool.served import PooledCollection
 from ingest.pipeline import ingest
@@ -327,7 +328,7 @@ def test_counts_of_a_whole_collection_are_kept_for_a_moment(
         gone = [point.id for points in served.collection.scan() for point in points][:3]
         served.collection.delete(gone)
         assert served.collection.facet("category") == counted
-        monkeypatch.setattr(module, "FACETS_S", 0.0)
+        monkeypatch.setattr(served_module, "FACETS_S", 0.0)
         assert sum(served.collection.facet("category").values()) == 9
 
 
