@@ -18,19 +18,14 @@ from imret.web.schemas import MAX_CLASSIFIED, MAX_LABELS, SearchIn
 
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
-
 # A query in JSON or in the field of a form: reading it holds up everybody, so it is small. Its longest terms
 # and conditions are a third of that.
 MAX_JSON_BYTES = 4 << 20
 
-
 # Faults of one input that are named; a million of them make a worse answer than the first.
 MAX_DESCRIBED = 10
 
-
 MAX_MEMBERS = 100  # of one object; a query has some twenty
-
-
 MAX_NAMED = 100  # characters of a field's name, which the client chose
 
 
@@ -119,10 +114,10 @@ def validate_search(content: Any) -> SearchIn:
 
 def describe_errors(errors: Sequence[Mapping[str, Any]]) -> str:
     """Return what is wrong with an input, in one sentence a field."""
-    said = [
-        f"{'.'.join(str(part)[:MAX_NAMED] for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
-        for one in errors[:MAX_DESCRIBED]
-    ]
+    sentences = []
+    for error in errors[:MAX_DESCRIBED]:
+        field = ".".join(str(part)[:MAX_NAMED] for part in error["loc"])
+        sentences.append(f"{field or 'the query'}: {error['msg'].rstrip('.')}.")
     if len(errors) > MAX_DESCRIBED:
-        said.append(f"(And {len(errors) - MAX_DESCRIBED:,} more.)")
-    return " ".join(said)
+        sentences.append(f"(And {len(errors) - MAX_DESCRIBED:,} more.)")
+    return " ".join(sentences)

@@ -21,8 +21,8 @@ class Busy(Exception):
         retry_after_s: When to ask again.
     """
 
-    def __init__(self, lane: str, retry_after_s: int) -> None:
-        super().__init__(f"too many requests are waiting ({lane}). Ask again in {retry_after_s} s.")
+    def __init__(self, executor: str, retry_after_s: int) -> None:
+        super().__init__(f"too many requests are waiting ({executor}). Ask again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
 
 

@@ -235,15 +235,15 @@ def test_a_store_that_cannot_be_opened_again_at_once_is_tried_again(
     worker: Any = pool.store
     os.kill(worker._worker._process.pid, signal.SIGKILL)
     monkeypatch.setattr(module, "REOPEN_S", 0.0)
-    reopen = pool._open_it
+    reopen = pool._open_store
 
     def away() -> Store:
         raise StoreError("cannot use the store: Input/output error")
 
-    monkeypatch.setattr(pool, "_open_it", away)
+    monkeypatch.setattr(pool, "_open_store", away)
     with pytest.raises(StoreError, match="Input/output error"):
         pool.ask("photos", _owls)
-    monkeypatch.setattr(pool, "_open_it", reopen)
+    monkeypatch.setattr(pool, "_open_store", reopen)
     assert pool.ask("photos", _owls) == before
 
 
