@@ -38,6 +38,11 @@ class Form:
 
 
 async def read_form(request: Request) -> Form:
+    """Return the form of a request.
+
+    Raises:
+        DataError: If it has none, one that cannot be read, or one of too many fields or files.
+    """
     if media_type_of(request) not in FORM_TYPES:
         raise DataError("send a form: Content-Type multipart/form-data.")
     texts: dict[str, list[str]] = {}
@@ -71,6 +76,11 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def read_json_body(request: Request) -> bytes:
+    """Return the body of a request that is JSON.
+
+    Raises:
+        DataError: If it has more than `MAX_JSON_BYTES`.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -80,10 +90,16 @@ async def read_json_body(request: Request) -> bytes:
 
 
 def media_type_of(request: Request) -> str:
+    """Return the media type of a request's body, in lower case, without parameters; "" if it names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def number_field(form: Form, name: str, default: int) -> int:
+    """Return a field of a form as a number.
+
+    Raises:
+        DataError: If it is not a number from 1 to `MAX_LABELS`.
+    """
     texts = form.texts.get(name)
     if not texts:
         return default
@@ -93,6 +109,11 @@ def number_field(form: Form, name: str, default: int) -> int:
 
 
 def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        DataError: If it is no JSON, or has an object of more than `MAX_MEMBERS` members.
+    """
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -106,6 +127,11 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def validate_search(content: Any) -> SearchIn:
+    """Return the query that JSON holds.
+
+    Raises:
+        DataError: If it is not one; the message names up to `MAX_DESCRIBED` faults.
+    """
     try:
         return SearchIn.model_validate(content)
     except ValidationError as error:

@@ -65,7 +65,7 @@ class Exchange:
         self._must_end = False  # of its response, which waits until the body has been read
 
     def expect_body(self) -> None:
-        """Raise _RefusedError for a body that is announced as too large, or announced in a way that lies."""
+        """Raise RefusedError for a body that is announced as too large, or announced in a way that lies."""
         lengths = header_values(self.scope, b"content-length")
         encodings = header_values(self.scope, b"transfer-encoding")
         if encodings and (lengths or encodings[0].strip().lower() != b"chunked"):

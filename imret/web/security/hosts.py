@@ -139,7 +139,7 @@ class AllowedHosts:
 
 
 def check_origin(scope: Scope, host: str) -> None:
-    """Raise _RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
+    """Raise RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
 
     Programs send neither Origin nor Sec-Fetch-Site, and pass.
     """

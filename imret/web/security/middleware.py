@@ -139,7 +139,7 @@ class SecurityMiddleware:
 
 
 def _check_target(scope: Scope) -> None:
-    """Raise _RefusedError for an address that two readers could understand in two ways."""
+    """Raise RefusedError for an address that two readers could understand in two ways."""
     raw = scope.get("raw_path") or quote(scope["path"]).encode()
     query = scope.get("query_string", b"")
     if len(query) > MAX_QUERY_BYTES or len(raw) > MAX_PATH_BYTES:
