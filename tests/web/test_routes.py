@@ -147,9 +147,9 @@ def test_conditions_are_those_of_the_command(client: TestClient, store: Store, e
 def test_a_body_of_json_is_asked_like_an_address(client: TestClient) -> None:
     terms = [{"value": "red mushroom", "weight": 2}, {"kind": "text", "value": "grass", "weight": -1}]
     posted = client.post("/api/v1/search", json={"terms": terms, "limit": 4}).json()
-    asked = client.get("/api/v1/search", params={"q": "2:red mushroom", "not": "grass", "limit": 4}).json()
-    assert posted["hits"] == asked["hits"]
-    assert posted["terms"] == asked["terms"]
+    typed = client.get("/api/v1/search", params={"q": "2:red mushroom", "not": "grass", "limit": 4}).json()
+    assert posted["hits"] == typed["hits"]
+    assert posted["terms"] == typed["terms"]
 
 
 def test_a_picture_that_is_sent_finds_what_its_file_finds(
@@ -184,12 +184,12 @@ def test_words_and_pictures_are_one_query_in_which_each_has_its_weight(
 def test_a_stored_picture_finds_its_like_and_not_itself(
     client: TestClient, store: Store, photos: Path
 ) -> None:
-    one = _id(photos, "aves/01.png")
-    expected = _rows(search(store, Term(one, "id")))
-    assert client.get(f"/api/v1/similar/{one}").json()["hits"] == expected
-    answer = client.get("/api/v1/search", params={"q": f"id:{one}"}).json()
+    id = _id(photos, "aves/01.png")
+    expected = _rows(search(store, Term(id, "id")))
+    assert client.get(f"/api/v1/similar/{id}").json()["hits"] == expected
+    answer = client.get("/api/v1/search", params={"q": f"id:{id}"}).json()
     assert answer["hits"] == expected
-    assert answer["terms"] == [{"kind": "id", "value": one, "weight": 1.0, "label": "01.png"}]
+    assert answer["terms"] == [{"kind": "id", "value": id, "weight": 1.0, "label": "01.png"}]
 
 
 def test_a_picture_is_classified_as_the_library_does_it(
@@ -202,11 +202,13 @@ def test_a_picture_is_classified_as_the_library_does_it(
         data={"id": _id(photos, "aves/01.png"), "top_k": "2"},
         files={"picture": ("mine.png", file.read_bytes())},
     ).json()
-    assert [one["name"] for one in answer["pictures"]] == ["mine.png", "aves/01.png"]
-    for one in answer["pictures"]:
-        assert one["reason"] is None
+    assert [picture["name"] for picture in answer["pictures"]] == ["mine.png", "aves/01.png"]
+    for picture in answer["pictures"]:
+        assert picture["reason"] is None
         labels = {p.label: p.probability for p in expected}
-        assert {p["label"]: p["probability"] for p in one["predictions"]} == pytest.approx(labels, abs=1e-5)
+        assert {p["label"]: p["probability"] for p in picture["predictions"]} == pytest.approx(
+            labels, abs=1e-5
+        )
 
 
 # ---- What there is ------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def test_counts_are_of_the_best_hits_whatever_categories_are_asked_for(
     best = search(store, "owl", encoder=encoder, limit=200, min_score=0.0)
     assert counts["of"] == 200
     assert counts["hits"] == len(best)
-    assert {one["category"]: (one["hits"], one["images"]) for one in counts["categories"]} == {
+    assert {entry["category"]: (entry["hits"], entry["images"]) for entry in counts["categories"]} == {
         "fungi": (sum(hit.category == "fungi" for hit in best), 9),
         "aves": (sum(hit.category == "aves" for hit in best), 8),
         "insecta": (sum(hit.category == "insecta" for hit in best), 8),
@@ -244,7 +246,7 @@ def test_pages_of_the_collection_have_every_picture_once(client: TestClient) -> 
     while True:
         page = client.get("/api/v1/images", params={"limit": 7, **({"after": after} if after else {})}).json()
         assert page["images"] == 25
-        seen += [one["id"] for one in page["pictures"]]
+        seen += [picture["id"] for picture in page["pictures"]]
         after = page["next"]
         if after is None:
             break
@@ -266,24 +268,28 @@ def test_categories_and_collections_are_listed(client: TestClient, random_model:
     }
     listed = client.get("/api/v1/collections").json()
     assert listed["default"] == "photos"
-    (one,) = listed["collections"]
-    assert (one["name"], one["images"], one["model"]) == ("photos", 25, str(random_model))
+    (collection,) = listed["collections"]
+    assert (collection["name"], collection["images"], collection["model"]) == (
+        "photos",
+        25,
+        str(random_model),
+    )
 
 
 def test_pictures_are_given_by_id_and_not_again_where_they_are_known(
     client: TestClient, photos: Path
 ) -> None:
-    one = _id(photos, "aves/01.png")
-    whole = client.get(f"/api/v1/images/{one}")
+    id = _id(photos, "aves/01.png")
+    whole = client.get(f"/api/v1/images/{id}")
     assert whole.content == (photos / "aves" / "01.png").read_bytes()
     assert whole.headers["content-type"] == "image/png"
-    small = client.get(f"/api/v1/thumbnails/{one}", params={"size": 160, "v": "1"})
+    small = client.get(f"/api/v1/thumbnails/{id}", params={"size": 160, "v": "1"})
     assert Image.open(io.BytesIO(small.content)).size == (64, 48)  # never enlarged
     assert "max-age" in small.headers["cache-control"]
-    for url, etag in ((f"/api/v1/images/{one}", whole), (f"/api/v1/thumbnails/{one}?size=160", small)):
+    for url, etag in ((f"/api/v1/images/{id}", whole), (f"/api/v1/thumbnails/{id}?size=160", small)):
         again = client.get(url, headers={"If-None-Match": etag.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-    stored = client.get(f"/api/v1/images/{one}/payload").json()
+    stored = client.get(f"/api/v1/images/{id}/payload").json()
     assert stored["path"] == str(photos / "aves" / "01.png")
     assert stored["payload"]["width"] == 64
 
@@ -496,20 +502,20 @@ def test_a_slow_picture_does_not_hold_up_words_and_too_many_of_them_are_told_to_
 
     clients = [threading.Thread(target=ask, args=(i,)) for i in range(40)]
     try:
-        for one in clients:
-            one.start()
+        for thread in clients:
+            thread.start()
         began.acquire(timeout=10)
         began.acquire(timeout=10)  # both threads for pictures are held now
         assert client.get("/api/v1/search", params={"q": "owl"}).status_code == 200
         while sum(answer.status_code == 503 for answer in answers) < 6:  # 40 less 2 at work and 32 that wait
-            assert any(one.is_alive() for one in clients)
+            assert any(thread.is_alive() for thread in clients)
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert "too many requests are waiting (looks)" in _problem(refused, 503)
         assert refused.headers["retry-after"] == "2"
     finally:
         go.set()
-        for one in clients:
-            one.join()
+        for thread in clients:
+            thread.join()
     assert sorted(answer.status_code for answer in answers) == [400] * 34 + [503] * 6
 
 
@@ -534,8 +540,8 @@ def _references(node: Any) -> Iterator[str]:
             else:
                 yield from _references(value)
     elif isinstance(node, list):
-        for one in node:
-            yield from _references(one)
+        for child in node:
+            yield from _references(child)
 
 
 def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tmp_path: Path) -> None:
@@ -583,8 +589,8 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
 ) -> None:
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("no /proc here")
-    one = client.get("/api/v1/images?limit=1").json()["pictures"][0]
-    file = Path(one["path"])
+    picture = client.get("/api/v1/images?limit=1").json()["pictures"][0]
+    file = Path(picture["path"])
     whole = file.read_bytes()
 
     def is_open() -> bool:
@@ -595,7 +601,7 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
         file.write_bytes(whole + bytes(64 << 20))  # more than the buffers on the way hold
         with serving(app) as server:
             with server.line() as line:
-                line.send(request(f"/api/v1/images/{one['id']}"))
+                line.send(request(f"/api/v1/images/{picture['id']}"))
                 assert line.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
                 assert is_open()
             until(lambda: not is_open())

@@ -65,9 +65,9 @@ def opened(served: ImageResponse) -> Image.Image:
     return image
 
 
-def difference(one: Image.Image, other: Image.Image) -> float:
-    assert one.size == other.size
-    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+def difference(image: Image.Image, other: Image.Image) -> float:
+    assert image.size == other.size
+    return float(np.abs(np.asarray(image, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
 @pytest.fixture
@@ -205,10 +205,10 @@ def test_named_roots_decide_alone(photos: Path, tmp_path: Path) -> None:
     linked = payload_of(photos, "out.jpg")
     inside = payload_of(photos, "fungi/1.jpg")
     assert ImageFiles(tmp_path / "kept").original(outside).read()  # a forged source is believed
-    one = ImageFiles(tmp_path / "kept", roots=[photos])
-    assert one.original(inside).read()
+    image_files = ImageFiles(tmp_path / "kept", roots=[photos])
+    assert image_files.original(inside).read()
     for payload in (outside, linked):
-        for ask in (one.original, one.etag, lambda it: one.thumbnail(it, 320)):
+        for ask in (image_files.original, image_files.etag, lambda it: image_files.thumbnail(it, 320)):
             with pytest.raises(ImageError, match=r"it leads out of the folders that may be shown$"):
                 ask(payload)
     both = ImageFiles(tmp_path / "kept", roots=[photos, str(tmp_path / "private")])
@@ -222,9 +222,9 @@ def test_a_thumbnail_that_is_kept_is_not_given_to_who_may_not_see_the_picture(
 ) -> None:
     outside = payload_of(tmp_path / "private", "secret.jpg")
     assert ImageFiles(tmp_path / "kept").thumbnail(outside, 320).size > 0
-    one = ImageFiles(tmp_path / "kept", roots=[photos])
+    image_files = ImageFiles(tmp_path / "kept", roots=[photos])
     with pytest.raises(ImageError, match="leads out of"):
-        one.thumbnail(outside, 320)
+        image_files.thumbnail(outside, 320)
 
 
 def test_what_is_no_regular_file_is_refused_and_not_waited_for(photos: Path, pictures: ImageFiles) -> None:
@@ -426,10 +426,10 @@ def test_what_browsers_do_not_show_is_sent_as_an_upright_jpeg_without_metadata(
         assert served.media_type == "image/jpeg"
         assert served.data is not None
         assert b"secret camera" not in served.data
-        made = opened(served)
-        assert (made.format, made.mode, made.size) == ("JPEG", "RGB", (60, 80))
-        assert made.getexif().get(0x0112) is None
-        assert difference(made, load_image(file)) < 4
+        image = opened(served)
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (60, 80))
+        assert image.getexif().get(0x0112) is None
+        assert difference(image, load_image(file)) < 4
 
 
 def test_heic_is_sent_as_jpeg_where_pillow_heif_is_installed(photos: Path, pictures: ImageFiles) -> None:
@@ -871,9 +871,9 @@ def test_what_was_sent_is_found_by_its_hash() -> None:
     assert uploads.get("0" * 64) is None
     assert uploads.thumbnail("0" * 64, 320) is None
     assert uploads.add("same.png", data).sha256 == upload.sha256
-    found = uploads.get(upload.sha256)
-    assert found is not None
-    assert found.name == "same.png"
+    kept = uploads.get(upload.sha256)
+    assert kept is not None
+    assert kept.name == "same.png"
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg/>", encoded(drawing(80, 60), "JPEG")[:-100]])
@@ -969,8 +969,8 @@ def test_threads_that_send_and_ask_keep_the_count_right() -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     sent = sum(len(upload.data) for upload in uploads._kept.values())
-    made = sum(len(data) for steps in uploads._thumbnails.values() for data in steps.values())
-    assert uploads._n_bytes == sent + made <= 4 * max(map(len, files))
+    thumbnail_bytes = sum(len(data) for steps in uploads._thumbnails.values() for data in steps.values())
+    assert uploads._n_bytes == sent + thumbnail_bytes <= 4 * max(map(len, files))
     assert set(uploads._thumbnails) <= set(uploads._kept)
 
 

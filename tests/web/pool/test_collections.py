@@ -150,53 +150,53 @@ def test_no_request_fails_while_versions_change(
                 failures.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(4)]
-    for one in clients:
-        one.start()
+    for thread in clients:
+        thread.start()
     for model in (other_model, random_model, other_model):
         _rebuild(pool.store, photos, model)
         _until(lambda model=model: pool.peek("photos").identity.model == str(model))  # type: ignore[union-attr,misc]
     stop.set()
-    for one in clients:
-        one.join()
+    for thread in clients:
+        thread.join()
     assert failures == []
     assert answered[0] > 10
 
 
 def test_a_question_that_met_the_moment_between_two_versions_is_asked_again(pool: CollectionPool) -> None:
-    asked: list[PooledCollection] = []
+    used: list[PooledCollection] = []
 
     def question(served: PooledCollection) -> str:
-        asked.append(served)
-        if len(asked) == 1:
+        used.append(served)
+        if len(used) == 1:
             served.version = "older"  # as if another had become live meanwhile
             raise StoreError("there is no such version any more")
         return "answer"
 
     module.POLL_S = 60.0
     assert pool.ask("photos", question) == "answer"
-    assert asked[0] is not asked[1]
+    assert used[0] is not used[1]
 
 
 def test_a_question_whose_version_a_server_removes_meanwhile_is_asked_again(
     photos: Path, random_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_S", 60.0)  # nothing but the question itself notices
-    asked: list[str] = []
+    models: list[str] = []
     with QdrantOverHTTP() as qdrant:
         with open_store(qdrant.url) as store:
             ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
         pool = CollectionPool(lambda: open_store(qdrant.url), device="cpu", precision="fp32")
 
         def question(served: PooledCollection) -> list[str]:
-            asked.append(served.identity.model)
-            if len(asked) == 1:
+            models.append(served.identity.model)
+            if len(models) == 1:
                 with open_store(qdrant.url) as store:
                     _rebuild(store, photos, other_model)
             return _owls(served)
 
-        found = pool.ask("photos", question)
-        assert asked == [str(random_model), str(other_model)]
-        assert found == [hit.id for hit in search(pool.store, "an owl", encoder=_encoder(other_model))]
+        ids = pool.ask("photos", question)
+        assert models == [str(random_model), str(other_model)]
+        assert ids == [hit.id for hit in search(pool.store, "an owl", encoder=_encoder(other_model))]
         pool.close()
 
 
@@ -367,12 +367,12 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
             errors.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(8)]
-    for one in clients:
-        one.start()
+    for thread in clients:
+        thread.start()
     _until(lambda: attempts[0])
     time.sleep(0.1)  # for the others to come to where they wait
     waiting.set()
-    for one in clients:
-        one.join()
+    for thread in clients:
+        thread.join()
     assert len(errors) == 8
     assert attempts[0] < 4
