@@ -177,7 +177,7 @@ class CollectionPool:
             if pooled.users:
                 return
             self._in_use.discard(pooled)
-            in_use = {id(pooled.encoder) for pooled in self._in_use}
+            in_use = {id(other.encoder) for other in self._in_use}
             self._encoders = {
                 key: encoder for key, encoder in self._encoders.items() if id(encoder) in in_use
             }
