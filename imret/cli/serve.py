@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import time
 import warnings
@@ -25,9 +24,8 @@ from imret.cli.options import (
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    import uvicorn
-
-    from imret.web.pool.collections import Warm
+    from imret.web.pool.collections import CollectionPool
+    from imret.web.security.http import App
 
 DEFAULT_PORT = 8750
 
@@ -62,7 +60,7 @@ DEFAULT_PORT = 8750
     "ingested. For a Qdrant server that others write to.",
 )
 @click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
-@click.option("--open", "open_it", is_flag=True, help="Open the page in the browser.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--max-upload",
     type=click.IntRange(1),
@@ -92,7 +90,7 @@ def command(
     token_file: str | None,
     roots: tuple[str, ...],
     preload: bool,
-    open_it: bool,
+    open_page: bool,
     max_upload: int,
     thumbnail_cache: int,
     db: str | None,
@@ -109,101 +107,103 @@ def command(
     """
     from imret.errors import DataError
 
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn
-    except ImportError as error:
-        raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
-    from imret.client import discovery
+    _require_web_extra()
     from imret.images.decode import MAX_PIXELS, lift_pillow_limit
-    from imret.settings import cache_dir, store_dir
-    from imret.store import open_store, resolve_address
+    from imret.settings import cache_dir
+    from imret.store import resolve_address
     from imret.web.app import create_app
-    from imret.web.connections import make_protocol, raise_file_limit
-    from imret.web.images.files import Pictures
-    from imret.web.pool.collections import Warm
+    from imret.web.images.files import ImageFiles
     from imret.web.security.hosts import check_binding
+    from imret.web.server import listen
 
     lift_pillow_limit(MAX_PIXELS)
     # It quotes the query, and queries are nobody's business.
     warnings.filterwarnings("ignore", message="A text is longer than")
-    token = _token(token_file)
+    token = _read_token(token_file)
     check_binding(host, token, port=port)
     for root in roots:
         if not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
     address, reason = resolve_address(db)
+    with contextlib.closing(listen(host, port)) as listener:
+        pool = _open_pool(address, collection, model=model, arch=arch, device=device, precision=precision)
+        with contextlib.closing(pool):
+            announce(reason or f"store {address} ({pool.store.engine})")
+            _announce_collection(pool, collection, preload=preload)
+            app = create_app(
+                pool,
+                default=collection,
+                image_files=ImageFiles(
+                    cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+                ),
+                host=host,
+                port=listener.getsockname()[1],
+                token=token,
+                allow_hosts=allow_hosts,
+                max_body_bytes=max_upload * 1_000_000,
+            )
+            _run(app, listener, host=host, address=address, token=token, open_page=open_page)
+
+
+def _require_web_extra() -> None:
+    from imret.errors import DataError
+
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"imret serve needs {error.name}: pip install 'imret[web]'") from error
+
+
+def _open_pool(
+    address: str, collection: str, *, model: str | None, arch: str | None, device: str, precision: str
+) -> CollectionPool:
+    from imret.settings import store_dir
+    from imret.store import open_store
+    from imret.web.pool.collections import CollectionPool
+
     # The user's own store may still be to come, and the page then says how; a folder that was named and is
     # not there is a mistake.
     is_own = address == str(store_dir())
-    with contextlib.ExitStack() as ending:
-        listener = ending.enter_context(_listen(host, port))
-        port = listener.getsockname()[1]
-        warm = Warm(
-            lambda: open_store(address, create=is_own, share=True),
-            device=device,
-            precision=precision,
-            keep=collection,
-            models={collection: model} if model else {},
-            arch=arch,
-            notify=announce,
-        )
-        ending.callback(warm.close)
-        announce(reason or f"store {address} ({warm.store.engine})")
-        _say_what_is_served(warm, collection, preload=preload)
-        app = create_app(
-            warm,
-            default=collection,
-            pictures=Pictures(
-                cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
-            ),
-            host=host,
-            port=port,
-            token=token,
-            allow_hosts=allow_hosts,
-            max_body_bytes=max_upload * 1_000_000,
-        )
-        config = uvicorn.Config(
-            app,
-            http=make_protocol(max_connections=raise_file_limit()),
-            log_level="warning",
-            access_log=False,  # queries are nobody's business
-            server_header=False,
-            proxy_headers=False,  # nothing here depends on who forwards
-            ws="none",
-            lifespan="on",
-            timeout_graceful_shutdown=10,
-        )
-        own_url = _own_url(host, port)
-        ending.enter_context(discovery.register(url=own_url, address=address, token=token))
-        announce(f"the page is at http://{_shown_host(host)}:{port}  (Ctrl-C ends)")
-        if open_it:
-            webbrowser.open(own_url)
-        _run(uvicorn.Server(config), listener)
+    return CollectionPool(
+        lambda: open_store(address, create=is_own, share=True),
+        device=device,
+        precision=precision,
+        keep=collection,
+        models={collection: model} if model else {},
+        arch=arch,
+        notify=announce,
+    )
+
+
+def _run(
+    app: App, listener: socket.socket, *, host: str, address: str, token: str | None, open_page: bool
+) -> None:
+    """Serve until Ctrl-C, found by the searches of this user for the store at address."""
+    from imret.client import discovery
+    from imret.web.server import bracketed, local_url, make_server, raise_file_limit, serve_until_stopped
+
+    server = make_server(app, max_connections=raise_file_limit())
+    port = listener.getsockname()[1]
+    url = local_url(host, port)
+    with discovery.register(url=url, address=address, token=token):
+        announce(f"the page is at http://{bracketed(host)}:{port}  (Ctrl-C ends)")
+        if open_page:
+            webbrowser.open(url)
+        serve_until_stopped(server, listener)
         announce("imret serve has ended")
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
-
-
-def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
+def _announce_collection(pool: CollectionPool, collection: str, *, preload: bool) -> None:
     """Open the collection, or say what is missing: a page that says so is better than no server."""
     from imret.errors import ImretError, ModelError
     from imret.web.pool.threads import run_in_background
 
     started = time.monotonic()
     try:
-        with warm.use(collection) as served:
+        with pool.use(collection) as served:
             announce(f"{collection}: {served.collection.count():,} pictures, model {served.identity.model}")
             if preload:
                 served.load(pictures=True)
@@ -222,14 +222,14 @@ def _say_what_is_served(warm: Warm, collection: str, *, preload: bool) -> None:
 
     def load() -> None:
         # The first query should not have to wait; whatever goes wrong, it will say.
-        with contextlib.suppress(ImretError), warm.use(collection) as served:
+        with contextlib.suppress(ImretError), pool.use(collection) as served:
             served.load()
 
     if not preload:
         run_in_background("imret-preload", load)
 
 
-def _token(file: str | None) -> str | None:
+def _read_token(file: str | None) -> str | None:
     from imret.errors import DataError
     from imret.settings import read_settings
 
@@ -243,39 +243,3 @@ def _token(file: str | None) -> str | None:
     if not token:
         raise DataError(f"the token file {file!r} is empty.")
     return token
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address, before anything is loaded for nothing."""
-    from imret.errors import DataError
-
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise DataError(f"there is no address {host!r} to listen at: {error.strerror}.") from error
-    family, kind, protocol, _, place = found[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(place)
-        listener.listen()  # who asks from now on waits for the answer, rather than being refused
-    except OSError as error:
-        listener.close()
-        raise DataError(
-            f"cannot listen at {host} port {port}: {error.strerror}.\n"
-            f"Another imret serve may be running; take another port: --port {port + 1 if port < 65535 else 0}"
-        ) from error
-    return listener
-
-
-def _shown_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _own_url(host: str, port: int) -> str:
-    """Return the URL by which this machine reaches the server."""
-    if host in ("0.0.0.0", ""):
-        host = "127.0.0.1"
-    elif host == "::":
-        host = "::1"
-    return f"http://{_shown_host(host)}:{port}"

@@ -1,4 +1,4 @@
-"""The whole server as one ASGI application: page, API, health and metrics, behind the gate."""
+"""The whole server as one ASGI application: page, API, health and metrics, behind the security middleware."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imret.errors import ImretError
 from imret.settings import __version__
-from imret.web.errors import problem, problem_of
-from imret.web.images.files import Pictures
+from imret.web.errors import problem, problem_for
+from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Uploads
-from imret.web.pool.collections import Warm
+from imret.web.pool.collections import CollectionPool
 from imret.web.pool.executors import Busy
-from imret.web.request_bodies import explained
+from imret.web.request_bodies import describe_errors
 from imret.web.routes import Api
 from imret.web.schemas import SearchIn
-from imret.web.security.middleware import Gate
+from imret.web.security.middleware import SecurityMiddleware
 
 STATIC = Path(__file__).with_name("static")
 
@@ -40,10 +40,10 @@ BODY_TIMEOUT_S = 30.0
 
 
 def create_app(
-    warm: Warm,
+    pool: CollectionPool,
     *,
     default: str,
-    pictures: Pictures,
+    image_files: ImageFiles,
     host: str,
     port: int,
     token: str | None = None,
@@ -54,9 +54,9 @@ def create_app(
     """Return the server's application.
 
     Args:
-        warm: The collections; closed when the application ends.
+        pool: The collections; closed when the application ends.
         default: The collection that is asked where none is named.
-        pictures: Files and thumbnails.
+        image_files: Files and thumbnails.
         host: What the server is bound to, which decides what it may be called.
         port: The same.
         token: What clients have to show; None for none.
@@ -64,13 +64,13 @@ def create_app(
         max_body_bytes: Of a request; larger ones are refused.
         body_timeout_s: In which a request has to arrive whole.
     """
-    api = Api(warm, default=default, pictures=pictures, uploads=Uploads())
+    api = Api(pool, default=default, image_files=image_files, uploads=Uploads())
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         api.close()
-        warm.close()
+        pool.close()
 
     app = FastAPI(
         title="imret",
@@ -86,10 +86,10 @@ def create_app(
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe_bodies(app)
     _add_page(app)
-    _add_health(app, warm, default)
-    _add_problems(app)
-    measured = _Measured(app, warm)
-    return Gate(
+    _add_health(app, pool, default)
+    _add_error_handlers(app)
+    measured = _MetricsMiddleware(app, pool)
+    return SecurityMiddleware(
         measured,
         host=host,
         port=port,
@@ -123,29 +123,29 @@ def _add_page(app: FastAPI) -> None:
         return FileResponse(STATIC / "favicon.svg", media_type="image/svg+xml")
 
 
-def _add_health(app: FastAPI, warm: Warm, default: str) -> None:
+def _add_health(app: FastAPI, pool: CollectionPool, default: str) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         return PlainTextResponse("ok\n")
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
-        if warm.peek(default) is None:
+        if pool.peek(default) is None:
             return problem(503, f"the collection {default!r} is not open.", retry_after_s=2)
         return PlainTextResponse("ready\n")
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:
-        return Response(warm.telemetry.exposition(), media_type=warm.telemetry.content_type)
+        return Response(pool.telemetry.exposition(), media_type=pool.telemetry.content_type)
 
 
-def _add_problems(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
-        return problem_of(error)
+        return problem_for(error)
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem(422, explained(error.errors()))
+        return problem(422, describe_errors(error.errors()))
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -154,7 +154,7 @@ def _add_problems(app: FastAPI) -> None:
         return answer
 
     async def gone(_: Request, error: Exception) -> Response:
-        # Within its body, or the gate has refused that: read by nobody, but counted; nginx's number for it.
+        # The client left within its body, or the body was refused. Nobody reads this; nginx counts it as 499.
         return Response(status_code=499)
 
     app.add_exception_handler(Exception, known)
@@ -165,11 +165,11 @@ def _add_problems(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-class _Measured:
+class _MetricsMiddleware:
     """Counts requests and their latency by route, and writes down errors that nobody foresaw."""
 
-    def __init__(self, app: FastAPI, warm: Warm) -> None:
-        self._app, self._telemetry = app, warm.telemetry
+    def __init__(self, app: FastAPI, pool: CollectionPool) -> None:
+        self._app, self._telemetry = app, pool.telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -23,7 +23,7 @@ from imret.errors import (
 from imret.web.pool.executors import Busy
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER_S = 2  # for a store that is away or in use: its own retries have ended by then
+RETRY_AFTER_S = 2  # for a store that is away or in use (its own retries have ended by then), and for bodies
 
 
 class NotFound(DataError):
@@ -45,14 +45,13 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 _ABSOLUTE = re.compile(r"(?<=['\"])/(?:[^'\"/]*/)*|(?<![\w:/.~-])(?:/[^/\s'\"]+)+/")
 
 
-def problem(status: int, detail: str, *, kind: str = "", retry_after_s: int | None = None) -> Response:
-    """Return an answer that says what went wrong.
+def problem_body(status: int, detail: str, *, kind: str = "") -> bytes:
+    """Return the JSON of a problem, in ASCII: a file name may hold lone surrogates, which no UTF-8 does.
 
     Args:
         status: HTTP status.
         detail: For people.
         kind: Name of the class in `imret.errors`; empty for what is none of them.
-        retry_after_s: When to ask again.
     """
     content: dict[str, Any] = {
         "type": "about:blank",
@@ -62,18 +61,30 @@ def problem(status: int, detail: str, *, kind: str = "", retry_after_s: int | No
     }
     if kind:
         content["kind"] = kind
+    return json.dumps(content).encode("ascii")
+
+
+def problem(status: int, detail: str, *, kind: str = "", retry_after_s: int | None = None) -> Response:
+    """Return the response that says what went wrong; see `problem_body`.
+
+    Args:
+        status: HTTP status.
+        detail: For people.
+        kind: Name of the class in `imret.errors`.
+        retry_after_s: When to ask again.
+    """
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
+    return Response(problem_body(status, detail, kind=kind), status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def problem_of(error: Exception) -> Response:
+def problem_for(error: Exception) -> Response:
     """Return the answer for an error; one that nobody foresaw says nothing of itself."""
     if isinstance(error, Busy):
         return problem(503, str(error), retry_after_s=error.retry_after_s)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             # What stands in imret.errors, not a class of some module's own.
-            public = next(one for one in type(error).__mro__ if one.__module__ == ImretError.__module__)
+            public = next(cls for cls in type(error).__mro__ if cls.__module__ == ImretError.__module__)
             return problem(
                 status,
                 without_paths(str(error)),

@@ -21,9 +21,9 @@ from imret.retrieval.web_address import shown_url
 from imret.store import Filter, Point
 from imret.store.payload import file_of
 from imret.web.errors import NotFound
-from imret.web.images.files import Pictures
+from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
-from imret.web.pool.served import Served
+from imret.web.pool.served import PooledCollection
 from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.
@@ -43,14 +43,14 @@ def typed_terms(added: Sequence[str], subtracted: Sequence[str]) -> list[TermIn]
     """
     if len(added) + len(subtracted) > MAX_TERMS:
         raise DataError(f"a query has at most {MAX_TERMS} terms, not {len(added) + len(subtracted)}.")
-    return [*(_typed(one, 1) for one in added), *(_typed(one, -1) for one in subtracted)]
+    return [*(_typed_term(text, 1) for text in added), *(_typed_term(text, -1) for text in subtracted)]
 
 
-def _typed(argument: str, sign: int) -> TermIn:
-    sent = _UPLOAD.fullmatch(argument)
-    if sent:
-        weight = parse_term(f"{sent[1]}:x").weight if sent[1] else 1.0
-        return TermIn(kind="upload", value=sent[2], weight=sign * weight)
+def _typed_term(argument: str, sign: int) -> TermIn:
+    upload = _UPLOAD.fullmatch(argument)
+    if upload:
+        weight = parse_term(f"{upload[1]}:x").weight if upload[1] else 1.0
+        return TermIn(kind="upload", value=upload[2], weight=sign * weight)
     term = parse_term(argument)
     if term.kind == "image":
         raise DataError(
@@ -60,7 +60,7 @@ def _typed(argument: str, sign: int) -> TermIn:
     return TermIn.model_construct(kind=term.kind, value=str(term.value), weight=sign * term.weight)
 
 
-def known_terms(asked: Sequence[TermIn], sent: Sequence[Upload]) -> list[TermIn]:
+def resolve_pictures(query_terms: Sequence[TermIn], sent: Sequence[Upload]) -> list[TermIn]:
     """Return terms in which the files of a request have become uploads; those no term names are added.
 
     Raises:
@@ -68,7 +68,7 @@ def known_terms(asked: Sequence[TermIn], sent: Sequence[Upload]) -> list[TermIn]
     """
     named: set[int] = set()
     terms = []
-    for term in asked:
+    for term in query_terms:
         if term.kind != "picture":
             terms.append(term)
             continue
@@ -81,7 +81,9 @@ def known_terms(asked: Sequence[TermIn], sent: Sequence[Upload]) -> list[TermIn]
         named.add(number)
         terms.append(TermIn(kind="upload", value=sent[number].sha256, weight=term.weight))
     terms += [
-        TermIn(kind="upload", value=one.sha256, weight=1.0) for i, one in enumerate(sent) if i not in named
+        TermIn(kind="upload", value=upload.sha256, weight=1.0)
+        for i, upload in enumerate(sent)
+        if i not in named
     ]
     return terms
 
@@ -101,99 +103,100 @@ def library_term(term: TermIn, uploads: Uploads) -> Term:
     return Term(upload.data, "image", term.weight)
 
 
-def is_slow(asked: SearchIn) -> bool:
+def is_slow(query: SearchIn) -> bool:
     """Whether pictures are to be fetched, decoded or compared for a query."""
-    return asked.unique or any(term.kind in ("url", "upload") for term in asked.terms)
+    return query.unique or any(term.kind in ("url", "upload") for term in query.terms)
 
 
 # ---- Answers ------------------------------------------------------------------------------------
 
 
-def search(served: Served, asked: SearchIn, uploads: Uploads) -> dict[str, Any]:
+def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[str, Any]:
     """Answer a query: `SearchOut` without the timings.
 
     Raises:
         What `imret.retrieval.search.search` raises; NotFound for a picture that is not there.
     """
-    collection = served.collection
-    named = {term.value: stored(served, term.value) for term in asked.terms if term.kind == "id"}
-    terms = [library_term(term, uploads) for term in asked.terms]
-    only = make_filter(categories=asked.category, not_categories=asked.not_category, where=asked.where)
+    points = {term.value: stored_point(pooled, term.value) for term in query.terms if term.kind == "id"}
+    terms = [library_term(term, uploads) for term in query.terms]
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
-    spare = 0 if asked.unique else 1
+    spare = 0 if query.unique else 1
 
-    def find(filter: Filter | None, limit: int, **how: Any) -> list[Hit]:
+    def find(filter: Filter | None, limit: int, **options: Any) -> list[Hit]:
         return retrieval.search(
-            collection,
+            pooled.collection,
             terms,
-            encoder=served.encoder,
+            encoder=pooled.encoder,
             filter=filter,
             limit=limit,
-            min_score=asked.min_score,
-            relevant=asked.relevant,
-            template=asked.template,
-            include_self=asked.include_self,
-            **how,
+            min_score=query.min_score,
+            relevant=query.relevant,
+            template=query.template,
+            include_self=query.include_self,
+            **options,
         )
 
     hits = find(
-        only,
-        asked.limit + spare,
-        offset=asked.offset,
-        unique=asked.unique,
-        group_by=asked.group_by,
-        per_group=asked.per_group,
-        sort=asked.sort,
+        _filter_of(query),
+        query.limit + spare,
+        offset=query.offset,
+        unique=query.unique,
+        group_by=query.group_by,
+        per_group=query.per_group,
+        sort=query.sort,
     )
-    hits, more = _without_spare(hits, asked)
+    hits, more = _without_spare(hits, query)
     counts = None
-    if asked.counts:
-        everywhere = make_filter(where=asked.where)
-        best = find(everywhere, COUNTED)
-        among = Counter(hit.category for hit in best if hit.category is not None)
-        counts = {
-            "of": COUNTED,
-            "hits": len(best),
-            "categories": [
-                {"category": name, "hits": among[name], "images": n}
-                for name, n in collection.facet("category", everywhere).items()
-            ],
-        }
+    if query.counts:
+        everywhere = make_filter(where=query.where)
+        facet = pooled.collection.facet("category", everywhere)
+        counts = _category_counts(find(everywhere, COUNTED), facet)
     return {
-        "collection": served.name,
-        "model": served.identity.model,
-        "terms": [_shown(term, named, uploads) for term in asked.terms],
-        "hits": [
-            {
-                "rank": hit.rank,
-                "score": round(hit.score, 6),
-                "id": hit.id,
-                "category": hit.category,
-                "path": hit.path,
-                "folded": hit.folded,
-                "payload": hit.payload,
-            }
-            for hit in hits
-        ],
+        "collection": pooled.name,
+        "model": pooled.identity.model,
+        "terms": [_term_out(term, points, uploads) for term in query.terms],
+        "hits": [_hit_out(hit) for hit in hits],
         "more": more,
         "counts": counts,
     }
 
 
-def _without_spare(hits: list[Hit], asked: SearchIn) -> tuple[list[Hit], bool]:
-    if asked.group_by is not None:
+def _filter_of(query: Which) -> Filter | None:
+    return make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
+
+
+def _category_counts(best: Sequence[Hit], facet: Mapping[str, int]) -> dict[str, Any]:
+    among = Counter(hit.category for hit in best if hit.category is not None)
+    categories = [{"category": name, "hits": among[name], "images": n} for name, n in facet.items()]
+    return {"of": COUNTED, "hits": len(best), "categories": categories}
+
+
+def _hit_out(hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "score": round(hit.score, 6),
+        "id": hit.id,
+        "category": hit.category,
+        "path": hit.path,
+        "folded": hit.folded,
+        "payload": hit.payload,
+    }
+
+
+def _without_spare(hits: list[Hit], query: SearchIn) -> tuple[list[Hit], bool]:
+    if query.group_by is not None:
         by_rank = sorted(hits, key=lambda hit: hit.rank)
-        groups = list(dict.fromkeys(hit.payload.get(asked.group_by) for hit in by_rank))
-        kept = groups[: asked.limit]
-        more = len(groups) > asked.limit or (asked.unique and len(groups) == asked.limit)
-        return [hit for hit in hits if hit.payload.get(asked.group_by) in kept], more
-    if asked.unique:
-        return hits, len(hits) == asked.limit
-    last = asked.offset + asked.limit
-    return [hit for hit in hits if hit.rank <= last], len(hits) > asked.limit
+        groups = list(dict.fromkeys(hit.payload.get(query.group_by) for hit in by_rank))
+        shown = groups[: query.limit]
+        more = len(groups) > query.limit or (query.unique and len(groups) == query.limit)
+        return [hit for hit in hits if hit.payload.get(query.group_by) in shown], more
+    if query.unique:
+        return hits, len(hits) == query.limit
+    last = query.offset + query.limit
+    return [hit for hit in hits if hit.rank <= last], len(hits) > query.limit
 
 
-def _shown(term: TermIn, named: Mapping[str, Point], uploads: Uploads) -> dict[str, Any]:
+def _term_out(term: TermIn, points: Mapping[str, Point], uploads: Uploads) -> dict[str, Any]:
     label = term.value
     if term.kind == "url":
         label = shown_url(term.value)
@@ -201,72 +204,72 @@ def _shown(term: TermIn, named: Mapping[str, Point], uploads: Uploads) -> dict[s
         upload = uploads.get(term.value)
         label = upload.name if upload is not None else "a picture"
     elif term.kind == "id":
-        label = os.path.basename(str(named[term.value].payload["path"]))
+        label = os.path.basename(str(points[term.value].payload["path"]))
     return {"kind": term.kind, "value": term.value, "weight": term.weight, "label": label}
 
 
-def browse(served: Served, asked: BrowseQuery) -> dict[str, Any]:
+def browse(pooled: PooledCollection, query: BrowseQuery) -> dict[str, Any]:
     """List pictures in order of id: `PicturesOut`. Ids are hashes, so that is a mix of everything.
 
     Raises:
         DataError: If a category does not exist or a condition cannot be read.
         NotFound: If `after` is no id.
     """
-    collection = served.collection
-    retrieval.check_categories(collection, [*asked.category, *asked.not_category])
-    only = make_filter(categories=asked.category, not_categories=asked.not_category, where=asked.where)
-    start = None if asked.after is None else _id(asked.after)
-    points = next(iter(collection.scan(only, batch_size=asked.limit + 1, start=start)), [])
+    collection = pooled.collection
+    retrieval.check_categories(collection, [*query.category, *query.not_category])
+    filter = _filter_of(query)
+    start = None if query.after is None else _checked_id(query.after)
+    points = next(iter(collection.scan(filter, batch_size=query.limit + 1, start=start)), [])
     return {
-        "collection": served.name,
-        "images": collection.count(only),
-        "pictures": [_picture(point) for point in points[: asked.limit]],
-        "next": points[asked.limit].id if len(points) > asked.limit else None,
+        "collection": pooled.name,
+        "images": collection.count(filter),
+        "pictures": [_picture_out(point) for point in points[: query.limit]],
+        "next": points[query.limit].id if len(points) > query.limit else None,
     }
 
 
-def picture(served: Served, one: str) -> dict[str, Any]:
+def picture(pooled: PooledCollection, id: str) -> dict[str, Any]:
     """Return a stored picture: `PictureOut`.
 
     Raises:
         NotFound: If there is none of that id.
     """
-    return _picture(stored(served, one))
+    return _picture_out(stored_point(pooled, id))
 
 
-def stored(served: Served, one: str) -> Point:
+def stored_point(pooled: PooledCollection, id: str) -> Point:
     """Return the point of a picture, without its vector.
 
     Raises:
         NotFound: If there is none of that id.
     """
-    found = served.collection.get([_id(one)])
-    if not found:
-        raise NotFound(f"collection {served.name!r} has no picture with the id {one}.")
-    return found[one]
+    points = pooled.collection.get([_checked_id(id)])
+    if not points:
+        raise NotFound(f"collection {pooled.name!r} has no picture with the id {id}.")
+    return points[id]
 
 
-def categories(served: Served, asked: Which) -> dict[str, Any]:
+def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
     """Count the pictures of each category: `CategoriesOut`.
 
     Raises:
         DataError: If a category does not exist or a condition cannot be read.
     """
-    retrieval.check_categories(served.collection, [*asked.category, *asked.not_category])
-    only = make_filter(categories=asked.category, not_categories=asked.not_category, where=asked.where)
-    counted = served.collection.facet("category", only)
-    images = served.collection.count(only)
+    retrieval.check_categories(pooled.collection, [*query.category, *query.not_category])
+    filter = _filter_of(query)
+    counts = pooled.collection.facet("category", filter)
+    images = pooled.collection.count(filter)
     return {
-        "collection": served.name,
+        "collection": pooled.name,
         "images": images,
-        "uncategorised": images - sum(counted.values()),
-        "categories": [{"category": name, "images": n} for name, n in counted.items()],
+        "uncategorised": images - sum(counts.values()),
+        "categories": [{"category": name, "images": n} for name, n in counts.items()],
     }
 
 
 def classify(
-    served: Served,
-    pictures: Pictures,
+    pooled: PooledCollection,
+    image_files: ImageFiles,
     *,
     sent: Sequence[Upload],
     ids: Sequence[str],
@@ -279,23 +282,23 @@ def classify(
         NotFound: If there is no picture of an id.
         DataError: If there are no pictures, or the labels are too few, empty or the same.
     """
-    points = [stored(served, one) for one in ids]
-    names = [*(one.name for one in sent), *(str(point.payload["path"]) for point in points)]
+    points = [stored_point(pooled, id) for id in ids]
+    names = [*(upload.name for upload in sent), *(str(point.payload["path"]) for point in points)]
     if not names:
         raise DataError("there is no picture to classify. Send one, or give the id of a stored one.")
     reasons: dict[int, str] = {}
 
     def sources() -> Iterator[Source]:
-        yield from (one.data for one in sent)
+        yield from (upload.data for upload in sent)
         for i, point in enumerate(points, start=len(sent)):
             try:
-                yield pictures.original(point.payload).read()
+                yield image_files.original(point.payload).read()
             except (ImageError, OSError) as error:
                 reasons[i] = str(error)
                 yield b""
 
-    chosen = list(labels) or list(served.collection.facet("category"))
-    each = classify_each(sources(), chosen, encoder=served.encoder, top_k=top_k)
+    labels = list(labels) or list(pooled.collection.facet("category"))
+    results = classify_each(sources(), labels, encoder=pooled.encoder, top_k=top_k)
     return {
         "pictures": [
             {
@@ -306,16 +309,16 @@ def classify(
                         "probability": prediction.probability,
                         "score": round(prediction.score, 6),
                     }
-                    for prediction in one.predictions
+                    for prediction in result.predictions
                 ],
-                "reason": reasons.get(i, one.reason),
+                "reason": reasons.get(i, result.reason),
             }
-            for i, (name, one) in enumerate(zip(names, each, strict=True))
+            for i, (name, result) in enumerate(zip(names, results, strict=True))
         ]
     }
 
 
-def _picture(point: Point) -> dict[str, Any]:
+def _picture_out(point: Point) -> dict[str, Any]:
     return {
         "id": point.id,
         "category": point.payload.get("category"),
@@ -324,7 +327,7 @@ def _picture(point: Point) -> dict[str, Any]:
     }
 
 
-def _id(text: str) -> str:
+def _checked_id(text: str) -> str:
     try:
         if str(uuid.UUID(text)) == text:
             return text

@@ -16,39 +16,39 @@ from starlette.formparsers import FormParser, MultiPartException, MultiPartParse
 from imret.errors import DataError
 from imret.web.schemas import MAX_CLASSIFIED, MAX_LABELS, SearchIn
 
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 # A query in JSON or in the field of a form: reading it holds up everybody, so it is small. Its longest terms
 # and conditions are a third of that.
 MAX_JSON_BYTES = 4 << 20
 
-
 # Faults of one input that are named; a million of them make a worse answer than the first.
-MAX_EXPLAINED = 10
-
+MAX_DESCRIBED = 10
 
 MAX_MEMBERS = 100  # of one object; a query has some twenty
-
-
 MAX_NAMED = 100  # characters of a field's name, which the client chose
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """A form that was posted: texts by field, and files with their names."""
 
     texts: Mapping[str, list[str]]
     pictures: list[tuple[str, bytes]]
 
 
-async def _form(request: Request) -> _Form:
-    if _media_type(request) not in _FORMS:
+async def read_form(request: Request) -> Form:
+    """Return the form of a request.
+
+    Raises:
+        DataError: If it has none, one that cannot be read, or one of too many fields or files.
+    """
+    if media_type_of(request) not in FORM_TYPES:
         raise DataError("send a form: Content-Type multipart/form-data.")
     texts: dict[str, list[str]] = {}
     pictures = []
     try:
-        form = await _parsed(request)
+        form = await _parse_form(request)
     except MultiPartException as error:
         raise DataError(f"the form cannot be read: {error.message}") from error
     for name, value in form.multi_items():
@@ -57,25 +57,30 @@ async def _form(request: Request) -> _Form:
         elif name == "picture":
             pictures.append((value.filename or "", await value.read()))
     await form.close()
-    return _Form(texts, pictures)
+    return Form(texts, pictures)
 
 
-async def _parsed(request: Request) -> FormData:
+async def _parse_form(request: Request) -> FormData:
     fields = MAX_LABELS + MAX_CLASSIFIED + 8
-    if _media_type(request) == _FORMS[1]:
+    if media_type_of(request) == FORM_TYPES[1]:
         return await FormParser(request.headers, request.stream(), max_fields=fields).parse()
-    return await _InMemory(
+    return await _InMemoryParser(
         request.headers, request.stream(), max_files=MAX_CLASSIFIED, max_fields=fields
     ).parse()
 
 
-class _InMemory(MultiPartParser):
+class _InMemoryParser(MultiPartParser):
     """What is sent is bounded and not for the disk, which may be full."""
 
     spool_max_size = sys.maxsize
 
 
-async def _small_body(request: Request) -> bytes:
+async def read_json_body(request: Request) -> bytes:
+    """Return the body of a request that is JSON.
+
+    Raises:
+        DataError: If it has more than `MAX_JSON_BYTES`.
+    """
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -84,11 +89,17 @@ async def _small_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _media_type(request: Request) -> str:
+def media_type_of(request: Request) -> str:
+    """Return the media type of a request's body, in lower case, without parameters; "" if it names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _number(form: _Form, name: str, default: int) -> int:
+def number_field(form: Form, name: str, default: int) -> int:
+    """Return a field of a form as a number.
+
+    Raises:
+        DataError: If it is not a number from 1 to `MAX_LABELS`.
+    """
     texts = form.texts.get(name)
     if not texts:
         return default
@@ -97,7 +108,12 @@ def _number(form: _Form, name: str, default: int) -> int:
     return int(texts[0])
 
 
-def _json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        DataError: If it is no JSON, or has an object of more than `MAX_MEMBERS` members.
+    """
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
@@ -110,19 +126,24 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(members)
 
 
-def _validated(content: Any) -> SearchIn:
+def validate_search(content: Any) -> SearchIn:
+    """Return the query that JSON holds.
+
+    Raises:
+        DataError: If it is not one; the message names up to `MAX_DESCRIBED` faults.
+    """
     try:
         return SearchIn.model_validate(content)
     except ValidationError as error:
-        raise DataError(explained(error.errors(include_url=False, include_input=False))) from error
+        raise DataError(describe_errors(error.errors(include_url=False, include_input=False))) from error
 
 
-def explained(errors: Sequence[Mapping[str, Any]]) -> str:
+def describe_errors(errors: Sequence[Mapping[str, Any]]) -> str:
     """Return what is wrong with an input, in one sentence a field."""
-    said = [
-        f"{'.'.join(str(part)[:MAX_NAMED] for part in one['loc']) or 'the query'}: {one['msg'].rstrip('.')}."
-        for one in errors[:MAX_EXPLAINED]
-    ]
-    if len(errors) > MAX_EXPLAINED:
-        said.append(f"(And {len(errors) - MAX_EXPLAINED:,} more.)")
-    return " ".join(said)
+    sentences = []
+    for error in errors[:MAX_DESCRIBED]:
+        field = ".".join(str(part)[:MAX_NAMED] for part in error["loc"])
+        sentences.append(f"{field or 'the query'}: {error['msg'].rstrip('.')}.")
+    if len(errors) > MAX_DESCRIBED:
+        sentences.append(f"(And {len(errors) - MAX_DESCRIBED:,} more.)")
+    return " ".join(sentences)

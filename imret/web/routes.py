@@ -1,4 +1,4 @@
-"""The routes of the API: parameters and bodies in, answers of `imret.web.handlers` out, each in its lane."""
+"""The routes of the API: parameters and bodies in, answers of `imret.web.handlers` out, each in a thread."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
 from imret.web.errors import NotFound, without_paths
-from imret.web.images.files import Pictures
-from imret.web.images.files import Served as Given
+from imret.web.images.files import ImageFiles
+from imret.web.images.thumbnails import ImageResponse
 from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
-from imret.web.pool.collections import Warm
-from imret.web.pool.executors import Busy, Lane
-from imret.web.pool.served import Served
+from imret.web.pool.collections import CollectionPool
+from imret.web.pool.executors import BoundedExecutor, Busy
+from imret.web.pool.served import PooledCollection
 from imret.web.request_bodies import (
-    _FORMS,
-    _Form,
-    _form,
-    _json,
-    _media_type,
-    _number,
-    _small_body,
-    _validated,
+    FORM_TYPES,
+    Form,
+    media_type_of,
+    number_field,
+    parse_json,
+    read_form,
+    read_json_body,
+    validate_search,
 )
 from imret.web.schemas import (
     MAX_CLASSIFIED,
@@ -77,7 +77,7 @@ Id = Annotated[str, Path(max_length=100)]
 Size = Annotated[int, Query(ge=1, le=4096, description="Longest side in pixels; rounded up to a step.")]
 
 
-class Answer(Response):
+class JSONAnswer(Response):
     """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
 
     media_type = "application/json"
@@ -90,30 +90,32 @@ class Api:
     """The API of one server.
 
     Args:
-        warm: The collections.
+        pool: The collections.
         default: The collection that is asked where none is named.
-        pictures: Files and thumbnails.
+        image_files: Files and thumbnails.
         uploads: Pictures that were sent.
     """
 
-    def __init__(self, warm: Warm, *, default: str, pictures: Pictures, uploads: Uploads) -> None:
-        self._warm, self._default = warm, default
-        self._pictures, self._uploads = pictures, uploads
+    def __init__(
+        self, pool: CollectionPool, *, default: str, image_files: ImageFiles, uploads: Uploads
+    ) -> None:
+        self._pool, self._default = pool, default
+        self._image_files, self._uploads = image_files, uploads
         # The embedded store answers one request at a time, so more threads would only wait there.
-        self._queries = Lane("queries", threads=4, waiting=256)
-        self._looks = Lane("looks", threads=2, waiting=32, retry_after_s=2)
+        self._queries = BoundedExecutor("queries", threads=4, waiting=256)
+        self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
         # Not behind pictures that are fetched from slow hosts or compared by the thousand.
-        self._originals = Lane("originals", threads=2, waiting=64)
-        self._thumbnails = Lane("thumbnails", threads=4, waiting=1024)
-        self._lanes = (self._queries, self._looks, self._originals, self._thumbnails)
-        for lane in self._lanes:
-            warm.telemetry.watch_queue(lane.name, lambda lane=lane: lane.depth)  # type: ignore[misc]
-        warm.telemetry.watch_queue("texts", lambda: warm.depth)
+        self._originals = BoundedExecutor("originals", threads=2, waiting=64)
+        self._thumbnails = BoundedExecutor("thumbnails", threads=4, waiting=1024)
+        self._executors = (self._queries, self._looks, self._originals, self._thumbnails)
+        for executor in self._executors:
+            pool.telemetry.watch_queue(executor.name, lambda executor=executor: executor.depth)  # type: ignore[misc]
+        pool.telemetry.watch_queue("texts", lambda: pool.depth)
 
     def close(self) -> None:
         """End the threads."""
-        for lane in self._lanes:
-            lane.close()
+        for executor in self._executors:
+            executor.close()
 
     def router(self) -> APIRouter:
         """Return the routes, to be put below a prefix."""
@@ -169,77 +171,79 @@ class Api:
 
     async def search_by_pictures(self, request: Request) -> Response:
         """Send JSON, or a form with that JSON as `query` and files as `picture`."""
-        form = _Form({}, [])
-        if _media_type(request) in _FORMS:
-            form = await _form(request)
+        form = Form({}, [])
+        if media_type_of(request) in FORM_TYPES:
+            form = await read_form(request)
             queries = form.texts.get("query", [])
             if len(queries) > 1:
                 raise DataError(f"the form has {len(queries)} fields `query`. Send one.")
-            asked = _validated(_json(queries[0]) if queries else {})
+            query = validate_search(parse_json(queries[0]) if queries else {})
         else:
-            asked = _validated(_json(await _small_body(request)))
+            query = validate_search(parse_json(await read_json_body(request)))
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
-        asked.terms = handlers.known_terms(asked.terms, sent)
-        return await self._search(asked)
+        query.terms = handlers.resolve_pictures(query.terms, sent)
+        return await self._search(query)
 
     async def similar(self, id: Id, query: Annotated[Conditions, Query()]) -> Response:
         """The picture is left out of its own hits, unless it is asked for; no model is needed."""
         terms = [TermIn.model_construct(kind="id", value=id, weight=1.0)]
         return await self._search(SearchIn.model_construct(terms=terms, **_conditions(query)))
 
-    async def _search(self, asked: SearchIn) -> Response:
-        if asked.offset + asked.limit > MAX_DEPTH:
+    async def _search(self, query: SearchIn) -> Response:
+        if query.offset + query.limit > MAX_DEPTH:
             raise DataError(
-                f"offset and limit together are at most {MAX_DEPTH:,}, not {asked.offset + asked.limit:,}. "
+                f"offset and limit together are at most {MAX_DEPTH:,}, not {query.offset + query.limit:,}. "
                 "Narrow the search instead: with categories, conditions, or other words."
             )
-        if asked.group_by is not None and asked.limit * asked.per_group > MAX_DEPTH:
+        if query.group_by is not None and query.limit * query.per_group > MAX_DEPTH:
             raise DataError(
-                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {asked.limit * asked.per_group:,}."
+                f"limit and per_group give at most {MAX_DEPTH:,} hits, not {query.limit * query.per_group:,}."
             )
         started = time.perf_counter()
         with timings() as stages:
-            await self._encode_ahead(asked)
-            lane = self._looks if handlers.is_slow(asked) else self._queries
-            found = await self._ask(
-                lane, asked.collection, lambda served: handlers.search(served, asked, self._uploads)
+            await self._encode_ahead(query)
+            executor = self._looks if handlers.is_slow(query) else self._queries
+            result = await self._ask(
+                executor, query.collection, lambda pooled: handlers.search(pooled, query, self._uploads)
             )
-            found["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
-        found["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
-        return Answer(found)
+            result["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
+        result["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
+        return JSONAnswer(result)
 
-    async def _encode_ahead(self, asked: SearchIn) -> None:
+    async def _encode_ahead(self, query: SearchIn) -> None:
         """Wait here for the words of a query, rather than in a thread that another query could use."""
-        words = [term.value for term in asked.terms if term.kind == "text"]
-        served = self._warm.peek(asked.collection or self._default) if words else None
-        if served is None:
+        words = [term.value for term in query.terms if term.kind == "text"]
+        pooled = self._pool.peek(query.collection or self._default) if words else None
+        if pooled is None:
             return
-        if self._warm.depth > MAX_WAITING_TEXTS:
+        if self._pool.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
-        vectors = [served.encoder.submit(search_prompts(one, template=asked.template)) for one in words]
+        vectors = [pooled.encoder.submit(search_prompts(text, template=query.template)) for text in words]
         if not all(vector.done() for vector in vectors):
-            with stage(self._warm.telemetry, "encode"):
+            with stage(self._pool.telemetry, "encode"):
                 # Shielded: others may wait for the same words.
                 await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(vector)) for vector in vectors))
 
-    async def _ask(self, lane: Lane, name: str | None, question: Callable[[Served], T]) -> T:
+    async def _ask(
+        self, executor: BoundedExecutor, name: str | None, question: Callable[[PooledCollection], T]
+    ) -> T:
         collection = name or self._default
 
-        def ask() -> T:
-            if self._warm.peek(collection) is None and self._warm.store.live(collection) is None:
-                self._refuse(collection)
-            return self._warm.ask(collection, question)
+        def run() -> T:
+            if self._pool.peek(collection) is None and self._pool.store.live(collection) is None:
+                self._raise_missing(collection)
+            return self._pool.ask(collection, question)
 
-        return await lane.run(ask)
+        return await executor.run(run)
 
-    def _refuse(self, collection: str) -> None:
+    def _raise_missing(self, collection: str) -> None:
         """Say that there is no such collection, as the store says it.
 
         Raises:
             NotFound: Always, unless it was made this moment.
         """
         try:
-            self._warm.store.open(collection).close()
+            self._pool.store.open(collection).close()
         except DataError as error:
             raise NotFound(str(error)) from error
 
@@ -247,7 +251,7 @@ class Api:
 
     async def classify(self, request: Request) -> Response:
         """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`."""
-        form = await _form(request)
+        form = await read_form(request)
         ids, labels = form.texts.get("id", []), form.texts.get("label", [])
         n_pictures = len(ids) + len(form.pictures)
         if n_pictures > MAX_CLASSIFIED or len(labels) > MAX_LABELS:
@@ -257,25 +261,25 @@ class Api:
             )
         if any(len(label) > MAX_TEXT for label in labels):
             raise DataError(f"a label has at most {MAX_TEXT:,} characters.")
-        top_k = _number(form, "top_k", 3)
+        top_k = number_field(form, "top_k", 3)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
-        found = await self._ask(
+        result = await self._ask(
             self._looks,
             collection,
-            lambda served: handlers.classify(
-                served, self._pictures, sent=sent, ids=ids, labels=labels, top_k=top_k
+            lambda pooled: handlers.classify(
+                pooled, self._image_files, sent=sent, ids=ids, labels=labels, top_k=top_k
             ),
         )
-        return Answer(found)
+        return JSONAnswer(result)
 
     # ---- What there is ------------------------------------------------------------------------------
 
     async def categories(self, query: Annotated[Which, Query()]) -> Response:
         """Most pictures first."""
-        return Answer(
+        return JSONAnswer(
             await self._ask(
-                self._queries, query.collection, lambda served: handlers.categories(served, query)
+                self._queries, query.collection, lambda pooled: handlers.categories(pooled, query)
             )
         )
 
@@ -283,65 +287,69 @@ class Api:
         """Those that cannot be opened now are listed with the reason."""
 
         def listed() -> list[dict[str, Any]]:
-            found = []
-            for name in self._warm.store.collections():
-                live = self._warm.store.live(name)
+            entries = []
+            for name in self._pool.store.collections():
+                live = self._pool.store.live(name)
                 entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
                 try:
-                    with closing(self._warm.store.open(name)) as opened:
+                    with closing(self._pool.store.open(name)) as opened:
                         stats = opened.stats()
                     entry |= {"images": stats.points, "status": stats.status}
                 except ImretError as error:
                     entry["status"] = without_paths(str(error))
-                found.append(entry)
-            return found
+                entries.append(entry)
+            return entries
 
-        return Answer({"default": self._default, "collections": await self._queries.run(listed)})
+        return JSONAnswer({"default": self._default, "collections": await self._queries.run(listed)})
 
     async def images(self, query: Annotated[BrowseQuery, Query()]) -> Response:
         """In order of id, which is a hash of the place: the same order each time."""
-        return Answer(
-            await self._ask(self._queries, query.collection, lambda served: handlers.browse(served, query))
+        return JSONAnswer(
+            await self._ask(self._queries, query.collection, lambda pooled: handlers.browse(pooled, query))
         )
 
     async def payload(self, id: Id, collection: Name = None) -> Response:
         """For a picture whose id came from elsewhere."""
-        return Answer(await self._ask(self._queries, collection, lambda served: handlers.picture(served, id)))
+        return JSONAnswer(
+            await self._ask(self._queries, collection, lambda pooled: handlers.picture(pooled, id))
+        )
 
     # ---- Pictures -----------------------------------------------------------------------------------
 
     async def image(self, request: Request, id: Id, collection: Name = None) -> Response:
         """Upright, at full size, in a format that browsers show."""
-        return await self._give(request, id, collection, None)
+        return await self._serve_image(request, id, collection, None)
 
     async def thumbnail(
         self, request: Request, id: Id, size: Size = 320, collection: Name = None
     ) -> Response:
         """Upright, a JPEG that fits a square; never enlarged."""
-        return await self._give(request, id, collection, size)
+        return await self._serve_image(request, id, collection, size)
 
     async def upload(self, request: Request, sha256: Id, size: Size = 320) -> Response:
         """As long as the server keeps it."""
-        given = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
-        if given is None:
+        response = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
+        if response is None:
             raise NotFound("this picture is not kept any more. Send it again.")
-        return _sent(request, given)
+        return _image_response(request, response)
 
-    async def _give(self, request: Request, id: str, collection: str | None, size: int | None) -> Response:
-        def give(served: Served) -> Given | str:
-            payload = handlers.stored(served, id).payload
-            etag = self._pictures.etag(payload, size)
+    async def _serve_image(
+        self, request: Request, id: str, collection: str | None, size: int | None
+    ) -> Response:
+        def read(pooled: PooledCollection) -> ImageResponse | str:
+            payload = handlers.stored_point(pooled, id).payload
+            etag = self._image_files.etag(payload, size)
             if etag in request.headers.get("if-none-match", ""):
                 return etag
             if size is None:
-                return self._pictures.original(payload)
-            with stage(self._warm.telemetry, "thumbnail"):
-                return self._pictures.thumbnail(payload, size)
+                return self._image_files.original(payload)
+            with stage(self._pool.telemetry, "thumbnail"):
+                return self._image_files.thumbnail(payload, size)
 
-        given = await self._ask(self._originals if size is None else self._thumbnails, collection, give)
-        if isinstance(given, str):
-            return Response(status_code=304, headers={"ETag": given, **_KEEP})
-        return _sent(request, given)
+        response = await self._ask(self._originals if size is None else self._thumbnails, collection, read)
+        if isinstance(response, str):
+            return Response(status_code=304, headers={"ETag": response, **_KEEP})
+        return _image_response(request, response)
 
 
 # A page asks for thumbnails by an address that has the content's hash in it; others look again.
@@ -349,13 +357,16 @@ _KEEP = {"Cache-Control": "private, max-age=0, must-revalidate"}
 _KEEP_LONG = {"Cache-Control": "private, max-age=604800"}
 
 
-def _sent(request: Request, given: Given) -> Response:
-    headers = {"ETag": given.etag, "Content-Length": str(given.size)}
+def _image_response(request: Request, response: ImageResponse) -> Response:
+    headers = {"ETag": response.etag, "Content-Length": str(response.size)}
     headers |= _KEEP_LONG if "v" in request.query_params else _KEEP
-    if given.data is not None:
-        return Response(given.data, media_type=given.media_type, headers=headers)
+    if response.data is not None:
+        return Response(response.data, media_type=response.media_type, headers=headers)
     return StreamingResponse(
-        given.chunks(), media_type=given.media_type, headers=headers, background=BackgroundTask(given.close)
+        response.chunks(),
+        media_type=response.media_type,
+        headers=headers,
+        background=BackgroundTask(response.close),
     )
 
 

@@ -152,7 +152,7 @@ class Watch:
 
     @property
     def complaints(self) -> list[str]:
-        return [text for text in self.heard if not any(re.search(one, text) for one in self.allowed)]
+        return [text for text in self.heard if not any(re.search(pattern, text) for pattern in self.allowed)]
 
 
 Visit = Callable[..., "Page"]

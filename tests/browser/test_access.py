@@ -248,8 +248,8 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+def contrast(color: str, other: str) -> float:
+    light, dark = sorted((luminance(color), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -371,7 +371,7 @@ def test_the_page_has_no_inline_script_or_style_and_nothing_from_other_hosts() -
 
 def test_every_module_says_what_it_holds_and_is_used() -> None:
     modules = {file.name: file.read_text(encoding="utf-8") for file in STATIC.glob("*.js")}
-    imported = set(re.findall(r'from "\./([\w.]+)"', "\n".join(modules.values())))
+    imported = set(re.findall(r'from "\./([\w.-]+)"', "\n".join(modules.values())))
     assert imported == set(modules) - {"main.js"}
     for name, text in modules.items():
         assert text.startswith("// "), name

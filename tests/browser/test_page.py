@@ -34,8 +34,8 @@ def parameters(page: Any) -> dict[str, list[str]]:
 
 
 def ids(page: Any) -> list[str]:
-    found: list[str] = page.locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.id)")
-    return found
+    ids: list[str] = page.locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.id)")
+    return ids
 
 
 def card(page: Any, at: int) -> Any:
@@ -44,11 +44,11 @@ def card(page: Any, at: int) -> Any:
 
 def chips(page: Any) -> list[str]:
     """Return the terms as chips show them, each with its sign."""
-    found: list[str] = page.locator("#term-list .chip").evaluate_all(
+    chips: list[str] = page.locator("#term-list .chip").evaluate_all(
         """chips => chips.map((chip) =>
             (chip.matches(".minus") ? "-" : "+") + chip.querySelector(".label").textContent)"""
     )
-    return found
+    return chips
 
 
 def wait_for_results(page: Any) -> None:
@@ -78,12 +78,12 @@ def search(page: Any, words: str, key: str = "Enter") -> None:
 def test_the_page_opens_on_the_collection(visit: Visit, server: str, size: str) -> None:
     page = visit(size=size)
     expect(page.locator("#count")).to_have_text(f"{ALL} pictures")
-    assert ids(page) == [one["id"] for one in ask(server, "/images", limit=60)["pictures"]]
+    assert ids(page) == [entry["id"] for entry in ask(server, "/images", limit=60)["pictures"]]
     counts = page.locator(".category-chip .count").all_text_contents()
     categories = ask(server, "/categories")["categories"]
-    assert counts == [str(one["images"]) for one in categories]
+    assert counts == [str(entry["images"]) for entry in categories]
     assert page.locator(".category-chip .label").all_text_contents() == [
-        one["category"] for one in categories
+        entry["category"] for entry in categories
     ]
     expect(page.locator("#options")).to_be_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
@@ -147,17 +147,17 @@ def test_the_last_row_is_not_blown_up(visit: Visit) -> None:
 def test_words_find_what_the_api_finds(visit: Visit, server: str, size: str) -> None:
     page = visit(size=size)
     search(page, "a red square")
-    found = ask(server, "/search", q="a red square", limit=60, counts="true")
+    answer = ask(server, "/search", q="a red square", limit=60, counts="true")
     assert parameters(page) == {"q": ["a red square"]}
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
-    first = found["hits"][0]
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
+    first = answer["hits"][0]
     expect(card(page, 0).locator(".score")).to_have_text(f"{first['score']:.3f}")
     expect(card(page, 0).locator(".category")).to_have_text(first["category"])
     expect(card(page, 0).locator(".name")).to_have_text(Path(first["path"]).name)
     assert card(page, 0).locator(".caption").get_attribute("title") == first["path"]
     expect(page).to_have_title("\u201ca red square\u201d \u2013 imret")
     # The counts of this query, most hits first, and words alone need no chip.
-    hits = sorted((one["hits"] for one in found["counts"]["categories"]), reverse=True)
+    hits = sorted((entry["hits"] for entry in answer["counts"]["categories"]), reverse=True)
     assert page.locator(".category-chip .count").all_text_contents() == [str(number) for number in hits]
     expect(page.locator("#terms")).to_be_hidden()
 
@@ -192,8 +192,8 @@ def test_the_signs_in_the_box_add_and_subtract_words(visit: Visit, server: str, 
     assert chips(page) == ["+red", "+round", "-green"]
     expect(page.locator("#term-list .weight")).to_have_text("\u00d72")
     expect(page.locator("#words")).to_have_value("red")
-    found = ask(server, "/search", q=["red", "2:round"], **{"not": "green"}, limit=60)
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
+    answer = ask(server, "/search", q=["red", "2:round"], **{"not": "green"}, limit=60)
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
 
 
 QUERIES = [
@@ -234,10 +234,10 @@ def test_terms_mean_what_they_mean_on_the_command_line(visit: Visit) -> None:
     from imret.retrieval.query import parse_term
 
     page = visit()
-    one = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"
+    id = "6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11"
     words = ["red mushroom", "text:16:9", "text:https://example.org", "a:b", "id est"]
-    weighted = ["2:fruit", "0.5:fruit", "1e-3:fruit", ".5:fruit", "2:text:2:3", f"2:id:{one}"]
-    others = [one, f"id:{one}", "stored:aves/1 2.jpg", "https://example.org/a.jpg"]
+    weighted = ["2:fruit", "0.5:fruit", "1e-3:fruit", ".5:fruit", "2:text:2:3", f"2:id:{id}"]
+    others = [id, f"id:{id}", "stored:aves/1 2.jpg", "https://example.org/a.jpg"]
     for typed in words + weighted + others:
         said = page.evaluate("async (typed) => (await import('/static/query.js')).parseTerm(typed)", typed)
         term = parse_term(typed)
@@ -256,13 +256,13 @@ def test_keys_add_and_subtract_words(visit: Visit) -> None:
 
 
 def test_words_keep_the_pictures_beside_them(visit: Visit, server: str) -> None:
-    one = ask(server, "/images", limit=1)["pictures"][0]["id"]
-    page = visit(f"/?q=id:{one}")
+    id = ask(server, "/images", limit=1)["pictures"][0]["id"]
+    page = visit(f"/?q=id:{id}")
     wait_for_results(page)
     search(page, "red")
-    assert parameters(page)["q"] == ["red", f"id:{one}"]
+    assert parameters(page)["q"] == ["red", f"id:{id}"]
     search(page, "red + blue")
-    assert parameters(page)["q"] == [f"id:{one}", "red", "blue"]
+    assert parameters(page)["q"] == [f"id:{id}", "red", "blue"]
 
 
 def test_chips_change_their_sign_and_go(visit: Visit) -> None:
@@ -337,23 +337,23 @@ def test_results_weigh_in(visit: Visit, server: str, size: str) -> None:
     card(page, position).locator(".less").click()
     wait_for_results(page)
     assert parameters(page) == {"q": ["red", f"id:{liked}"], "not": [f"id:{disliked}"]}
-    found = ask(server, "/search", q=["red", f"id:{liked}"], **{"not": f"id:{disliked}"}, limit=60)
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
-    labels = [term["label"] for term in found["terms"]]
+    answer = ask(server, "/search", q=["red", f"id:{liked}"], **{"not": f"id:{disliked}"}, limit=60)
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
+    labels = [term["label"] for term in answer["terms"]]
     assert [chip[1:] for chip in chips(page)] == labels
     # Pictures show what they are.
     expect(page.locator("#term-list img.preview")).to_have_count(2)
 
 
 def test_the_same_once_more_takes_a_picture_back(visit: Visit, server: str) -> None:
-    one = ask(server, "/search", q="red", limit=1)["hits"][0]["id"]
-    page = visit(f"/?q=red&q=id:{one}&relevant=false")
+    id = ask(server, "/search", q="red", limit=1)["hits"][0]["id"]
+    page = visit(f"/?q=red&q=id:{id}&relevant=false")
     page.route(
         "**/api/v1/search?*", lambda route: route.continue_(url=route.request.url + "&include_self=true")
     )
     page.reload()
     wait_for_results(page)
-    button = page.locator(f'.card[data-id="{one}"] .more')
+    button = page.locator(f'.card[data-id="{id}"] .more')
     expect(button).to_have_attribute("aria-pressed", "true")
     button.click()
     wait_for_results(page)
@@ -472,8 +472,8 @@ def test_the_cut_is_asked_of_the_server(visit: Visit, server: str) -> None:
     page = visit("/?q=red&relevant=true")
     wait_for_results(page)
     expect(page.locator("#relevant")).to_be_checked()
-    found = ask(server, "/search", q="red", relevant="true", limit=60)
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
+    answer = ask(server, "/search", q="red", relevant="true", limit=60)
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
 
 
 @pytest.mark.parametrize(("sort", "label"), [("date", "Newest first"), ("path", "By path")])
@@ -512,8 +512,8 @@ def test_near_copies_are_folded(visit: Visit, server: str) -> None:
     expect(page.locator(".card")).to_have_count(3)
     page.locator("#unique").check()
     expect(page.locator(".card")).to_have_count(1)
-    found = ask(server, "/search", q="red", category="twins", unique="true")["hits"]
-    assert ids(page) == [hit["id"] for hit in found]
+    hits = ask(server, "/search", q="red", category="twins", unique="true")["hits"]
+    assert ids(page) == [hit["id"] for hit in hits]
     expect(page.locator(".card .folded")).to_have_text("+2")
     assert "and 2 near copies" in (card(page, 0).locator("a").get_attribute("aria-label") or "")
     card(page, 0).locator("a").click()
@@ -827,8 +827,8 @@ def test_a_file_is_chosen_to_search_with(visit: Visit, server: str, photos: Path
     page = visit("/?q=red&category=fungi", size="phone")
     wait_for_results(page)
     file = photos / "fungi" / "007.png"
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(f"{request.method} {urlsplit(request.url).path}"))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(f"{request.method} {urlsplit(request.url).path}"))
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Search with a picture").click()
     chooser.value.set_files(file)
@@ -839,13 +839,13 @@ def test_a_file_is_chosen_to_search_with(visit: Visit, server: str, photos: Path
     assert chips(page) == ["+red", "+007.png"]
     expect(page.locator("#term-list img.preview")).to_be_visible()
     # What was posted is the answer; it is not asked for again.
-    assert "POST /api/v1/search" in asked
-    assert "GET /api/v1/search" not in asked
-    found = ask(server, "/search", q=["red", term], category="fungi", limit=60, include_self="true")
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
+    assert "POST /api/v1/search" in requests
+    assert "GET /api/v1/search" not in requests
+    answer = ask(server, "/search", q=["red", term], category="fungi", limit=60, include_self="true")
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
     page.reload()
     wait_for_results(page)
-    assert ids(page) == [hit["id"] for hit in found["hits"]]
+    assert ids(page) == [hit["id"] for hit in answer["hits"]]
     expect(page.locator("#sending")).to_be_empty()
 
 

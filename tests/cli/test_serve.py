@@ -180,21 +180,25 @@ def test_a_new_version_is_taken_up_without_a_failed_request(
                 if status != 200 or answer["images"] != 12:
                     failures.append(answer)
                     continue
-                one = answer["pictures"][0]["id"]
-                for target in (f"/api/v1/similar/{one}", f"/api/v1/thumbnails/{one}", "/api/v1/categories"):
+                id = answer["pictures"][0]["id"]
+                for target in (
+                    f"/api/v1/similar/{id}",
+                    f"/api/v1/thumbnails/{id}",
+                    "/api/v1/categories",
+                ):
                     status, answer = server.get(target)
                     if status != 200:
                         failures.append(answer)
 
         clients = [threading.Thread(target=client, args=(number,)) for number in range(3)]
         clients.append(threading.Thread(target=browser))
-        for one in clients:
-            one.start()
+        for thread in clients:
+            thread.start()
         ingest(address, photos, "--model", str(other), "--rebuild")  # another process, the same store
         server.until(lambda: models and models[-1] == str(other))
         stop.set()
-        for one in clients:
-            one.join()
+        for thread in clients:
+            thread.join()
         assert failures == []
         assert set(models) == {str(random_model), str(other)}
 
@@ -244,20 +248,20 @@ def test_a_token_is_asked_of_everybody_but_the_command_line_which_knows_it(
         assert server.get("/metrics")[0] == 401
         assert server.get("/api/v1/search?q=owl", Authorization=f"Bearer {token}")[0] == 200
         assert server.get("/healthz")[0] == 200
-        found = subprocess.run(
+        search = subprocess.run(
             [*IMRET, "search", "owl", "--db", str(db), "--format", "json"], capture_output=True, text=True
         )
-        assert len(found.stdout.splitlines()) == 10
-        assert "answered by imret serve" in found.stderr
+        assert len(search.stdout.splitlines()) == 10
+        assert "answered by imret serve" in search.stderr
 
 
 def test_only_pictures_below_the_roots_are_shown(db: Path, photos: Path) -> None:
     with serving("--db", db, "--root", photos / "aves") as server:
         pictures = server.get("/api/v1/images")[1]["pictures"]
-        for one in pictures:
-            expected = 200 if one["category"] == "aves" else 422
-            assert server.get(f"/api/v1/images/{one['id']}")[0] == expected
-            assert server.get(f"/api/v1/thumbnails/{one['id']}")[0] == expected
+        for picture in pictures:
+            expected = 200 if picture["category"] == "aves" else 422
+            assert server.get(f"/api/v1/images/{picture['id']}")[0] == expected
+            assert server.get(f"/api/v1/thumbnails/{picture['id']}")[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -307,10 +311,10 @@ def test_without_the_web_extra_it_says_what_to_install(missing: str, monkeypatch
 def test_everything_else_works_without_the_web_extra() -> None:
     code = (
         "import importlib, pkgutil, sys\n"
-        "extra = ('fastapi', 'starlette', 'uvicorn', 'httptools', 'uvloop', 'python_multipart', 'pydantic')\n"
+        "extra = ('fastapi', 'starlette', 'uvicorn', 'python_multipart', 'pydantic')\n"
         "sys.modules.update(dict.fromkeys((*extra[:-1], 'prometheus_client', 'h11')))\n"
         "import imret\n"
-        "names = [one.name for one in pkgutil.walk_packages(imret.__path__, 'imret.')]\n"
+        "names = [module.name for module in pkgutil.walk_packages(imret.__path__, 'imret.')]\n"
         "apart = [name for name in names if not name.startswith('imret.web')]\n"
         "apart += ['ingest.cli', 'finetune.cli']\n"
         "for name in apart: importlib.import_module(name)\n"

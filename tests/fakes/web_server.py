@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+
+from imret.web.server import listen, make_server
 
 
 @dataclass(frozen=True)
@@ -118,24 +121,14 @@ def until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 
 @contextmanager
-def serving(app: Any, http: Any, **settings: Any) -> Iterator[Server]:
-    """Run uvicorn as `imret serve` sets it up, on a free port of loopback, until the block ends."""
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=0,
-        http=http,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=True,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-        **settings,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+def serving(app: Any, *, max_connections: int = 1000) -> Iterator[Server]:
+    """Run an application as `imret serve` does, on a free port of loopback, until the block ends."""
+    server = make_server(app, max_connections=max_connections)
+    server.config.lifespan = "off"
+    server.config.timeout_graceful_shutdown = 2
+    logging.getLogger("uvicorn").propagate = True  # to pytest, too
+    listener = listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
 
     def stop() -> None:
@@ -145,6 +138,7 @@ def serving(app: Any, http: Any, **settings: Any) -> Iterator[Server]:
 
     try:
         until(lambda: server.started or not thread.is_alive())
-        yield Server(server.servers[0].sockets[0].getsockname()[1], server.server_state, stop)
+        yield Server(listener.getsockname()[1], server.server_state, stop)
     finally:
         stop()
+        listener.close()

@@ -13,7 +13,7 @@ from imret.errors import ImageError
 from imret.store import Point
 from imret.store.payload import file_of, make_payload
 from imret.store.sanitize import sanitize_payload
-from imret.web.images.safe_open import place_of
+from imret.web.images.safe_open import stored_location
 
 ID = "00000000-0000-0000-0000-000000000001"
 WHOLE: dict[str, Any] = make_payload(
@@ -65,7 +65,7 @@ def test_a_point_without_a_place_leads_nowhere_and_spoils_nothing(broken: dict[s
     assert isinstance(file_of(payload), str)
     assert isinstance(payload["sha256"], str)
     with pytest.raises(ImageError, match="not one that imret ingest writes"):
-        place_of(payload)
+        stored_location(payload)
 
 
 @pytest.mark.parametrize(

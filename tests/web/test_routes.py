@@ -25,10 +25,9 @@ from imret.store import Store, open_store
 from imret.store.embedded.locks import locked
 from imret.store.payload import point_id
 from imret.web.app import create_app
-from imret.web.connections import make_protocol
-from imret.web.errors import NotFound, problem_of
-from imret.web.images.files import Pictures
-from imret.web.pool.collections import Warm
+from imret.web.errors import NotFound, problem_for
+from imret.web.images.files import ImageFiles
+from imret.web.pool.collections import CollectionPool
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests import ROOT
@@ -53,23 +52,23 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warm(
+def pool(
     tmp_path_factory: pytest.TempPathFactory, photos: Path, encoder: Encoder, random_model: Path
-) -> Iterator[Warm]:
+) -> Iterator[CollectionPool]:
     home = tmp_path_factory.mktemp("home")
     os.environ["IMRET_HOME"] = str(home)
     db = str(tmp_path_factory.mktemp("db") / "store")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=encoder)
-    warm = Warm(lambda: open_store(db, create=False), device="cpu", precision="fp32")
-    yield warm
-    warm.close()
+    pool = CollectionPool(lambda: open_store(db, create=False), device="cpu", precision="fp32")
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="module")
-def app(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def app(pool: CollectionPool, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("thumbnails")
-    return create_app(warm, default="photos", pictures=Pictures(folder), host="127.0.0.1", port=8750)
+    return create_app(pool, default="photos", image_files=ImageFiles(folder), host="127.0.0.1", port=8750)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +78,8 @@ def client(app: Any) -> TestClient:
 
 
 @pytest.fixture
-def store(warm: Warm) -> Store:
-    return warm.store
+def store(pool: CollectionPool) -> Store:
+    return pool.store
 
 
 def _id(photos: Path, path: str) -> str:
@@ -148,9 +147,9 @@ def test_conditions_are_those_of_the_command(client: TestClient, store: Store, e
 def test_a_body_of_json_is_asked_like_an_address(client: TestClient) -> None:
     terms = [{"value": "red mushroom", "weight": 2}, {"kind": "text", "value": "grass", "weight": -1}]
     posted = client.post("/api/v1/search", json={"terms": terms, "limit": 4}).json()
-    asked = client.get("/api/v1/search", params={"q": "2:red mushroom", "not": "grass", "limit": 4}).json()
-    assert posted["hits"] == asked["hits"]
-    assert posted["terms"] == asked["terms"]
+    typed = client.get("/api/v1/search", params={"q": "2:red mushroom", "not": "grass", "limit": 4}).json()
+    assert posted["hits"] == typed["hits"]
+    assert posted["terms"] == typed["terms"]
 
 
 def test_a_picture_that_is_sent_finds_what_its_file_finds(
@@ -185,12 +184,12 @@ def test_words_and_pictures_are_one_query_in_which_each_has_its_weight(
 def test_a_stored_picture_finds_its_like_and_not_itself(
     client: TestClient, store: Store, photos: Path
 ) -> None:
-    one = _id(photos, "aves/01.png")
-    expected = _rows(search(store, Term(one, "id")))
-    assert client.get(f"/api/v1/similar/{one}").json()["hits"] == expected
-    answer = client.get("/api/v1/search", params={"q": f"id:{one}"}).json()
+    id = _id(photos, "aves/01.png")
+    expected = _rows(search(store, Term(id, "id")))
+    assert client.get(f"/api/v1/similar/{id}").json()["hits"] == expected
+    answer = client.get("/api/v1/search", params={"q": f"id:{id}"}).json()
     assert answer["hits"] == expected
-    assert answer["terms"] == [{"kind": "id", "value": one, "weight": 1.0, "label": "01.png"}]
+    assert answer["terms"] == [{"kind": "id", "value": id, "weight": 1.0, "label": "01.png"}]
 
 
 def test_a_picture_is_classified_as_the_library_does_it(
@@ -203,11 +202,13 @@ def test_a_picture_is_classified_as_the_library_does_it(
         data={"id": _id(photos, "aves/01.png"), "top_k": "2"},
         files={"picture": ("mine.png", file.read_bytes())},
     ).json()
-    assert [one["name"] for one in answer["pictures"]] == ["mine.png", "aves/01.png"]
-    for one in answer["pictures"]:
-        assert one["reason"] is None
+    assert [picture["name"] for picture in answer["pictures"]] == ["mine.png", "aves/01.png"]
+    for picture in answer["pictures"]:
+        assert picture["reason"] is None
         labels = {p.label: p.probability for p in expected}
-        assert {p["label"]: p["probability"] for p in one["predictions"]} == pytest.approx(labels, abs=1e-5)
+        assert {p["label"]: p["probability"] for p in picture["predictions"]} == pytest.approx(
+            labels, abs=1e-5
+        )
 
 
 # ---- What there is ------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ def test_counts_are_of_the_best_hits_whatever_categories_are_asked_for(
     best = search(store, "owl", encoder=encoder, limit=200, min_score=0.0)
     assert counts["of"] == 200
     assert counts["hits"] == len(best)
-    assert {one["category"]: (one["hits"], one["images"]) for one in counts["categories"]} == {
+    assert {entry["category"]: (entry["hits"], entry["images"]) for entry in counts["categories"]} == {
         "fungi": (sum(hit.category == "fungi" for hit in best), 9),
         "aves": (sum(hit.category == "aves" for hit in best), 8),
         "insecta": (sum(hit.category == "insecta" for hit in best), 8),
@@ -245,7 +246,7 @@ def test_pages_of_the_collection_have_every_picture_once(client: TestClient) -> 
     while True:
         page = client.get("/api/v1/images", params={"limit": 7, **({"after": after} if after else {})}).json()
         assert page["images"] == 25
-        seen += [one["id"] for one in page["pictures"]]
+        seen += [picture["id"] for picture in page["pictures"]]
         after = page["next"]
         if after is None:
             break
@@ -267,24 +268,28 @@ def test_categories_and_collections_are_listed(client: TestClient, random_model:
     }
     listed = client.get("/api/v1/collections").json()
     assert listed["default"] == "photos"
-    (one,) = listed["collections"]
-    assert (one["name"], one["images"], one["model"]) == ("photos", 25, str(random_model))
+    (collection,) = listed["collections"]
+    assert (collection["name"], collection["images"], collection["model"]) == (
+        "photos",
+        25,
+        str(random_model),
+    )
 
 
 def test_pictures_are_given_by_id_and_not_again_where_they_are_known(
     client: TestClient, photos: Path
 ) -> None:
-    one = _id(photos, "aves/01.png")
-    whole = client.get(f"/api/v1/images/{one}")
+    id = _id(photos, "aves/01.png")
+    whole = client.get(f"/api/v1/images/{id}")
     assert whole.content == (photos / "aves" / "01.png").read_bytes()
     assert whole.headers["content-type"] == "image/png"
-    small = client.get(f"/api/v1/thumbnails/{one}", params={"size": 160, "v": "1"})
+    small = client.get(f"/api/v1/thumbnails/{id}", params={"size": 160, "v": "1"})
     assert Image.open(io.BytesIO(small.content)).size == (64, 48)  # never enlarged
     assert "max-age" in small.headers["cache-control"]
-    for url, etag in ((f"/api/v1/images/{one}", whole), (f"/api/v1/thumbnails/{one}?size=160", small)):
+    for url, etag in ((f"/api/v1/images/{id}", whole), (f"/api/v1/thumbnails/{id}?size=160", small)):
         again = client.get(url, headers={"If-None-Match": etag.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-    stored = client.get(f"/api/v1/images/{one}/payload").json()
+    stored = client.get(f"/api/v1/images/{id}/payload").json()
     assert stored["path"] == str(photos / "aves" / "01.png")
     assert stored["payload"]["width"] == 64
 
@@ -449,7 +454,7 @@ def test_what_is_no_id_of_a_stored_picture_is_not_found(client: TestClient, one:
 
 
 def test_no_absolute_path_is_in_a_problem(
-    client: TestClient, warm: Warm, photos: Path, tmp_path: Path
+    client: TestClient, pool: CollectionPool, photos: Path, tmp_path: Path
 ) -> None:
     gone = photos / "insecta" / "02.png"
     content = gone.read_bytes()
@@ -461,7 +466,7 @@ def test_no_absolute_path_is_in_a_problem(
     assert "insecta/02.png: no such file any more" in _problem(answer, 422)
     for url in ("/api/v1/search?q=a&collection=nowhere", "/api/v1/search?q=stored:x.png"):
         assert str(photos.parent) not in client.get(url).text
-        assert warm.store.address not in client.get(url).text
+        assert pool.store.address not in client.get(url).text
 
 
 def test_an_error_that_nobody_foresaw_tells_nothing(
@@ -497,31 +502,31 @@ def test_a_slow_picture_does_not_hold_up_words_and_too_many_of_them_are_told_to_
 
     clients = [threading.Thread(target=ask, args=(i,)) for i in range(40)]
     try:
-        for one in clients:
-            one.start()
+        for thread in clients:
+            thread.start()
         began.acquire(timeout=10)
         began.acquire(timeout=10)  # both threads for pictures are held now
         assert client.get("/api/v1/search", params={"q": "owl"}).status_code == 200
         while sum(answer.status_code == 503 for answer in answers) < 6:  # 40 less 2 at work and 32 that wait
-            assert any(one.is_alive() for one in clients)
+            assert any(thread.is_alive() for thread in clients)
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert "too many requests are waiting (looks)" in _problem(refused, 503)
         assert refused.headers["retry-after"] == "2"
     finally:
         go.set()
-        for one in clients:
-            one.join()
+        for thread in clients:
+            thread.join()
     assert sorted(answer.status_code for answer in answers) == [400] * 34 + [503] * 6
 
 
 def test_names_that_are_no_text_are_answered_as_they_are(
-    warm: Warm, tmp_path: Path, encoder: Encoder, client: TestClient
+    pool: CollectionPool, tmp_path: Path, encoder: Encoder, client: TestClient
 ) -> None:
     odd = os.path.join(os.fsencode(tmp_path), b"odd", b"caf\xe9.png")
     os.makedirs(os.path.dirname(odd))
     plain = draw_picture(tmp_path / "plain.png", seed=5)
     os.rename(plain, odd)
-    ingest(warm.store, [FolderSource(tmp_path)], encoder=encoder, collection="odd")
+    ingest(pool.store, [FolderSource(tmp_path)], encoder=encoder, collection="odd")
     (hit,) = client.get("/api/v1/search", params={"q": "owl", "collection": "odd"}).json()["hits"]
     assert os.fsencode(hit["path"]) == odd
     assert client.get(f"/api/v1/images/{hit['id']}?collection=odd").status_code == 200
@@ -535,8 +540,8 @@ def _references(node: Any) -> Iterator[str]:
             else:
                 yield from _references(value)
     elif isinstance(node, list):
-        for one in node:
-            yield from _references(one)
+        for child in node:
+            yield from _references(child)
 
 
 def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tmp_path: Path) -> None:
@@ -546,7 +551,7 @@ def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tm
         (NotFound("there is no picture"), 404, "DataError"),
         (StoreUnavailable("nothing answers"), 503, "StoreUnavailable"),
     ):
-        answer = problem_of(error)
+        answer = problem_for(error)
         told = json.loads(bytes(answer.body))
         assert (answer.status_code, told["kind"]) == (status, kind)
         assert "retry-after" in answer.headers or status == 404
@@ -556,15 +561,15 @@ def test_the_kind_of_a_problem_is_a_class_of_imret_errors_whatever_was_raised(tm
 
 
 def test_a_client_that_goes_while_it_sends_is_no_failure(
-    app: Any, warm: Warm, capsys: pytest.CaptureFixture[str]
+    app: Any, pool: CollectionPool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def counted() -> str:
-        exposed = warm.telemetry.exposition().decode()
+        exposed = pool.telemetry.exposition().decode()
         return "".join(line for line in exposed.splitlines() if line.startswith("imret_requests_total"))
 
     before = counted()
     assert 'status="499"' not in before
-    with serving(app, make_protocol()) as server:
+    with serving(app) as server:
         for target, kind in (
             ("/api/v1/search", "application/json"),
             ("/api/v1/classify", "multipart/form-data; boundary=x"),
@@ -584,8 +589,8 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
 ) -> None:
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("no /proc here")
-    one = client.get("/api/v1/images?limit=1").json()["pictures"][0]
-    file = Path(one["path"])
+    picture = client.get("/api/v1/images?limit=1").json()["pictures"][0]
+    file = Path(picture["path"])
     whole = file.read_bytes()
 
     def is_open() -> bool:
@@ -594,9 +599,9 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
 
     try:
         file.write_bytes(whole + bytes(64 << 20))  # more than the buffers on the way hold
-        with serving(app, make_protocol()) as server:
+        with serving(app) as server:
             with server.line() as line:
-                line.send(request(f"/api/v1/images/{one['id']}"))
+                line.send(request(f"/api/v1/images/{picture['id']}"))
                 assert line.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
                 assert is_open()
             until(lambda: not is_open())

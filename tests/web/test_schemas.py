@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
@@ -18,9 +19,9 @@ from imret import Encoder
 from imret.store import open_store
 from imret.store.payload import point_id
 from imret.web.app import create_app
-from imret.web.connections import make_protocol
-from imret.web.images.files import Pictures
-from imret.web.pool.collections import Warm
+from imret.web.images.files import ImageFiles
+from imret.web.pool.collections import CollectionPool
+from imret.web.server import MAX_HEAD_BYTES
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.pictures import draw_picture
@@ -37,17 +38,17 @@ def api(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Iterato
         ingest(
             store, [FolderSource(folder)], encoder=Encoder(str(random_model), device="cpu", precision="fp32")
         )
-    warm = Warm(lambda: open_store(db, create=False), device="cpu", precision="fp32")
+    pool = CollectionPool(lambda: open_store(db, create=False), device="cpu", precision="fp32")
     app = create_app(
-        warm, default="photos", pictures=Pictures(folder / ".thumbnails"), host="127.0.0.1", port=0
+        pool, default="photos", image_files=ImageFiles(folder / ".thumbnails"), host="127.0.0.1", port=0
     )
     known = point_id(os.path.realpath(folder), "fungi/0.png")
 
-    with serving(app, make_protocol()) as server:
+    with serving(app) as server:
         document = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/api/v1/openapi.json")
         document.hook(_known_ids(known))
         yield document
-    warm.close()
+    pool.close()
 
 
 def _known_ids(known: str) -> Any:
@@ -80,7 +81,11 @@ def test_no_request_makes_the_server_fail(api: Any, mode: schemathesis.Generatio
             suppress_health_check=list(HealthCheck),
         )
         def answers(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=[not_a_server_error])
+            try:
+                case.call_and_validate(checks=[not_a_server_error])
+            except requests.RequestException:
+                # The answer to a head that is refused before its end may be lost to the connection's reset.
+                assert len(case.as_curl_command()) > MAX_HEAD_BYTES
             tried.add(case.operation.label)
 
         with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is sent

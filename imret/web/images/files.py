@@ -1,19 +1,15 @@
 """The pictures that a page shows: from a stored payload to bytes that a browser can be given.
 
-Hides which files may be given out (see `Pictures`), formats that browsers do not show, and the thumbnails
+Hides which files may be given out (see `ImageFiles`), formats that browsers do not show, and the thumbnails
 kept on disk. Only what is a picture by its bytes ever leaves. Knows nothing of HTTP but media types and
 entity tags.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,14 +19,19 @@ from imret.escape import escape_control
 from imret.images.decode import MAX_PIXELS, Header, load_image, read_header
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
-from imret.web.images.safe_open import is_below, open_real, place_of
+from imret.web.images.safe_open import is_below, open_beneath, stored_location
+from imret.web.images.thumbnails import (
+    FORMAT_VERSION,
+    ORIGINAL_QUALITY,
+    THUMBNAIL_QUALITY,
+    ImageResponse,
+    SingleFlight,
+    etag_of,
+    jpeg_response,
+    named_errors,
+    round_up_size,
+)
 
-# A size that is asked for is rounded up to one of these, so that a picture has at most so many thumbnails.
-SIZES = (160, 320, 640, 1280, 2048)
-
-_THUMBNAIL_QUALITY, _ORIGINAL_QUALITY = 80, 92
-# A new number where thumbnails are made in another way: those of before are then not found, and grow old.
-_FORMAT = 1
 _ORIGINAL = 0  # in the place of a size
 
 _MEDIA_TYPES = {
@@ -45,62 +46,7 @@ _GONE = "no such file any more; bring the collection up to date: imret ingest"
 _MAX_LABEL = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What is to be sent. Whoever gets it closes it, or reads it to its end.
-
-    Attributes:
-        media_type: Such as "image/jpeg".
-        etag: Strong entity tag with its quotes. It stands for the file's identity and the size, not for the
-            bytes alone, and tells nothing of either.
-        size: Bytes.
-        data: The bytes, if they are in memory; else None.
-        file: The open file, at its start, if they are not; else None.
-    """
-
-    media_type: str
-    etag: str
-    size: int
-    data: bytes | None = None
-    file: BinaryIO | None = None
-
-    def chunks(self, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Yield exactly `size` bytes, then close.
-
-        Raises:
-            OSError: If the file has become shorter since it was opened, or the disk fails: the length is
-                already announced by then, so the answer has to break off.
-        """
-        with self:
-            if self.data is not None:
-                yield self.data
-                return
-            assert self.file is not None
-            left = self.size
-            while left:
-                chunk = self.file.read(min(chunk_bytes, left))
-                if not chunk:
-                    raise OSError("the file became shorter while it was sent")
-                left -= len(chunk)
-                yield chunk
-
-    def read(self) -> bytes:
-        """Return all bytes, and close."""
-        return b"".join(self.chunks())
-
-    def close(self) -> None:
-        """Close the file, if there is one. May be called more than once."""
-        if self.file is not None:
-            self.file.close()
-
-    def __enter__(self) -> Served:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Pictures:
+class ImageFiles:
     """The pictures of collections, given out by the payloads of their points. Thread-safe.
 
     A payload is data: in a shared Qdrant anybody may have written it. So a file is opened only if it is a
@@ -143,10 +89,10 @@ class Pictures:
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
-        self._kept = DiskCache(Path(folder), max_bytes)
+        self._cache = DiskCache(Path(folder), max_bytes)
         self._roots = None if roots is None else tuple(os.path.realpath(root) for root in roots)
         self._max_pixels = max_pixels
-        self._once = _Once()
+        self._single_flight = SingleFlight()
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
         """Return the entity tag that `thumbnail` (or `original`, without a size) would give.
@@ -158,35 +104,35 @@ class Pictures:
         Raises:
             ImageError: As for `thumbnail`, as far as that shows without reading.
         """
-        step = _ORIGINAL if size is None else step_of(size)
+        step = _ORIGINAL if size is None else round_up_size(size)
         with self._open(payload) as opened:
-            return _etag(opened.key(step))
+            return etag_of(opened.key(step))
 
-    def thumbnail(self, payload: Mapping[str, Any], size: int) -> Served:
+    def thumbnail(self, payload: Mapping[str, Any], size: int) -> ImageResponse:
         """Return a JPEG that fits a square, upright, transparency over white, without metadata.
 
         Kept on disk; asked for by several threads at once, it is decoded once.
 
         Args:
             payload: Of a stored point.
-            size: Pixels of the square, at least 1, rounded up to one of `SIZES` (the largest at most). A
+            size: Pixels of the square, at least 1, rounded up to one of `THUMBNAIL_SIZES`, the largest at
+                most. A picture smaller than that keeps its size.
                 picture smaller than that keeps its size.
-
         Raises:
-            ImageError: If the file is gone, may not be shown (see `Pictures`) or cannot be decoded. The
+            ImageError: If the file is gone, may not be shown (see `ImageFiles`) or cannot be decoded. The
                 message names the path below the source, never an absolute one.
             ValueError: If the size is not positive.
         """
-        step = step_of(size)
+        step = round_up_size(size)
         with self._open(payload) as opened:
             key = opened.key(step)
-            data = self._kept.get(key)
+            data = self._cache.get(key)
             if data is None:
-                with _named(opened.label):
-                    data = self._once.do(key, lambda: self._make(opened, step, key))
-        return _in_memory(data, key)
+                with named_errors(opened.label):
+                    data = self._single_flight.do(key, lambda: self._make(opened, step, key))
+        return jpeg_response(data, key)
 
-    def original(self, payload: Mapping[str, Any]) -> Served:
+    def original(self, payload: Mapping[str, Any]) -> ImageResponse:
         """Return the picture at its full size, upright, as browsers show it.
 
         JPEG, PNG, WebP, GIF, BMP and AVIF are the open file itself, animation, metadata and all: it is the
@@ -203,36 +149,36 @@ class Pictures:
         """
         with self._open(payload) as opened:
             key = opened.key(_ORIGINAL)
-            with _named(opened.label):
+            with named_errors(opened.label):
                 header = read_header(opened.file, max_pixels=self._max_pixels)
                 media_type = _shown_as_it_is(header)
                 if media_type is None:
-                    data = self._once.do(key, lambda: self._convert(opened))
-                    return _in_memory(data, key)
+                    data = self._single_flight.do(key, lambda: self._convert(opened))
+                    return jpeg_response(data, key)
             opened.file.seek(0)
-            return Served(media_type, _etag(key), opened.info.st_size, file=opened.keep())
+            return ImageResponse(media_type, etag_of(key), opened.info.st_size, file=opened.keep())
 
-    def _make(self, opened: _Opened, step: int, key: str) -> bytes:
+    def _make(self, opened: _OpenImage, step: int, key: str) -> bytes:
         # Somebody else may have made it between the look and this turn.
-        data = self._kept.get(key)
+        data = self._cache.get(key)
         if data is None:
             image = load_image(opened.file, max_pixels=self._max_pixels, max_side=step)
-            data = to_jpeg(image, max_side=step, quality=_THUMBNAIL_QUALITY)
+            data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
             # Written while it was read: what was made may be half of each.
             if opened.is_unchanged():
-                self._kept.put(key, data)
+                self._cache.put(key, data)
         return data
 
-    def _convert(self, opened: _Opened) -> bytes:
-        return to_jpeg(load_image(opened.file, max_pixels=self._max_pixels), quality=_ORIGINAL_QUALITY)
+    def _convert(self, opened: _OpenImage) -> bytes:
+        return to_jpeg(load_image(opened.file, max_pixels=self._max_pixels), quality=ORIGINAL_QUALITY)
 
-    def _open(self, payload: Mapping[str, Any]) -> _Opened:
-        source, path = place_of(payload)
+    def _open(self, payload: Mapping[str, Any]) -> _OpenImage:
+        source, path = stored_location(payload)
         label = _label(path)
-        with _named(label):
+        with named_errors(label):
             try:
                 real = self._real_place(source, path)
-                file, info = open_real(real)
+                file, info = open_beneath(real)
             except FileNotFoundError:
                 if not os.path.isdir(source):
                     raise ImageError(
@@ -246,7 +192,7 @@ class Pictures:
                 raise ImageError("no permission to read it") from None
             except OSError as error:  # also where something changed between two looks
                 raise ImageError(f"cannot be opened: {error.strerror}") from None
-        return _Opened(label, real, file, info)
+        return _OpenImage(label, real, file, info)
 
     def _real_place(self, source: str, path: str) -> str:
         """Return the path without symlinks, if a picture there may be shown."""
@@ -263,7 +209,7 @@ class Pictures:
         return real
 
 
-class _Opened:
+class _OpenImage:
     """A picture file that may be shown, open; closed at the end of `with` unless it was kept."""
 
     def __init__(self, label: str, real: str, file: BinaryIO, info: os.stat_result) -> None:
@@ -272,19 +218,19 @@ class _Opened:
 
     def key(self, step: int) -> str:
         """Return 64 hex digits for this very content at a step of sizes."""
-        parts = (_FORMAT, __version__, step, os.fsencode(self.real), *_identity(self.info))
+        parts = (FORMAT_VERSION, __version__, step, os.fsencode(self.real), *_file_identity(self.info))
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def is_unchanged(self) -> bool:
         """Whether nobody wrote to it since it was opened."""
-        return _identity(os.fstat(self.file.fileno())) == _identity(self.info)
+        return _file_identity(os.fstat(self.file.fileno())) == _file_identity(self.info)
 
     def keep(self) -> BinaryIO:
         """Hand the open file over."""
         self._is_kept = True
         return self.file
 
-    def __enter__(self) -> _Opened:
+    def __enter__(self) -> _OpenImage:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -295,7 +241,7 @@ class _Opened:
 # ---- What is sent ------------------------------------------------------------------------------
 
 
-def _identity(info: os.stat_result) -> tuple[int, ...]:
+def _file_identity(info: os.stat_result) -> tuple[int, ...]:
     # The time of change of the inode too: nobody can set it, as rsync and cp -p do with the other. Not the
     # device: network and overlay file systems are numbered anew at each mount.
     return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -306,67 +252,7 @@ def _label(path: str) -> str:
     return label if len(label) <= _MAX_LABEL else "…" + label[-_MAX_LABEL + 1 :]
 
 
-def step_of(size: int) -> int:
-    """Return the step of `SIZES` that a size is rounded up to; the largest for all above.
-
-    Raises:
-        ValueError: If the size is not positive.
-    """
-    if size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
-    return next((step for step in SIZES if step >= size), SIZES[-1])
-
-
 def _shown_as_it_is(header: Header) -> str | None:
     """Return the media type under which browsers show this file upright; None if they do not."""
     turned = header.orientation != 1 and header.format not in ("JPEG", "AVIF")
     return None if turned or header.mode == "CMYK" else _MEDIA_TYPES.get(header.format)
-
-
-def _in_memory(data: bytes, key: str) -> Served:
-    return Served("image/jpeg", _etag(key), len(data), data=data)
-
-
-def _etag(key: str) -> str:
-    return f'"{key[:32]}"'
-
-
-@contextlib.contextmanager
-def _named(label: str) -> Iterator[None]:
-    """Put the name of the picture before the reason of an ImageError."""
-    try:
-        yield
-    except ImageError as error:
-        raise ImageError(f"{label}: {error}") from error
-
-
-class _Once:
-    """What several threads ask for at the same time is made by the first, and the others wait for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at_work: dict[str, Future[bytes]] = {}
-
-    def do(self, key: str, make: Callable[[], bytes]) -> bytes:
-        """Return what `make` returns, here or in the thread that came first; raise what it raises."""
-        with self._lock:
-            others = self._at_work.get(key)
-            if others is None:
-                mine: Future[bytes] = Future()
-                self._at_work[key] = mine
-        if others is not None:
-            return others.result()
-        try:
-            data = make()
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        else:
-            mine.set_result(data)
-            return data
-        finally:
-            with self._lock:
-                del self._at_work[key]
-
-
-# ---- Pictures that were sent -------------------------------------------------------------------

@@ -17,7 +17,7 @@ from imret.store.payload import file_of, path_of
 _MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
 
 
-def place_of(payload: Mapping[str, Any]) -> tuple[str, str]:
+def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
     """Return the exact source, absolute, and the exact path below it, from a payload like those of ingest.
 
     Both may hold surrogate escapes. Joined they have no NUL, and the path has no part that leads upwards. The
@@ -56,7 +56,7 @@ def is_below(real: str, folder: str) -> bool:
 _FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def open_real(real: str) -> tuple[BinaryIO, os.stat_result]:
+def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
     """Open the regular file at an absolute path that holds no symlink; where it holds one, fail.
 
     Raises:

@@ -13,7 +13,15 @@ from imret.errors import ImageError
 from imret.images.decode import MAX_PIXELS, load_image
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
-from imret.web.images.files import _FORMAT, _THUMBNAIL_QUALITY, Served, _in_memory, _named, _Once, step_of
+from imret.web.images.thumbnails import (
+    FORMAT_VERSION,
+    THUMBNAIL_QUALITY,
+    ImageResponse,
+    SingleFlight,
+    jpeg_response,
+    named_errors,
+    round_up_size,
+)
 
 _MAX_NAME = 100
 
@@ -52,7 +60,7 @@ class Uploads:
         self._kept: OrderedDict[str, Upload] = OrderedDict()  # used longest ago first
         self._thumbnails: dict[str, dict[int, bytes]] = {}
         self._n_bytes = 0
-        self._once = _Once()
+        self._single_flight = SingleFlight()
 
     def add(self, name: str, data: bytes) -> Upload:
         """Keep a picture and return it; one that is kept already only gets the new name.
@@ -73,7 +81,7 @@ class Uploads:
         with self._lock:
             is_known = upload.sha256 in self._kept
         if not is_known:
-            with _named(name):
+            with named_errors(name):
                 load_image(data, max_pixels=self._max_pixels)
         with self._lock:
             before = self._kept.get(upload.sha256)
@@ -94,36 +102,36 @@ class Uploads:
                 self._kept.move_to_end(sha256)
             return upload
 
-    def thumbnail(self, sha256: str, size: int) -> Served | None:
-        """Return what `Pictures.thumbnail` gives, of a picture that was sent; None if it is not kept.
+    def thumbnail(self, sha256: str, size: int) -> ImageResponse | None:
+        """Return what `ImageFiles.thumbnail` gives, of a picture that was sent; None if it is not kept.
 
         Raises:
             ValueError: If the size is not positive.
         """
-        step = step_of(size)
+        step = round_up_size(size)
         upload = self.get(sha256)
         if upload is None:
             return None
         with self._lock:
             data = self._thumbnails.get(sha256, {}).get(step)
-        key = hashlib.sha256(repr((_FORMAT, __version__, step, sha256)).encode()).hexdigest()
+        key = hashlib.sha256(repr((FORMAT_VERSION, __version__, step, sha256)).encode()).hexdigest()
         if data is None:
-            with _named(upload.name):
-                data = self._once.do(key, lambda: self._make(upload, step))
-        return _in_memory(data, key)
+            with named_errors(upload.name):
+                data = self._single_flight.do(key, lambda: self._make(upload, step))
+        return jpeg_response(data, key)
 
     def _make(self, upload: Upload, step: int) -> bytes:
         image = load_image(upload.data, max_pixels=self._max_pixels, max_side=step)
-        data = to_jpeg(image, max_side=step, quality=_THUMBNAIL_QUALITY)
+        data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
         with self._lock:
-            made = self._thumbnails.setdefault(upload.sha256, {})
+            by_size = self._thumbnails.setdefault(upload.sha256, {})
             # A thumbnail must not push out the very picture that it was made of.
-            fits = len(upload.data) + sum(map(len, made.values())) + len(data) <= self._max_bytes
-            if upload.sha256 in self._kept and step not in made and fits:
-                made[step] = data
+            fits = len(upload.data) + sum(map(len, by_size.values())) + len(data) <= self._max_bytes
+            if upload.sha256 in self._kept and step not in by_size and fits:
+                by_size[step] = data
                 self._n_bytes += len(data)
                 self._make_room()
-            elif not made:
+            elif not by_size:
                 del self._thumbnails[upload.sha256]
         return data
 

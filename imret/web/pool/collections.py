@@ -20,7 +20,7 @@ from imret.retrieval.collection_encoder import check_same_encoder
 from imret.store import Store
 from imret.web.metrics import Telemetry
 from imret.web.pool.batching import BatchingEncoder
-from imret.web.pool.served import Served
+from imret.web.pool.served import PooledCollection
 
 T = TypeVar("T")
 
@@ -29,11 +29,11 @@ IDLE_S = 900.0  # a collection that nobody asks for is closed, and its model let
 REOPEN_S = 2.0  # between two attempts to get a store back that was lost
 
 
-class Warm:
+class CollectionPool:
     """The collections of a store, ready to answer. Safe to use from many threads.
 
     Args:
-        open_it: Opens the store; called again if the embedded store's process should die.
+        open_store: Opens the store; called again if the embedded store's process should die.
         device: Where the models run, as for `Encoder`.
         precision: In which precision, as for `Encoder`.
         keep: A collection that stays open though nobody asks for it, and is opened when it comes to be.
@@ -45,7 +45,7 @@ class Warm:
 
     def __init__(
         self,
-        open_it: Callable[[], Store],
+        open_store: Callable[[], Store],
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -56,19 +56,19 @@ class Warm:
         telemetry: Telemetry | None = None,
     ) -> None:
         self.telemetry = telemetry or Telemetry()
-        self._open_it, self._notify = open_it, notify
+        self._open_store, self._notify = open_store, notify
         self._device, self._precision = device, precision
         self._keep = keep
         self._models, self._arch = dict(models or {}), arch
-        self._store = open_it()
+        self._store = open_store()
         self._reopened = 0.0
-        self._served: dict[str, Served] = {}
-        self._open_ones: set[Served] = set()
+        self._live: dict[str, PooledCollection] = {}
+        self._in_use: set[PooledCollection] = set()
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
         self._lock = threading.Lock()  # of the dictionaries; held for moments
         self._opening = threading.RLock()  # one collection or model at a time
         self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
-        self._said: dict[str, str] = {}
+        self._complaints: dict[str, str] = {}
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="imret-versions", daemon=True)
         self._watcher.start()
@@ -85,7 +85,7 @@ class Warm:
             return sum(encoder.depth for encoder in self._encoders.values())
 
     @contextlib.contextmanager
-    def use(self, name: str) -> Iterator[Served]:
+    def use(self, name: str) -> Iterator[PooledCollection]:
         """Give the live version of a collection; it stays open until the end of the block.
 
         Raises:
@@ -93,95 +93,97 @@ class Warm:
             StoreError: If it cannot be opened.
             ModelError: If its model cannot be found, or is not the one that made it.
         """
-        served = self._take(name)
+        pooled = self._take(name)
         try:
-            yield served
+            yield pooled
         finally:
-            self._leave(served)
+            self._leave(pooled)
 
-    def ask(self, name: str, question: Callable[[Served], T]) -> T:
+    def ask(self, name: str, question: Callable[[PooledCollection], T]) -> T:
         """Return the answer of a collection to a question; asked again if its version changed meanwhile.
 
         Raises:
             What `use` and the question raise.
         """
-        asked: Served | None = None
+        used: PooledCollection | None = None
         try:
-            with self.use(name) as served:
-                asked = served
-                return question(served)
+            with self.use(name) as pooled:
+                used = pooled
+                return question(pooled)
         except (StoreError, ModelMismatch) as error:
-            met = error
-        lost = isinstance(met, StoreUnavailable)
+            failure = error
+        lost = isinstance(failure, StoreUnavailable)
         if lost and self._store.engine == "server":
-            raise met  # its own retries have ended by now
-        if asked is not None:
-            self._refresh(name, asked, lost=lost)
+            raise failure  # its own retries have ended by now
+        if used is not None:
+            self._refresh(name, used, lost=lost)
         elif lost:
             with self._opening:
                 self._reopen()
         else:
-            raise met
-        with self.use(name) as served:
-            if served is asked:
-                raise met
-            return question(served)
+            raise failure
+        with self.use(name) as pooled:
+            if pooled is used:
+                raise failure
+            return question(pooled)
 
-    def peek(self, name: str) -> Served | None:
+    def peek(self, name: str) -> PooledCollection | None:
         """Return a collection if it is open already, for a look at its encoder."""
         with self._lock:
-            return self._served.get(name)
+            return self._live.get(name)
 
     def close(self) -> None:
         """Close everything; requests that still run fail."""
         self._stop.set()
         self._watcher.join()
         with self._lock:
-            served, self._served = list(self._served.values()), {}
-        for one in served:
-            self._leave(one)
+            pooled, self._live = list(self._live.values()), {}
+        for collection in pooled:
+            self._leave(collection)
         self._store.close()
 
     # ---- Versions -----------------------------------------------------------------------------------
 
-    def _take(self, name: str) -> Served:
+    def _take(self, name: str) -> PooledCollection:
         with self._lock:
-            if name in self._served:
-                return self._taken(self._served[name])
-        asked = time.monotonic()
+            if name in self._live:
+                return self._taken(self._live[name])
+        waiting_since = time.monotonic()
         with self._opening:
             with self._lock:
-                if name in self._served:
-                    return self._taken(self._served[name])
+                if name in self._live:
+                    return self._taken(self._live[name])
             failed = self._failed.get(name)
-            if failed is not None and failed[0] > asked:
+            if failed is not None and failed[0] > waiting_since:
                 raise failed[1]  # while we waited for our turn; it would take as long to fail again
             try:
-                served = self._open(name)
+                pooled = self._open(name)
             except ImretError as error:
                 self._failed[name] = (time.monotonic(), error)
                 raise
             self._failed.pop(name, None)
             with self._lock:
-                self._served[name] = served
-                return self._taken(served)
+                self._live[name] = pooled
+                return self._taken(pooled)
 
-    def _taken(self, served: Served) -> Served:
-        served.users += 1
-        served.used = time.monotonic()
-        return served
+    def _taken(self, pooled: PooledCollection) -> PooledCollection:
+        pooled.users += 1
+        pooled.used = time.monotonic()
+        return pooled
 
-    def _leave(self, served: Served) -> None:
+    def _leave(self, pooled: PooledCollection) -> None:
         with self._lock:
-            served.users -= 1
-            if served.users:
+            pooled.users -= 1
+            if pooled.users:
                 return
-            self._open_ones.discard(served)
-            in_use = {id(one.encoder) for one in self._open_ones}
-            self._encoders = {k: one for k, one in self._encoders.items() if id(one) in in_use}
-        served.close()
+            self._in_use.discard(pooled)
+            in_use = {id(other.encoder) for other in self._in_use}
+            self._encoders = {
+                key: encoder for key, encoder in self._encoders.items() if id(encoder) in in_use
+            }
+        pooled.close()
 
-    def _open(self, name: str) -> Served:
+    def _open(self, name: str) -> PooledCollection:
         collection = self._store.open(name)
         key = (collection.identity.fingerprint, self._models.get(name, collection.identity.model))
         try:
@@ -190,11 +192,11 @@ class Warm:
         except BaseException:
             collection.close()
             raise
-        served = Served(name, collection, encoder, self.telemetry)
+        pooled = PooledCollection(name, collection, encoder, self.telemetry)
         with self._lock:
-            self._open_ones.add(served)
+            self._in_use.add(pooled)
             self._encoders[key] = encoder  # only now: those that no open collection has are let go
-        return served
+        return pooled
 
     def _encoder(self, name: str, key: tuple[str, str]) -> BatchingEncoder:
         """Return the encoder of a fingerprint and model name: the one in memory already, or a new one."""
@@ -212,15 +214,15 @@ class Warm:
         )
         return BatchingEncoder(lazy, self.telemetry)
 
-    def _retire(self, name: str, served: Served) -> None:
+    def _retire(self, name: str, pooled: PooledCollection) -> None:
         """Give a collection to no more requests; it is closed when the last of those that have it ends."""
         with self._lock:
-            if self._served.get(name) is not served:
+            if self._live.get(name) is not pooled:
                 return
-            del self._served[name]
-        self._leave(served)
+            del self._live[name]
+        self._leave(pooled)
 
-    def _refresh(self, name: str, seen: Served, *, lost: bool = False) -> None:
+    def _refresh(self, name: str, seen: PooledCollection, *, lost: bool = False) -> None:
         """Move on to the live version of a collection, if that is not the one seen.
 
         Args:
@@ -230,7 +232,7 @@ class Warm:
         """
         with self._opening:
             with self._lock:
-                if self._served.get(name) is not seen:
+                if self._live.get(name) is not seen:
                     return
             if lost:
                 # The process that had it open has ended: an ingest that shared it, or the store's own.
@@ -251,7 +253,7 @@ class Warm:
             if following.encoder is not seen.encoder and seen.encoder.inner.is_loaded:
                 following.load()
             with self._lock:
-                self._served[name] = following
+                self._live[name] = following
             self._leave(seen)
             if following.version != seen.version:
                 self._notify(f"{name}: a new version is live, made by {following.identity.model}")
@@ -262,10 +264,10 @@ class Warm:
             return
         self._reopened = time.monotonic()
         with self._lock:
-            old = dict(self._served)
-        store = self._open_it()  # if this fails, the old one stays, and the next question tries again
-        for name, served in old.items():
-            self._retire(name, served)
+            old = dict(self._live)
+        store = self._open_store()  # if this fails, the old one stays, and the next question tries again
+        for name, pooled in old.items():
+            self._retire(name, pooled)
         self._store, lost = store, self._store
         with contextlib.suppress(StoreError):
             lost.close()
@@ -276,23 +278,23 @@ class Warm:
         patience = 1 if self._store.engine == "embedded" else 4
         while not self._stop.wait(patience * POLL_S):
             with self._lock:
-                served = dict(self._served)
-            for name, one in served.items():
+                live = dict(self._live)
+            for name, pooled in live.items():
                 try:
-                    if name != self._keep and time.monotonic() - one.used > IDLE_S:
-                        self._retire(name, one)
+                    if name != self._keep and time.monotonic() - pooled.used > IDLE_S:
+                        self._retire(name, pooled)
                     else:
-                        self._refresh(name, one)
-                    self._said.pop(name, None)
+                        self._refresh(name, pooled)
+                    self._complaints.pop(name, None)
                 except ImretError as error:
                     # A version that its ingest has not let go of yet, a server that is away for a moment:
                     # the old version answers, and the next look may go well.
-                    if self._said.get(name) != str(error):
-                        self._said[name] = str(error)
+                    if self._complaints.get(name) != str(error):
+                        self._complaints[name] = str(error)
                         self._notify(f"{name}: still the version before: {error}")
                 except Exception as error:  # the watcher must outlive whatever happens
                     print(f"imret serve: {type(error).__name__}: {error}", file=sys.stderr)
-            if self._keep is not None and self._keep not in served:
+            if self._keep is not None and self._keep not in live:
                 # Why it cannot be opened, whoever asks for it is told.
                 with contextlib.suppress(Exception):
                     if self._store.version(self._keep) is not None:

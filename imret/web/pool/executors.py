@@ -1,6 +1,6 @@
 """Bounded queues in front of threads: a request waits its turn, or is refused at once where too many wait.
 
-Each kind of work has a lane of its own, so that slow pictures never hold up words.
+Each kind of work has an executor of its own, so that slow pictures never hold up words.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Busy(Exception):
         retry_after_s: When to ask again.
     """
 
-    def __init__(self, lane: str, retry_after_s: int) -> None:
-        super().__init__(f"too many requests are waiting ({lane}). Ask again in {retry_after_s} s.")
+    def __init__(self, executor: str, retry_after_s: int) -> None:
+        super().__init__(f"too many requests are waiting ({executor}). Ask again in {retry_after_s} s.")
         self.retry_after_s = retry_after_s
 
 
-class Lane:
+class BoundedExecutor:
     """Threads of their own for one kind of work.
 
     Args:

@@ -1,34 +1,31 @@
-"""Request bodies that are held in memory, bounded."""
+"""One request and its response as the middleware sees them: a body within limits of size, time and memory."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Iterable
 
+from imret.web.errors import MEDIA_TYPE, RETRY_AFTER_S, problem_body
 from imret.web.security.http import (
-    _PROBLEM,
-    _REPLACED,
-    RETRY_AFTER_S,
-    SECURITY_HEADERS,
     Headers,
     Message,
     Receive,
+    RefusedError,
     Scope,
     Send,
-    _RefusedError,
-    _values,
-    problem,
+    add_headers,
+    header_values,
 )
 
-HELD_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
-
-
+BUDGET_BODIES = 8  # of the largest that is taken: so much of all bodies together is in memory
 SMALL_BODY_BYTES = 64 << 10  # what is taken also beside them; uvicorn reads as much ahead anyway
+LINGER_S = 5.0  # how long a client may go on sending a body that was answered already
 
 
-class _Held:
-    """How much of the bodies of all requests is in memory, and how much may be.
+class BodyBudget:
+    """How many bytes of all requests' bodies are in memory, and how many may be.
 
     A body stays from its first byte until its request is answered: who waits for a thread holds it, too.
     """
@@ -38,8 +35,8 @@ class _Held:
         self.n_bytes = 0
 
 
-class _Exchange:
-    """One request and its response: counts what comes in, dresses what goes out, and can end both early."""
+class Exchange:
+    """One request and its response: counts what comes in, adds headers to what goes out, can end both."""
 
     def __init__(
         self,
@@ -49,7 +46,7 @@ class _Exchange:
         *,
         max_body_bytes: int,
         body_timeout_s: float,
-        held: _Held,
+        budget: BodyBudget,
     ) -> None:
         self.scope = scope
         self._receive = receive
@@ -59,23 +56,26 @@ class _Exchange:
         self.left_s = body_timeout_s
         self.received_bytes = 0
         self.held_bytes = 0
-        self._held = held
-        self.body_over = not _values(scope, b"content-length") and not _values(scope, b"transfer-encoding")
+        self._budget = budget
+        self.body_over = not header_values(scope, b"content-length") and not header_values(
+            scope, b"transfer-encoding"
+        )
         self.started = False
         self.refused = False
+        self._must_end = False  # of its response, which waits until the body has been read
 
     def expect_body(self) -> None:
-        """Raise _RefusedError for a body that is announced as too large, or announced in a way that lies."""
-        lengths = _values(self.scope, b"content-length")
-        encodings = _values(self.scope, b"transfer-encoding")
+        """Raise RefusedError for a body that is announced as too large, or announced in a way that lies."""
+        lengths = header_values(self.scope, b"content-length")
+        encodings = header_values(self.scope, b"transfer-encoding")
         if encodings and (lengths or encodings[0].strip().lower() != b"chunked"):
             # Two readers that disagree about where a body ends are how requests are smuggled.
-            raise _RefusedError(400, "a body has either a Content-Length or 'Transfer-Encoding: chunked'")
+            raise RefusedError(400, "a body has either a Content-Length or 'Transfer-Encoding: chunked'")
         if lengths:
             if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
-                raise _RefusedError(400, "the Content-Length is not a number of bytes")
+                raise RefusedError(400, "the Content-Length is not a number of bytes")
             if int(lengths[0]) > self.max_body_bytes:
-                raise _RefusedError(413, self._too_large(int(lengths[0])))
+                raise RefusedError(413, self._too_large(int(lengths[0])))
             self.body_over = int(lengths[0]) == 0
 
     def _too_large(self, size_bytes: int | None = None) -> str:
@@ -113,9 +113,9 @@ class _Exchange:
         """Count what has arrived among all that is in memory; False if that is too much."""
         more = max(0, self.received_bytes - SMALL_BODY_BYTES) - self.held_bytes
         if more > 0:
-            if self._held.n_bytes + more > self._held.max_bytes:
+            if self._budget.n_bytes + more > self._budget.max_bytes:
                 return False
-            self._held.n_bytes += more
+            self._budget.n_bytes += more
             self.held_bytes += more
         return True
 
@@ -136,29 +136,50 @@ class _Exchange:
             return
         if message["type"] == "http.response.start":
             self.started = True
-            message = {**message, "headers": self._dress(message.get("headers", ()))}
+            message = {**message, "headers": self._add_headers(message.get("headers", ()))}
+        elif not self.body_over and not message.get("more_body", False):
+            self._must_end = True
+            message = {**message, "more_body": True}
         await self._send(message)
 
-    def _dress(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        dressed = [(name.lower(), value) for name, value in headers if name.lower() not in _REPLACED]
-        dressed += SECURITY_HEADERS
-        names = {name for name, _ in dressed}
-        path = self.scope["path"]
-        if b"cache-control" not in names and not path.startswith("/static/"):
-            # The page is asked for again each time, so that it and its scripts stay of one version.
-            dressed.append((b"cache-control", b"no-cache" if path == "/" else b"no-store"))
-        if not self.body_over:
-            # What is left of the body would have to be read to find the next request behind it.
-            dressed = [(name, value) for name, value in dressed if name != b"connection"]
-            dressed.append((b"connection", b"close"))
-        return dressed
+    async def end(self) -> None:
+        """End the response, after what the client still sends was read for a while.
+
+        A socket that is closed while its client still sends answers with a reset, and a reset takes back what
+        the client has not read yet: the very response that says why (RFC 9112, section 9.6).
+        """
+        if not self._must_end:
+            return
+        self.release()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._discard_body(), LINGER_S)
+        self._must_end = False
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _discard_body(self) -> None:
+        more = True
+        while more:
+            message = await self._receive()
+            more = message.get("more_body", False)
+
+    def release(self) -> None:
+        """Count what this request holds in memory no more."""
+        self._budget.n_bytes -= self.held_bytes
+        self.held_bytes = 0
+
+    def _add_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        # What is left of a body would have to be read to find the next request behind it.
+        return add_headers(headers, self.scope["path"], closes=not self.body_over)
 
     async def answer(self, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send a whole response of ours."""
         self.started = True
         head = [*headers, (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        await self._send({"type": "http.response.start", "status": status, "headers": self._dress(head)})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": self._add_headers(head)}
+        )
+        self._must_end = not self.body_over
+        await self._send({"type": "http.response.body", "body": body, "more_body": self._must_end})
 
     async def redirect(self, target: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Lead on to a local address, by GET (303)."""
@@ -168,4 +189,5 @@ class _Exchange:
         """End the request: a problem if nothing was sent yet, else the response stays cut short."""
         self.refused = True
         if not self.started:
-            await self.answer(status, problem(status, detail), [*_PROBLEM, *headers])
+            kind = (b"content-type", MEDIA_TYPE.encode())
+            await self.answer(status, problem_body(status, detail), [kind, *headers])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
+from collections.abc import Iterable
 
 from imret.errors import DataError
-from imret.web.security.http import Scope, _RefusedError, _values
-from imret.web.security.tokens import _token_fault
+from imret.web.security.http import RefusedError, Scope, header_values
+from imret.web.security.tokens import token_fault
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
-
-
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
@@ -23,7 +23,7 @@ def check_binding(host: str, token: str | None, *, port: int = 8750) -> None:
             16 characters or has others than visible ASCII; the message says how to make one.
     """
     make = 'export IMRET_TOKEN=$(python -c "import secrets; print(secrets.token_urlsafe(24))")'
-    fault = _token_fault(token)
+    fault = token_fault(token)
     if fault:
         raise DataError(f"{fault}. Make one: {make}")
     if token is None and not is_loopback(host):
@@ -67,7 +67,7 @@ def _parse_host(text: str) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-def _parse_allowed(name: str) -> str:
+def _parse_allowed_host(name: str) -> str:
     """Return an entry of allow_hosts as _parse_host would."""
     bare = name.strip().strip("[]")
     try:
@@ -81,23 +81,80 @@ def _parse_allowed(name: str) -> str:
     return host
 
 
-def _check_origin(scope: Scope, host: str) -> None:
-    """Raise _RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
+class AllowedHosts:
+    """The names by which a server may be called.
+
+    A page of another site can point its own name at 127.0.0.1 (DNS rebinding) and then reads this server as
+    its own; its name in the Host header gives it away. An IP literal cannot be rebound.
+    """
+
+    def __init__(self, host: str, port: int, allow_hosts: Iterable[str] = ()) -> None:
+        """Take what a server is bound to.
+
+        Args:
+            host: The address; a loopback one narrows the hosts that pass.
+            port: Only messages need it, because a tunnel may show another.
+            allow_hosts: Further names (a reverse proxy's), without port.
+
+        Raises:
+            DataError: If an entry of allow_hosts is no host name.
+        """
+        self._port = port
+        self._loopback = is_loopback(host)
+        self._names = {"localhost"} | {_parse_allowed_host(name) for name in allow_hosts}
+        if not self._loopback:
+            # Its first label too: `http://nas:8750` is typed where the machine calls itself nas.home.lan.
+            name = socket.gethostname().lower().rstrip(".")
+            self._names |= {name, name.partition(".")[0]}
+
+    def check(self, scope: Scope) -> str:
+        """Return the Host header of a request, in lower case.
+
+        Raises:
+            RefusedError: If there is none, it is malformed (400), or it is not a name of this server (421).
+        """
+        values = header_values(scope, b"host")
+        if not values:
+            raise RefusedError(400, "a request needs a Host header (RFC 9112, section 3.2)")
+        text = values[0].decode("latin-1")
+        host = _parse_host(text)
+        if host is None:
+            raise RefusedError(400, f"the Host header {text[:80]!r} is not a host")
+        if not self._is_allowed(host):
+            raise RefusedError(
+                421,
+                f"this server does not answer to the name {host!r}. Ask for http://localhost:{self._port}, "
+                f"or allow the name: imret serve --allow-host {host}",
+            )
+        return text.lower()
+
+    def _is_allowed(self, host: str) -> bool:
+        if host in self._names:
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return not self._loopback or _is_loopback_address(address)
+
+
+def check_origin(scope: Scope, host: str) -> None:
+    """Raise RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
 
     Programs send neither Origin nor Sec-Fetch-Site, and pass.
     """
-    for origin in _values(scope, b"origin"):
+    for origin in header_values(scope, b"origin"):
         if origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-            raise _RefusedError(403, "requests from the pages of other sites are refused (Origin)")
-    sites = _values(scope, b"sec-fetch-site")
+            raise RefusedError(403, "requests from the pages of other sites are refused (Origin)")
+    sites = header_values(scope, b"sec-fetch-site")
     if all(site in (b"same-origin", b"none") for site in sites):
         return
     # A link to the page may stand anywhere; /login is where the page leads those who have no session.
     navigation = (
         scope["method"] in ("GET", "HEAD")
         and scope["path"] in ("/", "/login")
-        and _values(scope, b"sec-fetch-mode") == [b"navigate"]
-        and _values(scope, b"sec-fetch-dest") == [b"document"]
+        and header_values(scope, b"sec-fetch-mode") == [b"navigate"]
+        and header_values(scope, b"sec-fetch-dest") == [b"document"]
     )
     if not navigation:
-        raise _RefusedError(403, "requests from the pages of other sites are refused (Sec-Fetch-Site)")
+        raise RefusedError(403, "requests from the pages of other sites are refused (Sec-Fetch-Site)")

@@ -1,33 +1,17 @@
-"""Types and answers that the security middleware shares."""
+"""What the security middleware's modules share of HTTP: ASGI types, headers, the error that refuses."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 Scope = MutableMapping[str, Any]
-
-
 Message = MutableMapping[str, Any]
-
-
 Receive = Callable[[], Awaitable[Message]]
-
-
 Send = Callable[[Message], Awaitable[None]]
-
-
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
 Headers = list[tuple[bytes, bytes]]
-
-
-RETRY_AFTER_S = 2
-
 
 SECURITY_HEADERS: Headers = [
     (
@@ -44,14 +28,14 @@ SECURITY_HEADERS: Headers = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 ]
-
-
 # The app's own policy is kept beside ours: browsers enforce both, so it can only be stricter.
-_REPLACED = {name for name, _ in SECURITY_HEADERS if name != b"content-security-policy"} | {b"server"}
+REPLACED_HEADERS = {name for name, _ in SECURITY_HEADERS if name != b"content-security-policy"} | {b"server"}
+
+HTML: Headers = [(b"content-type", b"text/html; charset=utf-8")]
 
 
-class _RefusedError(Exception):
-    """A request that is answered here: the status, and the message as its detail."""
+class RefusedError(Exception):
+    """A request that is answered by the middleware: the status, and the message as its detail."""
 
     def __init__(self, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(detail)
@@ -59,25 +43,34 @@ class _RefusedError(Exception):
         self.headers = list(headers)
 
 
-_HTML: Headers = [(b"content-type", b"text/html; charset=utf-8")]
-
-
-_PROBLEM: Headers = [(b"content-type", b"application/problem+json")]
-
-
-def problem(status: int, detail: str) -> bytes:
-    """Return the JSON of a problem (RFC 9457) whose type says no more than its status."""
-    title = HTTPStatus(status).phrase
-    fields = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _values(scope: Scope, name: bytes) -> list[bytes]:
+def header_values(scope: Scope, name: bytes) -> list[bytes]:
+    """Return the values of a header, whose name is in lower case, in order."""
     return [value for key, value in scope["headers"] if key == name]
 
 
-def _target(scope: Scope) -> str:
+def target_of(scope: Scope) -> str:
     """Return the address as it was sent: path and query, percent-encoded."""
     path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("ascii")
     query = scope.get("query_string", b"").decode("ascii")
     return f"{path}?{query}" if query else path
+
+
+def add_headers(
+    headers: Iterable[tuple[bytes, bytes]], path: str, *, closes: bool
+) -> list[tuple[bytes, bytes]]:
+    """Return a response's headers with those that every response has.
+
+    Args:
+        headers: The app's.
+        path: Of the request.
+        closes: Whether the connection has to end with this response.
+    """
+    added = [(name.lower(), value) for name, value in headers if name.lower() not in REPLACED_HEADERS]
+    added += SECURITY_HEADERS
+    if not path.startswith("/static/") and all(name != b"cache-control" for name, _ in added):
+        # The page is asked for again each time, so that it and its scripts stay of one version.
+        added.append((b"cache-control", b"no-cache" if path == "/" else b"no-store"))
+    if closes:
+        added = [(name, value) for name, value in added if name != b"connection"]
+        added.append((b"connection", b"close"))
+    return added

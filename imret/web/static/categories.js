@@ -1,6 +1,6 @@
 // Categories with counts: a click narrows to one, a second leaves it out, a third takes it as it comes.
 
-import { byId, el, keepFocus } from "./elements.js";
+import { byId, el, keepFocus } from "./dom.js";
 
 /** So many are shown before somebody asks for all. */
 const FEW = 24;

@@ -1,6 +1,6 @@
 // The terms of a query and the conditions on it, as chips: a click on the sign adds or subtracts, x removes.
 
-import { el } from "./elements.js";
+import { el } from "./dom.js";
 import { icon } from "./icons.js";
 import { parseTerm } from "./query.js";
 import { thumbnailUrl, uploadUrl } from "./api.js";

@@ -1,11 +1,11 @@
 // What stands around the pictures and says what is asked for: terms, categories, collections, options, counts.
 
 import * as api from "./api.js";
-import { showBox } from "./box.js";
+import { showBox } from "./search-box.js";
 import { showCategories, withCategory } from "./categories.js";
 import { chipsOf, labelOf, needsChips } from "./chips.js";
-import { byId, el, keepFocus } from "./elements.js";
-import { change, now } from "./now.js";
+import { byId, el, keepFocus } from "./dom.js";
+import { change, current } from "./navigation.js";
 import * as query from "./query.js";
 
 let collections = null;
@@ -14,7 +14,7 @@ let listed = { key: null, promise: null };
 
 /** Bring the controls in line with the state; none of this waits for the server. */
 export function showControls() {
-  const { state } = now;
+  const { state } = current;
   showBox();
   byId("relevant").checked = state.relevant;
   byId("unique").checked = state.unique;
@@ -26,7 +26,7 @@ export function showControls() {
 
 /** Show the chips of the query, and the title: anew when the server has said what to call the terms. */
 export function showTerms() {
-  const { state, answer } = now;
+  const { state, answer } = current;
   document.title = state.terms.length ? `${queryInWords()} \u2013 imret` : "imret";
   byId("terms").hidden = !needsChips(state);
   const flip = (term) => ({ ...term, minus: !term.minus });
@@ -41,9 +41,9 @@ export function showTerms() {
 
 /** The query in a few words, for titles and messages. */
 export function queryInWords() {
-  const shown = now.state.terms.map(({ typed, minus }, at) => {
+  const shown = current.state.terms.map(({ typed, minus }, at) => {
     const term = query.parseTerm(typed);
-    const label = labelOf(term, now.answer?.terms);
+    const label = labelOf(term, current.answer?.terms);
     const name = term.kind === "text" ? `\u201c${label}\u201d` : label;
     return minus ? `\u2212 ${name}` : at ? `+ ${name}` : name;
   });
@@ -52,7 +52,7 @@ export function queryInWords() {
 
 /** How many pictures there are, or how many of the best are shown. */
 export function showCount() {
-  byId("count").textContent = countInWords(now);
+  byId("count").textContent = countInWords(current);
 }
 
 function countInWords({ state, answer }) {
@@ -84,7 +84,7 @@ async function showCollections() {
     return; // what is asked for besides says what is wrong
   }
   const names = known.collections.map(({ name }) => name);
-  const here = now.state.collection ?? usual;
+  const here = current.state.collection ?? usual;
   // One that is not there can still be what the address asks for.
   const shown = names.includes(here) ? names : [here, ...names];
   byId("collection-label").hidden = shown.length < 2;
@@ -93,7 +93,7 @@ async function showCollections() {
 
 /** Pictures and categories of one collection mean nothing in another; words and sent pictures do. */
 export function openCollection(name) {
-  const terms = now.state.terms.filter(({ typed }) => !["id", "stored"].includes(query.parseTerm(typed).kind));
+  const terms = current.state.terms.filter(({ typed }) => !["id", "stored"].includes(query.parseTerm(typed).kind));
   change({ collection: name === usual ? null : name, terms, category: [], not_category: [] });
 }
 
@@ -107,7 +107,7 @@ export function forgetCollections() {
 
 /** The categories of what is searched in; asked for once. */
 export function categoriesHere() {
-  const { state } = now;
+  const { state } = current;
   const key = `${state.collection}\n${state.where.join("\n")}`;
   if (listed.key !== key) listed = { key, promise: api.categories(state) };
   return listed.promise;
@@ -124,6 +124,6 @@ export async function showCategoryChips() {
   }
   if (listed.key && listed.promise !== mine) return;
   // Where nothing is about the query, how many there are says more than noughts.
-  const counts = now.answer?.counts?.hits ? now.answer.counts : null;
-  showCategories(said.categories, counts, now.state, (category, how) => change(withCategory(now.state, category, how)));
+  const counts = current.answer?.counts?.hits ? current.answer.counts : null;
+  showCategories(said.categories, counts, current.state, (category, how) => change(withCategory(current.state, category, how)));
 }

@@ -1,12 +1,12 @@
 // The pictures: justified rows of links, a focus that moves with the arrow keys, more and less on each.
 
-import { el } from "./elements.js";
+import { el } from "./dom.js";
 import { icon } from "./icons.js";
 import { justify, ratioOf } from "./rows.js";
 import { thumbnailUrl } from "./api.js";
 import { signOf } from "./query.js";
 
-/** The steps that the server rounds sizes of thumbnails up to (imret.web.pictures). */
+/** The steps that the server rounds sizes of thumbnails up to (THUMBNAIL_SIZES of imret.web.images.thumbnails). */
 const SIZES = [160, 320, 640, 1280, 2048];
 const SKELETONS = [1.5, 1, 0.75, 1.33, 1.5, 0.67, 1.33, 1, 1.5, 1.78, 0.75, 1.33];
 

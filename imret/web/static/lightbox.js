@@ -1,6 +1,6 @@
 // One picture at its largest, with all that is stored of it.
 
-import { byId, el, say } from "./elements.js";
+import { byId, el, say } from "./dom.js";
 import { originalUrl, thumbnailUrl, whyNot } from "./api.js";
 import { nameOf } from "./grid.js";
 

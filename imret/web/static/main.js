@@ -1,22 +1,22 @@
 // The page: what the address asks for is fetched and shown; what somebody does changes the address.
 
 import * as api from "./api.js";
-import { Answer, keep, keptAnswer } from "./answers.js";
-import { enterBox, listenToBox } from "./box.js";
+import { Results, cacheResults, cachedResults } from "./results.js";
+import { enterBox, listenToBox } from "./search-box.js";
 import {
   categoriesHere, forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls,
   showCount, showTerms,
 } from "./controls.js";
-import { byId, isTyping } from "./elements.js";
-import { hideEnd, loadMoreOnto, showEnd } from "./end.js";
+import { byId, isTyping } from "./dom.js";
+import { hideEnd, loadMoreOnto, showEnd } from "./infinite-scroll.js";
 import { drawIcons } from "./icons.js";
-import { grid, hidePicture, showPicture } from "./looking.js";
+import { grid, hidePicture, showPicture } from "./gallery.js";
 import { nothingFound, nothingPasses, nothingYet, onlySubtracted } from "./notices.js";
-import { again, change, followHistory, go, now } from "./now.js";
+import { again, change, current, followHistory, go } from "./navigation.js";
 import * as query from "./query.js";
-import { acceptPictures } from "./sending.js";
+import { acceptPictures } from "./upload.js";
 import { keyOf, readState, writeState } from "./state.js";
-import { stopWaiting, trouble } from "./trouble.js";
+import { errorPanel, stopWaiting } from "./error-panel.js";
 
 const SLOW_MS = 4000; // after which somebody is told why it may take long
 
@@ -24,29 +24,29 @@ const EVERYWHERE = { category: [], not_category: [], where: [] };
 
 /** Show what the state asks for: at once where it was fetched before, unless a `fresh` answer is wanted. */
 async function show({ scroll = 0, shown = 0, fresh = false } = {}) {
-  const { state } = now;
-  now.fetching?.abort();
+  const { state } = current;
+  current.fetching?.abort();
   stopWaiting();
   const controller = new AbortController();
-  now.fetching = controller;
+  current.fetching = controller;
   if (!state.picture) hidePicture();
   showControls();
   const missing = state.terms.length > 0 && !query.canBeAsked(state.terms);
-  let answer = missing || fresh ? null : keptAnswer(state);
+  let answer = missing || fresh ? null : cachedResults(state);
   if (!answer && !missing) {
-    answer = new Answer(state);
+    answer = new Results(state);
     try {
       await fetchAnswer(answer, { signal: controller.signal, shown });
     } catch (error) {
-      if (controller === now.fetching) showTrouble(error);
+      if (controller === current.fetching) showError(error);
       const expected = error.name === "AbortError" || error instanceof api.Problem || error instanceof api.LostConnection;
       if (!expected) throw error;
       return;
     }
-    if (controller !== now.fetching) return;
-    keep(answer);
+    if (controller !== current.fetching) return;
+    cacheResults(answer);
   }
-  now.fetching = null;
+  current.fetching = null;
   showIdle();
   if (missing) showNothing(onlySubtracted(queryInWords(), enterBox));
   else showAnswer(answer);
@@ -72,8 +72,8 @@ function showBusy() {
   byId("progress").hidden = false;
   byId("pictures").setAttribute("aria-busy", "true");
   hideEnd();
-  byId("count").textContent = now.state.terms.length ? "Searching\u2026" : "Loading\u2026";
-  if (!now.answer) {
+  byId("count").textContent = current.state.terms.length ? "Searching\u2026" : "Loading\u2026";
+  if (!current.answer) {
     byId("notice").hidden = true;
     grid.showSkeleton();
   }
@@ -86,7 +86,7 @@ function showIdle() {
 
 function showAnswer(answer) {
   const focused = grid.root.contains(document.activeElement);
-  now.answer = answer;
+  current.answer = answer;
   grid.show(answer);
   showTerms();
   showCount();
@@ -98,7 +98,7 @@ function showAnswer(answer) {
 
 /** Show a notice in place of pictures. */
 function showNothing(panel) {
-  now.answer = null;
+  current.answer = null;
   grid.clear();
   byId("count").textContent = "";
   hideEnd();
@@ -117,7 +117,7 @@ function showNotice(panel) {
 const isNarrowed = ({ category, not_category: not, where }) => category.length + not.length + where.length > 0;
 
 function nothingPanel() {
-  const { state, answer } = now;
+  const { state, answer } = current;
   const everywhere = () => change(EVERYWHERE);
   if (answer.isSearch) {
     return nothingFound(state, queryInWords(), { nearest: () => change({ relevant: false }), everywhere, reset: goHome });
@@ -126,16 +126,16 @@ function nothingPanel() {
 }
 
 /** Say what went wrong, and offer what helps in this state. */
-async function showTrouble(error) {
+async function showError(error) {
   if (error.name === "AbortError" || error.status === 401) return; // replaced, or on the way to the login
-  const { state } = now;
-  now.fetching = null;
+  const { state } = current;
+  current.fetching = null;
   showIdle();
   showNothing(null);
   showPicture();
   if (error.status === 404) {
     const known = await knownCollections({ anew: true }).catch(() => null);
-    if (now.state !== state || now.answer || now.fetching) return;
+    if (current.state !== state || current.answer || current.fetching) return;
     const names = known?.collections.map(({ name }) => name);
     if (names?.length === 0) {
       showNotice(nothingYet(null, reload));
@@ -143,7 +143,7 @@ async function showTrouble(error) {
     }
     if (names && !names.includes(state.collection ?? known.default)) {
       const open = (name) => [`Open \u201c${name}\u201d`, () => openCollection(name)];
-      showNotice(trouble(error, reload, names.slice(0, 3).map(open)));
+      showNotice(errorPanel(error, reload, names.slice(0, 3).map(open)));
       return;
     }
   }
@@ -151,15 +151,15 @@ async function showTrouble(error) {
   if (error.status === 404 && state.terms.some(isSent)) actions.push(["Choose the picture again", chooseAgain]);
   if (isNarrowed(state)) actions.push(["Look in the whole collection", () => change(EVERYWHERE)]);
   if (state.terms.length) actions.push(["See all pictures", goHome]);
-  showNotice(trouble(error, reload, actions));
+  showNotice(errorPanel(error, reload, actions));
 }
 
 const isSent = ({ typed }) => query.parseTerm(typed).kind === "upload";
 
 /** Put another picture in the place of those that the server does not keep any more. */
 function chooseAgain() {
-  now.state = { ...now.state, terms: now.state.terms.filter((term) => !isSent(term)) };
-  writeState(now.state, { replace: true });
+  current.state = { ...current.state, terms: current.state.terms.filter((term) => !isSent(term)) };
+  writeState(current.state, { replace: true });
   byId("choose").click();
 }
 
@@ -170,21 +170,21 @@ function reload() {
 
 function goHome() {
   forgetCollections();
-  go({ ...readState(""), collection: now.state.collection }, { fresh: true });
+  go({ ...readState(""), collection: current.state.collection }, { fresh: true });
 }
 
 async function sendPictures(files, { signal, progressed }) {
-  const before = now.state;
-  const limit = new Answer(before).firstLimit();
+  const before = current.state;
+  const limit = new Results(before).firstLimit();
   const said = await api.send(before, files, { limit, signal, progressed });
   const sent = said.terms.filter(({ kind, weight }) => kind === "upload" && weight > 0);
   const terms = sent.map(({ value }) => ({ typed: `upload:${value}`, minus: false }));
-  const next = { ...now.state, picture: null, terms: terms.reduce(query.withTerm, now.state.terms) };
-  if (keyOf(before) === keyOf(now.state)) {
+  const next = { ...current.state, picture: null, terms: terms.reduce(query.withTerm, current.state.terms) };
+  if (keyOf(before) === keyOf(current.state)) {
     // The answer came with it: no need to ask again.
-    const answer = new Answer(next);
+    const answer = new Results(next);
     answer.take(said, limit);
-    keep(answer);
+    cacheResults(answer);
   }
   go(next);
 }
@@ -220,6 +220,6 @@ listen();
 loadMoreOnto(grid, showCount);
 acceptPictures({
   sent: sendPictures,
-  linked: (address) => change({ terms: query.withTerm(now.state.terms, { typed: address, minus: false }) }),
+  linked: (address) => change({ terms: query.withTerm(current.state.terms, { typed: address, minus: false }) }),
 });
 followHistory({ page: show, picture: showPicture });

@@ -1,6 +1,6 @@
 // What is said where there are no pictures, and what to do about it: nothing found, an error, nothing yet.
 
-import { el } from "./elements.js";
+import { el } from "./dom.js";
 import { icon } from "./icons.js";
 
 /** Return a panel: a title, what there is to say, code to type, and [label, action] for each button. */

@@ -10,7 +10,7 @@ const KIND = /^(text|image|url|id|stored|upload):([^]*)$/;
 const WEIGHT = /^([0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?):([^]*)$/i;
 const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** Return {kind, value, weight} of a typed term, as the server reads it (imret.query.parse_term). */
+/** Return {kind, value, weight} of a typed term, as the server reads it (imret.retrieval.query.parse_term). */
 export function parseTerm(typed) {
   let weight = 1;
   let rest = typed;

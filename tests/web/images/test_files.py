@@ -26,7 +26,8 @@ from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.images.decode import load_image
 from imret.store.payload import make_payload
-from imret.web.images.files import SIZES, Pictures, Served, step_of
+from imret.web.images.files import ImageFiles
+from imret.web.images.thumbnails import THUMBNAIL_SIZES, ImageResponse, SingleFlight, round_up_size
 from imret.web.images.uploads import Uploads
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -56,7 +57,7 @@ def exif(orientation: int) -> bytes:
     return tags.tobytes()
 
 
-def opened(served: Served) -> Image.Image:
+def opened(served: ImageResponse) -> Image.Image:
     data = served.read()
     assert len(data) == served.size
     image = Image.open(io.BytesIO(data))
@@ -64,9 +65,9 @@ def opened(served: Served) -> Image.Image:
     return image
 
 
-def difference(one: Image.Image, other: Image.Image) -> float:
-    assert one.size == other.size
-    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+def difference(image: Image.Image, other: Image.Image) -> float:
+    assert image.size == other.size
+    return float(np.abs(np.asarray(image, dtype=float) - np.asarray(other, dtype=float)).mean())
 
 
 @pytest.fixture
@@ -78,11 +79,11 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Pictures:
-    return Pictures(tmp_path / "kept")
+def pictures(tmp_path: Path) -> ImageFiles:
+    return ImageFiles(tmp_path / "kept")
 
 
-def refused(pictures: Pictures, payload: Any, reason: str) -> None:
+def refused(pictures: ImageFiles, payload: Any, reason: str) -> None:
     """Check that all three ways to a picture are closed, and that no message tells a place."""
     for ask in (pictures.original, lambda it: pictures.thumbnail(it, 320), pictures.etag):
         with pytest.raises(ImageError, match=reason) as caught:
@@ -94,7 +95,7 @@ def refused(pictures: Pictures, payload: Any, reason: str) -> None:
 # ---- Which files ---------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_given_from_below_its_source(photos: Path, pictures: Pictures) -> None:
+def test_a_picture_is_given_from_below_its_source(photos: Path, pictures: ImageFiles) -> None:
     payload = payload_of(photos, "fungi/1.jpg")
     assert pictures.original(payload).read() == (photos / "fungi/1.jpg").read_bytes()
     assert opened(pictures.thumbnail(payload, 320)).size == (320, 240)
@@ -140,34 +141,34 @@ STRANGE = "the stored place of this picture is not one that imret ingest writes"
     ids=lambda change: ascii(change)[:50],
 )
 def test_a_place_that_ingest_does_not_write_is_refused(
-    photos: Path, pictures: Pictures, change: dict[str, Any]
+    photos: Path, pictures: ImageFiles, change: dict[str, Any]
 ) -> None:
     refused(pictures, payload_of(photos, "fungi/1.jpg") | change, STRANGE)
     # Whatever the caller allows: these are no places at all.
     refused(
-        Pictures(photos.parent / "kept", roots=["/"]), payload_of(photos, "fungi/1.jpg") | change, STRANGE
+        ImageFiles(photos.parent / "kept", roots=["/"]), payload_of(photos, "fungi/1.jpg") | change, STRANGE
     )
 
 
-def test_a_payload_without_a_place_is_refused(pictures: Pictures) -> None:
+def test_a_payload_without_a_place_is_refused(pictures: ImageFiles) -> None:
     refused(pictures, {}, STRANGE)
     refused(pictures, {"path": "1.jpg"}, STRANGE)
     refused(pictures, {"source": "/photos"}, STRANGE)
 
 
 @pytest.mark.parametrize("source", ["/", "//", "/.", "/../", "/proc/self/root"])
-def test_the_whole_file_system_is_no_source(photos: Path, pictures: Pictures, source: str) -> None:
+def test_the_whole_file_system_is_no_source(photos: Path, pictures: ImageFiles, source: str) -> None:
     if not os.path.isdir(source):
         pytest.skip(f"no {source} here")
     path = os.fspath(photos / "fungi" / "1.jpg")[1:]
     with pytest.raises(ImageError, match="the whole file system"):
         pictures.original({"source": source, "path": path})
-    named = Pictures(photos.parent / "kept", roots=[photos])
+    named = ImageFiles(photos.parent / "kept", roots=[photos])
     assert named.original({"source": source, "path": path}).read() == (photos / "fungi/1.jpg").read_bytes()
 
 
 def test_a_link_within_the_source_is_followed_and_one_that_leads_out_is_not(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     (photos / "again").symlink_to("fungi")
     (photos / "copy.jpg").symlink_to(photos / "again" / "1.jpg")
@@ -191,7 +192,7 @@ def test_a_link_within_the_source_is_followed_and_one_that_leads_out_is_not(
 
 
 def test_a_source_that_was_moved_and_linked_still_holds_its_pictures(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     photos.rename(photos.parent / "disk")
     photos.symlink_to("disk")
@@ -203,16 +204,16 @@ def test_named_roots_decide_alone(photos: Path, tmp_path: Path) -> None:
     outside = payload_of(tmp_path / "private", "secret.jpg")
     linked = payload_of(photos, "out.jpg")
     inside = payload_of(photos, "fungi/1.jpg")
-    assert Pictures(tmp_path / "kept").original(outside).read()  # a forged source is believed
-    one = Pictures(tmp_path / "kept", roots=[photos])
-    assert one.original(inside).read()
+    assert ImageFiles(tmp_path / "kept").original(outside).read()  # a forged source is believed
+    image_files = ImageFiles(tmp_path / "kept", roots=[photos])
+    assert image_files.original(inside).read()
     for payload in (outside, linked):
-        for ask in (one.original, one.etag, lambda it: one.thumbnail(it, 320)):
+        for ask in (image_files.original, image_files.etag, lambda it: image_files.thumbnail(it, 320)):
             with pytest.raises(ImageError, match=r"it leads out of the folders that may be shown$"):
                 ask(payload)
-    both = Pictures(tmp_path / "kept", roots=[photos, str(tmp_path / "private")])
+    both = ImageFiles(tmp_path / "kept", roots=[photos, str(tmp_path / "private")])
     assert both.original(outside).read() == both.original(linked).read()
-    none = Pictures(tmp_path / "kept", roots=[])
+    none = ImageFiles(tmp_path / "kept", roots=[])
     refused(none, inside, "leads out of the folders that may be shown")
 
 
@@ -220,13 +221,13 @@ def test_a_thumbnail_that_is_kept_is_not_given_to_who_may_not_see_the_picture(
     photos: Path, tmp_path: Path
 ) -> None:
     outside = payload_of(tmp_path / "private", "secret.jpg")
-    assert Pictures(tmp_path / "kept").thumbnail(outside, 320).size > 0
-    one = Pictures(tmp_path / "kept", roots=[photos])
+    assert ImageFiles(tmp_path / "kept").thumbnail(outside, 320).size > 0
+    image_files = ImageFiles(tmp_path / "kept", roots=[photos])
     with pytest.raises(ImageError, match="leads out of"):
-        one.thumbnail(outside, 320)
+        image_files.thumbnail(outside, 320)
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(photos: Path, pictures: Pictures) -> None:
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(photos: Path, pictures: ImageFiles) -> None:
     os.mkfifo(photos / "pipe.jpg")
     (photos / "folder.jpg").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
@@ -244,7 +245,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(photos: Path, pic
         refused(pictures, {"source": "/dev", "path": device}, f"^{device}: not a regular file$")
 
 
-def test_what_is_gone_says_what_to_do(photos: Path, pictures: Pictures) -> None:
+def test_what_is_gone_says_what_to_do(photos: Path, pictures: ImageFiles) -> None:
     gone = "no such file any more; bring the collection up to date: imret ingest$"
     refused(pictures, payload_of(photos, "fungi/2.jpg"), f"^fungi/2.jpg: {gone}")
     refused(pictures, payload_of(photos, "aves/1.jpg"), f"^aves/1.jpg: {gone}")
@@ -257,7 +258,7 @@ def test_what_is_gone_says_what_to_do(photos: Path, pictures: Pictures) -> None:
     refused(pictures, payload_of(photos / "unplugged", "1.jpg"), reason)
 
 
-def test_a_message_holds_no_control_characters_and_no_long_name(photos: Path, pictures: Pictures) -> None:
+def test_a_message_holds_no_control_characters_and_no_long_name(photos: Path, pictures: ImageFiles) -> None:
     with pytest.raises(ImageError) as caught:
         pictures.original(payload_of(photos, "\x1b[31m\u202eevil\n.jpg"))
     assert str(caught.value).startswith("\\x1b[31m\\u202eevil\\x0a.jpg: no such file")
@@ -267,7 +268,7 @@ def test_a_message_holds_no_control_characters_and_no_long_name(photos: Path, pi
     assert "/1.jpg: " in str(caught.value)
 
 
-def test_undecodable_names_are_opened(tmp_path: Path, pictures: Pictures) -> None:
+def test_undecodable_names_are_opened(tmp_path: Path, pictures: ImageFiles) -> None:
     source = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     write(Path(source) / os.fsdecode(b"\xff.jpg"))
     payload = payload_of(source, os.fsdecode(b"\xff.jpg"))
@@ -280,7 +281,7 @@ def test_undecodable_names_are_opened(tmp_path: Path, pictures: Pictures) -> Non
     refused(pictures, forged, STRANGE)
 
 
-def test_a_file_that_may_not_be_read_is_refused(photos: Path, pictures: Pictures) -> None:
+def test_a_file_that_may_not_be_read_is_refused(photos: Path, pictures: ImageFiles) -> None:
     payload = payload_of(photos, "fungi/1.jpg")
     (photos / "fungi" / "1.jpg").chmod(0)
     user = os.geteuid()
@@ -302,7 +303,7 @@ def test_a_file_that_may_not_be_read_is_refused(photos: Path, pictures: Pictures
 @pytest.mark.parametrize("swapped", ["fungi", "1.jpg"])
 @pytest.mark.parametrize("moment", ["fungi", "1.jpg"])
 def test_a_link_laid_between_check_and_open_is_not_followed(
-    photos: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, swapped: str, moment: str
+    photos: Path, pictures: ImageFiles, monkeypatch: pytest.MonkeyPatch, swapped: str, moment: str
 ) -> None:
     write(photos.parent / "private" / "1.jpg", drawing(seed=99))
     before = (photos / "fungi" / "1.jpg").read_bytes()
@@ -328,7 +329,7 @@ def test_a_link_laid_between_check_and_open_is_not_followed(
 
 
 def test_a_place_that_flickers_between_file_and_link_never_gives_what_the_link_leads_to(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     place, secret = photos / "fungi" / "1.jpg", photos.parent / "private" / "secret.jpg"
     right, wrong = place.read_bytes(), secret.read_bytes()
@@ -375,7 +376,7 @@ def test_a_place_that_flickers_between_file_and_link_never_gives_what_the_link_l
     ],
 )
 def test_only_pictures_are_given_out_whatever_their_name(
-    photos: Path, pictures: Pictures, data: bytes
+    photos: Path, pictures: ImageFiles, data: bytes
 ) -> None:
     (photos / "1.jpg").write_bytes(data)
     for ask in (pictures.original, lambda it: pictures.thumbnail(it, 320)):
@@ -398,7 +399,7 @@ def browser_formats() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("file_format", "media_type", "options"), list(browser_formats()))
 def test_what_browsers_show_is_sent_as_it_is(
-    photos: Path, pictures: Pictures, file_format: str, media_type: str, options: dict[str, Any]
+    photos: Path, pictures: ImageFiles, file_format: str, media_type: str, options: dict[str, Any]
 ) -> None:
     file = write(photos / "any.name", drawing(80, 60), file_format, **options)
     served = pictures.original(payload_of(photos, "any.name"))
@@ -409,7 +410,7 @@ def test_what_browsers_show_is_sent_as_it_is(
 
 
 def test_what_browsers_do_not_show_is_sent_as_an_upright_jpeg_without_metadata(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     image = drawing(80, 60)
     tags = Image.Exif()
@@ -425,13 +426,13 @@ def test_what_browsers_do_not_show_is_sent_as_an_upright_jpeg_without_metadata(
         assert served.media_type == "image/jpeg"
         assert served.data is not None
         assert b"secret camera" not in served.data
-        made = opened(served)
-        assert (made.format, made.mode, made.size) == ("JPEG", "RGB", (60, 80))
-        assert made.getexif().get(0x0112) is None
-        assert difference(made, load_image(file)) < 4
+        image = opened(served)
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (60, 80))
+        assert image.getexif().get(0x0112) is None
+        assert difference(image, load_image(file)) < 4
 
 
-def test_heic_is_sent_as_jpeg_where_pillow_heif_is_installed(photos: Path, pictures: Pictures) -> None:
+def test_heic_is_sent_as_jpeg_where_pillow_heif_is_installed(photos: Path, pictures: ImageFiles) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(drawing()).save(photos / "a.heic")
     payload = payload_of(photos, "a.heic")
@@ -442,7 +443,7 @@ def test_heic_is_sent_as_jpeg_where_pillow_heif_is_installed(photos: Path, pictu
 
 
 def test_an_animation_moves_at_full_size_and_stands_still_as_a_thumbnail(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, BLUE)]
     for name, file_format in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.png", "PNG")):
@@ -456,7 +457,9 @@ def test_an_animation_moves_at_full_size_and_stands_still_as_a_thumbnail(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-def test_a_thumbnail_is_upright(photos: Path, pictures: Pictures, file_format: str, orientation: int) -> None:
+def test_a_thumbnail_is_upright(
+    photos: Path, pictures: ImageFiles, file_format: str, orientation: int
+) -> None:
     file = write(photos / "a.jpg", drawing(1200, 700, seed=orientation), file_format, exif=exif(orientation))
     small = opened(pictures.thumbnail(payload_of(photos, "a.jpg"), 160))
     reference = load_image(file).resize(small.size, Image.Resampling.LANCZOS)
@@ -466,7 +469,7 @@ def test_a_thumbnail_is_upright(photos: Path, pictures: Pictures, file_format: s
 
 
 def test_a_thumbnail_lays_transparency_over_white_and_keeps_the_brightness_of_16_bits(
-    photos: Path, pictures: Pictures
+    photos: Path, pictures: ImageFiles
 ) -> None:
     write(photos / "clear.png", Image.new("RGBA", (400, 300), (255, 0, 0, 0)), "PNG")
     write(photos / "palette.gif", Image.new("P", (400, 300)), "GIF", transparency=0)
@@ -478,22 +481,22 @@ def test_a_thumbnail_lays_transparency_over_white_and_keeps_the_brightness_of_16
         assert abs(np.asarray(small, dtype=int) - colour).max() <= 2
 
 
-def test_sizes_are_rounded_up_to_few_steps(photos: Path, pictures: Pictures) -> None:
-    assert list(SIZES) == sorted(set(SIZES))
+def test_sizes_are_rounded_up_to_few_steps(photos: Path, pictures: ImageFiles) -> None:
+    assert list(THUMBNAIL_SIZES) == sorted(set(THUMBNAIL_SIZES))
     for size, step in ((1, 160), (160, 160), (161, 320), (321, 640), (2048, 2048), (10**9, 2048)):
-        assert step_of(size) == step
+        assert round_up_size(size) == step
     payload = payload_of(photos, "fungi/1.jpg")
     assert opened(pictures.thumbnail(payload, 200)).size == (320, 240)
     assert opened(pictures.thumbnail(payload, 10**9)).size == (800, 600)  # never enlarged
     tags = {pictures.thumbnail(payload, size).etag for size in range(1, 3000, 7)}
-    assert len(tags) == len(SIZES)
+    assert len(tags) == len(THUMBNAIL_SIZES)
     for size in (0, -1):
         for ask in (pictures.thumbnail, pictures.etag):
             with pytest.raises(ValueError, match="at least 1 pixel"):
                 ask(payload, size)
 
 
-def test_a_bomb_is_refused_by_its_header(photos: Path, pictures: Pictures) -> None:
+def test_a_bomb_is_refused_by_its_header(photos: Path, pictures: ImageFiles) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -503,12 +506,12 @@ def test_a_bomb_is_refused_by_its_header(photos: Path, pictures: Pictures) -> No
     for ask in (pictures.original, lambda it: pictures.thumbnail(it, 160)):
         with pytest.raises(ImageError, match=r"^a.png: 50000 x 50000 pixels are more than the limit"):
             ask(payload_of(photos, "a.png"))
-    tight = Pictures(photos.parent / "kept", max_pixels=800 * 600 - 1)
+    tight = ImageFiles(photos.parent / "kept", max_pixels=800 * 600 - 1)
     with pytest.raises(ImageError, match="800 x 600 pixels are more than the limit of 479,999"):
         tight.thumbnail(payload_of(photos, "fungi/1.jpg"), 160)  # though libjpeg would decode only an eighth
 
 
-def test_a_damaged_picture_has_no_thumbnail_and_is_tried_again(photos: Path, pictures: Pictures) -> None:
+def test_a_damaged_picture_has_no_thumbnail_and_is_tried_again(photos: Path, pictures: ImageFiles) -> None:
     file = photos / "fungi" / "1.jpg"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
@@ -520,7 +523,7 @@ def test_a_damaged_picture_has_no_thumbnail_and_is_tried_again(photos: Path, pic
     assert opened(pictures.thumbnail(payload, 320)).size == (320, 240)
 
 
-def test_a_file_that_shrinks_while_it_is_sent_breaks_off(photos: Path, pictures: Pictures) -> None:
+def test_a_file_that_shrinks_while_it_is_sent_breaks_off(photos: Path, pictures: ImageFiles) -> None:
     file = photos / "fungi" / "1.jpg"
     n_bytes = file.stat().st_size
     served = pictures.original(payload_of(photos, "fungi/1.jpg"))
@@ -558,8 +561,8 @@ def test_a_thumbnail_is_made_once_and_kept_for_other_processes(
     photos: Path, tmp_path: Path, decoded: list[int | None]
 ) -> None:
     payload = payload_of(photos, "fungi/1.jpg")
-    first = Pictures(tmp_path / "kept").thumbnail(payload, 320)
-    again = Pictures(tmp_path / "kept").thumbnail(payload, 200)
+    first = ImageFiles(tmp_path / "kept").thumbnail(payload, 320)
+    again = ImageFiles(tmp_path / "kept").thumbnail(payload, 200)
     assert (first.etag, first.read()) == (again.etag, again.read())
     assert decoded == [320]
     kept = [Path(folder, name) for folder, _, names in os.walk(tmp_path / "kept") for name in names]
@@ -571,7 +574,7 @@ def test_a_thumbnail_is_made_once_and_kept_for_other_processes(
 
 
 def test_the_entity_tag_is_there_without_decoding_and_changes_with_the_file(
-    photos: Path, pictures: Pictures, decoded: list[int | None]
+    photos: Path, pictures: ImageFiles, decoded: list[int | None]
 ) -> None:
     file, payload = photos / "fungi" / "1.jpg", payload_of(photos, "fungi/1.jpg")
     tag, whole = pictures.etag(payload, 320), pictures.etag(payload)
@@ -599,7 +602,7 @@ def test_the_entity_tag_is_there_without_decoding_and_changes_with_the_file(
 
 
 def test_a_file_that_is_written_while_it_is_read_is_not_kept(
-    photos: Path, tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, pictures: ImageFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(source: Any, **options: Any) -> Image.Image:
         image = load_image(source, **options)
@@ -626,7 +629,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_kept(
 def test_a_damaged_entry_is_made_again(
     photos: Path,
     tmp_path: Path,
-    pictures: Pictures,
+    pictures: ImageFiles,
     decoded: list[int | None],
     damage: Callable[[bytes], bytes],
 ) -> None:
@@ -663,7 +666,7 @@ def test_a_disk_that_keeps_nothing_is_no_error(
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "replace", no_room)
-    pictures = Pictures(folder)
+    pictures = ImageFiles(folder)
     for _ in range(2):
         assert opened(pictures.thumbnail(payload_of(photos, "fungi/1.jpg"), 320)).size == (320, 240)
     if trouble == "full":
@@ -673,12 +676,12 @@ def test_a_disk_that_keeps_nothing_is_no_error(
 
 
 def test_without_room_nothing_is_kept(photos: Path, tmp_path: Path, decoded: list[int | None]) -> None:
-    pictures = Pictures(tmp_path / "kept", max_bytes=0)
+    pictures = ImageFiles(tmp_path / "kept", max_bytes=0)
     for _ in range(2):
         assert pictures.thumbnail(payload_of(photos, "fungi/1.jpg"), 320).size > 0
     assert len(decoded) == 2
     with pytest.raises(ValueError, match="max_bytes"):
-        Pictures(tmp_path / "kept", max_bytes=-1)
+        ImageFiles(tmp_path / "kept", max_bytes=-1)
 
 
 def key_of(number: int) -> str:
@@ -788,11 +791,11 @@ def test_many_kept_thumbnails_are_not_walked_over_for_one_more(
 
 
 def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
-    photos: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+    photos: Path, pictures: ImageFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_asking, n_decoded = 0, 0
     lock, all_wait = threading.Lock(), threading.Event()
-    really_do = imret.web.images.files._Once.do
+    really_do = SingleFlight.do
 
     def do(once: Any, key: str, make: Callable[[], bytes]) -> bytes:
         nonlocal n_asking
@@ -809,7 +812,7 @@ def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
         assert all_wait.wait(30)  # the others have arrived by now
         return load_image(*args, **options)
 
-    monkeypatch.setattr(imret.web.images.files._Once, "do", do)
+    monkeypatch.setattr(SingleFlight, "do", do)
     monkeypatch.setattr(imret.web.images.files, "load_image", decode)
     payload = payload_of(photos, "fungi/1.jpg")
     with ThreadPoolExecutor(8) as pool:
@@ -818,7 +821,7 @@ def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
     assert n_decoded == 1
 
 
-def test_all_who_wait_for_a_picture_that_cannot_be_read_are_told(photos: Path, pictures: Pictures) -> None:
+def test_all_who_wait_for_a_picture_that_cannot_be_read_are_told(photos: Path, pictures: ImageFiles) -> None:
     (photos / "a.jpg").write_bytes(b"no picture")
 
     def ask(_: int) -> str:
@@ -831,7 +834,7 @@ def test_all_who_wait_for_a_picture_that_cannot_be_read_are_told(photos: Path, p
     assert told == {"a.jpg: not a picture of a known format, whatever its name says"}
 
 
-def test_no_file_stays_open(photos: Path, pictures: Pictures) -> None:
+def test_no_file_stays_open(photos: Path, pictures: ImageFiles) -> None:
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("no /proc here")
     (photos / "a.jpg").write_bytes(b"no picture")
@@ -842,7 +845,7 @@ def test_no_file_stays_open(photos: Path, pictures: Pictures) -> None:
         for ask in (pictures.original, lambda it: pictures.thumbnail(it, 320), pictures.etag):
             try:
                 served = ask(payload_of(photos, path))
-                if isinstance(served, Served):
+                if isinstance(served, ImageResponse):
                     served.close()
                     served.close()
             except ImageError:
@@ -868,9 +871,9 @@ def test_what_was_sent_is_found_by_its_hash() -> None:
     assert uploads.get("0" * 64) is None
     assert uploads.thumbnail("0" * 64, 320) is None
     assert uploads.add("same.png", data).sha256 == upload.sha256
-    found = uploads.get(upload.sha256)
-    assert found is not None
-    assert found.name == "same.png"
+    kept = uploads.get(upload.sha256)
+    assert kept is not None
+    assert kept.name == "same.png"
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg/>", encoded(drawing(80, 60), "JPEG")[:-100]])
@@ -961,17 +964,17 @@ def test_threads_that_send_and_ask_keep_the_count_right() -> None:
         chance = random.Random(seed)
         for _ in range(40):
             upload = uploads.add("a.png", files[chance.randrange(12)])
-            uploads.thumbnail(upload.sha256, chance.choice(SIZES))
+            uploads.thumbnail(upload.sha256, chance.choice(THUMBNAIL_SIZES))
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     sent = sum(len(upload.data) for upload in uploads._kept.values())
-    made = sum(len(data) for steps in uploads._thumbnails.values() for data in steps.values())
-    assert uploads._n_bytes == sent + made <= 4 * max(map(len, files))
+    thumbnail_bytes = sum(len(data) for steps in uploads._thumbnails.values() for data in steps.values())
+    assert uploads._n_bytes == sent + thumbnail_bytes <= 4 * max(map(len, files))
     assert set(uploads._thumbnails) <= set(uploads._kept)
 
 
-def test_real_photos_have_small_upright_thumbnails(shared_data: Path, pictures: Pictures) -> None:
+def test_real_photos_have_small_upright_thumbnails(shared_data: Path, pictures: ImageFiles) -> None:
     source = shared_data / "nature10" / "test"
     paths = sorted(path.relative_to(source).as_posix() for path in source.glob("*/*.jpg"))[::12]
     assert len(paths) >= 15

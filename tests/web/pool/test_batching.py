@@ -20,7 +20,7 @@ from imret.models.lazy_encoder import LazyEncoder
 from imret.web.metrics import Telemetry, stage, timings
 from imret.web.pool import batching
 from imret.web.pool.batching import BatchingEncoder
-from imret.web.pool.executors import Busy, Lane
+from imret.web.pool.executors import BoundedExecutor, Busy
 from tests import ROOT
 
 
@@ -151,7 +151,7 @@ def test_batches_are_measured(encoder: BatchingEncoder) -> None:
 
 def test_a_full_lane_refuses_and_is_free_again_afterwards() -> None:
     async def scenario() -> None:
-        lane, go = Lane("queries", threads=1, waiting=2, retry_after_s=3), threading.Event()
+        lane, go = BoundedExecutor("queries", threads=1, waiting=2, retry_after_s=3), threading.Event()
         held = [asyncio.ensure_future(lane.run(go.wait, 10)) for _ in range(3)]
         await asyncio.sleep(0)
         assert lane.depth == 2
@@ -170,7 +170,7 @@ def test_a_full_lane_refuses_and_is_free_again_afterwards() -> None:
 
 def test_a_client_that_goes_leaves_the_queue_and_takes_no_place_for_ever() -> None:
     async def scenario() -> None:
-        lane, go = Lane("queries", threads=1, waiting=1), threading.Event()
+        lane, go = BoundedExecutor("queries", threads=1, waiting=1), threading.Event()
         running = asyncio.ensure_future(lane.run(go.wait, 10))
         waiting = asyncio.ensure_future(lane.run(int))
         await asyncio.sleep(0.01)
@@ -194,7 +194,7 @@ def test_a_client_that_goes_leaves_the_queue_and_takes_no_place_for_ever() -> No
 def test_stages_of_a_request_are_told_apart_from_those_of_another() -> None:
     async def scenario() -> None:
         telemetry = Telemetry()
-        lane = Lane("queries", threads=2, waiting=2)
+        lane = BoundedExecutor("queries", threads=2, waiting=2)
         meet = threading.Barrier(2)
 
         def work(name: str) -> None:

@@ -16,8 +16,9 @@ from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web.pool import collections as module
-from imret.web.pool.collections import Warm
-from imret.web.pool.served import Served
+from imret.web.pool import served as served_module
+from imret.web.pool.collections import CollectionPool
+from imret.web.pool.served import PooledCollection
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model
@@ -46,16 +47,18 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def warm(
+def pool(
     tmp_path: Path, photos: Path, random_model: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Warm]:
+) -> Iterator[CollectionPool]:
     monkeypatch.setattr(module, "POLL_S", 0.02)
     db = str(tmp_path / "db")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
-    warm = Warm(lambda: open_store(db, create=False), device="cpu", precision="fp32", notify=said.append)
-    yield warm
-    warm.close()
+    pool = CollectionPool(
+        lambda: open_store(db, create=False), device="cpu", precision="fp32", notify=said.append
+    )
+    yield pool
+    pool.close()
 
 
 def _encoder(model: Path) -> Encoder:
@@ -73,23 +76,25 @@ def _until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def _owls(served: Served) -> list[str]:
+def _owls(served: PooledCollection) -> list[str]:
     return [hit.id for hit in search(served.collection, "an owl", encoder=served.encoder)]
 
 
-def test_a_collection_is_opened_once_and_answers_as_the_library_does(warm: Warm, random_model: Path) -> None:
-    with warm.use("photos") as first, warm.use("photos") as second:
+def test_a_collection_is_opened_once_and_answers_as_the_library_does(
+    pool: CollectionPool, random_model: Path
+) -> None:
+    with pool.use("photos") as first, pool.use("photos") as second:
         assert first is second
-    expected = [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(random_model))]
-    assert warm.ask("photos", _owls) == expected
+    expected = [hit.id for hit in search(pool.store, "an owl", encoder=_encoder(random_model))]
+    assert pool.ask("photos", _owls) == expected
     assert len(expected) == 10
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_words_and_pictures_find_in_every_precision_what_the_library_finds(
-    precision: str, warm: Warm, random_model: Path, tmp_path: Path
+    precision: str, pool: CollectionPool, random_model: Path, tmp_path: Path
 ) -> None:
-    other = Warm(lambda: open_store(warm.store.address), device="cpu", precision=precision)
+    other = CollectionPool(lambda: open_store(pool.store.address), device="cpu", precision=precision)
     alone = Encoder(str(random_model), device="cpu", precision=precision)
     picture = draw_picture(tmp_path / "new.png", seed=99).read_bytes()
     for query in ("an owl", Term(picture, "image"), [Term("an owl"), Term(picture, "image", -0.5)]):
@@ -101,18 +106,18 @@ def test_words_and_pictures_find_in_every_precision_what_the_library_finds(
 
 
 def test_requests_move_on_to_a_new_version_and_the_old_one_is_closed_after_its_last(
-    warm: Warm, photos: Path, other_model: Path, said: list[str]
+    pool: CollectionPool, photos: Path, other_model: Path, said: list[str]
 ) -> None:
-    with warm.use("photos") as old:
+    with pool.use("photos") as old:
         before = _owls(old)
-        _rebuild(warm.store, photos, other_model)
-        _until(lambda: warm.peek("photos") is not old)
+        _rebuild(pool.store, photos, other_model)
+        _until(lambda: pool.peek("photos") is not old)
         assert _owls(old) == before  # a request that has begun ends with what it began with
-        new = warm.peek("photos")
+        new = pool.peek("photos")
         assert new is not None
         assert new.identity.model == str(other_model)
-        expected = [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(other_model))]
-        assert warm.ask("photos", _owls) == expected
+        expected = [hit.id for hit in search(pool.store, "an owl", encoder=_encoder(other_model))]
+        assert pool.ask("photos", _owls) == expected
         held = old.collection
     with pytest.raises(StoreError):
         held.count()
@@ -120,152 +125,152 @@ def test_requests_move_on_to_a_new_version_and_the_old_one_is_closed_after_its_l
 
 
 def test_the_model_of_the_new_version_is_loaded_before_anybody_waits_for_it(
-    warm: Warm, photos: Path, other_model: Path
+    pool: CollectionPool, photos: Path, other_model: Path
 ) -> None:
-    with warm.use("photos") as old:
+    with pool.use("photos") as old:
         old.load()
-    _rebuild(warm.store, photos, other_model)
-    _until(lambda: warm.peek("photos") is not old)
-    new = warm.peek("photos")
+    _rebuild(pool.store, photos, other_model)
+    _until(lambda: pool.peek("photos") is not old)
+    new = pool.peek("photos")
     assert new is not None
     assert "text" in new.encoder.inner.encoder._towers
 
 
 def test_no_request_fails_while_versions_change(
-    warm: Warm, photos: Path, random_model: Path, other_model: Path
+    pool: CollectionPool, photos: Path, random_model: Path, other_model: Path
 ) -> None:
     stop, failures, answered = threading.Event(), [], [0]
 
     def client() -> None:
         while not stop.is_set():
             try:
-                assert len(warm.ask("photos", _owls)) == 10
+                assert len(pool.ask("photos", _owls)) == 10
                 answered[0] += 1
             except Exception as error:
                 failures.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(4)]
-    for one in clients:
-        one.start()
+    for thread in clients:
+        thread.start()
     for model in (other_model, random_model, other_model):
-        _rebuild(warm.store, photos, model)
-        _until(lambda model=model: warm.peek("photos").identity.model == str(model))  # type: ignore[union-attr,misc]
+        _rebuild(pool.store, photos, model)
+        _until(lambda model=model: pool.peek("photos").identity.model == str(model))  # type: ignore[union-attr,misc]
     stop.set()
-    for one in clients:
-        one.join()
+    for thread in clients:
+        thread.join()
     assert failures == []
     assert answered[0] > 10
 
 
-def test_a_question_that_met_the_moment_between_two_versions_is_asked_again(warm: Warm) -> None:
-    asked: list[Served] = []
+def test_a_question_that_met_the_moment_between_two_versions_is_asked_again(pool: CollectionPool) -> None:
+    used: list[PooledCollection] = []
 
-    def question(served: Served) -> str:
-        asked.append(served)
-        if len(asked) == 1:
+    def question(served: PooledCollection) -> str:
+        used.append(served)
+        if len(used) == 1:
             served.version = "older"  # as if another had become live meanwhile
             raise StoreError("there is no such version any more")
         return "answer"
 
     module.POLL_S = 60.0
-    assert warm.ask("photos", question) == "answer"
-    assert asked[0] is not asked[1]
+    assert pool.ask("photos", question) == "answer"
+    assert used[0] is not used[1]
 
 
 def test_a_question_whose_version_a_server_removes_meanwhile_is_asked_again(
     photos: Path, random_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "POLL_S", 60.0)  # nothing but the question itself notices
-    asked: list[str] = []
+    models: list[str] = []
     with QdrantOverHTTP() as qdrant:
         with open_store(qdrant.url) as store:
             ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
-        warm = Warm(lambda: open_store(qdrant.url), device="cpu", precision="fp32")
+        pool = CollectionPool(lambda: open_store(qdrant.url), device="cpu", precision="fp32")
 
-        def question(served: Served) -> list[str]:
-            asked.append(served.identity.model)
-            if len(asked) == 1:
+        def question(served: PooledCollection) -> list[str]:
+            models.append(served.identity.model)
+            if len(models) == 1:
                 with open_store(qdrant.url) as store:
                     _rebuild(store, photos, other_model)
             return _owls(served)
 
-        found = warm.ask("photos", question)
-        assert asked == [str(random_model), str(other_model)]
-        assert found == [hit.id for hit in search(warm.store, "an owl", encoder=_encoder(other_model))]
-        warm.close()
+        ids = pool.ask("photos", question)
+        assert models == [str(random_model), str(other_model)]
+        assert ids == [hit.id for hit in search(pool.store, "an owl", encoder=_encoder(other_model))]
+        pool.close()
 
 
-def test_an_error_that_is_not_about_versions_is_told(warm: Warm) -> None:
-    def question(served: Served) -> None:
+def test_an_error_that_is_not_about_versions_is_told(pool: CollectionPool) -> None:
+    def question(served: PooledCollection) -> None:
         raise StoreError("the disk is full")
 
     with pytest.raises(StoreError, match="the disk is full"):
-        warm.ask("photos", question)
+        pool.ask("photos", question)
 
 
-def test_a_store_whose_process_was_killed_is_opened_again(warm: Warm, said: list[str]) -> None:
-    before = warm.ask("photos", _owls)
-    worker: Any = warm.store
+def test_a_store_whose_process_was_killed_is_opened_again(pool: CollectionPool, said: list[str]) -> None:
+    before = pool.ask("photos", _owls)
+    worker: Any = pool.store
     os.kill(worker._worker._process.pid, signal.SIGKILL)
-    assert warm.ask("photos", _owls) == before
+    assert pool.ask("photos", _owls) == before
     assert any("opened again" in line for line in said)
 
 
 def test_a_store_whose_process_was_killed_while_nothing_was_open_is_opened_again(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = warm.ask("photos", _owls)
+    before = pool.ask("photos", _owls)
     monkeypatch.setattr(module, "IDLE_S", 0.0)
-    _until(lambda: warm.peek("photos") is None)
+    _until(lambda: pool.peek("photos") is None)
     monkeypatch.undo()
-    worker: Any = warm.store
+    worker: Any = pool.store
     os.kill(worker._worker._process.pid, signal.SIGKILL)
-    assert warm.ask("photos", _owls) == before
+    assert pool.ask("photos", _owls) == before
 
 
 def test_a_store_that_cannot_be_opened_again_at_once_is_tried_again(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = warm.ask("photos", _owls)
-    worker: Any = warm.store
+    before = pool.ask("photos", _owls)
+    worker: Any = pool.store
     os.kill(worker._worker._process.pid, signal.SIGKILL)
     monkeypatch.setattr(module, "REOPEN_S", 0.0)
-    reopen = warm._open_it
+    reopen = pool._open_store
 
     def away() -> Store:
         raise StoreError("cannot use the store: Input/output error")
 
-    monkeypatch.setattr(warm, "_open_it", away)
+    monkeypatch.setattr(pool, "_open_store", away)
     with pytest.raises(StoreError, match="Input/output error"):
-        warm.ask("photos", _owls)
-    monkeypatch.setattr(warm, "_open_it", reopen)
-    assert warm.ask("photos", _owls) == before
+        pool.ask("photos", _owls)
+    monkeypatch.setattr(pool, "_open_store", reopen)
+    assert pool.ask("photos", _owls) == before
 
 
 def test_a_collection_that_was_dropped_is_gone_and_one_that_comes_is_found(
-    warm: Warm, photos: Path, random_model: Path
+    pool: CollectionPool, photos: Path, random_model: Path
 ) -> None:
     with pytest.raises(DataError, match="no collection 'later'"):
-        warm.ask("later", _owls)
-    ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
-    assert len(warm.ask("later", _owls)) == 10
-    warm.store.drop("later")
-    _until(lambda: warm.peek("later") is None)
+        pool.ask("later", _owls)
+    ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    assert len(pool.ask("later", _owls)) == 10
+    pool.store.drop("later")
+    _until(lambda: pool.peek("later") is None)
     with pytest.raises(DataError, match="no collection 'later'"):
-        warm.ask("later", _owls)
-    assert len(warm.ask("photos", _owls)) == 10
+        pool.ask("later", _owls)
+    assert len(pool.ask("photos", _owls)) == 10
 
 
 def test_collections_of_one_model_share_it_and_one_that_nobody_asks_for_is_let_go(
-    warm: Warm, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
-    with warm.use("photos") as one, warm.use("later") as other:
+    ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    with pool.use("photos") as one, pool.use("later") as other:
         assert one.encoder is other.encoder
         monkeypatch.setattr(module, "IDLE_S", 0.0)
-        _until(lambda: warm.peek("photos") is None)
+        _until(lambda: pool.peek("photos") is None)
         assert len(_owls(one)) == 10
-    _until(lambda: not warm._encoders)
+    _until(lambda: not pool._encoders)
 
 
 def test_the_collection_to_keep_is_opened_as_it_comes_and_not_let_go_though_nobody_asks(
@@ -275,30 +280,30 @@ def test_the_collection_to_keep_is_opened_as_it_comes_and_not_let_go_though_nobo
     monkeypatch.setattr(module, "POLL_S", 0.02)
     monkeypatch.setattr(module, "IDLE_S", 0.0)
     db = str(tmp_path / "db")
-    warm = Warm(lambda: open_store(db), device="cpu", precision="fp32", keep="photos")
+    pool = CollectionPool(lambda: open_store(db), device="cpu", precision="fp32", keep="photos")
     for name in ("later", "photos"):
-        ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection=name)
-    _until(lambda: warm.peek("photos") is not None)
-    kept = warm.peek("photos")
-    with warm.use("later"):
+        ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection=name)
+    _until(lambda: pool.peek("photos") is not None)
+    kept = pool.peek("photos")
+    with pool.use("later"):
         pass
-    _until(lambda: warm.peek("later") is None)  # the watcher has looked at both
-    assert warm.peek("photos") is kept
-    warm.close()
+    _until(lambda: pool.peek("later") is None)  # the watcher has looked at both
+    assert pool.peek("photos") is kept
+    pool.close()
 
 
 def test_a_model_is_shared_though_its_last_collection_was_let_go_while_another_was_opened(
-    warm: Warm, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingest(warm.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
-    with warm.use("later") as later:
+    ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    with pool.use("later") as later:
         pass
 
     def meanwhile(collection: Any, encoder: Any) -> None:
-        warm._retire("later", later)
+        pool._retire("later", later)
 
     monkeypatch.setattr(module, "check_same_encoder", meanwhile)
-    with warm.use("photos") as one, warm.use("later") as other:
+    with pool.use("photos") as one, pool.use("later") as other:
         assert one.encoder is other.encoder
 
 
@@ -308,42 +313,42 @@ def test_a_model_that_did_not_make_the_collection_is_refused(
     db = str(tmp_path / "db")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=_encoder(random_model))
-    warm = Warm(lambda: open_store(db), device="cpu", models={"photos": str(other_model)})
+    pool = CollectionPool(lambda: open_store(db), device="cpu", models={"photos": str(other_model)})
     with pytest.raises(ModelMismatch, match="was built with"):
-        warm.ask("photos", _owls)
-    warm.close()
+        pool.ask("photos", _owls)
+    pool.close()
 
 
 def test_counts_of_a_whole_collection_are_kept_for_a_moment(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with warm.use("photos") as served:
+    with pool.use("photos") as served:
         counted = served.collection.facet("category")
         assert counted == {"aves": 6, "fungi": 6}
         gone = [point.id for points in served.collection.scan() for point in points][:3]
         served.collection.delete(gone)
         assert served.collection.facet("category") == counted
-        monkeypatch.setattr(module, "FACETS_S", 0.0)
+        monkeypatch.setattr(served_module, "FACETS_S", 0.0)
         assert sum(served.collection.facet("category").values()) == 9
 
 
 def test_a_server_that_is_away_is_said_and_the_collection_stays(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    pool: CollectionPool, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    with warm.use("photos") as served:
+    with pool.use("photos") as served:
         pass
 
     def away(name: str) -> str | None:
         raise StoreUnavailable("nothing answers")
 
-    monkeypatch.setattr(warm.store, "version", away)
+    monkeypatch.setattr(pool.store, "version", away)
     _until(lambda: said)
     assert said == ["photos: still the version before: nothing answers"]
-    assert warm.peek("photos") is served
+    assert pool.peek("photos") is served
 
 
 def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
-    warm: Warm, monkeypatch: pytest.MonkeyPatch
+    pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts, waiting = [0], threading.Event()
 
@@ -352,22 +357,22 @@ def test_those_who_wait_while_a_collection_cannot_be_opened_are_told_together(
         waiting.wait(20)
         raise StoreLocked("in use by an ingest")
 
-    monkeypatch.setattr(warm.store, "open", locked)
+    monkeypatch.setattr(pool.store, "open", locked)
     errors: list[Exception] = []
 
     def client() -> None:
         try:
-            warm.ask("photos", _owls)
+            pool.ask("photos", _owls)
         except StoreLocked as error:
             errors.append(error)
 
     clients = [threading.Thread(target=client) for _ in range(8)]
-    for one in clients:
-        one.start()
+    for thread in clients:
+        thread.start()
     _until(lambda: attempts[0])
     time.sleep(0.1)  # for the others to come to where they wait
     waiting.set()
-    for one in clients:
-        one.join()
+    for thread in clients:
+        thread.join()
     assert len(errors) == 8
     assert attempts[0] < 4

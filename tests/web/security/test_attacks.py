@@ -216,8 +216,8 @@ def test_scripts_in_names_categories_and_queries_are_data(server: Process) -> No
         assert answer["content-type"] in ("application/json", "application/problem+json")
         assert answer["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in answer["content-security-policy"]
-    one = _pictures(server)[f"{SCRIPT}/{SCRIPT}.png"]["id"]
-    assert _ask(server, f"/api/v1/images/{one}")["content-type"] == "image/png"
+    id = _pictures(server)[f"{SCRIPT}/{SCRIPT}.png"]["id"]
+    assert _ask(server, f"/api/v1/images/{id}")["content-type"] == "image/png"
 
 
 # ---- What is sent -------------------------------------------------------------------------------
@@ -285,11 +285,11 @@ def test_clients_that_leave_within_what_they_send_are_no_fault_of_ours(
 
 
 def test_clients_that_leave_within_an_answer_are_no_fault_of_ours(server: Process) -> None:
-    one = _pictures(server)["aves/0.png"]["id"]
+    id = _pictures(server)["aves/0.png"]["id"]
     for target in (
-        f"/api/v1/images/{one}",
+        f"/api/v1/images/{id}",
         "/api/v1/search?q=leaving&limit=500",
-        f"/api/v1/thumbnails/{one}",
+        f"/api/v1/thumbnails/{id}",
     ):
         with Line(server.port) as line:
             line.send(request(target, SHOWN))

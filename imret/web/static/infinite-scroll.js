@@ -1,8 +1,8 @@
 // The end of the pictures: more come by themselves when it is near, or when the button is pressed.
 
-import { SORTED } from "./answers.js";
-import { byId } from "./elements.js";
-import { now } from "./now.js";
+import { SORTED } from "./results.js";
+import { byId } from "./dom.js";
+import { current } from "./navigation.js";
 import { remember } from "./state.js";
 
 const NEAR = "900px";
@@ -19,7 +19,7 @@ export function loadMoreOnto(onto, then) {
 
 /** Show what is below the pictures: a button, why it failed, or why there is none. */
 export function showEnd(failed = null) {
-  const { answer } = now;
+  const { answer } = current;
   const more = Boolean(answer?.more);
   byId("end").hidden = !more && !answer?.cut;
   byId("more").hidden = !more;
@@ -46,14 +46,14 @@ const nearEnd = new IntersectionObserver((entries) => {
  * when more comes by itself, the focus stays where it is.
  */
 export async function loadMore({ pressed = false } = {}) {
-  const { answer } = now;
-  if (!answer?.more || now.fetching) return;
+  const { answer } = current;
+  if (!answer?.more || current.fetching) return;
   nearEnd.disconnect();
   byId("more").textContent = "Loading\u2026";
   try {
     const waited = answer.loading !== null;
     const page = await answer.loadMore();
-    if (now.answer !== answer) return;
+    if (current.answer !== answer) return;
     if (!waited && page.length) grid.append(page);
     // A button that goes away would take the focus along.
     if (pressed || (!answer.more && document.activeElement === byId("more"))) grid.focus(page[0]?.id);
@@ -61,6 +61,6 @@ export async function loadMore({ pressed = false } = {}) {
     grown();
     showEnd();
   } catch (error) {
-    if (now.answer === answer) showEnd(error.message);
+    if (current.answer === answer) showEnd(error.message);
   }
 }

@@ -12,7 +12,7 @@ const DEEPEST = 10_000; // offset and limit together, that the server goes down 
 const KEPT = 12;
 
 /** The pictures that a state asks for, as far as they were loaded. */
-export class Answer {
+export class Results {
   constructor(state) {
     this.state = state;
     this.isSearch = canBeAsked(state.terms);
@@ -80,13 +80,13 @@ export class Answer {
 
 const kept = new Map();
 
-export function keep(answer) {
+export function cacheResults(answer) {
   const key = keyOf(answer.state);
   kept.delete(key);
   kept.set(key, answer);
   if (kept.size > KEPT) kept.delete(kept.keys().next().value);
 }
 
-export function keptAnswer(state) {
+export function cachedResults(state) {
   return kept.get(keyOf(state)) ?? null;
 }

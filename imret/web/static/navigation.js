@@ -6,7 +6,7 @@ import { keyOf, readState, remember, remembered, writeState } from "./state.js";
  * `state` is what the address asks for; `answer` what is shown, or null while nothing is; `fetching` the
  * AbortController of what is being asked, or null.
  */
-export const now = { state: readState(), answer: null, fetching: null };
+export const current = { state: readState(), answer: null, fetching: null };
 
 let show = null;
 let showPicture = null;
@@ -16,12 +16,12 @@ let noting = 0;
 export function go(next, { fresh = false } = {}) {
   noteScroll();
   writeState(next);
-  now.state = next;
+  current.state = next;
   show({ fresh });
 }
 
 /** Go to a state that differs in part from this one. */
-export const change = (part) => go({ ...now.state, picture: null, ...part });
+export const change = (part) => go({ ...current.state, picture: null, ...part });
 
 /** Show the same once more, asking the server. */
 export const again = () => show({ fresh: true });
@@ -30,7 +30,7 @@ export const again = () => show({ fresh: true });
 export function noteScroll() {
   clearTimeout(noting);
   noting = 0;
-  if (!now.fetching) remember({ scroll: Math.round(window.scrollY), shown: now.answer?.pictures.length ?? 0 });
+  if (!current.fetching) remember({ scroll: Math.round(window.scrollY), shown: current.answer?.pictures.length ?? 0 });
 }
 
 /**
@@ -49,10 +49,10 @@ export function followHistory(shows) {
     // The entry that this note was for is no longer the present one.
     clearTimeout(noting);
     noting = 0;
-    const before = now.state;
-    now.state = readState();
-    const samePage = keyOf(before) === keyOf(now.state) && before.picture !== now.state.picture;
-    if (samePage && (now.answer || now.fetching)) showPicture();
+    const before = current.state;
+    current.state = readState();
+    const samePage = keyOf(before) === keyOf(current.state) && before.picture !== current.state.picture;
+    if (samePage && (current.answer || current.fetching)) showPicture();
     else show(remembered());
   });
   show(remembered());
