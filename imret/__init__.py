@@ -9,7 +9,7 @@
         for hit in imret.search(store, query, categories=["fungi"], relevant=True):
             print(hit.rank, hit.score, hit.path)
     report = imret.evaluate("data/test", encoder=encoder, baseline=imret.Encoder("ViT-B-32/openai"))
-    print(report["models"][-1]["text_to_image"]["macro"]["map"])
+    print(report.models[-1].text_to_image.macro.map)
 
 Everything loads on first use: `import imret` itself loads neither torch nor Qdrant.
 """
