@@ -168,8 +168,13 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow.parquet as parquet
-
+    try:
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"manifest {str(file)!r} is Parquet, which needs: pip install 'imret[parquet]'. "
+            "Or write it as CSV."
+        ) from error
     try:
         with parquet.ParquetFile(file) as table:  # type: ignore[no-untyped-call]
             columns = table.schema_arrow.names
