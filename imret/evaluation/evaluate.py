@@ -37,8 +37,8 @@ from imret.evaluation.retention import Captioned, captioned_in, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
 from imret.evaluation.significance import (
     IMAGES,
-    KEPT,
     MAP,
+    RETENTION,
     TOP1,
     Resampled,
     System,
@@ -135,7 +135,7 @@ def evaluate(
         baselines=baselines,
         differences=differences,
         recall_levels=[rounded(level) for level in LEVELS],
-        made=Provenance(
+        provenance=Provenance(
             imret=__version__,
             date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
             seconds=round(time.monotonic() - began, 1),
@@ -180,8 +180,8 @@ def _system(
     """Return what a model makes of the pictures, and of the captioned ones."""
     scores = category_queries(encoder, embedded.categories, names) @ embedded.vectors.T  # (Q, N)
     by_picture, image_aps = image_to_image(embedded)
-    kept = retention_of(captions, encoder, on_picture) if captions else None
-    return System(name, scores, image_aps, kept, by_picture)
+    caption_hits = retention_of(captions, encoder, on_picture) if captions else None
+    return System(name, scores, image_aps, caption_hits, by_picture)
 
 
 def _model_report(system: System, encoder: Encoder, embedded: Embedded, samples: Resampled) -> ModelReport:
@@ -193,7 +193,7 @@ def _model_report(system: System, encoder: Encoder, embedded: Embedded, samples:
         text_to_image=text_to_image(system.scores, embedded, samples.ap_intervals),
         image_to_image=system.image_to_image,
         zero_shot=zero_shot(system.scores, embedded),
-        retention=system.kept.report if system.kept else None,
+        retention=system.caption_hits.report if system.caption_hits else None,
         worst=worst(system.scores, embedded),
         intervals=samples.intervals,
     )
@@ -230,7 +230,7 @@ def _figures(row: ModelReport | BaselineReport) -> dict[str, float]:
         figures = {MAP: row.text_to_image.macro.map, TOP1: row.zero_shot.top1}
     if isinstance(row, ModelReport):
         figures[IMAGES] = row.image_to_image.map
-        figures[KEPT] = row.retention.hit_rate[10] if row.retention else None
+        figures[RETENTION] = row.retention.hit_rate[10] if row.retention else None
     return {metric: value for metric, value in figures.items() if value is not None}
 
 

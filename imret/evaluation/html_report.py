@@ -44,7 +44,7 @@ def write_page(
     Raises:
         OSError: If it cannot be written.
     """
-    data, made = report.data, report.made
+    data, provenance = report.data, report.provenance
     ours = next(model for model in report.models if model.name == "model")
     body = [
         _figures(report),
@@ -59,8 +59,8 @@ def write_page(
     page = _PAGE.format(
         title=f"{_text(_last(ours.model_id))} on {_text(_last(data.source))}",
         summary=f"{data.images:,} pictures of {_text(data.source)} in {len(data.categories)} "
-        f"categories. imret {_text(made.imret)}, {_text(made.date)}, {_text(made.device)} in "
-        f"{_text(made.precision)}, {made.seconds:,.0f} s.",
+        f"categories. imret {_text(provenance.imret)}, {_text(provenance.date)}, {_text(provenance.device)} in "
+        f"{_text(provenance.precision)}, {provenance.seconds:,.0f} s.",
         body="\n".join(part for part in body if part),
     )
     target = Path(file).resolve()
@@ -145,7 +145,7 @@ def _differences(report: EvaluationReport) -> str:
             parts.append(f"<h3>{_text(title)}</h3><table class=forest>{lines}</table>")
     return (
         f"<section><h2>Difference to the {_text(report.reference)}</h2>{''.join(parts)}"
-        f"<p class=note>Line and brackets: 95 % interval of {report.made.resamples:,} paired bootstrap draws over pictures, seed {report.made.seed}.</p></section>"
+        f"<p class=note>Line and brackets: 95 % interval of {report.provenance.resamples:,} paired bootstrap draws over pictures, seed {report.provenance.seed}.</p></section>"
     )
 
 

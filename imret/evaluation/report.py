@@ -20,7 +20,7 @@ Interval: TypeAlias = tuple[float, float]  # 95 % bootstrap interval over pictur
 
 # What JSON calls otherwise: figures by k, such as "p@10", and single keys. Left out where they are None.
 _BY_K = {"precision": "p", "ndcg": "ndcg", "hit_rate": "hit_rate", "recall": "recall"}
-_KEYS = {"map_at_100": "map@100", "duplicates_in_train": "copies_in_train"}
+_KEYS = {"map_at_100": "map@100", "duplicates_in_train": "copies_in_train", "provenance": "made"}
 _OPTIONAL = ("prompts", "intervals")
 
 
@@ -284,7 +284,7 @@ class EvaluationReport:
         baselines: What needs no tuning.
         differences: From the reference.
         recall_levels: Recall at which precision-recall curves are read.
-        made: How the report was made.
+        provenance: How the report was made.
     """
 
     data: Data
@@ -293,7 +293,7 @@ class EvaluationReport:
     baselines: list[BaselineReport]
     differences: list[Difference]
     recall_levels: list[float]
-    made: Provenance
+    provenance: Provenance
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in JSON's types."""

@@ -35,7 +35,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CaptionHits:
     """What captions found with one model.
 
     Attributes:
@@ -69,7 +69,7 @@ def captioned_in(file: str | os.PathLike[str]) -> Captioned:
 
 def retention_of(
     captioned: Captioned, encoder: Encoder, on_picture: Callable[[], object] = lambda: None
-) -> Kept:
+) -> CaptionHits:
     """Return how often a caption finds its picture, and a picture one of its captions.
 
     Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same
@@ -105,7 +105,7 @@ def retention_of(
         hit_rate=_hit_rates(text_ranks),
         image_to_text=HitRates(_hit_rates(image_ranks)),
     )
-    return Kept(report, text_ranks < _DEPTH, own)
+    return CaptionHits(report, text_ranks < _DEPTH, own)
 
 
 def _hit_rates(ranks: NDArray[np.int64]) -> dict[int, float]:

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from imret.evaluation.bootstrap import draw_counts, interval, resampled_ap
 from imret.evaluation.dataset import Embedded
 from imret.evaluation.report import Difference, ImageToImage, Interval, rounded
-from imret.evaluation.retention import Kept
+from imret.evaluation.retention import CaptionHits
 
-MAP, TOP1, IMAGES, KEPT = "text_to_image_map", "zero_shot_top1", "image_to_image_map", "retention_hit_rate@10"
+MAP, TOP1, IMAGES, RETENTION = (
+    "text_to_image_map",
+    "zero_shot_top1",
+    "image_to_image_map",
+    "retention_hit_rate@10",
+)
 _APS = "aps"
 
 
@@ -27,14 +32,14 @@ class System:
         scores: (Q, N) float of each picture for each category, higher is better.
         image_aps: (N,) float64 average precision of each picture asking for its like, NaN where it does
             not; None where the system has no embeddings of its own.
-        kept: What captions found; None where they were not asked.
+        caption_hits: What captions found; None where they were not asked.
         image_to_image: What `image_aps` come to; None where they are.
     """
 
     name: str
     scores: NDArray[np.floating]
     image_aps: NDArray[np.float64] | None = None
-    kept: Kept | None = None
+    caption_hits: CaptionHits | None = None
     image_to_image: ImageToImage | None = None
 
 
@@ -44,7 +49,7 @@ class Resampled:
 
     Attributes:
         aps: (B, Q) average precision of each category.
-        figures: (B,) by metric: MAP, TOP1, and where the system has them IMAGES and KEPT.
+        figures: (B,) by metric: MAP, TOP1, and where the system has them IMAGES and RETENTION.
     """
 
     aps: NDArray[np.float64]
@@ -71,7 +76,7 @@ def resample(
     along with their picture.
 
     Args:
-        systems: At least one; their names differ. Those with `kept` were asked the same captions.
+        systems: At least one; their names differ. Those with `caption_hits` were asked the same captions.
         embedded: The pictures that their scores are of.
         resamples: How many draws, B.
         seed: Of the draws.
@@ -88,14 +93,16 @@ def resample(
             part[TOP1].append(counts @ right[system.name] / len(labels))
             if system.image_aps is not None and not np.isnan(system.image_aps).all():
                 part[IMAGES].append(_weighted(counts, system.image_aps))
-    with_captions = {system.name: system.kept for system in systems if system.kept is not None}
+    with_captions = {
+        system.name: system.caption_hits for system in systems if system.caption_hits is not None
+    }
     if with_captions:
         n_images = len(np.unique(next(iter(with_captions.values())).own))
         one_category = np.zeros(n_images, dtype=np.int64)
         for counts in draw_counts(one_category, resamples, seed=seed):
-            for name, kept in with_captions.items():
-                hits = counts @ np.bincount(kept.own, weights=kept.hits)
-                parts[name][KEPT].append(hits / (counts @ np.bincount(kept.own)))
+            for name, caption_hits in with_captions.items():
+                hits = counts @ np.bincount(caption_hits.own, weights=caption_hits.hits)
+                parts[name][RETENTION].append(hits / (counts @ np.bincount(caption_hits.own)))
     result = {}
     for name, part in parts.items():
         joined = {metric: np.concatenate(values) for metric, values in part.items()}
@@ -138,7 +145,7 @@ def difference(
 
 def _weighted(counts: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (b,) the mean of (N,) values that are not NaN, weighted by each row of (b, N) counts."""
-    there = ~np.isnan(values)
-    drawn = counts[:, there]
-    means: NDArray[np.float64] = drawn @ values[there] / drawn.sum(axis=1)
+    known = ~np.isnan(values)
+    drawn = counts[:, known]
+    means: NDArray[np.float64] = drawn @ values[known] / drawn.sum(axis=1)
     return means

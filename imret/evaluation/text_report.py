@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from imret.escape import escape_control
 from imret.evaluation.report import BaselineReport, CollectionReport, EvaluationReport, ModelReport, as_dict
-from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1
+from imret.evaluation.significance import IMAGES, MAP, RETENTION, TOP1
 
 Row: TypeAlias = ModelReport | BaselineReport
 
@@ -65,7 +65,7 @@ COMPARED = (
     (MAP, "text to image mAP"),
     (TOP1, "zero-shot top-1"),
     (IMAGES, "image to image mAP"),
-    (KEPT, "retention hit rate@10"),
+    (RETENTION, "retention hit rate@10"),
 )
 
 

@@ -80,8 +80,8 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
 
 def _copy(source: Path, data: BinaryIO, folder: Path, name: str, limit: int) -> None:
     # What is there already is not written a second time; it need not even have room.
-    place, there = _place(folder, name, limit, source)
-    if there:
+    place, is_copied = _place(folder, name, limit, source)
+    if is_copied:
         return
     try:
         handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
@@ -97,12 +97,12 @@ def _copy(source: Path, data: BinaryIO, folder: Path, name: str, limit: int) -> 
             shutil.copyfileobj(data, out, _CHUNK_BYTES)
         with contextlib.suppress(OSError):  # a memory card keeps no permissions; the picture counts
             shutil.copystat(source, part)
-        while not there:
+        while not is_copied:
             try:
                 replace_if_absent(part, place)
                 return
             except FileExistsError:
-                place, there = _place(folder, name, limit, source)
+                place, is_copied = _place(folder, name, limit, source)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)

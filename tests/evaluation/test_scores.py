@@ -9,9 +9,9 @@ from imret.datasets.scan import Skipped
 from imret.evaluation import scores as scores_module
 from imret.evaluation.dataset import Embedded, in_common
 from imret.evaluation.report import HitRates, Retention
-from imret.evaluation.retention import Kept
+from imret.evaluation.retention import CaptionHits
 from imret.evaluation.scores import image_to_image, text_to_image, worst, zero_shot
-from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
+from imret.evaluation.significance import IMAGES, MAP, RETENTION, TOP1, System, bounds, difference, resample
 
 NO_FIGURES = Retention(0, 0, 0, {}, HitRates({}))
 
@@ -126,18 +126,18 @@ def test_a_perfect_ranking_has_no_failures() -> None:
 
 def _system(name: str, found: Embedded, seed: int) -> System:
     rng = np.random.default_rng(seed)
-    kept = Kept(NO_FIGURES, rng.random(20) < 0.6, np.repeat(np.arange(4), 5))
+    hits = CaptionHits(NO_FIGURES, rng.random(20) < 0.6, np.repeat(np.arange(4), 5))
     return System(
-        name, rng.random((len(found.categories), len(found.labels))), image_to_image(found)[1], kept
+        name, rng.random((len(found.categories), len(found.labels))), image_to_image(found)[1], hits
     )
 
 
 def test_identical_models_differ_by_exactly_nothing() -> None:
     found = _embedded((10, 4, 1))
     samples = resample([_system("a", found, 1), _system("b", found, 1)], found, 100, seed=0)
-    figures = {name: dict.fromkeys((MAP, TOP1, IMAGES, KEPT), 0.5) for name in "ab"}
+    figures = {name: dict.fromkeys((MAP, TOP1, IMAGES, RETENTION), 0.5) for name in "ab"}
     rows = difference("b", "a", samples, figures)
-    assert [row.metric for row in rows] == [MAP, TOP1, IMAGES, KEPT]
+    assert [row.metric for row in rows] == [MAP, TOP1, IMAGES, RETENTION]
     assert all(row.interval == (0.0, 0.0) for row in rows)
 
 
@@ -146,10 +146,10 @@ def test_resampled_figures_lie_around_those_of_the_pictures_as_they_are() -> Non
     one = _system("a", found, 1)
     drawn = resample([one], found, 400, seed=0)["a"].figures
     assert one.image_aps is not None
-    assert one.kept is not None
+    assert one.caption_hits is not None
     assert drawn[TOP1].mean() == pytest.approx((one.scores.argmax(axis=0) == found.labels).mean(), abs=0.01)
     assert drawn[IMAGES].mean() == pytest.approx(one.image_aps.mean(), abs=0.01)
-    assert drawn[KEPT].mean() == pytest.approx(one.kept.hits.mean(), abs=0.01)
+    assert drawn[RETENTION].mean() == pytest.approx(one.caption_hits.hits.mean(), abs=0.01)
     low, high = bounds(drawn[MAP])
     assert low < text_to_image(one.scores, found, [(0.0, 1.0)] * 3).macro.map < high
 
@@ -157,9 +157,9 @@ def test_resampled_figures_lie_around_those_of_the_pictures_as_they_are() -> Non
 def test_captions_of_one_picture_are_drawn_together() -> None:
     """Two pictures of ten captions, one found by all, one by none: draws give 0, 0.5 or 1 and no other."""
     found = _embedded((2, 2))
-    kept = Kept(NO_FIGURES, np.repeat([True, False], 10), np.repeat([0, 1], 10))
-    system = System("a", np.random.default_rng(0).random((2, 4)), None, kept)
-    assert set(resample([system], found, 200, seed=0)["a"].figures[KEPT]) == {0.0, 0.5, 1.0}
+    caption_hits = CaptionHits(NO_FIGURES, np.repeat([True, False], 10), np.repeat([0, 1], 10))
+    system = System("a", np.random.default_rng(0).random((2, 4)), None, caption_hits)
+    assert set(resample([system], found, 200, seed=0)["a"].figures[RETENTION]) == {0.0, 0.5, 1.0}
 
 
 def test_models_that_could_take_different_pictures_are_compared_on_those_that_all_could() -> None:
