@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret import Encoder
-from imret.datasets.labelled import labelled
+from imret.datasets.labelled import read_labelled
 from imret.evaluation.dataset import Embedded, category_queries, embed
 from imret.evaluation.metrics import calibration_error
 from imret.retrieval.classify import probabilities
@@ -33,13 +33,13 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     given = parser.parse_args()
     encoder = Encoder(given.model, precision=given.precision)
-    test = embed(labelled(given.test), encoder)
+    test = embed(read_labelled(given.test), encoder)
     scores = _scores(test, encoder)
     print(f"{encoder.model_id}: logit scale {encoder.logit_scale:.2f}, {len(test.paths)} pictures")
     print(f"{'':<28}{'top 1':>8}{'confidence':>12}{'ECE':>8}  95% interval    NLL")
     _row("as trained", test, probabilities(scores, encoder))
     if given.train:
-        train = embed(labelled(given.train), encoder)
+        train = embed(read_labelled(given.train), encoder)
         factor = _fitted(_scores(train, encoder) * encoder.logit_scale, train.labels)
         _row("train pictures, as trained", train, probabilities(_scores(train, encoder), encoder))
         _row(f"scale times {factor:.2f} (train)", test, _softmax(scores * encoder.logit_scale * factor))

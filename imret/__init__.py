@@ -9,120 +9,39 @@
         for hit in imret.search(store, query, categories=["fungi"], relevant=True):
             print(hit.rank, hit.score, hit.path)
     report = imret.evaluate("data/test", encoder=encoder, baseline=imret.Encoder("ViT-B-32/openai"))
-    print(report["models"][-1]["text_to_image"]["macro"]["map"])
+    print(report.models[-1].text_to_image.macro.map)
 
 Everything loads on first use: `import imret` itself loads neither torch nor Qdrant.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from imret.errors import (
-        DataError,
-        ImageError,
-        ImretError,
-        ModelError,
-        ModelMismatch,
-        StoreError,
-        StoreLocked,
-        StoreUnavailable,
-    )
-    from imret.evaluation.evaluate import evaluate
-    from imret.evaluation.index_error import evaluate_collection
-    from imret.models.encoder import Encoder
-    from imret.models.lazy_encoder import LazyEncoder
-    from imret.retrieval.classify import Classification, Prediction, classify
-    from imret.retrieval.filters import make_filter
-    from imret.retrieval.query import Term
-    from imret.retrieval.results import Facet, Hit
-    from imret.retrieval.search import facets, search
-    from imret.store import Collection, Filter, Ids, Match, Range, Store, open_store
-    from imret.store.parquet import export_collection, import_collection
+from typing import Any
 
 
-_HOME = {
-    "LazyEncoder": "imret.models.lazy_encoder",
-    "Classification": "imret.retrieval.classify",
-    "Prediction": "imret.retrieval.classify",
-    "classify": "imret.retrieval.classify",
-    "Encoder": "imret.models.encoder",
-    "evaluate": "imret.evaluation.evaluate",
-    "evaluate_collection": "imret.evaluation.index_error",
-    "Facet": "imret.retrieval.results",
-    "facets": "imret.retrieval.search",
-    "Hit": "imret.retrieval.results",
-    "search": "imret.retrieval.search",
-    "Term": "imret.retrieval.query",
-    "make_filter": "imret.retrieval.filters",
-    "Collection": "imret.store",
-    "Filter": "imret.store",
-    "Ids": "imret.store",
-    "Match": "imret.store",
-    "Range": "imret.store",
-    "Store": "imret.store",
-    "export_collection": "imret.store.parquet",
-    "import_collection": "imret.store.parquet",
-    "open_store": "imret.store",
-    "ImretError": "imret.errors",
-    "ImageError": "imret.errors",
-    "ModelError": "imret.errors",
-    "ModelMismatch": "imret.errors",
-    "StoreError": "imret.errors",
-    "StoreUnavailable": "imret.errors",
-    "StoreLocked": "imret.errors",
-    "DataError": "imret.errors",
-}
+@functools.cache
+def _homes() -> dict[str, str]:
+    """Return the module of each public name, as the stub `__init__.pyi` says, which type checkers read."""
+    import re
+    from pathlib import Path
 
-# Of a package that imret does not import; loaded by name, as its command is.
-_HOME.update({"FolderSource": "ingest.sources", "ingest": "ingest.pipeline"})
-
-__all__ = [
-    "Classification",
-    "Collection",
-    "DataError",
-    "Encoder",
-    "Facet",
-    "Filter",
-    "FolderSource",
-    "Hit",
-    "Ids",
-    "ImageError",
-    "ImretError",
-    "LazyEncoder",
-    "Match",
-    "ModelError",
-    "ModelMismatch",
-    "Prediction",
-    "Range",
-    "Store",
-    "StoreError",
-    "StoreLocked",
-    "StoreUnavailable",
-    "Term",
-    "classify",
-    "evaluate",
-    "evaluate_collection",
-    "export_collection",
-    "facets",
-    "import_collection",
-    "ingest",
-    "make_filter",
-    "open_store",
-    "search",
-]
+    stub = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    return {name: module for module, name in re.findall(r"^from (\S+) import (\w+) as", stub, re.MULTILINE)}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module the first time it is asked for (PEP 562)."""
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'imret' has no attribute {name!r}")
+    if name == "__all__":
+        value: Any = sorted(public for public in _homes() if not public.startswith("_"))
+    elif name in _homes():
+        value = getattr(importlib.import_module(_homes()[name]), name)
+    else:
+        raise AttributeError(f"module 'imret' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__"), "__version__"})

@@ -70,10 +70,25 @@ def test_importing_imret_loads_nothing_heavy() -> None:
     )
 
 
-def test_the_public_surface_is_what_all_says() -> None:
-    for name in imret.__all__:
-        assert getattr(imret, name).__name__ == name
-    assert set(imret.__all__) == set(imret._HOME)
-    assert set(imret.__all__) <= set(dir(imret))
+def test_the_public_surface_is_what_the_stub_says() -> None:
+    stub = ast.parse((ROOT / "imret" / "__init__.pyi").read_text(encoding="utf-8"))
+    homes = {
+        alias.name: (node.module, alias.asname)
+        for node in ast.walk(stub)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for name, (module, public) in homes.items():
+        assert public == name
+        assert getattr(imret, name) is getattr(sys.modules[str(module)], name)
+    assert set(imret.__all__) == homes.keys() - {"__version__"}
+    assert homes.keys() <= set(dir(imret))
+    assert {"ingest", "finetune", "FolderSource", "FinetuneConfig"} <= set(imret.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Enkoder'"):
         imret.Enkoder  # noqa: B018
+
+
+def test_a_star_import_brings_the_public_surface() -> None:
+    names: dict[str, object] = {}
+    exec("from imret import *", names)
+    assert names.keys() - {"__builtins__"} == set(imret.__all__)

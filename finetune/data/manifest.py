@@ -5,7 +5,6 @@ Hides the two formats. Opens no picture.
 
 from __future__ import annotations
 
-import csv
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from finetune.data.records import Record, refuse_one_category
 from finetune.data.species import RANKS, read_taxon
+from imret.datasets.csv_rows import read_rows
 from imret.errors import DataError
 
 _SUFFIXES = (".csv", ".parquet")
@@ -162,24 +162,19 @@ def _cell(file: Path, line: str, column: str, value: object) -> str:
     return text if column == "path" else " ".join(text.split())
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            _refuse_missing_columns(file, list(reader.fieldnames or ()))
-            for row in reader:
-                yield f"line {reader.line_num}", row
-    except OSError as error:
-        raise DataError(f"cannot read the manifest {str(file)!r}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot read the manifest {str(file)!r} as UTF-8 CSV: {error}. Save it as UTF-8."
-        ) from error
+def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    for line, row in read_rows(file, ("path", "category"), kind="manifest"):
+        yield f"line {line}", row
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow.parquet as parquet
-
+    try:
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"manifest {str(file)!r} is Parquet, which needs: pip install 'imret[parquet]'. "
+            "Or write it as CSV."
+        ) from error
     try:
         with parquet.ParquetFile(file) as table:  # type: ignore[no-untyped-call]
             columns = table.schema_arrow.names

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.checkpoint import METRICS_NAME, write_whole
+from imret.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +67,10 @@ def draw(steps: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> Fig
         steps: Lines of metrics.jsonl, of one step each; at least one.
         training: What training.json says.
     """
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise DataError(f"{PLOT_NAME} is drawn by matplotlib: pip install 'imret[plots]'.") from error
 
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     figure.suptitle(_title(training), fontsize=12)

@@ -99,9 +99,9 @@ def command(
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
-    found = _Found(pictures)
-    results = classify_each(found, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
-    n_unreadable = write_predictions(results, labels, output, sys.stdout) + found.n_skipped
+    files = _PictureFiles(pictures)
+    results = classify_each(files, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
+    n_unreadable = write_predictions(results, labels, output, sys.stdout) + files.n_skipped
     if n_unreadable:
         announce(f"{n_unreadable:,} could not be read")
         context.exit(1)
@@ -156,7 +156,7 @@ def _labels_and_encoder(
         return categories, collection_encoder(store, collection, notify=announce, **encoding)
 
 
-class _Found:
+class _PictureFiles:
     """The pictures of the arguments, a folder's by name; what cannot be one is reported and counted."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -164,7 +164,8 @@ class _Found:
         self.n_skipped = 0
 
     def __iter__(self) -> Iterator[str]:
-        from imret.datasets.scan import Found, Skipped, walk
+        from imret.datasets.labelled import Picture, list_pictures
+        from imret.datasets.scan import Skipped
 
         for argument in self._arguments:
             if not os.path.isdir(argument):
@@ -172,10 +173,10 @@ class _Found:
                 continue
             n = 0
             try:
-                for entry in walk(argument):
-                    if isinstance(entry, Found):
+                for entry in list_pictures(argument):
+                    if isinstance(entry, Picture):
                         n += 1
-                        yield os.path.join(argument, *entry.path.split("/"))
+                        yield entry.file_in(argument)
                     elif isinstance(entry, Skipped):
                         self._report(os.path.join(argument, entry.path), entry.reason)
             except OSError as error:
@@ -204,22 +205,22 @@ def write_predictions(
     width = max(len(escape_control(label)) for label in labels)
     if output == "tsv":
         print("rank\tprobability\tscore\tlabel\tpath", file=stream)
-    for one in results:
-        path = str(one.picture)
-        if one.reason is not None:
+    for result in results:
+        path = str(result.picture)
+        if result.reason is not None:
             n_unreadable += 1
-            _report(path, one.reason)
+            _report(path, result.reason)
         elif output == "json":
             fields = {
                 "path": path,
                 "predictions": [
                     {"label": p.label, "probability": round(p.probability, 6), "score": round(p.score, 6)}
-                    for p in one.predictions
+                    for p in result.predictions
                 ],
             }
             # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
             print(json.dumps(fields, ensure_ascii=escape_undecodable(path) != path), file=stream)
-        for rank, p in enumerate(one.predictions if output != "json" else (), start=1):
+        for rank, p in enumerate(result.predictions if output != "json" else (), start=1):
             if output == "tsv":
                 row = (str(rank), f"{p.probability:.6f}", f"{p.score:.6f}", tsv(p.label), tsv(path))
                 print("\t".join(row), file=stream)

@@ -75,6 +75,6 @@ def _run(*arguments: str | os.PathLike[str]) -> None:
     """Run one imret command as a person would type it, and stop the tour if it fails."""
     words = [os.fspath(argument) for argument in arguments]
     announce(f"\n$ imret {shlex.join(words)}")
-    done = subprocess.run([sys.executable, "-m", "imret", *words])
-    if done.returncode:
-        sys.exit(done.returncode)
+    code = subprocess.run([sys.executable, "-m", "imret", *words]).returncode
+    if code:
+        sys.exit(code)

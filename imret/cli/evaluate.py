@@ -24,7 +24,7 @@ from imret.output.console import announce
 from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
-    pass
+    from imret.evaluation.report import CollectionReport, EvaluationReport
 
 
 @click.command(
@@ -79,7 +79,7 @@ def command(
     page: str | None,
     json_file: str | None,
     names_file: str | None,
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Measure how well a model finds the pictures in DATA, one sub-folder per category.
 
@@ -90,7 +90,7 @@ def command(
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
-    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if asked[name]]
+    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if options[name]]
     if data is None and (needing or page):
         raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
     source = click.get_current_context().get_parameter_source
@@ -100,39 +100,47 @@ def command(
     if data is None and "resamples" in typed:
         raise click.UsageError("--resamples is about the pictures in DATA, which is not given.")
     for file in (page, json_file):
-        if file in (None, "-"):
-            continue
-        target = Path(str(file)).absolute()
-        if not target.parent.is_dir():
-            raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
-        if target.is_dir():
-            raise DataError(f"cannot write {file!r}: it is a folder. Name a file in it.")
+        _check_writable(file)
     names = read_names(names_file) if names_file else {}
-    report = _measured(data, collection, db, names, asked)
-    _tell_strangers(names, report)
-    # A name that is no Unicode is written as an escape, which is JSON's own.
-    text = json.dumps(report, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    print(text if json_file == "-" else _format(report))
+    report, of_collection = _measure(data, collection, db, names, options)
+    from imret.evaluation.text_report import format_report
+
+    _warn_of_strangers(names, report, of_collection)
+    text = _as_json(report, of_collection)
+    print(text if json_file == "-" else format_report(report, of_collection))
     try:
         if json_file is not None and json_file != "-":
             Path(json_file).write_text(text + "\n", encoding="utf-8")
             announce(f"Wrote {Path(json_file).resolve()}")
-        if page is not None:
+        if page is not None and report is not None:
             from imret.evaluation.html_report import write_page
 
-            announce(f"Wrote {write_page(page, report)}")
+            announce(f"Wrote {write_page(page, report, of_collection)}")
     except OSError as error:
         raise DataError(f"cannot write {error.filename!r}: {error.strerror}.") from error
 
 
-def _measured(
+def _check_writable(file: str | None) -> None:
+    """Refuse, before the work, a file that could not be written after it."""
+    if file in (None, "-"):
+        return
+    target = Path(str(file)).absolute()
+    if not target.parent.is_dir():
+        raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
+    if target.is_dir():
+        raise DataError(f"cannot write {file!r}: it is a folder. Name a file in it.")
+
+
+def _measure(
     data: str | None,
     collection: str | None,
     db: str | None,
     names: dict[str, tuple[str, ...]],
-    asked: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the report: of the collection, if one was named, and of the folder, if one was given."""
+    options: Mapping[str, Any],
+) -> tuple[EvaluationReport | None, CollectionReport | None]:
+    """Return the reports of the folder, if one was given, and of the collection, if one was named."""
+    from tqdm import tqdm
+
     from imret.evaluation.evaluate import evaluate
     from imret.evaluation.index_error import evaluate_collection
     from imret.models.encoder import Encoder
@@ -140,55 +148,64 @@ def _measured(
     from imret.settings import DEFAULT_MODEL
     from imret.store import open_store
 
-    options: dict[str, Any] = {
-        "device": asked["device"],
-        "precision": asked["precision"],
+    model, arch = options["model"], options["arch"]
+    device: dict[str, Any] = {
+        "device": options["device"],
+        "precision": options["precision"],
         "notify": announce,
     }
-    through = encoder = None
+    of_collection = encoder = None
     if collection is not None:
         with open_store(db, create=False) as store:
             if store.reason:
                 announce(store.reason)
-            named = {"model": asked["model"], "arch": asked["arch"], **options}
-            encoder = collection_encoder(store, collection, existing=True, **named).encoder
+            encoder = collection_encoder(
+                store, collection, existing=True, model=model, arch=arch, **device
+            ).encoder
             names = category_names(encoder, names)
-            through = evaluate_collection(store, collection, encoder=encoder, names=names)
+            of_collection = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
-        return {"collection": through}
+        return None, of_collection
     if encoder is None:
-        encoder = Encoder(asked["model"] or DEFAULT_MODEL, arch=asked["arch"], **options)
+        encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
         names = category_names(encoder, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
-    with _Count() as count:
+    with tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty()) as bar:
         report = evaluate(
             data,
             encoder=encoder,
-            baseline=Encoder(asked["baseline"], **options) if asked["baseline"] else None,
-            also={name: Encoder(model, **options) for name, model in _labels(asked["also"]).items()},
+            baseline=Encoder(options["baseline"], **device) if options["baseline"] else None,
+            also={name: Encoder(other, **device) for name, other in _labels(options["also"]).items()},
             names=names,
-            retention=asked["retention"],
-            train=asked["train"],
-            resamples=asked["resamples"],
-            on_picture=count.one,
+            retention=options["retention"],
+            train=options["train"],
+            resamples=options["resamples"],
+            on_picture=bar.update,
         )
-    return {**report, "collection": through}
+    return report, of_collection
 
 
-def _tell_strangers(names: Mapping[str, tuple[str, ...]], report: Mapping[str, Any]) -> None:
+def _warn_of_strangers(
+    names: Mapping[str, tuple[str, ...]], report: EvaluationReport | None, collection: CollectionReport | None
+) -> None:
     """Tell of names that --names gives to what is no category here, such as a misspelt one."""
     from imret.datasets.names_csv import name_key
 
-    categories = {
-        *(report["data"]["categories"] if "data" in report else ()),
-        *(report["collection"]["per_category"] if report["collection"] else ()),
-    }
+    categories = set(report.data.categories) if report else set()
+    categories |= set(collection.per_category) if collection else set()
     strangers = sorted(names.keys() - set(map(name_key, categories)))
     if strangers:
         announce(
             f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
             f"{strangers[0]!r}; there are {', '.join(sorted(categories)[:10])}"
         )
+
+
+def _as_json(report: EvaluationReport | None, collection: CollectionReport | None) -> str:
+    parts = report.as_dict() if report else {}
+    parts["collection"] = collection.as_dict() if collection else None
+    # A name that is no Unicode is written as an escape, which is JSON's own.
+    return json.dumps(parts, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _labels(models: tuple[str, ...]) -> dict[str, str]:
@@ -203,25 +220,3 @@ def _labels(models: tuple[str, ...]) -> dict[str, str]:
             label, number = f"{last} {number}", number + 1
         labels[label] = model
     return labels
-
-
-def _format(report: Mapping[str, Any]) -> str:
-    from imret.evaluation.text_report import format_report
-
-    return format_report(report)
-
-
-class _Count:
-    """Pictures encoded, on stderr, while it is a terminal."""
-
-    def __enter__(self) -> _Count:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty())
-        return self
-
-    def one(self) -> None:
-        self._bar.update()
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -5,11 +5,11 @@ The one set of rules for training, replay and evaluation. Opens no picture.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from imret.datasets.csv_rows import read_rows
 from imret.errors import DataError
 
 # A folder of this name beside a captions file may hold its pictures.
@@ -33,34 +33,18 @@ def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """
     shown = repr(os.fspath(file))
     captions: dict[str, list[str]] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            columns = list(reader.fieldnames or ())
-            if missing := [name for name in ("path", "caption") if name not in columns]:
-                raise DataError(
-                    f"captions file {shown} has no column {' and no column '.join(missing)}; "
-                    f"its first line is {','.join(columns)!r}. Begin it with: path,caption"
-                )
-            for row in reader:
-                path = Path((row["path"] or "").strip()).as_posix()
-                caption = " ".join((row["caption"] or "").split())
-                if path == "." or not caption:
-                    what = "path" if path == "." else "caption"
-                    raise DataError(
-                        f"captions file {shown} has an empty {what} in line {reader.line_num}. "
-                        "Fill it in, or remove the line."
-                    )
-                captions.setdefault(path, []).append(caption)
-    except OSError as error:
-        raise DataError(f"cannot read the captions file {shown}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot read the captions file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
-        ) from error
+    for line, row in read_rows(file, ("path", "caption"), kind="captions file"):
+        path = Path(row["path"].strip()).as_posix()
+        caption = " ".join(row["caption"].split())
+        if path == "." or not caption:
+            what = "path" if path == "." else "caption"
+            raise DataError(
+                f"captions file {shown} has an empty {what} in line {line}. Fill it in, or remove the line."
+            )
+        captions.setdefault(path, []).append(caption)
     if not captions:
         raise DataError(f"captions file {shown} names no picture. Write lines of path,caption.")
-    return {path: tuple(found) for path, found in captions.items()}
+    return {path: tuple(texts) for path, texts in captions.items()}
 
 
 def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, dict[str, tuple[str, ...]]]:

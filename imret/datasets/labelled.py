@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imret.datasets.scan import Found, Skipped, walk
+from imret.datasets.scan import Found, Ignored, Skipped, walk
 from imret.errors import DataError
+from imret.files import sha256_of
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file of a folder, and what is known of it before anything is decoded.
+
+    Attributes:
+        path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
+        category: The first folder of the path; None where it lies in none.
+        size_bytes: Size of the file when it was seen.
+        mtime_ns: When it was last changed, in nanoseconds since 1970.
+    """
+
+    path: str
+    category: str | None
+    size_bytes: int
+    mtime_ns: int
+
+    def file_in(self, folder: str | os.PathLike[str]) -> str:
+        """Return the path that opens it, given the folder that it was found in."""
+        return os.path.join(folder, *self.path.split("/"))
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFolder:
     """Pictures found in a folder of categories.
 
     Attributes:
         folder: Where they lie.
-        paths: Below the folder, sorted; the first part of each is its category.
+        pictures: Sorted by path; each has a category.
         skipped: What is named like a picture and cannot be taken, and why.
     """
 
     folder: Path
-    paths: list[str]
-    skipped: list[dict[str, str]]
+    pictures: list[Picture]
+    skipped: list[Skipped]
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the pictures, below the folder."""
+        return [picture.path for picture in self.pictures]
 
     @property
     def categories(self) -> list[str]:
@@ -37,7 +64,21 @@ def category_of(path: str) -> str:
     return path.split("/", 1)[0]
 
 
-def labelled(folder: str | os.PathLike[str]) -> Labelled:
+def list_pictures(folder: str | os.PathLike[str]) -> Iterator[Picture | Skipped | Ignored]:
+    """Yield every picture below a folder, in the order of names, and what is left out, as `walk` does.
+
+    Raises:
+        OSError: If the folder itself cannot be looked at.
+    """
+    for entry in walk(os.fspath(folder)):
+        if isinstance(entry, Found):
+            category = category_of(entry.path) if "/" in entry.path else None
+            yield Picture(entry.path, category, entry.info.st_size, entry.info.st_mtime_ns)
+        else:
+            yield entry
+
+
+def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
     """Find the pictures of a folder that lie in a category, opening none.
 
     Raises:
@@ -47,44 +88,46 @@ def labelled(folder: str | os.PathLike[str]) -> Labelled:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
-    paths, skipped = [], []
-    for entry in walk(str(root)):
-        if isinstance(entry, Found) and "/" in entry.path:
-            paths.append(entry.path)
-        elif isinstance(entry, Found):
-            skipped.append({"path": entry.path, "reason": "lies in no category's folder"})
-        elif isinstance(entry, Skipped):
-            skipped.append({"path": entry.path, "reason": entry.reason})
-    found = Labelled(root, sorted(paths), skipped)
-    if len(found.categories) < 2:
-        where = f"all in {found.categories[0]!r}" if paths else "in any category"
+    pictures, skipped = [], []
+    for entry in list_pictures(root):
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+        elif isinstance(entry, Picture) and entry.category is None:
+            skipped.append(Skipped(entry.path, "lies in no category's folder"))
+        elif isinstance(entry, Picture):
+            pictures.append(entry)
+    labelled = LabelledFolder(root, sorted(pictures, key=lambda picture: picture.path), skipped)
+    if len(labelled.categories) < 2:
+        where = f"all in {labelled.categories[0]!r}" if pictures else "in any category"
         raise DataError(
-            f"{str(root)!r} holds {len(paths) or 'no'} pictures {where}, and two categories are needed to "
+            f"{str(root)!r} holds {len(pictures) or 'no'} pictures {where}, and two categories are needed to "
             "tell apart. Give a folder with one sub-folder per category."
         )
-    return found
+    return labelled
 
 
-def copies_in(train: Labelled, evaluated: Labelled) -> list[str]:
+def duplicates_in(train: LabelledFolder, evaluated: LabelledFolder) -> list[str]:
     """Return which of the evaluated pictures are, byte for byte, among the training pictures too.
 
     Only files that share their size are read.
     """
-    of_size: dict[int, list[Path]] = {}
-    for path in train.paths:
-        file = train.folder / path
-        with suppress(OSError):
-            of_size.setdefault(file.stat().st_size, []).append(file)
-    known: dict[int, set[bytes]] = {}
-    copies = []
-    for path in evaluated.paths:
-        with suppress(OSError):
-            file = evaluated.folder / path
-            size = file.stat().st_size
-            if size not in of_size:
-                continue
-            if size not in known:
-                known[size] = {hashlib.sha256(other.read_bytes()).digest() for other in of_size[size]}
-            if hashlib.sha256(file.read_bytes()).digest() in known[size]:
-                copies.append(path)
-    return copies
+    of_size: dict[int, list[str]] = {}
+    for picture in train.pictures:
+        of_size.setdefault(picture.size_bytes, []).append(picture.file_in(train.folder))
+    digests: dict[int, set[str]] = {}  # of the training pictures of one size
+    duplicates = []
+    for picture in evaluated.pictures:
+        size = picture.size_bytes
+        if size not in of_size:
+            continue
+        if size not in digests:
+            digests[size] = set(filter(None, map(_digest, of_size[size])))
+        if _digest(picture.file_in(evaluated.folder)) in digests[size]:
+            duplicates.append(picture.path)
+    return duplicates
+
+
+def _digest(file: str) -> str | None:
+    with suppress(OSError), open(file, "rb") as data:
+        return sha256_of(data)
+    return None

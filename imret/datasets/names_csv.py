@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import unicodedata
 
+from imret.datasets.csv_rows import read_rows
 from imret.errors import DataError
 
 
@@ -22,43 +22,28 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """Read what categories are to be called.
 
     Args:
-        file: UTF-8 CSV with a header line that begins with category,name; what comes after in a line are
-            more names, and a category may have several lines. The first name is the one that queries use.
+        file: UTF-8 CSV with the columns category and name; what comes after the name in a line
+            are more names, and a category may have several lines. The first name is the one that queries use.
 
     Returns:
         Names by `name_key` of the category, each once, in the order of the file.
 
     Raises:
-        DataError: If the file cannot be read, does not begin with category,name, names nothing, or has a
-            line without a category or a name; the message gives the line.
+        DataError: If the file cannot be read, lacks a column, names nothing, or has a line without a
+            category or a name; the message gives the line.
     """
     shown = repr(os.fspath(file))
-    found: dict[str, dict[str, None]] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            header = [cell.strip().lower() for cell in next(reader, [])]
-            if header[:2] != ["category", "name"]:
-                raise DataError(
-                    f"names file {shown} begins with {','.join(header)!r}. Begin it with: category,name"
-                )
-            for row in reader:
-                if not row:
-                    continue
-                category = name_key(row[0])
-                words = [" ".join(cell.split()) for cell in row[1:] if cell.strip()]
-                if not category or not words:
-                    raise DataError(
-                        f"names file {shown} has no {'name' if category else 'category'} in line "
-                        f"{reader.line_num}. Fill it in, or remove the line."
-                    )
-                found.setdefault(category, {}).update(dict.fromkeys(words))
-    except OSError as error:
-        raise DataError(f"cannot read the names file {shown}: {error.strerror}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"cannot read the names file {shown} as UTF-8 CSV: {error}. Save it as UTF-8."
-        ) from error
-    if not found:
+    names: dict[str, dict[str, None]] = {}
+    for line, row in read_rows(file, ("category", "name"), kind="names file"):
+        category = name_key(row.pop("category"))
+        cells = list(row.values())[list(row).index("name") :]
+        words = [" ".join(cell.split()) for cell in cells if cell.strip()]
+        if not category or not words:
+            raise DataError(
+                f"names file {shown} has no {'name' if category else 'category'} in line {line}. "
+                "Fill it in, or remove the line."
+            )
+        names.setdefault(category, {}).update(dict.fromkeys(words))
+    if not names:
         raise DataError(f"names file {shown} names no category. Write lines of category,name.")
-    return {category: tuple(words) for category, words in found.items()}
+    return {category: tuple(words) for category, words in names.items()}

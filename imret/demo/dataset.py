@@ -114,36 +114,36 @@ def _read_marker(folder: Path) -> dict[str, int] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_bytes())
+        marker = json.loads(path.read_bytes())
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or "generator" not in found:
+        marker = None
+    if not isinstance(marker, dict) or "generator" not in marker:
         raise DataError(
             f"'{path}' is not the marker of a drawn data set, so nothing was written. Choose another folder."
         )
-    return found
+    return marker
 
 
 def _claim(folder: Path, made_from: dict[str, int]) -> None:
     """Make sure that the folder is ours to write to, and mark it before anything else is written."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = _read_marker(folder)
-    if found is None:
+    marker = _read_marker(folder)
+    if marker is None:
         if any(name != f".{_MARKER}.part" for name in os.listdir(folder)):
             raise DataError(
                 f"'{folder}' is not empty and no drawn data set. Nothing was written. Choose another folder."
             )
     else:
         names = ("train", "test", "seed", "size")
-        if any(found.get(name) != made_from[name] for name in names):
-            have, want = (", ".join(f"{k} {d.get(k)}" for k in names) for d in (found, made_from))
+        if any(marker.get(name) != made_from[name] for name in names):
+            have, want = (", ".join(f"{k} {d.get(k)}" for k in names) for d in (marker, made_from))
             raise DataError(
                 f"'{folder}' holds another drawn data set ({have}) than the one asked for ({want}). "
                 "Choose another folder, or delete this one."
             )
-    if found is None or found["generator"] != GENERATOR:
+    if marker is None or marker["generator"] != GENERATOR:
         # An older generator's pictures go before the marker changes: the names are shared, the drawings not.
-        for picture in _pictures({name: made_from[name] for name in ("train", "test")}) if found else ():
+        for picture in _pictures({name: made_from[name] for name in ("train", "test")}) if marker else ():
             _path(folder, picture).unlink(missing_ok=True)
         write_atomically(folder / _MARKER, _as_json(made_from | {"complete": False}))
     for split in ("train", "test"):
@@ -164,13 +164,13 @@ def _path(folder: Path, picture: Picture) -> Path:
 
 def _missing(folder: Path, numbers: dict[str, int]) -> list[Picture]:
     """Return the pictures that are not there yet. One listing per folder, not one look-up per picture."""
-    there = {
+    drawn = {
         f"{split}/{category}/{name}"
         for split in numbers
         for category in CATEGORIES
         for name in os.listdir(folder / split / category)
     }
-    return [(split, index) for split, index in _pictures(numbers) if f"{split}/{_file(index)}" not in there]
+    return [(split, index) for split, index in _pictures(numbers) if f"{split}/{_file(index)}" not in drawn]
 
 
 def _draw_all(
@@ -180,15 +180,10 @@ def _draw_all(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(workers, len(batches) // 4)  # starting a process costs as much as a few batches
-    done = _drawn(folder, batches, seed, size, workers)
-    if not progress:
-        for _ in done:
-            pass
-        return
     from tqdm import tqdm
 
-    with tqdm(total=len(todo), unit="images", desc="draw") as bar:
-        for n in done:
+    with tqdm(total=len(todo), unit="images", desc="draw", disable=not progress) as bar:
+        for n in _drawn(folder, batches, seed, size, workers):
             bar.update(n)
 
 
@@ -228,15 +223,15 @@ def _attributes(seed: int, split: str, index: int) -> Attributes:
 
 def _write_tables(folder: Path, split: str, n: int, seed: int) -> None:
     """Write captions.csv and attributes.csv of one split."""
-    told = [["path", "caption"]]
-    shown = [["path", *(column.name for column in fields(Attributes))]]
+    caption_rows = [["path", "caption"]]
+    attribute_rows = [["path", *(column.name for column in fields(Attributes))]]
     for index in range(n):
         attributes = _attributes(seed, split, index)
-        shown.append([_file(index), *map(str, asdict(attributes).values())])
-        told += [
+        attribute_rows.append([_file(index), *map(str, asdict(attributes).values())])
+        caption_rows += [
             [_file(index), text] for text in captions(attributes, _stream(seed, split, index, "captions"))
         ]
-    for name, rows in (("captions.csv", told), ("attributes.csv", shown)):
+    for name, rows in (("captions.csv", caption_rows), ("attributes.csv", attribute_rows)):
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows(rows)
         write_atomically(folder / name, text.getvalue().encode("utf-8"))

@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageFilter
 
-from imret.demo import backboned, rooted, scenes, spineless
+from imret.demo import invertebrates, plants_and_fungi, scenes, vertebrates
 from imret.demo.pen import COLORS, Look, Pen, Rgb, luminance, mix, pool, shade_of
 
 PATTERNS = ("plain", "spots", "stripes")
@@ -38,26 +38,32 @@ class Subject:
 _SEEN_FROM_ABOVE = 0.6  # more would need more pictures than a small model has time for
 _LAND, _WATER = ("forest", "meadow", "desert", "snow"), ("sea",)
 SUBJECTS = (
-    Subject("frog", "frogs", "amphibia", backboned.frog, ("forest", "meadow")),
-    Subject("axolotl", "axolotls", "amphibia", backboned.axolotl, _WATER, 0.4, False),
-    Subject("jellyfish", "jellyfish", "animalia", spineless.jellyfish, _WATER, 0.25, False),
-    Subject("fish", "fish", "animalia", spineless.fish, _WATER, 0.25, False),
-    Subject("spider", "spiders", "arachnida", spineless.spider, ("forest", "plain"), _SEEN_FROM_ABOVE, False),
-    Subject("scorpion", "scorpions", "arachnida", spineless.scorpion, ("desert",), 0.4, False),
-    Subject("sparrow", "sparrows", "aves", backboned.sparrow, _LAND),
-    Subject("flamingo", "flamingos", "aves", backboned.flamingo, ("sea", "meadow"), 0.1),
-    Subject("mushroom", "mushrooms", "fungi", rooted.mushroom, ("forest", "meadow")),
-    Subject("chanterelle", "chanterelles", "fungi", rooted.chanterelle, ("forest", "meadow")),
-    Subject("butterfly", "butterflies", "insecta", spineless.butterfly, ("meadow", "forest"), 0.35, False),
-    Subject("dragonfly", "dragonflies", "insecta", spineless.dragonfly, ("meadow", "sea"), 0.5, False),
-    Subject("cat", "cats", "mammalia", backboned.cat, ("meadow", "plain")),
-    Subject("rabbit", "rabbits", "mammalia", backboned.rabbit, ("meadow", "snow", "forest")),
-    Subject("snail", "snails", "mollusca", spineless.snail, ("forest", "meadow")),
-    Subject("octopus", "octopuses", "mollusca", spineless.octopus, _WATER, 0.25, False),
-    Subject("flower", "flowers", "plantae", rooted.flower, ("meadow", "forest")),
-    Subject("cactus", "cactuses", "plantae", rooted.cactus, ("desert", "plain"), 0.1),
-    Subject("turtle", "turtles", "reptilia", backboned.turtle, ("sea", "desert", "meadow")),
-    Subject("lizard", "lizards", "reptilia", backboned.lizard, ("desert", "forest"), _SEEN_FROM_ABOVE, False),
+    Subject("frog", "frogs", "amphibia", vertebrates.frog, ("forest", "meadow")),
+    Subject("axolotl", "axolotls", "amphibia", vertebrates.axolotl, _WATER, 0.4, False),
+    Subject("jellyfish", "jellyfish", "animalia", invertebrates.jellyfish, _WATER, 0.25, False),
+    Subject("fish", "fish", "animalia", vertebrates.fish, _WATER, 0.25, False),
+    Subject(
+        "spider", "spiders", "arachnida", invertebrates.spider, ("forest", "plain"), _SEEN_FROM_ABOVE, False
+    ),
+    Subject("scorpion", "scorpions", "arachnida", invertebrates.scorpion, ("desert",), 0.4, False),
+    Subject("sparrow", "sparrows", "aves", vertebrates.sparrow, _LAND),
+    Subject("flamingo", "flamingos", "aves", vertebrates.flamingo, ("sea", "meadow"), 0.1),
+    Subject("mushroom", "mushrooms", "fungi", plants_and_fungi.mushroom, ("forest", "meadow")),
+    Subject("chanterelle", "chanterelles", "fungi", plants_and_fungi.chanterelle, ("forest", "meadow")),
+    Subject(
+        "butterfly", "butterflies", "insecta", invertebrates.butterfly, ("meadow", "forest"), 0.35, False
+    ),
+    Subject("dragonfly", "dragonflies", "insecta", invertebrates.dragonfly, ("meadow", "sea"), 0.5, False),
+    Subject("cat", "cats", "mammalia", vertebrates.cat, ("meadow", "plain")),
+    Subject("rabbit", "rabbits", "mammalia", vertebrates.rabbit, ("meadow", "snow", "forest")),
+    Subject("snail", "snails", "mollusca", invertebrates.snail, ("forest", "meadow")),
+    Subject("octopus", "octopuses", "mollusca", invertebrates.octopus, _WATER, 0.25, False),
+    Subject("flower", "flowers", "plantae", plants_and_fungi.flower, ("meadow", "forest")),
+    Subject("cactus", "cactuses", "plantae", plants_and_fungi.cactus, ("desert", "plain"), 0.1),
+    Subject("turtle", "turtles", "reptilia", vertebrates.turtle, ("sea", "desert", "meadow")),
+    Subject(
+        "lizard", "lizards", "reptilia", vertebrates.lizard, ("desert", "forest"), _SEEN_FROM_ABOVE, False
+    ),
 )
 CATEGORIES = tuple(sorted({subject.category for subject in SUBJECTS}))
 _BY_NAME = {subject.name: subject for subject in SUBJECTS}

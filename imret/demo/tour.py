@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,28 +57,27 @@ def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
     with open_store(str(db), create=False) as store:
         encoder = collection_encoder(store, collection).encoder
 
-        def score(text: str, is_right: Sequence[str]) -> Scored:
+        def score(text: str, answers: Collection[str]) -> Scored:
             hits = search(store, text, collection=collection, encoder=encoder, limit=len(attributes))
-            wanted = set(is_right)
-            right = np.array([[path_of(hit.payload) in wanted for hit in hits]])
+            right = np.array([[path_of(hit.payload) in answers for hit in hits]])
             ranks = -np.arange(len(hits), dtype=np.float64)[None]
             return Scored(
                 text, hits, right[0].tolist(), float(average_precision(ranks, right)[0]), float(right.mean())
             )
 
         by_category = {
-            name: score(text, [path for path, row in attributes.items() if row["category"] == name])
+            name: score(text, {path for path, row in attributes.items() if row["category"] == name})
             for name, text in category_queries().items()
         }
         by_attribute = []
         for query in attribute_queries():
-            answers = [path for path, row in attributes.items() if query.matches(row)]
+            answers = {path for path, row in attributes.items() if query.matches(row)}
             if answers:  # a small test set need not hold a picture for every question
                 by_attribute.append(score(query.text, answers))
 
     table, summary = _summary(len(attributes), list(by_category.values()), by_attribute)
-    strips = [_strip(one, "") for one in by_attribute]
-    strips += [_strip(one, f"category {name}, ") for name, one in by_category.items()]
+    strips = [_strip(query, "") for query in by_attribute]
+    strips += [_strip(query, f"category {name}, ") for name, query in by_category.items()]
     written = write_sheet(sheet, "imret demo", summary, strips)
     return f"{table}\n\nContact sheet: open {written.as_uri()} in a browser"
 
@@ -87,10 +86,10 @@ def _summary(n_images: int, by_category: Sequence[Scored], by_attribute: Sequenc
     """Return the scores as a table for the terminal and as a line for the sheet."""
     category_map, category_chance = _means(by_category)
     attribute_map, attribute_chance = _means(by_attribute)
-    first = float(np.mean([one.right[0] for one in by_attribute]))
-    width = max(len(one.text) for one in by_category)
+    first = float(np.mean([query.right[0] for query in by_attribute]))
+    width = max(len(query.text) for query in by_category)
     table = [f"{'query':<{width}}  average precision"]
-    table += [f"{one.text:<{width}}  {one.average_precision:.3f}" for one in by_category]
+    table += [f"{query.text:<{width}}  {query.average_precision:.3f}" for query in by_category]
     table += [
         "",
         f"category mAP   {category_map:.3f}  ({len(by_category)} queries; chance {category_chance:.3f})",
@@ -107,13 +106,12 @@ def _summary(n_images: int, by_category: Sequence[Scored], by_attribute: Sequenc
 
 def _means(queries: Sequence[Scored]) -> tuple[float, float]:
     """Return the mean average precision and the mean chance level."""
-    precision = float(np.mean([one.average_precision for one in queries]))
-    return precision, float(np.mean([one.chance for one in queries]))
+    precision = float(np.mean([query.average_precision for query in queries]))
+    return precision, float(np.mean([query.chance for query in queries]))
 
 
-def _strip(one: Scored, before: str) -> Strip:
-    n_right = sum(one.right)
-    note = (
-        f"{before}average precision {one.average_precision:.2f}, {n_right} right picture{'s' * (n_right > 1)}"
-    )
-    return Strip(one.text, note, one.hits[:SHOWN], one.right[:SHOWN])
+def _strip(query: Scored, before: str) -> Strip:
+    n_right = sum(query.right)
+    plural = "s" if n_right > 1 else ""
+    note = f"{before}average precision {query.average_precision:.2f}, {n_right} right picture{plural}"
+    return Strip(query.text, note, query.hits[:SHOWN], query.right[:SHOWN])

@@ -96,7 +96,7 @@ def captions(shown: Attributes, rng: Random) -> list[str]:
     names, kin = (subject.name, subject.plural), CATEGORY_WORDS[shown.category]
     place = f" {rng.choice(PLACES[shown.background])}"
     # From detailed to bare, and in this order for every picture: a batch compares captions of one kind.
-    told = [
+    texts = [
         _phrase(shown, names, color=True, size=sometimes(0.5), pattern=True) + place,
         _phrase(shown, names, color=sometimes(0.7), size=sometimes(0.4), pattern=sometimes(0.6))
         + (place if sometimes(0.5) else ""),
@@ -105,7 +105,7 @@ def captions(shown: Attributes, rng: Random) -> list[str]:
         _phrase(shown, kin),
         shown.category,
     ]
-    return [rng.choice(_STYLES).format(text) for text in told]
+    return [rng.choice(_STYLES).format(text) for text in texts]
 
 
 def category_queries() -> dict[str, str]:
@@ -120,13 +120,13 @@ def attribute_queries() -> list[AttributeQuery]:
     """
     return [
         AttributeQuery(text, dict(zip(columns.split(), values.split(), strict=True)))
-        for columns, asked in _ASKED.items()
-        for text, values in asked
+        for columns, queries in _ATTRIBUTE_QUERIES.items()
+        for text, values in queries
     ]
 
 
 # columns of attributes.csv -> (query, the value that each of those columns must have)
-_ASKED: dict[str, tuple[tuple[str, str], ...]] = {
+_ATTRIBUTE_QUERIES: dict[str, tuple[tuple[str, str], ...]] = {
     "color subject": (
         ("red mushroom", "red mushroom"),
         ("blue butterfly", "blue butterfly"),

@@ -1,14 +1,15 @@
 """JUDGE: labelled pictures and a model become figures that can be compared.
 
-pictures.py     labelled pictures, embedded by one model
-queries.py      what is asked: sentences for categories, captions
-scores.py       embeddings and rankings to figures
-differences.py  every system on the same resampled pictures: intervals
-retention.py    captioned pictures: what a model has kept
-baselines.py    what can be had without tuning
-report.py       `evaluate`: a folder
-collection.py   `evaluate_collection`: through an index, and exactly
-table.py        the report for a terminal
-page.py         the report as one HTML file
-cli.py          `imret evaluate`
+dataset.py       labelled pictures and captions, embedded by one model
+metrics.py       what a ranking is worth, on arrays
+scores.py        embeddings and rankings to the figures of a report
+bootstrap.py     resampled pictures, intervals
+significance.py  every system on the same resampled pictures: differences and their intervals
+retention.py     captioned pictures: what a model has kept
+baselines.py     what can be had without tuning
+evaluate.py      `evaluate`: a folder
+index_error.py   `evaluate_collection`: through an index, and exactly
+report.py        what both return, and its JSON
+text_report.py   a report for a terminal
+html_report.py   a report as one HTML file, with the drawings of plots.py
 """

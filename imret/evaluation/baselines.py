@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.labelled import Labelled, category_of, labelled
+from imret.datasets.labelled import LabelledFolder, category_of, read_labelled
 from imret.errors import DataError
 from imret.evaluation.dataset import Embedded, embed
 from imret.evaluation.metrics import average_precision
-from imret.evaluation.queries import Names
 from imret.evaluation.significance import System
-from imret.retrieval.prompts import CANDIDATE_TEMPLATES, EVALUATION_TEMPLATES, common_names, fill
+from imret.retrieval.prompts import CANDIDATE_TEMPLATES, EVALUATION_TEMPLATES, Names, common_names, fill
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -199,42 +199,43 @@ def _log_softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     return result
 
 
-def training_pictures(train: str | os.PathLike[str], evaluated: Labelled) -> Labelled:
+def training_pictures(train: str | os.PathLike[str], evaluated: LabelledFolder) -> LabelledFolder:
     """Find the training pictures of the categories that are evaluated; those of others are left alone.
 
     Raises:
         DataError: If the folder is the one that is evaluated, or lacks a category of it.
     """
-    found = labelled(train)
-    if os.path.realpath(found.folder) == os.path.realpath(evaluated.folder):
+    training = read_labelled(train)
+    if os.path.realpath(training.folder) == os.path.realpath(evaluated.folder):
         raise DataError(
             f"--train is {os.fspath(train)!r}, the very pictures that are evaluated: a probe would have seen "
             "the answers. Give other pictures of the same categories."
         )
-    wanted = evaluated.categories
-    lacking = [name for name in wanted if name not in found.categories]
+    lacking = [name for name in evaluated.categories if name not in training.categories]
     if lacking:
         raise DataError(
             f"the training pictures in {os.fspath(train)!r} have no category {', '.join(lacking)}, which is "
-            f"evaluated. There are: {', '.join(found.categories)}. Give a folder that has them all."
+            f"evaluated. There are: {', '.join(training.categories)}. Give a folder that has them all."
         )
-    paths = [path for path in found.paths if category_of(path) in set(wanted)]
-    return Labelled(found.folder, paths, found.skipped)
+    wanted = set(evaluated.categories)
+    return replace(
+        training, pictures=[picture for picture in training.pictures if picture.category in wanted]
+    )
 
 
 def fitted_baselines(
-    train: Labelled,
+    training: LabelledFolder,
     encoder: Encoder,
-    found: Embedded,
+    embedded: Embedded,
     names: Names | None = None,
     on_picture: Callable[[], object] = lambda: None,
 ) -> tuple[list[System], dict[str, str]]:
     """Fit every baseline on the training pictures, as one model embeds them.
 
     Args:
-        train: From `training_pictures`.
+        training: From `training_pictures`.
         encoder: The model.
-        found: The pictures to score, embedded by it.
+        embedded: The pictures to score, embedded by it.
         names: What categories are called, where it is not what `imret.retrieval.prompts` says.
         on_picture: Called for each picture that was encoded.
 
@@ -244,23 +245,22 @@ def fitted_baselines(
     Raises:
         DataError: If no training picture of a category can be read.
     """
-    known = embed(train, encoder, on_picture)
-    lacking = [name for name in found.categories if name not in known.categories]
+    train = embed(training, encoder, on_picture)
+    lacking = [name for name in embedded.categories if name not in train.categories]
     if lacking:
         raise DataError(
-            f"no training picture of {', '.join(lacking)} in {str(train.folder)!r} can be read. "
+            f"no training picture of {', '.join(lacking)} in {str(training.folder)!r} can be read. "
             "Mend them, or leave out --train."
         )
-    number = {name: i for i, name in enumerate(found.categories)}
-    of = [number.get(category_of(path), -1) for path in known.paths]
-    labels = np.array(of, dtype=np.int64)
-    vectors, labels = known.vectors[labels >= 0], labels[labels >= 0]
-    prompts, chosen = tuned_prompts(encoder.encode_texts, vectors, labels, found.categories, names)
-    fitted = vectors, labels, found.vectors, len(found.categories)
+    number = {name: i for i, name in enumerate(embedded.categories)}
+    labels = np.array([number.get(category_of(path), -1) for path in train.paths], dtype=np.int64)
+    vectors, labels = train.vectors[labels >= 0], labels[labels >= 0]
+    prompts, chosen = tuned_prompts(encoder.encode_texts, vectors, labels, embedded.categories, names)
+    data = vectors, labels, embedded.vectors, len(embedded.categories)
     systems = [
-        System(TUNED_PROMPTS, prompts @ found.vectors.T),
-        System(LINEAR_PROBE, linear_probe(*fitted)),
-        System(KNN, nearest_neighbours(*fitted)),
-        System(CENTROID, centroids(*fitted)),
+        System(TUNED_PROMPTS, prompts @ embedded.vectors.T),
+        System(LINEAR_PROBE, linear_probe(*data)),
+        System(KNN, nearest_neighbours(*data)),
+        System(CENTROID, centroids(*data)),
     ]
-    return systems, dict(zip(found.categories, chosen, strict=True))
+    return systems, dict(zip(embedded.categories, chosen, strict=True))

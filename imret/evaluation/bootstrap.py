@@ -63,8 +63,9 @@ def resampled_ap(
         drawn = counts[:, ranking]  # (b, N), best first
         copies = drawn[:, at]  # (b, R)
         before = np.cumsum(drawn, axis=1)[:, at] - copies
-        found = np.cumsum(copies, axis=1) - copies
-        precisions = copies - (before - found) * (harmonic[before + copies] - harmonic[before])
+        relevant_before = np.cumsum(copies, axis=1) - copies
+        irrelevant_before = before - relevant_before
+        precisions = copies - irrelevant_before * (harmonic[before + copies] - harmonic[before])
         result[:, query] = precisions.sum(axis=1) / copies.sum(axis=1)
     return result
 

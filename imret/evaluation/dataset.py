@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.labelled import Labelled, category_of
+from imret.datasets.labelled import LabelledFolder, category_of
+from imret.datasets.scan import Skipped
 from imret.errors import DataError
-from imret.evaluation.queries import Names
 from imret.images.decode_batches import decode_batches
 from imret.models.encoder import TextTruncated
-from imret.retrieval.prompts import evaluation_queries
+from imret.retrieval.prompts import Names, evaluation_queries
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -42,7 +42,7 @@ class Embedded:
     labels: NDArray[np.int64]
     categories: list[str]
     vectors: NDArray[np.float32]
-    skipped: list[dict[str, str]]
+    skipped: list[Skipped]
 
     @property
     def relevant(self) -> NDArray[np.bool_]:
@@ -51,71 +51,65 @@ class Embedded:
         return relevant
 
 
-def embed(found: Labelled, encoder: Encoder, on_picture: Callable[[], object] = lambda: None) -> Embedded:
+def embed(
+    pictures: LabelledFolder, encoder: Encoder, on_picture: Callable[[], object] = lambda: None
+) -> Embedded:
     """Embed labelled pictures.
 
     Raises:
         DataError: If the readable ones are of fewer than two categories.
         ModelError: If the model cannot be loaded.
     """
-    vectors, good, unreadable = encode(found.folder, found.paths, encoder, on_picture)
-    categories = sorted({category_of(path) for path in good})
-    if len(categories) < 2:
-        first = f" The first: {unreadable[0]['path']!r}: {unreadable[0]['reason']}" if unreadable else ""
+    vectors, readable, unreadable = encode(pictures.folder, pictures.paths, encoder, on_picture)
+    embedded = _embedded(readable, vectors, [*pictures.skipped, *unreadable])
+    if len(embedded.categories) < 2:
+        first = f" The first: {unreadable[0].path!r}: {unreadable[0].reason}" if unreadable else ""
         raise DataError(
-            f"of the {len(found.paths):,} pictures in {str(found.folder)!r} only {len(good):,} can be read, "
-            f"in {len(categories)} categories, and two are needed.{first}"
+            f"of the {len(pictures.paths):,} pictures in {str(pictures.folder)!r} only {len(readable):,} can "
+            f"be read, in {len(embedded.categories)} categories, and two are needed.{first}"
         )
+    return embedded
+
+
+def _embedded(paths: list[str], vectors: NDArray[np.float32], skipped: list[Skipped]) -> Embedded:
+    categories = sorted({category_of(path) for path in paths})
     number = {name: i for i, name in enumerate(categories)}
-    labels = np.array([number[category_of(path)] for path in good], dtype=np.int64)
-    return Embedded(good, labels, categories, vectors, [*found.skipped, *unreadable])
+    labels = np.array([number[category_of(path)] for path in paths], dtype=np.int64)
+    return Embedded(paths, labels, categories, vectors, skipped)
 
 
 def in_common(sets: Sequence[Embedded]) -> list[Embedded]:
     """Return the same pictures of each; a comparison is paired, so what one model cannot take, none gets."""
-    if all(one.paths == sets[0].paths for one in sets):
+    if all(embedded.paths == sets[0].paths for embedded in sets):
         return list(sets)
-    shared = set.intersection(*(set(one.paths) for one in sets))
-    skipped = list({one["path"]: one for found in sets for one in found.skipped}.values())
+    shared = set.intersection(*(set(embedded.paths) for embedded in sets))
+    skipped = list({picture.path: picture for embedded in sets for picture in embedded.skipped}.values())
     result = []
-    for one in sets:
-        keep = np.array([path in shared for path in one.paths])
-        paths = [path for path in one.paths if path in shared]
-        categories = sorted({category_of(path) for path in paths})
-        number = {name: i for i, name in enumerate(categories)}
-        labels = np.array([number[category_of(path)] for path in paths], dtype=np.int64)
-        result.append(
-            replace(
-                one,
-                paths=paths,
-                labels=labels,
-                categories=categories,
-                vectors=one.vectors[keep],
-                skipped=skipped,
-            )
-        )
+    for embedded in sets:
+        keep = [i for i, path in enumerate(embedded.paths) if path in shared]
+        result.append(_embedded([embedded.paths[i] for i in keep], embedded.vectors[keep], skipped))
     return result
 
 
 def encode(
     folder: Path, paths: Sequence[str], encoder: Encoder, on_picture: Callable[[], object] = lambda: None
-) -> tuple[NDArray[np.float32], list[str], list[dict[str, str]]]:
+) -> tuple[NDArray[np.float32], list[str], list[Skipped]]:
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
-    rows, good, skipped = [], [], []
+    rows, readable, skipped = [], [], []
     remaining = iter(paths)
     for batch in decode_batches([folder / path for path in paths], encoder.preprocess):
         pixels = []
         for path, (_, result) in zip(islice(remaining, len(batch)), batch, strict=True):
             if isinstance(result, str):
-                skipped.append({"path": path, "reason": result})
+                skipped.append(Skipped(path, result))
             else:
                 pixels.append(result)
-                good.append(path)
+                readable.append(path)
             on_picture()
         if pixels:
             rows.append(encoder.encode_pixels(np.stack(pixels)))
     vectors = np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
-    return vectors, good, skipped
+    return vectors, readable, skipped
 
 
 def category_queries(

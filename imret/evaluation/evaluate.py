@@ -12,9 +12,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from imret.datasets.labelled import Labelled, copies_in, labelled
+from imret.datasets.labelled import LabelledFolder, duplicates_in, read_labelled
 from imret.evaluation.baselines import (
     CENTROID,
     KNN,
@@ -24,12 +24,29 @@ from imret.evaluation.baselines import (
     training_pictures,
 )
 from imret.evaluation.dataset import Embedded, category_queries, embed, in_common
-from imret.evaluation.queries import Names
+from imret.evaluation.report import (
+    BaselineReport,
+    Category,
+    Data,
+    EvaluationReport,
+    ModelReport,
+    Provenance,
+    rounded,
+)
 from imret.evaluation.retention import Captioned, captioned_in, retention_of
 from imret.evaluation.scores import LEVELS, image_to_image, text_to_image, worst, zero_shot
-from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1, System, bounds, difference, resample
+from imret.evaluation.significance import (
+    IMAGES,
+    MAP,
+    RETENTION,
+    TOP1,
+    Resampled,
+    System,
+    difference,
+    resample,
+)
 from imret.models.encoder import TextTruncated
-from imret.retrieval.prompts import common_names, evaluation_queries
+from imret.retrieval.prompts import Names, common_names, evaluation_queries
 from imret.settings import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +69,7 @@ def evaluate(
     resamples: int = 2000,
     seed: int = 0,
     on_picture: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """Score a model on a folder of labelled pictures, and compare it with others.
 
     Text queries are the categories by their common names, in templates that training does not use, the same
@@ -75,8 +92,7 @@ def evaluate(
         on_picture: Called for each picture that was encoded.
 
     Returns:
-        The report, in JSON's types: `data`, `models` (the baseline first, then the model), `baselines`,
-        `differences`, `reference` (the row that they are from), and `made`.
+        The report; its `models` are the baseline first, then the model, then the others.
 
     Warns:
         TextTruncated: Once, if captions do not fit a model's context; the message counts them.
@@ -88,52 +104,47 @@ def evaluate(
     """
     began = time.monotonic()
     encoders = _rows(encoder, baseline, also or {})
-    pictures = labelled(data)
+    pictures = read_labelled(data)
     training = training_pictures(train, pictures) if train is not None else None
     captions = captioned_in(retention) if retention is not None else None
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
-    models, systems = [], []
-    for (name, one), found in zip(encoders.items(), sets, strict=True):
-        entry, system = _judged(name, one, found, names, captions, on_picture)
-        models.append(entry)
-        systems.append(system)
-    first, found = next(iter(encoders.values())), sets[0]
-    fitted, prompts = fitted_baselines(training, first, found, names, on_picture) if training else ([], {})
-    fits = _fits(fitted, prompts, found, systems[0].name)
-    reference = systems[0].name
-    differences = _compare([*models, *fits], [*systems, *fitted], found, reference, resamples, seed)
+    systems = [
+        _system(name, model, embedded, names, captions, on_picture)
+        for (name, model), embedded in zip(encoders.items(), sets, strict=True)
+    ]
+    embedded, reference, first = sets[0], systems[0].name, next(iter(encoders.values()))
+    fitted, prompts = fitted_baselines(training, first, embedded, names, on_picture) if training else ([], {})
+    samples = resample([*systems, *fitted], embedded, resamples, seed)
+
+    models = [
+        _model_report(system, model, embedded, samples[system.name])
+        for system, model in zip(systems, encoders.values(), strict=True)
+    ]
+    baselines = _baseline_reports(fitted, prompts, embedded, samples, reference)
+    rows: list[ModelReport | BaselineReport] = [*models, *baselines]
+    figures = {row.name: _figures(row) for row in rows}
+    differences = [
+        row for name in samples if name != reference for row in difference(name, reference, samples, figures)
+    ]
     _warn_of_cut(models)
-    return {
-        "data": {
-            "source": os.fspath(data),
-            "images": len(found.paths),
-            "categories": {
-                name: {
-                    "called": common_names(name, names)[0],
-                    "images": int((found.labels == i).sum()),
-                    "queries": evaluation_queries(name, names),
-                }
-                for i, name in enumerate(found.categories)
-            },
-            "skipped": found.skipped,
-            "copies_in_train": copies_in(training, pictures) if training else [],
-        },
-        "reference": reference,
-        "models": models,
-        "baselines": fits,
-        "differences": differences,
-        "recall_levels": [round(float(level), 4) for level in LEVELS],
-        "made": {
-            "imret": __version__,
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            "seconds": round(time.monotonic() - began, 1),
-            "device": str(encoder.device),
-            "precision": encoder.precision,
-            "resamples": resamples,
-            "seed": seed,
-        },
-    }
+    return EvaluationReport(
+        data=_data(os.fspath(data), embedded, names, duplicates_in(training, pictures) if training else []),
+        reference=reference,
+        models=models,
+        baselines=baselines,
+        differences=differences,
+        recall_levels=[rounded(level) for level in LEVELS],
+        provenance=Provenance(
+            imret=__version__,
+            date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+            seconds=round(time.monotonic() - began, 1),
+            device=str(encoder.device),
+            precision=encoder.precision,
+            resamples=resamples,
+            seed=seed,
+        ),
+    )
 
 
 def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder]) -> dict[str, Encoder]:
@@ -145,98 +156,108 @@ def _rows(encoder: Encoder, baseline: Encoder | None, also: Mapping[str, Encoder
 
 
 def _embedded(
-    pictures: Labelled, encoders: list[Encoder], on_picture: Callable[[], object]
+    pictures: LabelledFolder, encoders: list[Encoder], on_picture: Callable[[], object]
 ) -> list[Embedded]:
     """Return the pictures embedded by each model; models that share an image tower share the work."""
-    done: dict[tuple[str, str, str], Embedded] = {}
+    by_tower: dict[tuple[str, str, str], Embedded] = {}
     sets = []
-    for one in encoders:
-        tower = (one.images_fingerprint, str(one.device), one.precision)
-        if tower not in done:
-            done[tower] = embed(pictures, one, on_picture)
-        sets.append(done[tower])
+    for encoder in encoders:
+        tower = (encoder.images_fingerprint, str(encoder.device), encoder.precision)
+        if tower not in by_tower:
+            by_tower[tower] = embed(pictures, encoder, on_picture)
+        sets.append(by_tower[tower])
     return sets
 
 
-def _judged(
+def _system(
     name: str,
     encoder: Encoder,
-    found: Embedded,
+    embedded: Embedded,
     names: Names | None,
     captions: Captioned | None,
     on_picture: Callable[[], object],
-) -> tuple[dict[str, Any], System]:
-    """Return a model's part of the report, and what its intervals come from."""
-    scores = category_queries(encoder, found.categories, names) @ found.vectors.T  # (Q, N)
-    by_picture, image_aps = image_to_image(found)
-    kept = retention_of(captions, encoder, on_picture) if captions else None
-    entry = {
-        "name": name,
-        "model_id": encoder.model_id,
-        "fingerprint": encoder.fingerprint,
-        "text_to_image": text_to_image(scores, found),
-        "image_to_image": by_picture,
-        "zero_shot": zero_shot(scores, found),
-        "retention": kept.figures if kept else None,
-        "worst": worst(scores, found),
-    }
-    return entry, System(name, scores, image_aps, kept)
+) -> System:
+    """Return what a model makes of the pictures, and of the captioned ones."""
+    scores = category_queries(encoder, embedded.categories, names) @ embedded.vectors.T  # (Q, N)
+    by_picture, image_aps = image_to_image(embedded)
+    caption_hits = retention_of(captions, encoder, on_picture) if captions else None
+    return System(name, scores, image_aps, caption_hits, by_picture)
 
 
-def _fits(fitted: list[System], prompts: Mapping[str, str], found: Embedded, on: str) -> list[dict[str, Any]]:
-    """Return what needs no tuning, in the shape of a model's part, as far as it goes."""
+def _model_report(system: System, encoder: Encoder, embedded: Embedded, samples: Resampled) -> ModelReport:
+    assert system.image_to_image is not None
+    return ModelReport(
+        name=system.name,
+        model_id=encoder.model_id,
+        fingerprint=encoder.fingerprint,
+        text_to_image=text_to_image(system.scores, embedded, samples.ap_intervals),
+        image_to_image=system.image_to_image,
+        zero_shot=zero_shot(system.scores, embedded),
+        retention=system.caption_hits.report if system.caption_hits else None,
+        worst=worst(system.scores, embedded),
+        intervals=samples.intervals,
+    )
+
+
+def _baseline_reports(
+    fitted: list[System],
+    prompts: dict[str, str],
+    embedded: Embedded,
+    samples: Mapping[str, Resampled],
+    on: str,
+) -> list[BaselineReport]:
+    """Return what needs no tuning, or why it is absent."""
     if not fitted:
         why = "needs labelled training pictures: --train FOLDER"
-        empty = {"text_to_image": None, "zero_shot": None}
-        return [{"name": name, "on": on, **empty, "why_absent": why} for name in _FITTED]
+        return [BaselineReport(name, on, why_absent=why) for name in _FITTED]
     return [
-        {
-            "name": one.name,
-            "on": on,
-            "text_to_image": text_to_image(one.scores, found),
-            "zero_shot": zero_shot(one.scores, found),
-            **({"prompts": dict(prompts)} if one.name == TUNED_PROMPTS else {}),
-            "why_absent": None,
-        }
-        for one in fitted
+        BaselineReport(
+            name=system.name,
+            on=on,
+            text_to_image=text_to_image(system.scores, embedded, samples[system.name].ap_intervals),
+            zero_shot=zero_shot(system.scores, embedded),
+            prompts=prompts if system.name == TUNED_PROMPTS else None,
+            intervals=samples[system.name].intervals,
+        )
+        for system in fitted
     ]
 
 
-def _compare(
-    entries: list[dict[str, Any]],
-    systems: list[System],
-    found: Embedded,
-    reference: str,
-    resamples: int,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Put the intervals into the entries, and return the differences from the reference."""
-    samples = resample(systems, found, resamples, seed)
-    figures: dict[str, dict[str, float]] = {}
-    for entry in entries:
-        if entry["text_to_image"] is None:
-            continue
-        drawn, name = samples[entry["name"]], entry["name"]
-        figures[name] = {MAP: entry["text_to_image"]["macro"]["map"], TOP1: entry["zero_shot"]["top1"]}
-        if IMAGES in drawn.figures:
-            figures[name][IMAGES] = entry["image_to_image"]["map"]
-        if KEPT in drawn.figures:
-            figures[name][KEPT] = entry["retention"]["hit_rate@10"]
-        entry["intervals"] = {metric: bounds(values) for metric, values in drawn.figures.items()}
-        for i, category in enumerate(found.categories):
-            entry["text_to_image"]["per_category"][category]["ap_interval"] = bounds(drawn.aps[:, i])
-    return [
-        row for name in figures if name != reference for row in difference(name, reference, samples, figures)
-    ]
+def _figures(row: ModelReport | BaselineReport) -> dict[str, float]:
+    """Return the figures that rows are compared by, those that this one has."""
+    figures: dict[str, float | None] = {}
+    if row.text_to_image and row.zero_shot:
+        figures = {MAP: row.text_to_image.macro.map, TOP1: row.zero_shot.top1}
+    if isinstance(row, ModelReport):
+        figures[IMAGES] = row.image_to_image.map
+        figures[RETENTION] = row.retention.hit_rate[10] if row.retention else None
+    return {metric: value for metric, value in figures.items() if value is not None}
 
 
-def _warn_of_cut(models: list[dict[str, Any]]) -> None:
-    cut = [(one["retention"]["cut"], one["name"]) for one in models if one["retention"]]
-    most, name = max(cut, key=lambda pair: pair[0], default=(0, ""))
-    if most:
-        total = models[0]["retention"]["queries"]
+def _data(source: str, embedded: Embedded, names: Names | None, duplicates: list[str]) -> Data:
+    return Data(
+        source=source,
+        images=len(embedded.paths),
+        categories={
+            name: Category(
+                called=common_names(name, names)[0],
+                images=int((embedded.labels == i).sum()),
+                queries=evaluation_queries(name, names),
+            )
+            for i, name in enumerate(embedded.categories)
+        },
+        skipped=embedded.skipped,
+        duplicates_in_train=duplicates,
+    )
+
+
+def _warn_of_cut(models: list[ModelReport]) -> None:
+    with_captions = [(model.name, model.retention) for model in models if model.retention]
+    name, retention = max(with_captions, key=lambda pair: pair[1].cut, default=("", None))
+    if retention and retention.cut:
         warnings.warn(
-            f"{most:,} of {total:,} captions are longer than the {name} reads, and were cut.",
+            f"{retention.cut:,} of {retention.queries:,} captions are longer than the {name} reads, and were "
+            "cut.",
             TextTruncated,
             stacklevel=3,
         )

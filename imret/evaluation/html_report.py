@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from imret.evaluation.plots import confusion, curves
-from imret.evaluation.text_report import COMPARED, IN_COLLECTION, columns_of, systems_of, value_of
+from imret.datasets.scan import Skipped
+from imret.evaluation.plots import confusion, curves, legend
+from imret.evaluation.report import (
+    CollectionReport,
+    Data,
+    Difference,
+    EvaluationReport,
+    Failure,
+    ModelReport,
+    as_dict,
+)
+from imret.evaluation.text_report import COMPARED, IN_COLLECTION, columns_of, rows_of, value_of
 from imret.files import write_atomically
 from imret.images.thumbnails import thumbnail
 
 NO_BREAK_HYPHEN = "\u2011"
 
 
-def write_page(file: str | os.PathLike[str], report: Mapping[str, Any]) -> Path:
+def write_page(
+    file: str | os.PathLike[str], report: EvaluationReport, collection: CollectionReport | None = None
+) -> Path:
     """Write a report of `evaluate` as HTML.
 
     Args:
         file: Where to; replaced as a whole if it exists.
-        report: What `evaluate` returned; with `collection`, what `evaluate_collection` did.
+        report: What `evaluate` returned.
+        collection: What `evaluate_collection` returned, if it is to be on the page too.
 
     Returns:
         The absolute path of the file.
@@ -32,23 +44,23 @@ def write_page(file: str | os.PathLike[str], report: Mapping[str, Any]) -> Path:
     Raises:
         OSError: If it cannot be written.
     """
-    data, made = report["data"], report["made"]
-    ours = next(one for one in report["models"] if one["name"] == "model")
+    data, provenance = report.data, report.provenance
+    ours = next(model for model in report.models if model.name == "model")
     body = [
         _figures(report),
         _differences(report),
-        _collection(report.get("collection")),
-        _categories(report["models"], data),
-        curves(report["models"], report["recall_levels"]),
-        confusion(ours["zero_shot"]),
-        _gallery(ours["worst"], Path(data["source"])),
-        _skipped(data["skipped"]),
+        _collection(collection) if collection else "",
+        _categories(report.models, data),
+        curves(report.models, report.recall_levels),
+        confusion(ours.zero_shot),
+        _gallery(ours.worst, Path(data.source)),
+        _skipped(data.skipped),
     ]
     page = _PAGE.format(
-        title=f"{_text(_last(ours['model_id']))} on {_text(_last(data['source']))}",
-        summary=f"{data['images']:,} pictures of {_text(data['source'])} in {len(data['categories'])} "
-        f"categories. imret {_text(made['imret'])}, {_text(made['date'])}, {_text(made['device'])} in "
-        f"{_text(made['precision'])}, {made['seconds']:,.0f} s.",
+        title=f"{_text(_last(ours.model_id))} on {_text(_last(data.source))}",
+        summary=f"{data.images:,} pictures of {_text(data.source)} in {len(data.categories)} "
+        f"categories. imret {_text(provenance.imret)}, {_text(provenance.date)}, {_text(provenance.device)} in "
+        f"{_text(provenance.precision)}, {provenance.seconds:,.0f} s.",
         body="\n".join(part for part in body if part),
     )
     target = Path(file).resolve()
@@ -70,91 +82,88 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"<td>{'<b>' if value == best else ''}{value:.3f}{'</b>' if value == best else ''}</td>"
 
 
-def _figures(report: Mapping[str, Any]) -> str:
-    systems, columns = systems_of(report), columns_of(report)
-    values = [[value_of(one, column.path) for column in columns] for one in systems]
+def _figures(report: EvaluationReport) -> str:
+    rows, columns = rows_of(report), columns_of(report)
+    values = [[value_of(row, column.path) for column in columns] for row in rows]
     best = [max((v for v in column if v is not None), default=None) for column in zip(*values, strict=True)]
     head = "".join(
-        f'<td title="{_text(one.meaning)}">{_text(one.title.replace("-", NO_BREAK_HYPHEN))}</td>'
-        for one in columns
+        f'<td title="{_text(column.meaning)}">{_text(column.title.replace("-", NO_BREAK_HYPHEN))}</td>'
+        for column in columns
     )
-    rows = "".join(
-        f'<tr><th scope="row">{_text(one["name"])}</th>'
-        f"{''.join(_cell(value, top) for value, top in zip(row, best, strict=True))}</tr>"
-        for one, row in zip(systems, values, strict=True)
+    body = "".join(
+        f'<tr><th scope="row">{_text(row.name)}</th>'
+        f"{''.join(_cell(value, top) for value, top in zip(cells, best, strict=True))}</tr>"
+        for row, cells in zip(rows, values, strict=True)
     )
-    key = "".join(f"<dt>{_text(one.title)}</dt><dd>{_text(one.meaning)}</dd>" for one in columns)
+    key = "".join(f"<dt>{_text(column.title)}</dt><dd>{_text(column.meaning)}</dd>" for column in columns)
     models = "".join(
-        f"<dt>{_text(one['name'])}</dt><dd>{_text(one['model_id'])} ({one['fingerprint'][:8]})</dd>"
-        for one in report["models"]
+        f"<dt>{_text(model.name)}</dt><dd>{_text(model.model_id)} ({model.fingerprint[:8]})</dd>"
+        for model in report.models
     )
-    absent = sorted({one["why_absent"] for one in report["baselines"] if one["why_absent"]})
-    fitted = [one for one in report["baselines"] if not one["why_absent"]]
-    prompts: Mapping[str, str] = next((one["prompts"] for one in fitted if "prompts" in one), {})
+    absent = sorted({baseline.why_absent for baseline in report.baselines if baseline.why_absent})
+    fitted = [baseline for baseline in report.baselines if not baseline.why_absent]
+    prompts = next((baseline.prompts for baseline in fitted if baseline.prompts), {})
     note = "".join(f"<p class=note>What needs no tuning {_text(why)}</p>" for why in absent)
     if fitted:
-        if copies := report["data"]["copies_in_train"]:
-            note += f"<p class=note><b>{len(copies):,} of the pictures are among those too, which flatters these rows.</b></p>"
-        note += f"<p class=note>The last {len(fitted)} rows need no tuning: fitted on training pictures, as the {_text(fitted[0]['on'])} embeds them.</p>"
-    asked = "".join(
-        f"<dt>{_text(name)}</dt><dd>{_text(' / '.join(about['queries']))}"
+        if duplicates := report.data.duplicates_in_train:
+            note += f"<p class=note><b>{len(duplicates):,} of the pictures are among those too, which flatters these rows.</b></p>"
+        note += f"<p class=note>The last {len(fitted)} rows need no tuning: fitted on training pictures, as the {_text(fitted[0].on)} embeds them.</p>"
+    queries = "".join(
+        f"<dt>{_text(name)}</dt><dd>{_text(' / '.join(category.queries))}"
         + (f"<br>tuned: {_text(prompts[name])}" if name in prompts else "")
         + "</dd>"
-        for name, about in report["data"]["categories"].items()
+        for name, category in report.data.categories.items()
     )
     return (
-        f"<section><h2>Figures</h2><div class=wide><table class=figures><tr><th></th>{head}</tr>{rows}</table></div>{note}"
-        f"<details><summary>What they mean, the models, and what was asked</summary><dl>{key}</dl><dl>{models}</dl><dl>{asked}</dl></details></section>"
+        f"<section><h2>Figures</h2><div class=wide><table class=figures><tr><th></th>{head}</tr>{body}</table></div>{note}"
+        f"<details><summary>What they mean, the models, and what was asked</summary><dl>{key}</dl><dl>{models}</dl><dl>{queries}</dl></details></section>"
     )
 
 
-def _differences(report: Mapping[str, Any]) -> str:
+def _differences(report: EvaluationReport) -> str:
     """Draw each difference as a dot on its interval, on one scale for all."""
-    rows = report["differences"]
-    if not rows:
+    if not report.differences:
         return ""
-    ends = [0.0, *(end for row in rows for end in row["interval"]), *(row["difference"] for row in rows)]
+    ends = [0.0, *(end for row in report.differences for end in (*row.interval, row.difference))]
     low, span = min(ends), (max(ends) - min(ends)) or 1.0
 
     def at(value: float) -> str:
         return f"{100 * (value - low) / span:.2f}%"
 
+    def line(row: Difference) -> str:
+        begin, end = row.interval
+        return (
+            f"<tr><th>{_text(row.of)}</th><td class=plot><div class=axis><i class=zero style='left:{at(0)}'></i>"
+            f"<i class=span style='left:{at(begin)};width:{100 * (end - begin) / span:.2f}%'></i>"
+            f"<i class=dot style='left:{at(row.difference)}'></i></div></td>"
+            f"<td>{row.difference:+.3f} <small>[{begin:+.3f}, {end:+.3f}]</small></td></tr>"
+        )
+
     parts = []
     for metric, title in COMPARED:
-        those = [row for row in rows if row["metric"] == metric]
-        lines = "".join(
-            f"<tr><th>{_text(row['of'])}</th><td class=plot><div class=axis><i class=zero style='left:{at(0)}'></i>"
-            f"<i class=span style='left:{at(row['interval'][0])};width:{100 * (row['interval'][1] - row['interval'][0]) / span:.2f}%'></i>"
-            f"<i class=dot style='left:{at(row['difference'])}'></i></div></td>"
-            f"<td>{row['difference']:+.3f} <small>[{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]</small></td></tr>"
-            for row in those
-        )
-        if those:
+        if lines := "".join(line(row) for row in report.differences if row.metric == metric):
             parts.append(f"<h3>{_text(title)}</h3><table class=forest>{lines}</table>")
-    made = report["made"]
     return (
-        f"<section><h2>Difference to the {_text(report['reference'])}</h2>{''.join(parts)}"
-        f"<p class=note>Line and brackets: 95 % interval of {made['resamples']:,} paired bootstrap draws over pictures, seed {made['seed']}.</p></section>"
+        f"<section><h2>Difference to the {_text(report.reference)}</h2>{''.join(parts)}"
+        f"<p class=note>Line and brackets: 95 % interval of {report.provenance.resamples:,} paired bootstrap draws over pictures, seed {report.provenance.seed}.</p></section>"
     )
 
 
-def _categories(models: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> str:
+def _categories(models: Sequence[ModelReport], data: Data) -> str:
     rows = []
-    for category, about in data["categories"].items():
+    for name, category in data.categories.items():
+        rankings = [model.text_to_image.per_category[name] for model in models]
         bars = []
-        for number, model in enumerate(models):
-            one = model["text_to_image"]["per_category"][category]
-            low, high = one["ap_interval"]
+        for number, ranking in enumerate(rankings):
+            low, high = ranking.ap_interval
             bars.append(
-                f"<div class=lane><div class='bar c{number % 6}' style='width:{100 * one['ap']:.1f}%'></div>"
+                f"<div class=lane><div class='bar c{number % 6}' style='width:{100 * ranking.ap:.1f}%'></div>"
                 f"<i class=whisker style='left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%'></i></div>"
             )
-        numbers = "".join(
-            f"<div>{model['text_to_image']['per_category'][category]['ap']:.3f}</div>" for model in models
-        )
-        called = f"{about['called']}, " if about["called"] != category else ""
+        numbers = "".join(f"<div>{ranking.ap:.3f}</div>" for ranking in rankings)
+        called = f"{category.called}, " if category.called != name else ""
         rows.append(
-            f"<tr><th>{_text(category)} <small>{_text(called)}{about['images']:,}</small></th>"
+            f"<tr><th>{_text(name)} <small>{_text(called)}{category.images:,}</small></th>"
             f"<td class=plot>{''.join(bars)}</td><td class=lanes>{numbers}</td></tr>"
         )
     return (
@@ -163,49 +172,41 @@ def _categories(models: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) ->
     )
 
 
-def legend(models: Sequence[Mapping[str, Any]]) -> str:
-    """Return which colour is which model."""
-    return "<p class=legend>" + "".join(
-        f"<span><i class=c{number % 6}></i>{_text(model['name'])}</span>" for number, model in enumerate(models)
-    ) + "</p>"  # fmt: skip
-
-
-def _collection(one: Mapping[str, Any] | None) -> str:
-    if not one:
-        return ""
+def _collection(collection: CollectionReport) -> str:
     head = "".join(
-        f"<td>{_text(IN_COLLECTION[name].replace('-', NO_BREAK_HYPHEN))}</td>" for name in one["exact"]
+        f"<td>{_text(IN_COLLECTION[name].replace('-', NO_BREAK_HYPHEN))}</td>"
+        for name in as_dict(collection.exact)
     )
     rows = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{value:{form}}</td>' for value in one[key].values())}</tr>"
-        for key, name, form in (
-            ("through_index", "through the index", ".3f"),
-            ("exact", "exact", ".3f"),
-            ("difference", "difference", "+.3f"),
+        f"<tr><th>{name}</th>{''.join(f'<td>{value:{form}}</td>' for value in as_dict(ranking).values())}</tr>"
+        for ranking, name, form in (
+            (collection.through_index, "through the index", ".3f"),
+            (collection.exact, "exact", ".3f"),
+            (collection.difference, "difference", "+.3f"),
         )
     )
-    rest = ", the others scanned" if one["indexed"] < one["images"] else ""
+    rest = ", the others scanned" if collection.indexed < collection.images else ""
     return (
-        f"<section><h2>Collection {_text(one['name'])} <small>{one['images']:,} pictures, {one['indexed']:,} in the index{rest}</small></h2>"
+        f"<section><h2>Collection {_text(collection.name)} <small>{collection.images:,} pictures, {collection.indexed:,} in the index{rest}</small></h2>"
         f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{rows}</table></div>"
-        f"<p class=note>Recall of the index @10 {one['recall@10']:.3f}, @100 {one['recall@100']:.3f}.</p></section>"
+        f"<p class=note>Recall of the index @10 {collection.recall[10]:.3f}, @100 {collection.recall[100]:.3f}.</p></section>"
     )
 
 
-def _gallery(worst: Sequence[Mapping[str, Any]], folder: Path) -> str:
+def _gallery(worst: Sequence[Failure], folder: Path) -> str:
     parts = []
     for kind, title, meaning in (
         ("missed", "Missed", "pictures that rank last for their own category"),
         ("intruder", "Intruders", "pictures of other categories that rank first"),
     ):
         figures = []
-        for entry in (one for one in worst if one["kind"] == kind):
-            picture = thumbnail(folder / entry["path"])
+        for failure in [entry for entry in worst if entry.kind == kind]:
+            picture = thumbnail(folder / failure.path)
             image = f'<img src="{picture}" alt="">' if picture else "<div class=gone>cannot be read</div>"
-            is_what = f"is {_text(entry['true'])}, " if kind == "intruder" else ""
+            is_what = f"is {_text(failure.true)}, " if kind == "intruder" else ""
             figures.append(
-                f'<figure title="{_text(entry["path"])}">{image}<figcaption><b>{_text(entry["category"])}</b> '
-                f"rank {entry['rank']:,}<br>{is_what}taken for {_text(entry['predicted'])}</figcaption></figure>"
+                f'<figure title="{_text(failure.path)}">{image}<figcaption><b>{_text(failure.category)}</b> '
+                f"rank {failure.rank:,}<br>{is_what}taken for {_text(failure.predicted)}</figcaption></figure>"
             )
         if figures:
             parts.append(
@@ -214,8 +215,8 @@ def _gallery(worst: Sequence[Mapping[str, Any]], folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _skipped(skipped: Sequence[Mapping[str, str]]) -> str:
-    lines = "".join(f"<li>{_text(one['path'])}: {_text(one['reason'])}</li>" for one in skipped[:100])
+def _skipped(skipped: Sequence[Skipped]) -> str:
+    lines = "".join(f"<li>{_text(picture.path)}: {_text(picture.reason)}</li>" for picture in skipped[:100])
     more = f"<p class=note>and {len(skipped) - 100:,} more</p>" if len(skipped) > 100 else ""
     return f"<section><h2>Left out</h2><ul>{lines}</ul>{more}</section>" if skipped else ""
 

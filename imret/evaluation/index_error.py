@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import DataError
 from imret.evaluation.dataset import category_queries
-from imret.evaluation.queries import Names
-from imret.evaluation.scores import rounded
+from imret.evaluation.report import CollectionCategory, CollectionRanking, CollectionReport, rounded
 from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.prompts import Names
 from imret.store import Collection, Point, Store
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _DEPTH = 100
 
 def evaluate_collection(
     store: Store, collection: str, *, encoder: Encoder, names: Names | None = None
-) -> dict[str, Any]:
+) -> CollectionReport:
     """Score the text queries of a collection's categories through its index and against every vector.
 
     A picture that the index does not return counts as not found. Figures at k come from a search for 100
@@ -36,11 +36,6 @@ def evaluate_collection(
         collection: Its name; every picture of it in a category is an answer to that category's query.
         encoder: The collection's encoder.
         names: What categories are called, where it is not what `imret.retrieval.prompts` says.
-
-    Returns:
-        `name`, `engine`, `model_id`, `images`, `indexed`; `through_index`, `exact` and their `difference`,
-        each with `map`, `map@100`, `r_precision`, `p@1`, `p@10`, `ndcg@10` and `hit_rate@10`, means over
-        categories; `recall@10` and `recall@100` of the index; and `per_category` average precisions.
 
     Raises:
         DataError: If the collection does not exist or has no two categories.
@@ -64,30 +59,22 @@ def evaluate_collection(
             exact.append(_figures(*true, category, n_of[category]))
             recalls.append([_overlap(shallow[0], true[0], min(k, n)) for k in (10, _DEPTH)])
         stats = opened.stats()
-    means = {
-        key: {metric: float(np.mean([one[metric] for one in rows])) for metric in rows[0]}
-        for key, rows in (("through_index", through), ("exact", exact))
-    }
-    means["difference"] = {m: means["through_index"][m] - means["exact"][m] for m in means["exact"]}
-    at_10, at_100 = np.mean(recalls, axis=0)
-    return {
-        "name": collection,
-        "engine": store.engine,
-        "model_id": encoder.model_id,
-        "images": n,
-        "indexed": stats.indexed,
-        **{key: {m: rounded(value) for m, value in figures.items()} for key, figures in means.items()},
-        "recall@10": rounded(at_10),
-        "recall@100": rounded(at_100),
-        "per_category": {
-            category: {
-                "images": n_of[category],
-                "through_index": rounded(through[i]["map"]),
-                "exact": rounded(exact[i]["map"]),
-            }
+    recall_10, recall_100 = np.mean(recalls, axis=0)
+    return CollectionReport(
+        name=collection,
+        engine=store.engine,
+        model_id=encoder.model_id,
+        images=n,
+        indexed=stats.indexed,
+        through_index=_ranking(np.mean(through, axis=0)),
+        exact=_ranking(np.mean(exact, axis=0)),
+        difference=_ranking(np.mean(through, axis=0) - np.mean(exact, axis=0)),
+        recall={10: rounded(recall_10), 100: rounded(recall_100)},
+        per_category={
+            category: CollectionCategory(n_of[category], rounded(through[i][0]), rounded(exact[i][0]))
             for i, category in enumerate(categories)
         },
-    }
+    )
 
 
 def _search(
@@ -99,22 +86,35 @@ def _search(
 
 
 def _figures(
-    first: Sequence[Point], every: Sequence[str | None], category: str, n_relevant: int
-) -> dict[str, float]:
-    """Return the figures of one ranking, which may lack pictures that are relevant."""
+    first: Sequence[Point], categories: Sequence[str | None], category: str, n_relevant: int
+) -> list[float]:
+    """Return the figures of one ranking in the order of `_ranking`; it may lack pictures that are relevant.
+
+    Args:
+        first: The first 100 pictures.
+        categories: Of all pictures, best first.
+        category: The relevant one.
+        n_relevant: How many pictures it has.
+    """
     shallow = np.array([point.payload.get("category") == category for point in first] or [False])
-    hits = np.array([one == category for one in every] or [False])
+    hits = np.array([other == category for other in categories] or [False])
     near = shallow[:10]
     discount = 1 / np.log2(np.arange(2, 12))
-    return {
-        "map": _precisions(hits) / n_relevant,
-        "map@100": _precisions(shallow) / min(_DEPTH, n_relevant),
-        "r_precision": float(hits[:n_relevant].sum() / n_relevant),
-        "p@1": float(near[0]),
-        "p@10": float(near.sum() / 10),
-        "ndcg@10": float((near * discount[: len(near)]).sum() / discount[: min(10, n_relevant)].sum()),
-        "hit_rate@10": float(near.any()),
-    }
+    return [
+        _precisions(hits) / n_relevant,
+        _precisions(shallow) / min(_DEPTH, n_relevant),
+        float(hits[:n_relevant].sum() / n_relevant),
+        float(near[0]),
+        float(near.sum() / 10),
+        float((near * discount[: len(near)]).sum() / discount[: min(10, n_relevant)].sum()),
+        float(near.any()),
+    ]
+
+
+def _ranking(figures: NDArray[np.float64]) -> CollectionRanking:
+    """Return the figures of `_figures`, or their means or differences, by name."""
+    ap, ap_100, r_precision, p_1, p_10, ndcg_10, hit_10 = map(rounded, figures)
+    return CollectionRanking(ap, ap_100, r_precision, {1: p_1, 10: p_10}, {10: ndcg_10}, {10: hit_10})
 
 
 def _precisions(hits: NDArray[np.bool_]) -> float:
@@ -122,6 +122,6 @@ def _precisions(hits: NDArray[np.bool_]) -> float:
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1) * hits).sum())
 
 
-def _overlap(found: Sequence[Point], true: Sequence[Point], k: int) -> float:
-    """Return how many of the k nearest pictures are among the first k that were found."""
-    return len({point.id for point in found[:k]} & {point.id for point in true[:k]}) / k
+def _overlap(results: Sequence[Point], nearest: Sequence[Point], k: int) -> float:
+    """Return the share of the k nearest pictures that is among the first k results."""
+    return len({point.id for point in results[:k]} & {point.id for point in nearest[:k]}) / k

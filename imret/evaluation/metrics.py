@@ -106,8 +106,8 @@ def recall_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: in
 
     Args, Returns and Raises are those of `precision_at_k`.
     """
-    found: NDArray[np.float64] = ranked(scores, relevant, k).sum(axis=1) / np.sum(relevant, axis=1)
-    return found
+    recall: NDArray[np.float64] = ranked(scores, relevant, k).sum(axis=1) / np.sum(relevant, axis=1)
+    return recall
 
 
 def r_precision(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -6,36 +6,42 @@ Everything here is a function from a report to a section of HTML; the colours ar
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from imret.evaluation.report import ModelReport, ZeroShot
 
 _SIDE = 200.0
 # Beyond these many categories a plot of each, and a matrix, show nothing any more.
 _MAX_CURVES, _MAX_MATRIX, _MAX_PAIRS = 24, 40, 40
 
 
-def curves(models: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> str:
+def curves(models: Sequence[ModelReport], levels: Sequence[float]) -> str:
     """Draw precision over recall: the mean of all categories large, each category small beside it."""
-    mean = _plot([one["text_to_image"]["curve"] for one in models], levels, labelled=True)
-    key = "".join(
-        f"<span><i class=c{number % 6}></i>{html.escape(one['name'])}</span>"
-        for number, one in enumerate(models)
-    )
-    ours = next(one for one in models if one["name"] == "model")["text_to_image"]["per_category"]
+    mean = _plot([model.text_to_image.curve for model in models], levels, labelled=True)
+    ours = next(model for model in models if model.name == "model").text_to_image.per_category
     shown, rest = list(ours), ""
     if len(ours) > _MAX_CURVES:
-        shown = sorted(ours, key=lambda name: (ours[name]["ap"], name))[:_MAX_CURVES]
+        shown = sorted(ours, key=lambda name: (ours[name].ap, name))[:_MAX_CURVES]
         rest = f", and the {_MAX_CURVES} categories that the model finds worst"
     small = "".join(
-        f"<figure>{_plot([one['text_to_image']['per_category'][category]['curve'] for one in models], levels, labelled=False)}"
+        f"<figure>{_plot([model.text_to_image.per_category[category].curve for model in models], levels, labelled=False)}"
         f"<figcaption>{html.escape(category)}</figcaption></figure>"
         for category in shown
     )
     return (
         "<section><h2>Precision over recall <small>asking in words; interpolated</small></h2>"
-        f"<p class=legend>{key}</p><div class=curves><figure>{mean}"
+        f"{legend(models)}<div class=curves><figure>{mean}"
         f"<figcaption>mean over categories{rest}</figcaption></figure><div class=small>{small}</div></div></section>"
     )
+
+
+def legend(models: Sequence[ModelReport]) -> str:
+    """Return which colour is which model."""
+    spans = "".join(
+        f"<span><i class=c{number % 6}></i>{html.escape(model.name)}</span>"
+        for number, model in enumerate(models)
+    )
+    return f"<p class=legend>{spans}</p>"
 
 
 def _plot(lines: Sequence[Sequence[float]], levels: Sequence[float], *, labelled: bool) -> str:
@@ -69,17 +75,17 @@ def _plot(lines: Sequence[Sequence[float]], levels: Sequence[float], *, labelled
     return f'<svg viewBox="{box}" role="img" aria-label="precision over recall">{grid}{marks}{drawn}</svg>'
 
 
-def confusion(zero_shot: Mapping[str, Any]) -> str:
+def confusion(zero_shot: ZeroShot) -> str:
     """Draw what pictures are (rows) and are taken for (columns), shaded by their share of the row.
 
     Of many categories, list the pairs that are confused most.
     """
-    if len(zero_shot["labels"]) > _MAX_MATRIX:
+    if len(zero_shot.labels) > _MAX_MATRIX:
         return _pairs(zero_shot)
-    labels = [html.escape(label) for label in zero_shot["labels"]]
+    labels = [html.escape(label) for label in zero_shot.labels]
     head = "".join(f"<th class=turn><span>{label}</span></th>" for label in labels)
     rows = []
-    for i, (label, counts) in enumerate(zip(labels, zero_shot["confusion"], strict=True)):
+    for i, (label, counts) in enumerate(zip(labels, zero_shot.confusion, strict=True)):
         total = max(1, sum(counts))
         cells = "".join(
             f'<td class="{"own" if i == j else "other"}" style="--share:{count / total:.3f}">{count or ""}</td>'
@@ -92,8 +98,8 @@ def confusion(zero_shot: Mapping[str, Any]) -> str:
     )
 
 
-def _pairs(zero_shot: Mapping[str, Any]) -> str:
-    labels, matrix = zero_shot["labels"], zero_shot["confusion"]
+def _pairs(zero_shot: ZeroShot) -> str:
+    labels, matrix = zero_shot.labels, zero_shot.confusion
     pairs = [
         (count, sum(counts), labels[i], labels[j])
         for i, counts in enumerate(matrix)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imret.datasets.captions_csv import read_captioned
 from imret.errors import DataError
 from imret.evaluation.dataset import encode, encode_captions
+from imret.evaluation.report import HitRates, Retention, rounded
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -34,17 +35,17 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CaptionHits:
     """What captions found with one model.
 
     Attributes:
-        figures: For the report.
-        found: (T,) bool, whether each caption has its picture among its first ten.
+        report: Its figures.
+        hits: (T,) bool, whether each caption has its picture among its first ten.
         own: (T,) int, the picture of each caption.
     """
 
-    figures: dict[str, Any]
-    found: NDArray[np.bool_]
+    report: Retention
+    hits: NDArray[np.bool_]
     own: NDArray[np.int64]
 
 
@@ -68,7 +69,7 @@ def captioned_in(file: str | os.PathLike[str]) -> Captioned:
 
 def retention_of(
     captioned: Captioned, encoder: Encoder, on_picture: Callable[[], object] = lambda: None
-) -> Kept:
+) -> CaptionHits:
     """Return how often a caption finds its picture, and a picture one of its captions.
 
     Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same
@@ -77,10 +78,10 @@ def retention_of(
     Raises:
         DataError: If a picture cannot be read.
     """
-    images, good, skipped = encode(captioned.root, captioned.paths, encoder, on_picture)
+    images, readable, skipped = encode(captioned.root, captioned.paths, encoder, on_picture)
     if skipped:
         raise DataError(
-            f"picture {skipped[0]['path']!r} of the captions file cannot be used: {skipped[0]['reason']} "
+            f"picture {skipped[0].path!r} of the captions file cannot be used: {skipped[0].reason} "
             "Mend it, or take its lines out."
         )
     texts, cut = encode_captions(encoder, [caption for caption, _ in captioned.captions])
@@ -93,18 +94,22 @@ def retention_of(
     )
     image_ranks = np.concatenate(
         [
-            _best_ranks(images[i : i + _QUERIES] @ texts.T, own, range(i, len(good)))
-            for i in range(0, len(good), _QUERIES)
+            _best_ranks(images[i : i + _QUERIES] @ texts.T, own, range(i, len(readable)))
+            for i in range(0, len(readable), _QUERIES)
         ]
     )
-    figures = {
-        "queries": len(texts),
-        "images": len(good),
-        "cut": cut,
-        **{f"hit_rate@{k}": round(float((text_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
-        "image_to_text": {f"hit_rate@{k}": round(float((image_ranks < k).mean()), 4) for k in (1, 5, _DEPTH)},
-    }
-    return Kept(figures, text_ranks < _DEPTH, own)
+    report = Retention(
+        queries=len(texts),
+        images=len(readable),
+        cut=cut,
+        hit_rate=_hit_rates(text_ranks),
+        image_to_text=HitRates(_hit_rates(image_ranks)),
+    )
+    return CaptionHits(report, text_ranks < _DEPTH, own)
+
+
+def _hit_rates(ranks: NDArray[np.int64]) -> dict[int, float]:
+    return {k: rounded((ranks < k).mean()) for k in (1, 5, _DEPTH)}
 
 
 def _ranks(scores: NDArray[np.float32], own: NDArray[np.int64]) -> NDArray[np.int64]:

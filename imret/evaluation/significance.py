@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.evaluation.bootstrap import draw_counts, interval, resampled_ap
 from imret.evaluation.dataset import Embedded
-from imret.evaluation.retention import Kept
-from imret.evaluation.scores import rounded
+from imret.evaluation.report import Difference, ImageToImage, Interval, rounded
+from imret.evaluation.retention import CaptionHits
 
-MAP, TOP1, IMAGES, KEPT = "text_to_image_map", "zero_shot_top1", "image_to_image_map", "retention_hit_rate@10"
+MAP, TOP1, IMAGES, RETENTION = (
+    "text_to_image_map",
+    "zero_shot_top1",
+    "image_to_image_map",
+    "retention_hit_rate@10",
+)
+_APS = "aps"
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,15 @@ class System:
         scores: (Q, N) float of each picture for each category, higher is better.
         image_aps: (N,) float64 average precision of each picture asking for its like, NaN where it does
             not; None where the system has no embeddings of its own.
-        kept: What captions found; None where they were not asked.
+        caption_hits: What captions found; None where they were not asked.
+        image_to_image: What `image_aps` come to; None where they are.
     """
 
     name: str
     scores: NDArray[np.floating]
     image_aps: NDArray[np.float64] | None = None
-    kept: Kept | None = None
+    caption_hits: CaptionHits | None = None
+    image_to_image: ImageToImage | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +49,26 @@ class Resampled:
 
     Attributes:
         aps: (B, Q) average precision of each category.
-        figures: (B,) by metric: MAP, TOP1, and where the system has them IMAGES and KEPT.
+        figures: (B,) by metric: MAP, TOP1, and where the system has them IMAGES and RETENTION.
     """
 
     aps: NDArray[np.float64]
     figures: dict[str, NDArray[np.float64]]
 
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Of each figure, by metric."""
+        return {metric: bounds(values) for metric, values in self.figures.items()}
 
-def resample(systems: Sequence[System], found: Embedded, resamples: int, seed: int) -> dict[str, Resampled]:
+    @property
+    def ap_intervals(self) -> list[Interval]:
+        """Of the average precision of each category."""
+        return [bounds(values) for values in self.aps.T]
+
+
+def resample(
+    systems: Sequence[System], embedded: Embedded, resamples: int, seed: int
+) -> dict[str, Resampled]:
     """Score every system on the same draws of pictures, as many of each category as there are.
 
     By text, pictures are drawn anew in every ranking. From picture to picture it is those that ask: the
@@ -56,46 +76,50 @@ def resample(systems: Sequence[System], found: Embedded, resamples: int, seed: i
     along with their picture.
 
     Args:
-        systems: At least one; their names differ.
-        found: The pictures that their scores are of.
+        systems: At least one; their names differ. Those with `caption_hits` were asked the same captions.
+        embedded: The pictures that their scores are of.
         resamples: How many draws, B.
         seed: Of the draws.
     """
-    relevant = found.relevant
-    parts: dict[str, dict[str, list[NDArray[np.float64]]]] = {one.name: {} for one in systems}
-    right = {one.name: one.scores.argmax(axis=0) == found.labels for one in systems}
-    for counts in draw_counts(found.labels, resamples, seed=seed):
-        for one in systems:
-            into = parts[one.name]
-            into.setdefault("aps", []).append(resampled_ap(one.scores, relevant, counts))
-            into.setdefault(TOP1, []).append(counts @ right[one.name] / len(found.labels))
-            if one.image_aps is not None and not np.isnan(one.image_aps).all():
-                into.setdefault(IMAGES, []).append(_weighted(counts, one.image_aps))
-    kept = [one for one in systems if one.kept is not None]
-    if kept and kept[0].kept is not None:
-        everything = np.zeros(len(np.unique(kept[0].kept.own)), dtype=np.int64)  # one category
-        for counts in draw_counts(everything, resamples, seed=seed):
-            for one in kept:
-                if one.kept is not None:
-                    found_of = np.bincount(one.kept.own, weights=one.kept.found)
-                    share = counts @ found_of / (counts @ np.bincount(one.kept.own))
-                    parts[one.name].setdefault(KEPT, []).append(share)
+    relevant, labels = embedded.relevant, embedded.labels
+    parts: dict[str, dict[str, list[NDArray[np.float64]]]] = {
+        system.name: defaultdict(list) for system in systems
+    }
+    right = {system.name: system.scores.argmax(axis=0) == labels for system in systems}
+    for counts in draw_counts(labels, resamples, seed=seed):
+        for system in systems:
+            part = parts[system.name]
+            part[_APS].append(resampled_ap(system.scores, relevant, counts))
+            part[TOP1].append(counts @ right[system.name] / len(labels))
+            if system.image_aps is not None and not np.isnan(system.image_aps).all():
+                part[IMAGES].append(_weighted(counts, system.image_aps))
+    with_captions = {
+        system.name: system.caption_hits for system in systems if system.caption_hits is not None
+    }
+    if with_captions:
+        n_images = len(np.unique(next(iter(with_captions.values())).own))
+        one_category = np.zeros(n_images, dtype=np.int64)
+        for counts in draw_counts(one_category, resamples, seed=seed):
+            for name, caption_hits in with_captions.items():
+                hits = counts @ np.bincount(caption_hits.own, weights=caption_hits.hits)
+                parts[name][RETENTION].append(hits / (counts @ np.bincount(caption_hits.own)))
     result = {}
-    for name, collected in parts.items():
-        joined = {metric: np.concatenate(values) for metric, values in collected.items()}
-        aps = joined.pop("aps")
+    for name, part in parts.items():
+        joined = {metric: np.concatenate(values) for metric, values in part.items()}
+        aps = joined.pop(_APS)
         result[name] = Resampled(aps, {MAP: aps.mean(axis=1), **joined})
     return result
 
 
-def bounds(values: NDArray[np.float64]) -> list[float]:
+def bounds(values: NDArray[np.float64]) -> Interval:
     """Return the 95 % interval of resampled values, as the report holds it."""
-    return [rounded(bound) for bound in interval(values)]
+    low, high = interval(values)
+    return rounded(low), rounded(high)
 
 
 def difference(
-    of: str, to: str, samples: dict[str, Resampled], figures: dict[str, dict[str, float]]
-) -> list[dict[str, Any]]:
+    of: str, to: str, samples: Mapping[str, Resampled], figures: Mapping[str, Mapping[str, float]]
+) -> list[Difference]:
     """Return how far one system is from another, metric by metric, with paired intervals.
 
     Args:
@@ -105,15 +129,15 @@ def difference(
         figures: By system and metric, on the pictures as they are.
     """
     return [
-        {
-            "of": of,
-            "to": to,
-            "metric": metric,
-            "value": figures[of][metric],
-            "reference": figures[to][metric],
-            "difference": rounded(figures[of][metric] - figures[to][metric]),
-            "interval": bounds(drawn - samples[to].figures[metric]),
-        }
+        Difference(
+            of=of,
+            to=to,
+            metric=metric,
+            value=figures[of][metric],
+            reference=figures[to][metric],
+            difference=rounded(figures[of][metric] - figures[to][metric]),
+            interval=bounds(drawn - samples[to].figures[metric]),
+        )
         for metric, drawn in samples[of].figures.items()
         if metric in samples[to].figures
     ]
@@ -121,7 +145,7 @@ def difference(
 
 def _weighted(counts: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (b,) the mean of (N,) values that are not NaN, weighted by each row of (b, N) counts."""
-    there = ~np.isnan(values)
-    drawn = counts[:, there]
-    means: NDArray[np.float64] = drawn @ values[there] / drawn.sum(axis=1)
+    known = ~np.isnan(values)
+    drawn = counts[:, known]
+    means: NDArray[np.float64] = drawn @ values[known] / drawn.sum(axis=1)
     return means

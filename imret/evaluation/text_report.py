@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from imret.escape import escape_control
-from imret.evaluation.significance import IMAGES, KEPT, MAP, TOP1
+from imret.evaluation.report import BaselineReport, CollectionReport, EvaluationReport, ModelReport, as_dict
+from imret.evaluation.significance import IMAGES, MAP, RETENTION, TOP1
+
+Row: TypeAlias = ModelReport | BaselineReport
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every system.
+    """One figure of every row.
 
     Attributes:
-        path: Where it is in a system's part of the report.
+        path: Names of attributes that lead to it from a row, and last, of figures at k, the k.
         short: Its heading in a terminal, 7 characters at most.
         title: Its heading on a page.
         meaning: What it is, in words.
     """
 
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     short: str
     title: str
     meaning: str
@@ -34,18 +37,21 @@ _TEXT = ("text_to_image", "macro")
 COLUMNS = (
     Column((*_TEXT, "map"), "mAP", "mAP", "average precision of asking for a category, mean over categories"),
     Column((*_TEXT, "r_precision"), "R-prec", "R-precision", "right ones among as many as there are"),
-    Column((*_TEXT, "p@1"), "P@1", "P@1", "how often the first picture is right"),
-    Column((*_TEXT, "p@10"), "P@10", "P@10", "share of right ones among the first ten"),
-    Column((*_TEXT, "ndcg@10"), "nDCG@10", "nDCG@10", "the same, earlier ranks counting more"),
-    Column((*_TEXT, "hit_rate@10"), "hit@10", "hit rate@10", "how often any of the first ten is right"),
+    Column((*_TEXT, "precision", 1), "P@1", "P@1", "how often the first picture is right"),
+    Column((*_TEXT, "precision", 10), "P@10", "P@10", "share of right ones among the first ten"),
+    Column((*_TEXT, "ndcg", 10), "nDCG@10", "nDCG@10", "the same, earlier ranks counting more"),
+    Column((*_TEXT, "hit_rate", 10), "hit@10", "hit rate@10", "how often any of the first ten is right"),
     Column(("image_to_image", "map"), "img-img", "image-image mAP", "each picture asks for its like"),
     Column(("zero_shot", "top1"), "top-1", "top-1", "share of pictures taken for what they are"),
     Column(("zero_shot", "macro_top1"), "macro-1", "macro top-1", "the same, mean over categories"),
     Column(
-        ("retention", "hit_rate@10"), "kept@10", "kept@10", "captions of other things that find their picture"
+        ("retention", "hit_rate", 10),
+        "kept@10",
+        "kept@10",
+        "captions of other things that find their picture",
     ),
 )
-# What an ingested collection is measured by, whose rankings may be cut short.
+# What an ingested collection is measured by, whose rankings may be cut short: by key of JSON.
 IN_COLLECTION = {
     "map": "mAP",
     "map@100": "mAP@100",
@@ -59,98 +65,94 @@ COMPARED = (
     (MAP, "text to image mAP"),
     (TOP1, "zero-shot top-1"),
     (IMAGES, "image to image mAP"),
-    (KEPT, "retention hit rate@10"),
+    (RETENTION, "retention hit rate@10"),
 )
 
 
-def value_of(system: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    """Return a figure of a system, or None where it has none."""
-    at: Any = system
+def value_of(row: Row, path: Sequence[str | int]) -> float | None:
+    """Return a figure of a row, or None where it has none."""
+    at: Any = row
     for key in path:
-        if not isinstance(at, Mapping) or at.get(key) is None:
-            return None
-        at = at[key]
-    return float(at)
+        at = at.get(key) if isinstance(at, Mapping) else getattr(at, str(key), None)
+    return None if at is None else float(at)
 
 
-def systems_of(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return every system that has figures: the models, then what needs no tuning."""
-    return [one for one in (*report["models"], *report["baselines"]) if one["text_to_image"] is not None]
+def rows_of(report: EvaluationReport) -> list[Row]:
+    """Return every row that has figures: the models, then what needs no tuning."""
+    return [*report.models, *(baseline for baseline in report.baselines if baseline.text_to_image)]
 
 
-def columns_of(report: Mapping[str, Any]) -> list[Column]:
-    """Return the figures that any system of the report has."""
-    systems = systems_of(report)
-    return [one for one in COLUMNS if any(value_of(system, one.path) is not None for system in systems)]
+def columns_of(report: EvaluationReport) -> list[Column]:
+    """Return the figures that any row of the report has."""
+    rows = rows_of(report)
+    return [column for column in COLUMNS if any(value_of(row, column.path) is not None for row in rows)]
 
 
-def format_report(report: Mapping[str, Any]) -> str:
-    """Return a report for a terminal; either of its parts, folder and collection, may be missing."""
+def format_report(report: EvaluationReport | None, collection: CollectionReport | None = None) -> str:
+    """Return reports for a terminal: of a folder, of a collection, or both."""
     parts = []
-    if report.get("models"):
-        parts += [_systems(report), _differences(report), _categories(report)]
-        if copies := report["data"]["copies_in_train"]:
+    if report:
+        parts += [_rows(report), _differences(report), _categories(report)]
+        if duplicates := report.data.duplicates_in_train:
             parts.append(
-                f"{len(copies):,} pictures are among those of --train too: the rows fitted on them flatter "
-                "themselves; --json lists them"
+                f"{len(duplicates):,} pictures are among those of --train too: the rows fitted on them "
+                "flatter themselves; --json lists them"
             )
-        if report["data"]["skipped"]:
-            parts.append(f"{len(report['data']['skipped']):,} pictures left out; --json and --html list them")
-    if report.get("collection"):
-        parts.append(_collection(report["collection"]))
+        if report.data.skipped:
+            parts.append(f"{len(report.data.skipped):,} pictures left out; --json and --html list them")
+    if collection:
+        parts.append(_collection(collection))
     return "\n\n".join(part for part in parts if part)
 
 
-def _systems(report: Mapping[str, Any]) -> str:
-    systems, columns = systems_of(report), columns_of(report)
-    width = max(len(_short(one["name"])) for one in systems)
-    lines = [" " * width + "".join(f"{one.short:>8}" for one in columns)]
-    for system in systems:
-        cells = (_figure(value_of(system, one.path)) for one in columns)
-        lines.append(f"{_short(system['name']):<{width}}" + "".join(f"{cell:>8}" for cell in cells))
+def _rows(report: EvaluationReport) -> str:
+    rows, columns = rows_of(report), columns_of(report)
+    width = max(len(_short(row.name)) for row in rows)
+    lines = [" " * width + "".join(f"{column.short:>8}" for column in columns)]
+    for row in rows:
+        cells = (_figure(value_of(row, column.path)) for column in columns)
+        lines.append(f"{_short(row.name):<{width}}" + "".join(f"{cell:>8}" for cell in cells))
     return "\n".join(lines)
 
 
-def _differences(report: Mapping[str, Any]) -> str:
-    rows = report["differences"]
-    if not rows:
+def _differences(report: EvaluationReport) -> str:
+    if not report.differences:
         return ""
-    lines = [f"difference to the {report['reference']}, with 95 % paired bootstrap interval over pictures"]
-    width = max(len(_short(row["of"])) for row in rows)
+    lines = [f"difference to the {report.reference}, with 95 % paired bootstrap interval over pictures"]
+    width = max(len(_short(difference.of)) for difference in report.differences)
     for metric, title in COMPARED:
-        those = [row for row in rows if row["metric"] == metric]
-        lines += [f"  {title}"] * bool(those)
-        for row in those:
-            low, high = row["interval"]
-            lines.append(
-                f"    {_short(row['of']):<{width}}  {row['difference']:+.3f}  [{low:+.3f}, {high:+.3f}]"
-            )
+        in_metric = [difference for difference in report.differences if difference.metric == metric]
+        lines += [f"  {title}"] * bool(in_metric)
+        for difference in in_metric:
+            low, high = difference.interval
+            name = _short(difference.of)
+            lines.append(f"    {name:<{width}}  {difference.difference:+.3f}  [{low:+.3f}, {high:+.3f}]")
     return "\n".join(lines)
 
 
-def _categories(report: Mapping[str, Any]) -> str:
-    models = report["models"]
-    lines = [
-        f"{'average precision by text':<26}images" + "".join(f"  {_short(m['name'], 12):>12}" for m in models)
-    ]
-    for category, about in report["data"]["categories"].items():
-        values = (m["text_to_image"]["per_category"][category]["ap"] for m in models)
-        lines.append(
-            f"  {_short(category):<24}{about['images']:>6,}" + "".join(f"  {v:>12.3f}" for v in values)
-        )
+def _categories(report: EvaluationReport) -> str:
+    heads = "".join(f"  {_short(model.name, 12):>12}" for model in report.models)
+    lines = [f"{'average precision by text':<26}images{heads}"]
+    for name, category in report.data.categories.items():
+        aps = (model.text_to_image.per_category[name].ap for model in report.models)
+        lines.append(f"  {_short(name):<24}{category.images:>6,}" + "".join(f"  {ap:>12.3f}" for ap in aps))
     return "\n".join(lines)
 
 
-def _collection(one: Mapping[str, Any]) -> str:
-    rest = ", the others scanned" if one["indexed"] < one["images"] else ""
+def _collection(collection: CollectionReport) -> str:
+    rest = ", the others scanned" if collection.indexed < collection.images else ""
+    recall = collection.recall
     lines = [
-        f"collection {one['name']}: {one['images']:,} pictures, {one['indexed']:,} in the index{rest}; "
-        f"recall of the index @10 {one['recall@10']:.3f}, @100 {one['recall@100']:.3f}",
-        " " * 24 + "".join(f"{IN_COLLECTION[metric]:>8}" for metric in one["exact"]),
+        f"collection {collection.name}: {collection.images:,} pictures, {collection.indexed:,} in the "
+        f"index{rest}; recall of the index @10 {recall[10]:.3f}, @100 {recall[100]:.3f}",
+        " " * 24 + "".join(f"{IN_COLLECTION[metric]:>8}" for metric in as_dict(collection.exact)),
     ]
-    for key, name in (("through_index", "through the index"), ("exact", "exact")):
-        lines.append(f"{name:<24}" + "".join(f"{value:>8.3f}" for value in one[key].values()))
-    lines.append(f"{'difference':<24}" + "".join(f"{value:>+8.3f}" for value in one["difference"].values()))
+    for ranking, name, form in (
+        (collection.through_index, "through the index", ">8.3f"),
+        (collection.exact, "exact", ">8.3f"),
+        (collection.difference, "difference", ">+8.3f"),
+    ):
+        lines.append(f"{name:<24}" + "".join(f"{value:{form}}" for value in as_dict(ranking).values()))
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageCms
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, transparency over white; always a new one."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy() if type(image) is Image.Image else image.convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):

@@ -53,7 +53,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-
 # Where a picture becomes small in two steps, the first leaves this many times the pixels a side for LANCZOS.
 REDUCING_GAP = 2.0
 # The same for a model's size, to which it is resized by BICUBIC or BILINEAR with antialiasing.
@@ -163,7 +162,7 @@ def lift_pillow_limit(max_pixels: int) -> None:
 def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
     def opener(name: str, flags: int) -> int:
         # Without O_NONBLOCK, opening a named pipe called a.jpg waits for a writer for ever.
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        return os.open(name, flags | os.O_NONBLOCK)
 
     try:
         file = open(path, "rb", opener=opener)  # noqa: SIM115 - returned open; Path.open has no opener
@@ -330,9 +329,6 @@ def _orientation(
         return int(value)
     except Exception:
         return 1
-
-
-# ---- Colour ------------------------------------------------------------------------------------
 
 
 # ---- Warnings ----------------------------------------------------------------------------------

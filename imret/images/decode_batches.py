@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
-
 # Pictures decoded before they are encoded together.
 BATCH_IMAGES = 64
-
 
 # A large photo takes some 100 MB while it is decoded; more threads than this help little.
 _THREADS = 16

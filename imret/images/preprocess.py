@@ -10,8 +10,6 @@ from imret.errors import ModelError
 
 # OpenAI CLIP's channel statistics: open_clip's defaults wherever a configuration names none.
 _DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
-
-
 _DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
 
 

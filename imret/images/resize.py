@@ -18,6 +18,13 @@ from imret.images.decode import MAX_PIXELS, Picture, Reduced, Resample, Source, 
 from imret.images.preprocess import Preprocess
 from imret.settings import read_settings
 
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+Extent: TypeAlias = tuple[float, float]  # width and height of the part to resize, from the upper left corner
+Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], Resample, Box, Extent], NDArray[np.uint8]]
+
+# Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
+_MAX_RESIZED_PIXELS = 16_000_000
+
 
 def load_pixels(
     source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS
@@ -99,19 +106,6 @@ def resize(
         )
     kept: NDArray[np.uint8] = pixels[0, :, top:bottom, left:right].permute(1, 2, 0).contiguous().numpy()
     return kept
-
-
-# Above this many pixels, the picture between resizing and cropping is not made (see `_resize_and_crop`).
-_MAX_RESIZED_PIXELS = 16_000_000
-
-
-Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
-
-
-Extent: TypeAlias = tuple[float, float]  # width and height of the part to resize, from the upper left corner
-
-
-Resize: TypeAlias = Callable[[Image.Image, tuple[int, int], Resample, Box, Extent], NDArray[np.uint8]]
 
 
 def pillow_resize(

@@ -11,9 +11,11 @@ from PIL import Image
 from imret.errors import ImageError
 from imret.images.decode import REDUCING_GAP, load_image
 
+# Longer side of a picture on a contact sheet or a report; shown at half of it, to be sharp on a dense screen.
+THUMBNAIL_PIXELS = 240
+LARGE_THUMBNAIL_PIXELS = 420  # where one search has the page to itself
+
 _MAX_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
-
-
 _MAX_PROFILE_BYTES = 1 << 14
 
 
@@ -50,9 +52,6 @@ def _profile(image: Image.Image) -> bytes | None:
     if not isinstance(profile, bytes) or profile[16:20] != b"RGB " or len(profile) > _MAX_PROFILE_BYTES:
         return None
     return None if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile else profile
-
-
-THUMBNAIL_PIXELS = 240  # longer side; shown at half of it, so that it is sharp on a dense screen
 
 
 def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:

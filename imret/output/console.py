@@ -17,11 +17,10 @@ def announce(message: str) -> None:
 def silence_closed_stdout() -> bool:
     """If the reader of stdout has gone (`| head`), send what is left to write nowhere; say whether it has."""
     number = sys.stdout.fileno()
-    if hasattr(select, "poll"):  # Windows has none; there, a broken pipe is taken for this one
-        poll = select.poll()
-        poll.register(number, 0)  # what is wrong with it is reported unasked
-        if not poll.poll(0):
-            return False
+    poll = select.poll()
+    poll.register(number, 0)  # what is wrong with it is reported unasked
+    if not poll.poll(0):
+        return False
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)

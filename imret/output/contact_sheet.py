@@ -14,10 +14,9 @@ from pathlib import Path
 
 from imret.escape import escape_control
 from imret.files import write_atomically
-from imret.images.thumbnails import THUMBNAIL_PIXELS, thumbnail
+from imret.images.thumbnails import LARGE_THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, thumbnail
 from imret.retrieval.results import Hit
 
-_ALONE_PIXELS = 420  # where one search has the page to itself
 _THREADS = min(8, os.cpu_count() or 1)  # decoding takes up to 1.2 GB for each picture of the largest size
 
 
@@ -54,10 +53,11 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
         OSError: If it cannot be written.
     """
     alone = len(strips) == 1
-    pictures = list({hit.path: None for strip in strips for hit in strip.hits})
+    pixels = LARGE_THUMBNAIL_PIXELS if alone else THUMBNAIL_PIXELS
+    paths = list({hit.path: None for strip in strips for hit in strip.hits})
     with ThreadPoolExecutor(_THREADS) as pool:
-        made = pool.map(lambda path: thumbnail(path, _ALONE_PIXELS if alone else THUMBNAIL_PIXELS), pictures)
-        thumbnails = dict(zip(pictures, made, strict=True))
+        images = pool.map(lambda path: thumbnail(path, pixels), paths)
+        thumbnails = dict(zip(paths, images, strict=True))
     page = _PAGE.format(
         title=_text(title),
         summary=_text(summary),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imret.errors import DataError
+from imret.files import replace_if_absent
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Hit
@@ -71,7 +72,7 @@ def copy_hits(hits: Sequence[Hit], folder: str | os.PathLike[str]) -> tuple[int,
 @contextlib.contextmanager
 def _opened(source: Path) -> Iterator[BinaryIO]:
     # Without O_NONBLOCK, opening a named pipe that has taken a picture's place waits for a writer for ever.
-    with os.fdopen(os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as data:
+    with os.fdopen(os.open(source, os.O_RDONLY | os.O_NONBLOCK), "rb") as data:
         if not stat.S_ISREG(os.fstat(data.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         yield data
@@ -79,8 +80,8 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
 
 def _copy(source: Path, data: BinaryIO, folder: Path, name: str, limit: int) -> None:
     # What is there already is not written a second time; it need not even have room.
-    place, there = _place(folder, name, limit, source)
-    if there:
+    place, is_copied = _place(folder, name, limit, source)
+    if is_copied:
         return
     try:
         handle, part = tempfile.mkstemp(dir=folder, prefix=".part-")
@@ -96,15 +97,12 @@ def _copy(source: Path, data: BinaryIO, folder: Path, name: str, limit: int) -> 
             shutil.copyfileobj(data, out, _CHUNK_BYTES)
         with contextlib.suppress(OSError):  # a memory card keeps no permissions; the picture counts
             shutil.copystat(source, part)
-        while not there:
+        while not is_copied:
             try:
-                os.link(part, place)  # unlike a rename, refuses to take the place of what has come meanwhile
+                replace_if_absent(part, place)
                 return
             except FileExistsError:
-                place, there = _place(folder, name, limit, source)
-            except OSError:  # a file system without hard links, such as FAT
-                os.replace(part, place)
-                return
+                place, is_copied = _place(folder, name, limit, source)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
@@ -137,5 +135,5 @@ def _fitting(name: str, mark: str, limit: int) -> str:
 def _name_limit(folder: Path) -> int:
     try:
         return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):  # Windows; file systems that do not say
+    except (OSError, ValueError):  # file systems that do not say
         return 255

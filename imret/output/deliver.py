@@ -1,4 +1,4 @@
-"""Hits to where they were asked for: stdout, a contact sheet, a folder of copies, a viewer."""
+"""Hits to where somebody wants them: stdout, a contact sheet, a folder of copies, a viewer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def deliver(
     copy_to: str | None = None,
     open_them: bool = False,
 ) -> int:
-    """Put hits where somebody asked for them.
+    """Put hits where somebody wants them.
 
     Args:
         hits: What was found.
@@ -72,8 +72,8 @@ def deliver(
         copied, failed = copy_hits(hits, copy_to)
         for path, reason in failed:
             announce(f"not copied: {escape_control(path)}: {reason}")
-        lost = f", {len(failed):,} not" if failed else ""
-        announce(f"{_pictures(copied)} copied to {escape_control(copy_to)}{lost}")
+        rest = f", {len(failed):,} not" if failed else ""
+        announce(f"{_count(copied)} copied to {escape_control(copy_to)}{rest}")
         code = 1 if failed else 0
     if open_them and hits:
         open_hits(hits, query=query, note=note, sheet=html)
@@ -119,10 +119,10 @@ def open_hits(
     """
     from imret.output.viewer import show
 
-    there = [hit.path for hit in hits if os.path.exists(hit.path)]
-    if len(there) < len(hits):
-        announce(f"not shown: {_pictures(len(hits) - len(there))} whose files are gone")
-    if not there:
+    paths = [hit.path for hit in hits if os.path.exists(hit.path)]
+    if len(paths) < len(hits):
+        announce(f"not shown: {_count(len(hits) - len(paths))} whose files are gone")
+    if not paths:
         raise DataError("nothing to open: the files are gone. Bring the collection up to date: imret ingest")
 
     def page() -> Path:
@@ -130,7 +130,7 @@ def open_hits(
             return Path(sheet).resolve()
         return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
 
-    shown = show(there, page)
+    shown = show(paths, page)
     if shown is not None and sheet is None:
         announce(f"Contact sheet: {escape_control(str(shown))}")
 
@@ -138,7 +138,7 @@ def open_hits(
 def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
     from imret.output.contact_sheet import Strip, write_sheet
 
-    summary = _pictures(len(hits)) + (f" · {note}" if note else "")
+    summary = _count(len(hits)) + (f" · {note}" if note else "")
     try:
         return write_sheet(file, query, summary, [Strip("", "", hits)])
     except OSError as error:
@@ -147,5 +147,5 @@ def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
         ) from error
 
 
-def _pictures(count: int) -> str:
+def _count(count: int) -> str:
     return f"{count:,} picture{'' if count == 1 else 's'}"

@@ -1,7 +1,4 @@
-"""What comes out of a search: formats for people and programs, thumbnails, a sheet, copies, a viewer.
-
-The formats are a contract. Results go to stdout; what is said about them, and about files, does not.
-"""
+"""Hits and facets as text, for people (a table) and programs (TSV, JSON, paths). Formats are a contract."""
 
 from __future__ import annotations
 
@@ -9,20 +6,15 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from imret.escape import escape_control
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Facet, Hit
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 FORMATS = ("table", "tsv", "json", "paths")
-_LEAST_PATH, _LEAST_CATEGORY = 8, 6  # columns that they get in the narrowest terminal
-
-
-# ---- Formats --------------------------------------------------------------------------------------------
+_MIN_PATH, _MIN_CATEGORY = 8, 6  # columns that they get in the narrowest terminal
 
 
 def write_hits(
@@ -77,10 +69,10 @@ def _rows(hits: Sequence[Hit], width: int | None) -> list[str]:
     if width is not None:
         full = max((a + column + display_width(p) for a, p in zip(around, paths, strict=True)), default=0)
         if full > width:  # only then does a long category give way to the paths
-            column = min(column, max(_LEAST_CATEGORY, (width - max(around)) // 3))
+            column = min(column, max(_MIN_CATEGORY, (width - max(around)) // 3))
             categories = [shortened(category, column) for category in categories]
             paths = [
-                shortened(path, max(_LEAST_PATH, width - a - column))
+                shortened(path, max(_MIN_PATH, width - a - column))
                 for a, path in zip(around, paths, strict=True)
             ]
     return [
@@ -108,6 +100,10 @@ def json_line(hit: Hit, *, payload: bool = False) -> str:
         fields["folded"] = hit.folded
     if payload:
         fields["payload"] = hit.payload
+    return _json_text(fields)
+
+
+def _json_text(fields: dict[str, Any]) -> str:
     # Still JSON, and the same values: but no terminal obeys it, and a name of any bytes opens its file.
     return _escape(json.dumps(fields, ensure_ascii=False), lambda char: json.dumps(char)[1:-1])
 
@@ -117,7 +113,7 @@ def write_facets(facets: Sequence[Facet], output: str, stream: TextIO) -> None:
     if output == "json":
         for facet in facets:
             fields = {"category": facet.value, "hits": facet.hits, "images": facet.images}
-            print(_escape(json.dumps(fields, ensure_ascii=False), lambda c: json.dumps(c)[1:-1]), file=stream)
+            print(_json_text(fields), file=stream)
     elif output == "tsv":
         print("category\thits\timages", file=stream)
         for facet in facets:
@@ -193,6 +189,3 @@ def _near(path: str) -> str:
     except FileNotFoundError:  # somebody has removed it
         return path
     return os.path.relpath(path, here) if path.startswith(here.rstrip(os.sep) + os.sep) else path
-
-
-# ---- Files ----------------------------------------------------------------------------------------------

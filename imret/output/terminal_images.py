@@ -1,18 +1,18 @@
 """Pictures as thumbnails in a terminal: which graphics it can show, and the escape codes for one picture.
 
-Hides the protocols: kitty graphics, iTerm2 inline images, sixel, and half-block characters where there are no
-graphics. What a terminal can is judged from the environment variables that it sets; it is asked nothing, so
-no answer of its can be mistaken for typing. Nothing but pixels enters the escape codes: no file name does.
+Hides the protocols: kitty graphics, iTerm2 inline images, and half-block characters elsewhere. What a
+terminal can is judged from the environment variables that it sets; it is asked nothing, so no answer of its
+can be mistaken for typing. Nothing but pixels enters the escape codes: no file name does.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import io
 import math
-import re
-import subprocess
-import zlib
+import struct
+import termios
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -24,28 +24,18 @@ from imret.errors import DataError, ImageError
 from imret.images.decode import MAX_PIXELS, Source, load_image
 from imret.settings import read_settings
 
-# What `protocol_of` returns and `render` takes. "kitty+tmux": kitty graphics that tmux lets through;
-# "blocks": half blocks in 24-bit colour; "blocks256": in the 256 colours of xterm.
-PROTOCOLS = ("kitty", "kitty+tmux", "iterm2", "sixel", "blocks", "blocks256", "none")
+# What `protocol_of` returns and `render` takes. "blocks": half blocks in 24-bit colour; "blocks256": in the
+# 256 colours of xterm.
+PROTOCOLS = ("kitty", "iterm2", "blocks", "blocks256", "none")
 
 COLUMNS, ROWS = 32, 12  # of a thumbnail: 320 x 240 pixels where a cell has the usual 10 x 20
 
-CELL_PIXELS = (10, 20)  # (width, height) where a terminal does not tell; also what VT340 emulations take
+CELL_PIXELS = (10, 20)  # (width, height) where a terminal does not tell
 
-_CHOICES = ("auto", "kitty", "iterm2", "sixel", "blocks", "none")
+_CHOICES = ("auto", "kitty", "iterm2", "blocks", "none")
 
 # Terminals that say so in TERM, which the innermost of nested terminals always sets. Prefixes.
-_BY_TERM = {
-    "xterm-kitty": "kitty",
-    "xterm-ghostty": "kitty",
-    "foot": "sixel",
-    "mlterm": "sixel",
-    "yaft": "sixel",
-    "contour": "sixel",
-    "vt340": "sixel",
-    "xterm+sixel": "sixel",
-    "xterm-sixel": "sixel",
-}
+_KITTY_TERMS = ("xterm-kitty", "xterm-ghostty")
 # VS Code draws images only where terminal.integrated.enableImages is set, which cannot be seen from here.
 _BY_PROGRAM = {
     "iTerm.app": "iterm2",
@@ -56,31 +46,14 @@ _BY_PROGRAM = {
     "Apple_Terminal": "blocks",
 }
 # These have it even where COLORTERM did not come along, as through ssh.
-_TERMS_WITH_24_BIT = ("xterm-kitty", "xterm-ghostty", "foot", "contour")
+_TERMS_WITH_24_BIT = (*_KITTY_TERMS, "foot", "contour")
 _PROGRAMS_WITH_24_BIT = ("iTerm.app", "WezTerm", "vscode", "ghostty")
 _WITHOUT_COLOUR = ("", "dumb", "unknown", "vt52", "vt100", "vt102", "vt220")
 _KONSOLE_WITH_KITTY = 220400  # as KONSOLE_VERSION counts: 22.04.00
 
-_TMUX_TIMEOUT_S = 1.0
 _KITTY_CHUNK = 4096  # characters of base64, the protocol's limit
-_SIXEL_COLOURS = 256
 _LEVELS = np.array((0, 95, 135, 175, 215, 255))  # of each channel in xterm's 6 x 6 x 6 colour cube
 _NOTE_CHARACTERS = 100
-
-# The marks that number rows on kitty's placeholder character: combining characters above (class 230) of
-# Unicode 6.0 that have no decomposition and fuse with nothing. The first 100 of the 297.
-# Source: https://sw.kovidgoyal.net/kitty/graphics-protocol/#unicode-placeholders
-_ROW_MARK_RANGES = (
-    "0305 030D-030E 0310 0312 033D-033F 0346 034A-034C 0350-0352 0357 035B 0363-036F 0483-0487 0592-0595 "
-    "0597-0599 059C-05A1 05A8-05A9 05AB-05AC 05AF 05C4 0610-0617 0657-065B 065D-065E 06D6-06DC 06DF-06E2 "
-    "06E4 06E7-06E8 06EB-06EC 0730 0732-0733 0735-0736 073A 073D 073F-0741 0743 0745 0747 0749-074A"
-)
-_ROW_MARKS = "".join(
-    chr(code)
-    for part in _ROW_MARK_RANGES.split()
-    for code in range(int(part.split("-")[0], 16), int(part.split("-")[-1], 16) + 1)
-)
-_PLACEHOLDER = "\U0010eeee"
 
 
 # ---- Which protocol ----------------------------------------------------------------------------
@@ -89,13 +62,9 @@ _PLACEHOLDER = "\U0010eeee"
 def protocol_of(environ: Mapping[str, str], stream: TextIO) -> str:
     """Choose how to show pictures on a stream, from the environment that its terminal has set.
 
-    IMRET_PREVIEW (kitty, iterm2, sixel, blocks, none or auto) overrides what is found, but a stream that is
-    no terminal gets nothing: escape codes would spoil a file or a pipe.
-
-    In tmux, pictures go through in kitty and Ghostty, if tmux is set to `allow-passthrough on`; they are then
-    placed by characters of text, which tmux moves and clips as any other. Otherwise tmux gets half blocks,
-    and so do GNU screen and Zellij, whatever terminal is around them. IMRET_PREVIEW=kitty goes through tmux
-    without asking it; iterm2 and sixel are then sent as they are, for a tmux that was built with sixel.
+    IMRET_PREVIEW (kitty, iterm2, blocks, none or auto) overrides what is detected, but a stream that is no
+    terminal gets nothing: escape codes would spoil a file or a pipe. tmux, GNU screen and Zellij get half
+    blocks, whatever terminal is around them.
 
     Args:
         environ: Such as os.environ.
@@ -117,24 +86,19 @@ def protocol_of(environ: Mapping[str, str], stream: TextIO) -> str:
             f"IMRET_PREVIEW is {choice!r}, which is no way to show pictures.\n"
             f"Set it to one of {', '.join(_CHOICES)}."
         )
-    in_tmux = "TMUX" in environ and not _starting(term, _BY_TERM)
     if choice == "auto":
-        choice = _found(environ, term, in_tmux=in_tmux)
-    elif choice == "kitty" and in_tmux:
-        choice = "kitty+tmux"
+        choice = _detected(environ, term)
     return blocks if choice == "blocks" else choice
 
 
-def _found(environ: Mapping[str, str], term: str, *, in_tmux: bool) -> str:
+def _detected(environ: Mapping[str, str], term: str) -> str:
     if term in _WITHOUT_COLOUR and "WT_SESSION" not in environ:
         return "none"
     if "ZELLIJ" in environ:  # leaves TERM as it was outside
         return "blocks"
-    if by_term := _starting(term, _BY_TERM):
-        return by_term
-    if in_tmux:
-        return "kitty+tmux" if _tmux_passes_kitty(environ) else "blocks"
-    if term.startswith(("screen", "tmux")) or "STY" in environ:
+    if term.startswith(_KITTY_TERMS):
+        return "kitty"
+    if term.startswith(("screen", "tmux")) or "STY" in environ or "TMUX" in environ:
         return "blocks"
     # Programs that were started from another terminal inherit that one's variables, so what is set by fewer
     # terminals comes later.
@@ -150,13 +114,7 @@ def _found(environ: Mapping[str, str], term: str, *, in_tmux: bool) -> str:
         return "iterm2"
     if "KITTY_WINDOW_ID" in environ:
         return "kitty"
-    if "MLTERM" in environ or "sixel" in term:
-        return "sixel"
     return "blocks"
-
-
-def _starting(term: str, table: Mapping[str, str]) -> str | None:
-    return next((protocol for prefix, protocol in table.items() if term.startswith(prefix)), None)
 
 
 def _has_24_bit_colour(environ: Mapping[str, str], term: str) -> bool:
@@ -171,38 +129,12 @@ def _has_24_bit_colour(environ: Mapping[str, str], term: str) -> bool:
     )
 
 
-def _tmux_passes_kitty(environ: Mapping[str, str]) -> bool:
-    """Ask tmux what terminal it is shown in, and whether it lets escape codes through to it."""
-    pane = ["-t", environ["TMUX_PANE"]] if environ.get("TMUX_PANE") else []
-    question = "#{client_termname} #{allow-passthrough}"
-    try:
-        answer = subprocess.run(
-            ["tmux", "display-message", "-p", *pane, question],
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TMUX_TIMEOUT_S,
-            check=False,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    # tmux 3.3 says 1 where later ones say "on" or "all".
-    terminal, _, passes = answer.strip().partition(" ")
-    return terminal in ("xterm-kitty", "xterm-ghostty") and passes in ("1", "on", "all")
-
-
 def cell_pixels(stream: TextIO) -> tuple[int, int]:
     """Return the (width, height) of a character cell in pixels; CELL_PIXELS where that cannot be known."""
     try:
-        import fcntl
-        import struct
-        import termios
-
         size = fcntl.ioctl(stream.fileno(), termios.TIOCGWINSZ, bytes(8))
         rows, columns, width, height = struct.unpack("HHHH", size)
-    except (ImportError, OSError, ValueError):  # not on Windows; no file; closed
+    except (OSError, ValueError):  # no file; closed
         return CELL_PIXELS
     if min(rows, columns, width, height) < 1 or width < columns or height < rows:
         return CELL_PIXELS
@@ -259,19 +191,17 @@ def render(
         image: Any PIL image.
         protocol: One of PROTOCOLS.
         columns: Width of the box in cells, at least 1.
-        rows: Height of the box in cells, at least 1; "kitty+tmux" uses at most 100.
-        cell: (width, height) of a cell in pixels: `cell_pixels`. With kitty and iTerm2, only its ratio
-            matters to the size; with sixel, which knows no cells, its pixels do.
+        rows: Height of the box in cells, at least 1.
+        cell: (width, height) of a cell in pixels: `cell_pixels`.
 
     Returns:
-        Text of ASCII characters, but for half blocks and for "kitty+tmux". Empty for "none".
+        Text of ASCII characters, but for half blocks. Empty for "none".
 
     Raises:
         ValueError: If the protocol is unknown or a size is not positive.
         ImageError: If the image cannot be decoded.
 
-    Source: https://sw.kovidgoyal.net/kitty/graphics-protocol/, https://iterm2.com/documentation-images.html,
-        VT330/VT340 Programmer Reference Manual, chapter 14 (sixel).
+    Source: https://sw.kovidgoyal.net/kitty/graphics-protocol/, https://iterm2.com/documentation-images.html
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}")
@@ -281,23 +211,17 @@ def render(
         return ""
     if image.mode != "RGB":
         image = load_image(image)
-    if protocol == "kitty+tmux":
-        rows = min(rows, len(_ROW_MARKS))
     width, height = _fitted(image.size, (columns * cell[0], rows * cell[1]))
     if protocol in ("blocks", "blocks256"):
         # Each cell is two pixels, one above the other.
         grid = max(1, round(width / cell[0])), max(1, round(2 * height / cell[1]))
         return _blocks(np.asarray(_resized(image, grid)), deep=protocol == "blocks")
     across, down = math.ceil(width / cell[0]), math.ceil(height / cell[1])
-    if protocol == "sixel":
-        return _placed(_sixel(_resized(image, (width, height))), down)
     png = _png(_resized(image, (width, height)), (across * cell[0], down * cell[1]))
     if protocol == "iterm2":
         return _placed(_iterm2(png, across, down), down)
-    if protocol == "kitty":
-        # C=1: the cursor stays, as in a terminal that does not know the key, after ours moves it back.
-        return _placed("".join(_kitty(png, f"a=T,f=100,q=2,C=1,c={across},r={down}")), down)
-    return _through_tmux(png, across, down)
+    # C=1: the cursor stays, as in a terminal that does not know the key, after ours moves it back.
+    return _placed(_kitty(png, f"a=T,f=100,q=2,C=1,c={across},r={down}"), down)
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
@@ -335,71 +259,20 @@ def _png(image: Image.Image, canvas: tuple[int, int]) -> bytes:
 # ---- Protocols ---------------------------------------------------------------------------------
 
 
-def _kitty(png: bytes, keys: str) -> list[str]:
+def _kitty(png: bytes, keys: str) -> str:
     """Return the escape codes that transmit a PNG: the keys go with the first, `m` says if more follow."""
     text = base64.b64encode(png).decode("ascii")
     chunks = [text[start : start + _KITTY_CHUNK] for start in range(0, len(text), _KITTY_CHUNK)]
     last = len(chunks) - 1
-    return [
+    return "".join(
         f"\x1b_G{f'{keys},' if index == 0 else 'q=2,'}m={int(index < last)};{chunk}\x1b\\"
         for index, chunk in enumerate(chunks)
-    ]
-
-
-def _through_tmux(png: bytes, columns: int, rows: int) -> str:
-    """Transmit past tmux, then write the characters that stand for the cells of the picture.
-
-    The colour of the characters is the picture's number. Of each row, the first cell carries the marks of
-    row and column; the terminal counts on from there.
-    """
-    # A number that only this very picture has: sent twice, it replaces itself.
-    number = zlib.crc32(png) & 0xFFFFFF or 1
-    codes = _kitty(png, f"a=T,U=1,f=100,q=2,i={number},c={columns},r={rows}")
-    # Inside tmux's own escape code, every ESC is doubled.
-    passed = "".join("\x1bPtmux;" + code.replace("\x1b", "\x1b\x1b") + "\x1b\\" for code in codes)
-    colour = f"\x1b[38;2;{number >> 16};{number >> 8 & 255};{number & 255}m"
-    lines = [
-        f"{colour}{_PLACEHOLDER}{_ROW_MARKS[row]}{_ROW_MARKS[0]}{_PLACEHOLDER * (columns - 1)}\x1b[0m\n"
-        for row in range(rows)
-    ]
-    return passed + "".join(lines)
+    )
 
 
 def _iterm2(png: bytes, columns: int, rows: int) -> str:
     keys = f"inline=1;size={len(png)};width={columns};height={rows};preserveAspectRatio=1"
     return f"\x1b]1337;File={keys}:{base64.b64encode(png).decode('ascii')}\x07"
-
-
-def _sixel(image: Image.Image) -> str:
-    """Encode as sixel: bands of six rows, each drawn once for every colour in it."""
-    width, height = image.size
-    # The octree takes 1 ms where the default, the median cut, takes 100 to 200, and errs by 6 to 25 % more.
-    paletted = image.quantize(_SIXEL_COLOURS, method=Image.Quantize.FASTOCTREE)
-    indices = np.asarray(paletted)
-    palette = np.array(paletted.getpalette("RGB")).reshape(-1, 3)
-    # The last parameter of the introducer: no grid size; the one before: what is not drawn stays as it was.
-    # Raster attributes: pixels are square, and how many there are.
-    parts = [f'\x1bP0;1;0q"1;1;{width};{height}']
-    for index in np.unique(indices):
-        red, green, blue = np.rint(palette[index] * (100 / 255)).astype(int)  # sixel counts in percent
-        parts.append(f"#{index};2;{red};{green};{blue}")
-    bands = []
-    for top in range(0, height, 6):
-        band = indices[top : top + 6]
-        colours = np.unique(band)
-        bits = (1 << np.arange(len(band), dtype=np.uint8))[:, None]  # the topmost row is the lowest bit
-        sixels = np.sum((band == colours[:, None, None]) * bits, axis=1, dtype=np.uint8) + np.uint8(63)
-        passes = [
-            f"#{index}{_run_lengths(row.tobytes().rstrip(b'?').decode('ascii'))}"  # "?" (63) draws nothing
-            for index, row in zip(colours, sixels, strict=True)
-        ]
-        bands.append("$".join(passes))
-    # No "-" after the last band: it might scroll.
-    return "".join(parts) + "-".join(bands) + "\x1b\\"
-
-
-def _run_lengths(text: str) -> str:
-    return re.sub(r"(.)\1{3,}", lambda run: f"!{len(run[0])}{run[1]}", text)
 
 
 def _blocks(pixels: NDArray[np.uint8], *, deep: bool) -> str:

@@ -1,28 +1,24 @@
 """Pictures shown by a program of the person's choice, else by what the system opens such files with.
 
-Hides what the systems call that, which of them take several files at once, and how a failed start is noticed.
+Not `click.launch`: it lets the program write to stdout, where the results are, and tells no failed start.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
-import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from imret.errors import DataError
 from imret.settings import read_settings
 
-VARIABLE = "IMRET_VIEWER"
-
 _GRACE_S = 2.0  # a starter that is still there after that has become the viewer
 _STDERR = 2  # what a viewer prints is no result
+_ADVICE = "Name a viewer in IMRET_VIEWER, such as feh, or write a page to look at elsewhere: --html FILE"
 
 
 def show(
@@ -57,26 +53,14 @@ def show(
     if platform == "darwin":
         _start(["open", *pictures])
         return None
-    single = len(pictures) == 1
-    if platform == "win32":
-        shown = None if single else page()
-        os.startfile(pictures[0] if shown is None else shown)  # type: ignore[attr-defined, unused-ignore]
-        return shown
     if not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
         raise DataError(
             "there is no display to show pictures on: neither DISPLAY nor WAYLAND_DISPLAY is set.\n"
             "Write a page to look at elsewhere (--html FILE), see thumbnails here (--preview), or name a "
-            f"program of the terminal in {VARIABLE}, such as chafa."
+            "program of the terminal in IMRET_VIEWER, such as chafa."
         )
-    opener = shutil.which("xdg-open", path=environ.get("PATH"))
-    shown = page() if opener is None or not single else None
-    if opener is not None:
-        _start([opener, pictures[0] if shown is None else os.fspath(shown)])
-    elif shown is not None and not webbrowser.open(shown.as_uri()):
-        raise DataError(
-            "there is neither xdg-open nor a browser to show pictures with.\n"
-            f"Name a viewer in {VARIABLE}, such as feh, or write a page to look at elsewhere: --html FILE"
-        )
+    shown = page() if len(pictures) > 1 else None
+    _start(["xdg-open", pictures[0] if shown is None else os.fspath(shown)])
     return shown
 
 
@@ -85,40 +69,33 @@ def _run(viewer: str, pictures: Sequence[str]) -> None:
     try:
         command = shlex.split(viewer)
     except ValueError as error:
-        raise DataError(f"{VARIABLE} is {viewer!r}, which is no command: {error}.") from error
+        raise DataError(f"IMRET_VIEWER is {viewer!r}, which is no command: {error}.") from error
+    named = f"the viewer {command[0]!r}, which IMRET_VIEWER names"
     try:
-        done = subprocess.run([*command, *pictures], stdout=_STDERR, check=False)
+        code = subprocess.run([*command, *pictures], stdout=_STDERR, check=False).returncode
     except OSError as error:
-        advice = (
-            "Ask for fewer pictures with --limit."
-            if error.errno == errno.E2BIG
-            else "Name another one, or unset it for the system's own."
-        )
         raise DataError(
-            f"cannot start the viewer {command[0]!r}, which {VARIABLE} names: {error.strerror}.\n{advice}"
+            f"cannot start {named}: {error.strerror}.\n"
+            "Name another one, unset it for the system's own, or ask for fewer pictures with --limit."
         ) from error
-    if done.returncode != 0:
-        raise DataError(f"the viewer {command[0]!r}, which {VARIABLE} names, {_ended(done.returncode)}.")
+    if code:
+        raise DataError(f"{named}, {_ended(code)}.")
 
 
 def _start(command: Sequence[str]) -> None:
     """Start a program of the system, notice if it fails at once, and leave it."""
-    advice = f"Name a viewer in {VARIABLE}, such as feh, or write a page to look at elsewhere: --html FILE"
     quiet = subprocess.DEVNULL  # desktops' programs chatter
     try:
         # A session of its own: Ctrl-C in the terminal, or its end, is not meant for the viewer.
-        started = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        code = process.wait(_GRACE_S)
     except OSError as error:
-        raise DataError(f"cannot start {command[0]!r}: {error.strerror}.\n{advice}") from error
-    try:
-        code = started.wait(_GRACE_S)
+        raise DataError(f"cannot start {command[0]!r}: {error.strerror}.\n{_ADVICE}") from error
     except subprocess.TimeoutExpired:
-        threading.Thread(target=started.wait, daemon=True).start()  # it is collected when it ends
+        threading.Thread(target=process.wait, daemon=True).start()  # it is collected when it ends
         return
-    if code != 0:
-        raise DataError(
-            f"{os.path.basename(command[0])} cannot show the pictures: it {_ended(code)}.\n{advice}"
-        )
+    if code:
+        raise DataError(f"{command[0]} cannot show the pictures: it {_ended(code)}.\n{_ADVICE}")
 
 
 def _ended(code: int) -> str:

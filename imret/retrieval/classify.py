@@ -103,8 +103,8 @@ def classify_each(
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
     encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
-    asked = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])
-    return _classified(pictures, list(texts), asked, encoder, top_k)
+    embeddings = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])  # (L, D)
+    return _classified(pictures, list(texts), embeddings, encoder, top_k)
 
 
 def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArray[np.float64]:
@@ -151,16 +151,16 @@ def _texts_by_label(
     for number, label in enumerate(labels, start=1):
         if not label.replace("_", " ").strip():
             raise DataError(f"label number {number} is empty. Leave it out, or write what it should be.")
-        asked = label_texts(label, names)
-        known = first_with.setdefault(tuple(text.lower() for text in asked), label)
+        sentences = label_texts(label, names)
+        known = first_with.setdefault(tuple(text.lower() for text in sentences), label)
         if label in texts:
             raise DataError(f"label {label!r} is given twice. Leave one out.")
         if known != label:
             raise DataError(
-                f"labels {known!r} and {label!r} ask for the same, in the words {asked[0]!r}. "
+                f"labels {known!r} and {label!r} ask for the same, in the words {sentences[0]!r}. "
                 "Leave one out, or call them differently in a names file."
             )
-        texts[label] = asked
+        texts[label] = sentences
     if len(texts) == 1 and encoder.logit_bias is None:
         raise DataError(
             f"{labels[0]!r} is the only label, and every picture would be one: probabilities are shared out "
@@ -172,14 +172,14 @@ def _texts_by_label(
 def _classified(
     pictures: Iterable[Source],
     labels: list[str],
-    asked: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
     encoder: QueryEncoder,
     top_k: int,
 ) -> Iterator[Classification]:
     for batch in decode_batches(pictures, encoder.preprocess):
         pixels = [result for _, result in batch if not isinstance(result, str)]
         if pixels:
-            scores = encoder.encode_pixels(np.stack(pixels)) @ asked.T  # (B, L)
+            scores = encoder.encode_pixels(np.stack(pixels)) @ embeddings.T  # (B, L)
             rows = zip(scores, probabilities(scores, encoder), strict=True)
         for picture, result in batch:
             if isinstance(result, str):

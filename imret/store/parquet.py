@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError, summary
@@ -31,6 +29,14 @@ from imret.files import write_atomically
 from imret.settings import __version__
 from imret.store import Collection, Identity, Point, Store
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
+
+try:
+    import pyarrow
+    import pyarrow.parquet
+except ModuleNotFoundError as error:
+    raise DataError(
+        "a collection is exported to Parquet and imported from it, which needs: pip install 'imret[parquet]'"
+    ) from error
 
 pa: Any = pyarrow  # it has no types
 parquet: Any = pyarrow.parquet

@@ -12,12 +12,13 @@ import pytest
 
 import imret
 from imret import Encoder
-from imret.datasets.labelled import labelled
+from imret.datasets.labelled import read_labelled
 from imret.errors import DataError
 from imret.evaluation.dataset import category_queries, embed
 from imret.evaluation.evaluate import evaluate
 from imret.evaluation.html_report import write_page
 from imret.evaluation.metrics import average_precision
+from imret.evaluation.report import EvaluationReport
 from imret.evaluation.text_report import format_report
 from imret.models.encoder import TextTruncated
 from imret.retrieval.prompts import evaluation_queries, recorded_names
@@ -76,7 +77,7 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(photos: Path, train: Path, captions: Path, encoder: Encoder, other: Encoder) -> dict:  # type: ignore[type-arg]
+def report(photos: Path, train: Path, captions: Path, encoder: Encoder, other: Encoder) -> EvaluationReport:
     with pytest.warns(TextTruncated, match="1 of 30 captions are longer than the baseline reads") as caught:
         report = evaluate(
             photos,
@@ -92,16 +93,27 @@ def report(photos: Path, train: Path, captions: Path, encoder: Encoder, other: E
     return report
 
 
-def test_a_report_is_json_and_comes_out_the_same_again(report: dict, photos: Path, encoder: Encoder) -> None:  # type: ignore[type-arg]
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    first, second = (evaluate(photos, encoder=encoder, resamples=100) for _ in range(2))
+def test_a_report_is_json_and_comes_out_the_same_again(
+    report: EvaluationReport, photos: Path, encoder: Encoder
+) -> None:
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False)) == report.as_dict()
+    model = report.as_dict()["models"][1]
+    assert model["text_to_image"]["macro"]["p@10"] == report.models[1].text_to_image.macro.precision[10]
+    assert [*model["text_to_image"]["per_category"]["aves"]] == [
+        *("ap", "r_precision", "p@1", "p@5", "p@10", "p@20", "ndcg@10", "hit_rate@10", "curve", "ap_interval")
+    ]
+    assert report.as_dict()["data"].keys() >= {"copies_in_train", "skipped"}
+    assert [*report.as_dict()["baselines"][1]] == [
+        *("name", "on", "text_to_image", "zero_shot", "why_absent", "intervals")
+    ]
+    first, second = (evaluate(photos, encoder=encoder, resamples=100).as_dict() for _ in range(2))
     for one in (first, second):
         one["made"].pop("seconds")
     assert first == second
 
 
 def test_the_figures_are_those_of_a_naive_ranking(
-    report: dict,  # type: ignore[type-arg]
+    report: EvaluationReport,
     photos: Path,
     encoder: Encoder,
 ) -> None:
@@ -110,61 +122,63 @@ def test_the_figures_are_those_of_a_naive_ranking(
     for category, name in (("aves", "owl"), ("fungi", "mushroom"), ("insecta", "insect")):
         sentences = [f"a photo of the {name}.", f"a picture showing a{'n' * (name[0] in 'oi')} {name}."]
         sentences.append(f"one photo of a{'n' * (name[0] in 'oi')} {name}, outdoors.")
-        assert report["data"]["categories"][category]["queries"] == sentences
+        assert report.data.categories[category].queries == sentences
         mean = encoder.encode_texts(sentences).mean(axis=0)
         relevant = np.array([file.parent.name == category for file in files])
         ap = average_precision((images @ (mean / np.linalg.norm(mean)))[None], relevant[None])[0]
-        of_model = report["models"][1]["text_to_image"]["per_category"][category]
-        assert of_model["ap"] == pytest.approx(ap, abs=1e-4)
-        low, high = of_model["ap_interval"]
+        of_model = report.models[1].text_to_image.per_category[category]
+        assert of_model.ap == pytest.approx(ap, abs=1e-4)
+        low, high = of_model.ap_interval
         assert low <= high
 
 
-def test_what_could_not_be_taken_is_listed_with_the_reason(report: dict) -> None:  # type: ignore[type-arg]
-    assert report["data"]["images"] == 24
-    reasons = {one["path"]: one["reason"] for one in report["data"]["skipped"]}
+def test_what_could_not_be_taken_is_listed_with_the_reason(report: EvaluationReport) -> None:
+    assert report.data.images == 24
+    reasons = {picture.path: picture.reason for picture in report.data.skipped}
     assert reasons.keys() == {"fungi/bad<b>.jpg", "aves/gone.jpg", "stray.png"}
     assert "not a picture" in reasons["fungi/bad<b>.jpg"]
     assert "dangling" in reasons["aves/gone.jpg"]
     assert "no category" in reasons["stray.png"]
 
 
-def test_every_row_is_compared_with_the_baseline_on_every_figure_that_both_have(report: dict) -> None:  # type: ignore[type-arg]
-    assert [one["name"] for one in report["models"]] == ["baseline", "model", "twin"]
-    assert [one["name"] for one in report["baselines"]] == FITTED
-    compared = {(row["of"], row["metric"]) for row in report["differences"]}
+def test_every_row_is_compared_with_the_baseline_on_every_figure_that_both_have(
+    report: EvaluationReport,
+) -> None:
+    assert [model.name for model in report.models] == ["baseline", "model", "twin"]
+    assert [baseline.name for baseline in report.baselines] == FITTED
+    compared = {(row.of, row.metric) for row in report.differences}
     by_text = {"text_to_image_map", "zero_shot_top1"}
     of_models = {*by_text, "image_to_image_map", "retention_hit_rate@10"}
     assert compared == {(name, m) for name in ("model", "twin") for m in of_models} | {
         (name, m) for name in FITTED for m in by_text
     }
-    for row in report["differences"]:
-        assert row["to"] == "baseline"
-        assert row["difference"] == pytest.approx(row["value"] - row["reference"], abs=1e-4)
-        assert row["interval"][0] - 0.05 <= row["difference"] <= row["interval"][1] + 0.05
-    rows = {(row["of"], row["metric"]): row["interval"] for row in report["differences"]}
+    for row in report.differences:
+        assert row.to == "baseline"
+        assert row.difference == pytest.approx(row.value - row.reference, abs=1e-4)
+        assert row.interval[0] - 0.05 <= row.difference <= row.interval[1] + 0.05
+    rows = {(row.of, row.metric): row.interval for row in report.differences}
     assert all(rows["model", metric] == rows["twin", metric] for metric in of_models)
 
 
 def test_a_model_compared_with_itself_differs_by_nothing(photos: Path, encoder: Encoder) -> None:
-    rows = evaluate(photos, encoder=encoder, baseline=encoder, resamples=100)["differences"]
+    rows = evaluate(photos, encoder=encoder, baseline=encoder, resamples=100).differences
     assert len(rows) == 3
-    assert all(row["difference"] == 0 and row["interval"] == [0, 0] for row in rows)
+    assert all(row.difference == 0 and row.interval == (0, 0) for row in rows)
 
 
 def test_without_a_baseline_what_needs_no_tuning_is_compared_with_the_model(
     photos: Path, train: Path, encoder: Encoder
 ) -> None:
     report = evaluate(photos, encoder=encoder, train=train, resamples=100)
-    assert report["reference"] == "model"
-    assert {row["of"] for row in report["differences"]} == set(FITTED)
-    assert set(report["baselines"][0]["prompts"]) == {"aves", "fungi", "insecta"}
+    assert report.reference == "model"
+    assert {row.of for row in report.differences} == set(FITTED)
+    assert set(report.baselines[0].prompts or ()) == {"aves", "fungi", "insecta"}
 
 
 def test_without_training_pictures_what_needs_them_says_so(photos: Path, encoder: Encoder) -> None:
     report = evaluate(photos, encoder=encoder, resamples=100)
-    assert all("--train" in one["why_absent"] for one in report["baselines"])
-    assert report["differences"] == []
+    assert all("--train" in (baseline.why_absent or "") for baseline in report.baselines)
+    assert report.differences == []
     assert "linear probe" not in format_report(report)
 
 
@@ -188,7 +202,7 @@ def test_pictures_that_are_in_the_training_set_too_are_told(
     train = _photos(tmp_path / "train", seed=100)
     shutil.copy(photos / "fungi" / "1.png", train / "fungi" / "renamed.png")
     report = evaluate(photos, encoder=encoder, train=train, resamples=100)
-    assert report["data"]["copies_in_train"] == ["fungi/1.png"]
+    assert report.data.duplicates_in_train == ["fungi/1.png"]
     assert "1 pictures are among those of --train too" in format_report(report)
     assert "flatters these rows" in write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
@@ -199,8 +213,8 @@ def test_two_pictures_are_enough_and_figures_that_need_more_are_left_out(
     draw_picture(tmp_path / "aves" / "a.png", seed=1)
     draw_picture(tmp_path / "fungi" / "b.png", seed=2)
     report = evaluate(tmp_path, encoder=encoder, baseline=encoder, resamples=100)
-    assert report["models"][0]["image_to_image"]["map"] is None
-    assert {row["metric"] for row in report["differences"]} == {"text_to_image_map", "zero_shot_top1"}
+    assert report.models[0].image_to_image.map is None
+    assert {row.metric for row in report.differences} == {"text_to_image_map", "zero_shot_top1"}
     heads = format_report(report).splitlines()[0].split()
     assert "P@1" in heads
     assert not {"P@10", "img-img", "kept@10"} & set(heads)
@@ -210,17 +224,19 @@ def test_two_pictures_are_enough_and_figures_that_need_more_are_left_out(
 # ---- For people ------------------------------------------------------------------------------------------
 
 
-def test_the_terminal_shows_every_system_and_interval(report: dict) -> None:  # type: ignore[type-arg]
+def test_the_terminal_shows_every_system_and_interval(report: EvaluationReport) -> None:
     text = format_report(report)
     rows = {line[:24].strip(): line for line in text.split("\n\n")[0].splitlines()}
     for name in ("baseline", "model", "twin", *FITTED):
         assert name in rows
     assert rows["linear probe"].split()[-1] == "-"
-    assert text.count("[") == len(report["differences"])
+    assert text.count("[") == len(report.differences)
     assert "3 pictures left out" in text
 
 
-def test_the_page_is_whole_fetches_nothing_and_escapes_names(report: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_the_page_is_whole_fetches_nothing_and_escapes_names(
+    report: EvaluationReport, tmp_path: Path
+) -> None:
     page = write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
     assert "default-src 'none'" in page
     assert "<script" not in page
@@ -229,14 +245,14 @@ def test_the_page_is_whole_fetches_nothing_and_escapes_names(report: dict, tmp_p
     assert "bad<b>" not in page
     assert page.count("<polyline") == 3 * (1 + 3)
     assert page.count("class=whisker") == 9
-    assert page.count("class=dot") == len(report["differences"])
+    assert page.count("class=dot") == len(report.differences)
     for name in ("twin", *FITTED):
         assert name in page
     assert {file.name for file in tmp_path.iterdir()} == {"r.html"}
 
 
 def test_of_many_categories_the_page_draws_the_worst_and_lists_what_is_confused(
-    report: dict,  # type: ignore[type-arg]
+    report: EvaluationReport,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -245,9 +261,9 @@ def test_of_many_categories_the_page_draws_the_worst_and_lists_what_is_confused(
     page = write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
     assert page.count("<polyline") == 3 * (1 + 2)
     assert "class=matrix" not in page
-    zero_shot = report["models"][1]["zero_shot"]
-    most = max((n, i, j) for i, row in enumerate(zero_shot["confusion"]) for j, n in enumerate(row) if i != j)
-    total = sum(zero_shot["confusion"][most[1]])
+    zero_shot = report.models[1].zero_shot
+    most = max((n, i, j) for i, row in enumerate(zero_shot.confusion) for j, n in enumerate(row) if i != j)
+    total = sum(zero_shot.confusion[most[1]])
     assert f"{most[0]} of {total}" in page
 
 
@@ -323,7 +339,7 @@ def test_embedding_goes_in_batches_and_keeps_the_order(
         Encoder, "encode_pixels", lambda self, pixels: (sizes.append(len(pixels)), whole(self, pixels))[1]
     )
     calls: list[None] = []
-    found = embed(labelled(photos), encoder, lambda: calls.append(None))
+    found = embed(read_labelled(photos), encoder, lambda: calls.append(None))
     monkeypatch.undo()
     np.testing.assert_allclose(
         found.vectors, encoder.encode_images([photos / p for p in found.paths]), atol=1e-5
@@ -348,7 +364,7 @@ def test_the_tuned_model_beats_its_base_on_real_photos(shared_data: Path, tmp_pa
             (tmp_path / folder.name / file.name).symlink_to(file)
     tuned, base = (Encoder(str(shared_data / name), device="cpu") for name in ("tiny-clip", "tiny-clip-base"))
     report = evaluate(tmp_path, encoder=tuned, baseline=base, resamples=500)
-    rows = {row["metric"]: row for row in report["differences"]}
+    rows = {row.metric: row for row in report.differences}
     for metric in ("text_to_image_map", "zero_shot_top1", "image_to_image_map"):
-        assert rows[metric]["interval"][0] > 0, rows[metric]
+        assert rows[metric].interval[0] > 0, rows[metric]
     assert category_queries(tuned, ["aves"]).shape == (1, tuned.dim)

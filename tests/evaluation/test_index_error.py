@@ -13,6 +13,7 @@ from imret.errors import DataError, ModelMismatch
 from imret.evaluation import index_error
 from imret.evaluation.evaluate import evaluate
 from imret.evaluation.index_error import evaluate_collection
+from imret.evaluation.report import as_dict
 from imret.evaluation.text_report import format_report
 from imret.store import Store, open_store
 from ingest.pipeline import ingest
@@ -44,22 +45,22 @@ def store(tmp_path_factory: pytest.TempPathFactory, photos: Path, encoder: Encod
 def test_the_exact_figures_are_those_of_the_folder_that_was_ingested(
     store: Store, photos: Path, encoder: Encoder
 ) -> None:
-    one = evaluate_collection(store, "photos", encoder=encoder)
-    of_folder = evaluate(photos, encoder=encoder, resamples=100)["models"][0]["text_to_image"]
-    of_folder["macro"]["map@100"] = of_folder["macro"]["map"]  # of 36 pictures
-    for metric, value in one["exact"].items():
-        assert value == pytest.approx(of_folder["macro"][metric], abs=2e-4), metric
-    for category, about in one["per_category"].items():
-        assert about["exact"] == pytest.approx(of_folder["per_category"][category]["ap"], abs=2e-4)
-        assert about["images"] == 12
+    report = evaluate_collection(store, "photos", encoder=encoder)
+    of_folder = evaluate(photos, encoder=encoder, resamples=100).models[0].text_to_image
+    macro = {**as_dict(of_folder.macro), "map@100": of_folder.macro.map}  # of 36 pictures
+    for metric, value in as_dict(report.exact).items():
+        assert value == pytest.approx(macro[metric], abs=2e-4), metric
+    for name, category in report.per_category.items():
+        assert category.exact == pytest.approx(of_folder.per_category[name].ap, abs=2e-4)
+        assert category.images == 12
 
 
 def test_where_the_index_errs_not_the_difference_is_zero(store: Store, encoder: Encoder) -> None:
-    one = evaluate_collection(store, "photos", encoder=encoder)
-    assert one["through_index"] == one["exact"]
-    assert set(one["difference"].values()) == {0.0}
-    assert (one["recall@10"], one["recall@100"]) == (1.0, 1.0)
-    assert (one["images"], one["engine"]) == (36, "embedded")
+    report = evaluate_collection(store, "photos", encoder=encoder)
+    assert report.through_index == report.exact
+    assert set(as_dict(report.difference).values()) == {0.0}
+    assert report.recall == {10: 1.0, 100: 1.0}
+    assert (report.images, report.engine) == (36, "embedded")
 
 
 class _Forgetful:
@@ -82,14 +83,15 @@ def test_the_error_of_an_index_shows_as_the_difference(
     whole = store.open
     monkeypatch.setattr(index_error, "_DEPTH", 20)
     monkeypatch.setattr(store, "open", lambda name: _Forgetful(whole(name)))
-    one = evaluate_collection(store, "photos", encoder=encoder)
-    assert one["recall@10"] == pytest.approx(0.9)
-    assert one["recall@100"] == pytest.approx(0.95)
-    assert one["difference"]["map"] == 0  # asked for all, it forgets nothing
-    assert one["difference"]["map@100"] != 0
-    for metric, value in one["difference"].items():
-        assert value == pytest.approx(one["through_index"][metric] - one["exact"][metric], abs=2e-4)
-    text = format_report({"collection": one})
+    report = evaluate_collection(store, "photos", encoder=encoder)
+    assert report.recall[10] == pytest.approx(0.9)
+    assert report.recall[100] == pytest.approx(0.95)
+    assert report.difference.map == 0  # asked for all, it forgets nothing
+    assert report.difference.map_at_100 != 0
+    through, exact = as_dict(report.through_index), as_dict(report.exact)
+    for metric, value in as_dict(report.difference).items():
+        assert value == pytest.approx(through[metric] - exact[metric], abs=2e-4)
+    text = format_report(None, report)
     assert "recall of the index @10 0.900" in text
     assert "difference" in text
 
@@ -97,8 +99,8 @@ def test_the_error_of_an_index_shows_as_the_difference(
 def test_other_names_are_other_queries(store: Store, encoder: Encoder) -> None:
     plain = evaluate_collection(store, "photos", encoder=encoder)
     named = evaluate_collection(store, "photos", encoder=encoder, names={"aves": ("submarine",)})
-    assert named["per_category"]["aves"] != plain["per_category"]["aves"]
-    assert named["per_category"]["fungi"] == plain["per_category"]["fungi"]
+    assert named.per_category["aves"] != plain.per_category["aves"]
+    assert named.per_category["fungi"] == plain.per_category["fungi"]
 
 
 def test_an_unknown_collection_another_model_and_a_single_category_are_refused(

@@ -1,4 +1,4 @@
-"""What a model has kept: captions against a naive loop, ties, and pictures that cannot be read."""
+"""What a model has caption_hits: captions against a naive loop, ties, and pictures that cannot be read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_captions_find_pictures_as_in_a_naive_loop(
 ) -> None:
     monkeypatch.setattr(retention, "_QUERIES", chunk)
     captioned = captioned_in(_captioned(tmp_path))
-    kept = retention_of(captioned, encoder)
+    caption_hits = retention_of(captioned, encoder)
     images = encoder.encode_images([captioned.root / path for path in captioned.paths])
     scores = encoder.encode_texts([caption for caption, _ in captioned.captions]) @ images.T
     own = [i for _, i in captioned.captions]
@@ -47,13 +47,13 @@ def test_captions_find_pictures_as_in_a_naive_loop(
         order = sorted(range(len(own)), key=lambda t: (-scores[t, i], t))
         image_ranks.append(min(order.index(t) for t in range(len(own)) if own[t] == i))
     for k in (1, 5, 10):
-        assert kept.figures[f"hit_rate@{k}"] == pytest.approx(np.mean(np.array(text_ranks) < k), abs=1e-4)
-        assert kept.figures["image_to_text"][f"hit_rate@{k}"] == pytest.approx(
+        assert caption_hits.report.hit_rate[k] == pytest.approx(np.mean(np.array(text_ranks) < k), abs=1e-4)
+        assert caption_hits.report.image_to_text.hit_rate[k] == pytest.approx(
             np.mean(np.array(image_ranks) < k), abs=1e-4
         )
-    assert kept.found.tolist() == [rank < 10 for rank in text_ranks]
-    assert kept.own.tolist() == own
-    assert (kept.figures["queries"], kept.figures["images"], kept.figures["cut"]) == (24, 12, 0)
+    assert caption_hits.hits.tolist() == [rank < 10 for rank in text_ranks]
+    assert caption_hits.own.tolist() == own
+    assert (caption_hits.report.queries, caption_hits.report.images, caption_hits.report.cut) == (24, 12, 0)
 
 
 def test_a_model_that_says_the_same_of_everything_keeps_nothing(
@@ -62,9 +62,9 @@ def test_a_model_that_says_the_same_of_everything_keeps_nothing(
     one = np.eye(1, 32, dtype=np.float32)
     monkeypatch.setattr(encoder, "encode_pixels", lambda pixels: np.repeat(one, len(pixels), axis=0))
     monkeypatch.setattr(encoder, "encode_texts", lambda texts: np.repeat(one, len(texts), axis=0))
-    figures = retention_of(captioned_in(_captioned(tmp_path)), encoder).figures
-    assert figures["hit_rate@1"] == pytest.approx(1 / 24, abs=1e-4)
-    assert figures["image_to_text"]["hit_rate@1"] == pytest.approx(1 / 12, abs=1e-4)
+    report = retention_of(captioned_in(_captioned(tmp_path)), encoder).report
+    assert report.hit_rate[1] == pytest.approx(1 / 24, abs=1e-4)
+    assert report.image_to_text.hit_rate[1] == pytest.approx(1 / 12, abs=1e-4)
 
 
 def test_captions_that_were_cut_are_counted_without_a_warning_for_each(encoder: Encoder) -> None:

@@ -247,11 +247,11 @@ def test_one_picture_or_one_text_where_a_list_belongs_is_a_programming_error(
 
 
 def test_real_photos_are_named_as_often_as_evaluate_says(shared_data: Path) -> None:
-    from imret.datasets.labelled import labelled
+    from imret.datasets.labelled import read_labelled
     from imret.evaluation.dataset import category_queries
 
     encoder = Encoder(str(shared_data / "tiny-clip"), device="cpu", precision="fp32")
-    test = labelled(shared_data / "nature10" / "test")
+    test = read_labelled(shared_data / "nature10" / "test")
     paths = [test.folder / path for path in test.paths[::6]]
     found = classify(paths, test.categories, encoder=encoder, top_k=1)
     scores = encoder.encode_images(paths) @ category_queries(encoder, test.categories).T

@@ -1,6 +1,5 @@
-"""How to draw what has a backbone: amphibia, aves, mammalia, reptilia. Each draws one individual."""
+"""How to draw vertebrates: amphibia, aves, mammalia, reptilia, fish. Each draws one individual."""
 
-# An outline reads as rows of points; the formatter would put every point, and every number, on its own line.
 # An outline reads as rows of points; the formatter would put every point, and every number, on its own line.
 # fmt: off
 from __future__ import annotations
@@ -227,3 +226,19 @@ def lizard(pen: Pen) -> None:
     for side in (-1, 1):
         pen.eye(0.14 * side, -0.78, 0.065)
         pen.dot(0.045 * side, -0.98, 0.016, crease(skin))
+
+
+def fish(pen: Pen) -> None:
+    """A fish from the side: fins, a forked tail, a round eye."""
+    scale, deep, wag = pen.look.main, pen.rng.uniform(0.4, 0.56), pen.jitter(0.1)
+    fin = accent(mix(scale, (250, 190, 90), 0.25), 0.12)
+    pen.blob([(0.5, 0.0), (0.78, -0.24 + wag), (1.04, -0.56 + wag), (0.88, 0.0 + wag), (1.04, 0.56 + wag),
+              (0.78, 0.24 + wag)], fin)
+    pen.blob([(-0.3, -deep * 0.8), (-0.06, -deep - 0.28), (0.34, -deep - 0.12), (0.4, -deep * 0.5)], fin)
+    pen.blob([(-0.1, deep * 0.8), (0.06, deep + 0.22), (0.28, deep + 0.08), (0.3, deep * 0.6)], fin)
+    pen.blob([(-0.96, 0.04), (-0.78, -deep * 0.6), (-0.3, -deep), (0.2, -deep * 0.8), (0.62, -0.13),
+              (0.66, 0.12), (0.2, deep * 0.8), (-0.3, deep), (-0.8, deep * 0.55)], scale, marked=True)
+    pen.thread([(-0.48, -deep * 0.66), (-0.36, 0), (-0.48, deep * 0.66)], crease(scale), 0.03)
+    pen.blob([(-0.22, 0.06), (0.1, 0.0), (0.18, 0.18), (0.02, 0.3)], fin)
+    pen.eye(-0.66, -0.1, 0.12)
+    pen.thread([(-0.94, 0.1), (-0.84, 0.16), (-0.76, 0.13)], crease(scale), 0.03)

@@ -1,6 +1,5 @@
-"""How to draw what stands rooted: fungi and plantae. Each draws one individual."""
+"""How to draw plants and fungi. Each draws one individual."""
 
-# An outline reads as rows of points; the formatter would put every point, and every number, on its own line.
 # An outline reads as rows of points; the formatter would put every point, and every number, on its own line.
 # fmt: off
 from __future__ import annotations
