@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who is told what a run does.
 
     Attributes:

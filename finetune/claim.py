@@ -11,7 +11,7 @@ from finetune.model.base_model import Base
 from imret.errors import DataError
 
 
-def refuse_places(train: Path, output: Path, base: Base, *, tensorboard: Path | None = None) -> None:
+def check_output(train: Path, output: Path, base: Base, *, tensorboard: Path | None = None) -> None:
     """Refuse an output that would be trained on, or that would replace the model that is started from."""
     if train.is_dir() and output.resolve().is_relative_to(train.resolve()):
         raise DataError(
@@ -32,7 +32,7 @@ def refuse_places(train: Path, output: Path, base: Base, *, tensorboard: Path | 
             )
 
 
-def claim(
+def resolve_resume(
     output: Path, run: Mapping[str, Any], finished: Mapping[str, Any] | None, *, overwrite: bool
 ) -> dict[str, Any] | None:
     """Return the state to go on from, or None to begin; refuse an output that holds something else.

@@ -180,7 +180,7 @@ def command(
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
     if from_scratch and recipe is not None:
         raise click.UsageError("--recipe is for pretrained models; --from-scratch has one of its own.")
-    from finetune.callbacks import Watch
+    from finetune.callbacks import Callbacks
     from finetune.config import FinetuneConfig
     from finetune.run import check as check_data
     from finetune.run import finetune
@@ -205,7 +205,7 @@ def command(
             "names": names,
             "replay": replay_file,
             "against": against,
-            "watch": Watch(say=bar.say, picture=bar.picture, step=bar.step),
+            "watch": Callbacks(say=bar.say, picture=bar.picture, step=bar.step),
         }
         if output is None or check:
             report = check_data(train, **given)

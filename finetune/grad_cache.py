@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Features:
+class CachedFeatures:
     """The features of some inputs, and the way back from their gradient to the weights.
 
     Args:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from open_clip.version import __version__ as open_clip_version
 
-from finetune.callbacks import Watch
+from finetune.callbacks import Callbacks
 from finetune.checkpoint import (
     METRICS_NAME,
     discard_state,
@@ -31,15 +31,15 @@ from finetune.checkpoint import (
     save_state,
     sole_owner,
 )
-from finetune.claim import claim, refuse_places
+from finetune.claim import check_output, resolve_resume
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import Data, find_sources, gather
+from finetune.data.prepare import Data, find_sources, prepare
 from finetune.data.report import Report
 from finetune.distributed import World
 from finetune.memory import keep_freed_memory
 from finetune.model.base_model import Base, find_base
 from finetune.reporting.plots import PLOT_NAME, save_plot
-from finetune.reporting.tensorboard import Board, require_tensorboard
+from finetune.reporting.tensorboard import TensorBoardLogger, require_tensorboard
 from finetune.trainer import Trainer
 from finetune.validation import Validation
 from finetune.wise_ft import _shown, choose_blend
@@ -86,7 +86,7 @@ def finetune(
     device: str = "auto",
     overwrite: bool = False,
     tensorboard: str | os.PathLike[str] | None = None,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train a model on labelled pictures and write it to a model folder.
 
@@ -124,7 +124,7 @@ def finetune(
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
     config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
-    watch = watch or Watch()
+    watch = watch or Callbacks()
     train, output = Path(train), Path(output)
     where = pick_device(device)
     if str(where) == "cuda" and "LOCAL_RANK" in os.environ:
@@ -135,13 +135,13 @@ def finetune(
         require_tensorboard()
     world = World.join(where)
     if world.rank > 0:
-        watch, tensorboard = Watch(), None
+        watch, tensorboard = Callbacks(), None
     try:
         sources = find_sources(
             train, captions=captions, names=names, replay=replay, against=against, say=watch.say
         )
         base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-        refuse_places(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
+        check_output(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
         run = {
             "base": base.fingerprint,
             "data": sources.hash(),
@@ -155,10 +155,10 @@ def finetune(
                 if world.rank == 0 and not (output / PLOT_NAME).exists():
                     _draw(output, finished, watch)
                 return finished if world.rank == 0 else {}
-            state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
+            state = resolve_resume(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.tell(state)
             with contextlib.ExitStack() as opened:
-                data = gather(sources, base, config, opened=opened, on_picture=watch.picture)
+                data = prepare(sources, base, config, opened=opened, on_picture=watch.picture)
                 watch.say(data.report.text())
                 trainer = Trainer(
                     base,
@@ -186,7 +186,9 @@ def finetune(
                 state = None  # as large as model and optimizer together
                 board = None
                 if tensorboard is not None:
-                    board = opened.enter_context(Board(tensorboard, done=progress.step, say=watch.say))
+                    board = opened.enter_context(
+                        TensorBoardLogger(tensorboard, done=progress.step, say=watch.say)
+                    )
                     if progress.step == 0:
                         board.validation(progress.before, 0)
                 _steps(trainer, progress, run, output, watch, board)
@@ -240,7 +242,7 @@ def finetune(
         world.leave()
 
 
-def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
+def _draw(output: Path, training: Mapping[str, Any], watch: Callbacks) -> None:
     """Draw the run into its folder; where that fails, say so and leave the model as it is, whole."""
 
     def drawable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -265,21 +267,21 @@ def check(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
 ) -> Report:
     """Return what `finetune` would train on, validate with and leave out; no model is built.
 
     Args and errors are those of `finetune`.
     """
     config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
-    watch = watch or Watch()
+    watch = watch or Callbacks()
     sources = find_sources(
         train, captions=captions, names=names, replay=replay, against=against, say=watch.say
     )
     base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
     config = dataclasses.replace(config, cache_mib=0)  # nothing is looked at twice
     with contextlib.ExitStack() as opened:
-        return gather(sources, base, config, opened=opened, on_picture=watch.picture).report
+        return prepare(sources, base, config, opened=opened, on_picture=watch.picture).report
 
 
 def _fitting(preprocess: Preprocess) -> str:
@@ -314,7 +316,7 @@ def _begin(
     state: dict[str, Any] | None,
     run: Mapping[str, Any],
     output: Path,
-    watch: Watch,
+    watch: Callbacks,
 ) -> _Progress:
     """Take up the state of an interrupted run, or score the base and begin."""
     if state is None:
@@ -346,8 +348,8 @@ def _steps(
     progress: _Progress,
     run: Mapping[str, Any],
     output: Path,
-    watch: Watch,
-    board: Board | None,
+    watch: Callbacks,
+    board: TensorBoardLogger | None,
 ) -> None:
     """Take the steps that are left, with a checkpoint now and then; `progress` is kept up to date.
 

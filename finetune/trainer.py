@@ -21,17 +21,17 @@ from finetune.callbacks import Step
 from finetune.config import FinetuneConfig
 from finetune.data.augment import augment, normalised
 from finetune.data.batches import Batch, Batches, TextSet
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.replay import Replay
 from finetune.data.species import TEXT_KINDS
 from finetune.distributed import World
-from finetune.grad_cache import Features
+from finetune.grad_cache import CachedFeatures
 from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
 from finetune.memory import peak_memory_mib
 from finetune.model.base_model import Base
 from finetune.model.compile import compile_towers
-from finetune.model.ema import WeightAverage
-from finetune.model.frozen_trunk import Part, cut
+from finetune.model.ema import EMA
+from finetune.model.frozen_trunk import Stage, split_at_top_layer
 from finetune.model.lora import add_lora, merge_lora
 from finetune.model.param_groups import choose_trainable, parameter_groups
 from finetune.model.token_mask import name_tokens, train_names_only
@@ -85,11 +85,11 @@ class Trainer:
     def __init__(
         self,
         base: Base,
-        train: Pictures,
+        train: ImageSet,
         *,
         config: FinetuneConfig,
         device: torch.device,
-        replay: Pictures | None = None,
+        replay: ImageSet | None = None,
         phrases: Sequence[str] = (),
         world: World | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
@@ -123,7 +123,7 @@ class Trainer:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
-        self._cut: tuple[Part, Part, Part] | None = None
+        self._cut: tuple[Stage, Stage, Stage] | None = None
         self._choose_what_is_trained(names)
         self._refuse_what_batch_norm_forbids()
         self._freeze_base(phrases)
@@ -149,7 +149,7 @@ class Trainer:
             eps=1e-6,
             fused=device.type in ("cpu", "cuda", "mps"),
         )
-        self._average = WeightAverage(self._parameters, config.ema) if config.ema else None
+        self._average = EMA(self._parameters, config.ema) if config.ema else None
 
     def _choose_what_is_trained(self, names: Mapping[str, Sequence[str]] | None) -> None:
         config = self.config
@@ -191,7 +191,7 @@ class Trainer:
         # Below the topmost layer, where that is all that is trained, model and base are one.
         only_top = config.tune == "both" and config.image_layers == 1 and config.freeze_batch_norm
         visual: nn.Module = self.model.visual  # type: ignore[assignment]
-        self._cut = cut(visual) if only_top else None
+        self._cut = split_at_top_layer(visual) if only_top else None
         # The text tower alone cannot change what pictures are.
         anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
         anchors_images = self.trains_images and max(anchored) > 0
@@ -313,7 +313,7 @@ class Trainer:
                 side.backward(gradient[some])
         return loss, floor, parts
 
-    def _image_side(self, number: int, images: Tensor, n_own: int) -> tuple[Features, Tensor | None]:
+    def _image_side(self, number: int, images: Tensor, n_own: int) -> tuple[CachedFeatures, Tensor | None]:
         """Return the features of this process's share of B + R pictures, and what the base makes of all.
 
         The base's are (B, D), of the batch's own, which come first, or (B + R, D); None without an anchor.
@@ -416,8 +416,8 @@ class Trainer:
 
     def _features(
         self, number: int, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, trained: bool
-    ) -> Features:
-        return Features(
+    ) -> CachedFeatures:
+        return CachedFeatures(
             encode,
             inputs,
             part=self.config.micro_batch,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from imret.evaluation.metrics import average_precision
 from imret.retrieval.prompts import evaluation_queries
 
@@ -42,7 +42,7 @@ class Towers(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageFeatures:
     """What an image tower makes of the pictures: (N, D) unit features of the held-out and the captioned."""
 
     pictures: Tensor
@@ -50,7 +50,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Read:
+class TextFeatures:
     """What a text tower makes of the texts.
 
     Attributes:
@@ -77,8 +77,8 @@ class Validation:
 
     def __init__(
         self,
-        pictures: Pictures,
-        captioned: Pictures | None,
+        pictures: ImageSet,
+        captioned: ImageSet | None,
         *,
         phrases: Sequence[str],
         batch_size: int,
@@ -97,16 +97,16 @@ class Validation:
         return "agreement" if self._captioned is None else f"hit_rate@{self._hit_rank(self._captioned)}"
 
     @torch.no_grad()
-    def look(self, towers: Towers) -> Seen:
+    def look(self, towers: Towers) -> ImageFeatures:
         """Return what a model makes of the pictures; its text tower is not asked."""
         captioned = self._captioned
-        return Seen(
+        return ImageFeatures(
             self._features(self._pictures, towers),
             self._features(captioned, towers) if captioned is not None else None,
         )
 
     @torch.no_grad()
-    def read(self, towers: Towers) -> Read:
+    def read(self, towers: Towers) -> TextFeatures:
         """Return what a model makes of the texts; its image tower is not asked."""
         asked = [evaluation_queries(category, self._names) for category in self._categories]
         queries = [towers.encode_texts(sentences).mean(dim=0) for sentences in asked]
@@ -115,13 +115,13 @@ class Validation:
             captions = self._encode(
                 [caption for record in self._captioned.records for caption in record.captions], towers
             )
-        return Read(
+        return TextFeatures(
             F.normalize(torch.stack(queries), dim=-1) if queries else torch.zeros(0, 1),
             self._encode(self._phrases, towers),
             captions,
         )
 
-    def scores(self, seen: Seen, read: Read) -> dict[str, Any] | None:
+    def scores(self, seen: ImageFeatures, read: TextFeatures) -> dict[str, Any] | None:
         """Return text-to-image average precision of each category, and their mean.
 
         Each category is asked for in words, and all pictures are ranked, exactly. None where they are of
@@ -140,7 +140,9 @@ class Validation:
         }
         return {"text_to_image_map": round(float(ap.mean()), 4), "average_precision": by_category}
 
-    def agreement(self, seen: Seen, read: Read, base: tuple[Seen, Read]) -> float | None:
+    def agreement(
+        self, seen: ImageFeatures, read: TextFeatures, base: tuple[ImageFeatures, TextFeatures]
+    ) -> float | None:
         """Return, of the ten phrases nearest to a held-out picture, how many were so for the base, in [0, 1].
 
         None without held-out pictures.
@@ -153,7 +155,7 @@ class Validation:
         )  # (N, 10)
         return float((now[:, :, None] == before[:, None, :]).any(dim=2).float().mean())
 
-    def hit_rate(self, seen: Seen, read: Read) -> float | None:
+    def hit_rate(self, seen: ImageFeatures, read: TextFeatures) -> float | None:
         """Return how often a caption finds its picture among the best fiftieth; None without captions."""
         if self._captioned is None or seen.captioned is None or read.captions is None:
             return None
@@ -169,7 +171,7 @@ class Validation:
         return hits / len(read.captions)
 
     @staticmethod
-    def _hit_rank(captioned: Pictures) -> int:
+    def _hit_rank(captioned: ImageSet) -> int:
         return max(1, round(len(captioned.records) / _HIT_ONE_IN))
 
     def _encode(self, texts: Sequence[str], towers: Towers) -> Tensor:
@@ -177,7 +179,7 @@ class Validation:
             [towers.encode_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
         )
 
-    def _features(self, pictures: Pictures, towers: Towers) -> Tensor:
+    def _features(self, pictures: ImageSet, towers: Towers) -> Tensor:
         n = len(pictures.records)
         if not n:
             return torch.zeros(0, 1)

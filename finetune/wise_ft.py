@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.callbacks import Watch
+from finetune.callbacks import Callbacks
 from finetune.config import FinetuneConfig
 from finetune.model.param_groups import tower_of
 from finetune.trainer import Trainer
-from finetune.validation import Read, Seen, Validation
+from finetune.validation import ImageFeatures, TextFeatures, Validation
 
 ALPHAS = tuple(i / 10 for i in range(11))
 
@@ -135,7 +135,7 @@ def best_of(points: Sequence[Point]) -> Point:
 
 
 def choose_blend(
-    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Watch
+    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Callbacks
 ) -> dict[str, Any]:
     """Put the weights to ship into the trainer's model; return what validation says of them and the others.
 
@@ -204,7 +204,11 @@ def choose_blend(
 
 
 def _point(
-    validation: Validation, seen: Mapping[float, Seen], read: Mapping[float, Read], image: float, text: float
+    validation: Validation,
+    seen: Mapping[float, ImageFeatures],
+    read: Mapping[float, TextFeatures],
+    image: float,
+    text: float,
 ) -> Point:
     """Return what validation says of the blend of an image tower and a text tower."""
     found = validation.scores(seen[image], read[text])

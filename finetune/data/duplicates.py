@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.records import Record
-from imret.images.phash import Look, alike, distinct, group
+from imret.images.phash import ImageHash, cluster, near_duplicates, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Copies:
+class Duplicates:
     """Pictures that are there more than once, as lists of paths, each list one picture.
 
     Attributes:
@@ -48,13 +48,16 @@ class Copies:
 
 
 def find_leaks(
-    records: Sequence[Record], looks: Sequence[Look], judged: Sequence[Record], judged_looks: Sequence[Look]
+    records: Sequence[Record],
+    looks: Sequence[ImageHash],
+    judged: Sequence[Record],
+    judged_looks: Sequence[ImageHash],
 ) -> dict[int, Leak]:
     """Return which of N pictures equal, or nearly equal, one of M that training is judged by; by position."""
-    firsts, numbers = distinct(looks)
-    judged_firsts, _ = distinct(judged_looks)
+    firsts, numbers = unique(looks)
+    judged_firsts, _ = unique(judged_looks)
     first_like: dict[int, int] = {}
-    for one, other in alike([looks[i] for i in firsts], [judged_looks[j] for j in judged_firsts]):
+    for one, other in near_duplicates([looks[i] for i in firsts], [judged_looks[j] for j in judged_firsts]):
         first_like.setdefault(one, judged_firsts[other])
     return {
         i: Leak(records[i].path, judged[first_like[number]].path)
@@ -63,16 +66,16 @@ def find_leaks(
     }
 
 
-def find_groups(looks: Sequence[Look]) -> NDArray[np.int64]:
+def find_groups(looks: Sequence[ImageHash]) -> NDArray[np.int64]:
     """Return for each of N pictures, (N,), the first of those that look alike, directly or through others."""
-    firsts, numbers = distinct(looks)
-    groups = group(len(firsts), alike([looks[i] for i in firsts]))
+    firsts, numbers = unique(looks)
+    groups = cluster(len(firsts), near_duplicates([looks[i] for i in firsts]))
     return np.array(firsts, dtype=np.int64)[groups[numbers]] if numbers else groups
 
 
-def find_copies(
-    folder: Path, records: Sequence[Record], looks: Sequence[Look]
-) -> tuple[NDArray[np.int64], Copies]:
+def find_duplicates(
+    folder: Path, records: Sequence[Record], looks: Sequence[ImageHash]
+) -> tuple[NDArray[np.int64], Duplicates]:
     """Return the group of each of N pictures, (N,), and what groups of several there are.
 
     Args:
@@ -84,7 +87,7 @@ def find_copies(
     members: dict[int, list[Record]] = defaultdict(list)
     for record, number in zip(records, groups, strict=True):
         members[int(number)].append(record)
-    found = Copies()
+    found = Duplicates()
     for some in members.values():
         if len(some) < 2:
             continue

@@ -17,12 +17,12 @@ from torch import Tensor
 from finetune.data.records import Record
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, ImageError
-from imret.images.phash import Look, look_at
+from imret.images.phash import ImageHash, compute_hash
 from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels
 
 
-class Pictures:
+class ImageSet:
     """The pixels of records at one size: decoded once and kept where they fit, else decoded when asked for.
 
     Either way the same bytes come out.
@@ -49,7 +49,7 @@ class Pictures:
         self.size = size
         self.preprocess = replace(preprocess, size=size)
         self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
-        self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
+        self.looks: list[ImageHash] = []  # what each record looks like, as far as `load` was asked
         self._kept: NDArray[np.uint8] | None = None
         self._rows = np.arange(len(records))  # of _kept, by position
         # Two more threads than cores: a thread that waits for the disk leaves its core idle.
@@ -71,9 +71,9 @@ class Pictures:
         good: list[Record] = []
         skipped: list[Skipped] = []
 
-        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, Look | None]:
+        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None]:
             result = self._try_decode(record)
-            return result, look_at(result) if look and not isinstance(result, str) else None
+            return result, compute_hash(result) if look and not isinstance(result, str) else None
 
         results = self._pool.map(decode, self.records)
         for record, (result, seen) in zip(self.records, results, strict=True):
@@ -90,7 +90,7 @@ class Pictures:
         self._rows = np.arange(len(good))
         return skipped
 
-    def select(self, positions: Sequence[int]) -> Pictures:
+    def select(self, positions: Sequence[int]) -> ImageSet:
         """Keep only the records at these positions, in this order; return self."""
         self.records = [self.records[i] for i in positions]
         self.looks = [self.looks[i] for i in positions] if self.looks else []

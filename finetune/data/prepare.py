@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.config import FinetuneConfig
-from finetune.data.duplicates import Leak, find_copies, find_groups, find_leaks
+from finetune.data.duplicates import Leak, find_duplicates, find_groups, find_leaks
 from finetune.data.manifest import is_manifest, read_manifest
-from finetune.data.pixels import Pictures, training_size
+from finetune.data.pixels import ImageSet, training_size
 from finetune.data.records import (
     Record,
     list_pictures,
@@ -28,7 +28,7 @@ from finetune.data.records import (
 )
 from finetune.data.replay import hold_out, replayed_records
 from finetune.data.report import Report
-from finetune.data.token_lengths import Lengths, measure
+from finetune.data.token_lengths import TokenLengths, measure_token_lengths
 from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.names_csv import name_key, read_names
@@ -91,10 +91,10 @@ class Data:
         report: What was found and decided.
     """
 
-    train: Pictures
-    validation: Pictures
-    replay: Pictures | None
-    captioned: Pictures | None
+    train: ImageSet
+    validation: ImageSet
+    replay: ImageSet | None
+    captioned: ImageSet | None
     names: Mapping[str, Sequence[str]] | None
     report: Report
 
@@ -205,7 +205,7 @@ def _test_pictures(
 # ---- Decoding --------------------------------------------------------------------------------------------
 
 
-def gather(
+def prepare(
     sources: Sources,
     base: Base,
     config: FinetuneConfig,
@@ -232,8 +232,8 @@ def gather(
     large, small = training_size(base.preprocess.size), base.preprocess.size
     total = sum(len(some.records) for some in (labelled, again, against) if some)
 
-    def pictures(root: Path, records: Sequence[Record], size: tuple[int, int], budget_bytes: int) -> Pictures:
-        made = Pictures(root, records, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
+    def pictures(root: Path, records: Sequence[Record], size: tuple[int, int], budget_bytes: int) -> ImageSet:
+        made = ImageSet(root, records, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
         opened.callback(made.close)
         return made
 
@@ -253,7 +253,7 @@ def gather(
         leaks = {i: leak for i, leak in found.items() if every.records[i].split == "train"} | leaks
     every.select([i for i in range(len(every.records)) if i not in leaks])
     refuse_one_category(every.records, labelled.root)
-    groups, copies = find_copies(labelled.root, every.records, every.looks)
+    groups, copies = find_duplicates(labelled.root, every.records, every.looks)
     train, validation = split_records(
         every.records, share=config.validation_share, seed=config.seed, groups=groups.tolist()
     )
@@ -291,8 +291,8 @@ def gather(
     return Data(every.select(train), held_out, replay, captioned, sources.names, report)
 
 
-def _lengths(sources: Sources, base: Base) -> Lengths:
-    return measure(
+def _lengths(sources: Sources, base: Base) -> TokenLengths:
+    return measure_token_lengths(
         sources.labelled.records,
         sources.again.records if sources.again else (),
         base.make_token_counter(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.data.batches import TextSet, text_set
 from finetune.data.captions import caption_key
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record
 from imret.datasets.captions_csv import read_captioned
 
@@ -32,7 +32,7 @@ class Replay:
         seed: Another seed, another order.
     """
 
-    def __init__(self, pictures: Pictures, *, batch_size: int, seed: int) -> None:
+    def __init__(self, pictures: ImageSet, *, batch_size: int, seed: int) -> None:
         self._pictures = pictures
         self.batch_size = min(batch_size, len(pictures.records))
         self._seed = seed

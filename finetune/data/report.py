@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune.data.captions import category_captions
-from finetune.data.duplicates import Copies, Leak
+from finetune.data.duplicates import Duplicates, Leak
 from finetune.data.records import Record
-from finetune.data.token_lengths import Lengths
+from finetune.data.token_lengths import TokenLengths
 from imret.datasets.scan import Skipped
 from imret.escape import escape_control
 from imret.retrieval.prompts import common_names
@@ -42,11 +42,11 @@ class Report:
     validation: Sequence[Record]
     names: Mapping[str, Sequence[str]] | None
     skipped: list[Skipped]
-    copies: Copies
+    copies: Duplicates
     leaks: list[Leak]
     test: int
     against: int | None
-    lengths: Lengths
+    lengths: TokenLengths
     lost: list[str]
 
     def as_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from imret.retrieval.prompts import EVALUATION_TEMPLATES, common_names, fill
 
 
 @dataclass(frozen=True)
-class Lengths:
+class TokenLengths:
     """What became of texts that are too long.
 
     Attributes:
@@ -53,14 +53,14 @@ class Lengths:
         return said
 
 
-def measure(
+def measure_token_lengths(
     records: Sequence[Record],
     replayed: Sequence[Record],
     count: Callable[[str], int],
     *,
     context: int,
     names: Mapping[str, Sequence[str]] | None = None,
-) -> Lengths:
+) -> TokenLengths:
     """Count the tokens of every text that training or validation may use.
 
     Args:
@@ -97,7 +97,7 @@ def measure(
     fits = {
         kind: all(count(text) <= context for text in {taxon.text(kind) for taxon in taxa}) for kind in known
     }
-    return Lengths(
+    return TokenLengths(
         context,
         cut=len(too_long),
         longest=max(too_long, default=0),

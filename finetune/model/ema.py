@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class EMA:
     """An exponential moving average of parameters, in float32.
 
     In step t, counted from 1, it moves by 1 - min(decay, (1 + t) / (10 + t)): a short run is not held back by

@@ -14,10 +14,10 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-Part = Callable[[Tensor], Tensor]
+Stage = Callable[[Tensor], Tensor]
 
 
-def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
+def split_at_top_layer(visual: nn.Module) -> tuple[Stage, Stage, Stage] | None:
     """Return what lies below the topmost layer of an image tower, that layer, and a frozen copy of it.
 
     Args:
@@ -46,7 +46,7 @@ def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
     return None
 
 
-def _above(tower: Any) -> Part:
+def _above(tower: Any) -> Stage:
     def features(hidden: Tensor) -> Tensor:
         pooled = tower._pool(hidden)[0]
         return cast(Tensor, pooled if tower.proj is None else pooled @ tower.proj)

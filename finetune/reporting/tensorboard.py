@@ -34,7 +34,7 @@ def require_tensorboard() -> None:
         ) from error
 
 
-class Board:
+class TensorBoardLogger:
     """Where the scalars of one run go.
 
     Should the folder become unwritable, that is told of once, and training goes on without it.
@@ -62,7 +62,7 @@ class Board:
             ) from error
         self._last_s = time.monotonic()
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> TensorBoardLogger:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -23,23 +23,23 @@ def fold_near_copies(points: Sequence[Point]) -> list[tuple[Point, int]]:
     from concurrent.futures import ThreadPoolExecutor
 
     from imret.images.decode import load_image
-    from imret.images.phash import Look, alike, group, look_at
+    from imret.images.phash import ImageHash, cluster, compute_hash, near_duplicates
     from imret.images.resize import fit_image
 
-    def look(point: Point) -> Look | None:
+    def look(point: Point) -> ImageHash | None:
         try:
-            return look_at(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
+            return compute_hash(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
         except ImageError:
             return None
 
     with ThreadPoolExecutor() as pool:
         looks = list(pool.map(look, points))
     seen = [i for i, one in enumerate(looks) if one is not None]
-    pairs = [(seen[i], seen[j]) for i, j in alike([one for one in looks if one is not None])]
+    pairs = [(seen[i], seen[j]) for i, j in near_duplicates([one for one in looks if one is not None])]
     by_hash: dict[str, int] = {}
     for i, point in enumerate(points):
         first = by_hash.setdefault(str(point.payload.get("sha256", point.id)), i)
         pairs += [(first, i)] if first != i else []
-    groups = group(len(points), pairs)
+    groups = cluster(len(points), pairs)
     sizes = Counter(groups.tolist())
     return [(point, sizes[i] - 1) for i, point in enumerate(points) if groups[i] == i]

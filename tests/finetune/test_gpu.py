@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.callbacks import Step, Watch
+from finetune.callbacks import Callbacks, Step
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
 from finetune.run import finetune
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 def trainer_on(device: str, model: Path, photos: Path, **changes: object) -> Trainer:
     base = find_base(str(model))
-    pictures = Pictures(
+    pictures = ImageSet(
         photos,
         read_records(photos),
         size=base.preprocess.size,
@@ -98,7 +98,7 @@ def test_an_interrupted_run_goes_on_to_the_model_of_the_undisturbed_one(
                 os.kill(os.getpid(), signal.SIGINT)  # saved, then stopped
 
         finetune(
-            photos, output, model=str(random_model), config=config, device="cuda", watch=Watch(step=step)
+            photos, output, model=str(random_model), config=config, device="cuda", watch=Callbacks(step=step)
         )
 
     run(tmp_path / "straight")

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.distributed import World
-from finetune.grad_cache import Features
+from finetune.grad_cache import CachedFeatures
 from finetune.model.base_model import find_base
 from finetune.trainer import Trainer
 from imret.datasets.phrases import read_phrases
@@ -63,7 +63,7 @@ def trainer_of(
     base = find_base(str(model))
     records = read_records(photos)
     size = (36, 36)
-    pictures = Pictures(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
+    pictures = ImageSet(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
     replayed = pictures_with_captions(photos, base)
     yield Trainer(
         base,
@@ -78,10 +78,10 @@ def trainer_of(
     replayed.close()
 
 
-def pictures_with_captions(photos: Path, base: object) -> Pictures:
+def pictures_with_captions(photos: Path, base: object) -> ImageSet:
     captions = {f"aves/{i}.png": (f"a drawing of number {i}",) for i in range(0, 24, 3)}
     records = [record for record in read_records(photos, captions) if record.captions]
-    return Pictures(photos, records, size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20)  # type: ignore[attr-defined]
+    return ImageSet(photos, records, size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20)  # type: ignore[attr-defined]
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -95,7 +95,7 @@ def test_features_in_parts_have_the_gradient_of_all_at_once() -> None:
     encode = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Dropout(0.5), torch.nn.Tanh()).double()
     inputs = torch.randn(7, 5, dtype=torch.float64)
     gradient = torch.randn(7, 4, dtype=torch.float64)
-    parts = Features(encode, inputs, part=3, seed=5)
+    parts = CachedFeatures(encode, inputs, part=3, seed=5)
     parts.backward(gradient)
     mine = [p.grad.clone() for p in encode.parameters() if p.grad is not None]
     encode.zero_grad()

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record
-from finetune.validation import Read, Seen, Validation
+from finetune.validation import ImageFeatures, TextFeatures, Validation
 from imret.retrieval.prompts import evaluation_queries
 
 PHRASES = [f"phrase {i}" for i in range(40)]
@@ -45,19 +45,19 @@ class Table:
         return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
 
 
-def labelled(n: int) -> Pictures:
+def labelled(n: int) -> ImageSet:
     records = [Record(f"{i}.jpg", ("aves", "fungi", "plantae")[i % 3], (), 1) for i in range(n)]
     return cast(Any, Numbered(records))
 
 
-def captioned(n: int) -> Pictures:
+def captioned(n: int) -> ImageSet:
     records = [
         Record(f"{i}.jpg", "", tuple(f"caption {i} {j}" for j in range(1 + i % 3)), 1) for i in range(n)
     ]
     return cast(Any, Numbered(records))
 
 
-def both(validation: Validation, towers: Table) -> tuple[Seen, Read]:
+def both(validation: Validation, towers: Table) -> tuple[ImageFeatures, TextFeatures]:
     return validation.look(towers), validation.read(towers)
 
 

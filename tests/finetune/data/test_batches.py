@@ -14,7 +14,7 @@ from PIL import Image
 
 from finetune.data.augment import augment, normalised
 from finetune.data.batches import Batches
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record, manifest_hash, read_records, split_records
 from finetune.data.species import TEXT_KINDS, Taxon
 from imret.errors import DataError
@@ -67,7 +67,7 @@ def test_hidden_files_loose_pictures_and_other_files_are_left_out(folder: Path) 
 
 def test_a_dangling_symlink_is_reported_like_any_picture_that_cannot_be_read(folder: Path) -> None:
     (folder / "aves" / "dangling.jpg").symlink_to(folder / "nothing")
-    pictures = Pictures(
+    pictures = ImageSet(
         folder, read_records(folder), size=(16, 16), preprocess=Preprocess(), budget_bytes=1 << 20
     )
     try:
@@ -188,8 +188,8 @@ def test_pictures_that_are_meant_for_validation_are_it_instead_of_carved_ones() 
 # ---- Pixels ----------------------------------------------------------------------------------------------
 
 
-def pictures(folder: Path, budget_bytes: int) -> Pictures:
-    return Pictures(
+def pictures(folder: Path, budget_bytes: int) -> ImageSet:
+    return ImageSet(
         folder, read_records(folder), size=(36, 36), preprocess=PREPROCESS, budget_bytes=budget_bytes
     )
 

@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from finetune.callbacks import Watch
+from finetune.callbacks import Callbacks
 from finetune.cli import command
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import Data, find_sources, gather
+from finetune.data.prepare import Data, find_sources, prepare
 from finetune.model.base_model import find_base
 from finetune.run import check, finetune
 from finetune.validation import Validation
@@ -51,7 +51,7 @@ def gathered() -> Iterator[Callable[..., Data]]:
 
         def gather_all(train: Path, **options: Any) -> Data:
             base = find_base("imret-tiny", from_scratch=True)
-            return gather(find_sources(train, **options), base, CONFIG, opened=opened)
+            return prepare(find_sources(train, **options), base, CONFIG, opened=opened)
 
         yield gather_all
 
@@ -271,7 +271,7 @@ def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
     said: list[str] = []
-    finetune(photos, tmp_path / "model", **SCRATCH, names=names, watch=Watch(said.append))
+    finetune(photos, tmp_path / "model", **SCRATCH, names=names, watch=Callbacks(said.append))
     table = next(i for i, text in enumerate(said) if text.startswith("category"))
     assert table < next(i for i, text in enumerate(said) if "before training" in text)
     assert any("names of 1 categories that there are no pictures of, the first 'reptilia'" in t for t in said)
@@ -334,7 +334,7 @@ def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
 ) -> None:
     draw_picture(photos / "mollusca" / "only.png", seed=77)
     said: list[str] = []
-    training = finetune(photos, tmp_path / "model", **SCRATCH, watch=Watch(said.append))
+    training = finetune(photos, tmp_path / "model", **SCRATCH, watch=Callbacks(said.append))
     assert training["data"]["categories"]["mollusca"]["train"] == 1
     assert training["data"]["categories"]["mollusca"]["validation"] == 0
     assert any("no validation picture of mollusca" in text for text in said)
@@ -353,7 +353,7 @@ def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_ba
         model=str(random_model),
         config=FinetuneConfig(epochs=1, batch_size=4),
         device="cpu",
-        watch=Watch(said.append),
+        watch=Callbacks(said.append),
     )
     assert training["data"]["categories"]["aves"]["validation"] == 1
     assert any("only aves has validation pictures" in text for text in said)
@@ -396,7 +396,9 @@ def test_captions_longer_than_the_context_are_cut_and_told(photos: Path, tmp_pat
     captions = tmp_path / "captions.csv"
     captions.write_text(f"path,caption\naves/0.png,short\naves/2.png,{long}\naves/3.png,{long} and more\n")
     said: list[str] = []
-    training = finetune(photos, tmp_path / "model", **SCRATCH, captions=captions, watch=Watch(said.append))
+    training = finetune(
+        photos, tmp_path / "model", **SCRATCH, captions=captions, watch=Callbacks(said.append)
+    )
     lengths = training["data"]["lengths"]
     assert (lengths["cut"], lengths["longest"], lengths["context"]) == (2, 34, 24)
     assert lengths["first"] == "aves/2.png"
@@ -465,14 +467,14 @@ def test_the_preprocessing_of_the_base_is_honoured_said_and_kept(photos: Path, t
     base = squashing(tmp_path / "base")
     with contextlib.ExitStack() as opened:
         every = FinetuneConfig(validation_share=0)
-        data = gather(find_sources(photos), find_base(str(base)), every, opened=opened)
+        data = prepare(find_sources(photos), find_base(str(base)), every, opened=opened)
         paths = [record.path for record in data.train.records]
         shown = data.train.batch([paths.index("aves/wide.png")])[0].numpy()
     np.testing.assert_array_equal(shown, fit_image(load_image(wide), size=(36, 36), resize_mode="squash"))
 
     said: list[str] = []
     config = FinetuneConfig(epochs=1, batch_size=8, blend=False)
-    finetune(photos, tmp_path / "model", model=str(base), config=config, watch=Watch(said.append))
+    finetune(photos, tmp_path / "model", model=str(base), config=config, watch=Callbacks(said.append))
     assert "pictures are fitted the base's way: 32x32, squash, bicubic, mean 0.5, std 0.25" in said
     written, stated = (
         json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
@@ -492,7 +494,7 @@ def test_a_run_is_not_gone_on_with_from_a_base_that_fits_pictures_otherwise(
             raise RuntimeError("stopped by the test")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        finetune(photos, output, model=str(base), config=config, watch=Watch(step=stop))
+        finetune(photos, output, model=str(base), config=config, watch=Callbacks(step=stop))
     file = base / "open_clip_config.json"
     file.write_text(file.read_text().replace('"squash"', '"shortest"'))
     with pytest.raises(DataError, match="unfinished run that differs in the model it started from"):

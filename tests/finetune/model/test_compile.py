@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
 from finetune.model.compile import compile_towers
@@ -61,7 +61,7 @@ def test_a_compiled_step_has_the_gradients_of_a_plain_one(
     size = base.preprocess.size[0]
     found = []
     for wanted in (False, True):
-        pictures = Pictures(
+        pictures = ImageSet(
             tmp_path,
             read_records(tmp_path),
             size=(size, size),

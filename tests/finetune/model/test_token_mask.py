@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.data.species import Taxon
 from finetune.model.base_model import find_base
@@ -41,7 +41,7 @@ def trainer(random_model: Path, tmp_path: Path) -> Trainer:
     for i in range(12):
         draw_picture(tmp_path / ("aves", "fungi")[i % 2] / f"{i}.png", seed=i)
     base = find_base(str(random_model))
-    pictures = Pictures(
+    pictures = ImageSet(
         tmp_path, read_records(tmp_path), size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20
     )
     config = FinetuneConfig(
