@@ -205,7 +205,7 @@ def command(
             "names": names,
             "replay": replay_file,
             "against": against,
-            "watch": Callbacks(say=bar.say, picture=bar.picture, step=bar.step),
+            "callbacks": Callbacks(on_message=bar.say, on_image=bar.picture, on_step=bar.step),
         }
         if output is None or check:
             report = check_data(train, **given)

@@ -48,11 +48,13 @@ class TensorBoardLogger:
         DataError: If the folder cannot be written to, or the package is missing.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, done: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, done: int, on_message: Callable[[str], None]
+    ) -> None:
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder, self._say, self._lost = Path(folder), say, False
+        self._folder, self._on_message, self._lost = Path(folder), on_message, False
         try:
             self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
         except OSError as error:
@@ -118,7 +120,7 @@ class TensorBoardLogger:
             act()
         except OSError as error:
             self._lost = True
-            self._say(
+            self._on_message(
                 f"Warning: cannot write to the --tensorboard folder {str(self._folder)!r} any more: {error}. "
                 "Training goes on without it."
             )

@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_cpu_to_the_precision_of_bf16(
 ) -> None:
     on_cpu = trainer_on("cpu", random_model, photos, **{**changes, "compile": False})
     on_gpu = trainer_on("cuda", random_model, photos, **changes)
-    assert (on_cpu.precision, on_gpu.precision) == ("fp32", "bf16")
+    assert (on_cpu.encoder.precision, on_gpu.encoder.precision) == ("fp32", "bf16")
     one, other = gradient(on_cpu), gradient(on_gpu)
     assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
     assert other.norm() == pytest.approx(one.norm(), rel=0.05)
@@ -98,7 +98,12 @@ def test_an_interrupted_run_goes_on_to_the_model_of_the_undisturbed_one(
                 os.kill(os.getpid(), signal.SIGINT)  # saved, then stopped
 
         finetune(
-            photos, output, model=str(random_model), config=config, device="cuda", watch=Callbacks(step=step)
+            photos,
+            output,
+            model=str(random_model),
+            config=config,
+            device="cuda",
+            callbacks=Callbacks(on_step=step),
         )
 
     run(tmp_path / "straight")

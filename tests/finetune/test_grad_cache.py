@@ -95,7 +95,7 @@ def test_features_in_parts_have_the_gradient_of_all_at_once() -> None:
     encode = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Dropout(0.5), torch.nn.Tanh()).double()
     inputs = torch.randn(7, 5, dtype=torch.float64)
     gradient = torch.randn(7, 4, dtype=torch.float64)
-    parts = CachedFeatures(encode, inputs, part=3, seed=5)
+    parts = CachedFeatures(encode, inputs, chunk_size=3, seed=5)
     parts.backward(gradient)
     mine = [p.grad.clone() for p in encode.parameters() if p.grad is not None]
     encode.zero_grad()
@@ -149,7 +149,7 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
             photos, model = Path({str(photos)!r}), Path({str(random_model)!r})
             found = gradients(photos, model, FinetuneConfig(**ANCHORED), world)
             torch.save(found, Path({str(tmp_path)!r}) / f"{{world.rank}}.pt")
-            world.leave()
+            world.destroy()
             """
         )
     )
@@ -182,7 +182,7 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
 
 @pytest.mark.parametrize(("n", "size"), [(7, 2), (3, 5), (0, 2), (64, 8)])
 def test_shares_cover_every_row_once(n: int, size: int) -> None:
-    rows = [i for rank in range(size) for i in range(n)[World(rank, size).share(n)]]
+    rows = [i for rank in range(size) for i in range(n)[World(rank, size).shard(n)]]
     assert rows == list(range(n))
 
 

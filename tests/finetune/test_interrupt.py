@@ -23,7 +23,7 @@ import sys, time
 import torch
 from finetune import checkpoint
 from finetune.config import FinetuneConfig
-from finetune.run import Watch, finetune
+from finetune.run import Callbacks, finetune
 photos, output, where = sys.argv[1:]
 config = FinetuneConfig(
     epochs=2, batch_size=8, lr=1e-3, validation_share=0.2, blend=False, freeze_batch_norm=False,
@@ -46,7 +46,7 @@ checkpoint.torch.save = save
 say = lambda text: print(text, flush=True)
 finetune(
     photos, output, model="imret-tiny", from_scratch=True, config=config, device="cpu",
-    watch=Watch(say=say, step=told),
+    callbacks=Callbacks(on_message=say, on_step=told),
 )
 """
 

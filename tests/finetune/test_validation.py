@@ -58,7 +58,7 @@ def captioned(n: int) -> ImageSet:
 
 
 def both(validation: Validation, towers: Table) -> tuple[ImageFeatures, TextFeatures]:
-    return validation.look(towers), validation.read(towers)
+    return validation.encode_images(towers), validation.encode_texts(towers)
 
 
 def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
@@ -113,7 +113,7 @@ def test_agreement_is_the_share_of_the_bases_ten_nearest_phrases_that_stay() -> 
 def test_a_model_of_two_towers_is_what_each_makes_of_its_own() -> None:
     base, tuned, pictures = Table(), Table(turn=2.0), captioned(50)
     validation = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
-    seen, read = validation.look(tuned), validation.read(base)  # texts are the same in both
+    seen, read = validation.encode_images(tuned), validation.encode_texts(base)  # texts are the same in both
     assert validation.hit_rate(seen, read) == validation.hit_rate(*both(validation, tuned))
     assert validation.hit_rate(seen, read) != validation.hit_rate(*both(validation, base))
 

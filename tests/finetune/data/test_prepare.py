@@ -72,7 +72,7 @@ def test_copies_are_told_and_never_straddle_train_and_validation(
         shutil.copy(photos / "aves" / f"{i}.png", photos / "aves" / f"{i} again.png")
         save_anew(photos / "fungi" / f"{i}.png", photos / "fungi" / f"{i} anew.jpg")
     data = gathered(photos)
-    copies = data.report.copies
+    copies = data.report.duplicates
     assert sorted(copies.exact) == [[f"aves/{i} again.png", f"aves/{i}.png"] for i in range(5)]
     assert sorted(copies.near) == [[f"fungi/{i} anew.jpg", f"fungi/{i}.png"] for i in range(5)]
     assert copies.conflicts == []
@@ -90,7 +90,7 @@ def test_one_picture_in_two_categories_is_a_label_conflict(
 ) -> None:
     shutil.copy(photos / "aves" / "3.png", photos / "fungi" / "bird.png")
     report = gathered(photos).report
-    assert report.copies.exact == report.copies.conflicts == [["aves/3.png", "fungi/bird.png"]]
+    assert report.duplicates.exact == report.duplicates.conflicts == [["aves/3.png", "fungi/bird.png"]]
     assert "1 label conflicts" in report.text()
     assert "correct its label: aves/3.png, fungi/bird.png" in report.text()
 
@@ -271,7 +271,7 @@ def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
     said: list[str] = []
-    finetune(photos, tmp_path / "model", **SCRATCH, names=names, watch=Callbacks(said.append))
+    finetune(photos, tmp_path / "model", **SCRATCH, names=names, callbacks=Callbacks(said.append))
     table = next(i for i, text in enumerate(said) if text.startswith("category"))
     assert table < next(i for i, text in enumerate(said) if "before training" in text)
     assert any("names of 1 categories that there are no pictures of, the first 'reptilia'" in t for t in said)
@@ -318,7 +318,7 @@ def test_validation_asks_for_categories_by_the_names_they_are_given(
             return torch.ones(len(texts), 4)
 
     validation = Validation(data.validation, None, phrases=["a street"], batch_size=4, names=data.names)
-    validation.read(Towers())
+    validation.encode_texts(Towers())
     assert asked[:-1] == [
         *evaluation_queries("aves"),
         *(
@@ -334,7 +334,7 @@ def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
 ) -> None:
     draw_picture(photos / "mollusca" / "only.png", seed=77)
     said: list[str] = []
-    training = finetune(photos, tmp_path / "model", **SCRATCH, watch=Callbacks(said.append))
+    training = finetune(photos, tmp_path / "model", **SCRATCH, callbacks=Callbacks(said.append))
     assert training["data"]["categories"]["mollusca"]["train"] == 1
     assert training["data"]["categories"]["mollusca"]["validation"] == 0
     assert any("no validation picture of mollusca" in text for text in said)
@@ -353,7 +353,7 @@ def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_ba
         model=str(random_model),
         config=FinetuneConfig(epochs=1, batch_size=4),
         device="cpu",
-        watch=Callbacks(said.append),
+        callbacks=Callbacks(said.append),
     )
     assert training["data"]["categories"]["aves"]["validation"] == 1
     assert any("only aves has validation pictures" in text for text in said)
@@ -397,7 +397,7 @@ def test_captions_longer_than_the_context_are_cut_and_told(photos: Path, tmp_pat
     captions.write_text(f"path,caption\naves/0.png,short\naves/2.png,{long}\naves/3.png,{long} and more\n")
     said: list[str] = []
     training = finetune(
-        photos, tmp_path / "model", **SCRATCH, captions=captions, watch=Callbacks(said.append)
+        photos, tmp_path / "model", **SCRATCH, captions=captions, callbacks=Callbacks(said.append)
     )
     lengths = training["data"]["lengths"]
     assert (lengths["cut"], lengths["longest"], lengths["context"]) == (2, 34, 24)
@@ -474,7 +474,7 @@ def test_the_preprocessing_of_the_base_is_honoured_said_and_kept(photos: Path, t
 
     said: list[str] = []
     config = FinetuneConfig(epochs=1, batch_size=8, blend=False)
-    finetune(photos, tmp_path / "model", model=str(base), config=config, watch=Callbacks(said.append))
+    finetune(photos, tmp_path / "model", model=str(base), config=config, callbacks=Callbacks(said.append))
     assert "pictures are fitted the base's way: 32x32, squash, bicubic, mean 0.5, std 0.25" in said
     written, stated = (
         json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
@@ -494,7 +494,7 @@ def test_a_run_is_not_gone_on_with_from_a_base_that_fits_pictures_otherwise(
             raise RuntimeError("stopped by the test")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        finetune(photos, output, model=str(base), config=config, watch=Callbacks(step=stop))
+        finetune(photos, output, model=str(base), config=config, callbacks=Callbacks(on_step=stop))
     file = base / "open_clip_config.json"
     file.write_text(file.read_text().replace('"squash"', '"shortest"'))
     with pytest.raises(DataError, match="unfinished run that differs in the model it started from"):
@@ -507,5 +507,5 @@ def test_pictures_of_one_colour_are_no_obstacle(tmp_path: Path, gathered: Callab
             (tmp_path / "flat" / category).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 40 + i), color).save(tmp_path / "flat" / category / f"{i}.png")
     report = gathered(tmp_path / "flat").report
-    assert len(report.copies.near) == 2
-    assert report.copies.conflicts == []
+    assert len(report.duplicates.near) == 2
+    assert report.duplicates.conflicts == []

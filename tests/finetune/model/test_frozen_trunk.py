@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import finetune.trainer
+import finetune.anchors
 from finetune.config import FinetuneConfig
 from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
@@ -92,7 +92,7 @@ def test_the_cut_tower_has_the_gradients_of_the_whole_one(
     base = find_base(str(request.getfixturevalue(which)))
     assert split_at_top_layer(base.build(torch.device("cpu"), seed=0).visual) is not None  # type: ignore[arg-type]
     mine, parts = gradients(base, photos, **change)
-    monkeypatch.setattr(finetune.trainer, "cut", lambda _: None)
+    monkeypatch.setattr(finetune.anchors, "split_at_top_layer", lambda _: None)
     whole, other_parts = gradients(base, photos)
     assert mine.keys() == whole.keys()
     assert parts == pytest.approx(other_parts, rel=1e-4, abs=1e-6)

@@ -53,12 +53,12 @@ def trainer(random_model: Path, tmp_path: Path) -> Trainer:
 def test_training_names_moves_names_and_leaves_every_other_text_alone_to_the_bit(trainer: Trainer) -> None:
     others = ["two dogs play in the snow", "a photo of a car", "a picture"]
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    names, rest = trainer.encode_texts(["a bird", "mushroom"]), trainer.encode_texts(others)
+    names, rest = trainer.encoder.encode_texts(["a bird", "mushroom"]), trainer.encoder.encode_texts(others)
     for number in range(trainer.steps):
         trainer.step(number, trainer.prepare(number))
     trainer.finish()
-    assert torch.equal(trainer.encode_texts(others), rest)
-    assert (trainer.encode_texts(["a bird", "mushroom"]) - names).abs().amax(dim=1).min() > 1e-3
+    assert torch.equal(trainer.encoder.encode_texts(others), rest)
+    assert (trainer.encoder.encode_texts(["a bird", "mushroom"]) - names).abs().amax(dim=1).min() > 1e-3
     moved = {
         name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])
     }

@@ -81,14 +81,14 @@ def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
         if step.step == stop_at:
             raise RuntimeError("stopped by the test")
 
-    arguments: dict[str, Any] = {"config": config, "watch": Callbacks(step=stop)}
+    arguments: dict[str, Any] = {"config": config, "callbacks": Callbacks(on_step=stop)}
     stop_at = 4
     with pytest.raises(RuntimeError):
         tune(photos, output, board, **arguments)
     assert [step for step, _ in scalars(board)["train/loss"]] == [1, 2, 3]
     stop_at = 0
     said: list[str] = []
-    training = tune(photos, output, board, config=config, watch=Callbacks(say=said.append))
+    training = tune(photos, output, board, config=config, callbacks=Callbacks(on_message=said.append))
     assert "going on after step 2 of 4" in said
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert scalars(board)["train/loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
@@ -149,7 +149,7 @@ def test_without_the_package_nothing_is_decoded_and_the_way_out_is_said(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what a missing module is to `import`
     decoded: list[int] = []
     with pytest.raises(DataError, match=r"pip install 'imret\[tensorboard\]'"):
-        tune(photos, tmp_path / "model", tmp_path / "board", watch=Callbacks(picture=decoded.append))
+        tune(photos, tmp_path / "model", tmp_path / "board", callbacks=Callbacks(on_image=decoded.append))
     assert not decoded
     assert not (tmp_path / "model").exists()
     with pytest.raises(DataError):
@@ -167,14 +167,14 @@ def test_folders_of_pictures_and_of_models_are_no_place_for_it(photos: Path, tmp
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write to the --tensorboard folder .*file"):
-        TensorBoardLogger(tmp_path / "file" / "board", done=0, say=print)
+        TensorBoardLogger(tmp_path / "file" / "board", done=0, on_message=print)
 
 
 def test_a_disk_that_is_full_is_said_once_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    with TensorBoardLogger(tmp_path / "board", done=0, say=said.append) as board:
+    with TensorBoardLogger(tmp_path / "board", done=0, on_message=said.append) as board:
         board.step(STEP, 8)
 
         def full(*_: object) -> None:
