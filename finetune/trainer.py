@@ -284,9 +284,9 @@ class Trainer:
         The base's are (B, D), of the batch's own, which come first, or (B + R, D); None without an anchor.
         """
         n, encoder, anchors = len(images), self.encoder, self._anchors
-        mine = images[self.world.shard(n)]
+        shard = images[self.world.shard(n)]
         if anchors.stages is None:
-            side = self._features(number, encoder.image_features, mine, trained=self.trains_images)
+            side = self._features(number, encoder.image_features, shard, trained=self.trains_images)
             if anchors.frozen is None:
                 return side, None
             anchored = n if self.config.anchor_replay else n_own
@@ -294,7 +294,7 @@ class Trainer:
             return side, self.world.gather(frozen, anchored)
         trunk, top, base_top = anchors.stages
         with torch.no_grad():
-            chunks = torch.split(mine, self.config.micro_batch or max(1, n))
+            chunks = torch.split(shard, self.config.micro_batch or max(1, n))
             hidden = torch.cat([encoder.in_precision(trunk, encoder.normalised(chunk)) for chunk in chunks])
             frozen = self.world.gather(encoder.unit(base_top, hidden), n)
         return self._features(number, lambda chunk: encoder.unit(top, chunk), hidden, trained=True), frozen

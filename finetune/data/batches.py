@@ -155,8 +155,8 @@ class Batches:
 
     def _category_names(self, step: int, positions: NDArray[np.int64]) -> list[str]:
         draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
-        said = category_captions(self.categories, draw=draw, names=self._names)
-        captions = dict(zip(self.categories, said, strict=True))
+        texts = category_captions(self.categories, draw=draw, names=self._names)
+        captions = dict(zip(self.categories, texts, strict=True))
         return [captions[self.records[i].category] for i in positions]
 
     def _own_texts(self, positions: NDArray[np.int64], named: Sequence[str], *, place: int) -> TextSet:

@@ -78,9 +78,9 @@ def read_records(
             continue
         records.append(Record(path, path.split("/", 1)[0], (), size_bytes))
     if not records:
-        found = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        content = f"{loose} pictures that lie in no category" if loose else "no pictures"
         raise DataError(
-            f"training folder {str(root)!r} holds {found}. Put them in one sub-folder per category."
+            f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )
     records = with_captions(records, captions or {}, root)
     refuse_one_category(records, root)

@@ -84,7 +84,7 @@ def add_lora(
     """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    adapted = []
     for prefix, module in list(model.named_modules()):
         if isinstance(module, _LEFT_ALONE):
             continue
@@ -97,8 +97,8 @@ def add_lora(
             parts = 3 if name == "in_proj_weight" else 1
             adapter = LowRank(weight, rank=rank, scale=alpha / rank, parts=parts, generator=generator)
             parametrize.register_parametrization(module, name, adapter, unsafe=True)
-            found.append(f"{prefix}.{name}" if prefix else name)
-    return found
+            adapted.append(f"{prefix}.{name}" if prefix else name)
+    return adapted
 
 
 def _is_depthwise(module: nn.Module) -> bool:

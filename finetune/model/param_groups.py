@@ -64,7 +64,7 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
     Layer 0 is the stem or the embeddings, the last one norm and projection (of a timm tower the projection
     alone), and between them the blocks.
     """
-    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    places_of: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, _ in model.named_parameters():
         if name in ("logit_scale", "logit_bias"):
             continue
@@ -76,12 +76,12 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
         else:
             # open_clip puts a projection of its own on a tower that comes from timm.
             place = (1 << 30, int(name.startswith("visual.head.")))
-        found[name] = tower_of(name), place
+        places_of[name] = tower_of(name), place
     ranks = {}
     for tower in ("image", "text"):
-        places = sorted({place for one, place in found.values() if one == tower})
+        places = sorted({place for one, place in places_of.values() if one == tower})
         ranks.update({(tower, place): i for i, place in enumerate(places)})
-    return {name: (tower, ranks[tower, place]) for name, (tower, place) in found.items()}
+    return {name: (tower, ranks[tower, place]) for name, (tower, place) in places_of.items()}
 
 
 def parameter_groups(

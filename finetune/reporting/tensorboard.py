@@ -35,13 +35,13 @@ def require_tensorboard() -> None:
 
 
 class TensorBoardLogger:
-    """Where the scalars of one run go.
+    """Writes the scalars of one run to a folder.
 
-    Should the folder become unwritable, that is told of once, and training goes on without it.
+    Should the folder become unwritable, that is reported once, and training goes on without it.
 
     Args:
-        folder: Where TensorBoard finds them; made if need be.
-        done: Steps done so far. What the folder has of later ones is cut off.
+        folder: Where TensorBoard finds them; made if it is missing.
+        done: Steps done so far. Scalars of later steps in the folder are purged.
         say: Called with a sentence if they cannot be written any more.
 
     Raises:
@@ -71,10 +71,10 @@ class TensorBoardLogger:
         self._try(self._writer.close)
 
     def step(self, step: Step, pictures: int) -> None:
-        """Add what a step did.
+        """Add the figures of a step.
 
         Args:
-            step: What.
+            step: What it did.
             pictures: How many it took, for the rate since the step before.
         """
         now = time.monotonic()
@@ -110,7 +110,7 @@ class TensorBoardLogger:
         self._try(add)
 
     def flush(self) -> None:
-        """See to it that what was added is in the file."""
+        """Write what was added to the file."""
         self._try(self._writer.flush)
 
     def _try(self, act: Callable[[], object]) -> None:

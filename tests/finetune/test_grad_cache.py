@@ -100,9 +100,9 @@ def test_features_in_parts_have_the_gradient_of_all_at_once() -> None:
     mine = [p.grad.clone() for p in encode.parameters() if p.grad is not None]
     encode.zero_grad()
     values = []
-    for number, some in enumerate(inputs.split(3)):  # dropout draws the same for every part
+    for number, chunk in enumerate(inputs.split(3)):  # dropout draws the same for every part
         torch.manual_seed(5 + number)
-        values.append(encode(some))
+        values.append(encode(chunk))
     assert torch.equal(torch.cat(values), parts.values)
     torch.cat(values).backward(gradient)
     for ours, theirs in zip(mine, (p.grad for p in encode.parameters()), strict=True):
@@ -190,12 +190,12 @@ def test_on_gpus_each_process_takes_its_own_and_flags_and_states_stay_off_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Stands in for two GPUs, which no test machine has.
-    said: dict[str, object] = {}
+    calls: dict[str, object] = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: said.update(device=str(device)))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: said.update(backend=backend))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.update(device=str(device)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: calls.update(backend=backend))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     assert World.join(torch.device("cuda", 1)) == World(1, 2)
     # torch sends objects through the CPU where the group has a backend for it.
-    assert said == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}
+    assert calls == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}

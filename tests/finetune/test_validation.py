@@ -64,8 +64,8 @@ def both(validation: Validation, towers: Table) -> tuple[ImageFeatures, TextFeat
 def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
     towers = Table()
     validation = Validation(labelled(30), None, phrases=PHRASES, batch_size=7)
-    found = validation.scores(*both(validation, towers))
-    assert found is not None
+    results = validation.scores(*both(validation, towers))
+    assert results is not None
     images = towers.encode_images(cast(Any, labelled(30)).batch(range(30)).permute(0, 3, 1, 2).float() / 255)
     for k, category in enumerate(("aves", "fungi", "plantae")):
         query = F.normalize(towers.encode_texts(evaluation_queries(category)).mean(0), dim=0)
@@ -75,7 +75,7 @@ def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
             if i % 3 == k:
                 hits += 1
                 precisions.append(hits / rank)
-        assert found["average_precision"][category] == pytest.approx(np.mean(precisions), abs=1e-4)
+        assert results["average_precision"][category] == pytest.approx(np.mean(precisions), abs=1e-4)
 
 
 @pytest.mark.parametrize(("n", "rank"), [(100, 2), (150, 3), (10, 1)])

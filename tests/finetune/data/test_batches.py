@@ -298,14 +298,16 @@ def test_without_captions_every_batch_names_categories_once_each() -> None:
 
 
 def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() -> None:
-    told = [
+    captions_of = [
         ("a red bird", "a bird"),
         ("A bird.",),
         ("a blue bird", "a bird"),
         ("a mushroom",),
         ("a mushroom",),
     ]
-    records = [Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(told)]
+    records = [
+        Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(captions_of)
+    ]
     batches = Batches(records, batch_size=5, seed=0, category_share=0.0)
     for step in range(20):
         batch = batches.draw(step)
@@ -314,7 +316,7 @@ def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() ->
         assert len(texts.captions) == len({text.lower().rstrip(".") for text in texts.captions})
         for column, text in enumerate(texts.captions):
             expected = [
-                text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in told[i]}
+                text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in captions_of[i]}
                 for i in batch.positions
             ]
             assert texts.match[:, column].tolist() == expected
@@ -358,8 +360,8 @@ def of_species() -> list[Record]:
     taxa_of = {"aves": taxa, "fungi": [Taxon("Amanita muscaria", "fly agaric")] * 5, "insecta": [None] * 5}
     return [
         Record(f"{category}/{i}.jpg", category, (f"{category} {i}",), 1, taxon)
-        for category, some in taxa_of.items()
-        for i, taxon in enumerate(some)
+        for category, group in taxa_of.items()
+        for i, taxon in enumerate(group)
     ]
 
 

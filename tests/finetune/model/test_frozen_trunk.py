@@ -75,8 +75,8 @@ def test_a_tower_without_a_projection_of_open_clips_trains_its_topmost_layer_who
 ) -> None:
     base = find_base(str(siglip))
     assert split_at_top_layer(base.build(torch.device("cpu"), seed=0).visual) is None  # type: ignore[arg-type]
-    found, parts = gradients(base, photos)
-    assert found["visual.trunk.attn_pool.proj.weight"].abs().max() > 0
+    grads, parts = gradients(base, photos)
+    assert grads["visual.trunk.attn_pool.proj.weight"].abs().max() > 0
     assert parts["anchor_images"] > 1e-6
 
 
@@ -91,14 +91,14 @@ def test_the_cut_tower_has_the_gradients_of_the_whole_one(
 ) -> None:
     base = find_base(str(request.getfixturevalue(which)))
     assert split_at_top_layer(base.build(torch.device("cpu"), seed=0).visual) is not None  # type: ignore[arg-type]
-    mine, parts = gradients(base, photos, **change)
+    of_split, parts = gradients(base, photos, **change)
     monkeypatch.setattr(finetune.anchors, "split_at_top_layer", lambda _: None)
     whole, other_parts = gradients(base, photos)
-    assert mine.keys() == whole.keys()
+    assert of_split.keys() == whole.keys()
     assert parts == pytest.approx(other_parts, rel=1e-4, abs=1e-6)
     assert parts["anchor_images"] > 1e-6  # the model has left its base
-    for name in mine:
-        assert (mine[name] - whole[name]).abs().max() <= 1e-4 * whole[name].abs().max(), name
+    for name in of_split:
+        assert (of_split[name] - whole[name]).abs().max() <= 1e-4 * whole[name].abs().max(), name
 
 
 def test_the_frozen_top_does_not_move_with_the_model(random_model: Path) -> None:

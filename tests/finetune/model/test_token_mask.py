@@ -24,16 +24,16 @@ def words(tokens: Tensor) -> set[str]:
 
 
 def test_the_tokens_of_a_name_are_its_words_without_the_frames_around_it() -> None:
-    found = words(name_tokens(open_clip.tokenize, ["bird", "frog or mushroom", "close-up photo"]))
-    assert {"bird", "frog", "mushroom"} <= found
-    assert not {"a", "photo", "or", "of", "close", "this"} & found
+    tokens = words(name_tokens(open_clip.tokenize, ["bird", "frog or mushroom", "close-up photo"]))
+    assert {"bird", "frog", "mushroom"} <= tokens
+    assert not {"a", "photo", "or", "of", "close", "this"} & tokens
 
 
 def test_species_are_named_in_every_kind_of_text() -> None:
     taxon = Taxon("Amanita muscaria", "fly agaric", ("Fungi", "Basidiomycota"))
-    found = words(name_tokens(open_clip.tokenize, [], [taxon]))
-    assert {"fly", "fungi"} <= found
-    assert not {"with", "common", "name"} & found
+    tokens = words(name_tokens(open_clip.tokenize, [], [taxon]))
+    assert {"fly", "fungi"} <= tokens
+    assert not {"with", "common", "name"} & tokens
 
 
 @pytest.fixture

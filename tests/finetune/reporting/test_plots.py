@@ -75,8 +75,8 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def axes_with(figure: Figure, word: str) -> Axes:
-    (found,) = [axes for axes in figure.axes if word in axes.get_title(loc="left")]
-    return found
+    (panel,) = [axes for axes in figure.axes if word in axes.get_title(loc="left")]
+    return panel
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_without_retention_the_curve_is_drawn_over_alpha() -> None:
     ],
 )
 def test_the_title_says_what_was_trained(recipe: str, trained: str) -> None:
-    told = training(**blends(0.1, 0.1))
-    told["config"] = dataclasses.asdict(FinetuneConfig.of(recipe))
-    title = draw(steps(480), told).get_suptitle()
+    content = training(**blends(0.1, 0.1))
+    content["config"] = dataclasses.asdict(FinetuneConfig.of(recipe))
+    title = draw(steps(480), content).get_suptitle()
     assert f"laion2b_s32b_b79k: {trained}, 480 steps of" in title
 
 

@@ -52,21 +52,21 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_every_step_and_both_validations_are_there(photos: Path, tmp_path: Path) -> None:
     training = tune(photos, tmp_path / "model", tmp_path / "board")
-    found = scalars(tmp_path / "board")
+    logged = scalars(tmp_path / "board")
     lines = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
     for tag, name in (("train/loss", "loss"), ("train/lr", "lr"), ("machine/memory_mib", "memory_mib")):
-        assert found[tag] == [(line["step"], pytest.approx(line[name])) for line in lines]
-    assert found["train/excess_over_floor"] == [
+        assert logged[tag] == [(line["step"], pytest.approx(line[name])) for line in lines]
+    assert logged["train/excess_over_floor"] == [
         (line["step"], pytest.approx(line["loss"] - line["floor"], abs=1e-5)) for line in lines
     ]
-    assert {"train/floor", "train/grad_norm", "train/logit_scale", "machine/images_per_s"} <= found.keys()
-    assert all(value > 0 for _, value in found["machine/images_per_s"])
+    assert {"train/floor", "train/grad_norm", "train/logit_scale", "machine/images_per_s"} <= logged.keys()
+    assert all(value > 0 for _, value in logged["machine/images_per_s"])
     before, after = (training["validation"][moment]["text_to_image_map"] for moment in ("before", "after"))
-    assert found["validation/text_to_image_map"] == [
+    assert logged["validation/text_to_image_map"] == [
         (0, pytest.approx(before)),
         (training["steps"], pytest.approx(after)),
     ]
-    assert {"validation_by_category/aves", "validation_by_category/fungi"} <= found.keys()
+    assert {"validation_by_category/aves", "validation_by_category/fungi"} <= logged.keys()
 
 
 def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
@@ -87,9 +87,9 @@ def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
         tune(photos, output, board, **arguments)
     assert [step for step, _ in scalars(board)["train/loss"]] == [1, 2, 3]
     stop_at = 0
-    said: list[str] = []
-    training = tune(photos, output, board, config=config, callbacks=Callbacks(on_message=said.append))
-    assert "going on after step 2 of 4" in said
+    messages: list[str] = []
+    training = tune(photos, output, board, config=config, callbacks=Callbacks(on_message=messages.append))
+    assert "going on after step 2 of 4" in messages
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert scalars(board)["train/loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [step for step, _ in scalars(board)["validation/text_to_image_map"]] == [0, 4]
@@ -173,8 +173,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_is_said_once_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    with TensorBoardLogger(tmp_path / "board", done=0, on_message=said.append) as board:
+    messages: list[str] = []
+    with TensorBoardLogger(tmp_path / "board", done=0, on_message=messages.append) as board:
         board.step(STEP, 8)
 
         def full(*_: object) -> None:
@@ -185,6 +185,6 @@ def test_a_disk_that_is_full_is_said_once_and_training_goes_on(
         board.step(STEP, 8)
         board.step(STEP, 8)
         board.flush()
-    assert len(said) == 1
-    assert "No space left on device" in said[0]
-    assert "Training goes on" in said[0]
+    assert len(messages) == 1
+    assert "No space left on device" in messages[0]
+    assert "Training goes on" in messages[0]
