@@ -1,8 +1,7 @@
-"""Category names to the sentences a model is trained with, and which captions say the same.
+"""Training captions of category names, and which captions say the same.
 
 Hides the training templates. Knows nothing of pictures or tensors; what categories are called, and the
-sentences that models are judged with, are in `imret.retrieval.prompts`, captions of a file in
-`imret.datasets.captions_csv`.
+evaluation templates, are in `imret.retrieval.prompts`, captions of a file in `imret.datasets.captions_csv`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def category_captions(
 
     Args:
         categories: Folder names.
-        draw: Any number >= 0, drawn anew for each batch; picks the style and which common name is used.
+        draw: Any number >= 0, a new one for each batch; picks the style and the common name.
         names: What categories are called, where it is not what `imret.retrieval.prompts` says.
     """
     style = STYLES[draw % len(STYLES)]

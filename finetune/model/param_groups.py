@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-# Parts below the numbered blocks. What is named nowhere (a final norm, a head, a projection) is on top.
+# Parts below the numbered blocks. Parts that match neither pattern (a final norm, a head) are on top.
 _STEM = re.compile(
     r"(^|\.)(conv\d?|conv_stem|bn\d|patch_embed|class_embedding|positional_embedding|cls_token|pos_embed"
     r"|token_embedding|ln_pre|norm_pre|stem|embeddings)(\.|$)"
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers?)\.?(\d+)(?:\.(?:blocks\
 
 
 def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> None:
-    """Freeze all but what is to be trained; the logit scale is left as it is.
+    """Freeze everything but what is to be trained; the logit scale is left as it is.
 
     Args:
         model: One of open_clip's two-tower models.
@@ -43,7 +43,7 @@ def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> N
 
 
 def token_tables(model: nn.Module) -> set[str]:
-    """Return the names of the text tower's tables of one row a token; positions are no tokens."""
+    """Return the names of the text tower's token embeddings; position embeddings are left out."""
     return {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -96,7 +96,7 @@ def parameter_groups(
     """Return AdamW's groups of the trainable parameters.
 
     Matrices and kernels decay. Gains, biases and scalars do not, nor does the token table: decay would move
-    the rows of words that are never met.
+    the rows of words that never occur.
 
     Args:
         model: One of open_clip's two-tower models.
