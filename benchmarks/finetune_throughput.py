@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures, training_size
+from finetune.data.pixels import ImageSet, training_size
 from finetune.data.records import Record
 from finetune.memory import peak_memory_mib
 from finetune.model.base_model import Base, find_base
@@ -93,7 +93,7 @@ def runs() -> Iterator[Run]:
     yield Run("full", 256, {**compiled, "micro_batch": 128})
 
 
-class Noise(Pictures):
+class Noise(ImageSet):
     """Pictures that are decoded already: ten categories of uniform noise, 64 different ones in all."""
 
     def __init__(self, n: int, size: tuple[int, int]) -> None:

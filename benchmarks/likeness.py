@@ -3,7 +3,7 @@
     python benchmarks/likeness.py data/train [--size 252]
 
 Takes the pictures of a folder for different ones, and prints how near the nearest two of them are; then how
-many copies, saved anew, made smaller, brightened or cut, are found; then what looking and comparing cost.
+many copies, saved anew, made smaller, brightened or cut, are found; then what hashing and comparing cost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 
 from finetune.data.records import list_pictures
 from imret.images.decode import load_image
-from imret.images.phash import MOST_BITS, MOST_COLOUR, Look, alike, look_at
+from imret.images.phash import MAX_BITS, MAX_COLOUR_DISTANCE, ImageHash, compute_hash, near_duplicates
 from imret.images.resize import fit_image
 
 
@@ -52,37 +52,35 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=252, help="pixels that pictures are fitted to")
     arguments = parser.parse_args()
 
-    def look(image: Image.Image) -> Look:
-        return look_at(fit_image(image, size=(arguments.size, arguments.size)))
+    def hash_of(image: Image.Image) -> ImageHash:
+        return compute_hash(fit_image(image, size=(arguments.size, arguments.size)))
 
     paths = [path for path, _ in sorted(list_pictures(arguments.folder))]
     found: Counter[str] = Counter()
-    looks = []
+    hashes = []
     for path in paths:
         image = load_image(arguments.folder / path)
-        looks.append(look(image))
+        hashes.append(hash_of(image))
         for what, copy in copies(image):
-            found[what] += len(alike([looks[-1]], [look(copy)]))
+            found[what] += len(near_duplicates([hashes[-1]], [hash_of(copy)]))
 
-    bits = np.array([one.bits for one in looks], dtype=np.uint64)
+    bits = np.array([item.bits for item in hashes], dtype=np.uint64)
     differing: Counter[int] = Counter()
     nearest = (999.0, "", "")
     for i in range(len(bits) - 1):
         row = np.bitwise_count(bits[i] ^ bits[i + 1 :])
         differing.update(row[row <= 16].tolist())
-        for j in np.flatnonzero(row <= MOST_BITS):
-            colours = looks[i].colours.astype(float) - looks[i + 1 + int(j)].colours
+        for j in np.flatnonzero(row <= MAX_BITS):
+            colours = hashes[i].colours.astype(float) - hashes[i + 1 + int(j)].colours
             levels = float(np.sqrt((colours**2).mean()))
             nearest = min(nearest, (levels, paths[i], paths[i + 1 + int(j)]))
     print(
-        f"{len(paths):,} pictures, {len(paths) * (len(paths) - 1) // 2:,} pairs; limits {MOST_BITS} bits and"
+        f"{len(paths):,} pictures, {len(paths) * (len(paths) - 1) // 2:,} pairs; limits {MAX_BITS} bits and"
     )
-    print(f"{MOST_COLOUR:g} levels. Pairs by bits: {dict(sorted(differing.items()))}")
+    print(f"{MAX_COLOUR_DISTANCE:g} levels. Pairs by bits: {dict(sorted(differing.items()))}")
     if nearest[1]:
-        print(
-            f"nearest in colour within {MOST_BITS} bits: {nearest[0]:.1f} levels, {nearest[1]} {nearest[2]}"
-        )
-    print(f"taken for copies: {len(alike(looks))} pairs")
+        print(f"nearest in colour within {MAX_BITS} bits: {nearest[0]:.1f} levels, {nearest[1]} {nearest[2]}")
+    print(f"taken for copies: {len(near_duplicates(hashes))} pairs")
     for what, count in found.items():
         print(f"{count / len(paths):7.1%}  of copies found that are {what}")
 
@@ -91,12 +89,12 @@ def main() -> None:
     for threads in (1, 16):
         with ThreadPoolExecutor(threads) as pool:
             began = time.perf_counter()
-            list(pool.map(look_at, [noise] * 1000))
-            print(f"{1000 / (time.perf_counter() - began):6.0f} looks a second in {threads} threads")
+            list(pool.map(compute_hash, [noise] * 1000))
+            print(f"{1000 / (time.perf_counter() - began):6.0f} hashes a second in {threads} threads")
     for n in (10_000, 50_000):
-        many = [Look(int(value), looks[0].colours) for value in rng.integers(0, 1 << 63, n)]
+        many = [ImageHash(int(value), hashes[0].colours) for value in rng.integers(0, 1 << 63, n)]
         began = time.perf_counter()
-        alike(many)
+        near_duplicates(many)
         print(f"{time.perf_counter() - began:6.2f} s to compare {n:,} pictures")
 
 

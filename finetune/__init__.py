@@ -1,34 +1,74 @@
 """ADAPT: labelled pictures and a base model become a better encoder, as a model folder.
 
-sources.py     a folder to records; validation carved off, copies on one side
-manifest.py    a CSV or Parquet file to records
-taxa.py        species, and the texts that name them
-captions.py    category names to training captions
-likeness.py    which pictures look alike: perceptual hash and colours
-audit.py       copies, label conflicts, leaks
-lengths.py     texts against what the text tower reads
-gather.py      all of the above put together: what is trained on, and a report
-report.py      that report, as a table and as JSON
-data.py        records to pixels and class-balanced batches of augmented pictures
-replay.py      captioned pictures of other things, shown again
-models.py      what training starts from: a pretrained model, or an architecture
-layers.py      which parameters are trained, and at what pace
-words.py       the words that may learn: those that name categories
-cut.py         an image tower below and above its topmost layer
-lora.py        low-rank adapters
-loss.py        the label-aware contrastive loss, its floor, and the anchors
-config.py      FinetuneConfig: every setting, its default and its reason
-train.py       one step of training
-parts.py       a batch that does not fit, in parts
-world.py       several processes that train one model
-average.py     a running average of the weights
-validation.py  retrieval on held-out pictures, and what is left of the base
-blend.py       (1 - alpha) * theta_0 + alpha * theta_1
-run.py         the run around the steps
-claim.py       which output a run may write to
-memory.py      what a run holds in memory
-board.py       scalars for TensorBoard
-plots.py       training.png: the course of a run as one picture
-checkpoint.py  what survives a kill -9, and the model folder written at the end
-cli.py         `imret finetune`
+    from finetune import FinetuneConfig, check, finetune
+
+    print(check("data/train", model="ViT-B-32/openai").text())
+    finetune("data/train", "models/nature", model="ViT-B-32/openai", config=FinetuneConfig.of("light"))
+
+Everything loads on first use: `import finetune` itself loads no torch.
+
+    run.py                   finetune() and check(): find everything, run the stages
+    stages.py                begin or resume, train, choose the blend, ship the model
+    trainer.py               one step of training
+    config.py                FinetuneConfig: every setting, its default and its reason; the recipes
+    callbacks.py             what a run reports, and to whom
+    loss.py                  the label-aware contrastive loss, its floor, and the anchors' losses
+    anchors.py               the base's features that a model is anchored to
+    grad_cache.py            a batch that does not fit in memory, in chunks
+    distributed.py           several processes that train one model
+    validation.py            retrieval on held-out pictures, and how much of the base is left
+    wise_ft.py               which blend of base and tuned weights is shipped: the rule, and the sweep
+    checkpoint.py            which output a run may write to, its state, and the model folder
+    memory.py                peak memory, and memory kept between steps
+    cli.py                   `imret finetune`
+    data/records.py          a folder to records; the split of training and validation
+    data/manifest.py         a CSV or Parquet file to records
+    data/species.py          species, and the texts that name them
+    data/captions.py         category names to training captions
+    data/duplicates.py       duplicates, conflicting labels, leaks from test pictures
+    data/token_lengths.py    texts against the context of the text tower
+    data/prepare.py          all of the above put together: image sets, and a report
+    data/report.py           that report, as a table and as JSON
+    data/pixels.py           decoded pictures, in memory where they fit
+    data/augment.py          random crops and flips
+    data/batches.py          class-balanced batches of positions and texts
+    data/replay.py           captioned pictures of other things, shown again
+    model/base_model.py      what training starts from: a pretrained model, or an architecture
+    model/features.py        features of pictures and texts from a model in training
+    model/param_groups.py    which parameters are trained, and how fast
+    model/token_mask.py      training only the words that name categories
+    model/frozen_trunk.py    an image tower split below its topmost layer
+    model/lora.py            low-rank adapters
+    model/ema.py             a moving average of the weights
+    model/compile.py         towers compiled block by block
+    reporting/plots.py       training.png: the course of a run as one picture
+    reporting/tensorboard.py scalars for TensorBoard
+    architectures/           imret-tiny, for runs from scratch
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finetune.callbacks import Callbacks
+    from finetune.config import FinetuneConfig
+    from finetune.run import check, finetune
+
+__all__ = ["Callbacks", "FinetuneConfig", "check", "finetune"]
+
+_HOME = {
+    "Callbacks": "finetune.callbacks",
+    "FinetuneConfig": "finetune.config",
+    "check": "finetune.run",
+    "finetune": "finetune.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name where it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,4 +1,4 @@
-"""What a training tells while it goes on."""
+"""What a training run reports while it goes on, and to whom."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told what a run does.
+class Callbacks:
+    """Functions that a run calls to report what it does; by default they do nothing.
 
     Attributes:
-        say: Called with sentences for a person.
-        picture: Called for each picture that was decoded at the start, with how many there are.
-        step: Called after each step with what it did and how many pictures it took.
+        on_message: Called with sentences for a person.
+        on_image: Called for each picture decoded at the start, with the number of all pictures.
+        on_step: Called after each step with what it did and how many pictures it took.
     """
 
-    say: Callable[[str], None] = lambda _: None
-    picture: Callable[[int], object] = lambda _: None
-    step: Callable[[Step, int], object] = lambda _step, _pictures: None
+    on_message: Callable[[str], None] = lambda _: None
+    on_image: Callable[[int], object] = lambda _: None
+    on_step: Callable[[Step, int], object] = lambda _step, _n_images: None
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Step:
     Attributes:
         step: Counted from 1.
         steps: In the whole run.
-        epoch: How far, in passes over the training pictures.
+        epoch: Passes over the training pictures so far; fractional.
         loss: Label-aware contrastive loss on the step's batch, without anchors and replay.
-        floor: The least that it could have been.
+        floor: The least value that the loss could have had on this batch.
         lr: Learning rate of the top layers.
         grad_norm: Before clipping.
         logit_scale: Inverse temperature.
         parts: Anchors and replay, before their weights; only those that are on.
-        memory_mib: Most held so far: on CUDA by tensors on the device, on a CPU by the whole process; 0 where
-            the device does not say.
+        memory_mib: Peak so far: on CUDA of tensors on the device, on a CPU of the whole process; 0 where the
+            device does not say.
     """
 
     step: int

@@ -1,21 +1,20 @@
 """What a training run leaves on disk: the state it resumes from, and the model folder it ends with.
 
-Hides what makes a write whole or absent, and the order in which files appear. A model folder is one only
-once it has open_clip_config.json, which is written last.
+Hides which output a run may write to, how writes are made atomic, and the order in which files appear. A
+folder is a model folder only once it has open_clip_config.json, which is written last.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,9 +22,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imret.errors import DataError, ModelError
-from imret.files import write_atomically
+from imret.files import sha256_of, write_atomically
 from imret.images.preprocess import Preprocess
 from imret.models.resolve import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from finetune.model.base_model import Base
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
 TRAINING_NAME = "training.json"
@@ -35,17 +37,17 @@ _STATE_NAME = "state.pt"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that after a crash or on a full disk there is the old one or the new one, whole.
+    """Write a file so that after a crash or on a full disk the old one or the new one is there, whole.
 
     Args:
         path: Where to.
-        write: Writes the content to the path it is given, which is another.
+        write: Writes the content to the path it is given, which is a temporary one.
 
     Raises:
-        DataError: If it cannot be written; what was there before still is.
+        DataError: If it cannot be written; the old file is as it was.
     """
     try:
-        # safetensors makes files that only their owner reads; whoever reads the folder reads these.
+        # safetensors makes files that only their owner may read; give them the folder's permissions.
         write_atomically(path, write, durable=True, mode=path.parent.stat().st_mode & 0o666)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap a failed write
         cause = next((e for e in (error, error.__context__) if isinstance(e, OSError)), error)
@@ -58,7 +60,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def sole_owner(output: Path) -> Iterator[None]:
-    """Make the output folder and keep other runs out of it for as long as the context lasts.
+    """Make the output folder, and lock other runs out of it while the context lasts.
 
     Raises:
         DataError: If another process is training into it, or it cannot be made.
@@ -80,7 +82,7 @@ def sole_owner(output: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if not (state / _STATE_NAME).exists():  # nothing to go on with: leave no trace but the model
+            if not (state / _STATE_NAME).exists():  # nothing to resume: leave nothing but the model
                 shutil.rmtree(state, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     output.rmdir()
@@ -89,15 +91,36 @@ def sole_owner(output: Path) -> Iterator[None]:
 # ---- The state of a run ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """What decides the result of a run: runs of equal records make the same model.
+
+    Attributes:
+        base: Fingerprint of the model it starts from.
+        data: Hash of its pictures and texts, as they were found.
+        config: `FinetuneConfig.identity()`.
+        pictures: Hash of the pictures that could be decoded; None before they are.
+    """
+
+    base: str
+    data: str
+    config: dict[str, Any]
+    pictures: str | None = None
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what is known before a picture is decoded; training.json says it under `run`."""
+        return {"base": self.base, "data": self.data, "config": self.config}
+
+
 def save_state(output: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run; an earlier one is replaced only when the new one is safe on disk.
 
     Raises:
-        DataError: If it cannot be written; the earlier one still stands.
+        DataError: If it cannot be written; the earlier one is as it was.
     """
 
     def write(path: Path) -> None:
-        with open(path, "wb") as file:  # given a file, torch.save lets the system's own error through
+        with open(path, "wb") as file:  # given a file, torch.save raises the system's own error
             torch.save(dict(state), file)
 
     write_whole(output / _STATE_FOLDER / _STATE_NAME, write)
@@ -113,7 +136,7 @@ def load_state(output: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        # Mapped, not read: three times the weights of the model would otherwise lie beside the model itself.
+        # Mapped, not read: three times the model's weights would otherwise be in memory beside the model.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged archive fails in as many ways as there are bytes in it
         raise ModelError(
@@ -129,7 +152,7 @@ def discard_state(output: Path) -> None:
 
 
 def read_training(output: Path) -> dict[str, Any] | None:
-    """Return what a finished run says of itself in training.json, or None where no run has finished."""
+    """Return training.json of a finished run, or None where no run has finished."""
     if not (output / CONFIG_NAME).is_file():
         return None
     try:
@@ -137,6 +160,90 @@ def read_training(output: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return training
+
+
+# ---- Which output a run may write to ----------------------------------------------------------------------
+
+
+def check_output(train: Path, output: Path, base: Base, *, tensorboard: Path | None = None) -> None:
+    """Refuse an output that would be trained on, or that would replace the base.
+
+    Raises:
+        DataError: If it lies in the training folder, is the base's folder or a file, or if the TensorBoard
+            folder lies in it or in the training folder.
+    """
+    if train.is_dir() and output.resolve().is_relative_to(train.resolve()):
+        raise DataError(
+            f"the output {str(output)!r} lies in the training folder {str(train)!r} and would become a "
+            "category. Give an --output elsewhere."
+        )
+    if base.files is not None and base.files.weights.parent.resolve() == output.resolve():
+        raise DataError(f"the output {str(output)!r} is the model to start from. Give another --output.")
+    if output.exists() and not output.is_dir():
+        raise DataError(
+            f"the output {str(output)!r} is a file. Give a folder, which need not exist, as --output."
+        )
+    for taken in (output, train):
+        if tensorboard is not None and tensorboard.resolve().is_relative_to(taken.resolve()):
+            raise DataError(
+                f"the --tensorboard folder {str(tensorboard)!r} lies in {str(taken)!r}, where nothing but "
+                f"{'the model' if taken == output else 'pictures'} may be. Give one elsewhere."
+            )
+
+
+def resolve_resume(
+    output: Path, record: RunRecord, finished: Mapping[str, Any] | None, *, overwrite: bool
+) -> dict[str, Any] | None:
+    """Return the state to resume from, or None to begin; refuse an output that holds something else.
+
+    A run that was begun with `overwrite` is resumed without it, although another run's model is there.
+
+    Args:
+        output: The folder; it exists.
+        record: Of the run that is about to write there.
+        finished: From `read_training`.
+        overwrite: Whether to begin anew whatever is there.
+
+    Raises:
+        DataError: If the output holds another run, or files that no run made.
+        ModelError: If the state cannot be read.
+    """
+    if overwrite:
+        discard_state(output)
+        return None
+    state = load_state(output)
+    if state is not None:
+        other, what = state["run"], "an unfinished run"
+        if all(other[key] == value for key, value in record.inputs().items()):
+            return state
+    elif finished is not None:
+        other, what = finished.get("run", {}), "a finished model"
+    elif any(entry.name not in ("checkpoint", METRICS_NAME) for entry in output.iterdir()):
+        raise DataError(
+            f"the output {str(output)!r} holds files that no run made. Give another --output, "
+            "or write among them with --overwrite."
+        )
+    else:
+        return None
+    raise DataError(
+        f"the output {str(output)!r} holds {what} that differs in {_differences(other, record)}. "
+        f"Give another --output{'' if state is None else ', repeat that command to go on with it'}, "
+        "or begin anew with --overwrite."
+    )
+
+
+def _differences(other: Mapping[str, Any], record: RunRecord) -> str:
+    """Say what another run and this one differ in."""
+    parts = []
+    if other.get("base") != record.base:
+        parts.append("the model it started from")
+    if other.get("data") != record.data:
+        parts.append("its pictures or texts")
+    options = other.get("config", {})
+    for name, value in record.config.items():
+        if options.get(name) != value:
+            parts.append(f"{name} ({options.get(name)}, now {value})")
+    return ", ".join(parts) or "settings of another version of imret"
 
 
 # ---- The model folder ------------------------------------------------------------------------------------
@@ -153,8 +260,8 @@ def save_model(
 ) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
-    A model that was there before stays whole until the new weights are on disk. From then to the end the
-    folder has no open_clip_config.json, so nothing takes a half-replaced folder for a model.
+    An earlier model stays whole until the new weights are on disk. From then to the end the folder has no
+    open_clip_config.json, so that a half-replaced folder does not pass for a model.
 
     Args:
         output: The folder; it exists.
@@ -162,10 +269,10 @@ def save_model(
         model_cfg: Its architecture.
         preprocess: What its image tower expects.
         training: For training.json.
-        images_of: Fingerprint of the model whose image tower this one has kept, if it has.
+        images_of: Fingerprint of the model whose image tower this one shares, if any.
 
     Returns:
-        What training.json says.
+        The content of training.json.
 
     Raises:
         DataError: If a file cannot be written.
@@ -178,8 +285,8 @@ def save_model(
     os.replace(new_weights, output / WEIGHTS_NAME)
     training = dict(training)
     if images_of is not None:
-        digest = _sha256(output / WEIGHTS_NAME)
-        training["images_of"] = {"fingerprint": images_of, "weights_sha256": digest}
+        with (output / WEIGHTS_NAME).open("rb") as weights:
+            training["images_of"] = {"fingerprint": images_of, "weights_sha256": sha256_of(weights)}
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
         "model_cfg": _without_downloads(model_cfg),
@@ -187,14 +294,6 @@ def save_model(
     }
     write_whole(output / CONFIG_NAME, lambda path: path.write_bytes(_json(config)))
     return training
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _without_downloads(model_cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from imret.output.console import announce
 from imret.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from finetune.callbacks import Step
     from finetune.config import FinetuneConfig
 
-# The recipe where none is named, by what --tune asks for.
+# The recipe where none is named, by --tune.
 _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 
 
@@ -178,25 +179,15 @@ def command(
     """
     if output is None and not check:
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
-    if from_scratch and recipe is not None:
-        raise click.UsageError("--recipe is for pretrained models; --from-scratch has one of its own.")
-    from finetune.callbacks import Watch
-    from finetune.config import FinetuneConfig
+    changes = {name: value for name, value in changes.items() if value is not None}
+    config = _config(changes, recipe, arch, from_scratch=from_scratch)
+    _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
+    from finetune.callbacks import Callbacks
     from finetune.run import check as check_data
     from finetune.run import finetune
 
-    changes = {name: value for name, value in changes.items() if value is not None}
-    try:
-        config = FinetuneConfig.of(
-            "scratch" if from_scratch else recipe or _RECIPE_OF[changes.get("tune")], **changes
-        )
-    except ValueError as error:
-        raise click.UsageError(f"{error}.") from error
-    if from_scratch and arch is not None:
-        raise click.UsageError("--arch is of a checkpoint file; with --from-scratch name it as --model.")
-    _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     with _Bar() as bar:
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
             "from_scratch": from_scratch,
             "arch": arch,
@@ -205,19 +196,40 @@ def command(
             "names": names,
             "replay": replay_file,
             "against": against,
-            "watch": Watch(say=bar.say, picture=bar.picture, step=bar.step),
+            "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
         }
         if output is None or check:
-            report = check_data(train, **given)
+            report = check_data(train, **arguments)
         else:
             training = finetune(
-                train, output, device=device, overwrite=overwrite, tensorboard=tensorboard, **given
+                train, output, device=device, overwrite=overwrite, tensorboard=tensorboard, **arguments
             )
     if output is None or check:
         click.echo(report.text())
-        return
-    if not training:
-        return  # one of several processes; the first one speaks
+    elif training:  # empty in all but the first of several processes
+        _announce_model(output, training)
+
+
+def _config(
+    changes: Mapping[str, Any], recipe: str | None, arch: str | None, *, from_scratch: bool
+) -> FinetuneConfig:
+    """Return the recipe that the options ask for, with their changes."""
+    from finetune.config import FinetuneConfig
+
+    if from_scratch and recipe is not None:
+        raise click.UsageError("--recipe is for pretrained models; --from-scratch has one of its own.")
+    if from_scratch and arch is not None:
+        raise click.UsageError("--arch is of a checkpoint file; with --from-scratch name it as --model.")
+    try:
+        return FinetuneConfig.of(
+            "scratch" if from_scratch else recipe or _RECIPE_OF[changes.get("tune")], **changes
+        )
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
+
+
+def _announce_model(output: str, training: Mapping[str, Any]) -> None:
+    """Say where the model is, and what to do next."""
     skipped = len(training["data"]["skipped"])
     announce(f"Model in {output}" + (f"; {skipped:,} pictures skipped" if skipped else ""))
     if "images_of" in training:
@@ -231,7 +243,7 @@ def command(
 def _refuse_idle(
     changes: Mapping[str, Any], config: FinetuneConfig, train: str, *, from_scratch: bool, replays: bool
 ) -> None:
-    """Refuse options that were typed and would do nothing beside the others; 0 is off and always allowed."""
+    """Refuse options that would do nothing beside the others; 0 is off and always allowed."""
     from finetune.data.manifest import is_manifest
 
     idle: dict[str, str] = {}
@@ -241,8 +253,8 @@ def _refuse_idle(
     elif config.image_layers == 1:
         idle["image_layer_decay"] = "is about several layers, and one is trained: see --image-layers"
     if not replays:
-        whose = ("replay", "anchor_replay")
-        idle |= dict.fromkeys(whose, "is about the pictures of --replay FILE, which is not given")
+        replaying = ("replay", "anchor_replay")
+        idle |= dict.fromkeys(replaying, "is about the pictures of --replay FILE, which is not given")
     if config.tune != "lora":
         idle["lora_rank"] = "is about adapters, which are not trained: add --tune lora"
     if from_scratch:
@@ -265,7 +277,7 @@ class _Bar:
         self._bar: Any = None
         self._stage = ""
         self._live = sys.stderr.isatty()
-        self._told: tuple[int, float] | None = None  # the step of the last line, and when it was
+        self._last_line: tuple[int, float] | None = None  # its step, and when it was printed
 
     def __enter__(self) -> _Bar:
         return self
@@ -274,43 +286,43 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def say(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         if self._bar is not None:
             self._bar.clear()
         announce(message)
 
-    def picture(self, total: int) -> None:
-        self._at("decode", total)
+    def on_image(self, total: int) -> None:
+        self._begin_stage("decode", total)
         self._bar.update()
 
-    def step(self, step: Any, pictures: int) -> None:
+    def on_step(self, step: Step, pictures: int) -> None:
         figures = f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}"
         if step.memory_mib:
             figures += f", {step.memory_mib:,} MiB"
         if not self._live:
-            self._line(step, pictures, figures)
+            self._print_line(step, pictures, figures)
             return
-        self._at("train", step.steps * pictures, done=(step.step - 1) * pictures)
+        self._begin_stage("train", step.steps * pictures, done=(step.step - 1) * pictures)
         self._bar.set_postfix_str(figures, refresh=False)
         self._bar.update(pictures)
 
-    def _line(self, step: Any, pictures: int, figures: str) -> None:
-        """Print a line if with this step another tenth of the run is done."""
+    def _print_line(self, step: Step, pictures: int, figures: str) -> None:
+        """Print a line if this step completes another tenth of the run."""
         now = time.monotonic()
-        if self._told is None:
-            self._told = step.step, now  # nobody knows when the first step began
+        if self._last_line is None:
+            self._last_line = step.step, now  # when the first step began is not known
         if 10 * step.step // step.steps > 10 * (step.step - 1) // step.steps:
-            steps, seconds = step.step - self._told[0], now - self._told[1]
+            steps, seconds = step.step - self._last_line[0], now - self._last_line[1]
             if steps:
                 from tqdm import tqdm
 
                 left = tqdm.format_interval((step.steps - step.step) * seconds / steps)
                 figures += f", {steps * pictures / max(seconds, 1e-9):,.1f} images/s, {left} left"
             announce(f"step {step.step:,} of {step.steps:,}: {figures}")
-            self._told = step.step, now
+            self._last_line = step.step, now
 
-    def _at(self, stage: str, total: int, *, done: int = 0) -> None:
-        """Begin a bar where a new stage begins."""
+    def _begin_stage(self, stage: str, total: int, *, done: int = 0) -> None:
+        """Replace the bar if this is another stage."""
         if stage == self._stage:
             return
         from tqdm import tqdm

@@ -1,8 +1,8 @@
-"""The processes that train one model together: who takes which pictures, and how gradients become one.
+"""The processes that train one model together: which rows each takes, and how their gradients are summed.
 
-Every process holds the whole model, encodes its share of a batch, and sees the features of all: the loss of
-each is the loss of the whole batch. Its gradient with respect to a feature is exact for the process that
-encoded it, so the gradients of the weights need only be added up. Alone, everything here does nothing.
+Every process holds the whole model, encodes its shard of a batch, and gathers the features of all: the loss
+of each is the loss of the whole batch. Its gradient with respect to a feature is exact for the process that
+encoded it, so the gradients of the weights need only be added up. With one process all of this does nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 # Longer than it takes the first process to score a model or to write a checkpoint of it.
 _TIMEOUT = timedelta(hours=2)
-_BUCKET_ELEMENTS = (
-    1 << 26
-)  # 256 MiB of float32 for each sum, so that little memory is needed beside the weights
+# 256 MiB of float32 in each all-reduce, so that little memory is needed beside the weights.
+_BUCKET_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class World:
     """One of `size` processes, each with one device.
 
     Attributes:
-        rank: Which one; 0 writes files and speaks.
-        size: How many.
+        rank: Number of this process; 0 writes files and messages.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -50,22 +49,22 @@ class World:
             dist.init_process_group(backend, timeout=_TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def leave(self) -> None:
-        """Part from the others."""
+    def destroy(self) -> None:
+        """Leave the process group."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def share(self, n: int) -> slice:
-        """Return which of n rows this process takes; shares differ by one at most and may be empty."""
+    def shard(self, n: int) -> slice:
+        """Return which of n rows this process takes; shards differ by one row at most and may be empty."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
-        """Return the (n, D) rows of all processes in order, each giving its share of them; no gradient."""
+        """Return the (n, D) rows of all processes in order, of which each gives its shard; no gradient."""
         if self.size == 1:
             return rows
-        bounds = [World(rank, self.size).share(n) for rank in range(self.size)]
-        most = max(bound.stop - bound.start for bound in bounds)
-        padded = rows.new_zeros(most, *rows.shape[1:])
+        bounds = [World(rank, self.size).shard(n) for rank in range(self.size)]
+        longest = max(bound.stop - bound.start for bound in bounds)
+        padded = rows.new_zeros(longest, *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in bounds]
         dist.all_gather(parts, padded)
@@ -90,24 +89,24 @@ class World:
         if bucket:
             _sum(bucket)
 
-    def agree(self, flag: bool) -> bool:
-        """Return whether the flag is up in any process."""
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
         if self.size == 1:
             return flag
         flags: list[Any] = [None] * self.size
         dist.all_gather_object(flags, flag)
         return any(flags)
 
-    def tell(self, value: Any) -> Any:
-        """Return what the first process has, in all of them."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the first process's value, in all of them."""
         if self.size == 1:
             return value
-        told = [value]
-        dist.broadcast_object_list(told, src=0)
-        return told[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def wait(self) -> None:
-        """Return once every process has come here."""
+    def barrier(self) -> None:
+        """Return once every process has called this."""
         if self.size > 1:
             dist.barrier()
 

@@ -1,74 +1,31 @@
-"""A run from its folder of pictures to its model folder, whatever interrupts it.
+"""A run from a folder of pictures to a model folder, resumable after any interruption.
 
-Hides the order of things: pictures, steps and checkpoints, the blend with the base, and what is written.
+Hides what comes before the stages of `finetune.stages`: where pictures, model and output are, whether there
+is anything to do, and which processes take part.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import platform
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.version import __version__ as open_clip_version
 
-from finetune.callbacks import Watch
-from finetune.checkpoint import (
-    METRICS_NAME,
-    discard_state,
-    read_training,
-    save_model,
-    save_state,
-    sole_owner,
-)
-from finetune.claim import claim, refuse_places
+from finetune.callbacks import Callbacks
+from finetune.checkpoint import RunRecord, check_output, read_training, resolve_resume, sole_owner
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import Data, find_sources, gather
+from finetune.data.prepare import find_sources, prepare
 from finetune.data.report import Report
 from finetune.distributed import World
 from finetune.memory import keep_freed_memory
-from finetune.model.base_model import Base, find_base
-from finetune.reporting.plots import PLOT_NAME, save_plot
-from finetune.reporting.tensorboard import Board, require_tensorboard
-from finetune.trainer import Trainer
-from finetune.validation import Validation
-from finetune.wise_ft import _shown, choose_blend
-from imret.datasets.phrases import read_phrases
-from imret.errors import DataError
-from imret.escape import escape_control
-from imret.images.preprocess import Preprocess
+from finetune.model.base_model import find_base
+from finetune.reporting.plots import PLOT_NAME
+from finetune.reporting.tensorboard import require_tensorboard
+from finetune.stages import Run, draw_training
 from imret.models.device import pick_device
-from imret.settings import __version__
-
-# Most of the time that checkpoints may take, so that those of a large model do not crowd out training.
-_CHECKPOINT_SHARE = 0.05
-
-
-@dataclass
-class _Progress:
-    """How far a run has come; part of its checkpoint.
-
-    Attributes:
-        before: Scores of the base on validation.
-        step: Steps done.
-        seconds: Spent on them, over all interruptions.
-        metrics_bytes: Length of metrics.jsonl at this point.
-    """
-
-    before: dict[str, Any] | None
-    step: int = 0
-    seconds: float = 0.0
-    metrics_bytes: int = 0
 
 
 def finetune(
@@ -86,11 +43,11 @@ def finetune(
     device: str = "auto",
     overwrite: bool = False,
     tensorboard: str | os.PathLike[str] | None = None,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
 ) -> dict[str, Any]:
     """Train a model on labelled pictures and write it to a model folder.
 
-    Run again after any interruption, it goes on from the last checkpoint; once finished, it does nothing.
+    Run again after any interruption, it resumes from the last checkpoint; once finished, it does nothing.
     Under torchrun every process calls it with the same arguments and trains on its share of each batch.
 
     What is shipped is the blend of base and tuned weights that validation chooses by
@@ -107,15 +64,15 @@ def finetune(
         names: CSV file of what categories are called, where it is not what imret.retrieval.prompts says.
         replay: CSV file of captioned pictures of other things, shown again against forgetting; a fifth of
             them is kept out to measure it.
-        against: Folder of test pictures; pictures that are like one of them are not trained on.
+        against: Folder of test pictures, whose duplicates are not trained on.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         overwrite: Begin anew where the output holds another run, whose model stays until this one is done.
-        tensorboard: Folder for TensorBoard's scalars; None for none. It is no part of the run: one can be
-            given, or another, to a run that goes on.
-        watch: Who is told.
+        tensorboard: Folder for TensorBoard's scalars; None for none. It is no part of the run and may be
+            given, or changed, when a run is resumed.
+        callbacks: Functions that the run reports to.
 
     Returns:
-        What training.json says; nothing in any but the first of several processes.
+        The content of training.json; in all but the first of several processes, an empty dict.
 
     Raises:
         DataError: If pictures, texts or output are not what they should be, or the output cannot be written;
@@ -123,135 +80,49 @@ def finetune(
         ModelError: If the model cannot be found or loaded, or training diverges or runs out of memory.
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
-    config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
-    watch = watch or Watch()
+    config = config or FinetuneConfig.of("scratch" if from_scratch else "light")
+    callbacks = callbacks or Callbacks()
     train, output = Path(train), Path(output)
-    where = pick_device(device)
-    if str(where) == "cuda" and "LOCAL_RANK" in os.environ:
-        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if where.type == "cpu":
-        keep_freed_memory()
+    where = _training_device(device)
     if tensorboard is not None:
         require_tensorboard()
     world = World.join(where)
     if world.rank > 0:
-        watch, tensorboard = Watch(), None
+        callbacks, tensorboard = Callbacks(), None
+    say = callbacks.on_message
     try:
         sources = find_sources(
-            train, captions=captions, names=names, replay=replay, against=against, say=watch.say
+            train, captions=captions, names=names, replay=replay, against=against, on_message=say
         )
-        base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-        refuse_places(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
-        run = {
-            "base": base.fingerprint,
-            "data": sources.hash(),
-            "config": config.identity(),
-        }
+        base = find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+        check_output(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
+        record = RunRecord(base.fingerprint, sources.hash(), config.identity())
         with sole_owner(output) if world.rank == 0 else contextlib.nullcontext():
             finished = read_training(output)
-            world.wait()
-            if finished is not None and finished.get("run") == run and not overwrite:
-                watch.say(f"{output} already holds the model that this command makes; nothing to do")
+            world.barrier()
+            if finished is not None and finished.get("run") == record.inputs() and not overwrite:
+                say(f"{output} already holds the model that this command makes; nothing to do")
                 if world.rank == 0 and not (output / PLOT_NAME).exists():
-                    _draw(output, finished, watch)
+                    draw_training(output, finished, say)
                 return finished if world.rank == 0 else {}
-            state = claim(output, run, finished, overwrite=overwrite) if world.rank == 0 else None
-            state = world.tell(state)
+            state = resolve_resume(output, record, finished, overwrite=overwrite) if world.rank == 0 else None
+            state = world.broadcast(state)
             with contextlib.ExitStack() as opened:
-                data = gather(sources, base, config, opened=opened, on_picture=watch.picture)
-                watch.say(data.report.text())
-                trainer = Trainer(
-                    base,
-                    data.train,
-                    config=config,
-                    device=where,
-                    replay=data.replay,
-                    phrases=read_phrases(),
-                    world=world,
-                    names=data.names,
-                    species_kinds=data.report.lengths.species_kinds,
-                )
-                watch.say(_plan(base, trainer, data, where, world))
-                if base.preprocess != Preprocess():
-                    watch.say(_fitting(base.preprocess))
-                run["pictures"] = data.manifest_hash()
-                validation = Validation(
-                    data.validation,
-                    data.captioned,
-                    phrases=read_phrases(),
-                    batch_size=trainer.batch_size,
-                    names=data.names,
-                )
-                progress = _begin(trainer, validation, state, run, output, watch)
+                data = prepare(sources, base, config, opened=opened, on_image=callbacks.on_image)
+                say(data.report.text())
+                run = Run(base, data, config, record, output, callbacks, device=where, world=world)
+                run.resume_or_begin(state)
                 state = None  # as large as model and optimizer together
-                board = None
                 if tensorboard is not None:
-                    board = opened.enter_context(Board(tensorboard, done=progress.step, say=watch.say))
-                    if progress.step == 0:
-                        board.validation(progress.before, 0)
-                _steps(trainer, progress, run, output, watch, board)
-                trainer.finish()
-                if world.rank > 0:
-                    world.wait()
-                    return {}
-                shipped = choose_blend(trainer, validation, config, watch)
-                if board is not None:
-                    board.validation(shipped["after"], trainer.steps)
-                training = {
-                    "run": {key: run[key] for key in ("base", "data", "config")},
-                    "base": {
-                        "model": base.model_id,
-                        "fingerprint": base.fingerprint,
-                        "from_scratch": from_scratch,
-                    },
-                    "config": dataclasses.asdict(config),
-                    "data": {
-                        "folder": str(train.resolve()),
-                        **data.report.as_json(),
-                        "replayed": len(data.replay.records) if data.replay else 0,
-                    },
-                    "validation": {"before": progress.before, **shipped},
-                    "steps": trainer.steps,
-                    "seconds": round(progress.seconds, 1),
-                    "device": str(where),
-                    "precision": trainer.precision,
-                    "versions": {
-                        "imret": __version__,
-                        "python": platform.python_version(),
-                        "torch": torch.__version__,
-                        "open_clip": open_clip_version,
-                    },
-                }
-                kept_images = not trainer.trains_images or shipped.get("alpha") == 0
-            training = save_model(
-                output,
-                trainer.model,
-                model_cfg=base.model_cfg,
-                preprocess=base.preprocess,
-                training=training,
-                images_of=base.images_fingerprint if kept_images else None,
-            )
-            (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one
-            _draw(output, training, watch)
-            discard_state(output)
-            world.wait()
+                    opened.enter_context(run.log_to(tensorboard))
+                run.train()
+                training = run.choose(folder=train) if world.rank == 0 else {}
+            if world.rank == 0:
+                training = run.ship(training)
+            world.barrier()
         return training
     finally:
-        world.leave()
-
-
-def _draw(output: Path, training: Mapping[str, Any], watch: Watch) -> None:
-    """Draw the run into its folder; where that fails, say so and leave the model as it is, whole."""
-
-    def drawable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # No font has what is no text, and between dollar signs matplotlib reads a formula.
-        return {escape_control(name).replace("$", r"\$"): value for name, value in pairs}
-
-    try:
-        save_plot(output, json.loads(json.dumps(training), object_pairs_hook=drawable))
-    except Exception as error:  # whatever matplotlib finds wrong: a drawing is not worth a run
-        reason = str(error).partition("\n")[0]
-        watch.say(f"Warning: {reason} The model is whole; only the picture of its training is missing.")
+        world.destroy()
 
 
 def check(
@@ -265,170 +136,29 @@ def check(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Report:
     """Return what `finetune` would train on, validate with and leave out; no model is built.
 
     Args and errors are those of `finetune`.
     """
-    config = config or (FinetuneConfig.of("scratch" if from_scratch else "light"))
-    watch = watch or Watch()
+    config = config or FinetuneConfig.of("scratch" if from_scratch else "light")
+    callbacks = callbacks or Callbacks()
+    say = callbacks.on_message
     sources = find_sources(
-        train, captions=captions, names=names, replay=replay, against=against, say=watch.say
+        train, captions=captions, names=names, replay=replay, against=against, on_message=say
     )
-    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=watch.say)
-    config = dataclasses.replace(config, cache_mib=0)  # nothing is looked at twice
+    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+    config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
-        return gather(sources, base, config, opened=opened, on_picture=watch.picture).report
+        return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
 
 
-def _fitting(preprocess: Preprocess) -> str:
-    """Say how pictures are fitted, where it is not the usual way."""
-    mean, std = (
-        " ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))
-        for values in (preprocess.mean, preprocess.std)
-    )
-    height, width = preprocess.size
-    return (
-        f"pictures are fitted the base's way: {height}x{width}, {preprocess.resize_mode}, "
-        f"{preprocess.interpolation}, mean {mean}, std {std}"
-    )
-
-
-def _plan(base: Base, trainer: Trainer, data: Data, where: torch.device, world: World) -> str:
-    """Say what is about to happen."""
-    many = f" in each of {world.size} processes" if world.size > 1 else ""
-    return (
-        f"{base.model_id}{', untrained,' if base.files is None else ''} on {where}{many} in "
-        f"{trainer.precision}; {len(data.train.records):,} pictures to train on, "
-        f"{len(data.validation.records):,} for validation; {trainer.steps:,} steps of {trainer.batch_size}"
-    )
-
-
-# ---- Before the steps ------------------------------------------------------------------------------------
-
-
-def _begin(
-    trainer: Trainer,
-    validation: Validation,
-    state: dict[str, Any] | None,
-    run: Mapping[str, Any],
-    output: Path,
-    watch: Watch,
-) -> _Progress:
-    """Take up the state of an interrupted run, or score the base and begin."""
-    if state is None:
-        if trainer.world.rank > 0:
-            return _Progress(None)
-        before = validation.scores(validation.look(trainer), validation.read(trainer))
-        watch.say(f"{_shown(before)} before training")
-        (output / METRICS_NAME).unlink(missing_ok=True)
-        return _Progress(before)
-    if state["run"] != run:
-        raise DataError(
-            f"some pictures could be read when the run in {str(output)!r} began and now cannot, or the "
-            "reverse. Mend them to go on, or begin anew with --overwrite."
-        )
-    trainer.load_state_dict(state["trainer"])
-    progress = _Progress(**state["progress"])
-    if trainer.world.rank == 0:
-        with contextlib.suppress(FileNotFoundError):
-            os.truncate(output / METRICS_NAME, progress.metrics_bytes)  # drop what came after the checkpoint
-    watch.say(f"going on after step {progress.step:,} of {trainer.steps:,}")
-    return progress
-
-
-# ---- The steps -------------------------------------------------------------------------------------------
-
-
-def _steps(
-    trainer: Trainer,
-    progress: _Progress,
-    run: Mapping[str, Any],
-    output: Path,
-    watch: Watch,
-    board: Board | None,
-) -> None:
-    """Take the steps that are left, with a checkpoint now and then; `progress` is kept up to date.
-
-    Raises:
-        KeyboardInterrupt: If Ctrl-C was pressed; the step in hand is finished and saved first.
-    """
-    saved_at, save_s = time.monotonic(), 0.0
-    writes = trainer.world.rank == 0
-
-    def save() -> None:
-        nonlocal saved_at, save_s
-        if not writes:
-            return
-        began = time.monotonic()
-        log.flush()
-        if board is not None:
-            board.flush()
-        progress.metrics_bytes = log.tell()
-        try:
-            save_state(
-                output,
-                {"run": dict(run), "trainer": trainer.state_dict(), "progress": dataclasses.asdict(progress)},
-            )
-        except DataError as error:
-            # Training is worth more than one checkpoint. The end of the run needs the room, and says so.
-            watch.say(f"Warning: {error} Training goes on; the last checkpoint that was written stands.")
-        saved_at = time.monotonic()
-        save_s = saved_at - began
-
-    def due() -> bool:
-        if trainer.config.checkpoint_s == 0:
-            return True
-        since_s = time.monotonic() - saved_at
-        affordable = since_s * _CHECKPOINT_SHARE >= save_s
-        return affordable and (
-            since_s >= trainer.config.checkpoint_s or progress.step % trainer.steps_per_epoch == 0
-        )
-
-    with (
-        _deferred_interrupt() as interrupted,
-        ThreadPoolExecutor(1, thread_name_prefix="next-batch") as ahead,
-        open(output / METRICS_NAME if writes else os.devnull, "ab") as log,
-    ):
-        prepared = ahead.submit(trainer.prepare, progress.step)
-        while progress.step < trainer.steps:
-            began = time.monotonic()
-            ready = prepared.result()
-            if progress.step + 1 < trainer.steps:
-                prepared = ahead.submit(trainer.prepare, progress.step + 1)
-            done = trainer.step(progress.step, ready)
-            progress.step += 1
-            progress.seconds += time.monotonic() - began
-            line = {**dataclasses.asdict(done), "seconds": round(progress.seconds, 3)}
-            log.write(json.dumps(line).encode() + b"\n")
-            watch.step(done, len(ready.pixels))
-            if board is not None:
-                board.step(done, len(ready.pixels))
-            stop = trainer.world.agree(interrupted.is_set())
-            if stop or due():
-                save()
-            if stop:
-                raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn a first Ctrl-C into an event, so that no step is torn; a second one stops at once, as usual.
-
-    Outside the main thread, where Python delivers no signals, the event is never set.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(_signal: int, _frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, usual)
-
-    usual = signal.signal(signal.SIGINT, note)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, usual)
+def _training_device(name: str) -> torch.device:
+    """Return the device of this process, and prepare the process for it."""
+    device = pick_device(name)
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device

@@ -1,8 +1,8 @@
-"""One step of training, over and over.
+"""The steps of training.
 
 Hides the optimizer, the schedule, precision, processes and memory, and how pictures and captions become a
-loss. A step is a function of weights, optimizer state, seed and its number, so that a resumed run is the
-undisturbed one; on a CPU, to the bit. What happens around the steps is in `finetune.run`.
+loss. A step is a function of weights, optimizer state, seed and its number, so that a resumed run gives the
+same weights as an undisturbed one; on a CPU, to the bit. What happens around the steps is in `finetune.run`.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetune.anchors import freeze_base
 from finetune.callbacks import Step
 from finetune.config import FinetuneConfig
-from finetune.data.augment import augment, normalised
+from finetune.data.augment import augment
 from finetune.data.batches import Batch, Batches, TextSet
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.replay import Replay
 from finetune.data.species import TEXT_KINDS
 from finetune.distributed import World
-from finetune.grad_cache import Features
+from finetune.grad_cache import CachedFeatures
 from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
 from finetune.memory import peak_memory_mib
 from finetune.model.base_model import Base
 from finetune.model.compile import compile_towers
-from finetune.model.ema import WeightAverage
-from finetune.model.frozen_trunk import Part, cut
+from finetune.model.ema import EMA
+from finetune.model.features import FeatureEncoder
 from finetune.model.lora import add_lora, merge_lora
 from finetune.model.param_groups import choose_trainable, parameter_groups
 from finetune.model.token_mask import name_tokens, train_names_only
 from imret.errors import ModelError
-from imret.models.clip import encode_tokens
 from imret.retrieval.prompts import common_names
 
 # CLIP's ceiling of the logit scale: Radford et al. (2021), section 2.5, https://arxiv.org/abs/2103.00020
 _MAX_LOGIT_SCALE = 100.0
-# Phrases that are encoded anew in each step, to hold the text tower.
+# Phrases that each step encodes to anchor the text tower.
 _ANCHORED_PHRASES = 32
-# What a stream of random numbers is for; apart from those of finetune.data.batches and finetune.data.replay.
+# Number of a random stream; finetune.data.batches and finetune.data.replay have the others.
 _PHRASES = 200
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a step trains on, decoded.
+    """The inputs of a step, decoded.
 
     Attributes:
         batch: Positions and texts.
@@ -65,18 +64,23 @@ class Prepared:
 
 
 class Trainer:
-    """A model on its way from base to tuned.
+    """A model in training, with its optimizer and its batches.
 
     Args:
         base: What to start from.
-        train: Pictures to train on, kept at `training_size`.
+        images: Pictures to train on, decoded at `training_size`.
         config: How to train.
         device: Where.
-        replay: Captioned pictures to show again, kept at `training_size`.
+        replay: Captioned pictures to show again, decoded at `training_size`.
         phrases: For the anchors of texts and of phrases.
         world: The processes that train together.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
         species_kinds: Kinds of text that name species; see finetune.data.species.
+
+    Attributes:
+        model: The model, on the device.
+        encoder: Gives its features.
+        trains_images: Whether any weight of the image tower is trained.
 
     Raises:
         ModelError: If the model cannot be built or loaded, or cannot be trained in the way that is asked.
@@ -85,11 +89,11 @@ class Trainer:
     def __init__(
         self,
         base: Base,
-        train: Pictures,
+        images: ImageSet,
         *,
         config: FinetuneConfig,
         device: torch.device,
-        replay: Pictures | None = None,
+        replay: ImageSet | None = None,
         phrases: Sequence[str] = (),
         world: World | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
@@ -97,16 +101,14 @@ class Trainer:
     ) -> None:
         self.base, self.config, self.device = base, config, device
         self.world = world or World()
-        self._train = train
+        self._images = images
         self.model = base.build(device, seed=config.seed)
         if device.type in ("cpu", "cuda"):
             # Saves a third of the time of convolutions on a CPU; transformers do not care.
             self.model.to(memory_format=torch.channels_last)
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        self.precision = "bf16" if bf16 else "fp32"
-        self._tokenize = base.make_tokenizer()
+        self.encoder = FeatureEncoder(base, self.model, device)
         self._batches = Batches(
-            train.records,
+            images.records,
             batch_size=config.batch_size,
             seed=config.seed,
             category_share=config.category_share,
@@ -123,35 +125,29 @@ class Trainer:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
-        self._cut: tuple[Part, Part, Part] | None = None
-        self._choose_what_is_trained(names)
-        self._refuse_what_batch_norm_forbids()
-        self._freeze_base(phrases)
+        self._freeze_what_is_not_trained(names)
+        self._refuse_batch_norm_in_parts()
+        self._anchors = freeze_base(
+            base,
+            self.model,
+            self.encoder,
+            config,
+            phrases,
+            device=device,
+            trains_images=self.trains_images,
+        )
         if config.checkpointing:
             self.model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
-            for one in (self.model, self._frozen):
-                if one is not None:
-                    compile_towers(one)
-        groups = parameter_groups(
-            self.model,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            image_decay=config.image_layer_decay,
-            text_decay=config.text_layer_decay,
-            text_factor=config.text_lr_factor,
-        )
-        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-        self._optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.lr,
-            betas=config.betas,
-            eps=1e-6,
-            fused=device.type in ("cpu", "cuda", "mps"),
-        )
-        self._average = WeightAverage(self._parameters, config.ema) if config.ema else None
+            for model in filter(None, (self.model, self._anchors.frozen)):
+                compile_towers(model)
+        self._optimizer = _make_optimizer(self.model, config, device)
+        self._parameters: list[nn.Parameter] = [
+            parameter for group in self._optimizer.param_groups for parameter in group["params"]
+        ]
+        self._ema = EMA(self._parameters, config.ema) if config.ema else None
 
-    def _choose_what_is_trained(self, names: Mapping[str, Sequence[str]] | None) -> None:
+    def _freeze_what_is_not_trained(self, names: Mapping[str, Sequence[str]] | None) -> None:
         config = self.config
         if config.tune == "lora":
             towers = ("image",) if config.names_only else ("image", "text")
@@ -162,14 +158,14 @@ class Trainer:
             choose_trainable(self.model, config.tune, image_layers=config.image_layers)
         if config.names_only:
             called = [name for category in self._batches.categories for name in common_names(category, names)]
-            taxa = {record.taxon for record in self._train.records if record.taxon is not None}
-            train_names_only(self.model, name_tokens(self._tokenize, called, taxa))
+            taxa = {record.taxon for record in self._images.records if record.taxon is not None}
+            train_names_only(self.model, name_tokens(self.encoder.tokenize, called, taxa))
         self._logit_scale.requires_grad_(config.learn_logit_scale)
         self.trains_images = any(
             p.requires_grad for name, p in self.model.named_parameters() if name.startswith("visual.")
         )
 
-    def _refuse_what_batch_norm_forbids(self) -> None:
+    def _refuse_batch_norm_in_parts(self) -> None:
         config = self.config
         in_parts = self.world.size > 1 or 0 < config.micro_batch < self.batch_size
         if in_parts and self.trains_images and not config.freeze_batch_norm:
@@ -183,45 +179,12 @@ class Trainer:
                     "several processes. Leave out --micro-batch and torchrun, or start from a trained model."
                 )
 
-    def _freeze_base(self, phrases: Sequence[str]) -> None:
-        """Keep what the anchors hold the model to: features of phrases, and the base's image tower."""
-        config = self.config
-        self._frozen: nn.Module | None = None
-        self._phrase_features: Tensor | None = None
-        # Below the topmost layer, where that is all that is trained, model and base are one.
-        only_top = config.tune == "both" and config.image_layers == 1 and config.freeze_batch_norm
-        visual: nn.Module = self.model.visual  # type: ignore[assignment]
-        self._cut = cut(visual) if only_top else None
-        # The text tower alone cannot change what pictures are.
-        anchored = (config.anchor_images, config.anchor_phrases, config.anchor_replay)
-        anchors_images = self.trains_images and max(anchored) > 0
-        if not (anchors_images or config.anchor_texts):
-            return
-        if self.base.files is None:
-            raise ModelError("a model from scratch has no base to be anchored to. Leave the anchors out.")
-        self._phrases = list(phrases)
-        self._base_scale = float(self._logit_scale.detach().exp())
-        if self._phrases:  # nothing has been trained yet: the model is the base
-            self._phrase_features = torch.cat(
-                [
-                    self.encode_texts(self._phrases[start : start + 256])
-                    for start in range(0, len(self._phrases), 256)
-                ]
-            )  # (P, D)
-        if anchors_images and self._cut is None:
-            # What only gives features has no need of fp32, where training has not either.
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            self._frozen = (
-                self.base.build(self.device, seed=config.seed).to(dtype).eval().requires_grad_(False)
-            )
-            self._frozen.to(memory_format=torch.channels_last)
-
     # ---- Steps -------------------------------------------------------------------------------------------
 
     def prepare(self, number: int) -> Prepared:
-        """Return what a step trains on; may be called ahead, in a thread."""
+        """Return the inputs of a step; may be called ahead, in a thread."""
         batch = self._batches.draw(number)
-        pixels = self._train.batch(batch.positions.tolist())
+        pixels = self._images.batch(batch.positions.tolist())
         if self._replay is None:
             return Prepared(batch, pixels)
         positions, texts = self._replay.draw(number)
@@ -259,8 +222,8 @@ class Trainer:
         self._optimizer.step()
         with torch.no_grad():
             self._logit_scale.clamp_(0, math.log(_MAX_LOGIT_SCALE))
-        if self._average is not None:
-            self._average.update()
+        if self._ema is not None:
+            self._ema.update()
         return Step(
             step=number + 1,
             steps=self.steps,
@@ -275,26 +238,28 @@ class Trainer:
         )
 
     def _backward(self, number: int, prepared: Prepared) -> tuple[float, float, dict[str, float]]:
-        """Put gradients into the parameters; return loss, floor, and the other parts of the objective.
+        """Compute the gradients of the parameters; return loss, floor, and the other parts of the objective.
 
-        Features of all processes meet here, the objective is taken on them as leaves, and each process
-        sends the gradient of its own features back through its towers.
+        The features of all processes are gathered, the objective is computed on them as leaves, and each
+        process sends the gradient of its own features back through its towers.
         """
         images = self._augmented(number, prepared)  # batch, then replay
         n_own = len(prepared.pixels)
         sets = [*prepared.batch.text_sets]
         if prepared.replayed_texts is not None and self.config.replay:
             sets.append(prepared.replayed_texts)
-        texts = [text for one in sets for text in one.captions]
+        texts = [text for text_set in sets for text in text_set.captions]
         phrases = self._drawn_phrases(number)
-        texts += [self._phrases[i] for i in phrases]
+        texts += [self._anchors.phrases[i] for i in phrases]
 
-        image_share, text_share = self.world.share(len(images)), self.world.share(len(texts))
+        image_shard, text_shard = self.world.shard(len(images)), self.world.shard(len(texts))
         image_side, frozen = self._image_side(number, images, n_own)
         tokens = (
-            self._tokenize(texts[text_share]) if texts[text_share] else torch.zeros(0, 1, dtype=torch.long)
+            self.encoder.tokenize(texts[text_shard])
+            if texts[text_shard]
+            else torch.zeros(0, 1, dtype=torch.long)
         )
-        text_side = self._features(number, self._encode_tokens, tokens.to(self.device), trained=True)
+        text_side = self._features(number, self.encoder.token_features, tokens.to(self.device), trained=True)
         u = self.world.gather(image_side.values, len(images)).requires_grad_()
         v = self.world.gather(text_side.values, len(texts)).requires_grad_()
 
@@ -305,33 +270,42 @@ class Trainer:
         gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         if self._logit_scale.requires_grad and self.world.rank == 0:  # the same in all, and added up
             self._logit_scale.grad = gradients[2]
-        for side, gradient, some in (
-            (image_side, gradients[0], image_share),
-            (text_side, gradients[1], text_share),
+        for side, gradient, shard in (
+            (image_side, gradients[0], image_shard),
+            (text_side, gradients[1], text_shard),
         ):
             if gradient is not None:
-                side.backward(gradient[some])
+                side.backward(gradient[shard])
         return loss, floor, parts
 
-    def _image_side(self, number: int, images: Tensor, n_own: int) -> tuple[Features, Tensor | None]:
-        """Return the features of this process's share of B + R pictures, and what the base makes of all.
+    def _image_side(self, number: int, images: Tensor, n_own: int) -> tuple[CachedFeatures, Tensor | None]:
+        """Return the features of this process's shard of B + R pictures, and the base's features of all.
 
         The base's are (B, D), of the batch's own, which come first, or (B + R, D); None without an anchor.
         """
-        n = len(images)
-        mine = images[self.world.share(n)]
-        if self._cut is None:
-            side = self._features(number, self.encode_augmented, mine, trained=self.trains_images)
-            if self._frozen is None:
+        n, encoder, anchors = len(images), self.encoder, self._anchors
+        shard = images[self.world.shard(n)]
+        if anchors.stages is None:
+            side = self._features(number, encoder.image_features, shard, trained=self.trains_images)
+            if anchors.frozen is None:
                 return side, None
-            held = n if self.config.anchor_replay else n_own
-            return side, self.world.gather(self._frozen_features(images[self.world.share(held)]), held)
-        below, above, base_above = self._cut
+            anchored = n if self.config.anchor_replay else n_own
+            frozen = self._frozen_features(anchors.frozen, images[self.world.shard(anchored)])
+            return side, self.world.gather(frozen, anchored)
+        trunk, top, base_top = anchors.stages
         with torch.no_grad():
-            parts = torch.split(mine, self.config.micro_batch or max(1, n))
-            hidden = torch.cat([self._encode(below, self._normalised(some)) for some in parts])
-            frozen = self.world.gather(self._unit(base_above, hidden), n)
-        return self._features(number, lambda some: self._unit(above, some), hidden, trained=True), frozen
+            chunks = torch.split(shard, self.config.micro_batch or max(1, n))
+            hidden = torch.cat([encoder.in_precision(trunk, encoder.normalised(chunk)) for chunk in chunks])
+            frozen = self.world.gather(encoder.unit(base_top, hidden), n)
+        return self._features(number, lambda chunk: encoder.unit(top, chunk), hidden, trained=True), frozen
+
+    @torch.no_grad()
+    def _frozen_features(self, frozen: nn.Module, images: Tensor) -> Tensor:
+        dtype = next(frozen.parameters()).dtype
+        inputs = self.encoder.normalised(images).to(dtype)
+        chunks = torch.split(inputs, self.config.micro_batch or max(1, len(images)))
+        encode: Callable[[Tensor], Tensor] = frozen.encode_image  # type: ignore[assignment]
+        return torch.cat([self.encoder.unit(encode, chunk) for chunk in chunks])
 
     def _objective(
         self,
@@ -342,32 +316,32 @@ class Trainer:
         n_own: int,
         phrases: Sequence[int],
     ) -> tuple[Tensor, float, float, dict[str, float]]:
-        """Return what is minimised, and what it is made of.
+        """Return the objective to minimise, and the loss, the floor and the other parts in it.
 
         Args:
             sets: Texts of the batch, and then of replay if it has a weight.
             u: (B + R, D) unit features of the pictures of the batch and of replay.
             v: (U, D) unit features of the texts of all sets, then of the phrases.
-            frozen: (B, D) or (B + R, D) unit features that the base gives the same pictures, or None.
+            frozen: (B, D) or (B + R, D) unit features of the same pictures from the base, or None.
             n_own: B.
-            phrases: Which of the phrases the last rows of v are.
+            phrases: Numbers of the phrases in the last rows of v.
         """
-        config = self.config
+        config, anchors = self.config, self._anchors
         losses, floors, start = [], [], 0
         parts: dict[str, tuple[float, Tensor]] = {}  # weight, value
         scale = self._logit_scale.exp()
         replayed = len(u) > n_own and config.replay > 0
-        for number, one in enumerate(sets):
+        for number, text_set in enumerate(sets):
             is_replay = replayed and number == len(sets) - 1
-            match, counts = one.match.to(self.device), one.counts.to(self.device)
+            match, counts = text_set.match.to(self.device), text_set.counts.to(self.device)
             value = contrastive_loss(
                 u[n_own:] if is_replay else u[:n_own],
-                v[start : start + len(one.captions)],
+                v[start : start + len(text_set.captions)],
                 match=match,
                 counts=counts,
                 logit_scale=scale,
             )
-            start += len(one.captions)
+            start += len(text_set.captions)
             if is_replay:
                 parts["replay"] = config.replay, value
             else:
@@ -377,20 +351,20 @@ class Trainer:
             parts["anchor_images"] = config.anchor_images, feature_anchor(u[:n_own], frozen[:n_own])
         if frozen is not None and config.anchor_replay and len(frozen) > n_own:
             parts["anchor_replay"] = config.anchor_replay, feature_anchor(u[n_own:], frozen[n_own:])
-        if frozen is not None and config.anchor_phrases and self._phrase_features is not None:
+        if frozen is not None and config.anchor_phrases and anchors.phrase_features is not None:
             value = phrase_divergence(
-                u[:n_own], frozen[:n_own], self._phrase_features, logit_scale=self._base_scale
+                u[:n_own], frozen[:n_own], anchors.phrase_features, logit_scale=anchors.logit_scale
             )
             parts["anchor_phrases"] = config.anchor_phrases, value
-        if len(phrases) and self._phrase_features is not None:
-            held_to = self._phrase_features[torch.as_tensor(np.asarray(phrases), device=self.device)]
-            parts["anchor_texts"] = config.anchor_texts, feature_anchor(v[start:], held_to)
+        if len(phrases) and anchors.phrase_features is not None:
+            of_base = anchors.phrase_features[torch.as_tensor(np.asarray(phrases), device=self.device)]
+            parts["anchor_texts"] = config.anchor_texts, feature_anchor(v[start:], of_base)
         loss = torch.stack(losses).mean()
         total = loss
         for weight, value in parts.values():
             total = total + weight * value
-        shown = {name: value.item() for name, (_, value) in parts.items()}
-        return total, loss.item(), torch.stack(floors).mean().item(), shown
+        values = {name: value.item() for name, (_, value) in parts.items()}
+        return total, loss.item(), torch.stack(floors).mean().item(), values
 
     def _augmented(self, number: int, prepared: Prepared) -> Tensor:
         """Return (B + R, 3, h, w) crops in [0, 1] of a step's pictures."""
@@ -408,19 +382,19 @@ class Trainer:
         )
 
     def _drawn_phrases(self, number: int) -> list[int]:
-        if not self.config.anchor_texts or self._phrase_features is None:
+        if not self.config.anchor_texts or self._anchors.phrase_features is None:
             return []
-        n = len(self._phrases)
+        n = len(self._anchors.phrases)
         rng = np.random.default_rng((self.config.seed, _PHRASES, number))
         return [int(i) for i in rng.choice(n, size=min(_ANCHORED_PHRASES, n), replace=False)]
 
     def _features(
         self, number: int, encode: Callable[[Tensor], Tensor], inputs: Tensor, *, trained: bool
-    ) -> Features:
-        return Features(
+    ) -> CachedFeatures:
+        return CachedFeatures(
             encode,
             inputs,
-            part=self.config.micro_batch,
+            chunk_size=self.config.micro_batch,
             seed=(self.config.seed * 1_000_003 + number * 1_009 + self.world.rank) % (1 << 62),
             trained=trained and len(inputs) > 0,
         )
@@ -432,85 +406,35 @@ class Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    # ---- Features ----------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a score."""
-        self.model.eval()
-        return self.encode_augmented(images.to(self.device))
-
-    @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return (U, D) float32 unit features, for a score."""
-        self.model.eval()
-        return self._encode_tokens(self._tokenize(list(texts)).to(self.device))
-
-    def encode_augmented(self, images: Tensor) -> Tensor:
-        """Return (B, D) float32 unit features of (B, 3, H, W) images in [0, 1], for a step."""
-        return self._unit(self.model.encode_image, self._normalised(images))  # type: ignore[arg-type]
-
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        return self._unit(lambda some: encode_tokens(self.model, some), tokens)
-
-    @torch.no_grad()
-    def _frozen_features(self, images: Tensor) -> Tensor:
-        frozen = self._frozen
-        if frozen is None:
-            raise RuntimeError("no base was kept")
-        dtype = next(frozen.parameters()).dtype
-        parts = torch.split(
-            self._normalised(images).to(dtype), self.config.micro_batch or max(1, len(images))
-        )
-        return torch.cat([self._unit(frozen.encode_image, some) for some in parts])  # type: ignore[arg-type]
-
-    def _unit(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Return (N, D) float32 unit features of N inputs; N may be 0, which not every tower takes."""
-        if not len(inputs):
-            return torch.zeros(0, int(self.base.model_cfg["embed_dim"]), device=self.device)
-        return F.normalize(self._encode(encode, inputs).float(), dim=-1)
-
-    def _encode(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        if not len(inputs):
-            return inputs
-        with self._autocast():
-            return encode(inputs)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return normalised(images, self.base.preprocess).contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
     # ---- Weights -----------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End training: put the averaged weights in place and fold adapters into the weights.
+        """End training: take over the averaged weights and fold adapters into the weights.
 
-        Gradients and the optimizer's state, three times the size of the weights, are given up.
+        Frees gradients and the optimizer's state, three times the size of the weights.
         """
         self._optimizer.zero_grad(set_to_none=True)
         self._optimizer.state.clear()
-        if self._average is not None:
-            self._average.copy_to_parameters()
-            self._average = None
+        if self._ema is not None:
+            self._ema.copy_to_parameters()
+            self._ema = None
         if self.config.tune == "lora":
             merge_lora(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a step depends on besides config, pictures and its number."""
+        """Return everything that a step depends on besides config, pictures and its number."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "average": self._average.state_dict() if self._average is not None else None,
+            "average": self._ema.state_dict() if self._ema is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of a trainer of the same base, pictures and config."""
+        """Load the state of a trainer of the same base, pictures and config."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
+        if self._ema is not None:
+            self._ema.load_state_dict(state["average"])
 
     def _out_of_memory(self, number: int) -> str:
         config, at_once = self.config, self.config.micro_batch or self.batch_size
@@ -527,6 +451,19 @@ class Trainer:
         return (
             f"{self.device} ran out of memory in step {number + 1}, with {at_once} pictures at once. {advice}"
         )
+
+
+def _make_optimizer(model: nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.Optimizer:
+    groups = parameter_groups(
+        model,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        image_decay=config.image_layer_decay,
+        text_decay=config.text_layer_decay,
+        text_factor=config.text_lr_factor,
+    )
+    fused = device.type in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=1e-6, fused=fused)
 
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup: float) -> float:

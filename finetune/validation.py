@@ -1,8 +1,8 @@
-"""What a model is worth while it is trained: retrieval on held-out pictures, and what is left of the rest.
+"""Scores of a model during training: retrieval on held-out pictures, and how much it has forgotten.
 
-What is left is measured by how far the model still agrees with its base about what the held-out pictures
-show, among a bank of phrases; and by the hit rate of captioned pictures, where there are some. That alone
-would not do: of pictures that the base was trained with it says too much.
+What is retained of the base is measured by how far the model still agrees with it about which phrases of a
+bank fit the held-out pictures; and by the hit rate of captioned pictures, where there are some. The hit rate
+alone would be too kind: the base may have been trained with those pictures.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from imret.evaluation.metrics import average_precision
 from imret.retrieval.prompts import evaluation_queries
 
 # Texts are encoded, and captions ranked, this many at a time.
-_TEXTS = 256
-# A caption has found its picture if it is in the best part of so many: 10 of 500, whatever their number.
+_TEXT_BATCH = 256
+# A caption hits if its picture is among the best 1/50 of all: 10 of 500.
 _HIT_ONE_IN = 50
-# With fewer, every caption finds its own, whatever the model: there is nothing to take it for.
-_LEAST_CAPTIONED = 2
-# Phrases nearest to a picture, of which base and model are to agree.
+# With fewer, every caption hits, whatever the model: there is no other picture.
+_MIN_CAPTIONED = 2
+# Agreement compares the phrases nearest to a picture, this many.
 _NEAREST = 10
 
 
 class Towers(Protocol):
-    """What is scored: two functions into one space."""
+    """A model to score: two functions into one space."""
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Return (B, D) unit features of (B, 3, H, W) images in [0, 1]."""
@@ -42,19 +42,24 @@ class Towers(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What an image tower makes of the pictures: (N, D) unit features of the held-out and the captioned."""
+class ImageFeatures:
+    """Features of the pictures from one image tower.
 
-    pictures: Tensor
+    Attributes:
+        held_out: (N, D) unit features of the held-out pictures.
+        captioned: (M, D) unit features of the captioned pictures, or None without any.
+    """
+
+    held_out: Tensor
     captioned: Tensor | None
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a text tower makes of the texts.
+class TextFeatures:
+    """Features of the texts from one text tower.
 
     Attributes:
-        queries: (Q, D) unit vectors that ask for the categories.
+        queries: (Q, D) unit vectors of the queries, one for each category.
         phrases: (P, D) unit features of the bank.
         captions: (C, D) unit features, or None without captioned pictures.
     """
@@ -65,11 +70,11 @@ class Read:
 
 
 class Validation:
-    """Pictures that are kept out of training, and what to ask about them.
+    """Pictures that are kept out of training, and the queries, phrases and captions they are scored with.
 
     Args:
         pictures: Held out of the training pictures; may be none.
-        captioned: Pictures with captions that are not of the categories; may be none, and one is as good.
+        captioned: Captioned pictures of other things; fewer than two are ignored.
         phrases: What the agreement with the base is measured over.
         batch_size: Pictures encoded at once.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
@@ -77,15 +82,15 @@ class Validation:
 
     def __init__(
         self,
-        pictures: Pictures,
-        captioned: Pictures | None,
+        pictures: ImageSet,
+        captioned: ImageSet | None,
         *,
         phrases: Sequence[str],
         batch_size: int,
         names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._pictures, self._phrases = pictures, phrases
-        enough = captioned is not None and len(captioned.records) >= _LEAST_CAPTIONED
+        enough = captioned is not None and len(captioned.records) >= _MIN_CAPTIONED
         self._captioned = captioned if enough else None
         self._batch_size, self._names = batch_size, names
         records = pictures.records
@@ -97,42 +102,41 @@ class Validation:
         return "agreement" if self._captioned is None else f"hit_rate@{self._hit_rank(self._captioned)}"
 
     @torch.no_grad()
-    def look(self, towers: Towers) -> Seen:
-        """Return what a model makes of the pictures; its text tower is not asked."""
+    def encode_images(self, towers: Towers) -> ImageFeatures:
+        """Return the features of the pictures; the text tower is not used."""
         captioned = self._captioned
-        return Seen(
+        return ImageFeatures(
             self._features(self._pictures, towers),
             self._features(captioned, towers) if captioned is not None else None,
         )
 
     @torch.no_grad()
-    def read(self, towers: Towers) -> Read:
-        """Return what a model makes of the texts; its image tower is not asked."""
-        asked = [evaluation_queries(category, self._names) for category in self._categories]
-        queries = [towers.encode_texts(sentences).mean(dim=0) for sentences in asked]
+    def encode_texts(self, towers: Towers) -> TextFeatures:
+        """Return the features of the texts; the image tower is not used."""
+        sentences = [evaluation_queries(category, self._names) for category in self._categories]
+        queries = [towers.encode_texts(texts).mean(dim=0) for texts in sentences]
         captions = None
         if self._captioned is not None:
             captions = self._encode(
                 [caption for record in self._captioned.records for caption in record.captions], towers
             )
-        return Read(
+        return TextFeatures(
             F.normalize(torch.stack(queries), dim=-1) if queries else torch.zeros(0, 1),
             self._encode(self._phrases, towers),
             captions,
         )
 
-    def scores(self, seen: Seen, read: Read) -> dict[str, Any] | None:
+    def scores(self, images: ImageFeatures, texts: TextFeatures) -> dict[str, Any] | None:
         """Return text-to-image average precision of each category, and their mean.
 
-        Each category is asked for in words, and all pictures are ranked, exactly. None where they are of
-        fewer than two categories: every ranking of one is perfect, and no model would seem better than its
-        base.
+        The text query of each category ranks all pictures, exactly. None where they are of fewer than two
+        categories: every ranking of one category is perfect, and no model would seem better than its base.
         """
         if len(self._categories) < 2:
             return None
-        similarity: NDArray[np.float32] = (read.queries @ seen.pictures.T).cpu().numpy()  # (Q, N)
+        similarity: NDArray[np.float32] = (texts.queries @ images.held_out.T).cpu().numpy()  # (Q, N)
         relevant = np.array(
-            [[record.category == one for record in self._pictures.records] for one in self._categories]
+            [[record.category == name for record in self._pictures.records] for name in self._categories]
         )
         ap = average_precision(similarity, relevant)
         by_category = {
@@ -140,44 +144,49 @@ class Validation:
         }
         return {"text_to_image_map": round(float(ap.mean()), 4), "average_precision": by_category}
 
-    def agreement(self, seen: Seen, read: Read, base: tuple[Seen, Read]) -> float | None:
-        """Return, of the ten phrases nearest to a held-out picture, how many were so for the base, in [0, 1].
+    def agreement(
+        self, images: ImageFeatures, texts: TextFeatures, base: tuple[ImageFeatures, TextFeatures]
+    ) -> float | None:
+        """Return the mean share of a picture's ten nearest phrases that are the same for the base, in [0, 1].
 
         None without held-out pictures.
         """
         if not self._pictures.records:
             return None
         now, before = (
-            (images.pictures @ texts.phrases.T).topk(min(_NEAREST, len(texts.phrases)), dim=1).indices
-            for images, texts in ((seen, read), base)
+            (features.held_out @ texts.phrases.T).topk(min(_NEAREST, len(texts.phrases)), dim=1).indices
+            for features, texts in ((images, texts), base)
         )  # (N, 10)
         return float((now[:, :, None] == before[:, None, :]).any(dim=2).float().mean())
 
-    def hit_rate(self, seen: Seen, read: Read) -> float | None:
-        """Return how often a caption finds its picture among the best fiftieth; None without captions."""
-        if self._captioned is None or seen.captioned is None or read.captions is None:
+    def hit_rate(self, images: ImageFeatures, texts: TextFeatures) -> float | None:
+        """Return the share of captions whose picture is among the best fiftieth; None without captions."""
+        if self._captioned is None or images.captioned is None or texts.captions is None:
             return None
         own = torch.tensor(
             [i for i, record in enumerate(self._captioned.records) for _ in record.captions],
-            device=seen.captioned.device,
+            device=images.captioned.device,
         )
         hits = 0
-        for start in range(0, len(read.captions), _TEXTS):
-            similarity = read.captions[start : start + _TEXTS] @ seen.captioned.T
-            of_own = similarity.gather(1, own[start : start + _TEXTS, None])
+        for start in range(0, len(texts.captions), _TEXT_BATCH):
+            similarity = texts.captions[start : start + _TEXT_BATCH] @ images.captioned.T
+            of_own = similarity.gather(1, own[start : start + _TEXT_BATCH, None])
             hits += int(((similarity > of_own).sum(dim=1) < self._hit_rank(self._captioned)).sum())
-        return hits / len(read.captions)
+        return hits / len(texts.captions)
 
     @staticmethod
-    def _hit_rank(captioned: Pictures) -> int:
+    def _hit_rank(captioned: ImageSet) -> int:
         return max(1, round(len(captioned.records) / _HIT_ONE_IN))
 
     def _encode(self, texts: Sequence[str], towers: Towers) -> Tensor:
         return torch.cat(
-            [towers.encode_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+            [
+                towers.encode_texts(texts[start : start + _TEXT_BATCH])
+                for start in range(0, len(texts), _TEXT_BATCH)
+            ]
         )
 
-    def _features(self, pictures: Pictures, towers: Towers) -> Tensor:
+    def _features(self, pictures: ImageSet, towers: Towers) -> Tensor:
         n = len(pictures.records)
         if not n:
             return torch.zeros(0, 1)
@@ -190,3 +199,10 @@ class Validation:
                 for start in range(0, n, self._batch_size)
             ]
         )
+
+
+def describe_scores(scores: Mapping[str, Any] | None) -> str:
+    """Say what `Validation.scores` found, in a few words."""
+    if scores is None:
+        return "no validation"
+    return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"

@@ -1,7 +1,11 @@
-"""WiSE-FT: the lines between base and tuned weights, one for each tower, and the rule that picks a point.
+"""WiSE-FT: which blend of base and tuned weights is shipped, and how the blends are made and scored.
 
-Fine-tuning trades what a model knew for what it learns, and weights between the two keep more of both than
-the trade would suggest. The same line is the scale of low-rank adapters.
+A blend is (1 - alpha) * theta_0 + alpha * theta_1, with an alpha of its own for each tower. Fine-tuning
+trades what a model knew for what it learns; weights between the two keep more of both than that suggests.
+
+The rule, fixed before anything is measured: of all blends whose retention on validation lies no more than a
+budget below the base's, ship the one of the highest mAP; of equals, the one nearest to the base. Alpha 0 is
+among them, so where nothing beats the base, the base is shipped. `choose` is that rule.
 
 Source: Wortsman et al. (2021), "Robust fine-tuning of zero-shot models", https://arxiv.org/abs/2109.01903.
 """
@@ -9,20 +13,92 @@ Source: Wortsman et al. (2021), "Robust fine-tuning of zero-shot models", https:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.callbacks import Watch
 from finetune.config import FinetuneConfig
 from finetune.model.param_groups import tower_of
 from finetune.trainer import Trainer
-from finetune.validation import Read, Seen, Validation
+from finetune.validation import ImageFeatures, TextFeatures, Validation, describe_scores
 
 ALPHAS = tuple(i / 10 for i in range(11))
+
+
+# ---- The rule --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """One blend and its scores on validation.
+
+    Attributes:
+        alpha: The image tower's or, where that was not trained, the text tower's; 0 is the base, 1 the tuned
+            model.
+        map: Text-to-image mAP over the categories.
+        retention: How much of the base is left, in [0, 1]; comparable only within one sweep. None if unknown.
+        alpha_text: The text tower's, where both towers were trained; else None.
+        agreement: A second measure of retention, where there are two.
+    """
+
+    alpha: float
+    map: float
+    retention: float | None
+    alpha_text: float | None = None
+    agreement: float | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it holds nothing of the tuned weights."""
+        return self.alpha == 0 and not self.alpha_text
+
+    @property
+    def distance(self) -> float:
+        """Distance from the base, summed over both towers."""
+        return self.alpha + (self.alpha if self.alpha_text is None else self.alpha_text)
+
+
+def choose(points: Sequence[Point], *, budget: float, agreement_budget: float = 1.0) -> Point:
+    """Return the blend to ship: the best one within the budgets.
+
+    Of the points whose retention lies at most `budget`, and whose agreement at most `agreement_budget`, below
+    the base's: the one of the highest mAP, and of equals the nearest to the base. The base itself is always
+    among them, so where nothing beats it, it is shipped.
+
+    Args:
+        points: The sweep; must hold the base.
+        budget: Largest loss of retention, >= 0.
+        agreement_budget: Largest loss of agreement, >= 0.
+
+    Raises:
+        ValueError: If the base is not among the points.
+    """
+    base = next((point for point in points if point.is_base), None)
+    if base is None:
+        raise ValueError("the sweep must hold alpha 0, the base")
+    return best_of([point for point in points if affordable(point, base, budget, agreement_budget)])
+
+
+def affordable(point: Point, base: Point, budget: float, agreement_budget: float = 1.0) -> bool:
+    """Whether a blend keeps within both budgets, as in `choose`."""
+    return all(
+        now is None or before is None or now >= before - allowed - 1e-9
+        for now, before, allowed in (
+            (point.retention, base.retention, budget),
+            (point.agreement, base.agreement, agreement_budget),
+        )
+    )
+
+
+def best_of(points: Sequence[Point]) -> Point:
+    """Return the point of the highest mAP; of equals the nearest to the base."""
+    return max(points, key=lambda point: (point.map, -point.distance))
+
+
+# ---- Weights between base and tuned ----------------------------------------------------------------------
 
 
 def blend_states(
@@ -37,23 +113,23 @@ def blend_states(
         theta_0: The base's weights.
         theta_1: The tuned model's, of the same names and shapes.
         alpha: In [0, 1]; 0 gives theta_0 and 1 theta_1, to the bit.
-        alpha_text: The same of the text tower, and alpha of the image tower alone; if None, alpha for both.
+        alpha_text: The text tower's alpha, if it has its own; `alpha` is then the image tower's alone.
 
     Returns:
-        New tensors, except for those that are not floating-point: theta_1's, as they are.
+        New floating-point tensors; the others are theta_1's, as they are.
 
     Raises:
         ValueError: If names or shapes differ, or alpha is out of range.
     """
-    of_tower = {"image": alpha, "text": alpha if alpha_text is None else alpha_text}
-    for one in of_tower.values():
-        if not 0 <= one <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], not {one}")
+    alphas = {"image": alpha, "text": alpha if alpha_text is None else alpha_text}
+    for value in alphas.values():
+        if not 0 <= value <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], not {value}")
     if theta_0.keys() != theta_1.keys():
         raise ValueError(f"weights differ in {sorted(theta_0.keys() ^ theta_1.keys())[:5]}")
     blended = {}
     for name, tuned in theta_1.items():
-        base, alpha = theta_0[name], of_tower[tower_of(name)]
+        base, alpha = theta_0[name], alphas[tower_of(name)]
         if base.shape != tuned.shape:
             raise ValueError(
                 f"{name} is {tuple(base.shape)} in one model and {tuple(tuned.shape)} in the other"
@@ -67,163 +143,124 @@ def blend_states(
     return blended
 
 
-@dataclass(frozen=True)
-class Point:
-    """What validation says of one blend.
-
-    Attributes:
-        alpha: Of the image tower, or, where that was not trained, of the text tower; 0 is the base, 1 the
-            tuned model.
-        map: Text-to-image mAP over the categories.
-        retention: What is left of what the base knew; comparable only within one sweep. None if unknown.
-        alpha_text: Of the text tower, where that is another; None if it is the same.
-        agreement: What is left of it by a second measure, where there are two.
-    """
-
-    alpha: float
-    map: float
-    retention: float | None
-    alpha_text: float | None = None
-    agreement: float | None = None
-
-    @property
-    def is_base(self) -> bool:
-        """Whether nothing of the tuned weights is in it."""
-        return self.alpha == 0 and not self.alpha_text
-
-    @property
-    def distance(self) -> float:
-        """How far from the base, over both towers."""
-        return self.alpha + (self.alpha if self.alpha_text is None else self.alpha_text)
-
-
-def choose(points: Sequence[Point], *, budget: float, agreement_budget: float = 1.0) -> Point:
-    """Return the blend to ship, by a rule that is fixed before anything is measured.
-
-    Of the points whose retention lies at most `budget`, and whose agreement at most `agreement_budget`, below
-    that of the base: the one of the highest mAP, and of equal ones the nearest to the base. The base itself
-    is always among them, so where nothing beats it, it is what is shipped.
-
-    Args:
-        points: The sweep; must hold the base.
-        budget: Most that retention may fall, >= 0.
-        agreement_budget: Most that agreement may fall, >= 0.
-
-    Raises:
-        ValueError: If the base is not among the points.
-    """
-    base = next((point for point in points if point.is_base), None)
-    if base is None:
-        raise ValueError("the sweep must hold alpha 0, the base")
-    return best_of([one for one in points if affordable(one, base, budget, agreement_budget)])
-
-
-def affordable(point: Point, base: Point, budget: float, agreement_budget: float = 1.0) -> bool:
-    """Whether a blend keeps within both budgets, as in `choose`."""
-    return all(
-        now is None or before is None or now >= before - most - 1e-9
-        for now, before, most in (
-            (point.retention, base.retention, budget),
-            (point.agreement, base.agreement, agreement_budget),
-        )
-    )
-
-
-def best_of(points: Sequence[Point]) -> Point:
-    """Return the point of the highest mAP; of equal ones the nearest to the base."""
-    return max(points, key=lambda point: (point.map, -point.distance))
+# ---- The sweep -------------------------------------------------------------------------------------------
 
 
 def choose_blend(
-    trainer: Trainer, validation: Validation, config: FinetuneConfig, watch: Watch
+    trainer: Trainer,
+    validation: Validation,
+    config: FinetuneConfig,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Put the weights to ship into the trainer's model; return what validation says of them and the others.
+    """Score the blends, load the one that `choose` picks into the trainer's model, and report on all.
 
-    The rule is in `finetune.wise_ft.choose` and was there before the first score.
+    Returns:
+        What training.json says under `validation`, but for the base's scores.
     """
     base = trainer.base
-    after = validation.scores(validation.look(trainer), validation.read(trainer))
+    after = validation.scores(
+        validation.encode_images(trainer.encoder), validation.encode_texts(trainer.encoder)
+    )
     if after is None or base.files is None or not config.blend:
-        watch.say(f"{_shown(after)} after training")
+        on_message(f"{describe_scores(after)} after training")
         return {"after": after}
     theta_0 = base.build(torch.device("cpu"), seed=config.seed).state_dict()
     theta_1 = {name: tensor.detach().cpu().clone() for name, tensor in trainer.model.state_dict().items()}
-    # Each tower has a line of its own: words that name categories may come whole to an image tower that
-    # moves a little.
-    seen, read = {}, {}
-    for alpha in ALPHAS:
-        trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
-        if trainer.trains_images or alpha == 0:
-            seen[alpha] = validation.look(trainer)
-        read[alpha] = validation.read(trainer)
-    kind, points = validation.retention_kind, {}
-    for image in seen:
-        for text in ALPHAS:
-            points[image, text] = _point(validation, seen, read, image, text)
+    images, texts = _encode_blends(trainer, validation, theta_0, theta_1)
+    points = {
+        (alpha, alpha_text): _score(validation, images, texts, alpha, alpha_text)
+        for alpha in images
+        for alpha_text in ALPHAS
+    }
+    kind = validation.retention_kind
     budgets = {"budget": config.hit_rate_budget, "agreement_budget": config.agreement_budget}
     if kind == "agreement":
         budgets = {"budget": config.agreement_budget}
-    first = points[0.0, 0.0]
     best = choose([*points.values()], **budgets)
-    # What is kept for people to see is a line, too: of each image tower the text tower that suits it best.
-    line = [first]
-    for image in seen:
-        beside = [point for place, point in points.items() if place[0] == image and point != first]
-        if trainer.trains_images:
-            beside = [best_of([one for one in beside if affordable(one, first, **budgets)] or beside)]
-        line += beside
-    place = (best.alpha, best.alpha_text or 0.0) if trainer.trains_images else (0.0, best.alpha)
-    trainer.model.load_state_dict(blend_states(theta_0, theta_1, *place))
-    if best.is_base:
-        watch.say(
-            "Nothing between base and tuned beats the base on validation at this price: the base is what is "
-            "shipped."
-        )
-    else:
-        lost = (
-            ""
-            if best.retention is None or first.retention is None
-            else (f", {kind} {first.retention:.3f} -> {best.retention:.3f}")
-        )
-        both = f", {best.alpha_text:.1f} of the text tower" if best.alpha_text is not None else ""
-        watch.say(
-            f"shipping the blend alpha {best.alpha:.1f}{both}: validation text-to-image mAP "
-            f"{first.map:.3f} -> {best.map:.3f}{lost}"
-        )
+    alphas = (best.alpha, best.alpha_text or 0.0) if trainer.trains_images else (0.0, best.alpha)
+    trainer.model.load_state_dict(blend_states(theta_0, theta_1, *alphas))
+    on_message(_decision(points[0.0, 0.0], best, kind))
     rule = f"highest mAP of the blends whose {kind} lies at most {budgets['budget']:g} below the base's"
     if "agreement_budget" in budgets:
         rule += f", and whose agreement at most {config.agreement_budget:g}"
     return {
-        "after": validation.scores(seen[place[0]], read[place[1]]),
+        "after": validation.scores(images[alphas[0]], texts[alphas[1]]),
         "alpha": best.alpha,
         "alpha_text": best.alpha_text,
         "rule": rule,
         "retention": kind,
-        "blends": [dataclasses.asdict(point) for point in line],
+        "blends": [dataclasses.asdict(point) for point in _curve(points, budgets)],
     }
 
 
-def _point(
-    validation: Validation, seen: Mapping[float, Seen], read: Mapping[float, Read], image: float, text: float
+def _encode_blends(
+    trainer: Trainer, validation: Validation, theta_0: Mapping[str, Tensor], theta_1: Mapping[str, Tensor]
+) -> tuple[dict[float, ImageFeatures], dict[float, TextFeatures]]:
+    """Return the features of every image tower and every text tower, by alpha.
+
+    Each tower is swept by itself: the words for categories may be taken over whole beside an image tower that
+    hardly moves.
+    """
+    images, texts = {}, {}
+    for alpha in ALPHAS:
+        trainer.model.load_state_dict(blend_states(theta_0, theta_1, alpha))
+        if trainer.trains_images or alpha == 0:
+            images[alpha] = validation.encode_images(trainer.encoder)
+        texts[alpha] = validation.encode_texts(trainer.encoder)
+    return images, texts
+
+
+def _score(
+    validation: Validation,
+    images: Mapping[float, ImageFeatures],
+    texts: Mapping[float, TextFeatures],
+    alpha: float,
+    alpha_text: float,
 ) -> Point:
-    """Return what validation says of the blend of an image tower and a text tower."""
-    found = validation.scores(seen[image], read[text])
-    if found is None:
-        raise RuntimeError("validation was there a moment ago")
-    agreement = validation.agreement(seen[image], read[text], (seen[0.0], read[0.0]))
-    hits = validation.hit_rate(seen[image], read[text])
-    kept = agreement if hits is None else hits
-    both = len(seen) > 1
+    """Return the scores of the blend of an image tower and a text tower."""
+    scores = validation.scores(images[alpha], texts[alpha_text])
+    if scores is None:
+        raise RuntimeError("pictures that could be scored after training cannot be scored now")
+    agreement = validation.agreement(images[alpha], texts[alpha_text], (images[0.0], texts[0.0]))
+    hit_rate = validation.hit_rate(images[alpha], texts[alpha_text])
+    retention = agreement if hit_rate is None else hit_rate
+    both = len(images) > 1
     return Point(
-        alpha=image if both else text,
-        map=found["text_to_image_map"],
-        retention=None if kept is None else round(kept, 4),
-        alpha_text=text if both else None,
-        agreement=None if hits is None or agreement is None else round(agreement, 4),
+        alpha=alpha if both else alpha_text,
+        map=scores["text_to_image_map"],
+        retention=None if retention is None else round(retention, 4),
+        alpha_text=alpha_text if both else None,
+        agreement=None if hit_rate is None or agreement is None else round(agreement, 4),
     )
 
 
-def _shown(scores: Mapping[str, Any] | None) -> str:
-    if scores is None:
-        return "no validation"
-    return f"validation text-to-image mAP {scores['text_to_image_map']:.3f}"
+def _curve(points: Mapping[tuple[float, float], Point], budgets: Mapping[str, float]) -> list[Point]:
+    """Return the points to show to people: the base, and for each image tower its best text tower.
+
+    Where one image tower is all there is, every text tower.
+    """
+    base = points[0.0, 0.0]
+    curve, alphas = [base], sorted({alpha for alpha, _ in points})
+    for alpha in alphas:
+        row = [point for (image, _), point in points.items() if image == alpha and point != base]
+        if len(alphas) > 1:
+            row = [best_of([point for point in row if affordable(point, base, **budgets)] or row)]
+        curve += row
+    return curve
+
+
+def _decision(base: Point, best: Point, kind: str) -> str:
+    """Say which blend is shipped, and what it gains and costs."""
+    if best.is_base:
+        return (
+            "Nothing between base and tuned beats the base on validation at this price: the base is what is "
+            "shipped."
+        )
+    of_text = f", {best.alpha_text:.1f} of the text tower" if best.alpha_text is not None else ""
+    cost = ""
+    if best.retention is not None and base.retention is not None:
+        cost = f", {kind} {base.retention:.3f} -> {best.retention:.3f}"
+    return (
+        f"shipping the blend alpha {best.alpha:.1f}{of_text}: validation text-to-image mAP "
+        f"{base.map:.3f} -> {best.map:.3f}{cost}"
+    )

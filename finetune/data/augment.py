@@ -24,8 +24,8 @@ def augment(
     """Return a random crop of each picture, resized, and mirrored half of the time.
 
     The crop takes `min_scale` to all of the area and is up to `max_ratio` times as wide as high, or as high
-    as wide, as far as the picture allows. Colour is left alone: in nature it is a label. Pictures are a
-    little larger than the result, so plain bilinear sampling does not alias.
+    as wide, as far as the picture allows. Colour is not changed: in nature it is a label. Pictures are only a
+    little larger than the result, so that plain bilinear sampling does not alias.
 
     Args:
         pixels: (B, H, W, 3) uint8, on any device.
@@ -43,7 +43,7 @@ def augment(
     rng = np.random.default_rng((seed, AUGMENT_STREAM, step))
     area = rng.uniform(min_scale, 1.0, n)
     ratio = np.exp(rng.uniform(-np.log(max_ratio), np.log(max_ratio), n))
-    # Shares of height and width, at most 1; what one side cannot take is not given to the other.
+    # Shares of height and width, clipped to 1; what is clipped from one is not added to the other.
     height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
     # Centres in [-1, 1], where the crop still lies inside.
     y, x = rng.uniform(-1, 1, n) * (1 - height), rng.uniform(-1, 1, n) * (1 - width)

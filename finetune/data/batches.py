@@ -1,8 +1,7 @@
-"""Records to balanced batches of augmented pixels and captions.
+"""Class-balanced batches: which pictures a step trains on, and with which texts.
 
-Hides decoding and where pixels are kept, which pictures cannot be read, and how a batch is drawn. What is
-drawn is a pure function of the seed and the step, so a run that was interrupted goes on exactly where it was
-with nothing but the step's number. Knows nothing of models.
+What is drawn is a pure function of the seed and the step, so that an interrupted run resumes exactly where it
+was from the number of the step alone. Knows nothing of pixels and models.
 """
 
 from __future__ import annotations
@@ -21,25 +20,18 @@ from finetune.data.captions import caption_key, category_captions
 from finetune.data.records import Record, by_category
 from finetune.data.species import TEXT_KINDS
 
-# What a stream of random numbers is for; with the seed and a counter it makes the stream's own seed.
-_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, AUGMENT_STREAM, _SPECIES = range(
-    7
-)  # 2: finetune.data.records
-
-
-# ---- Pixels ------------------------------------------------------------------------------------------------
-
-
-# ---- Batches -----------------------------------------------------------------------------------------------
+# Numbers of random streams: the seed, one of these and a counter make the stream's own seed. Number 2 is in
+# finetune.data.records.
+_ORDER_CATEGORIES, _ORDER_IMAGES, _, _LEVEL, _CAPTION, AUGMENT_STREAM, _SPECIES = range(7)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on.
+    """The pictures and texts of one step.
 
     Attributes:
-        positions: (B,) which records.
-        text_sets: One text for each picture, once or several times over; each set has a loss of its own.
+        positions: (B,) positions of the records.
+        text_sets: Each has one text for every picture, and a loss of its own.
     """
 
     positions: NDArray[np.int64]
@@ -48,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TextSet:
-    """Texts for the B pictures of a batch, equal ones put together.
+    """Texts for the B pictures of a batch, equal ones merged.
 
     Attributes:
         captions: U texts, all different.
@@ -71,13 +63,13 @@ class Batches:
     Args:
         records: The training pictures.
         batch_size: Pictures per step; no more than there are.
-        seed: Another seed, another order.
+        seed: Decides the order.
         category_share: Of the text sets, how many pair pictures with the name of their category rather than
             one of their own captions, in [0, 1]. Without captions it is all of them.
-        captions_per_picture: Text sets of a batch, as far as pictures have captions.
+        captions_per_picture: Text sets of a batch; no more than the most captions of a picture.
         species_share: Of the text sets, how many pair pictures with their species, in [0, 1]; 0 where no
             species is known.
-        species_kinds: Which of the kinds of text that finetune.data.species has; one serves a whole set.
+        species_kinds: Which of the kinds of text of finetune.data.species; a set has one kind.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
     """
 
@@ -111,7 +103,7 @@ class Batches:
         positions_of = by_category(records)
         self.categories = tuple(positions_of)
         self._positions = [np.asarray(positions) for positions in positions_of.values()]
-        # Not a function of self: a cache on a method would keep the records alive.
+        # Not a method: a cache on a method would keep the records alive.
         self._shuffled = lru_cache(maxsize=4 * len(self.categories) + 4)(_shuffled)
 
     @property
@@ -125,10 +117,10 @@ class Batches:
         rng = np.random.default_rng((self.seed, _LEVEL, step))
         named = self._category_names(step, positions)
         by_category = rng.random(self._n_text_sets) < self.category_share
-        # One place in every picture's list of captions, so that a set compares texts of one kind: if some
-        # were detailed and some bare, wording would tell pictures apart that their content does not.
+        # The same place in every picture's list of captions, so that a set compares texts of one kind: if
+        # some were detailed and some bare, wording would tell pictures apart that their content does not.
         places = rng.permutation(self._n_captions)
-        # Of another stream, so that data without species is drawn as it always was.
+        # A stream of its own, so that data without species is drawn as in earlier versions.
         at_species = np.random.default_rng((self.seed, _SPECIES, step))
         sets = []
         for number, use_names in enumerate(by_category):
@@ -155,8 +147,8 @@ class Batches:
 
     def _category_names(self, step: int, positions: NDArray[np.int64]) -> list[str]:
         draw = int(np.random.default_rng((self.seed, _CAPTION, step)).integers(1 << 30))
-        said = category_captions(self.categories, draw=draw, names=self._names)
-        captions = dict(zip(self.categories, said, strict=True))
+        texts = category_captions(self.categories, draw=draw, names=self._names)
+        captions = dict(zip(self.categories, texts, strict=True))
         return [captions[self.records[i].category] for i in positions]
 
     def _own_texts(self, positions: NDArray[np.int64], named: Sequence[str], *, place: int) -> TextSet:
@@ -183,7 +175,7 @@ class Batches:
 
 
 def text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
-    """Put equal texts together.
+    """Merge equal texts.
 
     Args:
         drawn: A text for each picture.
@@ -202,6 +194,3 @@ def text_set(drawn: Sequence[str], true_of: Sequence[set[str]]) -> TextSet:
 
 def _shuffled(seed: int, stream: int, number: int, round_: int, n: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, stream, number, round_)).permutation(n)
-
-
-# ---- Augmentation ------------------------------------------------------------------------------------------

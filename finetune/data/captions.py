@@ -1,4 +1,4 @@
-"""Category names to the sentences a model is trained with, and which captions say the same.
+"""Training captions of category names, and which captions say the same.
 
 Knows nothing of pictures or tensors; what categories are called, and the templates, are in
 `imret.retrieval.prompts`, captions of a file in `imret.datasets.captions_csv`.
@@ -19,7 +19,7 @@ def category_captions(
 
     Args:
         categories: Folder names.
-        draw: Any number >= 0, drawn anew for each batch; picks the template and which common name is used.
+        draw: Any number >= 0, a new one for each batch; picks the style and the common name.
         names: What categories are called, where it is not what `imret.retrieval.prompts` says.
     """
     template = TRAINING_TEMPLATES[draw % len(TRAINING_TEMPLATES)]

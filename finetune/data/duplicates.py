@@ -1,12 +1,11 @@
-"""What is wrong with a set of training pictures: copies, copies under two labels, copies of test pictures.
+"""Duplicates among training pictures, duplicates with conflicting labels, and leaks from test pictures.
 
-Works on what pictures look like; opens only the files that look like another, to see whether they are the
-same to the byte. What is trained on is decided in `finetune.data.prepare`.
+Compares perceptual hashes; opens only the files of near duplicates, to see whether they are the same to the
+byte. What is trained on is decided in `finetune.data.prepare`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.records import Record
-from imret.images.phash import Look, alike, distinct, group
+from imret.files import sha256_of
+from imret.images.phash import ImageHash, cluster, near_duplicates, unique
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A picture that is left out of training because it is one that training is judged by.
+    """A picture left out of training because it duplicates one that the model is scored on.
 
     Attributes:
-        path: The picture.
-        like: The one that it is, or nearly is.
+        path: The picture left out.
+        like: The picture that it duplicates.
     """
 
     path: str
@@ -33,13 +33,13 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Copies:
-    """Pictures that are there more than once, as lists of paths, each list one picture.
+class Duplicates:
+    """Pictures that occur more than once, as lists of paths, each list one picture.
 
     Attributes:
         exact: Files that are the same to the byte.
         near: Pictures that look alike, not all of them the same to the byte.
-        conflicts: Of both, those that lie in several categories.
+        conflicts: Those of both kinds that lie in several categories.
     """
 
     exact: list[list[str]] = field(default_factory=list)
@@ -48,64 +48,66 @@ class Copies:
 
 
 def find_leaks(
-    records: Sequence[Record], looks: Sequence[Look], judged: Sequence[Record], judged_looks: Sequence[Look]
+    records: Sequence[Record],
+    hashes: Sequence[ImageHash],
+    scored: Sequence[Record],
+    scored_hashes: Sequence[ImageHash],
 ) -> dict[int, Leak]:
-    """Return which of N pictures equal, or nearly equal, one of M that training is judged by; by position."""
-    firsts, numbers = distinct(looks)
-    judged_firsts, _ = distinct(judged_looks)
+    """Return, by position, which of N pictures duplicate one of M that the model is scored on."""
+    firsts, numbers = unique(hashes)
+    scored_firsts, _ = unique(scored_hashes)
     first_like: dict[int, int] = {}
-    for one, other in alike([looks[i] for i in firsts], [judged_looks[j] for j in judged_firsts]):
-        first_like.setdefault(one, judged_firsts[other])
+    for number, other in near_duplicates(
+        [hashes[i] for i in firsts], [scored_hashes[j] for j in scored_firsts]
+    ):
+        first_like.setdefault(number, scored_firsts[other])
     return {
-        i: Leak(records[i].path, judged[first_like[number]].path)
+        i: Leak(records[i].path, scored[first_like[number]].path)
         for i, number in enumerate(numbers)
         if number in first_like
     }
 
 
-def find_groups(looks: Sequence[Look]) -> NDArray[np.int64]:
-    """Return for each of N pictures, (N,), the first of those that look alike, directly or through others."""
-    firsts, numbers = distinct(looks)
-    groups = group(len(firsts), alike([looks[i] for i in firsts]))
+def find_groups(hashes: Sequence[ImageHash]) -> NDArray[np.int64]:
+    """Return for each of N pictures, (N,), the first of its cluster of near duplicates."""
+    firsts, numbers = unique(hashes)
+    groups = cluster(len(firsts), near_duplicates([hashes[i] for i in firsts]))
     return np.array(firsts, dtype=np.int64)[groups[numbers]] if numbers else groups
 
 
-def find_copies(
-    folder: Path, records: Sequence[Record], looks: Sequence[Look]
-) -> tuple[NDArray[np.int64], Copies]:
-    """Return the group of each of N pictures, (N,), and what groups of several there are.
+def find_duplicates(
+    folder: Path, records: Sequence[Record], hashes: Sequence[ImageHash]
+) -> tuple[NDArray[np.int64], Duplicates]:
+    """Return the cluster of each of N pictures, (N,), and the clusters of several pictures.
 
     Args:
-        folder: What the records' paths are below of.
+        folder: What the records' paths are relative to.
         records: N pictures.
-        looks: What each looks like.
+        hashes: Their perceptual hashes.
     """
-    groups = find_groups(looks)
+    groups = find_groups(hashes)
     members: dict[int, list[Record]] = defaultdict(list)
     for record, number in zip(records, groups, strict=True):
         members[int(number)].append(record)
-    found = Copies()
-    for some in members.values():
-        if len(some) < 2:
+    duplicates = Duplicates()
+    for group in members.values():
+        if len(group) < 2:
             continue
-        same: dict[str, list[str]] = defaultdict(list)
-        for record in some:
-            same[_digest(folder / record.path)].append(record.path)
-        found.exact.extend(paths for paths in same.values() if len(paths) > 1)
-        if len(same) > 1:
-            found.near.append([record.path for record in some])
-        if len({record.category for record in some}) > 1:
-            found.conflicts.append([record.path for record in some])
-    return groups, found
+        by_digest: dict[str, list[str]] = defaultdict(list)
+        for record in group:
+            by_digest[_digest(folder / record.path)].append(record.path)
+        duplicates.exact.extend(paths for paths in by_digest.values() if len(paths) > 1)
+        if len(by_digest) > 1:
+            duplicates.near.append([record.path for record in group])
+        if len({record.category for record in group}) > 1:
+            duplicates.conflicts.append([record.path for record in group])
+    return groups, duplicates
 
 
 def _digest(file: Path) -> str:
     """Return a file's sha256, or its own path where it cannot be read any more."""
-    digest = hashlib.sha256()
     try:
         with file.open("rb") as opened:
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
+            return sha256_of(opened)
     except OSError:
         return str(file)
-    return digest.hexdigest()

@@ -17,22 +17,22 @@ from torch import Tensor
 from finetune.data.records import Record
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, ImageError
-from imret.images.phash import Look, look_at
+from imret.images.phash import ImageHash, compute_hash
 from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels
 
 
-class Pictures:
-    """The pixels of records at one size: decoded once and kept where they fit, else decoded when asked for.
+class ImageSet:
+    """The pixels of records at one size: kept in memory where they fit, else decoded for every batch.
 
-    Either way the same bytes come out.
+    Both give the same bytes.
 
     Args:
-        folder: What the records' paths are below of.
+        folder: What the records' paths are relative to.
         records: The pictures.
         size: (H, W) of the pixels.
-        preprocess: How a picture is fitted to that size: the model's own way, as where pictures are ingested.
-        budget_bytes: Most memory that decoded pictures may take; half of what is free, if that is less.
+        preprocess: How a picture is fitted to that size: the model's own way, as for ingested pictures.
+        budget_bytes: Most memory for decoded pictures; half of what is free, if that is less.
     """
 
     def __init__(
@@ -49,21 +49,23 @@ class Pictures:
         self.size = size
         self.preprocess = replace(preprocess, size=size)
         self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
-        self.looks: list[Look] = []  # what each record looks like, as far as `load` was asked
+        self.hashes: list[ImageHash] = []  # of each record, if `load` computes them
         self._kept: NDArray[np.uint8] | None = None
         self._rows = np.arange(len(records))  # of _kept, by position
         # Two more threads than cores: a thread that waits for the disk leaves its core idle.
         self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
 
-    def load(self, on_picture: Callable[[], object] = lambda: None, *, look: bool = False) -> list[Skipped]:
+    def load(
+        self, on_image: Callable[[], object] = lambda: None, *, with_hashes: bool = False
+    ) -> list[Skipped]:
         """Decode every picture once, keep those that fit in memory, and drop the records of unreadable ones.
 
         Args:
-            on_picture: Called after each.
-            look: Whether to fill `looks`.
+            on_image: Called after each.
+            with_hashes: Whether to fill `hashes`.
 
         Returns:
-            What was dropped, and why.
+            The dropped records, and why.
         """
         height, width = self.size
         if self.in_memory:
@@ -71,29 +73,29 @@ class Pictures:
         good: list[Record] = []
         skipped: list[Skipped] = []
 
-        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, Look | None]:
+        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None]:
             result = self._try_decode(record)
-            return result, look_at(result) if look and not isinstance(result, str) else None
+            return result, compute_hash(result) if with_hashes and not isinstance(result, str) else None
 
         results = self._pool.map(decode, self.records)
-        for record, (result, seen) in zip(self.records, results, strict=True):
+        for record, (result, image_hash) in zip(self.records, results, strict=True):
             if isinstance(result, str):
                 skipped.append(Skipped(record.path, result))
             else:
                 if self._kept is not None:
                     self._kept[len(good)] = result
-                if seen is not None:
-                    self.looks.append(seen)
+                if image_hash is not None:
+                    self.hashes.append(image_hash)
                 good.append(record)
-            on_picture()
+            on_image()
         self.records = good
         self._rows = np.arange(len(good))
         return skipped
 
-    def select(self, positions: Sequence[int]) -> Pictures:
+    def select(self, positions: Sequence[int]) -> ImageSet:
         """Keep only the records at these positions, in this order; return self."""
         self.records = [self.records[i] for i in positions]
-        self.looks = [self.looks[i] for i in positions] if self.looks else []
+        self.hashes = [self.hashes[i] for i in positions] if self.hashes else []
         if self._kept is not None:
             self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
         return self

@@ -1,6 +1,6 @@
-"""Everything that a run looks at: found, checked, decoded, and set apart for training and validation.
+"""The pictures and texts of a run: found, checked, decoded, and split into training and validation.
 
-Hides where pictures and texts come from, and what is left out of training. What was decided is in a Report.
+Hides where they come from and what is left out of training. What was decided is in a Report.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.config import FinetuneConfig
-from finetune.data.duplicates import Leak, find_copies, find_groups, find_leaks
+from finetune.data.duplicates import Leak, find_duplicates, find_groups, find_leaks
 from finetune.data.manifest import is_manifest, read_manifest
-from finetune.data.pixels import Pictures, training_size
+from finetune.data.pixels import ImageSet, training_size
 from finetune.data.records import (
     Record,
     list_pictures,
@@ -28,15 +28,15 @@ from finetune.data.records import (
 )
 from finetune.data.replay import hold_out, replayed_records
 from finetune.data.report import Report
-from finetune.data.token_lengths import Lengths, measure
+from finetune.data.token_lengths import measure_token_lengths
 from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.names_csv import name_key, read_names
+from imret.datasets.scan import Skipped
 from imret.errors import DataError
+from imret.images.phash import ImageHash
 
 CAPTIONS_NAME = "captions.csv"
-
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Listing:
     """Pictures of one folder, before decoding.
 
     Attributes:
-        root: What their paths are below of.
+        root: What their paths are relative to.
         records: The pictures.
     """
 
@@ -54,57 +54,53 @@ class Listing:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a run is made of, before anything is decoded.
+    """The pictures and texts of a run, before anything is decoded.
 
     Attributes:
         labelled: Pictures to train on and to validate with.
-        test: How many more a manifest means for a test.
+        n_test: How many more pictures a manifest sets aside for a test.
         names: What categories are called, by `imret.datasets.names_csv.name_key`, where a file says so.
-        again: Captioned pictures of other things to show again; None if there are none.
-        against: Pictures that training is judged by; None if there are none.
+        replay: Captioned pictures of other things to show again; None without any.
+        test_set: Test pictures, whose duplicates are not trained on; None without any.
     """
 
     labelled: Listing
-    test: int = 0
+    n_test: int = 0
     names: Mapping[str, Sequence[str]] | None = None
-    again: Listing | None = None
-    against: Listing | None = None
+    replay: Listing | None = None
+    test_set: Listing | None = None
 
     def hash(self) -> str:
         """Return a hash of all of it: the same sources, the same hash."""
-        parts = [
-            manifest_hash(some.records) if some else "" for some in (self.labelled, self.again, self.against)
-        ]
+        listings = (self.labelled, self.replay, self.test_set)
+        parts = [manifest_hash(listing.records) if listing else "" for listing in listings]
         return hashlib.sha256(json.dumps([*parts, self.names]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that is looked at, decoded or ready to be.
+    """The pictures of a run, decoded or ready to be.
 
     Attributes:
-        train: To train on, larger than the model's pictures so that there is something to crop.
+        train: To train on, larger than the model's input so that they can be cropped.
         validation: To score on, at the model's own size.
-        replay: To show again, of other things; None if there are none.
-        captioned: To measure retention on; None if there are none.
+        replay: Of other things, to show again; None without any.
+        captioned: To measure retention on; None without any.
         names: What categories are called, where a file says so.
         report: What was found and decided.
     """
 
-    train: Pictures
-    validation: Pictures
-    replay: Pictures | None
-    captioned: Pictures | None
+    train: ImageSet
+    validation: ImageSet
+    replay: ImageSet | None
+    captioned: ImageSet | None
     names: Mapping[str, Sequence[str]] | None
     report: Report
 
     def manifest_hash(self) -> str:
         """Return a hash of the pictures that could be read."""
-        again = [
-            *(self.replay.records if self.replay else ()),
-            *(self.captioned.records if self.captioned else ()),
-        ]
-        return manifest_hash([*self.train.records, *self.validation.records, *again])
+        image_sets = (self.train, self.validation, self.replay, self.captioned)
+        return manifest_hash([record for images in image_sets if images for record in images.records])
 
 
 # ---- Before decoding -------------------------------------------------------------------------------------
@@ -117,7 +113,7 @@ def find_sources(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Sources:
     """Find the pictures and texts of a run and check them against each other.
 
@@ -126,8 +122,8 @@ def find_sources(
         captions: CSV file of captions; if None, captions.csv in the folder, if there is one.
         names: CSV file of what categories are called.
         replay: CSV file of captioned pictures of other things.
-        against: A folder of test pictures, which must not be among those to train on.
-        say: Called with sentences for a person.
+        against: A folder of test pictures, whose duplicates are not trained on.
+        on_message: Called with sentences for a person.
 
     Raises:
         DataError: If any of them cannot be read or does not fit the others.
@@ -137,28 +133,28 @@ def find_sources(
     root = train.parent if from_manifest else train
     if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
         captions = root / CAPTIONS_NAME
-    told = None
+    captions_of = None
     if captions is not None:
-        told = read_captions(captions)
-        say(f"captions of {len(told):,} pictures from {os.fspath(captions)}")
+        captions_of = read_captions(captions)
+        on_message(f"captions of {len(captions_of):,} pictures from {os.fspath(captions)}")
     if from_manifest:
-        records = with_captions(read_manifest(train), told or {}, root)
+        records = with_captions(read_manifest(train), captions_of or {}, root)
     else:
-        records = read_records(train, told)
+        records = read_records(train, captions_of)
     usable = [record for record in records if record.split != "test"]
     return Sources(
         Listing(root, usable),
-        test=len(records) - len(usable),
-        names=_names(names, usable, say),
-        again=_replayed(replay, say),
-        against=_test_pictures(against, root, say),
+        n_test=len(records) - len(usable),
+        names=_names(names, usable, on_message),
+        replay=_replayed(replay, on_message),
+        test_set=_test_set(against, root, on_message),
     )
 
 
 def _names(
-    file: str | os.PathLike[str] | None, records: Sequence[Record], say: Callable[[str], None]
+    file: str | os.PathLike[str] | None, records: Sequence[Record], on_message: Callable[[str], None]
 ) -> dict[str, tuple[str, ...]] | None:
-    """Return the names of the categories that there are."""
+    """Return what a file calls the categories that there are."""
     if file is None:
         return None
     names = read_names(file)
@@ -170,20 +166,20 @@ def _names(
                 f"names file {os.fspath(file)!r} names none of the categories, which are "
                 f"{', '.join(sorted(categories)[:10])}; {first}. Write lines of category,name with those."
             )
-        say(f"names of {len(strangers):,} categories that there are no pictures of, {first}")
+        on_message(f"names of {len(strangers):,} categories that there are no pictures of, {first}")
     return {category: called for category, called in names.items() if category in categories}
 
 
-def _replayed(file: str | os.PathLike[str] | None, say: Callable[[str], None]) -> Listing | None:
+def _replayed(file: str | os.PathLike[str] | None, on_message: Callable[[str], None]) -> Listing | None:
     if file is None:
         return None
-    root, found = replayed_records(file)
-    say(f"{len(found):,} captioned pictures to replay from {os.fspath(file)}")
-    return Listing(root, found)
+    root, records = replayed_records(file)
+    on_message(f"{len(records):,} captioned pictures to replay from {os.fspath(file)}")
+    return Listing(root, records)
 
 
-def _test_pictures(
-    folder: str | os.PathLike[str] | None, train: Path, say: Callable[[str], None]
+def _test_set(
+    folder: str | os.PathLike[str] | None, train: Path, on_message: Callable[[str], None]
 ) -> Listing | None:
     if folder is None:
         return None
@@ -198,104 +194,141 @@ def _test_pictures(
     records = [Record(path, "", (), size_bytes) for path, size_bytes in sorted(list_pictures(root))]
     if not records:
         raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
-    say(f"{len(records):,} test pictures to compare with from {root}")
+    on_message(f"{len(records):,} test pictures to compare with from {root}")
     return Listing(root, records)
 
 
 # ---- Decoding --------------------------------------------------------------------------------------------
 
 
-def gather(
+def prepare(
     sources: Sources,
     base: Base,
     config: FinetuneConfig,
     *,
     opened: contextlib.ExitStack,
-    on_picture: Callable[[int], object] = lambda _: None,
+    on_image: Callable[[int], object] = lambda _: None,
 ) -> Data:
-    """Decode every picture once; leave out what must not be trained on, and set validation apart.
+    """Decode every picture once, leave out what must not be trained on, and split off validation.
 
     Args:
         sources: From `find_sources`.
-        base: Says how pictures are fitted and texts are read.
-        config: Says how much is kept in memory and how validation is carved off.
-        opened: Closes the pictures.
-        on_picture: Called for each picture that was decoded, with how many there are.
+        base: Says how pictures are fitted and texts are tokenized.
+        config: Says how much is kept in memory and how validation is split off.
+        opened: Closes the image sets.
+        on_image: Called for each picture that was decoded, with the number of all pictures.
 
     Raises:
-        DataError: If what can be read and may be trained on is of one category, a category's name is too
-            long for the model, or nothing is left to replay.
+        DataError: If the pictures that can be read and trained on are of one category, a category's name is
+            too long for the model, or nothing is left to replay.
         ModelError: If the model's tokenizer cannot be loaded.
     """
-    labelled, again, against = sources.labelled, sources.again, sources.against
-    lengths = _lengths(sources, base)
-    large, small = training_size(base.preprocess.size), base.preprocess.size
-    total = sum(len(some.records) for some in (labelled, again, against) if some)
-
-    def pictures(root: Path, records: Sequence[Record], size: tuple[int, int], budget_bytes: int) -> Pictures:
-        made = Pictures(root, records, size=size, preprocess=base.preprocess, budget_bytes=budget_bytes)
-        opened.callback(made.close)
-        return made
-
-    every = pictures(labelled.root, labelled.records, large, config.cache_mib * _MIB)
-    skipped = every.load(lambda: on_picture(total), look=True)
-    leaks = {}
-    test = None
-    if against is not None:
-        test = pictures(against.root, against.records, large, 0)
-        unseen = test.load(lambda: on_picture(total), look=True)
-        skipped += [replace(one, path=str(against.root / one.path)) for one in unseen]
-        leaks = find_leaks(every.records, every.looks, test.records, test.looks)
-    for_validation = [i for i, record in enumerate(every.records) if record.split == "validation"]
-    if for_validation:
-        judged = [every.records[i] for i in for_validation]
-        found = find_leaks(every.records, every.looks, judged, [every.looks[i] for i in for_validation])
-        leaks = {i: leak for i, leak in found.items() if every.records[i].split == "train"} | leaks
-    every.select([i for i in range(len(every.records)) if i not in leaks])
-    refuse_one_category(every.records, labelled.root)
-    groups, copies = find_copies(labelled.root, every.records, every.looks)
-    train, validation = split_records(
-        every.records, share=config.validation_share, seed=config.seed, groups=groups.tolist()
-    )
-    held_out = pictures(labelled.root, [every.records[i] for i in validation], small, 0)  # rarely looked at
-    replay = captioned = None
-    again_leaks: dict[int, Leak] = {}
-    if again is not None:
-        replay = pictures(again.root, again.records, large, config.cache_mib * _MIB // 2)
-        skipped += replay.load(lambda: on_picture(total), look=True)
-        judged_looks = [every.looks[i] for i in validation]
-        again_leaks = find_leaks(replay.records, replay.looks, held_out.records, judged_looks)
-        if test is not None:
-            again_leaks = find_leaks(replay.records, replay.looks, test.records, test.looks) | again_leaks
-        replay.select([i for i in range(len(replay.records)) if i not in again_leaks])
-        if not replay.records:
-            raise DataError(
-                f"of the {len(again.records):,} captioned pictures to replay none can be read and is no "
-                "picture of validation or of the test. Mend them, or leave out --replay."
-            )
-        shown, kept = hold_out(find_groups(replay.looks).tolist(), seed=config.seed)
-        captioned = pictures(again.root, [replay.records[i] for i in kept], small, 0)
-        replay.select(shown)
-    report = Report(
-        train=[every.records[i] for i in train],
-        validation=held_out.records,
-        names=sources.names,
-        skipped=skipped,
-        copies=copies,
-        leaks=[*leaks.values(), *again_leaks.values()],
-        test=sources.test,
-        against=None if test is None else len(test.records),
-        lengths=lengths,
-        lost=sorted({record.category for record in labelled.records} - {r.category for r in every.records}),
-    )
-    return Data(every.select(train), held_out, replay, captioned, sources.names, report)
-
-
-def _lengths(sources: Sources, base: Base) -> Lengths:
-    return measure(
+    lengths = measure_token_lengths(
         sources.labelled.records,
-        sources.again.records if sources.again else (),
+        sources.replay.records if sources.replay else (),
         base.make_token_counter(),
         context=base.context_length,
         names=sources.names,
     )
+    decoder = _Decoder(sources, base, opened, on_image)
+    cache_bytes = config.cache_mib << 20
+    labelled = decoder.decode(sources.labelled, cache_bytes)
+    test_set = decoder.decode(sources.test_set, 0, full_paths=True) if sources.test_set else None
+    leaks = _drop_leaks(labelled, test_set)
+    refuse_one_category(labelled.records, labelled.folder)
+    groups, duplicates = find_duplicates(labelled.folder, labelled.records, labelled.hashes)
+    train, validation = split_records(
+        labelled.records, share=config.validation_share, seed=config.seed, groups=groups.tolist()
+    )
+    held_out = decoder.at_model_size(labelled, validation)
+    replay = captioned = None
+    if sources.replay is not None:
+        replay = decoder.decode(sources.replay, cache_bytes // 2)
+        leaks += _drop_replay_leaks(replay, held_out, [labelled.hashes[i] for i in validation], test_set)
+        if not replay.records:
+            raise DataError(
+                f"of the {len(sources.replay.records):,} captioned pictures to replay none can be read and "
+                "is no picture of validation or of the test. Mend them, or leave out --replay."
+            )
+        shown, kept = hold_out(find_groups(replay.hashes).tolist(), seed=config.seed)
+        captioned = decoder.at_model_size(replay, kept)
+        replay.select(shown)
+    categories = {record.category for record in labelled.records}
+    report = Report(
+        train=[labelled.records[i] for i in train],
+        validation=held_out.records,
+        names=sources.names,
+        skipped=decoder.skipped,
+        duplicates=duplicates,
+        leaks=leaks,
+        test=sources.n_test,
+        against=None if test_set is None else len(test_set.records),
+        lengths=lengths,
+        lost=sorted({record.category for record in sources.labelled.records} - categories),
+    )
+    return Data(labelled.select(train), held_out, replay, captioned, sources.names, report)
+
+
+class _Decoder:
+    """Makes the image sets of a run, and collects the pictures that cannot be read in `skipped`."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        base: Base,
+        opened: contextlib.ExitStack,
+        on_image: Callable[[int], object],
+    ) -> None:
+        self.skipped: list[Skipped] = []
+        self._preprocess, self._opened = base.preprocess, opened
+        listings = (sources.labelled, sources.replay, sources.test_set)
+        total = sum(len(listing.records) for listing in listings if listing)
+        self._on_image = lambda: on_image(total)
+
+    def decode(self, listing: Listing, budget_bytes: int, *, full_paths: bool = False) -> ImageSet:
+        """Decode and hash a listing at the size that training crops from."""
+        size = training_size(self._preprocess.size)
+        images = self._image_set(listing.root, listing.records, size, budget_bytes)
+        skipped = images.load(self._on_image, with_hashes=True)
+        if full_paths:
+            skipped = [replace(skip, path=str(listing.root / skip.path)) for skip in skipped]
+        self.skipped += skipped
+        return images
+
+    def at_model_size(self, images: ImageSet, positions: Sequence[int]) -> ImageSet:
+        """Return some of the pictures at the model's own size, decoded whenever they are scored."""
+        records = [images.records[i] for i in positions]
+        return self._image_set(images.folder, records, self._preprocess.size, 0)
+
+    def _image_set(
+        self, root: Path, records: Sequence[Record], size: tuple[int, int], budget_bytes: int
+    ) -> ImageSet:
+        images = ImageSet(root, records, size=size, preprocess=self._preprocess, budget_bytes=budget_bytes)
+        self._opened.callback(images.close)
+        return images
+
+
+def _drop_leaks(labelled: ImageSet, test_set: ImageSet | None) -> list[Leak]:
+    """Leave out duplicates of test pictures and of those that a manifest means for validation."""
+    leaks: dict[int, Leak] = {}
+    if test_set is not None:
+        leaks = find_leaks(labelled.records, labelled.hashes, test_set.records, test_set.hashes)
+    validation = [i for i, record in enumerate(labelled.records) if record.split == "validation"]
+    if validation:
+        records = [labelled.records[i] for i in validation]
+        hashes = [labelled.hashes[i] for i in validation]
+        found = find_leaks(labelled.records, labelled.hashes, records, hashes)
+        leaks = {i: leak for i, leak in found.items() if labelled.records[i].split == "train"} | leaks
+    labelled.select([i for i in range(len(labelled.records)) if i not in leaks])
+    return [*leaks.values()]
+
+
+def _drop_replay_leaks(
+    replay: ImageSet, held_out: ImageSet, held_out_hashes: Sequence[ImageHash], test_set: ImageSet | None
+) -> list[Leak]:
+    """Leave out of replay the duplicates of validation and test pictures."""
+    leaks = find_leaks(replay.records, replay.hashes, held_out.records, held_out_hashes)
+    if test_set is not None:
+        leaks = find_leaks(replay.records, replay.hashes, test_set.records, test_set.hashes) | leaks
+    replay.select([i for i in range(len(replay.records)) if i not in leaks])
+    return [*leaks.values()]

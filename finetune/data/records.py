@@ -1,4 +1,4 @@
-"""Where training pictures come from: a folder becomes records, and some are carved off for validation.
+"""Records of training pictures: read from a folder, and split into training and validation.
 
 Hides what is left out and why. Opens no picture.
 """
@@ -19,8 +19,7 @@ from finetune.data.species import Taxon
 from imret.datasets.scan import Found, Skipped, looks_like_picture, walk
 from imret.errors import DataError
 
-# With the seed and a number it seeds a stream of random numbers of its own; finetune.data.batches has the
-# others.
+# Number of a random stream; finetune.data.batches has the others.
 _SPLIT = 2
 
 
@@ -78,9 +77,9 @@ def read_records(
             continue
         records.append(Record(path, path.split("/", 1)[0], (), size_bytes))
     if not records:
-        found = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        content = f"{loose} pictures that lie in no category" if loose else "no pictures"
         raise DataError(
-            f"training folder {str(root)!r} holds {found}. Put them in one sub-folder per category."
+            f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )
     records = with_captions(records, captions or {}, root)
     refuse_one_category(records, root)
@@ -88,18 +87,18 @@ def read_records(
 
 
 def list_pictures(root: Path) -> Iterator[tuple[str, int]]:
-    """Give the path below `root` and the size of each file that is named like a picture."""
+    """Yield the path below `root` and the size of each file that is named like a picture."""
     for entry in walk(str(root)):
         if isinstance(entry, Found):
             yield entry.path, entry.info.st_size
         elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
-            yield entry.path, 0  # decoding will say what is wrong with it, and the report will
+            yield entry.path, 0  # decoding finds what is wrong with it, for the report
 
 
 def with_captions(
     records: Sequence[Record], captions: Mapping[str, Sequence[str]], root: Path
 ) -> list[Record]:
-    """Give records the captions of their paths, after those that they have.
+    """Return records with the captions of their paths added to those that they have.
 
     Raises:
         DataError: If a path is that of no record; the message counts them and names the first.
@@ -129,7 +128,7 @@ def refuse_one_category(records: Sequence[Record], root: Path) -> None:
 
 
 def manifest_hash(records: Sequence[Record]) -> str:
-    """Return a sha256 over all that is known of every picture: the same data, the same hash."""
+    """Return a sha256 over everything known of every picture: the same data, the same hash."""
     digest = hashlib.sha256()
     for record in records:
         taxon = record.taxon and astuple(record.taxon)
@@ -143,16 +142,16 @@ def manifest_hash(records: Sequence[Record]) -> str:
 def split_records(
     records: Sequence[Record], *, share: float, seed: int, groups: Sequence[int] | None = None
 ) -> tuple[list[int], list[int]]:
-    """Set validation apart: what is meant for it or, where nothing is, the same share of every category.
+    """Split off validation: the records meant for it or, without any, the same share of every category.
 
-    Pictures of one group, such as copies of each other, stay on one side. A category of two groups or more
-    has at least one picture on either side; one of a single group is trained on. A group that lies in
-    several categories goes where the smallest of them needs it.
+    Pictures of one group, such as duplicates, stay on one side. A category of two groups or more has at least
+    one picture on either side; one of a single group is trained on. A group that lies in several categories
+    goes where the smallest of them needs it.
 
     Args:
         records: All usable records.
         share: Wanted share of validation, in [0, 1).
-        seed: Which pictures; another seed, another validation.
+        seed: Decides which pictures.
         groups: For each record the number of its group; if None, each is a group of its own.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Captioned pictures of the kind the base was trained on, shown again so that it does not forget them."""
+"""Replay: captioned pictures of the kind the base was trained on, shown again against forgetting."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from finetune.data.batches import TextSet, text_set
 from finetune.data.captions import caption_key
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record
 from imret.datasets.captions_csv import read_captioned
 
-# What a stream of random numbers is for; apart from those of finetune.data.batches.
+# Numbers of random streams; finetune.data.batches has the others.
 _REPLAY_ORDER, _REPLAY_CAPTION, _REPLAY_SPLIT = 100, 101, 102
 
-# Of the captioned pictures, so many are kept out of replay to measure what is forgotten.
+# Share of the captioned pictures that is kept out of replay, to measure what is forgotten.
 _HELD_OUT = 0.2
 
 
@@ -27,12 +27,12 @@ class Replay:
     """Batches of captioned pictures, each a function of the seed and the step alone.
 
     Args:
-        pictures: Those that are replayed; every record has captions.
+        pictures: The pictures to replay; every record has captions.
         batch_size: Pictures a step; no more than there are.
-        seed: Another seed, another order.
+        seed: Decides the order.
     """
 
-    def __init__(self, pictures: Pictures, *, batch_size: int, seed: int) -> None:
+    def __init__(self, pictures: ImageSet, *, batch_size: int, seed: int) -> None:
         self._pictures = pictures
         self.batch_size = min(batch_size, len(pictures.records))
         self._seed = seed
@@ -61,8 +61,9 @@ def hold_out(groups: Sequence[int], *, seed: int) -> tuple[list[int], list[int]]
     """Return which captioned pictures are replayed, and which are kept to measure retention.
 
     Args:
-        groups: For each picture the number of its group; those of one, such as copies, stay together.
-        seed: Another seed, others.
+        groups: For each picture the number of its group; pictures of one group, such as duplicates, stay
+            together.
+        seed: Decides which.
     """
     sizes = Counter(groups)
     numbers = sorted(sizes)

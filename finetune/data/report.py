@@ -1,4 +1,4 @@
-"""What is trained on, told before it is: a table of categories, and what is wrong with the pictures."""
+"""The report before training: a table of categories, and what is wrong with the pictures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finetune.data.captions import category_captions
-from finetune.data.duplicates import Copies, Leak
+from finetune.data.duplicates import Duplicates, Leak
 from finetune.data.records import Record
-from finetune.data.token_lengths import Lengths
+from finetune.data.token_lengths import TokenLengths
 from imret.datasets.scan import Skipped
 from imret.escape import escape_control
 from imret.retrieval.prompts import common_names
 
-# Of whatever there are many, a person is shown so many.
+# Of long lists a person is shown the first few.
 _SHOWN = 3
 _SHOWN_SKIPPED = 10
 _WIDEST = 40
@@ -30,9 +30,9 @@ class Report:
         validation: Pictures to validate with.
         names: What categories are called, where a file says so.
         skipped: Pictures that cannot be read.
-        copies: Pictures that are there more than once.
-        leaks: Pictures left out because they are those of validation or of the test folder.
-        test: How many pictures a manifest means for a test; they were not looked at.
+        duplicates: Pictures that occur more than once.
+        leaks: Pictures left out as duplicates of validation or test pictures.
+        test: How many pictures a manifest sets aside for a test; they were not opened.
         against: How many pictures of a test folder were compared; None without one.
         lengths: Texts that are too long.
         lost: Categories of which no picture is left.
@@ -42,11 +42,11 @@ class Report:
     validation: Sequence[Record]
     names: Mapping[str, Sequence[str]] | None
     skipped: list[Skipped]
-    copies: Copies
+    duplicates: Duplicates
     leaks: list[Leak]
     test: int
     against: int | None
-    lengths: Lengths
+    lengths: TokenLengths
     lost: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Report:
                 for category in sorted(counts | held_out)
             },
             "skipped": [asdict(skip) for skip in self.skipped],
-            "copies": asdict(self.copies),
+            "copies": asdict(self.duplicates),
             "leaks": [asdict(leak) for leak in self.leaks],
             "lost": self.lost,
             "test": self.test,
@@ -115,49 +115,51 @@ class Report:
         ]
 
     def _sentences(self) -> list[str]:
-        copies = self.copies
-        said = [
-            f"{len(self.skipped):,} unreadable, {len(copies.exact):,} identical files, "
-            f"{len(copies.near):,} near copies, {len(copies.conflicts):,} label conflicts, "
+        duplicates = self.duplicates
+        sentences = [
+            f"{len(self.skipped):,} unreadable, {len(duplicates.exact):,} identical files, "
+            f"{len(duplicates.near):,} near copies, {len(duplicates.conflicts):,} label conflicts, "
             f"{len(self.leaks):,} leaks left out of training"
             + ("" if self.against is None else f" ({self.against:,} test pictures compared)")
         ]
         for skip in self.skipped[:_SHOWN_SKIPPED]:
-            said.append(f"skipped {skip.path}: {skip.reason}")
+            sentences.append(f"skipped {skip.path}: {skip.reason}")
         if len(self.skipped) > _SHOWN_SKIPPED:
-            said.append(f"and skipped {len(self.skipped) - _SHOWN_SKIPPED:,} more")
+            sentences.append(f"and skipped {len(self.skipped) - _SHOWN_SKIPPED:,} more")
         for what, groups in (
-            ("the same file", copies.exact),
-            ("look alike, kept on one side of validation", copies.near),
-            ("one picture in several categories; correct its label", copies.conflicts),
+            ("the same file", duplicates.exact),
+            ("look alike, kept on one side of validation", duplicates.near),
+            ("one picture in several categories; correct its label", duplicates.conflicts),
         ):
-            said += [f"{what}: {_some(paths)}" for paths in groups[:_SHOWN]]
-        said += [f"left out of training: {leak.path} is like {leak.like}" for leak in self.leaks[:_SHOWN]]
+            sentences += [f"{what}: {_listed(paths)}" for paths in groups[:_SHOWN]]
+        sentences += [
+            f"left out of training: {leak.path} is like {leak.like}" for leak in self.leaks[:_SHOWN]
+        ]
         if self.lost:
-            said.append(f"no picture is left of {_some(self.lost)}: it is not learned")
+            sentences.append(f"no picture is left of {_listed(self.lost)}: it is not learned")
         held_out = {record.category for record in self.validation}
         if held_out and (without := sorted({record.category for record in self.train} - held_out)):
-            said.append(f"no validation picture of {_some(without)}: it has too few that differ")
+            sentences.append(f"no validation picture of {_listed(without)}: it has too few that differ")
         of_name: dict[str, list[str]] = {}
         for category in sorted({record.category for record in (*self.train, *self.validation)}):
             of_name.setdefault(common_names(category, self.names)[0].lower(), []).append(category)
-        said += [
-            f"{_some(categories)} are all called {name!r}, and no query can tell them apart: name them in "
+        sentences += [
+            f"{_listed(categories)} are all called {name!r}, and no query can tell them apart: name them in "
             "--names, or put them together"
             for name, categories in of_name.items()
             if len(categories) > 1
         ]
         if len(held_out) == 1:
-            said.append(
-                f"only {_some(sorted(held_out))} has validation pictures, which rank perfectly among "
+            sentences.append(
+                f"only {_listed(sorted(held_out))} has validation pictures, which rank perfectly among "
                 "themselves: validation says nothing, and chooses no blend"
             )
         if self.test:
-            said.append(f"{self.test:,} pictures are meant for a test and left alone")
+            sentences.append(f"{self.test:,} pictures are meant for a test and left alone")
         if kinds := self.lengths.species_kinds:
             n = len({record.taxon.key for record in self.train if record.taxon})
-            said.append(f"{n:,} species, told by texts that are {', '.join(kinds)}")
-        return said + self.lengths.sentences()
+            sentences.append(f"{n:,} species, told by texts that are {', '.join(kinds)}")
+        return sentences + self.lengths.sentences()
 
 
 def _short(text: str) -> str:
@@ -165,6 +167,6 @@ def _short(text: str) -> str:
     return shown if len(shown) <= _WIDEST else shown[: _WIDEST - 1] + "\u2026"
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

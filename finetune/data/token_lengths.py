@@ -1,8 +1,8 @@
-"""Whether the texts of a run fit into what its text tower reads, asked before the first step.
+"""Token counts of a run's texts against the context of its text tower, checked before the first step.
 
-A text that is too long is cut, and what it says past the cut is never learned. Names of categories have to
-fit; captions are cut and told; a kind of species text that would be cut is not used, since species could
-differ only in what is cut off.
+A text that is too long is cut, and what it says past the cut is never learned. Names of categories must fit;
+captions are cut and counted; a kind of species text that would be cut is not used, since species could differ
+only in what is cut off.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from imret.retrieval.prompts import EVALUATION_TEMPLATES, TRAINING_TEMPLATES, co
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """What became of texts that are too long.
+class TokenLengths:
+    """Which texts are too long for the model.
 
     Attributes:
         context: Tokens that the text tower reads, the first and the last included.
         cut: How many different captions are longer.
         longest: Tokens of the longest of them; 0 if there is none.
         first: Path of the first picture that has one; empty if there is none.
-        species_kinds: Kinds of text by which species are told: those that some species has, and that fit.
+        species_kinds: Kinds of text that name species, of those that some species has and that fit.
         too_long_kinds: Kinds that some species has and that do not fit.
     """
 
@@ -38,33 +38,33 @@ class Lengths:
 
     def sentences(self) -> list[str]:
         """Return what a person should know; nothing if everything fits."""
-        said = []
+        sentences = []
         if self.cut:
-            said.append(
+            sentences.append(
                 f"{self.cut:,} captions are longer than the {self.context} tokens that the model reads and "
                 f"are trained on cut; the longest has {self.longest}, the first is one of {self.first}"
             )
         if self.too_long_kinds:
-            said.append(
+            sentences.append(
                 f"texts of species that are {' or '.join(self.too_long_kinds)} are left out: some are longer "
                 f"than the {self.context} tokens that the model reads"
             )
-        return said
+        return sentences
 
 
-def measure(
+def measure_token_lengths(
     records: Sequence[Record],
     replayed: Sequence[Record],
     count: Callable[[str], int],
     *,
     context: int,
     names: Mapping[str, Sequence[str]] | None = None,
-) -> Lengths:
+) -> TokenLengths:
     """Count the tokens of every text that training or validation may use.
 
     Args:
         records: The pictures of categories.
-        replayed: Captioned pictures of none.
+        replayed: Captioned pictures of no category.
         count: Gives the tokens of a text, the first and the last included.
         context: Tokens that the text tower reads.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
@@ -96,7 +96,7 @@ def measure(
     fits = {
         kind: all(count(text) <= context for text in {taxon.text(kind) for taxon in taxa}) for kind in known
     }
-    return Lengths(
+    return TokenLengths(
         context,
         cut=len(too_long),
         longest=max(too_long, default=0),

@@ -1,4 +1,4 @@
-"""What training starts from: a pretrained model, or an architecture whose weights are yet to be drawn.
+"""What training starts from: a pretrained model, or an architecture with random weights.
 
 Hides the difference between the two, and the tokenizer. Pretrained models are found and loaded by imret.
 """
@@ -34,7 +34,7 @@ class Base:
     """A model to start from, not yet built.
 
     Attributes:
-        model_id: What to type to get it again.
+        model_id: Name to find it by again.
         fingerprint: Hash of weights, architecture and preprocessing; without weights, of the other two.
         model_cfg: open_clip's architecture configuration.
         preprocess: What the image tower expects.

@@ -1,7 +1,7 @@
-"""Compiling towers: blocks, one like the other, are compiled once for all of them.
+"""Compiling towers block by block: equal blocks are compiled once for all of them.
 
-A whole tower of 32 blocks takes the compiler minutes, one block seconds, and what is gained, norms and
-activations in one pass over memory each, lies within the blocks.
+A whole tower of 32 blocks takes the compiler minutes, one block seconds; the gain, norms and activations in
+one pass over memory each, lies within the blocks.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from typing import Any, cast
 
 from torch import nn
 
-# One piece of code serves both towers and their frozen copies, trained and scored, with few texts and many.
+# The same code is compiled for both towers and their frozen copies, in training and in scoring, for few and
+# for many texts.
 _VARIANTS = 32
 
 
 def compile_towers(model: nn.Module) -> None:
-    """Have a model's towers compiled when they are first used.
+    """Make a model's towers compile when they are first used.
 
     Of a transformer the blocks are compiled; of another image tower, what lies below its head; another text
-    tower is left as it is. Names of weights and what a forward pass gives, but for its last bits, stay.
+    tower is left as it is. Names of weights stay, and so does the result of a forward pass but for its last
+    bits.
 
     Args:
         model: One of open_clip's two-tower models.

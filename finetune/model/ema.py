@@ -1,4 +1,4 @@
-"""The running average of the weights over the steps, which is steadier than the last step's."""
+"""The exponential moving average of the weights, which is steadier than the weights of the last step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class EMA:
     """An exponential moving average of parameters, in float32.
 
-    In step t, counted from 1, it moves by 1 - min(decay, (1 + t) / (10 + t)): a short run is not held back by
-    weights that it began with.
+    In step t, counted from 1, it moves by 1 - min(decay, (1 + t) / (10 + t)), so that a short run is not held
+    back by the weights it began with.
 
     Args:
-        parameters: What is averaged; their values now are where it begins.
+        parameters: What is averaged, beginning with their present values.
         decay: In (0, 1).
     """
 
@@ -30,23 +30,23 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters' values of now into the average."""
+        """Move the average towards the parameters' present values."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._averages, [p.detach().float() for p in self._parameters], 1 - decay)
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:
-        """Put the average in the place of the parameters."""
+        """Overwrite the parameters with their averages."""
         for parameter, average in zip(self._parameters, self._averages, strict=True):
             parameter.copy_(average)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a run needs to go on."""
+        """Return what a resumed run needs."""
         return {"steps": self._steps, "averages": self._averages}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the state of an average of the same parameters."""
+        """Load the state of an average of the same parameters."""
         self._steps = state["steps"]
-        for mine, theirs in zip(self._averages, state["averages"], strict=True):
-            mine.copy_(theirs)
+        for average, saved in zip(self._averages, state["averages"], strict=True):
+            average.copy_(saved)

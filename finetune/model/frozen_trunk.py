@@ -1,7 +1,7 @@
-"""An image tower cut below its topmost layer, so that what does not learn is computed once.
+"""An image tower split below its topmost layer, so that the frozen trunk is computed once.
 
-Where only the topmost layer is trained, everything below it is the same for the model and for its base: one
-pass serves both, and no gradient goes through it.
+Where only the topmost layer is trained, the trunk is the same for the model and for its base: one pass serves
+both, and no gradient goes through it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-Part = Callable[[Tensor], Tensor]
+Stage = Callable[[Tensor], Tensor]
 
 
-def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
-    """Return what lies below the topmost layer of an image tower, that layer, and a frozen copy of it.
+def split_at_top_layer(visual: nn.Module) -> tuple[Stage, Stage, Stage] | None:
+    """Return the trunk of an image tower, its topmost layer, and a frozen copy of that layer.
 
     Args:
         visual: The image tower of one of open_clip's models, as the base has it.
 
     Returns:
         Three functions: (B, 3, H, W) normalised pixels to hidden states, and twice hidden states to (B, D)
-        features. None for a tower that is built in a way that is not known here, or whose topmost layer lies
-        within timm's own part, as in SigLIP.
+        features. None for a tower of a kind not known here, or whose topmost layer is timm's own, as in
+        SigLIP.
     """
     tower: Any = visual
     if isinstance(visual, TimmModel):
@@ -40,13 +40,13 @@ def cut(visual: nn.Module) -> tuple[Part, Part, Part] | None:
         and not tower.output_tokens
     ):
         top = copy.copy(tower)
-        top._modules = {name: part for name, part in tower._modules.items() if name != "transformer"}
+        top._modules = {name: module for name, module in tower._modules.items() if name != "transformer"}
         top = copy.deepcopy(top).requires_grad_(False)
-        return lambda x: cast(Tensor, tower.transformer(tower._embeds(x))), _above(tower), _above(top)
+        return lambda x: cast(Tensor, tower.transformer(tower._embeds(x))), _top_of(tower), _top_of(top)
     return None
 
 
-def _above(tower: Any) -> Part:
+def _top_of(tower: Any) -> Stage:
     def features(hidden: Tensor) -> Tensor:
         pooled = tower._pool(hidden)[0]
         return cast(Tensor, pooled if tower.proj is None else pooled @ tower.proj)

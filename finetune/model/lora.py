@@ -1,8 +1,8 @@
-"""Low-rank adapters on the weights themselves, in both towers.
+"""LoRA: low-rank adapters on the weights themselves, in both towers.
 
-The adapter is a parametrization of the weight, W + (alpha / rank) B A, and not a wrapper of the module: what
-reads the weight gets the sum, whoever calls. That matters in `nn.MultiheadAttention`, which never calls its
-`out_proj` but hands over the module's weight, so that a wrapped `out_proj` would learn nothing.
+The adapter is a parametrization of the weight, W + (alpha / rank) B A, and not a wrapper of the module, so
+that whoever reads the weight gets the sum. That matters in `nn.MultiheadAttention`, which never calls its
+`out_proj` but passes its weight on: a wrapped `out_proj` would learn nothing.
 
 Source: Hu et al. (2021), "LoRA: Low-Rank Adaptation of Large Language Models",
     https://arxiv.org/abs/2106.09685.
@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 
 from finetune.model.param_groups import tower_of
 
-# The token table is a look-up: an adapter on it would be as large as the rows that are met.
-_LEFT_ALONE = (nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-_LEFT_ALONE_NAMES = (
+# The token table is a look-up: an adapter on it would be as large as the rows that occur.
+_NOT_ADAPTED = (nn.Embedding, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_NOT_ADAPTED_NAMES = (
     "positional_embedding",
     "class_embedding",
     "pos_embed",
@@ -35,7 +35,7 @@ class LowRank(nn.Module):
     """The sum of a weight and `scale * B A`.
 
     Args:
-        weight: (out, ...) what is adapted; all but its first dimension count as one.
+        weight: (out, ...) weight to adapt; all dimensions but the first count as one.
         rank: Of the adapter, in each of its stacked parts.
         scale: What B A is multiplied with.
         parts: How many matrices of their own are stacked in `weight`: 3 where it holds those of query, key
@@ -84,25 +84,25 @@ def add_lora(
     """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    adapted = []
     for prefix, module in list(model.named_modules()):
-        if isinstance(module, _LEFT_ALONE):
+        if isinstance(module, _NOT_ADAPTED):
             continue
         # A parameter of the model itself is the text tower's, but for the image tower's own module.
         if tower_of(f"{prefix}." if prefix else "") not in towers:
             continue
         for name, weight in list(module.named_parameters(recurse=False)):
-            if weight.ndim < 2 or name in _LEFT_ALONE_NAMES or _is_depthwise(module):
+            if weight.ndim < 2 or name in _NOT_ADAPTED_NAMES or _is_depthwise(module):
                 continue
             parts = 3 if name == "in_proj_weight" else 1
             adapter = LowRank(weight, rank=rank, scale=alpha / rank, parts=parts, generator=generator)
             parametrize.register_parametrization(module, name, adapter, unsafe=True)
-            found.append(f"{prefix}.{name}" if prefix else name)
-    return found
+            adapted.append(f"{prefix}.{name}" if prefix else name)
+    return adapted
 
 
 def _is_depthwise(module: nn.Module) -> bool:
-    """Whether the kernel has one input channel an output: there is no rank to reduce."""
+    """Whether the kernel has one input channel per output, and so no rank to reduce."""
     return isinstance(module, nn.Conv2d) and module.groups > 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-# Parts below the numbered blocks. What is named nowhere (a final norm, a head, a projection) is on top.
+# Parts below the numbered blocks. Parts that match neither pattern (a final norm, a head) are on top.
 _STEM = re.compile(
     r"(^|\.)(conv\d?|conv_stem|bn\d|patch_embed|class_embedding|positional_embedding|cls_token|pos_embed"
     r"|token_embedding|ln_pre|norm_pre|stem|embeddings)(\.|$)"
@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers?)\.?(\d+)(?:\.(?:blocks\
 
 
 def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> None:
-    """Freeze all but what is to be trained; the logit scale is left as it is.
+    """Freeze everything but what is to be trained; the logit scale is left as it is.
 
     Args:
         model: One of open_clip's two-tower models.
@@ -43,7 +43,7 @@ def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> N
 
 
 def token_tables(model: nn.Module) -> set[str]:
-    """Return the names of the text tower's tables of one row a token; positions are no tokens."""
+    """Return the names of the text tower's token embeddings; position embeddings are left out."""
     return {
         f"{name}.weight"
         for name, module in model.named_modules()
@@ -64,7 +64,7 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
     Layer 0 is the stem or the embeddings, the last one norm and projection (of a timm tower the projection
     alone), and between them the blocks.
     """
-    found: dict[str, tuple[str, tuple[int, int]]] = {}
+    places_of: dict[str, tuple[str, tuple[int, int]]] = {}
     for name, _ in model.named_parameters():
         if name in ("logit_scale", "logit_bias"):
             continue
@@ -76,12 +76,12 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
         else:
             # open_clip puts a projection of its own on a tower that comes from timm.
             place = (1 << 30, int(name.startswith("visual.head.")))
-        found[name] = tower_of(name), place
+        places_of[name] = tower_of(name), place
     ranks = {}
     for tower in ("image", "text"):
-        places = sorted({place for one, place in found.values() if one == tower})
+        places = sorted({place for one, place in places_of.values() if one == tower})
         ranks.update({(tower, place): i for i, place in enumerate(places)})
-    return {name: (tower, ranks[tower, place]) for name, (tower, place) in found.items()}
+    return {name: (tower, ranks[tower, place]) for name, (tower, place) in places_of.items()}
 
 
 def parameter_groups(
@@ -96,7 +96,7 @@ def parameter_groups(
     """Return AdamW's groups of the trainable parameters.
 
     Matrices and kernels decay. Gains, biases and scalars do not, nor does the token table: decay would move
-    the rows of words that are never met.
+    the rows of words that never occur.
 
     Args:
         model: One of open_clip's two-tower models.

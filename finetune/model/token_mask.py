@@ -1,7 +1,7 @@
-"""Which words of the text tower may learn: those that name categories and species, and no other.
+"""Training only the tokens that name categories and species, and no others.
 
-A text without such a word keeps its embedding to the bit, so what a model knows of the rest of language
-cannot be forgotten, whatever it learns about names.
+A text without such a token keeps its embedding to the bit, so that a model cannot forget what it knows of the
+rest of language, whatever it learns about names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from finetune.data.species import TEXT_KINDS, Taxon
 from finetune.model.param_groups import token_tables, tower_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
-# Words that stand in names and mean nothing of their own: "frog or salamander".
+# Words that occur in names without naming anything: "frog or salamander".
 _FUNCTION_WORDS = "a an and by common for from in name of on or the to with"
-# Takes the place of a name where only the frame around it is asked about.
+# Takes the place of a name to get the tokens of the frame around it.
 _ANYTHING = "thing"
 
 
 def name_tokens(
     tokenize: Callable[[Sequence[str]], Tensor], names: Iterable[str], taxa: Iterable[Taxon] = ()
 ) -> Tensor:
-    """Return the tokens that stand for names, and not also for the frames that names are put into.
+    """Return the tokens of names that are not also tokens of the frames that names are put into.
 
     Args:
         tokenize: Gives (B, L) token ids of B texts.
@@ -37,8 +37,8 @@ def name_tokens(
     named = [fill(style, name) for name in names for style in TRAINING_TEMPLATES]
     named += [taxon.text(kind) for taxon in taxa for kind in TEXT_KINDS if taxon.has(kind)]
     frames = [fill(style, _ANYTHING) for style in TRAINING_TEMPLATES] + [_FUNCTION_WORDS]
-    known, met = ({int(token) for token in tokenize(texts).flatten()} for texts in (frames, named))
-    return torch.tensor(sorted(met - known), dtype=torch.int64)
+    of_frames, of_names = ({int(token) for token in tokenize(texts).flatten()} for texts in (frames, named))
+    return torch.tensor(sorted(of_names - of_frames), dtype=torch.int64)
 
 
 def train_names_only(model: nn.Module, tokens: Tensor) -> None:

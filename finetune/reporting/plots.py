@@ -1,6 +1,6 @@
 """The course of a run as one picture: training.png, drawn from metrics.jsonl and training.json.
 
-Hides matplotlib, which is loaded where it is used. No pyplot is loaded and no backend chosen.
+Hides matplotlib, an optional package that is loaded where it is used. Loads no pyplot and chooses no backend.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLOT_NAME = "training.png"
-# Told apart by those who see red and green alike: https://jfly.uni-koeln.de/color/
+# Colours that colour-blind people can tell apart: https://jfly.uni-koeln.de/color/
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#767676"
 _OTHERS = ("#cc79a7", "#009e73", "#e69f00", "#56b4e9", "#000000")
-# How far a smoothed curve looks to either side: the deviation of a Gauss curve as a share of the run, and the
-# most steps of it.
-_SMOOTHED, _MOST_SMOOTHED = 0.02, 200.0
+# Standard deviation of the Gaussian that smooths curves, as a share of the run and at most in steps.
+_SMOOTHING, _MAX_SMOOTHING = 0.02, 200.0
 _MAX_BARS = 24
 _NAMES = {
     "replay": "replay",
@@ -37,7 +36,7 @@ _NAMES = {
 }
 
 
-def _of_what(kind: str) -> str:
+def _retention_label(kind: str) -> str:
     """Say what retention is of, by `Validation.retention_kind`."""
     if kind == "agreement":
         return "retention: agreement with the base"
@@ -52,7 +51,7 @@ def save_plot(folder: Path, training: Mapping[str, Any]) -> None:
         training: What training.json says.
 
     Raises:
-        DataError: If the file cannot be written.
+        DataError: If the file cannot be written, or matplotlib is missing.
         OSError: If metrics.jsonl cannot be read.
     """
     lines = (folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()
@@ -66,12 +65,16 @@ def draw(steps: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> Fig
     Args:
         steps: Lines of metrics.jsonl, of one step each; at least one.
         training: What training.json says.
+
+    Raises:
+        DataError: If matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise DataError(f"{PLOT_NAME} is drawn by matplotlib: pip install 'imret[plots]'.") from error
-
+    except ImportError as error:
+        raise DataError(
+            f"{PLOT_NAME} needs a package that is not here ({error}). Install it: pip install 'imret[plots]'."
+        ) from error
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     figure.suptitle(_title(training), fontsize=12)
     parts = sorted({name for step in steps for name in step["parts"]})
@@ -124,17 +127,17 @@ def _duration(seconds: float) -> str:
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of what lies around each value, weighed by a Gauss curve; it lags nowhere.
+    """Return the values smoothed by a centred Gaussian, which does not lag.
 
     Args:
         values: (S,) one for each step. A short series stays as it is.
     """
-    deviation = min(_SMOOTHED * len(values), _MOST_SMOOTHED)
+    deviation = min(_SMOOTHING * len(values), _MAX_SMOOTHING)
     if deviation < 0.5:
         return values
     reach = int(3 * deviation)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-    total, weight = (np.convolve(one, weights, mode="full") for one in (values, np.ones(len(values))))
+    total, weight = (np.convolve(series, weights, mode="full") for series in (values, np.ones(len(values))))
     middle: NDArray[np.float64] = (total / weight)[reach : reach + len(values)]
     return middle
 
@@ -169,7 +172,7 @@ def _draw_loss(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _draw_parts(axes: Axes, steps: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> None:
-    """Draw what else is minimised; on a scale of powers of ten, for anchors are far smaller than replay."""
+    """Draw the other parts of the objective on a log scale, for anchors are far smaller than replay."""
     _plain(axes, "The other parts, before their weights")
     highest = 0.0
     for number, name in enumerate(parts):
@@ -230,7 +233,7 @@ def _draw_blends(axes: Axes, training: Mapping[str, Any]) -> None:
     y = np.array([point["map"] for point in points])
     better = ": better is up and to the right" if known else ""
     _plain(axes, f"From base (0) to tuned (1), on validation{better}")
-    axes.set_xlabel(_of_what(kind) if known else "alpha")
+    axes.set_xlabel(_retention_label(kind) if known else "alpha")
     axes.set_ylabel("text-to-image mAP")
     axes.plot(x, y, color=_BLUE, linewidth=1.5, marker="o", markersize=5, zorder=2)
     base = int(np.argmin(alpha))
@@ -250,9 +253,11 @@ def _draw_blends(axes: Axes, training: Mapping[str, Any]) -> None:
     if known:
         budget = config["agreement_budget" if kind == "agreement" else "hit_rate_budget"]
         low, high = axes.get_xlim()
-        least = x[base] - budget
-        if least > low:
-            axes.axvspan(low, least, color=_GREY, alpha=0.12, linewidth=0, label=f"more than {budget:g} lost")
+        lowest = x[base] - budget
+        if lowest > low:
+            axes.axvspan(
+                low, lowest, color=_GREY, alpha=0.12, linewidth=0, label=f"more than {budget:g} lost"
+            )
         axes.set_xlim(low, high)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, -0.2), fontsize=10)
     _label(axes, x, y, alpha, marked={base, chosen})
@@ -266,9 +271,9 @@ def _label(
     *,
     marked: set[int],
 ) -> None:
-    """Write at every point its alpha; neighbours that lie on one another share a label, as a range."""
+    """Label every point with its alpha; neighbours that overlap share a label, as a range."""
     figure = cast("Figure", axes.figure)
-    figure.draw_without_rendering()  # so that the layout is known
+    figure.draw_without_rendering()  # computes the layout
     at = axes.transData.transform(np.column_stack([x, y]))  # (P, 2) in pixels
     groups: list[list[int]] = []
     for i in range(len(at)):
@@ -293,7 +298,7 @@ def _label(
             center: NDArray[np.float64] = center,
             half: NDArray[np.float64] = half,
         ) -> float:
-            """Return how much lies near a place for a label: the line, labels, and the edge of the plot."""
+            """Return how much the line, other labels and the edge of the plot crowd a place for a label."""
             place = center + offset
             gaps = np.maximum(np.abs(np.vstack([line, *taken]) - place) - half, 0)  # to the label's box
             outside = (np.abs(place - middle) + half > reach_of_plot).any()
@@ -316,7 +321,7 @@ def _label(
 
 
 def _draw_categories(axes: Axes, validation: Mapping[str, Any]) -> None:
-    """Draw average precision before and after, the mean on top; of many categories those that end lowest."""
+    """Draw average precision before and after, the mean on top; of many categories the lowest."""
     after = validation["after"]
     before = validation["before"] or after
     names = sorted(after["average_precision"], key=lambda name: (after["average_precision"][name], name))

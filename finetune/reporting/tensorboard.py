@@ -34,25 +34,27 @@ def require_tensorboard() -> None:
         ) from error
 
 
-class Board:
-    """Where the scalars of one run go.
+class TensorBoardLogger:
+    """Writes the scalars of one run to a folder.
 
-    Should the folder become unwritable, that is told of once, and training goes on without it.
+    Should the folder become unwritable, that is reported once, and training goes on without it.
 
     Args:
-        folder: Where TensorBoard finds them; made if need be.
-        done: Steps done so far. What the folder has of later ones is cut off.
+        folder: Where TensorBoard finds them; made if it is missing.
+        done: Steps done so far. Scalars of later steps in the folder are purged.
         say: Called with a sentence if they cannot be written any more.
 
     Raises:
         DataError: If the folder cannot be written to, or the package is missing.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, done: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, done: int, on_message: Callable[[str], None]
+    ) -> None:
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder, self._say, self._lost = Path(folder), say, False
+        self._folder, self._on_message, self._lost = Path(folder), on_message, False
         try:
             self._writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
         except OSError as error:
@@ -62,17 +64,17 @@ class Board:
             ) from error
         self._last_s = time.monotonic()
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> TensorBoardLogger:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._try(self._writer.close)
 
     def step(self, step: Step, pictures: int) -> None:
-        """Add what a step did.
+        """Add the figures of a step.
 
         Args:
-            step: What.
+            step: What it did.
             pictures: How many it took, for the rate since the step before.
         """
         now = time.monotonic()
@@ -108,7 +110,7 @@ class Board:
         self._try(add)
 
     def flush(self) -> None:
-        """See to it that what was added is in the file."""
+        """Write what was added to the file."""
         self._try(self._writer.flush)
 
     def _try(self, act: Callable[[], object]) -> None:
@@ -118,7 +120,7 @@ class Board:
             act()
         except OSError as error:
             self._lost = True
-            self._say(
+            self._on_message(
                 f"Warning: cannot write to the --tensorboard folder {str(self._folder)!r} any more: {error}. "
                 "Training goes on without it."
             )

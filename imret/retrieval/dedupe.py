@@ -23,23 +23,24 @@ def fold_near_copies(points: Sequence[Point]) -> list[tuple[Point, int]]:
     from concurrent.futures import ThreadPoolExecutor
 
     from imret.images.decode import load_image
-    from imret.images.phash import Look, alike, group, look_at
+    from imret.images.phash import ImageHash, cluster, compute_hash, near_duplicates
     from imret.images.resize import fit_image
 
-    def hash_of(point: Point) -> Look | None:
+    def hash_of(point: Point) -> ImageHash | None:
         try:
-            return look_at(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
+            return compute_hash(np.asarray(fit_image(load_image(file_of(point.payload)), size=_LOOK_SIZE)))
         except ImageError:
             return None
 
     with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(hash_of, points))
-    readable = [i for i, look in enumerate(looks) if look is not None]
-    pairs = [(readable[i], readable[j]) for i, j in alike([look for look in looks if look is not None])]
+        hashes = list(pool.map(hash_of, points))
+    readable = [i for i, hash in enumerate(hashes) if hash is not None]
+    near = near_duplicates([hash for hash in hashes if hash is not None])
+    pairs = [(readable[i], readable[j]) for i, j in near]
     by_hash: dict[str, int] = {}
     for i, point in enumerate(points):
         first = by_hash.setdefault(str(point.payload.get("sha256", point.id)), i)
         pairs += [(first, i)] if first != i else []
-    groups = group(len(points), pairs)
+    groups = cluster(len(points), pairs)
     sizes = Counter(groups.tolist())
     return [(point, sizes[i] - 1) for i, point in enumerate(points) if groups[i] == i]

@@ -88,13 +88,13 @@ def test_options_that_would_do_nothing_together_are_wrong_usage(
 def test_what_is_tuned_decides_the_recipe_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: str, recipe: str
 ) -> None:
-    asked: list[FinetuneConfig] = []
+    configs: list[FinetuneConfig] = []
 
     def finetune(*_: object, config: FinetuneConfig, **__: object) -> dict[str, object]:
-        asked.append(config)
+        configs.append(config)
         return {}
 
     monkeypatch.setattr("finetune.run.finetune", finetune)
     result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "model"), "--tune", tune])
     assert result.exit_code == 0, result.output
-    assert asked == [FinetuneConfig.of(recipe, tune=tune)]
+    assert configs == [FinetuneConfig.of(recipe, tune=tune)]

@@ -35,7 +35,7 @@ import json, os, signal, sys, time
 import torch
 from finetune.config import FinetuneConfig
 from finetune.memory import peak_memory_mib
-from finetune.run import Watch, finetune
+from finetune.run import Callbacks, finetune
 photos, output, model, tune, last = sys.argv[1:]
 config = FinetuneConfig(
     tune=tune, epochs=1, batch_size=2, checkpointing=True, validation_share=0, blend=False, min_crop=1.0
@@ -52,7 +52,8 @@ said = []
 stopped = False
 try:
     finetune(
-        photos, output, model=model, config=config, device="cpu", watch=Watch(say=said.append, step=step)
+        photos, output, model=model, config=config, device="cpu",
+        callbacks=Callbacks(on_message=said.append, on_step=step),
     )
 except KeyboardInterrupt:
     stopped = True

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finetune.callbacks import Step, Watch
+from finetune.callbacks import Callbacks, Step
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
 from finetune.run import finetune
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 def trainer_on(device: str, model: Path, photos: Path, **changes: object) -> Trainer:
     base = find_base(str(model))
-    pictures = Pictures(
+    pictures = ImageSet(
         photos,
         read_records(photos),
         size=base.preprocess.size,
@@ -67,10 +67,10 @@ def test_the_gradient_is_that_of_the_cpu_to_the_precision_of_bf16(
 ) -> None:
     on_cpu = trainer_on("cpu", random_model, photos, **{**changes, "compile": False})
     on_gpu = trainer_on("cuda", random_model, photos, **changes)
-    assert (on_cpu.precision, on_gpu.precision) == ("fp32", "bf16")
-    one, other = gradient(on_cpu), gradient(on_gpu)
-    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.99
-    assert other.norm() == pytest.approx(one.norm(), rel=0.05)
+    assert (on_cpu.encoder.precision, on_gpu.encoder.precision) == ("fp32", "bf16")
+    first, second = gradient(on_cpu), gradient(on_gpu)
+    assert torch.nn.functional.cosine_similarity(first, second, dim=0) > 0.99
+    assert second.norm() == pytest.approx(first.norm(), rel=0.05)
 
 
 def test_memory_that_runs_out_names_the_step_and_what_to_try(random_model: Path, photos: Path) -> None:
@@ -98,7 +98,12 @@ def test_an_interrupted_run_goes_on_to_the_model_of_the_undisturbed_one(
                 os.kill(os.getpid(), signal.SIGINT)  # saved, then stopped
 
         finetune(
-            photos, output, model=str(random_model), config=config, device="cuda", watch=Watch(step=step)
+            photos,
+            output,
+            model=str(random_model),
+            config=config,
+            device="cuda",
+            callbacks=Callbacks(on_step=step),
         )
 
     run(tmp_path / "straight")
@@ -106,8 +111,8 @@ def test_an_interrupted_run_goes_on_to_the_model_of_the_undisturbed_one(
         run(tmp_path / "resumed", last=3)
     run(tmp_path / "resumed")
     texts = ["a photo of a bird", "a photo of a mushroom", "rain"]
-    one, other = (
+    first, second = (
         Encoder(tmp_path / name, device="cpu", precision="fp32").encode_texts(texts)
         for name in ("straight", "resumed")
     )
-    assert (one * other).sum(axis=1).min() > 0.9999
+    assert (first * second).sum(axis=1).min() > 0.9999

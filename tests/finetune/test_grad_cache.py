@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.distributed import World
-from finetune.grad_cache import Features
+from finetune.grad_cache import CachedFeatures
 from finetune.model.base_model import find_base
 from finetune.trainer import Trainer
 from imret.datasets.phrases import read_phrases
@@ -63,7 +63,7 @@ def trainer_of(
     base = find_base(str(model))
     records = read_records(photos)
     size = (36, 36)
-    pictures = Pictures(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
+    pictures = ImageSet(photos, records, size=size, preprocess=base.preprocess, budget_bytes=1 << 20)
     replayed = pictures_with_captions(photos, base)
     yield Trainer(
         base,
@@ -78,10 +78,10 @@ def trainer_of(
     replayed.close()
 
 
-def pictures_with_captions(photos: Path, base: object) -> Pictures:
+def pictures_with_captions(photos: Path, base: object) -> ImageSet:
     captions = {f"aves/{i}.png": (f"a drawing of number {i}",) for i in range(0, 24, 3)}
     records = [record for record in read_records(photos, captions) if record.captions]
-    return Pictures(photos, records, size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20)  # type: ignore[attr-defined]
+    return ImageSet(photos, records, size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20)  # type: ignore[attr-defined]
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -95,14 +95,14 @@ def test_features_in_parts_have_the_gradient_of_all_at_once() -> None:
     encode = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Dropout(0.5), torch.nn.Tanh()).double()
     inputs = torch.randn(7, 5, dtype=torch.float64)
     gradient = torch.randn(7, 4, dtype=torch.float64)
-    parts = Features(encode, inputs, part=3, seed=5)
+    parts = CachedFeatures(encode, inputs, chunk_size=3, seed=5)
     parts.backward(gradient)
     mine = [p.grad.clone() for p in encode.parameters() if p.grad is not None]
     encode.zero_grad()
     values = []
-    for number, some in enumerate(inputs.split(3)):  # dropout draws the same for every part
+    for number, chunk in enumerate(inputs.split(3)):  # dropout draws the same for every part
         torch.manual_seed(5 + number)
-        values.append(encode(some))
+        values.append(encode(chunk))
     assert torch.equal(torch.cat(values), parts.values)
     torch.cat(values).backward(gradient)
     for ours, theirs in zip(mine, (p.grad for p in encode.parameters()), strict=True):
@@ -149,7 +149,7 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
             photos, model = Path({str(photos)!r}), Path({str(random_model)!r})
             found = gradients(photos, model, FinetuneConfig(**ANCHORED), world)
             torch.save(found, Path({str(tmp_path)!r}) / f"{{world.rank}}.pt")
-            world.leave()
+            world.destroy()
             """
         )
     )
@@ -182,7 +182,7 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
 
 @pytest.mark.parametrize(("n", "size"), [(7, 2), (3, 5), (0, 2), (64, 8)])
 def test_shares_cover_every_row_once(n: int, size: int) -> None:
-    rows = [i for rank in range(size) for i in range(n)[World(rank, size).share(n)]]
+    rows = [i for rank in range(size) for i in range(n)[World(rank, size).shard(n)]]
     assert rows == list(range(n))
 
 
@@ -190,12 +190,12 @@ def test_on_gpus_each_process_takes_its_own_and_flags_and_states_stay_off_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Stands in for two GPUs, which no test machine has.
-    said: dict[str, object] = {}
+    calls: dict[str, object] = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: said.update(device=str(device)))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: said.update(backend=backend))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.update(device=str(device)))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: calls.update(backend=backend))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     assert World.join(torch.device("cuda", 1)) == World(1, 2)
     # torch sends objects through the CPU where the group has a backend for it.
-    assert said == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}
+    assert calls == {"device": "cuda:1", "backend": "cpu:gloo,cuda:nccl"}

@@ -23,7 +23,7 @@ import sys, time
 import torch
 from finetune import checkpoint
 from finetune.config import FinetuneConfig
-from finetune.run import Watch, finetune
+from finetune.run import Callbacks, finetune
 photos, output, where = sys.argv[1:]
 config = FinetuneConfig(
     epochs=2, batch_size=8, lr=1e-3, validation_share=0.2, blend=False, freeze_batch_norm=False,
@@ -46,7 +46,7 @@ checkpoint.torch.save = save
 say = lambda text: print(text, flush=True)
 finetune(
     photos, output, model="imret-tiny", from_scratch=True, config=config, device="cpu",
-    watch=Watch(say=say, step=told),
+    callbacks=Callbacks(on_message=say, on_step=told),
 )
 """
 
@@ -75,9 +75,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("models") / "undisturbed"
     with start(photos, output, "nowhere") as process:
-        said, errors = process.communicate(timeout=300)
+        output_text, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "hanging" not in said
+    assert "hanging" not in output_text
     return output
 
 
@@ -109,11 +109,11 @@ def test_a_second_ctrl_c_stops_at_once_and_the_next_run_ends_with_the_undisturbe
     assert state["progress"]["step"] == 1  # the last that was whole
 
     with start(photos, output, "nowhere") as process:
-        said, errors = process.communicate(timeout=300)
+        output_text, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert "going on after step 1 of 4" in said
+    assert "going on after step 1 of 4" in output_text
     assert sorted(path.name for path in output.iterdir()) == sorted(p.name for p in undisturbed.iterdir())
     expected = weights(undisturbed)
-    found = weights(output)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    resumed = weights(output)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)

@@ -24,9 +24,8 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetune.callbacks import Watch
-from finetune.checkpoint import load_state, save_state, sole_owner
-from finetune.claim import claim
+from finetune.callbacks import Callbacks
+from finetune.checkpoint import RunRecord, load_state, resolve_resume, save_state, sole_owner
 from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.distributed import World
@@ -204,14 +203,14 @@ def test_a_real_small_clip_is_tuned_on_photos(shared_data: Path, tmp_path: Path)
 
 RUN = """
     import dataclasses, sys, time
-    from finetune.run import Watch, finetune
+    from finetune.run import Callbacks, finetune
     from finetune.trainer import FinetuneConfig
     config = FinetuneConfig.of("scratch", epochs=2, batch_size=12, validation_share=0.2, checkpoint_s=0)
     def told(step, pictures):
         print(step.step, flush=True)
         time.sleep(0.1)
     finetune(sys.argv[1], sys.argv[2], model="imret-tiny", from_scratch=True, config=config,
-             watch=Watch(say=lambda text: print(text, flush=True), step=told))
+             callbacks=Callbacks(on_message=lambda text: print(text, flush=True), on_step=told))
 """
 
 
@@ -231,13 +230,13 @@ def start(photos: Path, output: Path) -> subprocess.Popen[str]:
 def wait_for(process: subprocess.Popen[str], line: str) -> list[str]:
     """Read what the process says up to a line; return it."""
     assert process.stdout is not None
-    said = []
+    messages = []
     for text in process.stdout:
-        said.append(text.strip())
-        if said[-1] == line:
-            return said
+        messages.append(text.strip())
+        if messages[-1] == line:
+            return messages
     assert process.stderr is not None
-    raise AssertionError(f"{line!r} never came: {said}\n{process.stderr.read()}")
+    raise AssertionError(f"{line!r} never came: {messages}\n{process.stderr.read()}")
 
 
 def test_stopped_by_ctrl_c_then_killed_it_still_ends_with_the_undisturbed_weights(
@@ -259,9 +258,9 @@ def test_stopped_by_ctrl_c_then_killed_it_still_ends_with_the_undisturbed_weight
         process.send_signal(signal.SIGKILL)  # while step 3 is written, or just before or after
     assert not (output / "open_clip_config.json").exists()
 
-    said: list[str] = []
-    scratch(photos, output, watch=Watch(say=said.append))
-    assert any(text.startswith(("going on after step 2", "going on after step 3")) for text in said)
+    messages: list[str] = []
+    scratch(photos, output, callbacks=Callbacks(on_message=messages.append))
+    assert any(text.startswith(("going on after step 2", "going on after step 3")) for text in messages)
     assert same_weights(output, trained)
     steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
@@ -286,7 +285,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
 def test_training_goes_on_where_no_checkpoint_can_be_written(
     trained: Path, photos: Path, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(step: object, _pictures: int) -> None:
@@ -294,10 +293,15 @@ def test_training_goes_on_where_no_checkpoint_can_be_written(
 
     try:
         config = dataclasses.replace(QUICK, checkpoint_s=0)
-        scratch(photos, tmp_path / "model", config=config, watch=Watch(say=said.append, step=limit))
+        scratch(
+            photos,
+            tmp_path / "model",
+            config=config,
+            callbacks=Callbacks(on_message=messages.append, on_step=limit),
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert sum("Training goes on" in text for text in said) == 3
+    assert sum("Training goes on" in text for text in messages) == 3
     assert same_weights(tmp_path / "model", trained)
 
 
@@ -305,19 +309,19 @@ def test_a_run_that_cannot_be_drawn_is_a_model_all_the_same_and_is_drawn_by_the_
     trained: Path, photos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
-    said: list[str] = []
+    messages: list[str] = []
 
     def stand_in_the_way(_step: object, _pictures: int) -> None:
         (output / "training.png.tmp").mkdir(exist_ok=True)
 
-    scratch(photos, output, watch=Watch(say=said.append, step=stand_in_the_way))
-    assert "training.png" in said[-1]
-    assert "The model is whole" in said[-1]
+    scratch(photos, output, callbacks=Callbacks(on_message=messages.append, on_step=stand_in_the_way))
+    assert "training.png" in messages[-1]
+    assert "The model is whole" in messages[-1]
     assert same_weights(output, trained)
     assert not (output / "training.png").exists()
     (output / "training.png.tmp").rmdir()
-    scratch(photos, output, watch=Watch(say=said.append))
-    assert "nothing to do" in said[-1]
+    scratch(photos, output, callbacks=Callbacks(on_message=messages.append))
+    assert "nothing to do" in messages[-1]
     assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -326,9 +330,9 @@ def test_a_category_that_no_font_can_write_and_no_formula_is_drawn(photos: Path,
     shutil.copytree(photos, odd)
     for name, other in zip(sorted(os.listdir(photos)), (b"caf\xe9", b"cash $^$"), strict=False):
         (odd / name).rename(os.fsdecode(os.fsencode(odd) + b"/" + other))
-    said: list[str] = []
-    scratch(odd, tmp_path / "model", watch=Watch(say=said.append))
-    assert not any("Warning" in text for text in said)
+    messages: list[str] = []
+    scratch(odd, tmp_path / "model", callbacks=Callbacks(on_message=messages.append))
+    assert not any("Warning" in text for text in messages)
     assert (tmp_path / "model" / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -344,9 +348,9 @@ def test_a_damaged_checkpoint_is_told_with_the_way_out(photos: Path, tmp_path: P
 
 def test_a_finished_run_is_left_alone(trained: Path, photos: Path) -> None:
     before = (trained / WEIGHTS).stat().st_mtime_ns
-    said: list[str] = []
-    training = scratch(photos, trained, watch=Watch(say=said.append))
-    assert "nothing to do" in said[-1]
+    messages: list[str] = []
+    training = scratch(photos, trained, callbacks=Callbacks(on_message=messages.append))
+    assert "nothing to do" in messages[-1]
     assert training["steps"] == 4
     assert (trained / WEIGHTS).stat().st_mtime_ns == before
     assert not (trained / "checkpoint").exists()
@@ -357,9 +361,9 @@ def test_of_several_processes_only_the_first_speaks_of_a_finished_run(
 ) -> None:
     monkeypatch.setattr(World, "join", classmethod(lambda cls, _device: cls(1, 2)))
     monkeypatch.setattr(World, "wait", lambda self: None)
-    said: list[str] = []
-    assert scratch(photos, trained, watch=Watch(say=said.append)) == {}
-    assert said == []
+    messages: list[str] = []
+    assert scratch(photos, trained, callbacks=Callbacks(on_message=messages.append)) == {}
+    assert messages == []
 
 
 def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
@@ -375,16 +379,19 @@ def test_another_run_is_refused_naming_the_difference_and_begun_anew_on_request(
     def look(_step: object, _pictures: int) -> None:
         assert same_weights(output, trained)  # the old model stays whole until the new one is done
 
-    assert scratch(photos, output, config=longer, overwrite=True, watch=Watch(step=look))["steps"] == 6
+    assert (
+        scratch(photos, output, config=longer, overwrite=True, callbacks=Callbacks(on_step=look))["steps"]
+        == 6
+    )
     assert not same_weights(output, trained)
 
 
 def test_a_run_with_a_setting_that_there_is_no_more_is_refused_saying_so(tmp_path: Path) -> None:
-    run = {"base": "b", "data": "d", "config": {"lr": 1.0}}
-    finished = {"run": {**run, "config": {"lr": 1.0, "gone": 2}}}
+    record = RunRecord("b", "d", {"lr": 1.0})
+    finished = {"run": {**record.inputs(), "config": {"lr": 1.0, "gone": 2}}}
     (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(DataError, match=r"differs in settings of another version of imret\. Give another"):
-        claim(tmp_path, run, finished, overwrite=False)
+        resolve_resume(tmp_path, record, finished, overwrite=False)
 
 
 def test_an_unfinished_run_of_another_command_is_refused(photos: Path, tmp_path: Path) -> None:
@@ -394,7 +401,7 @@ def test_an_unfinished_run_of_another_command_is_refused(photos: Path, tmp_path:
         raise RuntimeError("stopped by the test")
 
     with pytest.raises(RuntimeError):
-        scratch(photos, output, watch=Watch(step=stop))
+        scratch(photos, output, callbacks=Callbacks(on_step=stop))
     assert [path.name for path in output.iterdir()] == ["metrics.jsonl"]  # nothing to go on with
 
     (output / "checkpoint").mkdir()
@@ -436,10 +443,10 @@ def test_unreadable_pictures_are_skipped_and_reported(photos: Path, tmp_path: Pa
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "aves" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
-    said: list[str] = []
-    training = scratch(folder, tmp_path / "model", watch=Watch(say=said.append))
+    messages: list[str] = []
+    training = scratch(folder, tmp_path / "model", callbacks=Callbacks(on_message=messages.append))
     assert [skip["path"] for skip in training["data"]["skipped"]] == ["aves/broken.jpg"]
-    assert any("skipped aves/broken.jpg: " in text for text in said)
+    assert any("skipped aves/broken.jpg: " in text for text in messages)
 
 
 def test_a_second_category_of_unreadable_pictures_is_no_second_category(photos: Path, tmp_path: Path) -> None:
@@ -454,9 +461,11 @@ def test_captions_beside_the_pictures_are_used_and_said(photos: Path, tmp_path: 
     shutil.copytree(photos, tmp_path / "photos")
     rows = [f"{name}/{i}.png,a {name} of number {i}" for name in COLORS for i in range(10)]
     (tmp_path / "photos" / "captions.csv").write_text("\n".join(["path,caption", *rows]))
-    said: list[str] = []
-    training = scratch(tmp_path / "photos", tmp_path / "model", watch=Watch(say=said.append))
-    assert "captions of 30 pictures" in said[0]
+    messages: list[str] = []
+    training = scratch(
+        tmp_path / "photos", tmp_path / "model", callbacks=Callbacks(on_message=messages.append)
+    )
+    assert "captions of 30 pictures" in messages[0]
     assert training["data"]["captioned"] == 30
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record
-from finetune.validation import Read, Seen, Validation
+from finetune.validation import ImageFeatures, TextFeatures, Validation
 from imret.retrieval.prompts import evaluation_queries
 
 PHRASES = [f"phrase {i}" for i in range(40)]
@@ -45,27 +45,27 @@ class Table:
         return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
 
 
-def labelled(n: int) -> Pictures:
+def labelled(n: int) -> ImageSet:
     records = [Record(f"{i}.jpg", ("aves", "fungi", "plantae")[i % 3], (), 1) for i in range(n)]
     return cast(Any, Numbered(records))
 
 
-def captioned(n: int) -> Pictures:
+def captioned(n: int) -> ImageSet:
     records = [
         Record(f"{i}.jpg", "", tuple(f"caption {i} {j}" for j in range(1 + i % 3)), 1) for i in range(n)
     ]
     return cast(Any, Numbered(records))
 
 
-def both(validation: Validation, towers: Table) -> tuple[Seen, Read]:
-    return validation.look(towers), validation.read(towers)
+def both(validation: Validation, towers: Table) -> tuple[ImageFeatures, TextFeatures]:
+    return validation.encode_images(towers), validation.encode_texts(towers)
 
 
 def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
     towers = Table()
     validation = Validation(labelled(30), None, phrases=PHRASES, batch_size=7)
-    found = validation.scores(*both(validation, towers))
-    assert found is not None
+    results = validation.scores(*both(validation, towers))
+    assert results is not None
     images = towers.encode_images(cast(Any, labelled(30)).batch(range(30)).permute(0, 3, 1, 2).float() / 255)
     for k, category in enumerate(("aves", "fungi", "plantae")):
         query = F.normalize(towers.encode_texts(evaluation_queries(category)).mean(0), dim=0)
@@ -75,7 +75,7 @@ def test_average_precision_is_that_of_a_walk_down_the_ranking() -> None:
             if i % 3 == k:
                 hits += 1
                 precisions.append(hits / rank)
-        assert found["average_precision"][category] == pytest.approx(np.mean(precisions), abs=1e-4)
+        assert results["average_precision"][category] == pytest.approx(np.mean(precisions), abs=1e-4)
 
 
 @pytest.mark.parametrize(("n", "rank"), [(100, 2), (150, 3), (10, 1)])
@@ -113,7 +113,7 @@ def test_agreement_is_the_share_of_the_bases_ten_nearest_phrases_that_stay() -> 
 def test_a_model_of_two_towers_is_what_each_makes_of_its_own() -> None:
     base, tuned, pictures = Table(), Table(turn=2.0), captioned(50)
     validation = Validation(labelled(9), pictures, phrases=PHRASES, batch_size=64)
-    seen, read = validation.look(tuned), validation.read(base)  # texts are the same in both
+    seen, read = validation.encode_images(tuned), validation.encode_texts(base)  # texts are the same in both
     assert validation.hit_rate(seen, read) == validation.hit_rate(*both(validation, tuned))
     assert validation.hit_rate(seen, read) != validation.hit_rate(*both(validation, base))
 

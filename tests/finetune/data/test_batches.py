@@ -14,7 +14,7 @@ from PIL import Image
 
 from finetune.data.augment import augment, normalised
 from finetune.data.batches import Batches
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import Record, manifest_hash, read_records, split_records
 from finetune.data.species import TEXT_KINDS, Taxon
 from imret.errors import DataError
@@ -67,7 +67,7 @@ def test_hidden_files_loose_pictures_and_other_files_are_left_out(folder: Path) 
 
 def test_a_dangling_symlink_is_reported_like_any_picture_that_cannot_be_read(folder: Path) -> None:
     (folder / "aves" / "dangling.jpg").symlink_to(folder / "nothing")
-    pictures = Pictures(
+    pictures = ImageSet(
         folder, read_records(folder), size=(16, 16), preprocess=Preprocess(), budget_bytes=1 << 20
     )
     try:
@@ -188,8 +188,8 @@ def test_pictures_that_are_meant_for_validation_are_it_instead_of_carved_ones() 
 # ---- Pixels ----------------------------------------------------------------------------------------------
 
 
-def pictures(folder: Path, budget_bytes: int) -> Pictures:
-    return Pictures(
+def pictures(folder: Path, budget_bytes: int) -> ImageSet:
+    return ImageSet(
         folder, read_records(folder), size=(36, 36), preprocess=PREPROCESS, budget_bytes=budget_bytes
     )
 
@@ -298,14 +298,16 @@ def test_without_captions_every_batch_names_categories_once_each() -> None:
 
 
 def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() -> None:
-    told = [
+    captions_of = [
         ("a red bird", "a bird"),
         ("A bird.",),
         ("a blue bird", "a bird"),
         ("a mushroom",),
         ("a mushroom",),
     ]
-    records = [Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(told)]
+    records = [
+        Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(captions_of)
+    ]
     batches = Batches(records, batch_size=5, seed=0, category_share=0.0)
     for step in range(20):
         batch = batches.draw(step)
@@ -314,7 +316,7 @@ def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() ->
         assert len(texts.captions) == len({text.lower().rstrip(".") for text in texts.captions})
         for column, text in enumerate(texts.captions):
             expected = [
-                text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in told[i]}
+                text.lower().rstrip(".") in {caption.lower().rstrip(".") for caption in captions_of[i]}
                 for i in batch.positions
             ]
             assert texts.match[:, column].tolist() == expected
@@ -358,8 +360,8 @@ def of_species() -> list[Record]:
     taxa_of = {"aves": taxa, "fungi": [Taxon("Amanita muscaria", "fly agaric")] * 5, "insecta": [None] * 5}
     return [
         Record(f"{category}/{i}.jpg", category, (f"{category} {i}",), 1, taxon)
-        for category, some in taxa_of.items()
-        for i, taxon in enumerate(some)
+        for category, group in taxa_of.items()
+        for i, taxon in enumerate(group)
     ]
 
 

@@ -128,7 +128,7 @@ def test_names_are_found_however_an_umlaut_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("aves,bird\n", "Begin it with: category,name"),
         ("category,name\naves,\n", "no name in line 2"),
@@ -137,8 +137,8 @@ def test_names_are_found_however_an_umlaut_is_stored(tmp_path: Path) -> None:
         ("", "Begin it with: category,name"),
     ],
 )
-def test_a_names_file_with_a_gap_is_refused_naming_the_line(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_names_file_with_a_gap_is_refused_naming_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_names(write(tmp_path / "names.csv", text))
 
 

@@ -57,7 +57,7 @@ def test_parquet_says_what_csv_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ("aves/1.jpg,,\n", "empty category in line 4"),
         (",aves,\n", "empty path in line 4"),
@@ -70,10 +70,10 @@ def test_parquet_says_what_csv_says(folder: Path) -> None:
         ("aves/2.jpg,fungi,\n", r"1 pictures in another category .*'aves/2.jpg' in 'fungi' \(line 4\)"),
     ],
 )
-def test_a_wrong_row_is_refused_naming_the_line_and_the_value(folder: Path, rows: str, said: str) -> None:
+def test_a_wrong_row_is_refused_naming_the_line_and_the_value(folder: Path, rows: str, message: str) -> None:
     good = "path,category,split\naves/1.jpg,aves,\nfungi/1.jpg,fungi,\n"
     read_manifest(write(folder, good))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_manifest(write(folder, good + rows))
 
 

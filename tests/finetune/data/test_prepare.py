@@ -17,10 +17,10 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from finetune.callbacks import Watch
+from finetune.callbacks import Callbacks
 from finetune.cli import command
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import Data, find_sources, gather
+from finetune.data.prepare import Data, find_sources, prepare
 from finetune.model.base_model import find_base
 from finetune.run import check, finetune
 from finetune.validation import Validation
@@ -51,7 +51,7 @@ def gathered() -> Iterator[Callable[..., Data]]:
 
         def gather_all(train: Path, **options: Any) -> Data:
             base = find_base("imret-tiny", from_scratch=True)
-            return gather(find_sources(train, **options), base, CONFIG, opened=opened)
+            return prepare(find_sources(train, **options), base, CONFIG, opened=opened)
 
         yield gather_all
 
@@ -72,7 +72,7 @@ def test_copies_are_told_and_never_straddle_train_and_validation(
         shutil.copy(photos / "aves" / f"{i}.png", photos / "aves" / f"{i} again.png")
         save_anew(photos / "fungi" / f"{i}.png", photos / "fungi" / f"{i} anew.jpg")
     data = gathered(photos)
-    copies = data.report.copies
+    copies = data.report.duplicates
     assert sorted(copies.exact) == [[f"aves/{i} again.png", f"aves/{i}.png"] for i in range(5)]
     assert sorted(copies.near) == [[f"fungi/{i} anew.jpg", f"fungi/{i}.png"] for i in range(5)]
     assert copies.conflicts == []
@@ -90,7 +90,7 @@ def test_one_picture_in_two_categories_is_a_label_conflict(
 ) -> None:
     shutil.copy(photos / "aves" / "3.png", photos / "fungi" / "bird.png")
     report = gathered(photos).report
-    assert report.copies.exact == report.copies.conflicts == [["aves/3.png", "fungi/bird.png"]]
+    assert report.duplicates.exact == report.duplicates.conflicts == [["aves/3.png", "fungi/bird.png"]]
     assert "1 label conflicts" in report.text()
     assert "correct its label: aves/3.png, fungi/bird.png" in report.text()
 
@@ -158,7 +158,7 @@ def test_pictures_of_validation_and_test_are_not_replayed_either(
     data = gathered(photos, replay=file, against=tmp_path / "test")
     assert data.replay is not None
     assert data.captioned is not None
-    names = {record.path for some in (data.replay, data.captioned) for record in some.records}
+    names = {record.path for images in (data.replay, data.captioned) for record in images.records}
     assert names == {f"{i}.png" for i in range(10)}
     assert {leak.path for leak in data.report.leaks} == {"of validation.jpg", "of the test.jpg"}
 
@@ -231,10 +231,10 @@ def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
 def test_categories_of_one_name_are_told(photos: Path, tmp_path: Path, gathered: Callable[..., Data]) -> None:
     draw_picture(photos / "bird" / "0.png", seed=700)
     draw_picture(photos / "bird" / "1.png", seed=701)
-    said = "aves, bird are all called 'bird'"
-    assert said in gathered(photos).report.text()
+    sentence = "aves, bird are all called 'bird'"
+    assert sentence in gathered(photos).report.text()
     (tmp_path / "names.csv").write_text("category,name\nbird,pet bird\n")
-    assert said not in gathered(photos, names=tmp_path / "names.csv").report.text()
+    assert sentence not in gathered(photos, names=tmp_path / "names.csv").report.text()
 
 
 def test_a_name_is_shown_without_what_a_terminal_would_obey(
@@ -270,11 +270,13 @@ def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
     shutil.copy(photos / "aves" / "3.png", photos / "aves" / "again.png")
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
-    said: list[str] = []
-    finetune(photos, tmp_path / "model", **SCRATCH, names=names, watch=Watch(said.append))
-    table = next(i for i, text in enumerate(said) if text.startswith("category"))
-    assert table < next(i for i, text in enumerate(said) if "before training" in text)
-    assert any("names of 1 categories that there are no pictures of, the first 'reptilia'" in t for t in said)
+    messages: list[str] = []
+    finetune(photos, tmp_path / "model", **SCRATCH, names=names, callbacks=Callbacks(messages.append))
+    table = next(i for i, text in enumerate(messages) if text.startswith("category"))
+    assert table < next(i for i, text in enumerate(messages) if "before training" in text)
+    assert any(
+        "names of 1 categories that there are no pictures of, the first 'reptilia'" in t for t in messages
+    )
     data = json.loads((tmp_path / "model" / "training.json").read_text())["data"]
     assert data["copies"]["exact"] == [["aves/3.png", "aves/again.png"]]
     assert data["categories"]["aves"]["names"] == ["bird"]
@@ -307,19 +309,19 @@ def test_validation_asks_for_categories_by_the_names_they_are_given(
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi,toadstool,puffball\n")
     data = gathered(photos, names=names)
-    asked: list[str] = []
+    queries: list[str] = []
 
     class Towers:
         def encode_images(self, images: Tensor) -> Tensor:
             return torch.ones(len(images), 4)
 
         def encode_texts(self, texts: Sequence[str]) -> Tensor:
-            asked.extend(texts)
+            queries.extend(texts)
             return torch.ones(len(texts), 4)
 
     validation = Validation(data.validation, None, phrases=["a street"], batch_size=4, names=data.names)
-    validation.read(Towers())
-    assert asked[:-1] == [
+    validation.encode_texts(Towers())
+    assert queries[:-1] == [
         *evaluation_queries("aves"),
         *(
             "a photo of the toadstool.",
@@ -333,11 +335,11 @@ def test_a_category_of_one_picture_is_trained_on_and_said_to_have_no_validation(
     photos: Path, tmp_path: Path
 ) -> None:
     draw_picture(photos / "mollusca" / "only.png", seed=77)
-    said: list[str] = []
-    training = finetune(photos, tmp_path / "model", **SCRATCH, watch=Watch(said.append))
+    messages: list[str] = []
+    training = finetune(photos, tmp_path / "model", **SCRATCH, callbacks=Callbacks(messages.append))
     assert training["data"]["categories"]["mollusca"]["train"] == 1
     assert training["data"]["categories"]["mollusca"]["validation"] == 0
-    assert any("no validation picture of mollusca" in text for text in said)
+    assert any("no validation picture of mollusca" in text for text in messages)
 
 
 def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_back_the_base(
@@ -346,17 +348,17 @@ def test_validation_of_one_category_is_told_to_say_nothing_and_does_not_bring_ba
     draw_picture(tmp_path / "photos" / "mollusca" / "only.png", seed=77)
     for i in range(10):
         draw_picture(tmp_path / "photos" / "aves" / f"{i}.png", seed=i)
-    said: list[str] = []
+    messages: list[str] = []
     training = finetune(
         tmp_path / "photos",
         tmp_path / "model",
         model=str(random_model),
         config=FinetuneConfig(epochs=1, batch_size=4),
         device="cpu",
-        watch=Watch(said.append),
+        callbacks=Callbacks(messages.append),
     )
     assert training["data"]["categories"]["aves"]["validation"] == 1
-    assert any("only aves has validation pictures" in text for text in said)
+    assert any("only aves has validation pictures" in text for text in messages)
     assert training["validation"] == {"before": None, "after": None}
 
 
@@ -395,13 +397,15 @@ def test_captions_longer_than_the_context_are_cut_and_told(photos: Path, tmp_pat
     long = "a bird " * 15  # 30 words and two tokens more, where the model reads 24
     captions = tmp_path / "captions.csv"
     captions.write_text(f"path,caption\naves/0.png,short\naves/2.png,{long}\naves/3.png,{long} and more\n")
-    said: list[str] = []
-    training = finetune(photos, tmp_path / "model", **SCRATCH, captions=captions, watch=Watch(said.append))
+    messages: list[str] = []
+    training = finetune(
+        photos, tmp_path / "model", **SCRATCH, captions=captions, callbacks=Callbacks(messages.append)
+    )
     lengths = training["data"]["lengths"]
     assert (lengths["cut"], lengths["longest"], lengths["context"]) == (2, 34, 24)
     assert lengths["first"] == "aves/2.png"
     sentence = "2 captions are longer than the 24 tokens that the model reads and are trained on cut; "
-    assert any(sentence + "the longest has 34, the first is one of aves/2.png" in text for text in said)
+    assert any(sentence + "the longest has 34, the first is one of aves/2.png" in text for text in messages)
 
 
 def test_replayed_captions_that_are_too_long_are_counted_too(
@@ -465,15 +469,15 @@ def test_the_preprocessing_of_the_base_is_honoured_said_and_kept(photos: Path, t
     base = squashing(tmp_path / "base")
     with contextlib.ExitStack() as opened:
         every = FinetuneConfig(validation_share=0)
-        data = gather(find_sources(photos), find_base(str(base)), every, opened=opened)
+        data = prepare(find_sources(photos), find_base(str(base)), every, opened=opened)
         paths = [record.path for record in data.train.records]
         shown = data.train.batch([paths.index("aves/wide.png")])[0].numpy()
     np.testing.assert_array_equal(shown, fit_image(load_image(wide), size=(36, 36), resize_mode="squash"))
 
-    said: list[str] = []
+    messages: list[str] = []
     config = FinetuneConfig(epochs=1, batch_size=8, blend=False)
-    finetune(photos, tmp_path / "model", model=str(base), config=config, watch=Watch(said.append))
-    assert "pictures are fitted the base's way: 32x32, squash, bicubic, mean 0.5, std 0.25" in said
+    finetune(photos, tmp_path / "model", model=str(base), config=config, callbacks=Callbacks(messages.append))
+    assert "pictures are fitted the base's way: 32x32, squash, bicubic, mean 0.5, std 0.25" in messages
     written, stated = (
         json.loads((folder / "open_clip_config.json").read_text())["preprocess_cfg"]
         for folder in (tmp_path / "model", base)
@@ -492,7 +496,7 @@ def test_a_run_is_not_gone_on_with_from_a_base_that_fits_pictures_otherwise(
             raise RuntimeError("stopped by the test")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        finetune(photos, output, model=str(base), config=config, watch=Watch(step=stop))
+        finetune(photos, output, model=str(base), config=config, callbacks=Callbacks(on_step=stop))
     file = base / "open_clip_config.json"
     file.write_text(file.read_text().replace('"squash"', '"shortest"'))
     with pytest.raises(DataError, match="unfinished run that differs in the model it started from"):
@@ -505,5 +509,5 @@ def test_pictures_of_one_colour_are_no_obstacle(tmp_path: Path, gathered: Callab
             (tmp_path / "flat" / category).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 40 + i), color).save(tmp_path / "flat" / category / f"{i}.png")
     report = gathered(tmp_path / "flat").report
-    assert len(report.copies.near) == 2
-    assert report.copies.conflicts == []
+    assert len(report.duplicates.near) == 2
+    assert report.duplicates.conflicts == []

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.model.base_model import find_base
 from finetune.model.compile import compile_towers
@@ -59,9 +59,9 @@ def test_a_compiled_step_has_the_gradients_of_a_plain_one(
         draw_picture(tmp_path / ("aves", "fungi")[i % 2] / f"{i}.png", seed=i)
     base = find_base(str(random_model))
     size = base.preprocess.size[0]
-    found = []
+    results = []
     for wanted in (False, True):
-        pictures = Pictures(
+        pictures = ImageSet(
             tmp_path,
             read_records(tmp_path),
             size=(size, size),
@@ -71,8 +71,8 @@ def test_a_compiled_step_has_the_gradients_of_a_plain_one(
         config = FinetuneConfig.of("plain", batch_size=8, compile=wanted, **changes)
         trainer = Trainer(base, pictures, config=config, device=torch.device("cpu"))
         trainer._backward(0, trainer.prepare(0))
-        found.append({n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None})
-    plain, fast = found
+        results.append({n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None})
+    plain, fast = results
     assert plain.keys() == fast.keys()
     for name, gradient in plain.items():
         assert (fast[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7, name

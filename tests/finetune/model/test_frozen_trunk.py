@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import finetune.trainer
+import finetune.anchors
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.model.base_model import Base, find_base
-from finetune.model.frozen_trunk import cut
+from finetune.model.frozen_trunk import split_at_top_layer
 from finetune.trainer import Trainer
 from tests.fakes.pictures import draw_picture
 
@@ -29,7 +29,7 @@ def photos(tmp_path: Path) -> Path:
 def gradients(base: Base, photos: Path, **changes: object) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Return the gradients of the second step of the recipe light, and the parts of its objective."""
     size = base.preprocess.size[0] + 4
-    pictures = Pictures(
+    pictures = ImageSet(
         photos, read_records(photos), size=(size, size), preprocess=base.preprocess, budget_bytes=1 << 24
     )
     config = FinetuneConfig.of("light", batch_size=8, lr=1e-2, **changes)
@@ -74,9 +74,9 @@ def test_a_tower_without_a_projection_of_open_clips_trains_its_topmost_layer_who
     siglip: Path, photos: Path
 ) -> None:
     base = find_base(str(siglip))
-    assert cut(base.build(torch.device("cpu"), seed=0).visual) is None  # type: ignore[arg-type]
-    found, parts = gradients(base, photos)
-    assert found["visual.trunk.attn_pool.proj.weight"].abs().max() > 0
+    assert split_at_top_layer(base.build(torch.device("cpu"), seed=0).visual) is None  # type: ignore[arg-type]
+    grads, parts = gradients(base, photos)
+    assert grads["visual.trunk.attn_pool.proj.weight"].abs().max() > 0
     assert parts["anchor_images"] > 1e-6
 
 
@@ -90,20 +90,20 @@ def test_the_cut_tower_has_the_gradients_of_the_whole_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base = find_base(str(request.getfixturevalue(which)))
-    assert cut(base.build(torch.device("cpu"), seed=0).visual) is not None  # type: ignore[arg-type]
-    mine, parts = gradients(base, photos, **change)
-    monkeypatch.setattr(finetune.trainer, "cut", lambda _: None)
+    assert split_at_top_layer(base.build(torch.device("cpu"), seed=0).visual) is not None  # type: ignore[arg-type]
+    of_split, parts = gradients(base, photos, **change)
+    monkeypatch.setattr(finetune.anchors, "split_at_top_layer", lambda _: None)
     whole, other_parts = gradients(base, photos)
-    assert mine.keys() == whole.keys()
+    assert of_split.keys() == whole.keys()
     assert parts == pytest.approx(other_parts, rel=1e-4, abs=1e-6)
     assert parts["anchor_images"] > 1e-6  # the model has left its base
-    for name in mine:
-        assert (mine[name] - whole[name]).abs().max() <= 1e-4 * whole[name].abs().max(), name
+    for name in of_split:
+        assert (of_split[name] - whole[name]).abs().max() <= 1e-4 * whole[name].abs().max(), name
 
 
 def test_the_frozen_top_does_not_move_with_the_model(random_model: Path) -> None:
     visual = find_base(str(random_model)).build(torch.device("cpu"), seed=0).visual
-    parts = cut(visual)  # type: ignore[arg-type]
+    parts = split_at_top_layer(visual)  # type: ignore[arg-type]
     assert parts is not None
     below, above, frozen = parts
     hidden = below(torch.randn(2, 3, 32, 32))
@@ -116,4 +116,4 @@ def test_the_frozen_top_does_not_move_with_the_model(random_model: Path) -> None
 
 
 def test_a_tower_of_an_unknown_kind_is_not_cut() -> None:
-    assert cut(nn.Linear(2, 2)) is None
+    assert split_at_top_layer(nn.Linear(2, 2)) is None

@@ -110,8 +110,8 @@ def test_a_blend_of_base_and_merged_weights_is_the_adapters_at_a_smaller_scale(
     differ = {name for name in theta_0 if not torch.allclose(theta_0[name], blended[name], atol=1e-6)}
     assert differ == (set(names) if alpha else set())
     base.load_state_dict(blended)
-    for one, other in zip(features(base), features(scaled), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    for ours, other in zip(features(base), features(scaled), strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-5, rtol=1e-5)
 
 
 def test_query_key_and_value_have_adapters_of_their_own(model: nn.Module) -> None:

@@ -27,8 +27,8 @@ def build(name: str) -> nn.Module:
     [("ViT-H-14", 34, 26), ("RN50", 18, 14), ("convnext_base_w", 39, 14)],
 )
 def test_a_tower_has_a_stem_its_blocks_and_a_top(name: str, n_image: int, n_text: int) -> None:
-    found = layers(build(name))
-    counts = {tower: len({n for t, n in found.values() if t == tower}) for tower in ("image", "text")}
+    places = layers(build(name))
+    counts = {tower: len({n for t, n in places.values() if t == tower}) for tower in ("image", "text")}
     assert counts == {"image": n_image, "text": n_text}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.data.pixels import Pictures
+from finetune.data.pixels import ImageSet
 from finetune.data.records import read_records
 from finetune.data.species import Taxon
 from finetune.model.base_model import find_base
@@ -24,16 +24,16 @@ def words(tokens: Tensor) -> set[str]:
 
 
 def test_the_tokens_of_a_name_are_its_words_without_the_frames_around_it() -> None:
-    found = words(name_tokens(open_clip.tokenize, ["bird", "frog or mushroom", "close-up photo"]))
-    assert {"bird", "frog", "mushroom"} <= found
-    assert not {"a", "photo", "or", "of", "close", "this"} & found
+    tokens = words(name_tokens(open_clip.tokenize, ["bird", "frog or mushroom", "close-up photo"]))
+    assert {"bird", "frog", "mushroom"} <= tokens
+    assert not {"a", "photo", "or", "of", "close", "this"} & tokens
 
 
 def test_species_are_named_in_every_kind_of_text() -> None:
     taxon = Taxon("Amanita muscaria", "fly agaric", ("Fungi", "Basidiomycota"))
-    found = words(name_tokens(open_clip.tokenize, [], [taxon]))
-    assert {"fly", "fungi"} <= found
-    assert not {"with", "common", "name"} & found
+    tokens = words(name_tokens(open_clip.tokenize, [], [taxon]))
+    assert {"fly", "fungi"} <= tokens
+    assert not {"with", "common", "name"} & tokens
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def trainer(random_model: Path, tmp_path: Path) -> Trainer:
     for i in range(12):
         draw_picture(tmp_path / ("aves", "fungi")[i % 2] / f"{i}.png", seed=i)
     base = find_base(str(random_model))
-    pictures = Pictures(
+    pictures = ImageSet(
         tmp_path, read_records(tmp_path), size=(36, 36), preprocess=base.preprocess, budget_bytes=1 << 20
     )
     config = FinetuneConfig(
@@ -53,12 +53,12 @@ def trainer(random_model: Path, tmp_path: Path) -> Trainer:
 def test_training_names_moves_names_and_leaves_every_other_text_alone_to_the_bit(trainer: Trainer) -> None:
     others = ["two dogs play in the snow", "a photo of a car", "a picture"]
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    names, rest = trainer.encode_texts(["a bird", "mushroom"]), trainer.encode_texts(others)
+    names, rest = trainer.encoder.encode_texts(["a bird", "mushroom"]), trainer.encoder.encode_texts(others)
     for number in range(trainer.steps):
         trainer.step(number, trainer.prepare(number))
     trainer.finish()
-    assert torch.equal(trainer.encode_texts(others), rest)
-    assert (trainer.encode_texts(["a bird", "mushroom"]) - names).abs().amax(dim=1).min() > 1e-3
+    assert torch.equal(trainer.encoder.encode_texts(others), rest)
+    assert (trainer.encoder.encode_texts(["a bird", "mushroom"]) - names).abs().amax(dim=1).min() > 1e-3
     moved = {
         name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])
     }

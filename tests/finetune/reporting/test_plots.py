@@ -16,6 +16,7 @@ from PIL import Image
 
 from finetune.config import FinetuneConfig
 from finetune.reporting.plots import draw, smoothed
+from imret.errors import DataError
 from tests import ROOT
 
 CATEGORIES = ("aves", "fungi", "plantae")
@@ -75,8 +76,8 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def axes_with(figure: Figure, word: str) -> Axes:
-    (found,) = [axes for axes in figure.axes if word in axes.get_title(loc="left")]
-    return found
+    (panel,) = [axes for axes in figure.axes if word in axes.get_title(loc="left")]
+    return panel
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,9 @@ def test_without_retention_the_curve_is_drawn_over_alpha() -> None:
     ],
 )
 def test_the_title_says_what_was_trained(recipe: str, trained: str) -> None:
-    told = training(**blends(0.1, 0.1))
-    told["config"] = dataclasses.asdict(FinetuneConfig.of(recipe))
-    title = draw(steps(480), told).get_suptitle()
+    content = training(**blends(0.1, 0.1))
+    content["config"] = dataclasses.asdict(FinetuneConfig.of(recipe))
+    title = draw(steps(480), content).get_suptitle()
     assert f"laion2b_s32b_b79k: {trained}, 480 steps of" in title
 
 
@@ -180,6 +181,12 @@ def test_smoothing_is_the_naive_weighted_mean_and_keeps_a_constant() -> None:
         assert value == pytest.approx(np.average(values[near], weights=weights))
     np.testing.assert_allclose(smoothed(np.full(5000, 3.3)), 3.3)
     assert (smoothed(values[:20]) == values[:20]).all()
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(DataError, match=r"pip install 'imret\[plots\]'"):
+        draw(steps(3), training())
 
 
 def test_matplotlib_is_loaded_when_something_is_drawn_and_pyplot_never() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from finetune.callbacks import Step, Watch
+from finetune.callbacks import Callbacks, Step
 from finetune.config import FinetuneConfig
-from finetune.reporting.tensorboard import Board, require_tensorboard
+from finetune.reporting.tensorboard import TensorBoardLogger, require_tensorboard
 from finetune.run import finetune
 from imret.errors import DataError
 from tests import ROOT
@@ -52,21 +52,21 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_every_step_and_both_validations_are_there(photos: Path, tmp_path: Path) -> None:
     training = tune(photos, tmp_path / "model", tmp_path / "board")
-    found = scalars(tmp_path / "board")
+    logged = scalars(tmp_path / "board")
     lines = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
     for tag, name in (("train/loss", "loss"), ("train/lr", "lr"), ("machine/memory_mib", "memory_mib")):
-        assert found[tag] == [(line["step"], pytest.approx(line[name])) for line in lines]
-    assert found["train/excess_over_floor"] == [
+        assert logged[tag] == [(line["step"], pytest.approx(line[name])) for line in lines]
+    assert logged["train/excess_over_floor"] == [
         (line["step"], pytest.approx(line["loss"] - line["floor"], abs=1e-5)) for line in lines
     ]
-    assert {"train/floor", "train/grad_norm", "train/logit_scale", "machine/images_per_s"} <= found.keys()
-    assert all(value > 0 for _, value in found["machine/images_per_s"])
+    assert {"train/floor", "train/grad_norm", "train/logit_scale", "machine/images_per_s"} <= logged.keys()
+    assert all(value > 0 for _, value in logged["machine/images_per_s"])
     before, after = (training["validation"][moment]["text_to_image_map"] for moment in ("before", "after"))
-    assert found["validation/text_to_image_map"] == [
+    assert logged["validation/text_to_image_map"] == [
         (0, pytest.approx(before)),
         (training["steps"], pytest.approx(after)),
     ]
-    assert {"validation_by_category/aves", "validation_by_category/fungi"} <= found.keys()
+    assert {"validation_by_category/aves", "validation_by_category/fungi"} <= logged.keys()
 
 
 def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
@@ -81,15 +81,15 @@ def test_a_run_that_goes_on_repeats_no_step_and_may_be_given_a_board_later(
         if step.step == stop_at:
             raise RuntimeError("stopped by the test")
 
-    arguments: dict[str, Any] = {"config": config, "watch": Watch(step=stop)}
+    arguments: dict[str, Any] = {"config": config, "callbacks": Callbacks(on_step=stop)}
     stop_at = 4
     with pytest.raises(RuntimeError):
         tune(photos, output, board, **arguments)
     assert [step for step, _ in scalars(board)["train/loss"]] == [1, 2, 3]
     stop_at = 0
-    said: list[str] = []
-    training = tune(photos, output, board, config=config, watch=Watch(say=said.append))
-    assert "going on after step 2 of 4" in said
+    messages: list[str] = []
+    training = tune(photos, output, board, config=config, callbacks=Callbacks(on_message=messages.append))
+    assert "going on after step 2 of 4" in messages
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert scalars(board)["train/loss"] == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [step for step, _ in scalars(board)["validation/text_to_image_map"]] == [0, 4]
@@ -149,7 +149,7 @@ def test_without_the_package_nothing_is_decoded_and_the_way_out_is_said(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # what a missing module is to `import`
     decoded: list[int] = []
     with pytest.raises(DataError, match=r"pip install 'imret\[tensorboard\]'"):
-        tune(photos, tmp_path / "model", tmp_path / "board", watch=Watch(picture=decoded.append))
+        tune(photos, tmp_path / "model", tmp_path / "board", callbacks=Callbacks(on_image=decoded.append))
     assert not decoded
     assert not (tmp_path / "model").exists()
     with pytest.raises(DataError):
@@ -167,14 +167,14 @@ def test_folders_of_pictures_and_of_models_are_no_place_for_it(photos: Path, tmp
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write to the --tensorboard folder .*file"):
-        Board(tmp_path / "file" / "board", done=0, say=print)
+        TensorBoardLogger(tmp_path / "file" / "board", done=0, on_message=print)
 
 
 def test_a_disk_that_is_full_is_said_once_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    with Board(tmp_path / "board", done=0, say=said.append) as board:
+    messages: list[str] = []
+    with TensorBoardLogger(tmp_path / "board", done=0, on_message=messages.append) as board:
         board.step(STEP, 8)
 
         def full(*_: object) -> None:
@@ -185,6 +185,6 @@ def test_a_disk_that_is_full_is_said_once_and_training_goes_on(
         board.step(STEP, 8)
         board.step(STEP, 8)
         board.flush()
-    assert len(said) == 1
-    assert "No space left on device" in said[0]
-    assert "Training goes on" in said[0]
+    assert len(messages) == 1
+    assert "No space left on device" in messages[0]
+    assert "Training goes on" in messages[0]
