@@ -2,7 +2,7 @@
 #
 #   make demo       draw pictures, train a small model on them, ingest, search: the whole chain
 #   make test       the tests, in minutes, without network, GPU or server
-#   make check      lint and types
+#   make check      lint, types, and which package may import which
 #   make test-slow  what needs minutes, or gigabytes of memory and disk
 #   make clean      forget the environment and the demo
 
@@ -39,6 +39,7 @@ check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 clean:
 	rm -rf $(VENV) build *.egg-info
