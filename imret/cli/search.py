@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 # Options that `search` and `similar` share. Those that are fields of SearchOptions have its names.
 _OPTIONS = (
     click.option(

@@ -17,7 +17,6 @@ from imret.datasets.scan import Skipped
 
 Interval: TypeAlias = tuple[float, float]  # 95 % bootstrap interval over pictures
 
-
 # What JSON calls otherwise: figures by k, such as "p@10", and single keys. Left out where they are None.
 _BY_K = {"precision": "p", "ndcg": "ndcg", "hit_rate": "hit_rate", "recall": "recall"}
 _KEYS = {"map_at_100": "map@100", "duplicates_in_train": "copies_in_train", "provenance": "made"}

@@ -14,7 +14,6 @@ from imret.models.safetensors_map import is_safetensors, map_safetensors
 # Elements converted at once: 16 MB of float32.
 _PIECE = 1 << 22
 
-
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,

@@ -22,7 +22,6 @@ from imret.settings import cache_dir
 # Keys that steer training or the download of a base model and leave every embedding as it is.
 _WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
 
-
 # A file changed less than this ago could change again within one tick of its clock, unseen by its mtime.
 _UNSETTLED_S = 2.0
 

@@ -15,19 +15,10 @@ from imret.store.types import is_point_id
 # gets the links that a filtered search walks. A field with an index holds only values of its kind: an index
 # does not see the others, so that what a filter finds would depend on whether there is one.
 KEYWORD_FIELDS = ("category", "path", "sha256", "source")  # any str or int
-
-
 INTEGER_FIELDS = ("width", "height", "size_bytes")  # int
-
-
 DATETIME_FIELDS = ("modified",)  # str, RFC 3339
-
-
 INDEXED_FIELDS = KEYWORD_FIELDS + INTEGER_FIELDS + DATETIME_FIELDS
-
-
 _FIELD = re.compile(r"[A-Za-z0-9_-]+")
-
 
 # RFC 3339, section 5.6, to the microsecond, the finest that Qdrant compares. No leap second: with an index it
 # reads one as the next second, without one as the last.

@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 TEXT_PARAMETERS = 354_032_640
 MIB = 1 << 20
 
-
 MEASURE = """
 import sys, time
 from pathlib import Path
