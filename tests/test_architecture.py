@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
 import imret
+from tests import ROOT
 
 
 def test_importing_imret_loads_nothing_heavy() -> None:
