@@ -97,7 +97,7 @@ class Noise(ImageSet):
     """Pictures that are decoded already: ten categories of uniform noise, 64 different ones in all."""
 
     def __init__(self, n: int, size: tuple[int, int]) -> None:
-        self.records = [Record(f"{i}.jpg", CATEGORIES[i % len(CATEGORIES)], (), 0) for i in range(n)]
+        self.records = [Record(f"{i}.jpg", CATEGORIES[i % len(CATEGORIES)], 0) for i in range(n)]
         self._noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, *size, 3), np.uint8))
 
     def batch(self, positions: Any) -> Tensor:

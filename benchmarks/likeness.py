@@ -55,7 +55,7 @@ def main() -> None:
     def hash_of(image: Image.Image) -> ImageHash:
         return compute_hash(fit_image(image, size=(arguments.size, arguments.size)))
 
-    paths = [path for path, _ in sorted(list_pictures(arguments.folder))]
+    paths = [picture.path for picture in list_pictures(arguments.folder)]
     found: Counter[str] = Counter()
     hashes = []
     for path in paths:

@@ -6,28 +6,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from imret.datasets.scan import Found, Ignored, Skipped, left_out, looks_like_picture, walk
+from imret.datasets.scan import Ignored, Picture, Skipped, left_out, looks_like_picture, walk
 from imret.errors import DataError
 from imret.store.payload import modified_time, point_id
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One picture of a source, before decoding.
+class Record(Picture):
+    """A picture of a source, before decoding.
 
     Attributes:
-        source: Absolute folder that was asked for.
-        path: Path below it, with forward slashes; may hold surrogate escapes.
-        category: First folder below the source, or None.
-        size_bytes: Size of the file when it was seen.
-        modified: Time of its last change, RFC 3339.
+        source: Absolute folder that was asked for; `path` lies below it.
     """
 
     source: str
-    path: str
-    category: str | None
-    size_bytes: int
-    modified: str
 
     @property
     def id(self) -> str:
@@ -37,7 +29,12 @@ class Record:
     @property
     def file(self) -> str:
         """The absolute path that opens it."""
-        return os.path.join(self.source, *self.path.split("/"))
+        return self.file_in(self.source)
+
+    @property
+    def modified(self) -> str:
+        """Time of its last change, RFC 3339."""
+        return modified_time(self.mtime_ns)
 
 
 class FolderSource:
@@ -74,7 +71,11 @@ class FolderSource:
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
         """Yield every picture below the folder, in the order of names, and what is left out, and why."""
         for entry in walk(self.root):
-            yield self._record(entry) if isinstance(entry, Found) else entry
+            if isinstance(entry, Picture):
+                category = entry.category if self.categories else None
+                yield Record(entry.path, category, entry.size_bytes, entry.mtime_ns, self.root)
+            else:
+                yield entry
 
     def count(self) -> int:
         """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
@@ -99,10 +100,3 @@ class FolderSource:
         except OSError:
             return True
         return True
-
-    def _record(self, found: Found) -> Record:
-        folder, _, below = found.path.partition("/")
-        category = folder if self.categories and below else None
-        return Record(
-            self.root, found.path, category, found.info.st_size, modified_time(found.info.st_mtime_ns)
-        )

@@ -90,7 +90,9 @@ def _read_row(file: Path, line: str, row: dict[str, str]) -> Record:
             "Write train, val, validation or test."
         )
     caption = row.get("caption", "")
-    return Record(path, row["category"], (caption,) if caption else (), 0, read_taxon(row), split)
+    return Record(
+        path, row["category"], 0, captions=(caption,) if caption else (), taxon=read_taxon(row), split=split
+    )
 
 
 def _difference(first: Record, second: Record) -> str:

@@ -191,7 +191,7 @@ def _test_set(
             f"the test folder {str(root)!r} is the training folder {str(train)!r}, or lies above it: every "
             "picture is a copy of itself. Give another to --against."
         )
-    records = [Record(path, "", (), size_bytes) for path, size_bytes in sorted(list_pictures(root))]
+    records = [Record(picture.path, "", picture.size_bytes) for picture in list_pictures(root)]
     if not records:
         raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
     on_message(f"{len(records):,} test pictures to compare with from {root}")

@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from finetune.data.species import Taxon
-from imret.datasets.scan import Found, Skipped, looks_like_picture, walk
+from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
 from imret.errors import DataError
 
 # Number of a random stream; finetune.data.batches has the others.
@@ -24,22 +24,19 @@ _SPLIT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One training picture, before decoding.
+class Record(Picture):
+    """A training picture, before decoding.
 
     Attributes:
-        path: Below the training folder, with forward slashes.
-        category: First folder of the path, or what a manifest says.
+        category: First folder of the path, or what a manifest says; empty where none is needed.
         captions: Its own captions; empty where it has none.
-        size_bytes: Size of the file.
         taxon: What species it shows; None where that is not known.
         split: "train" or, where a manifest says so, "validation" or "test".
     """
 
-    path: str
     category: str
-    captions: tuple[str, ...]
-    size_bytes: int
+    mtime_ns: int = 0  # training does not ask
+    captions: tuple[str, ...] = ()
     taxon: Taxon | None = None
     split: str = "train"
 
@@ -71,11 +68,11 @@ def read_records(
         )
     records: list[Record] = []
     loose = 0
-    for path, size_bytes in sorted(list_pictures(root)):
-        if "/" not in path:
+    for picture in list_pictures(root):
+        if picture.category is None:
             loose += 1
             continue
-        records.append(Record(path, path.split("/", 1)[0], (), size_bytes))
+        records.append(Record(picture.path, picture.category, picture.size_bytes, picture.mtime_ns))
     if not records:
         content = f"{loose} pictures that lie in no category" if loose else "no pictures"
         raise DataError(
@@ -86,13 +83,16 @@ def read_records(
     return records
 
 
-def list_pictures(root: Path) -> Iterator[tuple[str, int]]:
-    """Yield the path below `root` and the size of each file that is named like a picture."""
+def list_pictures(root: Path) -> list[Picture]:
+    """Return every file below `root` that is named like a picture, in the order of their paths."""
+    pictures = []
     for entry in walk(str(root)):
-        if isinstance(entry, Found):
-            yield entry.path, entry.info.st_size
+        if isinstance(entry, Picture):
+            pictures.append(entry)
         elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
-            yield entry.path, 0  # decoding finds what is wrong with it, for the report
+            folder, _, below = entry.path.partition("/")  # decoding finds what is wrong with it
+            pictures.append(Picture(entry.path, folder if below else None, 0, 0))
+    return sorted(pictures, key=lambda picture: picture.path)
 
 
 def with_captions(

@@ -93,5 +93,6 @@ def replayed_records(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
     """
     root, captions = read_captioned(file)
     return root, [
-        Record(path, "", texts, (root / path).stat().st_size) for path, texts in sorted(captions.items())
+        Record(path, "", (root / path).stat().st_size, captions=texts)
+        for path, texts in sorted(captions.items())
     ]

@@ -164,8 +164,7 @@ class _PictureFiles:
         self.n_skipped = 0
 
     def __iter__(self) -> Iterator[str]:
-        from imret.datasets.labelled import Picture, list_pictures
-        from imret.datasets.scan import Skipped
+        from imret.datasets.scan import Picture, Skipped, walk
 
         for argument in self._arguments:
             if not os.path.isdir(argument):
@@ -173,7 +172,7 @@ class _PictureFiles:
                 continue
             n = 0
             try:
-                for entry in list_pictures(argument):
+                for entry in walk(argument):
                     if isinstance(entry, Picture):
                         n += 1
                         yield entry.file_in(argument)

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imret.datasets.scan import Found, Ignored, Skipped, walk
+from imret.datasets.scan import Picture, Skipped, walk
 from imret.errors import DataError
 from imret.files import sha256_of
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture file of a folder, and what is known of it before anything is decoded.
-
-    Attributes:
-        path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
-        category: The first folder of the path; None where it lies in none.
-        size_bytes: Size of the file when it was seen.
-        mtime_ns: When it was last changed, in nanoseconds since 1970.
-    """
-
-    path: str
-    category: str | None
-    size_bytes: int
-    mtime_ns: int
-
-    def file_in(self, folder: str | os.PathLike[str]) -> str:
-        """Return the path that opens it, given the folder that it was found in."""
-        return os.path.join(folder, *self.path.split("/"))
 
 
 @dataclass(frozen=True)
@@ -64,20 +42,6 @@ def category_of(path: str) -> str:
     return path.split("/", 1)[0]
 
 
-def list_pictures(folder: str | os.PathLike[str]) -> Iterator[Picture | Skipped | Ignored]:
-    """Yield every picture below a folder, in the order of names, and what is left out, as `walk` does.
-
-    Raises:
-        OSError: If the folder itself cannot be looked at.
-    """
-    for entry in walk(os.fspath(folder)):
-        if isinstance(entry, Found):
-            category = category_of(entry.path) if "/" in entry.path else None
-            yield Picture(entry.path, category, entry.info.st_size, entry.info.st_mtime_ns)
-        else:
-            yield entry
-
-
 def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
     """Find the pictures of a folder that lie in a category, opening none.
 
@@ -89,7 +53,7 @@ def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
     pictures, skipped = [], []
-    for entry in list_pictures(root):
+    for entry in walk(os.fspath(root)):
         if isinstance(entry, Skipped):
             skipped.append(entry)
         elif isinstance(entry, Picture) and entry.category is None:

@@ -28,16 +28,24 @@ SYSTEM_FOLDERS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file that is a picture by its name.
+class Picture:
+    """A picture file of a folder, and what is known of it before anything is decoded.
 
     Attributes:
         path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
-        info: Its stat, through symlinks.
+        category: The first folder of the path; None where it lies in none.
+        size_bytes: Size of the file when it was seen.
+        mtime_ns: When it was last changed, in nanoseconds since 1970.
     """
 
     path: str
-    info: os.stat_result
+    category: str | None
+    size_bytes: int
+    mtime_ns: int
+
+    def file_in(self, folder: str | os.PathLike[str]) -> str:
+        """Return the path that opens it, given the folder that it was found in."""
+        return os.path.join(folder, *self.path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class _Folder:
     names: Iterator[str] | None = None
 
 
-def walk(root: str) -> Iterator[Found | Skipped | Ignored]:
+def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
     """Yield every picture below a folder, in the order of names, and what is left out, and why.
 
     Symlinks are followed, loops are not. Memory is bounded by the largest single folder, not by the number
@@ -98,7 +106,7 @@ def walk(root: str) -> Iterator[Found | Skipped | Ignored]:
         path = f"{folder.path}/{name}" if folder.path else name
         entry = _look_at(root, path, name)
         if not isinstance(entry, os.stat_result):
-            n_found += isinstance(entry, Found)
+            n_found += isinstance(entry, Picture)
             yield entry
         elif (key := (entry.st_dev, entry.st_ino)) in on_the_way_down:
             yield Skipped(path, "symlink loop: it leads back to a folder above it")
@@ -120,7 +128,7 @@ def looks_like_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _look_at(root: str, path: str, name: str) -> Found | Skipped | Ignored | os.stat_result:
+def _look_at(root: str, path: str, name: str) -> Picture | Skipped | Ignored | os.stat_result:
     """Return what one name is; a folder to descend into comes back as its stat."""
     reason = left_out(name)
     if reason is not None:
@@ -138,7 +146,8 @@ def _look_at(root: str, path: str, name: str) -> Found | Skipped | Ignored | os.
         return Ignored(path, _kind(name))
     if not stat.S_ISREG(info.st_mode):
         return Skipped(path, "not a regular file")
-    return Found(path, info)
+    folder, _, below = path.partition("/")
+    return Picture(path, folder if below else None, info.st_size, info.st_mtime_ns)
 
 
 def _kind(name: str) -> str:

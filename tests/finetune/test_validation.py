@@ -46,13 +46,14 @@ class Table:
 
 
 def labelled(n: int) -> ImageSet:
-    records = [Record(f"{i}.jpg", ("aves", "fungi", "plantae")[i % 3], (), 1) for i in range(n)]
+    records = [Record(f"{i}.jpg", ("aves", "fungi", "plantae")[i % 3], 1) for i in range(n)]
     return cast(Any, Numbered(records))
 
 
 def captioned(n: int) -> ImageSet:
     records = [
-        Record(f"{i}.jpg", "", tuple(f"caption {i} {j}" for j in range(1 + i % 3)), 1) for i in range(n)
+        Record(f"{i}.jpg", "", 1, captions=tuple(f"caption {i} {j}" for j in range(1 + i % 3)))
+        for i in range(n)
     ]
     return cast(Any, Numbered(records))
 
@@ -126,7 +127,7 @@ def test_with_no_captioned_picture_to_mistake_another_for_it_is_agreement(n: int
 
 
 def test_pictures_of_one_category_rank_perfectly_and_so_say_nothing() -> None:
-    one = cast(Any, Numbered([Record(f"{i}.jpg", "aves", (), 1) for i in range(5)]))
+    one = cast(Any, Numbered([Record(f"{i}.jpg", "aves", 1) for i in range(5)]))
     validation = Validation(one, None, phrases=PHRASES, batch_size=8)
     assert validation.scores(*both(validation, Table())) is None
 

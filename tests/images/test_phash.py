@@ -123,7 +123,7 @@ def test_thousands_of_one_placeholder_are_one_group_and_not_millions_of_pairs(
 
     monkeypatch.setattr("finetune.data.duplicates.near_duplicates", counted)
     assert find_groups(hashes).tolist() == [0, *[1] * 3001, 0]
-    records = [Record(f"{i}.jpg", "", (), 1) for i in range(3003)]
+    records = [Record(f"{i}.jpg", "", 1) for i in range(3003)]
     leaks = find_leaks(records, hashes, records[1:4], hashes[1:4])
     assert leaks == {i: Leak(f"{i}.jpg", "1.jpg") for i in range(1, 3002)}
     assert n_pairs == [1, 2]

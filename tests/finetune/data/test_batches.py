@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make_records(**counts: int) -> list[Record]:
-    return [Record(f"{name}/{i:03}.jpg", name, (), i) for name, count in counts.items() for i in range(count)]
+    return [Record(f"{name}/{i:03}.jpg", name, i) for name, count in counts.items() for i in range(count)]
 
 
 # ---- Folder to records -----------------------------------------------------------------------------------
@@ -179,9 +179,7 @@ def test_without_copies_the_split_is_what_it_was_before_there_were_groups() -> N
 
 
 def test_pictures_that_are_meant_for_validation_are_it_instead_of_carved_ones() -> None:
-    records = [
-        Record(f"a/{i}.jpg", "a", (), 1, split="validation" if i in (2, 5) else "train") for i in range(9)
-    ]
+    records = [Record(f"a/{i}.jpg", "a", 1, split="validation" if i in (2, 5) else "train") for i in range(9)]
     assert split_records(records, share=0.5, seed=0) == ([0, 1, 3, 4, 6, 7, 8], [2, 5])
 
 
@@ -271,7 +269,9 @@ def test_batches_are_balanced_and_show_every_picture_before_any_again() -> None:
 
 def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
     records = [
-        Record(f"{c}/{i}.jpg", c, (f"a {c} {i}", f"a {c}"), 1) for c in ("aves", "fungi") for i in range(20)
+        Record(f"{c}/{i}.jpg", c, 1, captions=(f"a {c} {i}", f"a {c}"))
+        for c in ("aves", "fungi")
+        for i in range(20)
     ]
     forwards = Batches(records, batch_size=7, seed=3, category_share=0.5)
     backwards = Batches(records, batch_size=7, seed=3, category_share=0.5)
@@ -306,7 +306,8 @@ def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() ->
         ("a mushroom",),
     ]
     records = [
-        Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", captions, 1) for i, captions in enumerate(captions_of)
+        Record(f"c{i > 2}/{i}.jpg", f"c{i > 2}", 1, captions=captions)
+        for i, captions in enumerate(captions_of)
     ]
     batches = Batches(records, batch_size=5, seed=0, category_share=0.0)
     for step in range(20):
@@ -326,7 +327,7 @@ def test_a_text_matches_every_picture_it_is_true_of_and_equal_texts_are_one() ->
 
 def test_a_text_set_holds_captions_of_one_place_and_sets_of_a_batch_differ_in_it() -> None:
     records = [
-        Record(f"{c}/{i}.jpg", c, (f"a {c} {i} in detail", f"a {c} {i}", f"{c} bare"), 1)
+        Record(f"{c}/{i}.jpg", c, 1, captions=(f"a {c} {i} in detail", f"a {c} {i}", f"{c} bare"))
         for c in ("aves", "fungi")
         for i in range(10)
     ]
@@ -348,7 +349,9 @@ def test_a_text_set_holds_captions_of_one_place_and_sets_of_a_batch_differ_in_it
 
 
 def test_no_more_text_sets_are_drawn_than_pictures_have_captions() -> None:
-    records = [Record(f"{c}/{i}.jpg", c, (f"a {c}",), 1) for c in ("aves", "fungi") for i in range(5)]
+    records = [
+        Record(f"{c}/{i}.jpg", c, 1, captions=(f"a {c}",)) for c in ("aves", "fungi") for i in range(5)
+    ]
     batches = Batches(records, batch_size=4, seed=0, category_share=0.0, captions_per_picture=3)
     assert len(batches.draw(0).text_sets) == 1
 
@@ -359,7 +362,7 @@ def of_species() -> list[Record]:
     taxa = [crow, crow, magpie, Taxon("Pica pica", "", ("Animalia", "Pica")), Taxon("", "owl")]
     taxa_of = {"aves": taxa, "fungi": [Taxon("Amanita muscaria", "fly agaric")] * 5, "insecta": [None] * 5}
     return [
-        Record(f"{category}/{i}.jpg", category, (f"{category} {i}",), 1, taxon)
+        Record(f"{category}/{i}.jpg", category, 1, captions=(f"{category} {i}",), taxon=taxon)
         for category, group in taxa_of.items()
         for i, taxon in enumerate(group)
     ]
@@ -392,7 +395,7 @@ def test_one_kind_of_text_serves_a_whole_set_of_species() -> None:
     records = [
         record for record in of_species() if record.taxon and record.taxon.species and record.taxon.ranks
     ]
-    others = [Record("b/1.jpg", "b", (), 1, Taxon("Bufo bufo", "toad", ("Animalia", "Bufo")))]
+    others = [Record("b/1.jpg", "b", 1, taxon=Taxon("Bufo bufo", "toad", ("Animalia", "Bufo")))]
     batches = Batches([*records, *others], batch_size=4, seed=0, species_share=1.0)
     for step in range(20):
         texts = batches.draw(step).text_sets[0].captions
@@ -411,7 +414,9 @@ def test_the_share_of_sets_at_the_level_of_species_is_the_one_asked_for() -> Non
 
 def test_the_share_of_species_changes_no_batch_where_no_species_is_known() -> None:
     records = [
-        Record(f"{c}/{i}.jpg", c, (f"a {c} {i}", f"a {c}"), 1) for c in ("aves", "fungi") for i in range(9)
+        Record(f"{c}/{i}.jpg", c, 1, captions=(f"a {c} {i}", f"a {c}"))
+        for c in ("aves", "fungi")
+        for i in range(9)
     ]
     without, with_share = (
         Batches(
