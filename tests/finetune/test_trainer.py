@@ -312,14 +312,14 @@ def test_a_run_that_cannot_be_drawn_is_a_model_all_the_same_and_is_drawn_by_the_
     messages: list[str] = []
 
     def stand_in_the_way(_step: object, _pictures: int) -> None:
-        (output / "training.png.tmp").mkdir(exist_ok=True)
+        (output / ".training.png.part").mkdir(exist_ok=True)
 
     scratch(photos, output, callbacks=Callbacks(on_message=messages.append, on_step=stand_in_the_way))
     assert "training.png" in messages[-1]
     assert "The model is whole" in messages[-1]
     assert same_weights(output, trained)
     assert not (output / "training.png").exists()
-    (output / "training.png.tmp").rmdir()
+    (output / ".training.png.part").rmdir()
     scratch(photos, output, callbacks=Callbacks(on_message=messages.append))
     assert "nothing to do" in messages[-1]
     assert (output / "training.png").read_bytes().startswith(b"\x89PNG")
@@ -360,7 +360,7 @@ def test_of_several_processes_only_the_first_speaks_of_a_finished_run(
     trained: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(World, "join", classmethod(lambda cls, _device: cls(1, 2)))
-    monkeypatch.setattr(World, "wait", lambda self: None)
+    monkeypatch.setattr(World, "barrier", lambda self: None)
     messages: list[str] = []
     assert scratch(photos, trained, callbacks=Callbacks(on_message=messages.append)) == {}
     assert messages == []
