@@ -22,23 +22,14 @@ from imret import errors
 from imret.client.discovery import RunningServer
 from imret.errors import ImretError, StoreUnavailable
 from imret.escape import escape_undecodable
-from imret.retrieval.limits import (
-    MAX_CATEGORIES,
-    MAX_DEPTH,
-    MAX_LIMIT,
-    MAX_NAME,
-    MAX_PER_GROUP,
-    MAX_TERMS,
-    MAX_TEXT,
-    MAX_WEIGHT,
-)
+from imret.retrieval import limits
 from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, Term, read_picture, terms_of
 from imret.retrieval.results import Hit, sort_hits
 from imret.settings import __version__
 from imret.store.payload import file_of
 
-PAGE = MAX_LIMIT
+PAGE = limits.MAX_LIMIT
 # Each page costs the server a search of all that come before it, too.
 MAX_PAGES = 10
 MAX_CONDITIONS = 50
@@ -134,12 +125,12 @@ def _check_paging(options: SearchOptions) -> None:
         # Near copies fold over all that is asked for, and the ranks of groups go on through them.
         flag = "--unique" if options.unique else "--group-by"
         raise FallbackToLocal(f"gives at most {PAGE} hits with {flag}")
-    if options.limit > PAGE * MAX_PAGES or options.limit + options.offset > MAX_DEPTH:
-        raise FallbackToLocal(f"gives at most {PAGE * MAX_PAGES:,} hits, and none after {MAX_DEPTH:,}")
-    if options.group_by is not None and options.per_group > MAX_PER_GROUP:
-        raise FallbackToLocal(f"gives at most {MAX_PER_GROUP} hits of a group")
-    if options.group_by is not None and options.limit * options.per_group > MAX_DEPTH:
-        raise FallbackToLocal(f"gives at most {MAX_DEPTH:,} hits in groups")
+    if options.limit > PAGE * MAX_PAGES or options.limit + options.offset > limits.MAX_DEPTH:
+        raise FallbackToLocal(f"gives at most {PAGE * MAX_PAGES:,} hits, and none after {limits.MAX_DEPTH:,}")
+    if options.group_by is not None and options.per_group > limits.MAX_PER_GROUP:
+        raise FallbackToLocal(f"gives at most {limits.MAX_PER_GROUP} hits of a group")
+    if options.group_by is not None and options.limit * options.per_group > limits.MAX_DEPTH:
+        raise FallbackToLocal(f"gives at most {limits.MAX_DEPTH:,} hits in groups")
 
 
 def _check_lengths(terms: Sequence[Term], request: dict[str, Any]) -> None:
@@ -147,12 +138,12 @@ def _check_lengths(terms: Sequence[Term], request: dict[str, Any]) -> None:
     values = [str(term.value) for term in terms if term.kind in ("text", "stored")]
     texts = [*values, *request["category"], *request["not_category"], *request["where"]]
     if (
-        len(terms) > MAX_TERMS
-        or any(abs(term.weight) > MAX_WEIGHT for term in terms)
-        or max(map(len, texts), default=0) > MAX_TEXT
-        or max(len(request["category"]), len(request["not_category"])) > MAX_CATEGORIES
+        len(terms) > limits.MAX_TERMS
+        or any(abs(term.weight) > limits.MAX_WEIGHT for term in terms)
+        or max(map(len, texts), default=0) > limits.MAX_TEXT
+        or max(len(request["category"]), len(request["not_category"])) > limits.MAX_CATEGORIES
         or len(request["where"]) > MAX_CONDITIONS
-        or len(request["collection"]) > MAX_NAME
+        or len(request["collection"]) > limits.MAX_NAME
     ):
         raise FallbackToLocal("does not take so long a query")
     # File names may hold bytes that are no UTF-8, which JSON cannot say.
