@@ -154,11 +154,12 @@ def test_the_fields_are_those_that_ingest_stores_and_of_the_kinds_that_the_store
         source="/p", path="a", category="c", sha256="0", width=1, height=1, size_bytes=1, modified="m"
     )
     assert set(payload) == set(FIELDS)
-    by_kind = {kind: {key for key in FIELDS if FIELDS[key] == kind} for kind in ("text", "number", "moment")}
+    kinds = ("text", "number", "datetime")
+    by_kind = {kind: {key for key in FIELDS if FIELDS[key] == kind} for kind in kinds}
     assert by_kind == {
         "text": set(KEYWORD_FIELDS),
         "number": set(INTEGER_FIELDS),
-        "moment": set(DATETIME_FIELDS),
+        "datetime": set(DATETIME_FIELDS),
     }
 
 
