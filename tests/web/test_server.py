@@ -236,7 +236,7 @@ def test_the_limit_of_files_is_lifted_and_some_are_kept_back() -> None:
 SERVER = """
 import gc, json, os, socket, sys
 from imret.web.server import make_server, raise_file_limit
-from imret.web.security.middleware import Gate as SecurityMiddleware
+from imret.web.security.middleware import SecurityMiddleware
 
 async def app(scope, receive, send):
     gc.collect()
