@@ -3,6 +3,7 @@
 #   make demo       draw pictures, train a small model on them, ingest, search: the whole chain
 #   make test       the tests, in minutes, without network, GPU or server
 #   make check      lint, types, and which package may import which
+#   make docs       write docs/cli.md from the help of the commands; run the commands of all pages
 #   make test-slow  what needs minutes, or gigabytes of memory and disk
 #   make clean      forget the environment and the demo
 
@@ -15,7 +16,7 @@ TEST   ?= 200
 SEED   ?= 0
 DEMO   := build/demo-$(TRAIN)-$(TEST)-$(SEED)
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check docs clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -40,6 +41,10 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+docs: $(READY)
+	@$(BIN)/python -m imret.cli.reference > docs/cli.md
+	@$(BIN)/python -m pytest -q tests/docs
 
 clean:
 	rm -rf $(VENV) build *.egg-info
