@@ -4,13 +4,21 @@ from __future__ import annotations
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, a name or an address without brackets, is this machine and nothing else."""
+    """Whether only this machine reaches what listens on a host: localhost, 127.0.0.0/8 or ::1.
+
+    Other names count as reachable from elsewhere, whatever they resolve to today.
+    """
     import ipaddress
 
+    if host.lower() == "localhost":
+        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+        return False
+    # Python before 3.13 does not see loopback in ::ffff:127.0.0.1.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def accepts_connections(host: str, port: int, *, timeout_s: float) -> bool:

@@ -9,12 +9,16 @@ import pytest
 from imret.net import accepts_connections, is_loopback
 
 
-@pytest.mark.parametrize("host", ["localhost", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST", "::ffff:127.0.0.1", "[::1]", "127.0.0.1", "127.9.9.9", "::1"]
+)
 def test_this_machine_is_known_by_its_names_and_addresses(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["", "example.com", "localhost.example.com", "0.0.0.0", "::", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["", "a.localhost", "example.com", "localhost.example.com", "0.0.0.0", "::", "10.0.0.1"]
+)
 def test_other_hosts_are_not_this_machine(host: str) -> None:
     assert not is_loopback(host)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.errors import DataError
+from imret.net import accepts_connections
 from imret.settings import state_dir
 
 _MAX_BYTES = 65_536
@@ -229,12 +230,10 @@ def _is_alive(record: int, server: RunningServer) -> bool:
 
 
 def _answers(url: str) -> bool:
-    import socket
     from urllib.parse import urlsplit
 
     try:
         parts = urlsplit(url)
-        with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=_CONNECT_S):
-            return True
-    except (OSError, ValueError):
+        return accepts_connections(parts.hostname or "", parts.port or 80, timeout_s=_CONNECT_S)
+    except ValueError:
         return False

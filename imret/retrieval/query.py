@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from imret.errors import DataError, ImageError
+from imret.store.types import is_point_id
 
 if TYPE_CHECKING:
     from imret.images.decode import Picture
@@ -180,7 +180,7 @@ def _kind_of(typed: str) -> tuple[str, str]:
     """Return the kind of a term without its weight, and its value."""
     named = _KIND.fullmatch(typed)
     if named:
-        if named[1] == "id" and not _is_id(named[2]):
+        if named[1] == "id" and not is_point_id(named[2]):
             raise DataError(
                 f"{typed!r} names no point: an id has 36 characters, as in the hits of --format json. If "
                 f"these are words: text:{typed}"
@@ -190,14 +190,7 @@ def _kind_of(typed: str) -> tuple[str, str]:
         return "url", typed
     if _PATH.match(typed) or _LIKE_A_FILE.fullmatch(typed):
         return "image", typed
-    return ("id", typed) if _is_id(typed) else ("text", typed)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        return str(uuid.UUID(text)) == text
-    except ValueError:
-        return False
+    return ("id", typed) if is_point_id(typed) else ("text", typed)
 
 
 def path_of_term(typed: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from imret.retrieval.results import Hit
 from imret.retrieval.web_address import shown_url
 from imret.store import Filter, Point
 from imret.store.payload import file_of
+from imret.store.types import is_point_id
 from imret.web.errors import NotFound
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
@@ -328,9 +328,6 @@ def _picture_out(point: Point) -> dict[str, Any]:
 
 
 def _checked_id(text: str) -> str:
-    try:
-        if str(uuid.UUID(text)) == text:
-            return text
-    except ValueError:
-        pass
+    if is_point_id(text):
+        return text
     raise NotFound(f"{text[:100]!r} is no id of a picture.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from imret.datasets.labelled import Picture, duplicates_in, list_pictures, read_labelled
-from imret.datasets.scan import Ignored
+from imret.datasets.labelled import duplicates_in, read_labelled
+from imret.datasets.scan import Ignored, Picture, walk
 from tests.fakes.pictures import draw_picture
 
 
@@ -14,7 +14,7 @@ def test_a_picture_is_listed_with_its_category_size_and_time(tmp_path: Path) -> 
     file = draw_picture(tmp_path / "aves" / "nest" / "a.png")
     loose = draw_picture(tmp_path / "b.png")
     (tmp_path / "notes.txt").write_text("no picture")
-    picture, other, notes = list_pictures(tmp_path)
+    picture, other, notes = walk(str(tmp_path))
     assert picture == Picture("aves/nest/a.png", "aves", file.stat().st_size, file.stat().st_mtime_ns)
     assert picture.file_in(tmp_path) == str(file)
     assert other == Picture("b.png", None, loose.stat().st_size, loose.stat().st_mtime_ns)

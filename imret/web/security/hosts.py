@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterable
 
 from imret.errors import DataError
+from imret.net import is_loopback
 from imret.web.security.http import RefusedError, Scope, header_values
 from imret.web.security.tokens import token_fault
 
@@ -32,25 +33,6 @@ def check_binding(host: str, token: str | None, *, port: int = 8750) -> None:
             f"through the pictures. Set a token: {make}\n"
             f"or stay on 127.0.0.1 and come through a tunnel: ssh -L {port}:localhost:{port} THIS-MACHINE"
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on host: localhost, 127.0.0.0/8 or ::1.
-
-    Other names count as reachable from elsewhere, whatever they resolve to today.
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return _is_loopback_address(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        return False
-
-
-def _is_loopback_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    # Python before 3.13 does not see loopback in ::ffff:127.0.0.1.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _parse_host(text: str) -> str | None:
@@ -132,10 +114,10 @@ class AllowedHosts:
         if host in self._names:
             return True
         try:
-            address = ipaddress.ip_address(host)
+            ipaddress.ip_address(host)
         except ValueError:
             return False
-        return not self._loopback or _is_loopback_address(address)
+        return not self._loopback or is_loopback(host)
 
 
 def check_origin(scope: Scope, host: str) -> None:

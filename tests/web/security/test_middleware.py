@@ -18,8 +18,9 @@ import pytest
 pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
+from imret.net import is_loopback
 from imret.web.security import bodies, tokens
-from imret.web.security.hosts import check_binding, is_loopback
+from imret.web.security.hosts import check_binding
 from imret.web.security.middleware import SecurityMiddleware
 from tests.fakes.web_server import Server, request, serving, until
 
