@@ -48,6 +48,7 @@ BATCH = 1_024  # points of one upsert
 _KEY = b"imret"
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}  # the last two are of what is null or nested, in any file
 _SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # (ids, vectors (n, dim) float32, payloads)
 Batch: TypeAlias = tuple[list[str], NDArray[np.float32], list[dict[str, Any]]]
@@ -265,9 +266,8 @@ def _write_points(collection: Collection, out: IO[bytes], on_points: Callable[[i
             writer.write_table(pa.table([pa.array(ids), cells, pa.array(payloads)], schema=schema))
             n_points += len(ids)
             on_points(len(ids))
-        about = {"format": FORMAT, "imret": __version__, "collection": name}
-        note = {**about, **asdict(identity), "points": n_points}
-        writer.add_key_value_metadata({_KEY: json.dumps(note).encode()})
+        about = {"format": FORMAT, "imret": __version__, "collection": name, "points": n_points}
+        writer.add_key_value_metadata({_KEY: json.dumps(about | asdict(identity)).encode()})
         writer.close()
     except BaseException:
         writer.is_open = False  # or it would try, and fail, to write its end when it is collected
@@ -296,9 +296,6 @@ def _write_file(file: str | os.PathLike[str], write: Callable[[Path], object], *
         raise DataError(f"cannot write {shown}: {error.strerror or error}.{free}") from error
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 def _check_writable(target: Path, shown: str, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise DataError(f"cannot write {shown}: its folder does not exist. Make it first.")
@@ -318,12 +315,9 @@ def _check_space(part: str | int, vectors_bytes: int) -> None:
     Raises:
         OSError: If the disk has too little space.
     """
-    free = shutil.disk_usage(part).free
-    if free < vectors_bytes + _SPARE_BYTES:
-        needed = (
-            f"No space left: about {vectors_bytes / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free"
-        )
-        raise OSError(errno.ENOSPC, needed)
+    needed, free = vectors_bytes / 1e9, shutil.disk_usage(part).free / 1e9
+    if free < needed + _SPARE_BYTES / 1e9:
+        raise OSError(errno.ENOSPC, f"No space left: about {needed:,.1f} GB are needed, {free:,.1f} are free")
 
 
 # ---- Reading -----------------------------------------------------------------------------------
