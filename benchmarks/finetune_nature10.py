@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 
 from finetune.checkpoint import save_model
 from finetune.model.base_model import find_base
-from finetune.wise_ft import blend_states
+from finetune.weight_blending import blend_states
 from imret import Encoder, evaluate
 
 IMRET = (sys.executable, "-c", "from imret.cli.main import main; main()")

@@ -17,7 +17,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     grad_cache.py            a batch that does not fit in memory, in chunks
     distributed.py           several processes that train one model
     validation.py            retrieval on held-out pictures, and how much of the base is left
-    wise_ft.py               which blend of base and tuned weights is shipped: the rule, and the sweep
+    weight_blending.py       which blend of base and tuned weights is shipped: the rule, and the sweep
     checkpoint.py            which output a run may write to, its state, and the model folder
     memory.py                peak memory, and memory kept between steps
     cli.py                   `imret finetune`

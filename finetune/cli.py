@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.options import arch_option, device_option
+from imret.defaults import DEFAULT_MODEL
 from imret.output.console import announce
-from imret.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from finetune.callbacks import Step

@@ -51,7 +51,7 @@ def finetune(
     Under torchrun every process calls it with the same arguments and trains on its share of each batch.
 
     What is shipped is the blend of base and tuned weights that validation chooses by
-    `finetune.wise_ft.choose`; where nothing beats the base, the base.
+    `finetune.weight_blending.choose`; where nothing beats the base, the base.
 
     Args:
         train: A folder with one sub-folder per category, or a manifest; see `finetune.data.manifest`.

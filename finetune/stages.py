@@ -33,7 +33,7 @@ from finetune.reporting.plots import PLOT_NAME, save_plot
 from finetune.reporting.tensorboard import TensorBoardLogger
 from finetune.trainer import Trainer
 from finetune.validation import Validation, describe_scores
-from finetune.wise_ft import choose_blend
+from finetune.weight_blending import choose_blend
 from imret.datasets.phrases import read_phrases
 from imret.errors import DataError
 from imret.escape import escape_control

@@ -11,7 +11,7 @@ from imret.errors import StoreError as StoreError
 from imret.errors import StoreLocked as StoreLocked
 from imret.errors import StoreUnavailable as StoreUnavailable
 from imret.evaluation.evaluate import evaluate as evaluate
-from imret.evaluation.index_error import evaluate_collection as evaluate_collection
+from imret.evaluation.index_recall import evaluate_collection as evaluate_collection
 from imret.evaluation.report import CollectionReport as CollectionReport
 from imret.evaluation.report import EvaluationReport as EvaluationReport
 from imret.models.encoder import Encoder as Encoder
@@ -19,7 +19,7 @@ from imret.models.lazy_encoder import LazyEncoder as LazyEncoder
 from imret.retrieval.classify import Classification as Classification
 from imret.retrieval.classify import Prediction as Prediction
 from imret.retrieval.classify import classify as classify
-from imret.retrieval.filters import make_filter as make_filter
+from imret.retrieval.filter_syntax import make_filter as make_filter
 from imret.retrieval.query import Term as Term
 from imret.retrieval.results import Facet as Facet
 from imret.retrieval.results import Hit as Hit

@@ -1,4 +1,4 @@
-"""Defaults, environment variables and folders of imret: everything that is set outside a call.
+"""Environment variables and folders of imret: everything that is set outside a call.
 
     read_settings().query_cache       # whether IMRET_QUERY_CACHE leaves the cache of query vectors on
 
@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __version__ = "0.1.0"
-
-DEFAULT_MODEL = "ViT-H-14/laion2b_s32b_b79k"
-DEFAULT_COLLECTION = "photos"
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
 from imret.errors import DataError
 from imret.output.console import announce
-from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from imret.models.lazy_encoder import LazyEncoder

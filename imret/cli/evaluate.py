@@ -19,9 +19,9 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.output.console import announce
-from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
     from imret.evaluation.report import CollectionReport, EvaluationReport
@@ -141,11 +141,11 @@ def _measure(
     """Return the reports of the folder, if one was given, and of the collection, if one was named."""
     from tqdm import tqdm
 
+    from imret.defaults import DEFAULT_MODEL
     from imret.evaluation.evaluate import evaluate
-    from imret.evaluation.index_error import evaluate_collection
+    from imret.evaluation.index_recall import evaluate_collection
     from imret.models.encoder import Encoder
     from imret.retrieval.collection_encoder import collection_encoder
-    from imret.settings import DEFAULT_MODEL
     from imret.store import open_store
 
     model, arch = options["model"], options["arch"]

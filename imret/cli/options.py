@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
 from imret.output.console import announce
 from imret.output.formats import FORMATS
-from imret.settings import DEFAULT_COLLECTION, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder

@@ -24,8 +24,8 @@ from imret.errors import StoreLocked, StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.deliver import deliver
-from imret.retrieval.options import SearchOptions
 from imret.retrieval.results import SORTS
+from imret.retrieval.search_options import SearchOptions
 from imret.settings import read_settings
 
 if TYPE_CHECKING:

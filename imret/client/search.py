@@ -23,9 +23,9 @@ from imret.client.discovery import RunningServer
 from imret.errors import ImretError, StoreUnavailable
 from imret.escape import escape_undecodable
 from imret.retrieval import limits
-from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, Term, read_picture, terms_of
 from imret.retrieval.results import Hit, sort_hits
+from imret.retrieval.search_options import SearchOptions
 from imret.settings import __version__
 from imret.store.payload import file_of
 

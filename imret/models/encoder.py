@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from imret.defaults import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
 from imret.images.decode import MAX_PIXELS, Source
 from imret.images.preprocess import Preprocess
@@ -33,7 +34,7 @@ from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_t
 from imret.models.fast.vit import load_vision_transformer
 from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import resolve_model
-from imret.settings import DEFAULT_MODEL, read_settings
+from imret.settings import read_settings
 
 __all__ = ["Encoder", "QueryEncoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
 

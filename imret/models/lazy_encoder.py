@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.defaults import DEFAULT_MODEL
 from imret.disk_cache import DiskCache
 from imret.models.embedding import unit_mean
 from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import open_clip_version, resolve_model
-from imret.settings import DEFAULT_MODEL, __version__, cache_dir, read_settings
+from imret.settings import __version__, cache_dir, read_settings
 
 if TYPE_CHECKING:
     from imret.images.decode import Source

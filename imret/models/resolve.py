@@ -19,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError, summary
 from imret.files import write_atomically
 from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
-from imret.settings import DEFAULT_MODEL, cache_dir
+from imret.settings import cache_dir
 
 CONFIG_NAME = "open_clip_config.json"
 LOCAL_PREFIX = "local-dir:"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelMismatch
-from imret.settings import DEFAULT_MODEL
 from imret.store import Collection, Identity, Store
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.dedupe import fold_near_copies
-from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.results import Facet, Hit, sort_hits
-from imret.settings import DEFAULT_COLLECTION
+from imret.retrieval.search_options import SearchOptions
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of
 
@@ -69,7 +69,7 @@ def search(
             there is something to encode.
         filter: Only pictures that pass it.
         fetch: Gets the bytes of a URL; by default `imret.retrieval.fetch.fetch_picture`.
-        collection: This and all that follow are as in `imret.retrieval.options.SearchOptions`.
+        collection: This and all that follow are as in `imret.retrieval.search_options.SearchOptions`.
 
     Returns:
         Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic.

@@ -6,9 +6,8 @@ Edge keeps an arbitrary part of a batch that it refused.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,11 +23,10 @@ from imret.store.filter import (
     check_scalar,
     parse_datetime,
 )
+from imret.store.rank_order import in_rank_order
 from imret.store.types import Identity, Point, Stats
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_TIE_SPARE = 8  # asked for beyond the limit, to see whether the last score is shared
-_TIE_MAX = 10_000
 
 
 class Engine(Protocol):
@@ -308,30 +306,6 @@ def check_vectors(vectors: NDArray[np.float32], shape: tuple[int, ...]) -> NDArr
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def in_rank_order(fetch: Callable[[int], list[Point]], limit: int) -> list[Point]:
-    """Return the best `limit` points by falling score, ties by id, also where the limit cuts a tie.
-
-    Engines order equal scores as they please, and so would choose which of them fall behind the limit.
-    Asks for more until the group that the limit cuts is complete (up to 10,000 points of one score).
-
-    Args:
-        fetch: Gives the best n points by score, scores set.
-        limit: Points at most, >= 1.
-
-    Raises:
-        ValueError: If the limit is less than 1.
-    """
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
-    ask = limit + _TIE_SPARE
-    while True:
-        points = sorted(fetch(ask), key=lambda point: (-_score(point), point.id))
-        tied_to_the_end = len(points) == ask and _score(points[-1]) == _score(points[limit - 1])
-        if not tied_to_the_end or ask >= limit + _TIE_MAX:
-            return points[:limit]
-        ask = min(ask * 8, limit + _TIE_MAX)
-
-
 def count_values(points: Iterator[list[Point]], field: str) -> dict[str, int]:
     """Return how often each value of a payload field occurs, unordered."""
     counts: dict[str, int] = {}
@@ -357,7 +331,3 @@ def index_status(points: int, indexed: int) -> str:
     if indexed == 0:
         return "exact scan"
     return "indexed" if indexed >= points else "partly indexed"
-
-
-def _score(point: Point) -> float:
-    return -math.inf if point.score is None else point.score

@@ -12,7 +12,7 @@ from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
-from imret.retrieval.filters import make_filter
+from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
@@ -23,7 +23,7 @@ from imret.store.types import is_point_id
 from imret.web.errors import NotFound
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
-from imret.web.pool.served import PooledCollection
+from imret.web.pool.pooled_collection import PooledCollection
 from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
 
 # Of how many best hits the spread over categories is told.

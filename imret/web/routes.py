@@ -25,7 +25,7 @@ from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
 from imret.web.pool.collections import CollectionPool
 from imret.web.pool.executors import BoundedExecutor, Busy
-from imret.web.pool.served import PooledCollection
+from imret.web.pool.pooled_collection import PooledCollection
 from imret.web.request_bodies import (
     FORM_TYPES,
     Form,

@@ -27,12 +27,12 @@ from imret.cli.main import cli
 from imret.client import search
 from imret.client.discovery import RunningServer, find_server, register
 from imret.client.search import FallbackToLocal
+from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
 from imret.retrieval import limits
-from imret.retrieval.options import SearchOptions
 from imret.retrieval.query import Query, Term
 from imret.retrieval.results import Hit, sort_hits
-from imret.settings import DEFAULT_COLLECTION
+from imret.retrieval.search_options import SearchOptions
 from imret.store import Store, open_store
 from imret.store.payload import file_of
 from ingest.pipeline import ingest

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from finetune.config import RECIPES
 from imret.cli.main import cli
-from imret.settings import DEFAULT_MODEL
+from imret.defaults import DEFAULT_MODEL
 from tests.docs.pages import PAGES, REFERENCE, Command, blocks, typed
 from tests.fakes.pictures import draw_picture
 

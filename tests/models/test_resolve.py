@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from imret import settings
+from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError
 from imret.models import resolve
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
-from imret.settings import DEFAULT_MODEL
 from tests import ROOT
 from tests.fakes.models import write_random_model
 

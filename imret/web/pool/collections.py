@@ -20,7 +20,7 @@ from imret.retrieval.collection_encoder import check_same_encoder
 from imret.store import Store
 from imret.web.metrics import Telemetry
 from imret.web.pool.batching import BatchingEncoder
-from imret.web.pool.served import PooledCollection
+from imret.web.pool.pooled_collection import PooledCollection
 
 T = TypeVar("T")
 

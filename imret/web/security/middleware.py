@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 from urllib.parse import quote, unquote_to_bytes
 
-from imret.web.security.bodies import BUDGET_BODIES, BodyBudget, Exchange
+from imret.web.security.body_limits import BUDGET_BODIES, BodyBudget, Exchange
 from imret.web.security.hosts import AllowedHosts, check_binding, check_origin
 from imret.web.security.http import App, Receive, RefusedError, Scope, Send, header_values
 from imret.web.security.tokens import LOGIN_BYTES, TokenGuard

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, quote
 from imret.web.security.http import HTML, Headers, RefusedError, Scope, header_values, target_of
 
 if TYPE_CHECKING:
-    from imret.web.security.bodies import Exchange
+    from imret.web.security.body_limits import Exchange
 
 MIN_TOKEN_CHARS = 16
 LOGIN_BYTES = 4 << 10  # a form with one token

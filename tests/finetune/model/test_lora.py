@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.model.lora import LowRank, add_lora, merge_lora
-from finetune.wise_ft import blend_states
+from finetune.weight_blending import blend_states
 
 
 @pytest.fixture

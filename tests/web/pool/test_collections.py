@@ -16,9 +16,9 @@ from imret import Encoder, Term, search
 from imret.errors import DataError, ModelMismatch, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Store, open_store
 from imret.web.pool import collections as module
-from imret.web.pool import served as served_module
+from imret.web.pool import pooled_collection as served_module
 from imret.web.pool.collections import CollectionPool
-from imret.web.pool.served import PooledCollection
+from imret.web.pool.pooled_collection import PooledCollection
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model

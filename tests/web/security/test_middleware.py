@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
 from imret.net import is_loopback
-from imret.web.security import bodies, tokens
+from imret.web.security import body_limits, tokens
 from imret.web.security.hosts import check_binding
 from imret.web.security.middleware import SecurityMiddleware
 from tests.fakes.web_server import Server, request, serving, until
@@ -600,7 +600,7 @@ def test_a_failure_of_the_app_is_told_without_its_message(
 
 @pytest.fixture
 def short_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "LINGER_S", 0.3)
+    monkeypatch.setattr(body_limits, "LINGER_S", 0.3)
 
 
 def test_a_body_within_the_limit_reaches_the_app(local: Server) -> None:

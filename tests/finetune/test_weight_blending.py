@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune.wise_ft import Point, blend_states, choose
+from finetune.weight_blending import Point, blend_states, choose
 
 BASE = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}
 TUNED = {"w": torch.tensor([3.0, -2.0]), "n": torch.tensor(3)}

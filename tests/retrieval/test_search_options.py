@@ -12,7 +12,7 @@ import pytest
 import imret
 from imret.cli.search import command, similar
 from imret.client.search import API_NAMES
-from imret.retrieval.options import SearchOptions
+from imret.retrieval.search_options import SearchOptions
 
 DEFAULTS = {field.name: field.default for field in fields(SearchOptions)}
 

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imret.errors import DataError
-from imret.retrieval.filters import (
-    _EXAMPLES,
-    _RANGE_EXAMPLES,
-    KEYS,
-    make_filter,
-    parse_where,
-)
+from imret.retrieval.filter_syntax import _EXAMPLES, _RANGE_EXAMPLES, KEYS, make_filter, parse_where
 from imret.store import Condition, Filter, Ids, Match, Range
 from imret.store.filter import DATETIME_FIELDS, INTEGER_FIELDS, KEYWORD_FIELDS
 from imret.store.payload import FIELDS, make_payload

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imret.defaults import DEFAULT_COLLECTION
 from imret.retrieval.results import SORTS
-from imret.settings import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
     from imret.store import Filter
@@ -21,7 +21,7 @@ class SearchOptions:
         collection: Where to look.
         categories: Only pictures of any of these; empty for all.
         not_categories: No pictures of any of these; those of no category stay.
-        where: Only pictures that meet every one of these conditions; see `imret.retrieval.filters`.
+        where: Only pictures that meet every one of these conditions; see `imret.retrieval.filter_syntax`.
         limit: Hits at most, >= 1; with `group_by`, groups.
         offset: Best hits (groups) to leave out, >= 0.
         min_score: Least cosine, in [-1, 1].
@@ -72,6 +72,6 @@ class SearchOptions:
         Raises:
             DataError: If a condition cannot be read.
         """
-        from imret.retrieval.filters import make_filter
+        from imret.retrieval.filter_syntax import make_filter
 
         return make_filter(categories=self.categories, not_categories=self.not_categories, where=self.where)

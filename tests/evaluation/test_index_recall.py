@@ -10,9 +10,9 @@ import pytest
 import imret
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
-from imret.evaluation import index_error
+from imret.evaluation import index_recall
 from imret.evaluation.evaluate import evaluate
-from imret.evaluation.index_error import evaluate_collection
+from imret.evaluation.index_recall import evaluate_collection
 from imret.evaluation.report import as_dict
 from imret.evaluation.text_report import format_report
 from imret.store import Store, open_store
@@ -81,7 +81,7 @@ def test_the_error_of_an_index_shows_as_the_difference(
     store: Store, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = store.open
-    monkeypatch.setattr(index_error, "_DEPTH", 20)
+    monkeypatch.setattr(index_recall, "_DEPTH", 20)
     monkeypatch.setattr(store, "open", lambda name: _Forgetful(whole(name)))
     report = evaluate_collection(store, "photos", encoder=encoder)
     assert report.recall[10] == pytest.approx(0.9)
