@@ -101,7 +101,7 @@ class Collection:
             ids: n different UUIDs in canonical form.
             vectors: (n, dim) float, finite.
             payloads: n flat mappings to str, int of 64 bits or finite float (kept to 15 digits); no bool,
-                no None. `INTEGER_FIELDS` hold only int, `MOMENT_FIELDS` only RFC 3339.
+                no None. `INTEGER_FIELDS` hold only int, `DATETIME_FIELDS` only RFC 3339.
 
         Raises:
             ValueError: If a point is not like that; then none was stored.
