@@ -172,7 +172,7 @@ def judge(data: Path, output: Path) -> None:
         retention=data / "captions500" / "captions.csv",
         train=data / "nature10" / "train",
         resamples=RESAMPLES,
-    )
+    ).as_dict()
     for model in report["models"]:
         model.pop("worst", None)
     results = Path(__file__).parent / "results"
