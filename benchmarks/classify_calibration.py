@@ -31,15 +31,15 @@ def main() -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("--train", type=Path)
     parser.add_argument("--precision", default="fp32")
-    given = parser.parse_args()
-    encoder = Encoder(given.model, precision=given.precision)
-    test = embed(read_labelled(given.test), encoder)
+    arguments = parser.parse_args()
+    encoder = Encoder(arguments.model, precision=arguments.precision)
+    test = embed(read_labelled(arguments.test), encoder)
     scores = _scores(test, encoder)
     print(f"{encoder.model_id}: logit scale {encoder.logit_scale:.2f}, {len(test.paths)} pictures")
     print(f"{'':<28}{'top 1':>8}{'confidence':>12}{'ECE':>8}  95% interval    NLL")
     _row("as trained", test, probabilities(scores, encoder))
-    if given.train:
-        train = embed(read_labelled(given.train), encoder)
+    if arguments.train:
+        train = embed(read_labelled(arguments.train), encoder)
         factor = _fitted(_scores(train, encoder) * encoder.logit_scale, train.labels)
         _row("train pictures, as trained", train, probabilities(_scores(train, encoder), encoder))
         _row(f"scale times {factor:.2f} (train)", test, _softmax(scores * encoder.logit_scale * factor))
@@ -47,9 +47,9 @@ def main() -> None:
         _row(f"scale times {best:.2f} (oracle)", test, _softmax(scores * encoder.logit_scale * best))
 
 
-def _scores(found: Embedded, encoder: Encoder) -> NDArray[np.float64]:
+def _scores(embedded: Embedded, encoder: Encoder) -> NDArray[np.float64]:
     """Return (N, L) cosines of pictures and categories."""
-    return np.asarray(found.vectors @ category_queries(encoder, found.categories).T, dtype=np.float64)
+    return np.asarray(embedded.vectors @ category_queries(encoder, embedded.categories).T, dtype=np.float64)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -67,8 +67,8 @@ def _fitted(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     return float(factors[np.argmin([_nll(_softmax(logits * factor), labels) for factor in factors])])
 
 
-def _row(name: str, found: Embedded, shares: NDArray[np.float64]) -> None:
-    confidence, correct = shares.max(axis=1), shares.argmax(axis=1) == found.labels
+def _row(name: str, embedded: Embedded, shares: NDArray[np.float64]) -> None:
+    confidence, correct = shares.max(axis=1), shares.argmax(axis=1) == embedded.labels
     rng = np.random.default_rng(0)
     draws = rng.integers(0, len(correct), (2000, len(correct)))
     spread = [calibration_error(confidence[draw], correct[draw], N_BINS) for draw in draws]
@@ -76,7 +76,7 @@ def _row(name: str, found: Embedded, shares: NDArray[np.float64]) -> None:
     print(
         f"{name:<28}{correct.mean():>8.3f}{confidence.mean():>12.3f}"
         f"{calibration_error(confidence, correct, N_BINS):>8.3f}  [{low:.3f}, {high:.3f}]"
-        f"{_nll(shares, found.labels):>7.3f}"
+        f"{_nll(shares, embedded.labels):>7.3f}"
     )
 
 

@@ -103,11 +103,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=7)
     parser.add_argument("--large", type=int, default=8, help="how many of twelve megapixels")
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    files = [path.read_bytes() for path in sorted(given.pictures.rglob("*.jpg"))]
+    files = [path.read_bytes() for path in sorted(arguments.pictures.rglob("*.jpg"))]
     small = [data for data in files if min(Image.open(io.BytesIO(data)).size) >= 300][:150]
-    large = [enlarged(data, seed) for seed, data in enumerate(small[:: max(1, len(small) // given.large)])]
+    every = max(1, len(small) // arguments.large)
+    large = [enlarged(data, seed) for seed, data in enumerate(small[::every])]
     lines = [
         "# From a JPEG file to a model's pixels",
         "",
@@ -115,15 +116,15 @@ def main() -> None:
         f"{platform.python_version()}, torch {torch.__version__}, Pillow {Image.__version__}",
     ]
     for title, data in (("photos", small), ("photos of twelve megapixels", large)):
-        pixels = statistics.mean(np.prod(Image.open(io.BytesIO(one)).size) for one in data)
+        pixels = statistics.mean(np.prod(Image.open(io.BytesIO(photo)).size) for photo in data)
         lines += ["", f"{len(data)} {title}, {pixels / 1e6:.2f} megapixels on average", ""]
         lines += ["| way | pictures/s | least to most | ratio |", "|---|---|---|---|"]
-        lines += measure(data, given.times)
-        if given.model:
-            lines += ["", agreement(given.model, data)]
+        lines += measure(data, arguments.times)
+        if arguments.model:
+            lines += ["", agreement(arguments.model, data)]
     print("\n".join(lines))
-    if given.output:
-        given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if arguments.output:
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

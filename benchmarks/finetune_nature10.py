@@ -76,6 +76,9 @@ CURVES = ("plain", "light")
 ALPHAS = (0.2, 0.4, 0.6, 0.8, 1.0)
 RESAMPLES = 4_000
 
+Runs = dict[str, tuple[str, int, dict[str, Any]]]  # by row of the table: name, seed, training.json
+Points = dict[str, tuple[str, float]]  # by row: name, alpha
+
 
 def main() -> None:
     """Train what is missing, judge everything, write the results."""
@@ -130,7 +133,7 @@ def curve(name: str, data: Path, output: Path) -> Iterator[tuple[float, Path]]:
     ]
     subprocess.run(command, check=True)
     base, tuned = find_base(str(data / "tiny-clip-base")), find_base(str(end))
-    theta_0, theta_1 = (one.build(torch.device("cpu"), seed=0).state_dict() for one in (base, tuned))
+    theta_0, theta_1 = (source.build(torch.device("cpu"), seed=0).state_dict() for source in (base, tuned))
     for alpha in ALPHAS:
         folder = output / f"{name}-alpha-{alpha:g}"
         folder.mkdir(exist_ok=True)
@@ -142,7 +145,7 @@ def curve(name: str, data: Path, output: Path) -> Iterator[tuple[float, Path]]:
 
 def judge(data: Path, output: Path) -> None:
     """Score every model that is there in one comparison, and write table, plot and figures."""
-    found: dict[str, tuple[str, int, dict[str, Any]]] = {}
+    runs: Runs = {}
     encoders: dict[str, Encoder] = {}
     for name in (*RUNS, *ABLATIONS):
         for seed in range(100):
@@ -151,9 +154,9 @@ def judge(data: Path, output: Path) -> None:
                 row = f"{name}, seed {seed}"
                 training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
                 training["wall_s"] = float((folder / "seconds.txt").read_text())
-                found[row] = name, seed, training
+                runs[row] = name, seed, training
                 encoders[row] = Encoder(folder, device="cpu", precision="fp32")
-    points: dict[str, tuple[str, float]] = {}
+    points: Points = {}
     for name in CURVES:
         for alpha, folder in curve(name, data, output):
             row = f"{name}, alpha {alpha:g}"
@@ -169,19 +172,19 @@ def judge(data: Path, output: Path) -> None:
         retention=data / "captions500" / "captions.csv",
         train=data / "nature10" / "train",
         resamples=RESAMPLES,
-    )
-    for one in report["models"]:
-        one.pop("worst", None)
+    ).as_dict()
+    for model in report["models"]:
+        model.pop("worst", None)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     stem = results / f"finetune_nature10-{date.today().isoformat()}"
-    text = table(report, found, points)
+    text = table(report, runs, points)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    shown = as_lines(report, {row: t for row, (_, _, t) in found.items()}).replace(str(data), "DATA")
+    shown = as_lines(report, {row: t for row, (_, _, t) in runs.items()}).replace(str(data), "DATA")
     for private in {str(output.resolve()), str(output), str(data.resolve()), os.getcwd()}:
         shown = shown.replace(private, "...")
     stem.with_suffix(".json").write_text(shown, encoding="utf-8")
-    plot(report, found, points, stem.with_suffix(".png"))
+    plot(report, runs, points, stem.with_suffix(".png"))
     print(text)
 
 
@@ -192,8 +195,8 @@ def as_lines(report: dict[str, Any], training: dict[str, dict[str, Any]]) -> str
         "baselines": report["baselines"],
         "differences": report["differences"],
         "runs": [
-            {"run": row, **{key: one[key] for key in ("config", "validation", "steps", "wall_s", "versions")}}
-            for row, one in training.items()
+            {"run": row, **{key: run[key] for key in ("config", "validation", "steps", "wall_s", "versions")}}
+            for row, run in training.items()
         ],
     }
     lines = [f'"{key}": {json.dumps(report[key], ensure_ascii=False)}' for key in ("data", "made")]
@@ -205,25 +208,20 @@ def as_lines(report: dict[str, Any], training: dict[str, dict[str, Any]]) -> str
 
 def figures_of(report: dict[str, Any], row: str) -> dict[str, Any]:
     """Return a row's figures and its differences to the base, with their intervals."""
-    (one,) = [m for m in (*report["models"], *report["baselines"]) if m["name"] == row]
+    (model,) = [m for m in (*report["models"], *report["baselines"]) if m["name"] == row]
     against = {d["metric"]: d for d in report["differences"] if d["of"] == row}
     return {
-        "map": one["text_to_image"]["macro"]["map"],
-        "top1": one["zero_shot"]["top1"],
-        "i2i": one["image_to_image"]["map"] if "image_to_image" in one else None,
-        "hit": one["retention"]["hit_rate@10"] if one.get("retention") else None,
+        "map": model["text_to_image"]["macro"]["map"],
+        "top1": model["zero_shot"]["top1"],
+        "i2i": model["image_to_image"]["map"] if "image_to_image" in model else None,
+        "hit": model["retention"]["hit_rate@10"] if model.get("retention") else None,
         "against": against,
     }
 
 
-def table(
-    report: dict[str, Any],
-    found: dict[str, tuple[str, int, dict[str, Any]]],
-    points: dict[str, tuple[str, float]],
-) -> str:
+def table(report: dict[str, Any], runs: Runs, points: Points) -> str:
     """Return the results as Markdown."""
     n, cpu = report["data"]["images"], processor()
-    base = figures_of(report, "baseline")
     lines = [
         "# Fine-tuning a small CLIP on ten categories of real photos",
         "",
@@ -235,14 +233,33 @@ def table(
         f"intervals (95 %, {RESAMPLES:,} draws over pictures). Alpha: as chosen on validation, of the image",
         "and the text tower.",
         "",
-        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 "
-        "| image to image mAP | alpha | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        f"| base, zero-shot | | {base['map']:.3f} | | | {100 * base['hit']:.1f} | | | {base['top1']:.3f} "
-        f"| {base['i2i']:.3f} | 0 | |",
+        *model_rows(report, runs),
+        "",
+        "Means over seeds:",
+        "",
+        *seed_rows(report, runs),
+        "",
+        "From base to tuned, seed 0:",
+        "",
+        *curve_rows(report, points),
     ]
-    rows = [*((one["name"], one["name"], "", {}) for one in report["baselines"])]
-    rows += [(row, name, str(seed), training) for row, (name, seed, training) in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def model_rows(report: dict[str, Any], runs: Runs) -> Iterator[str]:
+    """Yield the table of all models: the base, other baselines, every run, and the sibling."""
+    base = figures_of(report, "baseline")
+    yield (
+        "| what | seed | mAP | difference | 95 % | hit rate@10 | difference | 95 % | top-1 "
+        "| image to image mAP | alpha | s |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        f"| base, zero-shot | | {base['map']:.3f} | | | {100 * base['hit']:.1f} | | | {base['top1']:.3f} "
+        f"| {base['i2i']:.3f} | 0 | |"
+    )
+    rows = [*((baseline["name"], baseline["name"], "", {}) for baseline in report["baselines"])]
+    rows += [(row, name, str(seed), training) for row, (name, seed, training) in runs.items()]
     rows += [("model", "sibling that has seen the training photos", "", {})]
     for row, name, seed, training in rows:
         f = figures_of(report, row)
@@ -252,79 +269,73 @@ def table(
         alpha = " / ".join(
             f"{chosen[key]:g}" for key in ("alpha", "alpha_text") if chosen.get(key) is not None
         )
-        lines.append(
+        yield (
             f"| {name} | {seed} | {f['map']:.3f} | {_difference(of_map)} | "
             + (f"{100 * f['hit']:.1f} | {_difference(kept, 100)} | " if f["hit"] is not None else " | | | ")
             + f"{f['top1']:.3f} | {'' if f['i2i'] is None else format(f['i2i'], '.3f')} | {alpha} | "
             + (f"{training['wall_s']:.0f} |" if training else "|")
         )
-    lines += [
-        "",
-        "Means over seeds:",
-        "",
-        "| what | seeds | mAP | hit rate@10, difference |",
-        "|---|---|---|---|",
-    ]
-    for name in dict.fromkeys(name for name, _, _ in found.values()):
-        some = [figures_of(report, row) for row, (one, _, _) in found.items() if one == name]
-        if len(some) > 1:
-            maps, hits = [f["map"] for f in some], [100 * (f["hit"] - base["hit"]) for f in some]
-            lines.append(
-                f"| {name} | {len(some)} "
+
+
+def seed_rows(report: dict[str, Any], runs: Runs) -> Iterator[str]:
+    """Yield the table of means over seeds, of what has more than one."""
+    yield "| what | seeds | mAP | hit rate@10, difference |"
+    yield "|---|---|---|---|"
+    for name in dict.fromkeys(name for name, _, _ in runs.values()):
+        places = [place(report, row) for row, (run, _, _) in runs.items() if run == name]
+        if len(places) > 1:
+            hits, maps = zip(*places, strict=True)
+            yield (
+                f"| {name} | {len(places)} "
                 f"| {sum(maps) / len(maps):.3f} ({min(maps):.3f} to {max(maps):.3f}) | "
                 f"{sum(hits) / len(hits):+.2f} ({min(hits):+.2f} to {max(hits):+.2f}) |"
             )
-    lines += [
-        "",
-        "From base to tuned, seed 0:",
-        "",
-        "| what | alpha | mAP | hit rate@10, difference |",
-        "|---|---|---|---|",
-    ]
+
+
+def curve_rows(report: dict[str, Any], points: Points) -> Iterator[str]:
+    """Yield the table of points on the lines from base to tuned."""
+    yield "| what | alpha | mAP | hit rate@10, difference |"
+    yield "|---|---|---|---|"
     for row, (name, alpha) in points.items():
-        f = figures_of(report, row)
-        lines.append(f"| {name} | {alpha:g} | {f['map']:.3f} | {100 * (f['hit'] - base['hit']):+.2f} |")
-    return "\n".join(lines) + "\n"
+        hit, mean_ap = place(report, row)
+        yield f"| {name} | {alpha:g} | {mean_ap:.3f} | {hit:+.2f} |"
 
 
-def _difference(one: dict[str, Any] | None, scale: float = 1) -> str:
-    if one is None:
+def place(report: dict[str, Any], row: str) -> tuple[float, float]:
+    """Return a row's place in the plot: change of the hit rate in points to the base, and mAP."""
+    figures, base = figures_of(report, row), figures_of(report, "baseline")
+    return 100 * (figures["hit"] - base["hit"]), figures["map"]
+
+
+def _difference(change: dict[str, Any] | None, scale: float = 1) -> str:
+    if change is None:
         return "| "
     digits = 3 if scale == 1 else 2
-    value, (low, high) = one["difference"] * scale, (bound * scale for bound in one["interval"])
+    value, (low, high) = change["difference"] * scale, (bound * scale for bound in change["interval"])
     return f"{value:+.{digits}f} | [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
-def plot(
-    report: dict[str, Any],
-    found: dict[str, tuple[str, int, dict[str, Any]]],
-    points: dict[str, tuple[str, float]],
-    file: Path,
-) -> None:
+def plot(report: dict[str, Any], runs: Runs, points: Points, file: Path) -> None:
     """Draw what is gained against what is lost."""
     base = figures_of(report, "baseline")
     figure = Figure(figsize=(9, 6), dpi=130, layout="constrained")
     axes = figure.subplots()
-
-    def place(row: str) -> tuple[float, float]:
-        f = figures_of(report, row)
-        return 100 * (f["hit"] - base["hit"]), f["map"]
-
     axes.axvspan(-1, 0.35, color="#2f7d5b", alpha=0.07, lw=0)
     for name, color in zip(CURVES, ("#8a8f88", "#2f7d5b"), strict=True):
-        line = [(0.0, base["map"]), *(place(row) for row, (one, _) in points.items() if one == name)]
+        line = [(0.0, base["map"]), *(place(report, row) for row, (run, _) in points.items() if run == name)]
         axes.plot(*zip(*line, strict=True), "-o", color=color, ms=3, lw=1.2, label=f"{name}: base to tuned")
     markers = dict(zip(RUNS, "s^vPXD*", strict=True))
     for name in RUNS:
-        spots = [place(row) for row, (one, _, _) in found.items() if one == name]
+        spots = [place(report, row) for row, (run, _, _) in runs.items() if run == name]
         if spots:
             axes.scatter(*zip(*spots, strict=True), marker=markers[name], s=55, label=name, zorder=3)
     axes.scatter(0, base["map"], color="black", marker="o", s=60, label="base", zorder=4)
-    axes.scatter(*place("model"), color="black", marker="+", s=90, label="sibling that saw the photos")
-    for one in report["baselines"]:
-        height = one["text_to_image"]["macro"]["map"]
+    sibling = place(report, "model")
+    axes.scatter(*sibling, color="black", marker="+", s=90, label="sibling that saw the photos")
+    for model in report["baselines"]:
+        height = model["text_to_image"]["macro"]["map"]
         axes.axhline(height, color="#c2553a", lw=0.8, ls=":")
-        axes.annotate(one["name"], (axes.get_xlim()[0], height), fontsize=7, color="#c2553a", va="bottom")
+        axes.annotate(model["name"], (axes.get_xlim()[0], height), fontsize=7, color="#c2553a", va="bottom")
     axes.set_xlabel("hit rate@10 of captions, change to the base in points (shaded: at most one lost)")
     axes.set_ylabel("text-to-image mAP of ten categories")
     axes.legend(fontsize=8, loc="lower left")

@@ -40,7 +40,7 @@ def mixed(loss: str) -> Any:
             for caption, category in zip(drawn, categories, strict=True)
         ]
         counts = Counter(drawn)
-        match = torch.tensor([[text in some for text in texts] for some in own])
+        match = torch.tensor([[text in matching for text in texts] for matching in own])
         return finetune.data.batches.Batch(
             positions,
             (TextSet(texts, match, torch.tensor([counts[text] for text in texts], dtype=torch.float32)),),

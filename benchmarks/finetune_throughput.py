@@ -157,13 +157,13 @@ def main() -> None:
             continue
         run = scaled(run, arguments.batches)
         limit = arguments.limit_gib if run.limit else 0.0
-        found = measure(run, base, device, limit_gib=limit, seconds=arguments.seconds)
-        if "step_s" in found:
-            useful = useful_operations(run, found["texts"], per_picture, per_text)
-            found["useful_tflops"] = round(useful / found["step_s"] / 1e12, 2)
-            found["share_of_peak"] = round(useful / found["step_s"] / peak, 3)
-        print({**dataclasses.asdict(run), **found}, flush=True)
-        measured.append({**dataclasses.asdict(run), **found})
+        result = measure(run, base, device, limit_gib=limit, seconds=arguments.seconds)
+        if "step_s" in result:
+            useful = useful_operations(run, result["texts"], per_picture, per_text)
+            result["useful_tflops"] = round(useful / result["step_s"] / 1e12, 2)
+            result["share_of_peak"] = round(useful / result["step_s"] / peak, 3)
+        print({**dataclasses.asdict(run), **result}, flush=True)
+        measured.append({**dataclasses.asdict(run), **result})
     about = {
         "date": date.today().isoformat(),
         "device": device_name(device),
@@ -274,7 +274,7 @@ def measure(
         )
         texts = 0
         prepared = trainer.prepare(0)
-        texts = sum(len(one.captions) for one in prepared.batch.text_sets)
+        texts = sum(len(text_set.captions) for text_set in prepared.batch.text_sets)
         texts += 32 if config_of(run).anchor_texts else 0
         for number in range(3):
             trainer.step(number, prepared)
@@ -291,7 +291,7 @@ def measure(
     except (ModelError, torch.OutOfMemoryError) as error:
         return {"error": str(error).splitlines()[0][:160]}
     step_s = statistics.median(times)
-    found = {
+    result = {
         "texts": texts,
         "steps": len(times),
         "step_s": round(step_s, 4),
@@ -302,8 +302,8 @@ def measure(
         "minutes": round(EPOCHS * PICTURES / run.batch * step_s / 60, 1),
     }
     if cuda:
-        found["reserved_gib"] = round((torch.cuda.max_memory_reserved(device) - kept) / GIB, 2)
-    return found
+        result["reserved_gib"] = round((torch.cuda.max_memory_reserved(device) - kept) / GIB, 2)
+    return result
 
 
 def table(about: dict[str, Any], measured: list[dict[str, Any]]) -> str:
@@ -325,20 +325,20 @@ def table(about: dict[str, Any], measured: list[dict[str, Any]]) -> str:
         "| ready s | minutes |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in measured:
+    for result in measured:
         savers = ", ".join(
             f"{name.replace('_', '-')} {value}" if value is not True else name
-            for name, value in one["changes"].items()
+            for name, value in result["changes"].items()
         )
-        row = f"| {one['recipe']}{' *' if one['limit'] else ''} | {one['batch']} | {savers} | "
-        if "error" in one:
-            lines.append(f"{row}{one['error']} | | | | | | |")
+        row = f"| {result['recipe']}{' *' if result['limit'] else ''} | {result['batch']} | {savers} | "
+        if "error" in result:
+            lines.append(f"{row}{result['error']} | | | | | | |")
             continue
-        low, high = one["spread_s"]
+        low, high = result["spread_s"]
         lines.append(
-            f"{row}{one['pairs_per_s']:.0f} | {one['step_s']:.3f} ({low:.3f} to {high:.3f}) "
-            f"| {100 * one['share_of_peak']:.0f} % | {one['peak_gib']:.1f} "
-            f"| {one.get('reserved_gib', '')} | {one['ready_after_s']:.0f} | {one['minutes']:.1f} |"
+            f"{row}{result['pairs_per_s']:.0f} | {result['step_s']:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {100 * result['share_of_peak']:.0f} % | {result['peak_gib']:.1f} "
+            f"| {result.get('reserved_gib', '')} | {result['ready_after_s']:.0f} | {result['minutes']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -51,11 +51,11 @@ class Answers:
     """What one pass over the queries gave.
 
     Attributes:
-        found: Row numbers, for each query that was asked, best first.
+        hits: Row numbers, for each query that was asked, best first.
         waits: (n,) milliseconds.
     """
 
-    found: list[list[int]]
+    hits: list[list[int]]
     waits: list[float]
 
 
@@ -85,28 +85,28 @@ def answer(engine: str, folder: Path, core: int, line: Any) -> None:
     os.sched_setaffinity(0, {core})
     labels = dict(np.load(folder / "labels.npz"))
     queries = np.load(folder / "queries.npy")
-    asked = CLASSES[engine](folder)
+    index = CLASSES[engine](folder)
     started = time.perf_counter()
-    asked.open()
+    index.open()
     line.send(time.perf_counter() - started)
     while (request := line.recv()) is not None:
         if request == "memory":
             line.send(_memory_mb())
             continue
         case, setting, seconds, order = request
-        ask = asked.ask(case, labels, setting)
+        ask = index.ask(case, labels, setting)
         answers = Answers([], [])
         end = time.perf_counter() + seconds
         for number in order:
             before = time.perf_counter()
-            found = ask(queries[number])
+            hits = ask(queries[number])
             now = time.perf_counter()
-            answers.found.append(list(found))
+            answers.hits.append(list(hits))
             answers.waits.append(1e3 * (now - before))
             if now > end and len(answers.waits) >= 8:
                 break
         line.send(answers)
-    asked.close()
+    index.close()
 
 
 def _watch(ended: threading.Event, peak: list[float]) -> None:
@@ -115,18 +115,18 @@ def _watch(ended: threading.Event, peak: list[float]) -> None:
 
 
 def _processes() -> list[int]:
-    found = [os.getpid()]
+    pids = [os.getpid()]
     for file in Path("/proc/self/task").glob("*/children"):
-        found += [int(one) for one in file.read_text().split()]
-    return found
+        pids += map(int, file.read_text().split())
+    return pids
 
 
 def _memory_mb() -> tuple[float, float]:
     """Return what this process and its worker hold: beyond files, and of mapped files; in MB."""
     anon = file = 0.0
-    for one in _processes():
+    for pid in _processes():
         try:
-            status = Path(f"/proc/{one}/status").read_text()
+            status = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
         anon += sum(int(kb) for kb in re.findall(r"RssAnon:\s+(\d+)", status)) / 1e3
@@ -136,8 +136,8 @@ def _memory_mb() -> tuple[float, float]:
 
 def _cpu_seconds() -> float:
     total = 0.0
-    for one in _processes():
-        fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+    for pid in _processes():
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
 
@@ -185,8 +185,8 @@ class Truth:
         rows = allowed(self._labels, case)
         k = min(LIMIT, len(self._vectors) if rows is None else len(rows))
         share = []
-        for number, found in zip(order, answers.found, strict=False):
-            vectors = self._vectors[sorted(set(found))]
+        for number, hits in zip(order, answers.hits, strict=False):
+            vectors = self._vectors[sorted(set(hits))]
             scores = vectors @ self._queries[number]
             share.append(min(k, int((scores >= self._stored[case.key][number] - 1e-6).sum())) / k)
         return np.array(share)
@@ -201,22 +201,25 @@ class Line:
     recall_text: float
     p50: list[float]
     p95: list[float]
-    asked: int
+    n_queries: int
 
 
-def measure(given: argparse.Namespace, folder: Path) -> tuple[dict[Case, dict[str, Line]], dict[str, Any]]:
+Figures = dict[Case, dict[str, Line]]
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> tuple[Figures, dict[str, Any]]:
     """Ask every engine every case, in turns; return the figures, and memory and opening by engine."""
     truth = Truth(folder)
     # Both halves from the start, for an engine that is too slow to be asked them all.
     order = [i + j for i in range(QUERIES // 2) for j in (0, QUERIES // 2)]
-    processes = {engine: Process(engine, folder, given.core) for engine in given.engines}
-    lines: dict[Case, dict[str, Line]] = {}
+    processes = {engine: Process(engine, folder, arguments.core) for engine in arguments.engines}
+    lines: Figures = {}
     for case in CASES:
         lines[case] = {}
         aim = 0.99
         for engine, process in processes.items():
             for setting in EF_LADDER if engine in ("hnswlib", "faiss") else (0,):
-                answers = process.ask(case, setting, given.seconds, order)
+                answers = process.ask(case, setting, arguments.seconds, order)
                 recall = truth.recalls(case, order, answers)
                 slow = len(recall) < 20  # higher settings are slower still
                 if recall.mean() >= aim or slow:
@@ -228,7 +231,7 @@ def measure(given: argparse.Namespace, folder: Path) -> tuple[dict[Case, dict[st
         for _ in range(ROUNDS):
             for engine, process in processes.items():
                 line = lines[case][engine]
-                waits = process.ask(case, line.setting, given.seconds, order).waits
+                waits = process.ask(case, line.setting, arguments.seconds, order).waits
                 line.p50.append(float(np.percentile(waits, 50)))
                 line.p95.append(float(np.percentile(waits, 95)))
         print(f"{case}: {lines[case]}", file=sys.stderr, flush=True)
@@ -238,21 +241,21 @@ def measure(given: argparse.Namespace, folder: Path) -> tuple[dict[Case, dict[st
     }
     for process in processes.values():
         process.close()
-    if "imret" in given.engines:
-        shard = Process("shard", folder, given.core)
+    if "imret" in arguments.engines:
+        shard = Process("shard", folder, arguments.core)
         about["shard"] = {}
         for case in CASES:
-            shard.ask(case, 0, given.seconds, order)
-            passes = [shard.ask(case, 0, given.seconds, order).waits for _ in range(ROUNDS)]
+            shard.ask(case, 0, arguments.seconds, order)
+            passes = [shard.ask(case, 0, arguments.seconds, order).waits for _ in range(ROUNDS)]
             about["shard"][case] = statistics.median(float(np.percentile(waits, 50)) for waits in passes)
         shard.close()
     return lines, about
 
 
-def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
+def report(arguments: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
     """Yield the lines about one size."""
     truth = Truth(folder)
-    lines, about = measure(given, folder)
+    lines, about = measure(arguments, folder)
     yield f"## {n:,} points of {truth.dim} dimensions"
     yield ""
     yield (
@@ -262,7 +265,7 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
         f"{local_dimension(truth.best[QUERIES // 2 :]):.0f} around those like texts."
     )
     yield ""
-    peers = [engine for engine in given.engines if engine != "imret"]
+    peers = [engine for engine in arguments.engines if engine != "imret"]
     yield (
         "| filter | imret recall@10, like points / like texts | p50 ms | p95 ms (least to most) "
         "| p50 without worker | "
@@ -283,7 +286,7 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
         for peer in peers:
             theirs = engines[peer]
             at = f", ef {theirs.setting}" if theirs.setting else ""
-            few = f", {theirs.asked} queries" if theirs.asked < QUERIES else ""
+            few = f", {theirs.n_queries} queries" if theirs.n_queries < QUERIES else ""
             cells.append(
                 f"{_ms(statistics.median(theirs.p50))} / {_ms(statistics.median(theirs.p95))}, "
                 f"{(theirs.recall + theirs.recall_text) / 2:.3f}{at}{few}"
@@ -296,7 +299,7 @@ def report(given: argparse.Namespace, folder: Path, n: int) -> Iterator[str]:
         "| asked: memory beyond files + mapped files MB |"
     )
     yield "|---|---|---|---|---|---|"
-    for engine in given.engines:
+    for engine in arguments.engines:
         file = folder / f"{engine}.json"
         took = json.loads(file.read_text()) if file.exists() else {}
         parts = [f"{took[key]:.0f}" if key in took else "-" for key in ("cpu_s", "peak_mb", "disk_mb")]
@@ -324,13 +327,13 @@ def main() -> None:
     parser.add_argument("--core", type=int, default=0, help="the one that everything runs on")
     parser.add_argument("--seconds", type=float, default=2.0, help="for one engine's pass over the queries")
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    os.environ["IMRET_HOME"] = str(given.work.absolute() / "home")
+    os.environ["IMRET_HOME"] = str(arguments.work.absolute() / "home")
     lines: list[str] = []
-    if given.action == "ask":
+    if arguments.action == "ask":
         packages = ", ".join(
-            f"{one} {version(one)}" for one in ("qdrant-edge-py", "numpy", "hnswlib", "faiss-cpu")
+            f"{package} {version(package)}" for package in ("qdrant-edge-py", "numpy", "hnswlib", "faiss-cpu")
         )
         lines += [
             "# The vector index",
@@ -341,31 +344,31 @@ def main() -> None:
             "",
         ]
         print("\n".join(lines))
-    for n in given.points:
-        folder = given.work.absolute() / str(n)
-        if given.action != "ask":
-            build(folder, n, given)
+    for n in arguments.points:
+        folder = arguments.work.absolute() / str(n)
+        if arguments.action != "ask":
+            build(folder, n, arguments)
             continue
-        for line in report(given, folder, n):
+        for line in report(arguments, folder, n):
             lines.append(line)
             print(line, flush=True)
-    if given.output is not None:
-        given.output.write_text("\n".join(lines), encoding="utf-8")
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join(lines), encoding="utf-8")
 
 
-def build(folder: Path, n: int, given: argparse.Namespace) -> None:
+def build(folder: Path, n: int, arguments: argparse.Namespace) -> None:
     """Make the data of one size, and the indexes that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "labels.npz").exists():
         make_data(folder, n, DIMS[n])
         make_answers(folder)
-    for engine in given.engines:
-        if given.action == "data" or engine == "numpy" or (folder / f"{engine}.json").exists():
+    for engine in arguments.engines:
+        if arguments.action == "data" or engine == "numpy" or (folder / f"{engine}.json").exists():
             continue
         if engine == "imret":
             shutil.rmtree(folder / "imret", ignore_errors=True)
         context = multiprocessing.get_context("spawn")
-        process = context.Process(target=build_in_process, args=(engine, folder, given.core))
+        process = context.Process(target=build_in_process, args=(engine, folder, arguments.core))
         process.start()
         process.join()
         if process.exitcode:

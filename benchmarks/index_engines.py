@@ -82,9 +82,9 @@ class Imret:
         self._collection = self._store.open(COLLECTION)
 
     def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        only = _filter(case, labels)
+        where = _filter(case, labels)
         search = self._collection.search
-        return lambda query: [uuid.UUID(hit.id).int for hit in search(query, limit=LIMIT, filter=only)]
+        return lambda query: [uuid.UUID(hit.id).int for hit in search(query, limit=LIMIT, filter=where)]
 
     def close(self) -> None:
         self._store.close()
@@ -107,9 +107,9 @@ class Shard(Imret):
         )
 
     def ask(self, case: Case, labels: Any, setting: int) -> Ask:
-        only = _filter(case, labels)
+        where = _filter(case, labels)
         search = self._shard.search
-        return lambda query: [uuid.UUID(row[0]).int for row in search(query, LIMIT + 8, only, False)[:LIMIT]]
+        return lambda query: [uuid.UUID(row[0]).int for row in search(query, LIMIT + 8, where, False)[:LIMIT]]
 
     def close(self) -> None:
         self._shard.close()
@@ -171,8 +171,8 @@ class Hnswlib:
 
         def ask(query: NDArray[np.float32]) -> Sequence[int]:
             try:
-                found = index.knn_query(query, k=k, num_threads=1, filter=keeps.__getitem__)
-                return found[0][0].tolist()  # type: ignore[no-any-return]
+                neighbours = index.knn_query(query, k=k, num_threads=1, filter=keeps.__getitem__)
+                return neighbours[0][0].tolist()  # type: ignore[no-any-return]
             except RuntimeError:  # it found fewer than k, and then returns none
                 return []
 
@@ -211,8 +211,8 @@ class Faiss:
         parameters = self._module.SearchParametersHNSW(**options)
 
         def ask(query: NDArray[np.float32], _kept: Any = bits) -> Sequence[int]:
-            found = index.search(query[None], LIMIT, params=parameters)[1][0]
-            return [i for i in found.tolist() if i >= 0]
+            neighbours = index.search(query[None], LIMIT, params=parameters)[1][0]
+            return [i for i in neighbours.tolist() if i >= 0]
 
         return ask
 

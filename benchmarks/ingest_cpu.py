@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -38,7 +39,7 @@ BATCH_SIZES, WORKERS = (8, 32), (0, 2)
 def make_files(photos: Path, folder: Path, n: int) -> list[Path]:
     """Save photos anew until there are n files, all different: one pixel less at an edge each time."""
     sources = sorted(photos.rglob("*.jpg"))
-    made = []
+    files = []
     for number in range(n):
         turn, which = divmod(number, len(sources))
         with Image.open(sources[which]) as image:
@@ -47,8 +48,8 @@ def make_files(photos: Path, folder: Path, n: int) -> list[Path]:
         file = folder / f"{number % 10}" / f"{number:06d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         cut.save(file, "JPEG", quality=90)
-        made.append(file)
-    return made
+        files.append(file)
+    return files
 
 
 def timed(command: list[str], env: dict[str, str]) -> tuple[float, float, str]:
@@ -74,8 +75,8 @@ class Contenders:
         shutil.rmtree(db, ignore_errors=True)
         options = ["--batch-size", str(batch_size), "--workers", str(workers), "--db", str(db)]
         script = [sys.executable, str(HERE / "stock.py"), "ingest", self._model, str(folder)]
-        wall, worked, said = timed([*script, *options], self._env)
-        return wall, worked, float(json.loads(said.splitlines()[-1])["ingest"])
+        wall, worked, stderr = timed([*script, *options], self._env)
+        return wall, worked, float(json.loads(stderr.splitlines()[-1])["ingest"])
 
     def imret(self, folder: Path) -> tuple[float, float, float]:
         """Return wall and processor seconds, and what its report says that the ingest took."""
@@ -142,53 +143,68 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        files = make_files(given.photos, work / "photos", given.files)
-        page = report(files, given.model.resolve(), work, given.rounds)
+        files = make_files(arguments.photos, work / "photos", arguments.files)
+        page = table(files, measure(files, arguments.model.resolve(), work, arguments.rounds))
     print(page)
-    if given.output is not None:
-        given.output.write_text(page + "\n", encoding="utf-8")
+    if arguments.output is not None:
+        arguments.output.write_text(page + "\n", encoding="utf-8")
 
 
-def report(files: list[Path], model: Path, work: Path, rounds: int) -> str:
-    """Run all parts and return the page."""
-    import torch
+@dataclass
+class Measured:
+    """Seconds of all parts.
 
-    n, part = len(files), work / "part"
+    Attributes:
+        tried: Of the stock script on a part of the files, by batch size and workers; the best ran on all.
+        n_tried: How many files that part has.
+        taken: By program, [wall, processor, ingest alone] of each round of whole processes.
+        alone: By stage, [wall, processor] of each round in one warm process.
+    """
+
+    tried: dict[tuple[int, int], float]
+    n_tried: int
+    taken: dict[str, list[tuple[float, float, float]]]
+    alone: dict[str, list[list[float]]]
+
+    @property
+    def best(self) -> tuple[int, int]:
+        """Batch size and workers with which the stock script was fastest."""
+        return min(self.tried, key=self.tried.__getitem__)
+
+
+def measure(files: list[Path], model: Path, work: Path, rounds: int) -> Measured:
+    """Run all parts."""
+    part = work / "part"
     (part / "all").mkdir(parents=True)
-    for file in files[:: max(1, n // 500)]:
+    for file in files[:: max(1, len(files) // 500)]:
         os.link(file, part / "all" / file.name)
     contenders = Contenders(model, work)
     tried = {
         (size, workers): contenders.stock(part, size, workers)[2]
         for size, workers in itertools.product(BATCH_SIZES, WORKERS)
     }
-    best = min(tried, key=tried.__getitem__)
-    taken: dict[str, list[tuple[float, float, float]]] = {"stock": [], "imret": []}
+    measured = Measured(tried, len(list(part.rglob("*.jpg"))), {"stock": [], "imret": []}, {})
     for _ in range(rounds):
-        taken["stock"].append(contenders.stock(work / "photos", *best))
-        taken["imret"].append(contenders.imret(work / "photos"))
-    alone = stages(files, model, work / "photos", work, rounds)
-    rate = {name: n / statistics.median(wall for wall, _ in runs) for name, runs in alone.items()}
-    worked = {name: statistics.median(cpu for _, cpu in runs) for name, runs in alone.items()}
+        measured.taken["stock"].append(contenders.stock(work / "photos", *measured.best))
+        measured.taken["imret"].append(contenders.imret(work / "photos"))
+    measured.alone = stages(files, model, work / "photos", work, rounds)
+    return measured
+
+
+def table(files: list[Path], measured: Measured) -> str:
+    """Return what was measured, as Markdown."""
+    import torch
+
+    n, (batch_size, workers) = len(files), measured.best
+    rate = {name: n / statistics.median(wall for wall, _ in runs) for name, runs in measured.alone.items()}
+    worked = {name: statistics.median(cpu for _, cpu in runs) for name, runs in measured.alone.items()}
     slower = min(rate["decode"], rate["encode"])
     floor = n * (os.cpu_count() or 1) / (worked["decode"] + worked["encode"])
     size = statistics.mean(float(np.prod(Image.open(file).size)) for file in files[:200])
-    rows = []
-    for who in ("stock", "imret"):
-        walls, busy, ingests = (list(column) for column in zip(*taken[who], strict=True))
-        rows.append(
-            f"| {who} | {middle(walls)} | {middle(busy)} | {middle([n / seconds for seconds in ingests])} |"
-        )
-    ratios = [
-        statistics.median(run[column] for run in taken["stock"])
-        / statistics.median(run[column] for run in taken["imret"])
-        for column in range(3)
-    ]
-    rows.append(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} |")
-    settings = ", ".join(f"{b} and {w}: {seconds:.1f} s" for (b, w), seconds in tried.items())
+    settings = ", ".join(f"{b} and {w}: {seconds:.1f} s" for (b, w), seconds in measured.tried.items())
     names = {"decode": "decoding and hashing", "encode": "encoding", "ingest": "the whole ingest"}
     return "\n".join(
         [
@@ -196,25 +212,38 @@ def report(files: list[Path], model: Path, work: Path, rounds: int) -> str:
             "",
             f"{date.today()}, {cores()}, "
             f"Python {platform.python_version()}, torch {torch.__version__}. {n:,} JPEG files, "
-            f"{size / 1e6:.2f} megapixels on average. Medians of {rounds} rounds in turns, least and most; "
-            f"load average {os.getloadavg()[0]:.1f} at the end.",
+            f"{size / 1e6:.2f} megapixels on average. Medians of {len(measured.taken['imret'])} rounds in "
+            f"turns, least and most; load average {os.getloadavg()[0]:.1f} at the end.",
             "",
             "| whole processes | wall s | processor s | images/s without start |",
             "|---|---|---|---|",
-            *rows,
+            *whole_rows(n, measured.taken),
             "",
-            f"The stock script with batches of {best[0]} and {best[1]} workers; on "
-            f"{len(list(part.rglob('*.jpg')))} files, by batch size and workers: {settings}.",
+            f"The stock script with batches of {batch_size} and {workers} workers; on "
+            f"{measured.n_tried} files, by batch size and workers: {settings}.",
             "",
             "| one process, warm | images/s | processor ms an image |",
             "|---|---|---|",
-            *(f"| {names[one]} | {rate[one]:.0f} | {1e3 * worked[one] / n:.2f} |" for one in alone),
+            *(f"| {names[name]} | {rate[name]:.0f} | {1e3 * worked[name] / n:.2f} |" for name in rate),
             "",
             f"The whole ingest reaches {rate['ingest'] / slower:.0%} of the slower stage alone (goal 90 %). "
             f"Both stages want the same cores: their processor time allows {floor:.0f} images/s, of which it "
             f"reaches {rate['ingest'] / floor:.0%}.",
         ]
     )
+
+
+def whole_rows(n: int, taken: dict[str, list[tuple[float, float, float]]]) -> list[str]:
+    """Return the rows of both programs, and of their ratio."""
+    rows, medians = [], []
+    for name in ("stock", "imret"):
+        walls, busy, ingests = (list(column) for column in zip(*taken[name], strict=True))
+        rates = [n / seconds for seconds in ingests]
+        rows.append(f"| {name} | {middle(walls)} | {middle(busy)} | {middle(rates)} |")
+        medians.append([statistics.median(column) for column in (walls, busy, ingests)])
+    ratios = [stock / imret for stock, imret in zip(*medians, strict=True)]
+    rows.append(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -59,59 +60,93 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--work", type=Path, default=Path("build/ingest-gpu"))
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    photos, model = given.work / "photos", given.work / "base"
+    arguments = parser.parse_args()
+    page = table(arguments, measure(arguments))
+    print(page)
+    if arguments.results is not None:
+        arguments.results.write_text(page + "\n", encoding="utf-8")
+
+
+@dataclass
+class Measured:
+    """Images a second of each part by round, and what they are compared with.
+
+    Attributes:
+        alone: Encode-only, by imret's tower and by open_clip's.
+        stock: The stock script's, once, without its start.
+        cold: Seconds of `imret ingest` on a thousand files; the first reads the weights once more, for their
+            fingerprint.
+        gflop: Of one picture.
+        peak: Operations a second of a large matrix product.
+    """
+
+    decoded: list[float]
+    alone: dict[str, list[float]]
+    whole: list[float]
+    stock: float
+    cold: list[float]
+    gflop: float
+    peak: float
+
+
+def measure(arguments: argparse.Namespace) -> Measured:
+    """Draw the files, write the model, and run all parts."""
+    work, rounds = arguments.work, arguments.rounds
+    photos, model = work / "photos", work / "base"
     with ProcessPoolExecutor() as pool:
-        list(pool.map(draw, [(photos, number) for number in range(given.files)], chunksize=64))
-    write_model(model, given.arch)
+        list(pool.map(draw, [(photos, number) for number in range(arguments.files)], chunksize=64))
+    write_model(model, arguments.arch)
     files = sorted(photos.rglob("*.jpg"))
-    few, some = (part(files, given.work / str(n), n) for n in (THOUSAND, FOR_STOCK))
+    thousand, for_stock = (part(files, work / str(n), n) for n in (THOUSAND, FOR_STOCK))
     encoder = Encoder(str(model.resolve()))
-    whole = [ingested(photos, encoder, given.work, given.files) for _ in range(given.rounds)]
-    decoded = [decode_only(files, encoder) for _ in range(given.rounds)]
-    told(f"decode-only: {decoded}")
-    gflop, alone = encode_only(encoder, str(model), given.batch, given.rounds)
+    whole = [ingested(photos, encoder, work, arguments.files) for _ in range(rounds)]
+    decoded = [decode_only(files, encoder) for _ in range(rounds)]
+    say(f"decode-only: {decoded}")
+    gflop, alone = encode_only(encoder, str(model), arguments.batch, rounds)
     peak = matmul_rate(encoder.device)
-    told(f"encode-only: {alone}, product: {peak:.3g}")
+    say(f"encode-only: {alone}, product: {peak:.3g}")
     del encoder
     torch.cuda.empty_cache()
-    # The first reads the weights once more, for their fingerprint.
-    first, *warm = [cold(few, model, given.work) for _ in range(given.rounds + 1)]
-    told(f"a thousand, whole processes: {first}, {warm}")
-    stock = of_stock(some, model, given.work)
+    seconds = [cold(thousand, model, work) for _ in range(rounds + 1)]
+    say(f"a thousand, whole processes: {seconds[0]}, {seconds[1:]}")
+    return Measured(decoded, alone, whole, of_stock(for_stock, model, work), seconds, gflop, peak)
+
+
+def table(arguments: argparse.Namespace, measured: Measured) -> str:
+    """Return what was measured, as Markdown."""
+    alone, gflop, peak, stock = measured.alone, measured.gflop, measured.peak, measured.stock
     rate = {name: statistics.median(runs) for name, runs in alone.items()}
     share = {name: f"{rate[name] * gflop * 1e9 / peak:.0%}" for name in rate}
-    done = statistics.median(whole)
+    done = statistics.median(measured.whole)
+    reached = f"{done / rate['imret']:.0%}"
+    first, *warm = measured.cold
     rows = [
-        ("decode-only, processes", middle(decoded), ""),
+        ("decode-only, processes", middle(measured.decoded), ""),
         ("encode-only, imret", middle(alone["imret"]), f"{share['imret']} of the product's (goal 60 %)"),
-        ("encode-only, stock", middle(alone["stock"]), f"{share['stock']}"),
-        ("ingest, to the index", middle(whole), f"{done / rate['imret']:.0%} of encode-only (goal 80 %)"),
+        ("encode-only, stock", middle(alone["stock"]), share["stock"]),
+        ("ingest, to the index", middle(measured.whole), f"{reached} of encode-only (goal 80 %)"),
         ("ingest, stock script, without its start", f"{stock:.0f}", f"imret: {done / stock:.1f} times"),
     ]
-    page = "\n".join(
+    return "\n".join(
         [
-            f"# Ingest with {given.arch} on a GPU",
+            f"# Ingest with {arguments.arch} on a GPU",
             "",
             f"{date.today()}; one {device_name(pick_device('auto'))}, {cores()}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}; batches of {given.batch}; random "
+            f"{platform.python_version()}, torch {torch.__version__}; batches of {arguments.batch}; random "
             "weights, JPEG files of smooth noise, 500 x 375. `python benchmarks/ingest_gpu.py --files "
-            f"{given.files} --rounds {given.rounds}`; medians of the rounds, least and most. A large product "
-            f"in bfloat16 runs at {peak / 1e12:.0f} TFLOP/s; a picture takes {gflop:.1f} GFLOP. The stock "
-            f"script: {min(FOR_STOCK, given.files):,} files, one run.",
+            f"{arguments.files} --rounds {arguments.rounds}`; medians of the rounds, least and most. A large "
+            f"product in bfloat16 runs at {peak / 1e12:.0f} TFLOP/s; a picture takes {gflop:.1f} GFLOP. The "
+            f"stock script: {min(FOR_STOCK, arguments.files):,} files, one run.",
             "",
             "| | images/s | |",
             "|---|---|---|",
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            f"`imret ingest` of {min(THOUSAND, given.files):,} files, whole processes until they can be "
+            f"`imret ingest` of {min(THOUSAND, arguments.files):,} files, whole processes until they can be "
             f"found: {middle(warm)} s (goal 10); {first:.1f} s the first time that a model is used, when "
             "its weights are hashed.",
         ]
     )
-    print(page)
-    if given.results is not None:
-        given.results.write_text(page + "\n", encoding="utf-8")
 
 
 def part(files: list[Path], folder: Path, n: int) -> Path:
@@ -124,7 +159,7 @@ def part(files: list[Path], folder: Path, n: int) -> Path:
     return folder
 
 
-def told(text: str) -> None:
+def say(text: str) -> None:
     """Print at once: a machine that is lent may go back before the end."""
     print(text, flush=True)
 
@@ -174,7 +209,7 @@ def ingested(photos: Path, encoder: Encoder, work: Path, n: int) -> float:
             on_stage=lambda stage: marks.append(f"{stage} after {time.perf_counter() - began:.1f} s"),
         )
         taken, busy = time.perf_counter() - began, time.process_time() - worked
-    told(f"ingest: {n / taken:.0f} a second, {taken:.1f} s ({busy:.1f} of this process): {marks}")
+    say(f"ingest: {n / taken:.0f} a second, {taken:.1f} s ({busy:.1f} of this process): {marks}")
     assert done.added == n
     return n / taken
 

@@ -59,6 +59,9 @@ class Watched:
         return statistics.median(self.anonymous[int(start * n) : max(int(end * n), int(start * n) + 1)])
 
 
+Runs = dict[int, list[tuple[float, dict[str, Watched]]]]  # by number of files: seconds, and who held what
+
+
 def sample(root: int, watched: dict[str, Watched]) -> None:
     """Read the memory of a process and of all below it."""
     for pid in below(root):
@@ -71,21 +74,21 @@ def sample(root: int, watched: dict[str, Watched]) -> None:
         if "RssAnon" not in fields:  # it has ended, and nobody has asked how
             continue
         name = PIPELINE if pid == root else INDEX if STORE in command else f"another: {command[:40]!r}"
-        one = watched.setdefault(name, Watched())
-        one.anonymous.append(int(fields["RssAnon"].split()[0]) / 1024)
-        one.peak = max(one.peak, int(fields["VmHWM"].split()[0]) / 1024)
+        process = watched.setdefault(name, Watched())
+        process.anonymous.append(int(fields["RssAnon"].split()[0]) / 1024)
+        process.peak = max(process.peak, int(fields["VmHWM"].split()[0]) / 1024)
 
 
 def below(root: int) -> list[int]:
     """Return a process and its children, and theirs."""
-    found = [root]
-    for pid in found:
+    pids = [root]
+    for pid in pids:
         try:
             for task in os.listdir(f"/proc/{pid}/task"):
-                found += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+                pids += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
         except (FileNotFoundError, ProcessLookupError):
             continue
-    return found
+    return pids
 
 
 def ingested(photos: Path, model: Path, work: Path, n: int) -> tuple[float, dict[str, Watched]]:
@@ -103,22 +106,22 @@ def ingested(photos: Path, model: Path, work: Path, n: int) -> tuple[float, dict
                 sample(process.pid, watched)
                 time.sleep(EVERY_S)
             assert process.stderr is not None
-            said = process.stderr.read()
+            stderr = process.stderr.read()
         seconds = time.perf_counter() - started
         if process.returncode:
-            raise SystemExit(said)
+            raise SystemExit(stderr)
         counts = json.loads(report.read_text())
         assert (counts["added"], counts["encoded"]) == (n, n), counts
     return seconds, watched
 
 
-def page(given: str, n_files: Sequence[int], runs: dict[int, list[tuple[float, dict[str, Watched]]]]) -> str:
+def page(command: str, n_files: Sequence[int], runs: Runs) -> str:
     """Return what was measured, as Markdown."""
     few, many = n_files
     # Others come and go within a sample or two (asking the compiler's version, a copy that is yet to become
     # the store's process), and not in every run.
     everywhere = [set(watched) for n in n_files for _, watched in runs[n]]
-    names = [name for name in (PIPELINE, INDEX) if all(name in one for one in everywhere)]
+    names = [name for name in (PIPELINE, INDEX) if all(name in seen for seen in everywhere)]
     others = sorted(set.union(*everywhere) - set(names))
 
     def cells(name: str, key: str) -> tuple[str, list[float]]:
@@ -154,8 +157,8 @@ def page(given: str, n_files: Sequence[int], runs: dict[int, list[tuple[float, d
             "# Memory of an ingest",
             "",
             f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores()}, Python {platform.python_version()}, embedded "
-            f"store, empty before each run. `{given}`. MiB; medians of {len(runs[many])} runs in turns, with "
-            f"least and most; an ingest took {times}; load average {os.getloadavg()[0]:.1f} at the end.",
+            f"store, empty before each run. `{command}`. MiB; medians of {len(runs[many])} runs in turns, "
+            f"with least and most; an ingest took {times}; load average {os.getloadavg()[0]:.1f} at the end.",
             "",
             f"| process | memory | {few:,} pictures | {many:,} pictures | ratio | goal |",
             "|---|---|---|---|---|---|",
@@ -179,23 +182,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, help="a model folder")
     parser.add_argument("--results", type=Path, help="write the page there, too")
-    given = parser.parse_args()
-    runs: dict[int, list[tuple[float, dict[str, Watched]]]] = {n: [] for n in given.files}
+    arguments = parser.parse_args()
+    runs: Runs = {n: [] for n in arguments.files}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model = random_model(work / "model", dim=512) if given.model is None else given.model.resolve()
-        for n in given.files:
+        model = arguments.model.resolve() if arguments.model else random_model(work / "model", dim=512)
+        for n in arguments.files:
             draw_files(work / f"{n}", n)
-        ingested(work / f"{given.files[0]}", model, work, given.files[0])  # fills caches
-        for _ in range(given.rounds):
-            for n in given.files:
+        ingested(work / f"{arguments.files[0]}", model, work, arguments.files[0])  # fills caches
+        for _ in range(arguments.rounds):
+            for n in arguments.files:
                 runs[n].append(ingested(work / f"{n}", model, work, n))
-    few, many = given.files
-    command = f"python benchmarks/ingest_memory.py --files {few} {many} --rounds {given.rounds}"
-    text = page(command + (" --model FOLDER" if given.model else ""), given.files, runs)
+    few, many = arguments.files
+    command = f"python benchmarks/ingest_memory.py --files {few} {many} --rounds {arguments.rounds}"
+    text = page(command + (" --model FOLDER" if arguments.model else ""), arguments.files, runs)
     print(text)
-    if given.results is not None:
-        given.results.write_text(text + "\n")
+    if arguments.results is not None:
+        arguments.results.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -56,13 +56,13 @@ def main() -> None:
         return compute_hash(fit_image(image, size=(arguments.size, arguments.size)))
 
     paths = [picture.path for picture in list_pictures(arguments.folder)]
-    found: Counter[str] = Counter()
+    matches: Counter[str] = Counter()
     hashes = []
     for path in paths:
         image = load_image(arguments.folder / path)
         hashes.append(hash_of(image))
         for what, copy in copies(image):
-            found[what] += len(near_duplicates([hashes[-1]], [hash_of(copy)]))
+            matches[what] += len(near_duplicates([hashes[-1]], [hash_of(copy)]))
 
     bits = np.array([item.bits for item in hashes], dtype=np.uint64)
     differing: Counter[int] = Counter()
@@ -81,7 +81,7 @@ def main() -> None:
     if nearest[1]:
         print(f"nearest in colour within {MAX_BITS} bits: {nearest[0]:.1f} levels, {nearest[1]} {nearest[2]}")
     print(f"taken for copies: {len(near_duplicates(hashes))} pairs")
-    for what, count in found.items():
+    for what, count in matches.items():
         print(f"{count / len(paths):7.1%}  of copies found that are {what}")
 
     rng = np.random.default_rng(0)

@@ -35,25 +35,25 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--query", default="a mushroom on a log in a wood")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         os.environ["IMRET_HOME"] = str(home)
         db = str(Path(folder) / "db")
-        python("ingest", str(given.pictures), "--model", given.model, "--db", db)
-        arguments = ("search", given.query, "--db", db, "--format", "paths")
+        python("ingest", str(arguments.pictures), "--model", arguments.model, "--db", db)
+        command = ("search", arguments.query, "--db", db, "--format", "paths")
         forget = home / "cache" / "queries"
         rows: dict[str, Callable[[], None]] = {
             "asked for the first time": lambda: shutil.rmtree(forget, ignore_errors=True),
             "asked before": lambda: None,
         }
         for name, before in rows.items():
-            python(*arguments)  # brings files into memory, and the query into the cache
+            python(*command)  # brings files into memory, and the query into the cache
             taken, worked, imported = [], [], set()
-            for _ in range(given.times):
+            for _ in range(arguments.times):
                 before()
                 start, before_it = time.perf_counter(), os.times()
-                imported.add(python(*arguments))
+                imported.add(python(*command))
                 taken.append(time.perf_counter() - start)
                 after = os.times()
                 worked.append(
@@ -74,17 +74,17 @@ def main() -> None:
 
 def python(*arguments: str) -> str:
     """Run the command; return "torch" if it imported it."""
-    told, tell = os.pipe()
-    with os.fdopen(told) as reading:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as reading:
         subprocess.run(
             [sys.executable, "-c", TELL + IMRET, *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=[tell],
-            env={**os.environ, "TELL": str(tell)},
+            pass_fds=[write_end],
+            env={**os.environ, "TELL": str(write_end)},
         )
-        os.close(tell)
+        os.close(write_end)
         return reading.read().strip("-")
 
 

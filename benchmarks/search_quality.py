@@ -24,7 +24,7 @@ import json
 import math
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imret import Encoder
 from imret.datasets.phrases import read_phrases
@@ -42,6 +43,8 @@ from imret.retrieval.search import search
 from imret.store import Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+
+Vectors = NDArray[np.float32]  # (N, D), or one of (D,)
 
 # Nothing of the ten categories is asked for in these, and the model was trained on captions of such things.
 CHOSEN_WITH = (
@@ -81,10 +84,10 @@ def main() -> None:
                 "precision": precision(store, encoder, split, data / "nature10" / other),
                 "mixed": mixed(store, encoder, split, data / "nature10" / other),
                 "relevant": relevant(store, encoder, split),
-                "none_chosen_with": told(store, encoder, split, CHOSEN_WITH),
-                "none_fresh": told(store, encoder, split, FRESH),
-                "none_captions": told(store, encoder, split, list(captions.values())),
-                "none_pictures": told(
+                "none_chosen_with": unanswered(store, encoder, split, CHOSEN_WITH),
+                "none_fresh": unanswered(store, encoder, split, FRESH),
+                "none_captions": unanswered(store, encoder, split, list(captions.values())),
+                "none_pictures": unanswered(
                     store, encoder, split, [captioned / path for path in sorted(captions)[::5]]
                 ),
             }
@@ -113,30 +116,28 @@ def categories_of(folder: Path) -> list[str]:
 def right_in_10(store: Store, encoder: Encoder, split: str, query: Any, category: str) -> float:
     """Return the share of the first ten hits that are of a category."""
     hits = search(store, query, collection=split, encoder=encoder)
-    return float(np.mean([hit.category == category for hit in hits]))
+    return _mean(hit.category == category for hit in hits)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def precision(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, dict[str, float]]:
     """Return precision at 10 by category: of words, of pictures, of both together."""
-    found = {}
+    by_category = {}
     for category in categories_of(other):
         name = common_names(category)[0]
         pictures = sorted((other / category).glob("*.jpg"))[:20]
-        found[category] = {
+        by_category[category] = {
             "text": right_in_10(store, encoder, split, name, category),
-            "picture": float(
-                np.mean([right_in_10(store, encoder, split, one, category) for one in pictures])
-            ),
-            "both": float(
-                np.mean(
-                    [
-                        right_in_10(store, encoder, split, [Term(name), Term(str(one), "image")], category)
-                        for one in pictures
-                    ]
-                )
+            "picture": _mean(right_in_10(store, encoder, split, picture, category) for picture in pictures),
+            "both": _mean(
+                right_in_10(store, encoder, split, [Term(name), Term(str(picture), "image")], category)
+                for picture in pictures
             ),
         }
-    return found
+    return by_category
 
 
 def mixed(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, float]:
@@ -150,13 +151,13 @@ def mixed(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, 
                     continue
                 query = [Term(common_names(named)[0]), Term(str(picture), "image")]
                 hits = search(store, query, collection=split, encoder=encoder)
-                of_picture.append(np.mean([hit.category == category for hit in hits]))
-                of_words.append(np.mean([hit.category == named for hit in hits]))
+                of_picture.append(_mean(hit.category == category for hit in hits))
+                of_words.append(_mean(hit.category == named for hit in hits))
                 both.append(of_picture[-1] > 0 and of_words[-1] > 0)
     return {
-        "picture": float(np.mean(of_picture)),
-        "words": float(np.mean(of_words)),
-        "both_present": float(np.mean(both)),
+        "picture": _mean(of_picture),
+        "words": _mean(of_words),
+        "both_present": _mean(both),
         "queries": len(both),
     }
 
@@ -164,22 +165,22 @@ def mixed(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, 
 def relevant(store: Store, encoder: Encoder, split: str) -> dict[str, dict[str, float]]:
     """Return precision and recall of what `relevant` leaves of each category."""
     with_all = search(store, "animal", collection=split, encoder=encoder, limit=10_000)
-    found = {}
+    by_category = {}
     for category in sorted({hit.category or "" for hit in with_all}):
         name = common_names(category)[0]
         hits = search(store, name, collection=split, encoder=encoder, limit=10_000, relevant=True)
         right = sum(hit.category == category for hit in hits)
         there = sum(hit.category == category for hit in with_all)
-        found[category] = {
+        by_category[category] = {
             "images": there,
             "kept": len(hits),
             "precision": right / len(hits) if hits else 1.0,
             "recall": right / there,
         }
-    return found
+    return by_category
 
 
-def told(store: Store, encoder: Encoder, split: str, queries: Sequence[str | Path]) -> dict[str, float]:
+def unanswered(store: Store, encoder: Encoder, split: str, queries: Sequence[str | Path]) -> dict[str, float]:
     """Return how many queries without an answer find nothing, and what the others find."""
     kept = [
         len(search(store, query, collection=split, encoder=encoder, limit=10_000, relevant=True))
@@ -187,8 +188,8 @@ def told(store: Store, encoder: Encoder, split: str, queries: Sequence[str | Pat
     ]
     return {
         "queries": len(kept),
-        "empty": float(np.mean([n == 0 for n in kept])),
-        "mean_kept": float(np.mean(kept)),
+        "empty": _mean(n == 0 for n in kept),
+        "mean_kept": _mean(kept),
     }
 
 
@@ -201,8 +202,8 @@ def own(store: Store, encoder: Encoder, captions: dict[str, str]) -> dict[str, f
         mine.append(any(hit.path.endswith(path) for hit in hits))
     return {
         "queries": len(kept),
-        "own_kept": float(np.mean(mine)),
-        "empty": float(np.mean([n == 0 for n in kept])),
+        "own_kept": _mean(mine),
+        "empty": _mean(n == 0 for n in kept),
         "median_kept": float(np.median(kept)),
     }
 
@@ -212,71 +213,93 @@ def alternatives(store: Store, encoder: Encoder, split: str, other: Path) -> dic
     with closing(store.open(split)) as collection:
         points = [point for batch in collection.scan(vectors=True) for point in batch]
     vectors = np.stack([point.vector for point in points if point.vector is not None])
-    category = np.array([point.payload["category"] for point in points])
-    phrases = vectors @ encoder.encode_bank(read_phrases()).T
-    names = {one: query_vector(encoder, common_names(one)[0]) for one in categories_of(other)}
+    labels = np.array([point.payload["category"] for point in points])
+    phrases = encoder.encode_bank(read_phrases())
+    names = {category: query_vector(encoder, common_names(category)[0]) for category in categories_of(other)}
     nothing = [query_vector(encoder, text) for text in CHOSEN_WITH]
+    pictures = {
+        category: encoder.encode_images(sorted((other / category).glob("*.jpg"))[:4]) for category in names
+    }
+    return {
+        "cuts": other_cuts(vectors, labels, phrases, names, nothing),
+        "sums": other_sums(vectors, labels, phrases, names, pictures),
+    }
 
-    def spreads(scores: Any) -> Any:
-        middle = np.median(scores)
-        return (scores - middle) / (1.4826 * np.median((middle - scores)[scores <= middle]))
 
-    def discovered(scores: Any) -> Any:
-        chance = np.array([0.5 * math.erfc(z / math.sqrt(2)) for z in spreads(scores)])
-        order = np.argsort(chance)
-        good = np.flatnonzero(chance[order] <= 0.1 * np.arange(1, len(order) + 1) / len(order))
-        kept = np.zeros(len(order), dtype=bool)
-        kept[order[: good[-1] + 1 if len(good) else 0]] = True
-        return kept
-
+def other_cuts(
+    vectors: Vectors, labels: Any, phrases: Vectors, names: dict[str, Vectors], nothing: list[Vectors]
+) -> dict[str, dict[str, float]]:
+    """Return precision and recall of simpler cuts, and how often they leave nothing where they should."""
+    nearest_phrase = (vectors @ phrases.T).max(axis=1)
     rules: dict[str, Callable[[Any], Any]] = {
         "score above 0.3": lambda scores: scores > 0.3,
         "score above 0.4": lambda scores: scores > 0.4,
-        "2.5 spreads above the median": lambda scores: spreads(scores) > 2.5,
-        "false discovery rate of 0.1": discovered,
-        "nearer than every phrase": lambda scores: scores > phrases.max(axis=1),
+        "2.5 spreads above the median": lambda scores: _spreads(scores) > 2.5,
+        "false discovery rate of 0.1": _discovered,
+        "nearer than every phrase": lambda scores: scores > nearest_phrase,
     }
     cuts = {}
-    for what, rule in rules.items():
-        kept = {one: rule(vectors @ vector) for one, vector in names.items()}
-        right = {one: (kept[one] & (category == one)).sum() for one in names}
-        cuts[what] = {
-            "precision": float(
-                np.mean([right[one] / kept[one].sum() if kept[one].any() else 1 for one in names])
-            ),
-            "recall": float(np.mean([right[one] / (category == one).sum() for one in names])),
-            "empty": float(np.mean([not rule(vectors @ vector).any() for vector in nothing])),
+    for title, rule in rules.items():
+        kept = {category: rule(vectors @ vector) for category, vector in names.items()}
+        right = {category: (kept[category] & (labels == category)).sum() for category in names}
+        cuts[title] = {
+            "precision": _mean(right[c] / kept[c].sum() if kept[c].any() else 1 for c in names),
+            "recall": _mean(right[c] / (labels == c).sum() for c in names),
+            "empty": _mean(not rule(vectors @ vector).any() for vector in nothing),
         }
+    return cuts
 
-    means = vectors.mean(axis=0), encoder.encode_bank(read_phrases()).mean(axis=0)
 
-    def unit(vector: Any) -> Any:
-        return vector / np.linalg.norm(vector)
+def _spreads(scores: Any) -> Any:
+    """Return how far above the median scores are, in spreads of the half below it."""
+    middle = np.median(scores)
+    return (scores - middle) / (1.4826 * np.median((middle - scores)[scores <= middle]))
 
+
+def _discovered(scores: Any) -> Any:
+    """Return which scores Benjamini and Hochberg's procedure keeps."""
+    chance = np.array([0.5 * math.erfc(z / math.sqrt(2)) for z in _spreads(scores)])
+    order = np.argsort(chance)
+    good = np.flatnonzero(chance[order] <= 0.1 * np.arange(1, len(order) + 1) / len(order))
+    kept = np.zeros(len(order), dtype=bool)
+    kept[order[: good[-1] + 1 if len(good) else 0]] = True
+    return kept
+
+
+def other_sums(
+    vectors: Vectors, labels: Any, phrases: Vectors, names: dict[str, Vectors], pictures: dict[str, Vectors]
+) -> dict[str, dict[str, float]]:
+    """Return what is among the first ten by simpler sums of words and a picture."""
+    mean_picture, mean_phrase = vectors.mean(axis=0), phrases.mean(axis=0)
     sums: dict[str, Callable[[Any, Any], Any]] = {
         "plain sum": lambda words, picture: words + picture,
-        "each without its mean": lambda words, picture: unit(words - means[1]) + unit(picture - means[0]),
+        "each without its mean": lambda words, picture: (
+            _unit(words - mean_phrase) + _unit(picture - mean_picture)
+        ),
         "balanced, as in imret": lambda words, picture: (
             words / (vectors @ words).std() + picture / (vectors @ picture).std()
         ),
     }
-    pictures = {one: encoder.encode_images(sorted((other / one).glob("*.jpg"))[:4]) for one in names}
     mixes = {}
-    for what, add in sums.items():
+    for title, add in sums.items():
         shares = []
-        for one in names:
-            for picture in pictures[one]:
+        for category, of_category in pictures.items():
+            for picture in of_category:
                 for named, words in names.items():
-                    first = category[np.argsort(-(vectors @ unit(add(words, picture))))[:10]]
-                    shares.append((named == one, (first == one).mean(), (first == named).mean()))
+                    first = labels[np.argsort(-(vectors @ _unit(add(words, picture))))[:10]]
+                    shares.append((named == category, (first == category).mean(), (first == named).mean()))
         differ = [(a, b) for same, a, b in shares if not same]
-        mixes[what] = {
-            "agree": float(np.mean([a for same, a, _ in shares if same])),
-            "picture": float(np.mean([a for a, _ in differ])),
-            "words": float(np.mean([b for _, b in differ])),
-            "both_present": float(np.mean([a > 0 and b > 0 for a, b in differ])),
+        mixes[title] = {
+            "agree": _mean(a for same, a, _ in shares if same),
+            "picture": _mean(a for a, _ in differ),
+            "words": _mean(b for _, b in differ),
+            "both_present": _mean(a > 0 and b > 0 for a, b in differ),
         }
-    return {"cuts": cuts, "sums": mixes}
+    return mixes
+
+
+def _unit(vector: Any) -> Any:
+    return vector / np.linalg.norm(vector)
 
 
 def table(measured: dict[str, Any]) -> str:
@@ -290,59 +313,15 @@ def table(measured: dict[str, Any]) -> str:
         "rule of the cut was chosen while looking at both splits, the captions and one list of queries.",
     ]
     for split in ("train", "test"):
-        one = measured[split]
+        of_split = measured[split]
         lines += [
+            *("", f"## Collection: nature10/{split}", ""),
+            *category_lines(of_split),
             "",
-            f"## Collection: nature10/{split}",
+            *query_lines(of_split),
             "",
-            "| category | images | P@10 text | P@10 picture | P@10 both | relevant: kept | precision "
-            "| recall |",
-            "|---|---|---|---|---|---|---|---|",
+            *alternative_lines(of_split["alternatives"]),
         ]
-        for category, p in one["precision"].items():
-            r = one["relevant"][category]
-            lines.append(
-                f"| {category} | {r['images']} | {p['text']:.2f} | {p['picture']:.2f} | {p['both']:.2f} "
-                f"| {r['kept']} | {r['precision']:.2f} | {r['recall']:.2f} |"
-            )
-        means = [np.mean([p[key] for p in one["precision"].values()]) for key in ("text", "picture", "both")]
-        cut = [np.mean([r[key] for r in one["relevant"].values()]) for key in ("precision", "recall")]
-        lines += [
-            f"| mean | | {means[0]:.2f} | {means[1]:.2f} | {means[2]:.2f} | | {cut[0]:.2f} | {cut[1]:.2f} |",
-            "",
-            f"A picture and the name of another category ({one['mixed']['queries']} queries), of the first "
-            f"10: {one['mixed']['picture']:.2f} are of the picture's, {one['mixed']['words']:.2f} of the "
-            f"named; both are there in {one['mixed']['both_present']:.2f} of the queries.",
-            "",
-            "| queries without an answer, with `relevant` | queries | find nothing | mean of hits |",
-            "|---|---|---|---|",
-        ]
-        for key, what in (
-            ("none_chosen_with", "words that the rule was chosen with"),
-            ("none_fresh", "other words, never asked before"),
-            ("none_captions", "captions of captions500"),
-            ("none_pictures", "photos of captions500"),
-        ):
-            n = one[key]
-            lines.append(f"| {what} | {n['queries']} | {n['empty']:.2f} | {n['mean_kept']:.1f} |")
-        lines += [
-            "",
-            "| simpler rules for the cut | precision | recall | unanswerable (chosen with) find nothing |",
-            "|---|---|---|---|",
-        ]
-        for what, a in one["alternatives"]["cuts"].items():
-            lines.append(f"| {what} | {a['precision']:.2f} | {a['recall']:.2f} | {a['empty']:.2f} |")
-        lines += [
-            "",
-            "| words + picture, first ten | of one category: right | of two: of the picture's | of the named "
-            "| both present |",
-            "|---|---|---|---|---|",
-        ]
-        for what, a in one["alternatives"]["sums"].items():
-            lines.append(
-                f"| {what} | {a['agree']:.2f} | {a['picture']:.2f} | {a['words']:.2f} "
-                f"| {a['both_present']:.2f} |"
-            )
     c = measured["captions"]
     lines += [
         "",
@@ -352,6 +331,68 @@ def table(measured: dict[str, Any]) -> str:
         f"{c['own_kept']:.2f}, nothing in {c['empty']:.2f}; the median of hits is {c['median_kept']:.0f}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def category_lines(of_split: dict[str, Any]) -> list[str]:
+    """Return the table of precision at 10, and of what `relevant` leaves, by category."""
+    precision, relevant = of_split["precision"], of_split["relevant"]
+    lines = [
+        "| category | images | P@10 text | P@10 picture | P@10 both | relevant: kept | precision | recall |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for category, p in precision.items():
+        r = relevant[category]
+        lines.append(
+            f"| {category} | {r['images']} | {p['text']:.2f} | {p['picture']:.2f} | {p['both']:.2f} "
+            f"| {r['kept']} | {r['precision']:.2f} | {r['recall']:.2f} |"
+        )
+    text, picture, both = (_mean(p[key] for p in precision.values()) for key in ("text", "picture", "both"))
+    right, recall = (_mean(r[key] for r in relevant.values()) for key in ("precision", "recall"))
+    lines.append(f"| mean | | {text:.2f} | {picture:.2f} | {both:.2f} | | {right:.2f} | {recall:.2f} |")
+    return lines
+
+
+def query_lines(of_split: dict[str, Any]) -> list[str]:
+    """Return what queries of two categories find, and those without an answer."""
+    mixed = of_split["mixed"]
+    lines = [
+        f"A picture and the name of another category ({mixed['queries']} queries), of the first "
+        f"10: {mixed['picture']:.2f} are of the picture's, {mixed['words']:.2f} of the "
+        f"named; both are there in {mixed['both_present']:.2f} of the queries.",
+        "",
+        "| queries without an answer, with `relevant` | queries | find nothing | mean of hits |",
+        "|---|---|---|---|",
+    ]
+    for key, title in (
+        ("none_chosen_with", "words that the rule was chosen with"),
+        ("none_fresh", "other words, never asked before"),
+        ("none_captions", "captions of captions500"),
+        ("none_pictures", "photos of captions500"),
+    ):
+        n = of_split[key]
+        lines.append(f"| {title} | {n['queries']} | {n['empty']:.2f} | {n['mean_kept']:.1f} |")
+    return lines
+
+
+def alternative_lines(alternatives: dict[str, Any]) -> list[str]:
+    """Return the tables of simpler rules."""
+    return [
+        "| simpler rules for the cut | precision | recall | unanswerable (chosen with) find nothing |",
+        "|---|---|---|---|",
+        *(
+            f"| {title} | {a['precision']:.2f} | {a['recall']:.2f} | {a['empty']:.2f} |"
+            for title, a in alternatives["cuts"].items()
+        ),
+        "",
+        "| words + picture, first ten | of one category: right | of two: of the picture's | of the named "
+        "| both present |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {title} | {a['agree']:.2f} | {a['picture']:.2f} | {a['words']:.2f} "
+            f"| {a['both_present']:.2f} |"
+            for title, a in alternatives["sums"].items()
+        ),
+    ]
 
 
 if __name__ == "__main__":

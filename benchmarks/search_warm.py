@@ -40,28 +40,28 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--query", default="a mushroom on a log in a wood")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["IMRET_HOME"] = str(Path(folder) / "home")
         db = str(Path(folder) / "db")
-        run("ingest", str(given.pictures), "--model", given.model, "--db", db)
+        run("ingest", str(arguments.pictures), "--model", arguments.model, "--db", db)
         numbers = itertools.count()
         picture = next(
-            file for file in sorted(given.pictures.rglob("*")) if file.suffix in (".jpg", ".jpeg", ".png")
+            file for file in sorted(arguments.pictures.rglob("*")) if file.suffix in (".jpg", ".jpeg", ".png")
         )
         rows: dict[str, Callable[[], list[str]]] = {
-            "words, new ones each time": lambda: ["search", f"{given.query} {next(numbers)}"],
-            "words, asked before": lambda: ["search", given.query],
+            "words, new ones each time": lambda: ["search", f"{arguments.query} {next(numbers)}"],
+            "words, asked before": lambda: ["search", arguments.query],
             "a picture file": lambda: ["search", str(picture)],
             "a stored picture": lambda: ["similar", f"stored:{picture.resolve()}"],
-            "words, 2,000 hits at most": lambda: ["search", given.query, "--limit", "2000"],
+            "words, 2,000 hits at most": lambda: ["search", arguments.query, "--limit", "2000"],
         }
         store = ("--db", db, "--format", "paths")
         with serving(db):
-            for name, arguments in rows.items():
-                measure(name, lambda arguments=arguments: run(*arguments(), *store, served=True), given.times)  # type: ignore[misc]
-        measure("asked before, no server", lambda: run("search", given.query, *store), given.times)
-        measure("python alone", python_alone, given.times)
+            for name, command in rows.items():
+                measure(name, lambda command=command: run(*command(), *store, served=True), arguments.times)  # type: ignore[misc]
+        measure("asked before, no server", lambda: run("search", arguments.query, *store), arguments.times)
+        measure("python alone", python_alone, arguments.times)
 
 
 def measure(name: str, work: Callable[[], str], times: int) -> None:
@@ -76,7 +76,7 @@ def measure(name: str, work: Callable[[], str], times: int) -> None:
         worked.append(
             after.children_user + after.children_system - before.children_user - before.children_system
         )
-    loaded = ", ".join(one for one in sorted(imported) if one) or "neither"
+    loaded = ", ".join(module for module in sorted(imported) if module) or "neither"
     print(
         f"{name:<26} {statistics.median(taken):6.3f} s  [{min(taken):.3f}, {max(taken):.3f}]"
         f"  processor {statistics.median(worked):.2f} s  imports of torch and numpy: {loaded}",
@@ -93,13 +93,13 @@ def serving(db: str) -> Iterator[None]:
         text=True,
     )
     with server:
-        said = []
+        lines = []
         for line in server.stderr or ():
-            said.append(line)
+            lines.append(line)
             if "the page is at" in line:
                 break
         else:
-            raise SystemExit("".join(said))
+            raise SystemExit("".join(lines))
         try:
             yield
         finally:
@@ -108,17 +108,17 @@ def serving(db: str) -> Iterator[None]:
 
 def run(*arguments: str, served: bool = False) -> str:
     """Run the command, which a server has to answer if that is said; return which of HEAVY it imported."""
-    told, tell = os.pipe()
-    with os.fdopen(told) as reading:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end) as reading:
         done = subprocess.run(
             [sys.executable, "-c", IMRET, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            pass_fds=[tell],
-            env={**os.environ, "TELL": str(tell)},
+            pass_fds=[write_end],
+            env={**os.environ, "TELL": str(write_end)},
         )
-        os.close(tell)
+        os.close(write_end)
         if done.returncode or served != ("answered by imret serve" in done.stderr):
             raise SystemExit(done.stderr)
         return reading.read()

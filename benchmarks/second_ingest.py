@@ -102,10 +102,10 @@ def measure(work: Path, model: Path, n: int, rounds: int) -> tuple[Run, dict[str
     ingest = [*IMRET, "ingest", str(photos), "--db", str(work / "store"), "--report", str(report)]
 
     def checked(**counts: int) -> float:
-        said: dict[str, Any] = json.loads(report.read_text())
-        wrong = {name: said[name] for name, count in counts.items() if said[name] != count}
+        reported: dict[str, Any] = json.loads(report.read_text())
+        wrong = {name: reported[name] for name, count in counts.items() if reported[name] != count}
         assert not wrong, f"the report says {wrong}, not {counts}"
-        return float(said["seconds"])
+        return float(reported["seconds"])
 
     draw_files(photos, n)
     first = timed([*ingest, "--model", str(model)], env)
@@ -126,7 +126,7 @@ def measure(work: Path, model: Path, n: int, rounds: int) -> tuple[Run, dict[str
     return first, runs, seconds
 
 
-def page(n: int, given: str, first: Run, runs: dict[str, list[Run]], seconds: list[float]) -> str:
+def page(n: int, command: str, first: Run, runs: dict[str, list[Run]], seconds: list[float]) -> str:
     """Return what was measured, as Markdown."""
 
     def shown(values: Sequence[float]) -> str:
@@ -149,7 +149,7 @@ def page(n: int, given: str, first: Run, runs: dict[str, list[Run]], seconds: li
             f"# A second ingest of {n:,} files",
             "",
             f"{datetime.now(timezone.utc):%Y-%m-%d}, {cores()}, Python {platform.python_version()}, embedded "
-            f"store. `{given}`. Whole processes in turns, medians of {len(seconds)} with least and most, "
+            f"store. `{command}`. Whole processes in turns, medians of {len(seconds)} with least and most, "
             f"files and store in the page cache; load average {os.getloadavg()[0]:.1f} at the end.",
             "",
             "| | wall, s | processor time, s | goal |",
@@ -176,16 +176,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", type=Path, help="a model folder")
     parser.add_argument("--results", type=Path, help="write the page there, too")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model = random_model(work / "model") if given.model is None else given.model.resolve()
-        measured = measure(work, model, given.files, given.rounds)
-    command = f"python benchmarks/second_ingest.py --files {given.files} --rounds {given.rounds}"
-    text = page(given.files, command + (" --model FOLDER" if given.model else ""), *measured)
+        model = random_model(work / "model") if arguments.model is None else arguments.model.resolve()
+        measured = measure(work, model, arguments.files, arguments.rounds)
+    command = f"python benchmarks/second_ingest.py --files {arguments.files} --rounds {arguments.rounds}"
+    text = page(arguments.files, command + (" --model FOLDER" if arguments.model else ""), *measured)
     print(text)
-    if given.results is not None:
-        given.results.write_text(text + "\n")
+    if arguments.results is not None:
+        arguments.results.write_text(text + "\n")
 
 
 if __name__ == "__main__":

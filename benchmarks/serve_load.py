@@ -127,8 +127,8 @@ def new_texts(captions: Sequence[str], seed: int) -> list[str]:
     rng = random.Random(seed)
     halves = [caption.split() for caption in captions]
     return [
-        " ".join(one[: len(one) // 2] + other[len(other) // 2 :])
-        for one, other in (rng.sample(halves, 2) for _ in range(200_000))
+        " ".join(first[: len(first) // 2] + second[len(second) // 2 :])
+        for first, second in (rng.sample(halves, 2) for _ in range(200_000))
     ]
 
 
@@ -141,15 +141,15 @@ def serving(db: Path) -> Iterator[tuple[int, int]]:
     arguments = ("serve", "--db", str(db), "--collection", COLLECTION, "--port", "0", "--preload")
     process = subprocess.Popen([*IMRET, *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+        lines.append(line)
+        if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
             break
     else:
-        sys.exit("the server did not start:\n" + "".join(said))
+        sys.exit("the server did not start:\n" + "".join(lines))
     try:
-        yield int(found[1]), process.pid
+        yield int(match[1]), process.pid
     finally:
         process.terminate()
         process.wait(30)
@@ -158,18 +158,18 @@ def serving(db: Path) -> Iterator[tuple[int, int]]:
 def memory_mb(pid: int) -> float:
     """Return what a process and its children hold in memory beyond files (RssAnon), in MB."""
     total = 0.0
-    for one in (pid, *_children(pid)):
-        status = Path(f"/proc/{one}/status")
-        if status.exists() and (found := re.search(r"RssAnon:\s+(\d+) kB", status.read_text())):
-            total += int(found[1]) / 1e3
+    for process in (pid, *_children(pid)):
+        status = Path(f"/proc/{process}/status")
+        if status.exists() and (match := re.search(r"RssAnon:\s+(\d+) kB", status.read_text())):
+            total += int(match[1]) / 1e3
     return total
 
 
 def _children(pid: int) -> list[int]:
-    found = []
+    pids = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += [int(one) for one in file.read_text().split()]
-    return found
+        pids += map(int, file.read_text().split())
+    return pids
 
 
 def fill(db: Path, model: str, pictures: Path, points: int) -> float:
@@ -219,24 +219,24 @@ def _noisy(vectors: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np
 # ---- What is measured ---------------------------------------------------------------------------
 
 
-def load(given: argparse.Namespace, captions: list[str], folder: Path) -> Iterator[str]:
+def load(arguments: argparse.Namespace, captions: list[str], folder: Path) -> Iterator[str]:
     """Yield the rows of the table of searches."""
     yield (
         "| points | texts | clients | searches/s | p50 | p95 | p99 ms | encode | store | rest of the server "
         "| HTTP and client ms |"
     )
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    for points in given.points:
+    for points in arguments.points:
         db = folder / f"db-{points}"
-        built = fill(db, given.model, given.pictures, points)
+        built = fill(db, arguments.model, arguments.pictures, points)
         print(f"{points:,} points stored and indexed in {built:.0f} s", file=sys.stderr)
         with serving(db) as (port, _), ProcessPoolExecutor(1) as client:
             repeated = [captions[i % 100] for i in range(200_000)]
             client.submit(ask_for, port, 8, 3.0, new_texts(captions, seed=99)).result()
             for kind in ("new", "asked before"):
-                for seed, clients in enumerate(given.clients):
+                for seed, clients in enumerate(arguments.clients):
                     texts = new_texts(captions, seed=seed) if kind == "new" else repeated
-                    run = client.submit(ask_for, port, clients, given.seconds, texts).result()
+                    run = client.submit(ask_for, port, clients, arguments.seconds, texts).result()
                     if run.failures:
                         print(f"failures: {dict(run.failures)}", file=sys.stderr)
                     server = run.stage("total") - run.stage("encode") - run.stage("store")
@@ -248,15 +248,15 @@ def load(given: argparse.Namespace, captions: list[str], folder: Path) -> Iterat
                     )
 
 
-def switching(given: argparse.Namespace, captions: list[str], folder: Path) -> Iterator[str]:
+def switching(arguments: argparse.Namespace, captions: list[str], folder: Path) -> Iterator[str]:
     """Yield what 64 clients saw while versions changed."""
     db = folder / "db-switching"
-    models = [given.model, given.other]
-    ingest = (*IMRET, "ingest", str(given.pictures), "--db", str(db), "--collection", COLLECTION)
+    models = [arguments.model, arguments.other]
+    ingest = (*IMRET, "ingest", str(arguments.pictures), "--db", str(db), "--collection", COLLECTION)
     subprocess.run([*ingest, "--model", models[0]], check=True, stderr=subprocess.DEVNULL)
     with serving(db) as (port, pid), ProcessPoolExecutor(1) as client:
         texts = new_texts(captions, seed=7)
-        waiting = client.submit(ask_for, port, 64, given.switch_seconds, texts)
+        waiting = client.submit(ask_for, port, 64, arguments.switch_seconds, texts)
         memory: list[tuple[float, float]] = []
         rebuilt, started = 0, time.perf_counter()
         process: subprocess.Popen[bytes] | None = None
@@ -273,7 +273,7 @@ def switching(given: argparse.Namespace, captions: list[str], folder: Path) -> I
         run = waiting.result()
         if process is not None:
             process.wait()
-    third = given.switch_seconds / 3
+    third = arguments.switch_seconds / 3
     middle = [mb for t, mb in memory if third < t <= 2 * third]
     last = [mb for t, mb in memory if t > 2 * third]
     yield (
@@ -304,8 +304,8 @@ def main() -> None:
     parser.add_argument("--other", help="model to change to and back, under load")
     parser.add_argument("--switch-seconds", type=float, default=60.0)
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    with given.captions.open(encoding="utf-8") as file:
+    arguments = parser.parse_args()
+    with arguments.captions.open(encoding="utf-8") as file:
         captions = list(dict.fromkeys(row["caption"] for row in csv.DictReader(file)))
     lines = [
         "# imret serve under load",
@@ -317,14 +317,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["IMRET_HOME"] = str(Path(folder) / "home")
         print("\n".join(lines))
-        for part in (load, switching) if given.other else (load,):
-            for line in part(given, captions, Path(folder)):
+        for part in (load, switching) if arguments.other else (load,):
+            for line in part(arguments, captions, Path(folder)):
                 lines.append(line)
                 print(line, flush=True)
             lines.append("")
             print()
-    if given.output is not None:
-        given.output.write_text("\n".join(lines), encoding="utf-8")
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ def load(model: str, device: str = "cpu") -> tuple[Any, Any, Any]:
         name = f"local-dir:{model}"
     elif not model.startswith("hf-hub:"):
         name, _, pretrained = model.partition("/")
-    made, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
-    return made.eval(), transform, open_clip.get_tokenizer(name)
+    clip, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+    return clip.eval(), transform, open_clip.get_tokenizer(name)
 
 
 def files_below(folder: str | os.PathLike[str]) -> list[str]:
@@ -114,13 +114,13 @@ def ingest(
     folder: str | os.PathLike[str],
     db: str,
     *,
-    made: tuple[Any, Any, Any],
+    loaded: tuple[Any, Any, Any],
     batch_size: int = 32,
     workers: int = 2,
     device: str = "cpu",
 ) -> int:
     """Encode every picture below a folder into a new collection; return how many."""
-    model, transform, _ = made
+    model, transform, _ = loaded
     files = files_below(folder)
     client = connect(db)
     if client.collection_exists(COLLECTION):
@@ -149,8 +149,8 @@ def ingest(
 
 def search(client: QdrantClient, vector: np.ndarray, *, limit: int = 10) -> list[tuple[float, str]]:
     """Return the (score, path) of the best hits."""
-    found = client.query_points(COLLECTION, query=vector.tolist(), limit=limit, with_payload=True)
-    return [(point.score, (point.payload or {})["path"]) for point in found.points]
+    response = client.query_points(COLLECTION, query=vector.tolist(), limit=limit, with_payload=True)
+    return [(point.score, (point.payload or {})["path"]) for point in response.points]
 
 
 def main() -> None:
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=int, default=10)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     spent = {"import": IMPORT_S}
     mark = time.perf_counter()
 
@@ -172,24 +172,24 @@ def main() -> None:
         nonlocal mark
         spent[name], mark = time.perf_counter() - mark, time.perf_counter()
 
-    made = load(given.model, given.device)
+    loaded = load(arguments.model, arguments.device)
     lap("load")
-    if given.action == "ingest":
+    if arguments.action == "ingest":
         total = ingest(
-            given.what,
-            given.db,
-            made=made,
-            batch_size=given.batch_size,
-            workers=given.workers,
-            device=given.device,
+            arguments.what,
+            arguments.db,
+            loaded=loaded,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=arguments.device,
         )
         lap("ingest")
         print(f"{total} pictures, {total / spent['ingest']:.1f} a second")
     else:
-        vector = encode_text(made[0], made[2], given.what, given.device)
+        vector = encode_text(loaded[0], loaded[2], arguments.what, arguments.device)
         lap("encode")
-        client = connect(given.db)
-        for score, path in search(client, vector, limit=given.limit):
+        client = connect(arguments.db)
+        for score, path in search(client, vector, limit=arguments.limit):
             print(f"{score:.3f} {path}")
         client.close()
         lap("search")

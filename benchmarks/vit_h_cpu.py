@@ -67,9 +67,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="pictures at once")
     parser.add_argument("--results", type=Path, help="write the page there, too")
     parser.add_argument("--encode-only", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.encode_only:
-        print(json.dumps(encode(str(given.model), given.rounds, given.batch)))
+    arguments = parser.parse_args()
+    if arguments.encode_only:
+        print(json.dumps(encode(str(arguments.model), arguments.rounds, arguments.batch)))
         return
     sys.path.insert(0, str(HERE.parent))
     from tests.fakes.models import write_full_size
@@ -77,16 +77,16 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model = given.model
+        model = arguments.model
         if model is None:
             (work / "model").mkdir()
             model = write_full_size(work / "model")
         for seed in range(4):
             draw_picture(work / "photos" / "fungi" / f"{seed}.jpg", seed=seed, size=(500, 375))
-        page = report(model.resolve(), work, given.rounds, given.batch)
+        page = report(model.resolve(), work, arguments.rounds, arguments.batch)
     print(page)
-    if given.results is not None:
-        given.results.write_text(page + "\n")
+    if arguments.results is not None:
+        arguments.results.write_text(page + "\n")
 
 
 def report(model: Path, work: Path, rounds: int, batch: int) -> str:
@@ -257,8 +257,8 @@ def searches(model: Path, work: Path, rounds: int) -> dict[str, Any]:
             if who != "shares":
                 taken[who].append([wall, worked])
             if who != "imret":
-                said = json.loads(done.stderr.splitlines()[-1])
-                taken["shares"]["stock" if who == "stock" else "imret"].append(said)
+                spent = json.loads(done.stderr.splitlines()[-1])
+                taken["shares"]["stock" if who == "stock" else "imret"].append(spent)
     return taken
 
 
