@@ -72,9 +72,7 @@ def draw(steps: Sequence[Mapping[str, Any]], training: Mapping[str, Any]) -> Fig
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise DataError(
-            f"{PLOT_NAME} needs a package that is not here ({error}). Install it: pip install 'imret[plots]'."
-        ) from error
+        raise DataError(f"{PLOT_NAME} is drawn by matplotlib: pip install 'imret[plots]'.") from error
     figure = Figure(figsize=(12, 8), dpi=100, layout="constrained")
     figure.suptitle(_title(training), fontsize=12)
     parts = sorted({name for step in steps for name in step["parts"]})
