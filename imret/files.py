@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -142,6 +141,8 @@ def _sync(path: Path, flags: int) -> None:
 
 def sha256_of(file: BinaryIO) -> str:
     """Return the hex digest of what is left to read of a file; memory stays at a megabyte."""
+    import hashlib  # brings OpenSSL, 3.5 MB, which the process of an embedded store never needs
+
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
