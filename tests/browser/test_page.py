@@ -112,11 +112,11 @@ def test_pictures_have_their_boxes_before_they_come(visit: Visit, size: str) -> 
 @both_sizes
 def test_rows_are_as_wide_as_the_page_and_keep_proportions(visit: Visit, size: str) -> None:
     page = visit(size=size)
-    expect(page.locator(".card").first).to_be_visible()  # before it has begun to search, it is not busy
+    expect(card(page, 0)).to_be_visible()  # boxes stand for pictures first, and have ratios of their own
     wait_for_results(page)
     width = page.evaluate("Math.floor(document.querySelector('#pictures').getBoundingClientRect().width)")
     rows: dict[float, list[dict[str, float]]] = {}
-    for box in page.locator(".card").evaluate_all(
+    for box in page.locator(".card[data-id]").evaluate_all(
         """cards => cards.map((card) => {
             const frame = card.querySelector(".frame").getBoundingClientRect();
             return {top: card.offsetTop, left: frame.left, right: frame.right,
