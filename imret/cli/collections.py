@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import db_option
+from imret.cli.options import db_option, format_option
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -48,14 +48,7 @@ def command() -> None:
     "list", short_help="List them (the default).", epilog="Example:  imret collections --format json"
 )
 @db_option
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json: one object per line.",
-)
+@format_option("json: one object per line.")
 def list_command(db: str | None, output: str) -> None:
     """List the collections: name, images, size on disk, model."""
     from imret.cli.describe import describe_collection
@@ -103,14 +96,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
 @command.command("show", short_help="Show one collection.", epilog="Example:  imret collections show photos")
 @click.argument("name")
 @db_option
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json: one object, for programs.",
-)
+@format_option("json: one object, for programs.")
 def show_command(name: str, db: str | None, output: str) -> None:
     """Show one collection: model, images by category and by folder, index, size on disk."""
     from imret.cli.describe import describe_collection, format_table

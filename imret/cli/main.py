@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from imret.cli.options import db_option
+from imret.cli.options import db_option, format_option
 from imret.errors import ImretError
 from imret.output.console import announce, silence_closed_stdout
 from imret.settings import __version__, read_settings
@@ -88,14 +88,7 @@ def cli(debug: bool) -> None:
     epilog="Example:  imret info --db http://localhost:6333 --format json",
 )
 @db_option
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json: one object, for programs.",
-)
+@format_option("json: one object, for programs.")
 def info_command(db: str | None, output: str) -> None:
     """Show the store and its collections: model, pictures per category, index, size on disk."""
     from imret.cli.describe import describe, format_table

@@ -45,6 +45,18 @@ arch_option = click.option(
 )
 
 
+def format_option(meaning: str) -> Callable[[F], F]:
+    """Return the --format option of a table that can be had as JSON; the argument says what JSON is there."""
+    return click.option(
+        "--format",
+        "output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help=meaning,
+    )
+
+
 def model_option(purpose: str) -> Callable[[F], F]:
     """Return the --model option; `{default}` in the purpose becomes the default model's name."""
     return click.option(
