@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.scan import Ignored, Skipped
+from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.store import Collection, Identity, Store
@@ -186,13 +187,14 @@ def _target(
     if live.fingerprint == identity.fingerprint:
         return store.open_version(name, identity), True
     named = " ".join(_quoted(source.root) for source in sources)
+    model = f"--model {identity.model}" + (f" --collection {name}" if name != DEFAULT_COLLECTION else "")
     if not rebuild:
         live.require_same(
             identity,
             subject=f"collection {name!r}",
             user="this ingest uses",
             advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
-            f"imret ingest {named} --model {identity.model} --rebuild",
+            f"imret ingest {named} {model} --rebuild",
         )
     with closing(store.open(name)) as old:
         stored = set(old.facet("source"))
@@ -201,7 +203,7 @@ def _target(
         also = " ".join(_quoted(folder) for folder in left_out)
         raise DataError(
             f"collection {name!r} also holds pictures from {also}; a rebuild without them would lose them.\n"
-            f"Name every folder: imret ingest {named} {also} --model {identity.model} --rebuild, "
+            f"Name every folder: imret ingest {named} {also} {model} --rebuild, "
             f"or fill another collection with --collection NAME"
         )
     return store.open_version(name, identity), False

@@ -392,6 +392,19 @@ def test_a_rebuild_refuses_to_lose_the_pictures_of_a_folder_that_was_not_named(
     assert len(_contents(tmp_path / "db")) == 6
 
 
+def test_the_command_that_mends_another_model_names_the_collection_and_mends_it(
+    photos: Path, tmp_path: Path, encoder: Encoder, other_encoder: Encoder
+) -> None:
+    draw_picture(tmp_path / "more" / "fungi" / "f.png", seed=40)
+    for name, flag in (("photos", ""), ("birds", " --collection birds")):
+        _ingest([photos, tmp_path / "more"], tmp_path / "db", encoder, collection=name)
+        advice = rf"imret ingest \S+photos \S+more --model \S+other{flag} --rebuild"
+        with pytest.raises(ModelMismatch, match=advice):
+            _ingest([photos, tmp_path / "more"], tmp_path / "db", other_encoder, collection=name)
+        with pytest.raises(DataError, match=advice):
+            _ingest(photos, tmp_path / "db", other_encoder, collection=name, rebuild=True)
+
+
 def test_a_store_lost_in_the_middle_fails_the_run_and_the_next_one_completes(
     photos: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
