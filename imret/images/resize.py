@@ -44,7 +44,7 @@ def load_pixels(
     """
     if read_settings().exact_resize:
         image = load_image(source, max_pixels=max_pixels)
-        return fit(image, preprocess), image.size
+        return fit(image, preprocess, exact=True), image.size
     reduced = load_to_cover(source, max(preprocess.size), max_pixels=max_pixels)
     return fit(reduced.image, preprocess, reduced), reduced.size
 
@@ -55,8 +55,16 @@ def prepare() -> None:
         import torch  # noqa: F401
 
 
-def fit(image: Picture, preprocess: Preprocess, reduced: Reduced | None = None) -> NDArray[np.uint8]:
+def fit(
+    image: Picture, preprocess: Preprocess, reduced: Reduced | None = None, *, exact: bool = False
+) -> NDArray[np.uint8]:
     """Return a picture at a model's size: see `fit_image`.
+
+    Args:
+        image: Upright RGB.
+        preprocess: Of the model.
+        reduced: What the image is a fraction of, if it is one.
+        exact: Resize as open_clip's own transform does.
 
     Returns:
         (H, W, 3) uint8.
@@ -67,7 +75,7 @@ def fit(image: Picture, preprocess: Preprocess, reduced: Reduced | None = None) 
         interpolation=preprocess.interpolation,
         resize_mode=preprocess.resize_mode,
         fill_color=preprocess.fill_color,
-        resize=pillow_resize if read_settings().exact_resize else resize,
+        resize=pillow_resize if exact else resize,
         reduced=reduced,
     )
 
