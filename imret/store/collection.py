@@ -145,7 +145,10 @@ class Collection:
         Raises:
             ValueError: If `start` is no UUID in canonical form.
         """
-        return self._scan(filter, vectors, batch_size, check_start(start))
+        start = check_start(start)
+        if filter is not None and (filter := filter.reduced()) is None:
+            return iter(())
+        return self._scan(filter, vectors, batch_size, start)
 
     def _scan(
         self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
@@ -174,10 +177,14 @@ class Collection:
                 field that has no index makes every search one.
         """
         query = check_vectors(vector, (self.identity.dim,))
+        if filter is not None and (filter := filter.reduced()) is None:
+            return in_rank_order(lambda _: [], limit)
         return in_rank_order(lambda n: self._open.search(query, n, filter, exact), limit)
 
     def count(self, filter: Filter | None = None) -> int:
         """Return the exact number of points."""
+        if filter is not None and (filter := filter.reduced()) is None:
+            return 0
         return self._open.count(filter)
 
     def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
@@ -185,6 +192,8 @@ class Collection:
 
         Fast for `KEYWORD_FIELDS`; any other field is counted by a scan.
         """
+        if filter is not None and (filter := filter.reduced()) is None:
+            return {}
         if field in KEYWORD_FIELDS:
             return by_frequency(self._open.facet(field, filter))
         return by_frequency(count_values(self.scan(filter), field))
