@@ -51,22 +51,17 @@ def command() -> None:
 @format_option("json: one object per line.")
 def list_command(db: str | None, output: str) -> None:
     """List the collections: name, images, size on disk, model."""
-    from imret.cli.describe import describe_collection
-    from imret.errors import StoreLocked
+    from imret.cli.describe import describe_if_it_answers
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
     with open_store(db, create=False) as store:
         _say_reason(store.reason)
         for name in store.collections():
-            try:
-                described = describe_collection(store, name)
-                rows.append({key: described[key] for key in ("name", "images", "model", "disk_bytes")})
-            except StoreLocked as error:  # the others can be listed all the same
-                live = store.live(name)
-                rows.append({"name": name, "images": None, "model": live.model if live else None})
-                rows[-1]["disk_bytes"] = None
-                announce(f"{name}: its images cannot be counted now; {str(error).splitlines()[0]}")
+            described = describe_if_it_answers(store, name)
+            rows.append({key: described.get(key) for key in ("name", "images", "model", "disk_bytes")})
+            if "unavailable" in described:  # the others can be listed all the same
+                announce(f"{name}: its images cannot be counted now; {described['unavailable']}")
         address = store.address
     if output == "json":
         for row in rows:

@@ -68,6 +68,8 @@ class Engine(Protocol):
 
     def stats(self) -> Stats: ...
 
+    def ping(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -216,6 +218,14 @@ class Collection:
     def stats(self) -> Stats:
         """Return numbers for people to read."""
         return self._open.stats()
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable if a question would not be answered this moment; waits for nothing.
+
+        For whoever reports on it. An embedded store's process comes back with the next question, so there it
+        always returns.
+        """
+        self._open.ping()
 
     def close(self) -> None:
         """Release this handle; the store stays open."""

@@ -28,8 +28,8 @@ class QdrantOverHTTP:
     Attributes:
         url: Its address.
         requests: ("METHOD", "/path") of every request that arrived, in order.
-        fail: Called with method and path before a request is served; returns a status to answer instead
-            (0: hang up without an answer), or None to serve it.
+        fail: Called with method and path before a request is served; returns a status to answer instead, or
+            one and a text (0: hang up without an answer), or None to serve it.
         api_key: The key that it asks for, if any.
         read_only_key: A key that may not write.
         engine: The engine, whose ways can be set.
@@ -45,7 +45,7 @@ class QdrantOverHTTP:
         self.api_key, self.read_only_key = api_key, read_only_key
         self.version = version
         self.requests: list[tuple[str, str]] = []
-        self.fail: Callable[[str, str], int | None] = lambda method, path: None
+        self.fail: Callable[[str, str], int | tuple[int, str] | None] = lambda method, path: None
         self.engine = QdrantLikeAServer()
         self._one_at_a_time = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -102,7 +102,7 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
             if status == 0:
                 self.close_connection = True
             elif status is not None:
-                self._refuse(status, "made to fail")
+                self._refuse(*(status if isinstance(status, tuple) else (status, "made to fail")))
             elif path in ("/", "/readyz"):
                 self._send(200, qdrant.version)
             elif refusal is not None:

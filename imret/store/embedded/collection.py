@@ -74,6 +74,9 @@ class EdgeEngine:
         points, indexed, disk_bytes = self._call("stats")
         return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
 
+    def ping(self) -> None:
+        pass
+
     def close(self) -> None:
         with suppress(StoreError):  # the store may be closed already, or its worker gone
             self._call("close")

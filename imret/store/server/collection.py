@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from imret.store.types import HNSW_EF, OVERSAMPLING, Point, Stats
 UPSERT_BATCH_MIN, UPSERT_BATCH_MAX = 64, 256  # points in one request
 LOOKUP_BATCH = 512  # ids in one request
 FACET_LIMIT = 1_000
+PING_TIMEOUT_S = 2
 
 
 class ServerEngine:
@@ -186,6 +188,14 @@ class ServerEngine:
         elif info.status == models.CollectionStatus.RED:
             status = f"failed: {info.optimizer_status}"
         return Stats(points, indexed, None, status)
+
+    def ping(self) -> None:
+        nobody = models.Filter(must=[models.HasIdCondition(has_id=[str(uuid.UUID(int=0))])])
+        self._request(
+            "answer",  # every shard has to
+            lambda: self._client.count(self._physical, nobody, exact=True, timeout=PING_TIMEOUT_S),
+            patience_s=0.0,
+        )
 
     def close(self) -> None:
         pass  # the store closes the connection

@@ -353,6 +353,31 @@ def test_a_key_over_plain_http_to_another_machine_is_warned_of() -> None:
         ServerStore("http://no-such-host.invalid", api_key=KEY)
 
 
+def test_a_command_shows_what_its_server_warns_of() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "imret", "info", "--db", "http://no-such-host.invalid"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "QDRANT_API_KEY": KEY},
+    )
+    assert "Warning: the API key travels to http://no-such-host.invalid unencrypted" in done.stderr
+
+
+def test_a_key_that_may_only_read_is_told_apart_from_a_wrong_one() -> None:
+    with QdrantOverHTTP(api_key=KEY, read_only_key="look") as qdrant:
+        with ServerStore(qdrant.url, api_key=KEY) as store:
+            store.open_version("photos", MODEL).upsert(*points(3))
+            store.promote("photos", MODEL)
+        with ServerStore(qdrant.url, api_key="look") as store:
+            collection = store.open("photos")
+            assert collection.count() == 3
+            with pytest.raises(
+                StoreError, match=r"(?s)does not let this API key store points: 403.*one that may"
+            ):
+                collection.upsert(*points(3))
+
+
 @pytest.mark.parametrize(
     "address",
     [
