@@ -277,7 +277,7 @@ def optimize_command(name: str, db: str | None) -> None:
 
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
-    return f"{stats.status}, {stats.indexed:,} of {stats.points:,} vectors in the index{size}"
+    return f"{stats.index}{size}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from imret.errors import StoreLocked, StoreUnavailable, summary
-from imret.store import Store
+from imret.store import Stats, Store
 
 # In which a collection has to answer to be described among others: a person waits, and the others are there.
 PATIENCE_S = 2.0
@@ -17,10 +17,10 @@ def describe(store: Store) -> dict[str, Any]:
 
     Returns:
         {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
-        "categories": {name: images}, "uncategorised", "index": {"status", "vectors"}, "disk_bytes",
-        "building": [models of versions not yet complete]}]}. disk_bytes is None where the engine does
-        not tell. Of a collection that cannot be asked now {"name", "model", "unavailable": why}, the model
-        None where that is not known either.
+        "categories": {name: images}, "uncategorised", "index": {"status", "vectors", "m"}, "disk_bytes",
+        "building": [models of versions not yet complete]}]}. disk_bytes, and the vectors of the index, are
+        None where the engine does not tell; index is as in `imret.store.Stats`. Of a collection that cannot
+        be asked now {"name", "model", "unavailable": why}, the model None where that is not known either.
     """
     collections = [describe_if_it_answers(store, name) for name in store.collections()]
     return {"engine": store.engine, "address": store.address, "collections": collections}
@@ -62,7 +62,7 @@ def describe_collection(store: Store, name: str, *, patience_s: float | None = N
             "images": stats.points,
             "categories": categories,
             "uncategorised": stats.points - sum(categories.values()),
-            "index": {"status": stats.status, "vectors": stats.indexed},
+            "index": {"status": stats.status, "vectors": stats.indexed, "m": stats.m},
             "disk_bytes": stats.disk_bytes,
             "building": [identity.model for identity in store.staged_versions(name)],
         }
@@ -86,12 +86,13 @@ def format_table(description: dict[str, Any]) -> str:
 
 def _table_of(collection: dict[str, Any]) -> list[str]:
     index, disk_bytes = collection["index"], collection["disk_bytes"]
+    stats = Stats(collection["images"], index["vectors"], disk_bytes, index["status"], index["m"])
     size = f", {disk_bytes / 1e6:,.1f} MB on disk" if disk_bytes is not None else ""
     lines = [
         f"images       {collection['images']:,}{size}",
         f"model        {collection['model']}",
         f"fingerprint  {collection['fingerprint'][:16]}, {collection['dim']} dimensions",
-        f"index        {index['status']}, {index['vectors']:,} vectors indexed",
+        f"index        {stats.index}",
     ]
     lines += [f"building     a version with {model}, not complete yet" for model in collection["building"]]
     rows = [*collection["categories"].items()]

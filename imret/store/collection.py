@@ -343,10 +343,3 @@ def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
     """
     existing = ((value, n) for value, n in counts.items() if n)
     return dict(sorted(existing, key=lambda pair: (-pair[1], pair[0])))
-
-
-def index_status(points: int, indexed: int) -> str:
-    """Return in words how much of a collection the vector index covers."""
-    if indexed == 0:
-        return "exact scan"
-    return "indexed" if indexed >= points else "partly indexed"

@@ -290,12 +290,12 @@ class Api:
         def listed() -> list[dict[str, Any]]:
             entries = []
             for name in self._pool.store.collections():
-                entry: dict[str, Any] = {"name": name, "model": "", "images": None}
+                entry: dict[str, Any] = {"name": name, "model": "", "images": None, "m": None}
                 try:
                     with closing(self._pool.store.open(name, patience_s=LIST_PATIENCE_S)) as opened:
                         entry["model"] = opened.identity.model
                         stats = opened.stats()
-                    entry |= {"images": stats.points, "status": stats.status}
+                    entry |= {"images": stats.points, "status": stats.status, "m": stats.m}
                 except StoreUnavailable as error:
                     entry["status"] = told(error)
                 except ImretError as error:

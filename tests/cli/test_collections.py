@@ -98,7 +98,8 @@ def test_show_tells_categories_and_folders(folder: Path) -> None:
     assert ["folders", "/photos", "0", "600"] in lines
     found = json.loads(imret(folder, "show", "many", "--format", "json").stdout)
     assert found["sources"] == {"/photos 0": 600, "/photos 1": 600}
-    assert found["index"]["status"] == "exact scan"
+    assert found["index"] == {"status": "exact scan", "vectors": 0, "m": 16}
+    assert " ".join(lines[6]) == "index exact scan, 0 of 1,200 vectors in the graph (m = 16)"
     assert "no collection 'lots'" in imret(folder, "show", "lots").stderr
 
 
@@ -196,7 +197,7 @@ def test_an_import_makes_a_store_where_there_is_none(folder: Path) -> None:
 def test_optimize_tells_the_state_before_and_after(folder: Path) -> None:
     done = imret(folder, "optimize", "many")
     assert done.returncode == 0
-    assert "many: exact scan, 0 of 1,200 vectors in the index" in done.stderr
+    assert "many: exact scan, 0 of 1,200 vectors in the graph (m = 16)" in done.stderr
     assert " s\n" in done.stderr
     assert "compared one by one" in done.stderr
 

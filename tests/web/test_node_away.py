@@ -143,8 +143,9 @@ def test_what_there_is_is_listed_with_what_does_not_answer(
     answer = client.get("/api/v1/collections")
     assert answer.status_code == 200
     lost, photos = answer.json()["collections"]
-    assert (photos["name"], photos["images"]) == ("photos", 6)
-    assert (lost["name"], lost["images"], lost["model"]) == ("lost", None, "")
+    assert (photos["name"], photos["images"], photos["m"]) == ("photos", 6, 16)
+    assert photos["status"] in ("yellow", "green")
+    assert (lost["name"], lost["images"], lost["model"], lost["m"]) == ("lost", None, "", None)
     assert lost["status"].startswith("a part of the collection is away")
     assert client.get("/readyz").status_code == 200
 

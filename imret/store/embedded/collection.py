@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import StoreError
-from imret.store.collection import index_status
 from imret.store.embedded.client import WorkerClient
 from imret.store.filter import Filter
-from imret.store.types import Point, Stats
+from imret.store.types import M, Point, Stats
 
 UPSERT_BATCH = 512  # points in one message to the worker
 
@@ -72,7 +71,8 @@ class EdgeEngine:
 
     def stats(self) -> Stats:
         points, indexed, disk_bytes = self._call("stats")
-        return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
+        status = "exact scan" if indexed == 0 else "indexed" if indexed >= points else "partly indexed"
+        return Stats(points, min(indexed, points), disk_bytes, status, M)
 
     def ping(self) -> None:
         pass

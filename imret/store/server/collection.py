@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from qdrant_client import models
 
 from imret.errors import DataError, StoreError
-from imret.store.collection import index_status
 from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
 from imret.store.server.connection import Connection
 from imret.store.types import HNSW_EF, OVERSAMPLING, Point, Stats
@@ -180,14 +179,15 @@ class ServerEngine:
             )
 
     def stats(self) -> Stats:
-        info, points = self._info(), self.count(None)
-        indexed = min(info.indexed_vectors_count or 0, points)
-        status = index_status(points, indexed)
-        if info.status == models.CollectionStatus.YELLOW:
-            status = "indexing"
-        elif info.status == models.CollectionStatus.RED:
-            status = f"failed: {info.optimizer_status}"
-        return Stats(points, indexed, None, status)
+        info = self._info()
+        status = info.status.value
+        if info.status == models.CollectionStatus.RED:
+            status += f": {info.optimizer_status}"
+        # Not `indexed_vectors_count`: it is above 0 where there is no graph at all.
+        vectors = info.config.params.vectors
+        own = vectors.hnsw_config if isinstance(vectors, models.VectorParams) else None
+        m = info.config.hnsw_config.m if own is None or own.m is None else own.m
+        return Stats(self.count(None), None, None, status, m)
 
     def ping(self) -> None:
         nobody = models.Filter(must=[models.HasIdCondition(has_id=[str(uuid.UUID(int=0))])])

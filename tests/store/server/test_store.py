@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from qdrant_client import QdrantClient, models
 
 import imret.store
+from imret.cli.main import cli
 from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.settings import store_dir
 from imret.store import Identity, open_store, resolve_address
@@ -207,6 +210,37 @@ def test_a_collection_is_made_with_int8_vectors_and_cosine() -> None:
     assert quantization.scalar.type == models.ScalarType.INT8
     assert isinstance(vectors, models.VectorParams)
     assert (vectors.size, vectors.distance) == (8, models.Distance.COSINE)
+
+
+@pytest.mark.parametrize(
+    ("m", "says"),
+    [
+        (16, "50 vectors; a graph is configured (m = 16)"),
+        (0, "50 vectors; no graph is configured (m = 0), so every search compares them all"),
+    ],
+)
+def test_of_an_index_is_told_what_is_known_and_not_what_the_server_counts(
+    qdrant: QdrantOverHTTP, m: int, says: str
+) -> None:
+    qdrant.engine.indexing_threshold_kb = 0
+    with ServerStore(qdrant.url) as store:
+        collection = store.open_version("photos", MODEL)
+        graph = models.HnswConfigDiff(m=m)
+        qdrant.engine.update_collection(collection.version, hnsw_config=graph)
+        collection.upsert(*points(50))
+        store.promote("photos", MODEL)
+        stats = collection.stats()
+        assert (stats.status, stats.indexed, stats.m) == ("yellow", None, m)
+        assert stats.index == f"yellow, {says}"
+        collection.optimize()
+        assert qdrant.engine.get_collection(collection.version).indexed_vectors_count == 50
+        assert collection.stats().index == f"green, {says}"
+    for command in (["info"], ["collections", "show", "photos"]):
+        done = CliRunner().invoke(cli, [*command, "--db", qdrant.url])
+        assert f"index        green, {says}\n" in done.output
+        done = CliRunner().invoke(cli, [*command, "--db", qdrant.url, "--format", "json"])
+        (found,) = json.loads(done.output).get("collections", [json.loads(done.output)])
+        assert found["index"] == {"status": "green", "vectors": None, "m": m}
 
 
 def test_a_collection_that_imret_did_not_make_is_left_alone(qdrant: QdrantOverHTTP) -> None:
