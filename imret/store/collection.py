@@ -24,7 +24,7 @@ from imret.store.filter import (
     parse_datetime,
 )
 from imret.store.rank_order import in_rank_order
-from imret.store.types import Identity, Point, Stats
+from imret.store.types import Identity, Point, RawPoint, Stats
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -44,11 +44,14 @@ class Engine(Protocol):
     def get(self, ids: list[str], vectors: bool) -> list[Point]: ...
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
-    ) -> tuple[list[Point], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
+    ) -> tuple[list[Point], str | int | None]:
         """Return one batch, and the id that the next begins at."""
 
-    def delete(self, ids: list[str]) -> None: ...
+    def inspect(self, batch_size: int, start: str | int | None) -> tuple[list[RawPoint], str | int | None]:
+        """Return one batch as it lies there, and the id that the next begins at."""
+
+    def delete(self, ids: Sequence[str | int]) -> None: ...
 
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
@@ -153,7 +156,7 @@ class Collection:
         return self._scan(filter, vectors, batch_size, start)
 
     def _scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
     ) -> Iterator[list[Point]]:
         while True:
             points, start = self._open.scan(filter, vectors, batch_size, start)
@@ -162,9 +165,23 @@ class Collection:
             if start is None:
                 return
 
+    def inspect(self, *, batch_size: int = 256) -> Iterator[list[RawPoint]]:
+        """Yield every point as it lies there, in batches, also such as nothing else here can read."""
+        start: str | int | None = None
+        while True:
+            points, start = self._open.inspect(batch_size, start)
+            if points:
+                yield points
+            if start is None:
+                return
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points; ids that do not exist are no error."""
         self._open.delete(check_ids(ids))
+
+    def delete_raw(self, points: Sequence[RawPoint]) -> None:
+        """Delete points that `inspect` gave, also those whose ids are numbers."""
+        self._open.delete([point.id for point in points])
 
     def search(
         self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False

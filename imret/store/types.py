@@ -87,6 +87,22 @@ class Point:
 
 
 @dataclass(frozen=True)
+class RawPoint:
+    """A point as it lies there, whoever wrote it.
+
+    Attributes:
+        id: A UUID; or a number, which imret never gives.
+        payload: Any JSON.
+        vector: A list of D numbers; of whoever writes otherwise an empty or another mapping or nested lists,
+            and None among the numbers for one that JSON has no word for.
+    """
+
+    id: str | int
+    payload: dict[str, Any]
+    vector: Any
+
+
+@dataclass(frozen=True)
 class Stats:
     """The state of a collection.
 

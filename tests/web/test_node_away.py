@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qdrant_client import models
 from starlette.testclient import TestClient
 
 from imret import Encoder
@@ -148,6 +149,22 @@ def test_what_there_is_is_listed_with_what_does_not_answer(
     assert (lost["name"], lost["images"], lost["model"], lost["m"]) == ("lost", None, "", None)
     assert lost["status"].startswith("a part of the collection is away")
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_point_that_spoils_every_search_is_named_without_where_it_lies(
+    client: TestClient, qdrant: QdrantOverHTTP
+) -> None:
+    names = {one.alias_name: one.collection_name for one in qdrant.engine.get_aliases().aliases}
+    size = qdrant.engine.get_collection("photos").config.params.vectors.size  # type: ignore[union-attr]
+    id = "00000000-0000-0000-0000-000000000007"
+    point = models.PointStruct(id=id, vector=[float("nan")] * size, payload={})
+    qdrant.engine.upsert(names["photos"], [point])
+    answer = client.get("/api/v1/search", params={"q": "an owl"})
+    assert answer.status_code == 500
+    assert answer.json()["detail"] == (
+        f"the collection cannot be searched: the vector of point {id} is not a number, and no search gets "
+        "past it. imret collections check removes it."
+    )
 
 
 def test_a_collection_that_is_not_there_is_told_without_where_that_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from imret.errors import StoreError
 from imret.store.embedded.client import WorkerClient
 from imret.store.filter import Filter
-from imret.store.types import M, Point, Stats
+from imret.store.types import M, Point, RawPoint, Stats
 
 UPSERT_BATCH = 512  # points in one message to the worker
 
@@ -40,13 +41,17 @@ class EdgeEngine:
         return [Point(*row) for row in self._call("get", ids, vectors)]
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
-    ) -> tuple[list[Point], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
+    ) -> tuple[list[Point], str | int | None]:
         rows, following = self._call("scan", filter, vectors, batch_size, start)
         return [Point(*row) for row in rows], following
 
-    def delete(self, ids: list[str]) -> None:
-        self._call("delete", ids)
+    def inspect(self, batch_size: int, start: str | int | None) -> tuple[list[RawPoint], str | int | None]:
+        rows, following = self._call("inspect", batch_size, start)
+        return [RawPoint(*row) for row in rows], following
+
+    def delete(self, ids: Sequence[str | int]) -> None:
+        self._call("delete", list(ids))
 
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool

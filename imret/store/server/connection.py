@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
+from pydantic import ValidationError
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -52,6 +53,10 @@ class ServerWarning(UserWarning):
 
 class ReplacedError(StoreError):
     """A Qdrant collection that an alias named is not there any more."""
+
+
+class UnreadableError(StoreError):
+    """An answer is not of the form that imret's points make."""
 
 
 class PartAway(StoreUnavailable):
@@ -258,6 +263,12 @@ class Connection:
             return error
         status = error.status_code if isinstance(error, UnexpectedResponse) else _grpc_code(error)
         public = f"the store refused to {what}. The log of imret serve says why."
+        if isinstance(error, ResponseHandlingException) and isinstance(error.source, ValidationError):
+            return UnreadableError(
+                f"Qdrant at {self.address} was asked to {what}, and its answer cannot be read "
+                f"({_first_complaint(error.source)})",
+                public=public,
+            )
         reason = self._reason_of(error)
         if self._api_key and status in (403, "PERMISSION_DENIED"):
             return StoreError(
@@ -304,6 +315,11 @@ def _version_warning(theirs: str) -> str:
     if client[0] == server[0] and abs(client[1] - server[1]) <= 1:
         return ""
     return f"Qdrant {theirs} and qdrant-client {ours} are more than one minor version apart, which may fail"
+
+
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _is_node_away(error: Exception) -> bool:
