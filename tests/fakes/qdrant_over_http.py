@@ -28,6 +28,7 @@ class QdrantOverHTTP:
     Attributes:
         url: Its address.
         requests: ("METHOD", "/path") of every request that arrived, in order.
+        length: Of the body of the last of them.
         fail: Called with method and path before a request is served; returns a status to answer instead, or
             one and a text (0: hang up without an answer), or None to serve it.
         api_key: The key that it asks for, if any.
@@ -45,6 +46,7 @@ class QdrantOverHTTP:
         self.api_key, self.read_only_key = api_key, read_only_key
         self.version = version
         self.requests: list[tuple[str, str]] = []
+        self.length = 0
         self.fail: Callable[[str, str], int | tuple[int, str] | None] = lambda method, path: None
         self.engine = QdrantLikeAServer()
         self._one_at_a_time = threading.Lock()
@@ -96,6 +98,7 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
             path = self.path.split("?")[0]
             length = int(self.headers.get("Content-Length") or 0)
             data = self.rfile.read(length)
+            qdrant.length = length
             qdrant.requests.append((self.command, path))
             status = qdrant.fail(self.command, path)
             refusal = qdrant.refusal(self.headers.get("api-key"), writes=_writes(self.command, path))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from imret.errors import DataError, StoreError
 from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
@@ -277,8 +278,22 @@ class ServerEngine:
         return not fields or fields <= (self._indexed or set())
 
     def _send_parts(self, what: str, send: Callable[[slice], object], n: int, size: int) -> None:
-        parts = [slice(start, start + size) for start in range(0, n, size)]
-        self._connection.send_all(what, [lambda part=part: send(part) for part in parts])  # type: ignore[misc]
+        parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        self._connection.send_all(what, [lambda part=part: _send_in_halves(send, part) for part in parts])  # type: ignore[misc]
+
+
+def _send_in_halves(send: Callable[[slice], object], part: slice) -> None:
+    """Send a part in one request, or in two or more where that would be too large for who takes it."""
+    try:
+        send(part)
+    except UnexpectedResponse as error:
+        # Qdrant takes 32 MB by default, a proxy before it perhaps 1.
+        is_too_large = error.status_code == 413 or b"larger than allowed" in error.content
+        if not is_too_large or part.stop - part.start < 2:
+            raise
+        middle = (part.start + part.stop) // 2
+        _send_in_halves(send, slice(part.start, middle))
+        _send_in_halves(send, slice(middle, part.stop))
 
 
 def _filter(filter: Filter | None) -> models.Filter | None:

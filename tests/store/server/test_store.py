@@ -188,6 +188,26 @@ def test_upserts_go_out_in_batches_of_64_to_256_with_several_in_flight(qdrant: Q
     assert 2 <= most <= 4
 
 
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_request_that_is_too_large_for_who_takes_it_goes_out_in_smaller_ones(
+    qdrant: QdrantOverHTTP, proxy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy:
+        qdrant.fail = lambda method, path: (
+            (413, "Request Entity Too Large") if qdrant.length > 9_000 else None
+        )
+    else:
+        monkeypatch.setattr("tests.fakes.qdrant_over_http.MAX_BODY_BYTES", 9_000)
+    with ServerStore(qdrant.url, in_flight=1) as store:
+        collection = store.open_version("photos", MODEL)
+        collection.upsert(*points(300))
+        assert sorted(one.id for batch in collection.scan() for one in batch) == points(300)[0]
+        ids, vectors, payloads = points(3)
+        large = {"category": "x" * 10_000}
+        with pytest.raises(StoreError, match="refused to store points: 4"):
+            collection.upsert(ids, vectors, [*payloads[:2], large])
+
+
 def test_payload_indexes_are_made_before_the_first_point(qdrant: QdrantOverHTTP) -> None:
     with ServerStore(qdrant.url) as store:
         store.open_version("photos", MODEL)
