@@ -41,14 +41,14 @@ class QdrantOverGRPC:
     Attributes:
         port: Of 127.0.0.1.
         calls: Names of the calls that arrived, in order.
-        failures: Codes to answer the next calls with instead of serving them.
+        failures: Codes and texts to answer the next calls with instead of serving them.
     """
 
     def __init__(self, rest: QdrantOverHTTP) -> None:
         self.engine, self.rest = rest.engine, rest
         self.lock = threading.Lock()
         self.calls: list[str] = []
-        self.failures: list[grpc.StatusCode] = []
+        self.failures: list[tuple[grpc.StatusCode, str]] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         for add, servicer, answers in (
             (add_PointsServicer_to_server, PointsServicer, _POINTS),
@@ -71,7 +71,7 @@ def _served(face: QdrantOverGRPC, name: str, answer: Callable[..., Any]) -> Call
     def serve(_: object, request: Any, context: grpc.ServicerContext) -> Any:
         face.calls.append(name)
         if face.failures:
-            context.abort(face.failures.pop(), "made to fail")
+            context.abort(*face.failures.pop(0))
         key = dict(context.invocation_metadata()).get("api-key")
         refusal = face.rest.refusal(key, writes=name in _WRITES)
         if refusal is not None and name != "HealthCheck":

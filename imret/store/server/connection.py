@@ -37,6 +37,8 @@ _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
 _LOOKS = 3  # of which each but the first needs another switch to have come in between
 _TRANSIENT_HTTP = {408, 429, 502, 503, 504}
 _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+# A connection that ended in the middle of a call, which has codes of its own where a proxy stands between.
+_STREAM_ENDED = re.compile(r"RST_STREAM|stream removed|GOAWAY|connection reset|broken pipe", re.IGNORECASE)
 
 # What a cluster says of shards on a node that does not answer and that no other node has: with status 500
 # (INTERNAL), and sometimes another. It passes as the node comes back.
@@ -348,7 +350,12 @@ def _is_transient(error: Exception) -> bool:
         return isinstance(error.source, httpx.TransportError)
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _TRANSIENT_HTTP
-    return isinstance(error, ResourceExhaustedResponse) or _grpc_code(error) in _TRANSIENT_GRPC
+    if isinstance(error, ResourceExhaustedResponse):
+        return True
+    code = _grpc_code(error)
+    return code in _TRANSIENT_GRPC or (
+        code in ("INTERNAL", "UNKNOWN", "CANCELLED") and _STREAM_ENDED.search(_text_of(error)) is not None
+    )
 
 
 def _grpc_code(error: Exception) -> str:

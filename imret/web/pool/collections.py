@@ -117,7 +117,8 @@ class CollectionPool:
             failure = error
         lost = isinstance(failure, StoreUnavailable)
         if lost and self._store.engine == "server":
-            self._note_away(name, failure)
+            if used is not None:
+                self._note_away(name, failure)
             raise failure  # its own retries have ended by now
         if used is not None:
             self._refresh(name, used, lost=lost)

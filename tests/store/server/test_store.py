@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -25,6 +26,7 @@ from imret.settings import store_dir
 from imret.store import Identity, open_store, resolve_address
 from imret.store.server.store import ServerStore
 from tests import ROOT
+from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
@@ -80,6 +82,35 @@ def test_what_is_transient_is_tried_again(qdrant: QdrantOverHTTP, status: int) -
             qdrant.fail = fail_times(2, status, on=path)
             call()
         assert collection.count() == 50
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "passes"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", True),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", True),
+        (grpc.StatusCode.UNKNOWN, "Stream removed", True),
+        (grpc.StatusCode.INTERNAL, "panicked", False),
+        (grpc.StatusCode.CANCELLED, "by the server", False),
+    ],
+)
+def test_what_is_transient_over_grpc_is_tried_again(
+    qdrant: QdrantOverHTTP, code: grpc.StatusCode, text: str, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with QdrantOverGRPC(qdrant) as faster:
+        monkeypatch.setattr("imret.store.server.connection.REST_PORT", qdrant.port)
+        monkeypatch.setattr("imret.store.server.connection.GRPC_PORT", faster.port)
+        with ServerStore(qdrant.url) as store:
+            collection = store.open_version("photos", MODEL)
+            faster.failures += [(code, text)] * 2
+            if passes:
+                collection.upsert(*points(50))
+                assert collection.count() == 50
+            else:
+                with pytest.raises(StoreError, match=f"refused to count: {code.name}: {text}"):
+                    collection.count()
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 500])
