@@ -17,7 +17,16 @@ from __future__ import annotations
 
 
 class ImretError(Exception):
-    """Base of every error that a user, not a programmer, can mend."""
+    """Base of every error that a user, not a programmer, can mend.
+
+    Attributes:
+        public: The message for those who only ask a server of imret's: without what is inside, such as the
+            address of a store. Empty where the message itself may be told.
+    """
+
+    def __init__(self, *args: object, public: str = "") -> None:
+        super().__init__(*args)
+        self.public = public
 
 
 class ImageError(ImretError):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from imret.settings import __version__
@@ -34,10 +39,35 @@ def test_the_server_is_reachable_from_this_machine_only_and_keeps_its_data() -> 
     assert service["healthcheck"]["test"]
 
 
-def test_no_key_is_set_where_the_environment_has_none() -> None:
-    # An empty variable would be a key that nobody knows, so it may not exist at all.
-    (entry,) = [one for one in COMPOSE["services"]["qdrant"]["environment"] if "API_KEY" in one]
-    assert entry == "${QDRANT_API_KEY:+QDRANT__SERVICE__API_KEY=}${QDRANT_API_KEY:-IMRET_NO_API_KEY=1}"
+@pytest.mark.parametrize("compose", [["docker-compose"], ["docker", "compose"]], ids=" ".join)
+@pytest.mark.parametrize("key", [None, "", "s3cr3t $ key"])
+def test_every_compose_reads_the_file_with_a_key_and_without(
+    compose: list[str], key: str | None, tmp_path: Path
+) -> None:
+    # 1.29, which Debian 12 has, knows less than 2. Neither needs an engine for this.
+    environment = {name: value for name, value in os.environ.items() if name != "QDRANT_API_KEY"}
+    environment |= {} if key is None else {"QDRANT_API_KEY": key}
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)  # away from anybody's .env
+    try:
+        subprocess.run([*compose, "version"], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip(f"there is no {' '.join(compose)} here")
+    done = subprocess.run([*compose, "config"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    service = yaml.safe_load(done.stdout)["services"]["qdrant"]
+    # What is printed can be read again, so a dollar is doubled.
+    assert service["environment"]["QDRANT__SERVICE__API_KEY"].replace("$$", "$") == (key or "")
+    assert "ulimits" not in service  # above the engine's own the container would not start
+
+
+def test_the_server_is_started_with_as_many_open_files_as_it_may_have(tmp_path: Path) -> None:
+    program, option, script = COMPOSE["services"]["qdrant"]["entrypoint"]
+    starts = tmp_path / "entrypoint.sh"  # where the image has the server's, which its command is
+    starts.write_text("#!/bin/bash\nulimit -Sn\nulimit -Hn\n")
+    starts.chmod(0o755)
+    few = f"ulimit -Sn 64; ulimit -Hn 512; {script.replace('$$', '$')}"
+    done = subprocess.run([program, option, few], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.stdout.split(), done.stderr) == (["512", "512"], "")
 
 
 def test_the_package_has_one_version() -> None:

@@ -19,6 +19,7 @@ from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.store import Stats, Store
+    from imret.store.check import CheckReport
 
 
 class _ListByDefault(click.Group):
@@ -30,13 +31,13 @@ class _ListByDefault(click.Group):
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["list", "show", "rename", "delete", "export", "import", "optimize"]
+        return ["list", "show", "check", "rename", "delete", "export", "import", "optimize"]
 
 
 @click.group(
     "collections",
     cls=_ListByDefault,
-    short_help="List, show, rename, delete, move and optimize collections.",
+    short_help="List, show, check, rename, delete, move and optimize collections.",
     epilog="Example:  imret collections export photos photos.parquet  &&  "
     "imret collections import photos.parquet --db http://localhost:6333",
 )
@@ -51,22 +52,17 @@ def command() -> None:
 @format_option("json: one object per line.")
 def list_command(db: str | None, output: str) -> None:
     """List the collections: name, images, size on disk, model."""
-    from imret.cli.describe import describe_collection
-    from imret.errors import StoreLocked
+    from imret.cli.describe import describe_if_it_answers
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
     with open_store(db, create=False) as store:
         _say_reason(store.reason)
         for name in store.collections():
-            try:
-                described = describe_collection(store, name)
-                rows.append({key: described[key] for key in ("name", "images", "model", "disk_bytes")})
-            except StoreLocked as error:  # the others can be listed all the same
-                live = store.live(name)
-                rows.append({"name": name, "images": None, "model": live.model if live else None})
-                rows[-1]["disk_bytes"] = None
-                announce(f"{name}: its images cannot be counted now; {str(error).splitlines()[0]}")
+            described = describe_if_it_answers(store, name)
+            rows.append({key: described.get(key) for key in ("name", "images", "model", "disk_bytes")})
+            if "unavailable" in described:  # the others can be listed all the same
+                announce(f"{name}: its images cannot be counted now; {described['unavailable']}")
         address = store.address
     if output == "json":
         for row in rows:
@@ -115,6 +111,53 @@ def show_command(name: str, db: str | None, output: str) -> None:
     width = max((len(escape_control(source)) for source in sources), default=0)
     for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
         print(f"{label:<11}  {escape_control(source):<{width}}  {images:>9,}")
+
+
+@command.command(
+    "check",
+    short_help="Look for points that imret did not write.",
+    epilog="Example:  imret collections check photos --remove",
+)
+@click.argument("name")
+@db_option
+@click.option("--remove", is_flag=True, help="Remove the points that are found.")
+@format_option("json: one object, for programs.")
+def check_command(name: str, db: str | None, remove: bool, output: str) -> None:
+    """Look for what only other programs could have put into a collection.
+
+    That is: vectors of NaN (one of which spoils every search on a server), infinity, zero or another length,
+    payloads without the fields of a picture or with wrong ones, ids that are no UUIDs. Ends with 3 if it
+    found any and left them. A picture whose point was removed comes back with the next ingest of its folder.
+    """
+    from imret.store import open_store
+    from imret.store.check import check_collection
+
+    with open_store(db, create=False) as store:
+        _say_reason(store.reason)
+        with closing(store.open(name)) as opened, _bar("check", opened.count()) as (on_points, _):
+            report = check_collection(opened, remove=remove, on_points=on_points)
+        address = store.address
+    if output == "json":
+        first = [{"id": finding.id, **finding.reasons} for finding in report.first]
+        counts = {"checked": report.checked, "found": report.found, "removed": report.removed}
+        print(json.dumps({"name": name, **counts, "kinds": report.kinds, "first": first}, ensure_ascii=False))
+    else:
+        _print_check(report)
+    if report.found > report.removed:
+        announce(f"remove them: imret collections check {name} --remove{_db(address, db)}")
+        raise click.exceptions.Exit(3)
+
+
+def _print_check(report: CheckReport) -> None:
+    print(f"checked      {report.checked:,} points")
+    kinds = ", ".join(f"{n:,} by {kind}" for kind, n in report.kinds.items() if n)
+    print(f"found        {report.found:,} that imret did not write" + (f" ({kinds})" if kinds else ""))
+    if report.removed:
+        print(f"removed      {report.removed:,}")
+    for finding in report.first:
+        print(f"point        {finding.id}  {escape_control('; '.join(finding.reasons.values()))}")
+    if report.found > len(report.first):
+        print(f"             and {report.found - len(report.first):,} more")
 
 
 @command.command(
@@ -282,7 +325,7 @@ def optimize_command(name: str, db: str | None) -> None:
 
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
-    return f"{stats.status}, {stats.indexed:,} of {stats.points:,} vectors in the index{size}"
+    return f"{stats.index}{size}"
 
 
 @contextmanager

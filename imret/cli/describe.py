@@ -5,7 +5,11 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
-from imret.store import Store
+from imret.errors import StoreLocked, StoreUnavailable, summary
+from imret.store import Stats, Store
+
+# In which a collection has to answer to be described among others: a person waits, and the others are there.
+PATIENCE_S = 2.0
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -13,22 +17,41 @@ def describe(store: Store) -> dict[str, Any]:
 
     Returns:
         {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
-        "categories": {name: images}, "uncategorised", "index": {"status", "vectors"}, "disk_bytes",
-        "building": [models of versions not yet complete]}]}. disk_bytes is None where the engine does
-        not tell.
+        "categories": {name: images}, "uncategorised", "index": {"status", "vectors", "m"}, "disk_bytes",
+        "building": [models of versions not yet complete]}]}. disk_bytes, and the vectors of the index, are
+        None where the engine does not tell; index is as in `imret.store.Stats`. Of a collection that cannot
+        be asked now {"name", "model", "unavailable": why}, the model None where that is not known either.
     """
-    collections = [describe_collection(store, name) for name in store.collections()]
+    collections = [describe_if_it_answers(store, name) for name in store.collections()]
     return {"engine": store.engine, "address": store.address, "collections": collections}
 
 
-def describe_collection(store: Store, name: str) -> dict[str, Any]:
+def describe_if_it_answers(store: Store, name: str) -> dict[str, Any]:
+    """Return one collection as `describe` lists it, also where another process or a lost node has it."""
+    try:
+        return describe_collection(store, name, patience_s=PATIENCE_S)
+    except (StoreLocked, StoreUnavailable) as error:
+        model = None
+        if isinstance(error, StoreLocked):
+            live = store.live(name)
+            model = live.model if live else None
+        return {"name": name, "model": model, "unavailable": summary(error)}
+
+
+def describe_collection(store: Store, name: str, *, patience_s: float | None = None) -> dict[str, Any]:
     """Return one collection as `describe` lists it.
+
+    Args:
+        store: Its store.
+        name: Of the collection.
+        patience_s: How long it is waited for, as for `Store.open`.
 
     Raises:
         DataError: If there is none of that name.
         StoreLocked: If another process has it open (embedded only).
+        StoreUnavailable: If its store, or a part of it, does not answer.
     """
-    with closing(store.open(name)) as collection:
+    with closing(store.open(name, patience_s=patience_s)) as collection:
         stats = collection.stats()
         categories = collection.facet("category")
         return {
@@ -39,7 +62,7 @@ def describe_collection(store: Store, name: str) -> dict[str, Any]:
             "images": stats.points,
             "categories": categories,
             "uncategorised": stats.points - sum(categories.values()),
-            "index": {"status": stats.status, "vectors": stats.indexed},
+            "index": {"status": stats.status, "vectors": stats.indexed, "m": stats.m},
             "disk_bytes": stats.disk_bytes,
             "building": [identity.model for identity in store.staged_versions(name)],
         }
@@ -51,24 +74,33 @@ def format_table(description: dict[str, Any]) -> str:
     if not description["collections"]:
         lines.append("             no collections yet; make one: imret ingest FOLDER")
     for collection in description["collections"]:
-        index, disk_bytes = collection["index"], collection["disk_bytes"]
-        size = f", {disk_bytes / 1e6:,.1f} MB on disk" if disk_bytes is not None else ""
-        lines += [
-            "",
-            f"collection   {collection['name']}",
-            f"images       {collection['images']:,}{size}",
-            f"model        {collection['model']}",
-            f"fingerprint  {collection['fingerprint'][:16]}, {collection['dim']} dimensions",
-            f"index        {index['status']}, {index['vectors']:,} vectors indexed",
-        ]
-        staged = collection["building"]
-        lines += [f"building     a version with {model}, not complete yet" for model in staged]
-        rows = [*collection["categories"].items()]
-        if collection["uncategorised"]:
-            rows.append(("(none)", collection["uncategorised"]))
-        width = max((len(name) for name, _ in rows), default=0)
-        label = "categories"
-        for name, count in rows:
-            lines.append(f"{label:<11}  {name:<{width}}  {count:>9,}")
-            label = ""
+        lines += ["", f"collection   {collection['name']}"]
+        if "unavailable" in collection:
+            if collection["model"]:
+                lines.append(f"model        {collection['model']}")
+            lines.append(f"unavailable  {collection['unavailable']}")
+        else:
+            lines += _table_of(collection)
     return "\n".join(lines)
+
+
+def _table_of(collection: dict[str, Any]) -> list[str]:
+    index, disk_bytes = collection["index"], collection["disk_bytes"]
+    stats = Stats(collection["images"], index["vectors"], disk_bytes, index["status"], index["m"])
+    size = f", {disk_bytes / 1e6:,.1f} MB on disk" if disk_bytes is not None else ""
+    lines = [
+        f"images       {collection['images']:,}{size}",
+        f"model        {collection['model']}",
+        f"fingerprint  {collection['fingerprint'][:16]}, {collection['dim']} dimensions",
+        f"index        {stats.index}",
+    ]
+    lines += [f"building     a version with {model}, not complete yet" for model in collection["building"]]
+    rows = [*collection["categories"].items()]
+    if collection["uncategorised"]:
+        rows.append(("(none)", collection["uncategorised"]))
+    width = max((len(name) for name, _ in rows), default=0)
+    label = "categories"
+    for name, count in rows:
+        lines.append(f"{label:<11}  {name:<{width}}  {count:>9,}")
+        label = ""
+    return lines

@@ -185,9 +185,8 @@ def _collection(collection: CollectionReport) -> str:
             (collection.difference, "difference", "+.3f"),
         )
     )
-    rest = ", the others scanned" if collection.indexed < collection.images else ""
     return (
-        f"<section><h2>Collection {_text(collection.name)} <small>{collection.images:,} pictures, {collection.indexed:,} in the index{rest}</small></h2>"
+        f"<section><h2>Collection {_text(collection.name)} <small>{collection.size}</small></h2>"
         f"<div class=wide><table class=figures><tr><th></th>{head}</tr>{rows}</table></div>"
         f"<p class=note>Recall of the index @10 {collection.recall[10]:.3f}, @100 {collection.recall[100]:.3f}.</p></section>"
     )

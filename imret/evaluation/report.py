@@ -337,7 +337,7 @@ class CollectionReport:
         name: Of the collection.
         engine: Of the store.
         images: Pictures in the collection.
-        indexed: Those in its index; the others are scanned.
+        indexed: Those in its index; the others are scanned. None where the engine's count proves nothing.
         through_index: As people search.
         exact: Against every vector.
         difference: The first less the second: the error of the index.
@@ -349,12 +349,20 @@ class CollectionReport:
     engine: str
     model_id: str
     images: int
-    indexed: int
+    indexed: int | None
     through_index: CollectionRanking
     exact: CollectionRanking
     difference: CollectionRanking
     recall: Mapping[int, float]
     per_category: dict[str, CollectionCategory]
+
+    @property
+    def size(self) -> str:
+        """Its pictures, and those in the index where that is known."""
+        if self.indexed is None:
+            return f"{self.images:,} pictures"
+        rest = ", the others scanned" if self.indexed < self.images else ""
+        return f"{self.images:,} pictures, {self.indexed:,} in the index{rest}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in JSON's types."""

@@ -140,11 +140,10 @@ def _categories(report: EvaluationReport) -> str:
 
 
 def _collection(collection: CollectionReport) -> str:
-    rest = ", the others scanned" if collection.indexed < collection.images else ""
     recall = collection.recall
     lines = [
-        f"collection {collection.name}: {collection.images:,} pictures, {collection.indexed:,} in the "
-        f"index{rest}; recall of the index @10 {recall[10]:.3f}, @100 {recall[100]:.3f}",
+        f"collection {collection.name}: {collection.size}; recall of the index @10 {recall[10]:.3f}, "
+        f"@100 {recall[100]:.3f}",
         " " * 24 + "".join(f"{IN_COLLECTION[metric]:>8}" for metric in as_dict(collection.exact)),
     ]
     for ranking, name, form in (

@@ -24,7 +24,7 @@ from imret.store.filter import (
     parse_datetime,
 )
 from imret.store.rank_order import in_rank_order
-from imret.store.types import Identity, Point, Stats
+from imret.store.types import Identity, Point, RawPoint, Stats
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -44,11 +44,14 @@ class Engine(Protocol):
     def get(self, ids: list[str], vectors: bool) -> list[Point]: ...
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
-    ) -> tuple[list[Point], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
+    ) -> tuple[list[Point], str | int | None]:
         """Return one batch, and the id that the next begins at."""
 
-    def delete(self, ids: list[str]) -> None: ...
+    def inspect(self, batch_size: int, start: str | int | None) -> tuple[list[RawPoint], str | int | None]:
+        """Return one batch as it lies there, and the id that the next begins at."""
+
+    def delete(self, ids: Sequence[str | int]) -> None: ...
 
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
@@ -67,6 +70,8 @@ class Engine(Protocol):
     def optimize(self) -> None: ...
 
     def stats(self) -> Stats: ...
+
+    def ping(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -145,10 +150,13 @@ class Collection:
         Raises:
             ValueError: If `start` is no UUID in canonical form.
         """
-        return self._scan(filter, vectors, batch_size, check_start(start))
+        start = check_start(start)
+        if filter is not None and (filter := filter.reduced()) is None:
+            return iter(())
+        return self._scan(filter, vectors, batch_size, start)
 
     def _scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
     ) -> Iterator[list[Point]]:
         while True:
             points, start = self._open.scan(filter, vectors, batch_size, start)
@@ -157,9 +165,23 @@ class Collection:
             if start is None:
                 return
 
+    def inspect(self, *, batch_size: int = 256) -> Iterator[list[RawPoint]]:
+        """Yield every point as it lies there, in batches, also such as nothing else here can read."""
+        start: str | int | None = None
+        while True:
+            points, start = self._open.inspect(batch_size, start)
+            if points:
+                yield points
+            if start is None:
+                return
+
     def delete(self, ids: Sequence[str]) -> None:
         """Delete points; ids that do not exist are no error."""
         self._open.delete(check_ids(ids))
+
+    def delete_raw(self, points: Sequence[RawPoint]) -> None:
+        """Delete points that `inspect` gave, also those whose ids are numbers."""
+        self._open.delete([point.id for point in points])
 
     def search(
         self, vector: NDArray[np.float32], *, limit: int, filter: Filter | None = None, exact: bool = False
@@ -174,10 +196,14 @@ class Collection:
                 field that has no index makes every search one.
         """
         query = check_vectors(vector, (self.identity.dim,))
+        if filter is not None and (filter := filter.reduced()) is None:
+            return in_rank_order(lambda _: [], limit)
         return in_rank_order(lambda n: self._open.search(query, n, filter, exact), limit)
 
     def count(self, filter: Filter | None = None) -> int:
         """Return the exact number of points."""
+        if filter is not None and (filter := filter.reduced()) is None:
+            return 0
         return self._open.count(filter)
 
     def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
@@ -185,6 +211,8 @@ class Collection:
 
         Fast for `KEYWORD_FIELDS`; any other field is counted by a scan.
         """
+        if filter is not None and (filter := filter.reduced()) is None:
+            return {}
         if field in KEYWORD_FIELDS:
             return by_frequency(self._open.facet(field, filter))
         return by_frequency(count_values(self.scan(filter), field))
@@ -207,6 +235,14 @@ class Collection:
     def stats(self) -> Stats:
         """Return numbers for people to read."""
         return self._open.stats()
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable if a question would not be answered this moment; waits for nothing.
+
+        For whoever reports on it. An embedded store's process comes back with the next question, so there it
+        always returns.
+        """
+        self._open.ping()
 
     def close(self) -> None:
         """Release this handle; the store stays open."""
@@ -324,10 +360,3 @@ def by_frequency(counts: Mapping[str, int]) -> dict[str, int]:
     """
     existing = ((value, n) for value, n in counts.items() if n)
     return dict(sorted(existing, key=lambda pair: (-pair[1], pair[0])))
-
-
-def index_status(points: int, indexed: int) -> str:
-    """Return in words how much of a collection the vector index covers."""
-    if indexed == 0:
-        return "exact scan"
-    return "indexed" if indexed >= points else "partly indexed"

@@ -121,6 +121,14 @@ class Range:
         """Return bounds between datetimes by name."""
         return {name: bound for name, bound in self.bounds.items() if isinstance(bound, str)}
 
+    def is_sent_like(self, other: Range) -> bool:
+        """Whether an engine is asked the same: whole numbers may be rounded to the same bounds."""
+        return (self.field, self.numbers(), self.datetimes()) == (
+            other.field,
+            other.numbers(),
+            other.datetimes(),
+        )
+
 
 @dataclass(frozen=True)
 class Ids:
@@ -161,6 +169,38 @@ class Filter:
         return {
             condition.field for condition in (*self.must, *self.must_not) if not isinstance(condition, Ids)
         }
+
+    def reduced(self) -> Filter | None:
+        """Return a filter that the same points pass and in which nothing is both asked for and excluded.
+
+        A Qdrant server with payload indexes does not exclude what stands on both sides: `aves` but not `aves`
+        gives all of aves (1.19). So values that are excluded are taken out of those that are asked for.
+
+        Returns:
+            The filter, or None if that leaves nothing that could pass.
+        """
+        must: list[Condition] = []
+        for condition in self.must:
+            remaining = _without(condition, self.must_not)
+            if remaining is None:
+                return None
+            must.append(remaining)
+        return Filter(tuple(must), self.must_not)
+
+
+def _without(condition: Condition, excluded: tuple[Condition, ...]) -> Condition | None:
+    """Return what is left of a condition beside those that must not hold; None for nothing."""
+    if isinstance(condition, Range):
+        same = any(isinstance(other, Range) and condition.is_sent_like(other) for other in excluded)
+        return None if same else condition
+    if isinstance(condition, Ids):
+        theirs = {id_ for other in excluded if isinstance(other, Ids) for id_ in other.ids}
+        ids = tuple(id_ for id_ in condition.ids if id_ not in theirs)
+        return Ids(ids) if ids else None
+    of_field = (other for other in excluded if isinstance(other, Match) and other.field == condition.field)
+    unwanted = {value for other in of_field for value in other.values}
+    values = tuple(value for value in condition.values if value not in unwanted)
+    return Match(condition.field, values) if values else None
 
 
 def parse_datetime(text: str) -> datetime:

@@ -42,8 +42,13 @@ class Store(Protocol):
     def staged_versions(self, name: str) -> list[Identity]:
         """Return the encoders of the versions that exist beside the live one and were never live."""
 
-    def open(self, name: str) -> Collection:
+    def open(self, name: str, *, patience_s: float | None = None) -> Collection:
         """Open the live version.
+
+        Args:
+            name: Of the collection.
+            patience_s: How long a server, or a part of it, that is away is waited for to open it; None for as
+                long as in everything else.
 
         Raises:
             DataError: If there is none; the message names the collections that exist.

@@ -89,20 +89,50 @@ class Point:
 
 
 @dataclass(frozen=True)
+class RawPoint:
+    """A point as it lies there, whoever wrote it.
+
+    Attributes:
+        id: A UUID; or a number, which imret never gives.
+        payload: Any JSON.
+        vector: A list of D numbers; of whoever writes otherwise an empty or another mapping or nested lists,
+            and None among the numbers for one that JSON has no word for.
+    """
+
+    id: str | int
+    payload: dict[str, Any]
+    vector: Any
+
+
+@dataclass(frozen=True)
 class Stats:
     """The state of a collection.
 
     Attributes:
         points: Exact number of points.
-        indexed: How many of them the vector index covers; the others are scanned, which is exact.
+        indexed: How many of them are in the graph; the others are scanned, which is exact. None on a server:
+            it counts vectors that it has optimized, also where that made no graph.
         disk_bytes: Space taken, or None where the engine does not tell.
-        status: "indexed", "partly indexed", "exact scan", "indexing" or "failed: ...".
+        status: Embedded: "indexed", "partly indexed" or "exact scan". On a server what that says of the
+            collection: "green" when it has built all that it means to, "yellow" while it builds, "grey" when
+            it would with the next write, "red: ..." and why.
+        m: Links of a vector in the graph that is configured; 0 for none.
     """
 
     points: int
-    indexed: int
+    indexed: int | None
     disk_bytes: int | None
     status: str
+    m: int
+
+    @property
+    def index(self) -> str:
+        """What is known of the index, in a line: status, size, graph."""
+        if self.indexed is not None:
+            return f"{self.status}, {self.indexed:,} of {self.points:,} vectors in the graph (m = {self.m})"
+        graph = f"a graph is configured (m = {self.m})" if self.m else "no graph is configured (m = 0)"
+        scan = "" if self.m else ", so every search compares them all"
+        return f"{self.status}, {self.points:,} vectors; {graph}{scan}"
 
 
 def is_point_id(text: object) -> bool:

@@ -132,6 +132,8 @@ def _add_health(app: FastAPI, pool: CollectionPool, default: str) -> None:
     async def readyz() -> Response:
         if pool.peek(default) is None:
             return problem(503, f"the collection {default!r} is not open.", retry_after_s=2)
+        if pool.is_away(default):
+            return problem(503, f"the collection {default!r} does not answer now.", retry_after_s=2)
         return PlainTextResponse("ready\n")
 
     @app.get("/metrics", include_in_schema=False)

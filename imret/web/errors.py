@@ -1,6 +1,7 @@
 """What goes wrong, as problem details (RFC 9457): the sentence that the command would print, and a status.
 
-What the server knows and its clients need not stays out: absolute paths become file names.
+What the server knows and its clients need not stays out: absolute paths become file names, and where its
+store is, or what a node of that said, nobody is told.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from imret.errors import (
     ImageError,
     ImretError,
     ModelMismatch,
+    StoreError,
     StoreLocked,
     StoreUnavailable,
 )
@@ -31,7 +33,7 @@ class NotFound(DataError):
 
 
 # The first that fits.
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
+_STATUS: tuple[tuple[type[ImretError], int], ...] = (
     (NotFound, 404),
     (ImageError, 422),
     (DataError, 400),
@@ -42,6 +44,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 # An absolute path, quoted or bare, of which the last part is kept. Not of a URL, whose // has a colon before.
+_SERVER = re.compile(r"\w+://[^\s'\",)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
 _ABSOLUTE = re.compile(r"(?<=['\"])/(?:[^'\"/]*/)*|(?<![\w:/.~-])(?:/[^/\s'\"]+)+/")
 
 
@@ -87,13 +90,17 @@ def problem_for(error: Exception) -> Response:
             public = next(cls for cls in type(error).__mro__ if cls.__module__ == ImretError.__module__)
             return problem(
                 status,
-                without_paths(str(error)),
+                told(error),
                 kind=public.__name__,
                 retry_after_s=RETRY_AFTER_S if status == 503 else None,
             )
     return problem(500, "The server failed to answer this. Its log says why.")
 
 
-def without_paths(text: str) -> str:
-    """Return a text in which absolute paths are cut to the name of the file or folder."""
-    return _ABSOLUTE.sub("", text)
+def told(error: ImretError) -> str:
+    """Return what a client is told of an error."""
+    if error.public:
+        return error.public
+    text = _ABSOLUTE.sub("", str(error))
+    # A store on a server says where that is; a URL in other errors is one that the client gave.
+    return _SERVER.sub("the store", text) if isinstance(error, StoreError) else text

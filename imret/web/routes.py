@@ -14,11 +14,11 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
-from imret.errors import DataError, ImretError
+from imret.errors import DataError, ImretError, StoreUnavailable
 from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
-from imret.web.errors import NotFound, without_paths
+from imret.web.errors import NotFound, told
 from imret.web.images.files import ImageFiles
 from imret.web.images.thumbnails import ImageResponse
 from imret.web.images.uploads import Uploads
@@ -62,6 +62,7 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 # Text queries that may wait for the model beside those of one batch.
 MAX_WAITING_TEXTS = 512
+LIST_PATIENCE_S = 1.0  # in which one of the collections has to answer to be listed with its number of images
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": what}
     for status, what in (
@@ -245,7 +246,7 @@ class Api:
         try:
             self._pool.store.open(collection).close()
         except DataError as error:
-            raise NotFound(str(error)) from error
+            raise NotFound(str(error), public=error.public) from error
 
     # ---- What a picture shows -----------------------------------------------------------------------
 
@@ -289,14 +290,17 @@ class Api:
         def listed() -> list[dict[str, Any]]:
             entries = []
             for name in self._pool.store.collections():
-                live = self._pool.store.live(name)
-                entry: dict[str, Any] = {"name": name, "model": live.model if live else "", "images": None}
+                entry: dict[str, Any] = {"name": name, "model": "", "images": None, "m": None}
                 try:
-                    with closing(self._pool.store.open(name)) as opened:
+                    with closing(self._pool.store.open(name, patience_s=LIST_PATIENCE_S)) as opened:
+                        entry["model"] = opened.identity.model
                         stats = opened.stats()
-                    entry |= {"images": stats.points, "status": stats.status}
+                    entry |= {"images": stats.points, "status": stats.status, "m": stats.m}
+                except StoreUnavailable as error:
+                    entry["status"] = told(error)
                 except ImretError as error:
-                    entry["status"] = without_paths(str(error))
+                    live = self._pool.store.live(name)
+                    entry |= {"model": live.model if live else "", "status": told(error)}
                 entries.append(entry)
             return entries
 

@@ -197,7 +197,11 @@ class CollectionOut(BaseModel):
     name: str
     model: str
     images: int | None = Field(description="None where it cannot be opened now.")
-    status: str
+    status: str = Field(description="Of the index; or why it cannot be opened now.")
+    m: int | None = Field(
+        description="Links of a vector in the graph that is configured; 0: none, so that every search "
+        "compares all. None where it cannot be opened now."
+    )
 
 
 class CollectionsOut(BaseModel):

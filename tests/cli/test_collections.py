@@ -98,8 +98,39 @@ def test_show_tells_categories_and_folders(folder: Path) -> None:
     assert ["folders", "/photos", "0", "600"] in lines
     found = json.loads(imret(folder, "show", "many", "--format", "json").stdout)
     assert found["sources"] == {"/photos 0": 600, "/photos 1": 600}
-    assert found["index"]["status"] == "exact scan"
+    assert found["index"] == {"status": "exact scan", "vectors": 0, "m": 16}
+    assert " ".join(lines[6]) == "index exact scan, 0 of 1,200 vectors in the graph (m = 16)"
     assert "no collection 'lots'" in imret(folder, "show", "lots").stderr
+
+
+def test_check_tells_what_imret_did_not_write_and_ends_with_3_until_it_is_removed(folder: Path) -> None:
+    done = imret(folder, "check", "few")  # made by this test, without the fields of a picture
+    assert done.returncode == 3, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == [
+        "checked      3 points",
+        "found        3 that imret did not write (3 by payload)",
+    ]
+    assert lines[2] == f"point        {uuid.UUID(int=1)}  there is no sha256"
+    assert "remove them: imret collections check few --remove --db db" in done.stderr
+    done = imret(folder, "check", "few", "--remove", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    first = found.pop("first")
+    assert found == {
+        "name": "few",
+        "checked": 3,
+        "found": 3,
+        "removed": 3,
+        "kinds": {"id": 0, "vector": 0, "payload": 3},
+    }
+    assert first[0] == {"id": str(uuid.UUID(int=1)), "payload": "there is no sha256"}
+    done = imret(folder, "check", "few")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["checked      0 points", "found        0 that imret did not write"]
+    done = imret(folder, "check", "many")
+    assert done.stdout.splitlines()[-1] == "             and 1,190 more"
+    assert "no collection 'lots'" in imret(folder, "check", "lots").stderr
 
 
 def test_rename_says_how_to_search(folder: Path) -> None:
@@ -196,7 +227,7 @@ def test_an_import_makes_a_store_where_there_is_none(folder: Path) -> None:
 def test_optimize_tells_the_state_before_and_after(folder: Path) -> None:
     done = imret(folder, "optimize", "many")
     assert done.returncode == 0
-    assert "many: exact scan, 0 of 1,200 vectors in the index" in done.stderr
+    assert "many: exact scan, 0 of 1,200 vectors in the graph (m = 16)" in done.stderr
     assert " s\n" in done.stderr
     assert "compared one by one" in done.stderr
 
@@ -215,9 +246,9 @@ def test_wrong_usage_is_told_apart() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    commands = ["list", "show", "rename", "delete", "export", "import", "optimize"]
+    commands = ["list", "show", "check", "rename", "delete", "export", "import", "optimize"]
     help_text = CliRunner().invoke(cli, ["collections", "--help"]).output
-    assert [line.split()[0] for line in help_text.split("Commands:\n")[1].splitlines()[:7]] == commands
+    assert [line.split()[0] for line in help_text.split("Commands:\n")[1].splitlines()[:8]] == commands
     for name in commands:
         assert (
             "Example:  imret collections" in CliRunner().invoke(cli, ["collections", name, "--help"]).output

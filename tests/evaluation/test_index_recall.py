@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_the_error_of_an_index_shows_as_the_difference(
     text = format_report(None, report)
     assert "recall of the index @10 0.900" in text
     assert "difference" in text
+
+
+def test_how_many_are_in_the_index_is_said_only_where_it_is_known(store: Store, encoder: Encoder) -> None:
+    report = evaluate_collection(store, "photos", encoder=encoder)
+    for indexed, size in (
+        (report.images, f"{report.images} pictures, {report.images} in the index"),
+        (1, f"{report.images} pictures, 1 in the index, the others scanned"),
+        (None, f"{report.images} pictures"),  # a server's count proves nothing
+    ):
+        assert dataclasses.replace(report, indexed=indexed).size == size
 
 
 def test_other_names_are_other_queries(store: Store, encoder: Encoder) -> None:

@@ -1,5 +1,6 @@
 """A Qdrant that speaks gRPC over a real socket where there is no server, beside its REST face in
-`qdrant_over_http`: the calls that imret makes, over qdrant-client's own in-memory engine and conversions.
+`qdrant_over_http`: the calls that imret makes, over the engine of `tests.fakes.qdrant_engine` and
+qdrant-client's own conversions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ from qdrant_client.grpc.collections_service_pb2_grpc import (
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 from qdrant_client.grpc.qdrant_pb2_grpc import QdrantServicer, add_QdrantServicer_to_server
 
-from tests.fakes.qdrant_over_http import VERSION, QdrantOverHTTP
+from tests.fakes.qdrant_engine import VERSION, Refused
+from tests.fakes.qdrant_over_http import QdrantOverHTTP
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
+    500: grpc.StatusCode.INTERNAL,
+}
+_WRITES = {"Upsert", "Delete", "CreateFieldIndex", "UpdateBatch", "Create", "Update", "UpdateAliases"}
 
 
 class QdrantOverGRPC:
@@ -29,14 +41,14 @@ class QdrantOverGRPC:
     Attributes:
         port: Of 127.0.0.1.
         calls: Names of the calls that arrived, in order.
-        failures: Codes to answer the next calls with instead of serving them.
+        failures: Codes and texts to answer the next calls with instead of serving them.
     """
 
     def __init__(self, rest: QdrantOverHTTP) -> None:
-        self.engine = rest.engine
+        self.engine, self.rest = rest.engine, rest
         self.lock = threading.Lock()
         self.calls: list[str] = []
-        self.failures: list[grpc.StatusCode] = []
+        self.failures: list[tuple[grpc.StatusCode, str]] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         for add, servicer, answers in (
             (add_PointsServicer_to_server, PointsServicer, _POINTS),
@@ -59,10 +71,16 @@ def _served(face: QdrantOverGRPC, name: str, answer: Callable[..., Any]) -> Call
     def serve(_: object, request: Any, context: grpc.ServicerContext) -> Any:
         face.calls.append(name)
         if face.failures:
-            context.abort(face.failures.pop(), "made to fail")
+            context.abort(*face.failures.pop(0))
+        key = dict(context.invocation_metadata()).get("api-key")
+        refusal = face.rest.refusal(key, writes=name in _WRITES)
+        if refusal is not None and name != "HealthCheck":
+            context.abort(_CODES[refusal[0]], refusal[1])
         with face.lock:
             try:
                 return answer(face.engine, request)
+            except Refused as error:
+                context.abort(_CODES[error.status], str(error))
             except ValueError as error:
                 missing = "not found" in str(error)
                 code = grpc.StatusCode.NOT_FOUND if missing else grpc.StatusCode.INVALID_ARGUMENT
@@ -146,11 +164,35 @@ def _update_aliases(engine: Any, request: Any) -> Any:
     return wire.CollectionOperationResponse(result=engine.update_collection_aliases(steps))
 
 
+def _graph(request: Any) -> models.HnswConfigDiff | None:
+    return (
+        GrpcToRest.convert_hnsw_config_diff(request.hnsw_config) if request.HasField("hnsw_config") else None
+    )
+
+
+def _index(engine: Any, request: Any) -> Any:
+    kind = wire.FieldType.Name(request.field_type).removeprefix("FieldType").lower()
+    return _done(
+        engine, engine.create_payload_index(request.collection_name, request.field_name, field_schema=kind)
+    )
+
+
+def _update(engine: Any, request: Any) -> Any:
+    changes: dict[str, Any] = {"hnsw_config": _graph(request)}
+    if request.metadata:
+        changes["metadata"] = GrpcToRest.convert_payload(request.metadata)
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return wire.CollectionOperationResponse(
+        result=engine.update_collection(request.collection_name, **changes)
+    )
+
+
 def _create(engine: Any, request: Any) -> Any:
     made = engine.create_collection(
         request.collection_name,
         GrpcToRest.convert_vectors_config(request.vectors_config),
         metadata=GrpcToRest.convert_payload(request.metadata),
+        hnsw_config=_graph(request),
     )
     return wire.CollectionOperationResponse(result=made)
 
@@ -166,7 +208,7 @@ _POINTS: dict[str, Callable[..., Any]] = {
             models.PointIdsList(points=[GrpcToRest.convert_point_id(one) for one in r.points.points.ids]),
         ),
     ),
-    "CreateFieldIndex": _done,
+    "CreateFieldIndex": _index,
     "Count": lambda e, r: wire.CountResponse(
         result=wire.CountResult(count=e.count(r.collection_name, count_filter=_filter(r)).count)
     ),
@@ -185,9 +227,7 @@ _COLLECTIONS: dict[str, Callable[..., Any]] = {
         result=RestToGrpc.convert_collection_info(e.get_collection(r.collection_name))
     ),
     "Create": _create,
-    "Update": lambda e, r: wire.CollectionOperationResponse(
-        result=e.update_collection(r.collection_name, metadata=GrpcToRest.convert_payload(r.metadata))
-    ),
+    "Update": _update,
     "Delete": lambda e, r: wire.CollectionOperationResponse(result=e.delete_collection(r.collection_name)),
     "ListAliases": lambda e, r: wire.ListAliasesResponse(
         aliases=[

@@ -1,10 +1,11 @@
-"""A Qdrant to talk to over a real socket where there is no server: its REST routes over qdrant-client's
-own in-memory engine, with a switch to make it fail. Only the routes that imret uses.
+"""A Qdrant to talk to over a real socket where there is no server: its REST routes over the engine of
+`tests.fakes.qdrant_engine`, with a switch to make it fail. Only the routes that imret uses.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import warnings
@@ -15,12 +16,10 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import QdrantClient, models
 
-VERSION = {"title": "qdrant - vector search engine", "version": "1.20.0", "commit": "0"}
-# Local mode says once a process that it has no use for indexes and search parameters; here that is known.
-LOCAL_MODE_WARNINGS = (
-    "ignore:Payload indexes have no effect in the local Qdrant:UserWarning",
-    "ignore:Local mode performs exact:UserWarning",
-)
+from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, VERSION, QdrantLikeAServer, Refused
+
+MAX_BODY_BYTES = 32 << 20
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
 
 class QdrantOverHTTP:
@@ -29,17 +28,27 @@ class QdrantOverHTTP:
     Attributes:
         url: Its address.
         requests: ("METHOD", "/path") of every request that arrived, in order.
-        fail: Called with method and path before a request is served; returns a status to answer instead
-            (0: hang up without an answer), or None to serve it.
+        length: Of the body of the last of them.
+        fail: Called with method and path before a request is served; returns a status to answer instead, or
+            one and a text (0: hang up without an answer), or None to serve it.
         api_key: The key that it asks for, if any.
+        read_only_key: A key that may not write.
+        engine: The engine, whose ways can be set.
     """
 
-    def __init__(self, *, api_key: str | None = None, version: dict[str, str] = VERSION) -> None:
-        self.api_key = api_key
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        read_only_key: str | None = None,
+        version: dict[str, str] = VERSION,
+    ) -> None:
+        self.api_key, self.read_only_key = api_key, read_only_key
         self.version = version
         self.requests: list[tuple[str, str]] = []
-        self.fail: Callable[[str, str], int | None] = lambda method, path: None
-        self.engine = QdrantClient(":memory:")
+        self.length = 0
+        self.fail: Callable[[str, str], int | tuple[int, str] | None] = lambda method, path: None
+        self.engine = QdrantLikeAServer()
         self._one_at_a_time = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -69,6 +78,14 @@ class QdrantOverHTTP:
                     return _plain(respond(self.engine, body, *match.groups()))
         raise LookupError(f"no route for {method} {path}")
 
+    def refusal(self, key: str | None, *, writes: bool) -> tuple[int, str] | None:
+        """Return the status and text for whoever shows a key, or None if it may ask that."""
+        if self.api_key is None or key == self.api_key:
+            return None
+        if key is None or key != self.read_only_key:
+            return 401, "Must provide an API key or an Authorization bearer token"
+        return (403, "Forbidden: Global manage access is required") if writes else None
+
     def _check_exists(self, *names: str) -> None:
         for name in names:
             if not self.engine.collection_exists(name):
@@ -80,25 +97,40 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
         def _answer(self) -> None:
             path = self.path.split("?")[0]
             length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            data = self.rfile.read(length)
+            qdrant.length = length
             qdrant.requests.append((self.command, path))
             status = qdrant.fail(self.command, path)
+            refusal = qdrant.refusal(self.headers.get("api-key"), writes=_writes(self.command, path))
             if status == 0:
                 self.close_connection = True
-                return
-            if status is not None:
-                self._send(status, {"status": {"error": "made to fail"}})
-            elif qdrant.api_key is not None and self.headers.get("api-key") != qdrant.api_key:
-                self._send(401, {"status": {"error": "Must provide an API key or an Authorization token"}})
-            elif path == "/":
+            elif status is not None:
+                self._refuse(*(status if isinstance(status, tuple) else (status, "made to fail")))
+            elif path in ("/", "/readyz"):
                 self._send(200, qdrant.version)
+            elif refusal is not None:
+                self._refuse(*refusal)
+            elif length > MAX_BODY_BYTES:
+                limit = f"(limit: {MAX_BODY_BYTES} bytes)"
+                self._refuse(
+                    400, f"Payload error: JSON payload ({length} bytes) is larger than allowed {limit}."
+                )
             else:
-                try:
-                    self._send(200, {"result": qdrant.serve(self.command, path, body), "status": "ok"})
-                except LookupError as error:
-                    self._send(404, {"status": {"error": str(error)}})
-                except ValueError as error:
-                    self._send(400, {"status": {"error": str(error)}})
+                self._serve(path, data)
+
+        def _serve(self, path: str, data: bytes) -> None:
+            try:
+                body = _strict_json(data) if data else None
+                self._send(200, {"result": qdrant.serve(self.command, path, body), "status": "ok"})
+            except Refused as error:
+                self._refuse(error.status, str(error))
+            except LookupError as error:
+                self._refuse(404, str(error))
+            except ValueError as error:
+                self._refuse(400, str(error))
+
+        def _refuse(self, status: int, text: str) -> None:
+            self._send(status, {"status": {"error": text}, "time": 0.0})
 
         do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815  # names that http.server calls
 
@@ -116,13 +148,48 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def _writes(method: str, path: str) -> bool:
+    reads = ("/scroll", "/query", "/count", "/facet", "/points")
+    return method in ("PUT", "PATCH", "DELETE") or (method == "POST" and not path.endswith(reads))
+
+
+def _strict_json(data: bytes) -> Any:
+    """Return a body, refused as a server does: NaN is no JSON, and a datetime is RFC 3339.
+
+    Raises:
+        ValueError: If it is not like that.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"Format error in JSON body: expected value, not {name}")
+
+    body = json.loads(data, parse_constant=refuse)
+    _check_datetimes(body)
+    return body
+
+
+def _check_datetimes(value: Any) -> None:
+    if isinstance(value, list):
+        for one in value:
+            _check_datetimes(one)
+    elif isinstance(value, dict):
+        bounds = value.get("range") if "key" in value else None
+        for bound in (bounds or {}).values():
+            if isinstance(bound, str) and not _RFC_3339.fullmatch(bound):
+                raise ValueError(f"Format error in JSON body: {bound!r} is no datetime")
+        for one in value.values():
+            _check_datetimes(one)
+
+
 def _plain(answer: object) -> object:
-    """Return an answer of the in-memory engine as JSON values."""
+    """Return an answer of the engine as JSON values; null for what JSON has no number for."""
     if isinstance(answer, BaseModel):
-        return answer.model_dump(mode="json")
+        return _plain(answer.model_dump(mode="json"))
     if isinstance(answer, list | tuple):
         return [_plain(one) for one in answer]
-    return answer
+    if isinstance(answer, dict):
+        return {key: _plain(value) for key, value in answer.items()}
+    return None if isinstance(answer, float) and not math.isfinite(answer) else answer
 
 
 def _scroll(engine: QdrantClient, body: Any, name: str) -> dict[str, object]:
@@ -150,6 +217,15 @@ def _query(engine: QdrantClient, body: Any, name: str) -> object:
     )
 
 
+def _graph(body: Any) -> models.HnswConfigDiff | None:
+    return models.HnswConfigDiff(**body["hnsw_config"]) if body.get("hnsw_config") else None
+
+
+def _changes(body: Any) -> dict[str, Any]:
+    changes = {"metadata": body.get("metadata"), "hnsw_config": _graph(body)}
+    return {name: value for name, value in changes.items() if value is not None}
+
+
 _ACTIONS = TypeAdapter(list[models.AliasOperations])
 _OPERATIONS = TypeAdapter(list[models.UpdateOperation])
 _DONE = {"operation_id": 0, "status": "completed"}
@@ -168,10 +244,14 @@ _ROUTES: list[tuple[str, str, Callable[..., object]]] = [
         "PUT",
         _NAME,
         lambda e, b, n: e.create_collection(
-            n, models.VectorParams(**b["vectors"]), metadata=b.get("metadata")
+            n,
+            models.VectorParams(**b["vectors"]),
+            metadata=b.get("metadata"),
+            hnsw_config=_graph(b),
         ),
     ),
-    ("PATCH", _NAME, lambda e, b, n: e.update_collection(n, metadata=b.get("metadata"))),
+    # What it does not know it ignores, and says yes.
+    ("PATCH", _NAME, lambda e, b, n: e.update_collection(n, **_changes(b))),
     ("DELETE", _NAME, lambda e, b, n: e.delete_collection(n)),
     (
         "PUT",

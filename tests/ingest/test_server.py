@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from imret import Encoder
 from imret.errors import StoreUnavailable
 from imret.retrieval.search import search
 from imret.store import open_store
+from imret.store.server.connection import ServerWarning
 from imret.store.server.store import ServerStore
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -83,6 +85,31 @@ def test_a_hiccup_of_the_server_is_ridden_out(photos: Path, encoder: Encoder) ->
         assert refused > 3
         assert report.added == 12
         server.fail = lambda method, path: None
+        assert len(_stored(server.url, "photos")) == 12
+
+
+def test_a_node_of_a_cluster_that_goes_in_the_middle_is_waited_for_and_named(
+    photos: Path, encoder: Encoder
+) -> None:
+    with QdrantOverHTTP() as server:
+        n_upserts = 0
+
+        def lose_a_node_after_two_batches(method: str, path: str) -> None:
+            nonlocal n_upserts
+            n_upserts += method == "PUT" and path.endswith("/points")
+            if n_upserts == 3:
+                n_upserts += 1
+                server.engine.node_away = "http://10.0.0.3:6335/"
+                threading.Timer(3.0, lambda: setattr(server.engine, "node_away", "")).start()
+
+        server.fail = lose_a_node_after_two_batches  # type: ignore[assignment]
+        with (
+            ServerStore(server.url) as store,
+            pytest.warns(ServerWarning, match=r"waiting for the node 10\.0\.0\.3:6335 of its cluster"),
+        ):
+            report = ingest(store, [FolderSource(photos)], encoder=encoder, batch_size=2)
+        assert n_upserts > 4
+        assert report.added == 12
         assert len(_stored(server.url, "photos")) == 12
 
 

@@ -7,6 +7,7 @@ import pickle
 import random
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -27,8 +28,9 @@ from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.store import EdgeStore
 from imret.store.filter import DATETIME_FIELDS, INTEGER_FIELDS, KEYWORD_FIELDS
 from imret.store.server.store import ServerStore
+from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, QdrantLikeAServer
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
-from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
+from tests.fakes.qdrant_over_http import QdrantOverHTTP
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
@@ -140,7 +142,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Collection]]:
                 _store_without_indexes(folder, name)
             store = stack.enter_context(EdgeStore(folder, lock_timeout_s=0.0))
         elif request.param == "server in memory":
-            client = QdrantClient(":memory:")
+            client = QdrantLikeAServer()
             store = stack.enter_context(ServerStore("http://memory", client=client, in_flight=1))
         elif request.param == "real server":
             url = os.environ.get("IMRET_TEST_QDRANT_URL")
@@ -251,10 +253,35 @@ conditions = st.one_of(
         Ids, st.lists(st.sampled_from([*IDS, str(uuid.UUID(int=1))]), min_size=1, max_size=150).map(tuple)
     ),
 )
-filters = st.builds(
-    Filter,
-    st.lists(conditions, max_size=2).map(tuple),
-    st.lists(conditions, max_size=2).map(tuple),
+
+
+@st.composite
+def contradicting(draw: st.DrawFn) -> Filter:
+    """A filter that excludes some or all of what it asks for: to the letter, in another order, rounded."""
+    must = draw(st.lists(conditions, min_size=1, max_size=2))
+    must_not = draw(st.lists(conditions, max_size=1))
+    for condition in must:
+        if isinstance(condition, Range):
+            other = condition
+            if condition.field in INTEGER_FIELDS and not condition.is_datetime and draw(st.booleans()):
+                other = Range(condition.field, **condition.numbers())  # type: ignore[arg-type]
+            must_not.append(other)
+        else:
+            values = condition.ids if isinstance(condition, Ids) else condition.values
+            some = tuple(draw(st.permutations(values)))[: draw(st.integers(1, len(values)))]
+            must_not.append(Ids(some) if isinstance(condition, Ids) else Match(condition.field, some))
+        if draw(st.booleans()):
+            break
+    return Filter(tuple(draw(st.permutations(must))), tuple(draw(st.permutations(must_not))))
+
+
+filters = st.one_of(
+    st.builds(
+        Filter,
+        st.lists(conditions, max_size=2).map(tuple),
+        st.lists(conditions, max_size=2).map(tuple),
+    ),
+    contradicting(),
 )
 
 
@@ -282,9 +309,45 @@ def test_a_thousand_random_filters_pass_the_same_points_on_every_engine(
             query = VECTORS[len(expected) % N]
             hits = collection.search(query, limit=5, filter=only, exact=turn % 2 == 0)
             assert [hit.id for hit in hits] == nearest(query, 5, expected)
+            found = [PAYLOADS[i].get("category") for i in expected]
+            counted = Counter(value for value in found if isinstance(value, str))  # what the index holds
+            assert collection.facet("category", only) == counted
 
     check()
-    assert some > turn // 3  # the others let all points through, or none
+    assert some > turn // 5  # the others let all points through, or none
+
+
+def test_what_is_asked_for_and_excluded_is_found_nowhere(engine: tuple[str, Collection]) -> None:
+    _, collection = engine
+    aves, some = Match("category", ("aves",)), Match("category", ("fungi", "aves"))
+    for only in (
+        Filter((aves,), (aves,)),
+        Filter((some,), (Match("category", ("aves", "fungi")),)),
+        Filter((Range("height", gte=1.5),), (Range("height", gte=2),)),
+        Filter(
+            (Range("modified", lt="2024-05-01T12:00:00Z"),),
+            (Range("modified", lt="2024-05-01T14:00:00+02:00"),),
+        ),
+        Filter((Ids((IDS[1], IDS[0])),), (Ids((IDS[0], IDS[1])),)),
+    ):
+        assert collection.count(only) == 0
+        assert list(collection.scan(only)) == []
+        assert collection.search(VECTORS[0], limit=3, filter=only) == []
+        assert collection.facet("category", only) == {}
+        assert collection.facet("height", only) == {}
+    only = Filter((some,), (aves,))
+    assert collection.facet("category", only) == {"fungi": len(passing(only))}
+
+
+def test_a_filter_is_asked_without_what_it_excludes() -> None:
+    some, aves = Match("category", ("aves", 7, "fungi")), Match("category", ("aves",))
+    assert Filter((some,), (aves,)).reduced() == Filter((Match("category", (7, "fungi")),), (aves,))
+    assert Filter((some, aves), (Match("path", ("aves",)),)).reduced() == Filter(
+        (some, aves), (Match("path", ("aves",)),)
+    )
+    assert Filter((), (aves, aves)).reduced() == Filter((), (aves, aves))
+    assert Filter((some, aves), (aves,)).reduced() is None
+    assert Filter((Match("width", (1,)),), (Match("width", ("1",)),)).reduced() is not None
 
 
 def test_a_filter_travels_to_the_worker_and_back() -> None:

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from qdrant_client import QdrantClient
 
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.store import Collection, Filter, Identity, Match, Point, Store
 from imret.store.embedded.store import EdgeStore
 from imret.store.server.store import ServerStore
+from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, QdrantLikeAServer
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
-from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
+from tests.fakes.qdrant_over_http import QdrantOverHTTP
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
@@ -45,7 +45,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield embedded
     elif request.param == "server in memory":
         # One at a time: the in-memory engine has no locks of its own.
-        with ServerStore(IN_MEMORY, client=QdrantClient(":memory:"), in_flight=1) as memory:
+        with ServerStore(IN_MEMORY, client=QdrantLikeAServer(), in_flight=1) as memory:
             yield memory
     elif request.param == "server over HTTP":
         with QdrantOverHTTP() as qdrant, ServerStore(qdrant.url) as server:

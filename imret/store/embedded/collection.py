@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import StoreError
-from imret.store.collection import index_status
 from imret.store.embedded.client import WorkerClient
 from imret.store.filter import Filter
-from imret.store.types import Point, Stats
+from imret.store.types import M, Point, RawPoint, Stats
 
 UPSERT_BATCH = 512  # points in one message to the worker
 
@@ -41,13 +41,17 @@ class EdgeEngine:
         return [Point(*row) for row in self._call("get", ids, vectors)]
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
-    ) -> tuple[list[Point], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
+    ) -> tuple[list[Point], str | int | None]:
         rows, following = self._call("scan", filter, vectors, batch_size, start)
         return [Point(*row) for row in rows], following
 
-    def delete(self, ids: list[str]) -> None:
-        self._call("delete", ids)
+    def inspect(self, batch_size: int, start: str | int | None) -> tuple[list[RawPoint], str | int | None]:
+        rows, following = self._call("inspect", batch_size, start)
+        return [RawPoint(*row) for row in rows], following
+
+    def delete(self, ids: Sequence[str | int]) -> None:
+        self._call("delete", list(ids))
 
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
@@ -72,7 +76,11 @@ class EdgeEngine:
 
     def stats(self) -> Stats:
         points, indexed, disk_bytes = self._call("stats")
-        return Stats(points, min(indexed, points), disk_bytes, index_status(points, indexed))
+        status = "exact scan" if indexed == 0 else "indexed" if indexed >= points else "partly indexed"
+        return Stats(points, min(indexed, points), disk_bytes, status, M)
+
+    def ping(self) -> None:
+        pass
 
     def close(self) -> None:
         with suppress(StoreError):  # the store may be closed already, or its worker gone

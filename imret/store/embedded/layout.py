@@ -36,7 +36,7 @@ MARKER = "imret-store.json"
 IDENTITY = "identity.json"
 LIVE = "live.json"
 _TRASH = ".removed-"
-SHARING = 3  # which messages the worker of a sharing program understands: another number, other messages
+SHARING = 4  # which messages the worker of a sharing program understands: another number, other messages
 
 
 @dataclass(frozen=True)

@@ -238,8 +238,20 @@ class Shard:
         return [_row(record) for record in self.engine.retrieve(list(ids), True, vectors)]
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | None
-    ) -> tuple[list[Row], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | int | None
+    ) -> tuple[list[Row], str | int | None]:
+        records, following = self._scroll(filter, vectors, batch_size, offset)
+        return [_row(record) for record in records], following
+
+    def inspect(
+        self, batch_size: int, offset: str | int | None
+    ) -> tuple[list[tuple[str | int, dict[str, Any], Any]], str | int | None]:
+        records, following = self._scroll(None, True, batch_size, offset)
+        return [(_id(record.id), record.payload or {}, record.vector) for record in records], following
+
+    def _scroll(
+        self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | int | None
+    ) -> tuple[list[qe.Record], str | int | None]:
         records, following = self.engine.scroll(
             qe.ScrollRequest(
                 limit=batch_size,
@@ -249,9 +261,9 @@ class Shard:
                 with_vector=vectors,
             )
         )
-        return [_row(record) for record in records], None if following is None else str(following)
+        return records, None if following is None else _id(following)
 
-    def delete(self, ids: list[str]) -> None:
+    def delete(self, ids: list[str | int]) -> None:
         self._unflushed += len(ids)
         self.engine.update(qe.UpdateOperation.delete_points(list(ids)))
 
@@ -410,8 +422,13 @@ def _match(match: Match) -> qe.FieldCondition | qe.Filter:
     return by_type[0] if len(by_type) == 1 else qe.Filter(should=list(by_type))
 
 
+def _id(id_: object) -> str | int:
+    return id_ if isinstance(id_, int) else str(id_)  # a number is none of imret's
+
+
 def _row(record: qe.Record) -> Row:
-    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    # Not a list: none, or several by name, as other programs may store.
+    vector = np.asarray(record.vector, dtype=np.float32) if isinstance(record.vector, list) else None
     return str(record.id), record.payload or {}, vector, None
 
 

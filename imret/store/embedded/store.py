@@ -93,7 +93,7 @@ class EdgeStore:
         ]
         return [identity for identity in staged if identity is not None]
 
-    def open(self, name: str) -> Collection:
+    def open(self, name: str, *, patience_s: float | None = None) -> Collection:
         collection = self._folder / check_name(name)
         self._check_open()
         for attempt in (1, 2):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from typing import Any
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from imret.errors import DataError, StoreError
-from imret.store.collection import index_status
 from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
-from imret.store.server.connection import Connection
-from imret.store.types import HNSW_EF, OVERSAMPLING, Point, Stats
+from imret.store.server.connection import Connection, UnreadableError
+from imret.store.types import HNSW_EF, OVERSAMPLING, Point, RawPoint, Stats
+
+T = TypeVar("T")
 
 UPSERT_BATCH_MIN, UPSERT_BATCH_MAX = 64, 256  # points in one request
 LOOKUP_BATCH = 512  # ids in one request
 FACET_LIMIT = 1_000
+PING_TIMEOUT_S = 2
 
 
 class ServerEngine:
@@ -32,7 +38,7 @@ class ServerEngine:
 
     def __init__(self, connection: Connection, name: str, physical: str) -> None:
         self._connection = connection
-        self._client, self._request = connection.client, connection.request
+        self._client = connection.client
         self._name = name
         self._physical = physical
         self._indexed: set[str] | None = None  # fields, once a filter needs to know
@@ -85,8 +91,8 @@ class ServerEngine:
         return points
 
     def scan(
-        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | None
-    ) -> tuple[list[Point], str | None]:
+        self, filter: Filter | None, vectors: bool, batch_size: int, start: str | int | None
+    ) -> tuple[list[Point], str | int | None]:
         records, following = self._request(
             "scan",
             lambda: self._client.scroll(
@@ -98,9 +104,26 @@ class ServerEngine:
                 with_vectors=vectors,
             ),
         )
-        return [_point(record) for record in records], None if following is None else str(following)
+        return [_point(record) for record in records], None if following is None else _id(following)
 
-    def delete(self, ids: list[str]) -> None:
+    def inspect(self, batch_size: int, start: str | int | None) -> tuple[list[RawPoint], str | int | None]:
+        try:
+            records, following = self._connection.request(
+                "scan",
+                lambda: self._client.scroll(
+                    self._physical, limit=batch_size, offset=start, with_payload=True, with_vectors=True
+                ),
+            )
+            rows = [(_id(record.id), record.payload, record.vector) for record in records]
+        except UnreadableError:  # null among the numbers, which is NaN
+            asked = models.ScrollRequest(limit=batch_size, offset=start, with_payload=True, with_vector=True)
+            answer = self._raw("scan", "scroll", asked)
+            rows = [(point["id"], point.get("payload"), point.get("vector")) for point in answer["points"]]
+            following = answer.get("next_page_offset")
+        points = [RawPoint(id_, payload or {}, vector) for id_, payload, vector in rows]
+        return points, None if following is None else _id(following)
+
+    def delete(self, ids: Sequence[str | int]) -> None:
         def send(part: slice) -> object:
             return self._client.delete(self._physical, models.PointIdsList(points=list(ids[part])), wait=True)
 
@@ -119,20 +142,27 @@ class ServerEngine:
             ),
             acorn=models.AcornSearchParams(enable=True) if filter else None,
         )
-        response = self._request(
-            "search",
-            lambda: self._client.query_points(
-                self._physical,
-                query=vector.tolist(),
-                query_filter=_filter(filter),
-                search_params=params,
-                limit=limit,
-                with_payload=True,
-            ),
-        )
+        query, only = vector.tolist(), _filter(filter)
+        try:
+            hits = self._connection.request(
+                "search",
+                lambda: self._client.query_points(
+                    self._physical,
+                    query=query,
+                    query_filter=only,
+                    search_params=params,
+                    limit=limit,
+                    with_payload=True,
+                ),
+            ).points
+        except UnreadableError as error:
+            asked = models.QueryRequest(query=query, filter=only, params=params, limit=limit)
+            scores = [(hit["id"], hit.get("score")) for hit in self._raw("search", "query", asked)["points"]]
+            raise self._spoilt([id_ for id_, score in scores if score is None], error) from error
+        if spoilt := [hit.id for hit in hits if math.isnan(hit.score)]:
+            raise self._spoilt(spoilt, None)
         return [
-            Point(str(hit.id), hit.payload or {}, None, max(-1.0, min(1.0, float(hit.score))))
-            for hit in response.points
+            Point(str(hit.id), hit.payload or {}, None, max(-1.0, min(1.0, float(hit.score)))) for hit in hits
         ]
 
     def count(self, filter: Filter | None) -> int:
@@ -178,17 +208,64 @@ class ServerEngine:
             )
 
     def stats(self) -> Stats:
-        info, points = self._info(), self.count(None)
-        indexed = min(info.indexed_vectors_count or 0, points)
-        status = index_status(points, indexed)
-        if info.status == models.CollectionStatus.YELLOW:
-            status = "indexing"
-        elif info.status == models.CollectionStatus.RED:
-            status = f"failed: {info.optimizer_status}"
-        return Stats(points, indexed, None, status)
+        info = self._info()
+        status = info.status.value
+        if info.status == models.CollectionStatus.RED:
+            status += f": {info.optimizer_status}"
+        # Not `indexed_vectors_count`: it is above 0 where there is no graph at all.
+        vectors = info.config.params.vectors
+        own = vectors.hnsw_config if isinstance(vectors, models.VectorParams) else None
+        m = info.config.hnsw_config.m if own is None or own.m is None else own.m
+        return Stats(self.count(None), None, None, status, m)
+
+    def ping(self) -> None:
+        nobody = models.Filter(must=[models.HasIdCondition(has_id=[str(uuid.UUID(int=0))])])
+        self._connection.request(
+            "answer",  # every shard has to
+            lambda: self._client.count(self._physical, nobody, exact=True, timeout=PING_TIMEOUT_S),
+            patience_s=0.0,
+        )
 
     def close(self) -> None:
         pass  # the store closes the connection
+
+    def _request(self, what: str, call: Callable[[], T]) -> T:
+        """Make a request, and say of an answer that cannot be read what may be done about it."""
+        try:
+            return self._connection.request(what, call)
+        except UnreadableError as error:
+            raise StoreError(f"{error}. {self._advice}", public=error.public) from error
+
+    def _raw(self, what: str, route: str, asked: BaseModel) -> Any:
+        """Return what REST answers about points, as JSON."""
+        answer: dict[str, Any] = self._connection.request(
+            what,
+            lambda: self._client.http.client.request(
+                type_=dict[str, Any],
+                method="POST",
+                url="/collections/{name}/points/" + route,
+                path_params={"name": self._physical},
+                json=asked.model_dump(mode="json", exclude_none=True),
+            ),
+        )
+        return answer["result"]
+
+    def _spoilt(self, ids: Sequence[object], error: StoreError | None) -> StoreError:
+        """Return what a search is told that met points with which nothing can be compared."""
+        if not ids:
+            return StoreError(f"{error}. {self._advice}", public=error.public if error else "")
+        more = f" and {len(ids) - 1:,} more" if len(ids) > 1 else ""
+        what = f"the vector of point {ids[0]}{more} is not a number, and no search gets past it"
+        return StoreError(
+            f"collection {self._name!r} at {self._connection.address} cannot be searched: {what}.\n"
+            f"Another program stored it. {self._advice}",
+            public=f"the collection cannot be searched: {what}. imret collections check removes it.",
+        )
+
+    @property
+    def _advice(self) -> str:
+        command = f"imret collections check {self._name} --db {self._connection.address}"
+        return f"Look for what imret did not write: {command} (--remove removes it)"
 
     def _info(self) -> models.CollectionInfo:
         return self._request("describe a collection", lambda: self._client.get_collection(self._physical))
@@ -201,8 +278,22 @@ class ServerEngine:
         return not fields or fields <= (self._indexed or set())
 
     def _send_parts(self, what: str, send: Callable[[slice], object], n: int, size: int) -> None:
-        parts = [slice(start, start + size) for start in range(0, n, size)]
-        self._connection.send_all(what, [lambda part=part: send(part) for part in parts])  # type: ignore[misc]
+        parts = [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        self._connection.send_all(what, [lambda part=part: _send_in_halves(send, part) for part in parts])  # type: ignore[misc]
+
+
+def _send_in_halves(send: Callable[[slice], object], part: slice) -> None:
+    """Send a part in one request, or in two or more where that would be too large for who takes it."""
+    try:
+        send(part)
+    except UnexpectedResponse as error:
+        # Qdrant takes 32 MB by default, a proxy before it perhaps 1.
+        is_too_large = error.status_code == 413 or b"larger than allowed" in error.content
+        if not is_too_large or part.stop - part.start < 2:
+            raise
+        middle = (part.start + part.stop) // 2
+        _send_in_halves(send, slice(part.start, middle))
+        _send_in_halves(send, slice(middle, part.stop))
 
 
 def _filter(filter: Filter | None) -> models.Filter | None:
@@ -236,6 +327,11 @@ def _match(match: Match) -> models.Condition:
     return by_type[0] if len(by_type) == 1 else models.Filter(should=by_type)
 
 
+def _id(id_: object) -> str | int:
+    return id_ if isinstance(id_, int) else str(id_)  # a number is none of imret's
+
+
 def _point(record: models.Record) -> Point:
-    vector = None if record.vector is None else np.asarray(record.vector, dtype=np.float32)
+    # Not a list: none, or several by name, as other programs may store.
+    vector = np.asarray(record.vector, dtype=np.float32) if isinstance(record.vector, list) else None
     return Point(str(record.id), record.payload or {}, vector)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version as package_version
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
+from pydantic import ValidationError
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
@@ -34,10 +37,42 @@ _RETRY_FIRST_S, _RETRY_MAX_S = 0.1, 5.0
 _LOOKS = 3  # of which each but the first needs another switch to have come in between
 _TRANSIENT_HTTP = {408, 429, 502, 503, 504}
 _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+# A connection that ended in the middle of a call, which has codes of its own where a proxy stands between.
+_STREAM_ENDED = re.compile(r"RST_STREAM|stream removed|GOAWAY|connection reset|broken pipe", re.IGNORECASE)
+
+# What a cluster says of shards on a node that does not answer and that no other node has: with status 500
+# (INTERNAL), and sometimes another. It passes as the node comes back.
+_NODE_AWAY = re.compile(r"currently unavailable|status: Unavailable|enough active replicas", re.IGNORECASE)
+_NODE = re.compile(r"https?://([^\s/,'\"]+)")  # a peer that is named by its number is the one that answers
+_SAID_AFTER_S = 1.0  # a wait that ends sooner is nobody's business
+
+_patience: ContextVar[float | None] = ContextVar("imret_qdrant_patience", default=None)
+
+
+class ServerWarning(UserWarning):
+    """Something about a server that whoever uses it should know."""
 
 
 class ReplacedError(StoreError):
     """A Qdrant collection that an alias named is not there any more."""
+
+
+class UnreadableError(StoreError):
+    """An answer is not of the form that imret's points make."""
+
+
+class PartAway(StoreUnavailable):
+    """The server answers, and a node of its cluster that has a part of the collection does not."""
+
+
+@contextmanager
+def patient_for(seconds: float | None) -> Iterator[None]:
+    """Have the requests of a block be tried again for so long at most; None for as long as ever."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 def look_up(look: Callable[[], T]) -> T:
@@ -90,7 +125,14 @@ class Connection:
         self.client = client if client is not None else self._connect(url)
         self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
 
-    def request(self, what: str, call: Callable[[], T], *, patience_s: float | None = None) -> T:
+    def request(
+        self,
+        what: str,
+        call: Callable[[], T],
+        *,
+        patience_s: float | None = None,
+        waits_for_part: bool = True,
+    ) -> T:
         """Return what a call to the client returns; try again, ever later, while that may help.
 
         Every call made through here may be repeated without harm: it says what shall be, not what to add.
@@ -99,25 +141,37 @@ class Connection:
             what: What is tried, for the error: "search".
             call: Sends one request.
             patience_s: How long to go on trying.
+            waits_for_part: Wait for a node of a cluster that is away, too.
 
         Raises:
-            StoreUnavailable: If the server stayed away or busy.
+            StoreUnavailable: If the server stayed away or busy; PartAway if a node of its cluster did.
             StoreError: If it refused.
         """
-        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
-        delay = _RETRY_FIRST_S
+        started = time.monotonic()
+        limits = (limit for limit in (patience_s, _patience.get()) if limit is not None)
+        deadline = started + min(limits, default=self._patience_s)
+        delay, is_said = _RETRY_FIRST_S, False
         while True:
             if self._closing.is_set():
                 raise StoreError(f"the store {self.address} is closed")
             try:
                 return call()
             except Exception as error:
-                if not _is_transient(error):
+                is_part = _is_node_away(error)
+                if not is_part and not _is_transient(error):
                     raise self._refused(what, error) from error
                 # Jitter: many clients of one server that comes back must not all return in step.
                 pause = max(random.uniform(delay / 2, delay), float(getattr(error, "retry_after_s", 0)))
-                if time.monotonic() + pause > deadline:
-                    raise self._gone(error) from error
+                now = time.monotonic()
+                if now + pause > deadline or (is_part and not waits_for_part):
+                    raise (self._part_away(what, error) if is_part else self._gone(error)) from error
+                if is_part and not is_said and now - started > _SAID_AFTER_S:
+                    is_said = True
+                    warnings.warn(
+                        f"a part of the collection is away; waiting for {_node_of(error)}",
+                        ServerWarning,
+                        stacklevel=2,
+                    )
             self._closing.wait(pause)
             delay = min(delay * 2, _RETRY_MAX_S)
 
@@ -147,6 +201,7 @@ class Connection:
         if self._api_key is not None and url.scheme == "http" and not loopback:
             warnings.warn(
                 f"the API key travels to {self.address} unencrypted; use https where the server offers it",
+                ServerWarning,
                 stacklevel=5,
             )
         options: dict[str, Any] = {
@@ -191,21 +246,47 @@ class Connection:
         return StoreUnavailable(
             f"no answer from Qdrant at {self.address}: {self._reason_of(error)}.\n"
             "Start it (docker compose up qdrant) and run the command again; what it acknowledged is safe. "
-            "Or use a folder instead of a server: --db FOLDER"
+            "Or use a folder instead of a server: --db FOLDER",
+            public="the store does not answer now. Ask again in a moment.",
+        )
+
+    def _part_away(self, what: str, error: Exception) -> PartAway:
+        return PartAway(
+            f"Qdrant at {self.address} could not {what}: a part of the collection is away, as "
+            f"{_node_of(error)} does not answer.\n"
+            "Start it and run the command again; what was acknowledged is safe. A collection with replicas "
+            "(QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR=2 when it is made) does without.",
+            public="a part of the collection is away: a node of the store does not answer. Ask again in a "
+            "moment.",
         )
 
     def _refused(self, what: str, error: Exception) -> StoreError:
         if isinstance(error, StoreError):
             return error
         status = error.status_code if isinstance(error, UnexpectedResponse) else _grpc_code(error)
+        public = f"the store refused to {what}. The log of imret serve says why."
+        if isinstance(error, ResponseHandlingException) and isinstance(error.source, ValidationError):
+            return UnreadableError(
+                f"Qdrant at {self.address} was asked to {what}, and its answer cannot be read "
+                f"({_first_complaint(error.source)})",
+                public=public,
+            )
+        reason = self._reason_of(error)
+        if self._api_key and status in (403, "PERMISSION_DENIED"):
+            return StoreError(
+                f"Qdrant at {self.address} does not let this API key {what}: {reason}.\n"
+                "Set one that may: export QDRANT_API_KEY=...",
+                public=public,
+            )
         if status in (401, 403, "UNAUTHENTICATED", "PERMISSION_DENIED"):
             did = "refuses the API key" if self._api_key else "asks for an API key"
-            return StoreError(f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...")
-        reason = self._reason_of(error)
+            return StoreError(
+                f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...", public=public
+            )
         if status in (404, "NOT_FOUND") and "collection" in reason.lower():
             reason += ". It was replaced or dropped while it was open; open it again"
-            return ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}")
-        return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}")
+            return ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}", public=public)
+        return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}", public=public)
 
     def _reason_of(self, error: Exception) -> str:
         """Return why a request failed, in one line, without the API key."""
@@ -238,13 +319,43 @@ def _version_warning(theirs: str) -> str:
     return f"Qdrant {theirs} and qdrant-client {ours} are more than one minor version apart, which may fail"
 
 
+def _first_complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _is_node_away(error: Exception) -> bool:
+    """Whether a cluster says that one of its nodes does not answer, under whatever status."""
+    return _NODE_AWAY.search(_text_of(error)) is not None
+
+
+def _node_of(error: Exception) -> str:
+    """Return which node that is, as far as the server tells."""
+    named = _NODE.search(_text_of(error))
+    return f"the node {named[1]} of its cluster" if named else "a node of its cluster"
+
+
+def _text_of(error: Exception) -> str:
+    """Return what a server wrote about a request that failed; "" for what is no answer of one."""
+    if isinstance(error, UnexpectedResponse):
+        return error.content.decode(errors="replace")
+    if _grpc_code(error):
+        return str(getattr(error, "details", str)() or "")
+    return ""
+
+
 def _is_transient(error: Exception) -> bool:
     """Whether the same request may well succeed in a moment."""
     if isinstance(error, ResponseHandlingException):
         return isinstance(error.source, httpx.TransportError)
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _TRANSIENT_HTTP
-    return isinstance(error, ResourceExhaustedResponse) or _grpc_code(error) in _TRANSIENT_GRPC
+    if isinstance(error, ResourceExhaustedResponse):
+        return True
+    code = _grpc_code(error)
+    return code in _TRANSIENT_GRPC or (
+        code in ("INTERNAL", "UNKNOWN", "CANCELLED") and _STREAM_ENDED.search(_text_of(error)) is not None
+    )
 
 
 def _grpc_code(error: Exception) -> str:

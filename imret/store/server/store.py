@@ -19,7 +19,7 @@ from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.store.collection import Collection, check_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.collection import ServerEngine
-from imret.store.server.connection import Connection, look_up
+from imret.store.server.connection import Connection, PartAway, look_up, patient_for
 from imret.store.types import EF_CONSTRUCT, Identity, M
 
 if TYPE_CHECKING:
@@ -68,12 +68,15 @@ class ServerStore:
             self.reason = f"{reason}; {warning}" if reason else f"store {address}: {warning}"
 
     def collections(self) -> list[str]:
+        def is_ours(name: str, physical: str) -> bool:
+            try:
+                return self._identity(name, physical, waits_for_part=False) is not None
+            except PartAway:  # it cannot be described now, and is called as only imret's are
+                return True
+
         def look() -> list[str]:
-            return sorted(
-                name
-                for name, physical in self._aliases().items()
-                if _is_version(physical) and self._identity(name, physical) is not None
-            )
+            names = self._aliases().items()
+            return sorted(name for name, it in names if _is_version(it) and is_ours(name, it))
 
         return look_up(look)
 
@@ -87,10 +90,12 @@ class ServerStore:
 
     def staged_versions(self, name: str) -> list[Identity]:
         live = self._live_name(name)
-        return [identity for physical, identity in self._versions(name).items() if physical != live]
+        versions = self._versions(name, skips_away=True)
+        return [identity for physical, identity in versions.items() if physical != live]
 
-    def open(self, name: str) -> Collection:
-        version = look_up(lambda: self._live_version(name))
+    def open(self, name: str, *, patience_s: float | None = None) -> Collection:
+        with patient_for(patience_s):
+            version = look_up(lambda: self._live_version(name))
         if version is None:
             raise self._no_such(name)
         physical, identity = version
@@ -244,11 +249,15 @@ class ServerStore:
         response = self._request("list its collections", self._client.get_collections)
         return [collection.name for collection in response.collections]
 
-    def _versions(self, name: str) -> dict[str, Identity]:
+    def _versions(self, name: str, *, skips_away: bool = False) -> dict[str, Identity]:
         """Return every Qdrant collection of a name with its encoder: live, being built, or left behind.
 
         Not by their names alone, which a rename does not change. What is the alias of another name needs
         no look, unless it is called like one of this.
+
+        Args:
+            name: Of the collection.
+            skips_away: Leave out those that cannot be described now, and wait for none of them.
         """
         check_name(name)
         aliases = self._aliases()
@@ -257,7 +266,12 @@ class ServerStore:
         for physical in sorted(self._names()):
             called_so = physical.rpartition(".")[0] == name
             if _is_version(physical) and (called_so or physical not in others):
-                identity = self._identity(name, physical)
+                try:
+                    identity = self._identity(name, physical, waits_for_part=not skips_away)
+                except PartAway:
+                    if not skips_away:
+                        raise
+                    continue
                 if identity is not None:
                     versions[physical] = identity
         return versions
@@ -274,9 +288,13 @@ class ServerStore:
                 raise self._foreign(name, physical)
         raise AssertionError("unreachable")
 
-    def _note(self, physical: str) -> dict[str, Any]:
+    def _note(self, physical: str, *, waits_for_part: bool = True) -> dict[str, Any]:
         """Return what imret noted in the metadata of a Qdrant collection, {} if it did not make it."""
-        info = self._request("describe a collection", lambda: self._client.get_collection(physical))
+        info = self._request(
+            "describe a collection",
+            lambda: self._client.get_collection(physical),
+            waits_for_part=waits_for_part,
+        )
         note = (info.config.metadata or {}).get("imret")
         return note if isinstance(note, dict) else {}
 
@@ -285,9 +303,9 @@ class ServerStore:
             "note whose version it is", lambda: self._client.update_collection(physical, metadata=metadata)
         )
 
-    def _identity(self, name: str, physical: str) -> Identity | None:
+    def _identity(self, name: str, physical: str, *, waits_for_part: bool = True) -> Identity | None:
         """Return the encoder of a version, or None if that Qdrant collection is no version of this name."""
-        note = self._note(physical)
+        note = self._note(physical, waits_for_part=waits_for_part)
         owner, later = note.get("collection"), note.get("renamed_to")
         if later and self._aliases().get(later) == physical:
             owner = later
@@ -360,7 +378,8 @@ class ServerStore:
         listed = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
         return DataError(
             f"no collection {name!r} at {self.address}. {listed}.\n"
-            f"Make it: imret ingest FOLDER --collection {name} --db {self.address}"
+            f"Make it: imret ingest FOLDER --collection {name} --db {self.address}",
+            public=f"no collection {name!r}. {listed}.",
         )
 
     def _foreign(self, name: str, physical: str) -> StoreError:

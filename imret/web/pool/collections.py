@@ -69,6 +69,7 @@ class CollectionPool:
         self._opening = threading.RLock()  # one collection or model at a time
         self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
         self._complaints: dict[str, str] = {}
+        self._away: dict[str, str] = {}  # open collections whose store does not answer, and how that was told
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="imret-versions", daemon=True)
         self._watcher.start()
@@ -109,11 +110,15 @@ class CollectionPool:
         try:
             with self.use(name) as pooled:
                 used = pooled
-                return question(pooled)
+                answer = question(pooled)
+            self._away.pop(name, None)
+            return answer
         except (StoreError, ModelMismatch) as error:
             failure = error
         lost = isinstance(failure, StoreUnavailable)
         if lost and self._store.engine == "server":
+            if used is not None:
+                self._note_away(name, failure)
             raise failure  # its own retries have ended by now
         if used is not None:
             self._refresh(name, used, lost=lost)
@@ -131,6 +136,16 @@ class CollectionPool:
         """Return a collection if it is open already, for a look at its encoder."""
         with self._lock:
             return self._live.get(name)
+
+    def is_away(self, name: str) -> bool:
+        """Whether an open collection did not answer when it was last asked, which it is every few seconds."""
+        return name in self._away
+
+    def _note_away(self, name: str, error: Exception) -> None:
+        """Remember that a collection does not answer, and tell who runs the server why, once."""
+        if self._away.get(name) is None:
+            self._notify(f"{name}: {error}")
+        self._away[name] = str(error)
 
     def close(self) -> None:
         """Close everything; requests that still run fail."""
@@ -220,6 +235,7 @@ class CollectionPool:
             if self._live.get(name) is not pooled:
                 return
             del self._live[name]
+        self._away.pop(name, None)
         self._leave(pooled)
 
     def _refresh(self, name: str, seen: PooledCollection, *, lost: bool = False) -> None:
@@ -273,6 +289,19 @@ class CollectionPool:
             lost.close()
         self._notify(f"store {self._store.address}: opened again")
 
+    def _answers(self, name: str, pooled: PooledCollection) -> bool:
+        """Look whether a collection answers; what a version that is gone says is none of this."""
+        try:
+            pooled.ping()
+        except StoreUnavailable as error:
+            self._note_away(name, error)
+            return False
+        except StoreError:
+            return True
+        if self._away.pop(name, None) is not None:
+            self._notify(f"{name}: answers again")
+        return True
+
     def _watch(self) -> None:
         # A server is asked over the network, and a version that it has dropped is noticed by `ask`.
         patience = 1 if self._store.engine == "embedded" else 4
@@ -283,7 +312,7 @@ class CollectionPool:
                 try:
                     if name != self._keep and time.monotonic() - pooled.used > IDLE_S:
                         self._retire(name, pooled)
-                    else:
+                    elif self._answers(name, pooled):
                         self._refresh(name, pooled)
                     self._complaints.pop(name, None)
                 except ImretError as error:

@@ -63,6 +63,10 @@ class PooledCollection:
             size = self.encoder.preprocess.size
             self.encoder.encode_pixels(np.zeros((1, *size, 3), dtype=np.uint8))
 
+    def ping(self) -> None:
+        """Raise StoreUnavailable if its store would not answer a question this moment."""
+        self._collection.ping()
+
     def close(self) -> None:
         """Release the collection."""
         with contextlib.suppress(StoreError):

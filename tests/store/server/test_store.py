@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,16 +13,20 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from qdrant_client import QdrantClient, models
 
 import imret.store
+from imret.cli.main import cli
 from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.settings import store_dir
 from imret.store import Identity, open_store, resolve_address
 from imret.store.server.store import ServerStore
 from tests import ROOT
+from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
@@ -77,6 +82,35 @@ def test_what_is_transient_is_tried_again(qdrant: QdrantOverHTTP, status: int) -
             qdrant.fail = fail_times(2, status, on=path)
             call()
         assert collection.count() == 50
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "passes"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many", True),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", True),
+        (grpc.StatusCode.UNKNOWN, "Stream removed", True),
+        (grpc.StatusCode.INTERNAL, "panicked", False),
+        (grpc.StatusCode.CANCELLED, "by the server", False),
+    ],
+)
+def test_what_is_transient_over_grpc_is_tried_again(
+    qdrant: QdrantOverHTTP, code: grpc.StatusCode, text: str, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with QdrantOverGRPC(qdrant) as faster:
+        monkeypatch.setattr("imret.store.server.connection.REST_PORT", qdrant.port)
+        monkeypatch.setattr("imret.store.server.connection.GRPC_PORT", faster.port)
+        with ServerStore(qdrant.url) as store:
+            collection = store.open_version("photos", MODEL)
+            faster.failures += [(code, text)] * 2
+            if passes:
+                collection.upsert(*points(50))
+                assert collection.count() == 50
+            else:
+                with pytest.raises(StoreError, match=f"refused to count: {code.name}: {text}"):
+                    collection.count()
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 500])
@@ -185,6 +219,26 @@ def test_upserts_go_out_in_batches_of_64_to_256_with_several_in_flight(qdrant: Q
     assert 2 <= most <= 4
 
 
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_request_that_is_too_large_for_who_takes_it_goes_out_in_smaller_ones(
+    qdrant: QdrantOverHTTP, proxy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy:
+        qdrant.fail = lambda method, path: (
+            (413, "Request Entity Too Large") if qdrant.length > 9_000 else None
+        )
+    else:
+        monkeypatch.setattr("tests.fakes.qdrant_over_http.MAX_BODY_BYTES", 9_000)
+    with ServerStore(qdrant.url, in_flight=1) as store:
+        collection = store.open_version("photos", MODEL)
+        collection.upsert(*points(300))
+        assert sorted(one.id for batch in collection.scan() for one in batch) == points(300)[0]
+        ids, vectors, payloads = points(3)
+        large = {"category": "x" * 10_000}
+        with pytest.raises(StoreError, match="refused to store points: 4"):
+            collection.upsert(ids, vectors, [*payloads[:2], large])
+
+
 def test_payload_indexes_are_made_before_the_first_point(qdrant: QdrantOverHTTP) -> None:
     with ServerStore(qdrant.url) as store:
         store.open_version("photos", MODEL)
@@ -207,6 +261,37 @@ def test_a_collection_is_made_with_int8_vectors_and_cosine() -> None:
     assert quantization.scalar.type == models.ScalarType.INT8
     assert isinstance(vectors, models.VectorParams)
     assert (vectors.size, vectors.distance) == (8, models.Distance.COSINE)
+
+
+@pytest.mark.parametrize(
+    ("m", "says"),
+    [
+        (16, "50 vectors; a graph is configured (m = 16)"),
+        (0, "50 vectors; no graph is configured (m = 0), so every search compares them all"),
+    ],
+)
+def test_of_an_index_is_told_what_is_known_and_not_what_the_server_counts(
+    qdrant: QdrantOverHTTP, m: int, says: str
+) -> None:
+    qdrant.engine.indexing_threshold_kb = 0
+    with ServerStore(qdrant.url) as store:
+        collection = store.open_version("photos", MODEL)
+        graph = models.HnswConfigDiff(m=m)
+        qdrant.engine.update_collection(collection.version, hnsw_config=graph)
+        collection.upsert(*points(50))
+        store.promote("photos", MODEL)
+        stats = collection.stats()
+        assert (stats.status, stats.indexed, stats.m) == ("yellow", None, m)
+        assert stats.index == f"yellow, {says}"
+        collection.optimize()
+        assert qdrant.engine.get_collection(collection.version).indexed_vectors_count == 50
+        assert collection.stats().index == f"green, {says}"
+    for command in (["info"], ["collections", "show", "photos"]):
+        done = CliRunner().invoke(cli, [*command, "--db", qdrant.url])
+        assert f"index        green, {says}\n" in done.output
+        done = CliRunner().invoke(cli, [*command, "--db", qdrant.url, "--format", "json"])
+        (found,) = json.loads(done.output).get("collections", [json.loads(done.output)])
+        assert found["index"] == {"status": "green", "vectors": None, "m": m}
 
 
 def test_a_collection_that_imret_did_not_make_is_left_alone(qdrant: QdrantOverHTTP) -> None:
@@ -351,6 +436,31 @@ def test_a_key_over_plain_http_to_another_machine_is_warned_of() -> None:
         pytest.raises(StoreUnavailable),
     ):
         ServerStore("http://no-such-host.invalid", api_key=KEY)
+
+
+def test_a_command_shows_what_its_server_warns_of() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "imret", "info", "--db", "http://no-such-host.invalid"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "QDRANT_API_KEY": KEY},
+    )
+    assert "Warning: the API key travels to http://no-such-host.invalid unencrypted" in done.stderr
+
+
+def test_a_key_that_may_only_read_is_told_apart_from_a_wrong_one() -> None:
+    with QdrantOverHTTP(api_key=KEY, read_only_key="look") as qdrant:
+        with ServerStore(qdrant.url, api_key=KEY) as store:
+            store.open_version("photos", MODEL).upsert(*points(3))
+            store.promote("photos", MODEL)
+        with ServerStore(qdrant.url, api_key="look") as store:
+            collection = store.open("photos")
+            assert collection.count() == 3
+            with pytest.raises(
+                StoreError, match=r"(?s)does not let this API key store points: 403.*one that may"
+            ):
+                collection.upsert(*points(3))
 
 
 @pytest.mark.parametrize(
