@@ -269,7 +269,7 @@ def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
 ) -> None:
     shutil.copy(photos / "aves" / "3.png", photos / "aves" / "again.png")
     names = tmp_path / "names.csv"
-    names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
+    names.write_text("category,name\nfungi,toadstool\nfungi,puffball\nreptilia,snake\n")
     messages: list[str] = []
     finetune(photos, tmp_path / "model", **SCRATCH, names=names, callbacks=Callbacks(messages.append))
     table = next(i for i, text in enumerate(messages) if text.startswith("category"))
@@ -307,7 +307,7 @@ def test_validation_asks_for_categories_by_the_names_they_are_given(
     photos: Path, tmp_path: Path, gathered: Callable[..., Data]
 ) -> None:
     names = tmp_path / "names.csv"
-    names.write_text("category,name\nfungi,toadstool,puffball\n")
+    names.write_text("category,name,name\nfungi,toadstool,puffball\n")
     data = gathered(photos, names=names)
     queries: list[str] = []
 
