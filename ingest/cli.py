@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +78,8 @@ def command(
 
     lift_pillow_limit(options["max_pixels"])
     folders = [FolderSource(source, categories=not no_categories) for source in sources]
+    if not no_categories:
+        _warn_of_splits(folders)
     if report_file is not None and not Path(report_file).resolve().parent.is_dir():
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
@@ -86,6 +90,19 @@ def command(
     _summarise(report, report_file)
     if strict and report.skipped:
         sys.exit(3)
+
+
+def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
+    """Tell of folders that become categories and are named like splits of a data set."""
+    from imret.datasets.doubtful_categories import doubtful_folders
+
+    for folder in folders:
+        if splits := doubtful_folders(folder.root).splits:
+            announce(
+                f"Warning: {', '.join(splits)} in {folder.root} are named like the splits of a data set and "
+                f"become categories; for the folders in them, ingest each: imret ingest "
+                f"{shlex.quote(os.path.join(folder.root, splits[0]))} ..., or leave them out: --no-categories"
+            )
 
 
 def _ingest(

@@ -169,6 +169,7 @@ def _measure(
     if encoder is None:
         encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
         names = category_names(encoder, names)
+    _warn_of_doubtful(data, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty()) as bar:
         report = evaluate(
@@ -183,6 +184,22 @@ def _measure(
             on_picture=bar.update,
         )
     return report, of_collection
+
+
+def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]]) -> None:
+    """Tell of splits of a data set, and of numbers, that are measured as categories and have no name."""
+    from imret.datasets.doubtful_categories import doubtful_folders
+    from imret.datasets.names_csv import name_key
+    from imret.retrieval.prompts import evaluation_queries
+
+    doubtful = doubtful_folders(data)
+    for categories, what in ((doubtful.splits, "splits of a data set"), (doubtful.numbers, "numbers")):
+        if unnamed := [category for category in categories if name_key(category) not in names]:
+            announce(
+                f"Warning: categories of {data} are named like {what}: {', '.join(unnamed[:5])}. They "
+                f"are asked for as that, {evaluation_queries(unnamed[0])[0]!r}; --names FILE says what they are, "
+                "or give the folder that the categories lie in"
+            )
 
 
 def _warn_of_strangers(

@@ -171,6 +171,23 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
     assert "no pictures of, the first 'avse'; there are aves, fungi" in done.stderr
 
 
+def test_splits_and_numbers_that_are_measured_as_categories_are_told(
+    random_model: Path, tmp_path: Path
+) -> None:
+    for seed, category in enumerate(("train", "val", "7", "fungi")):
+        draw_picture(tmp_path / "photos" / category / "a.png", seed=seed)
+    done = _run(tmp_path / "photos", "--model", random_model, "--resamples", "100")
+    assert done.exit_code == 0, done.output
+    assert "are named like splits of a data set: train, val. They are asked for as that" in done.stderr
+    assert "are named like numbers: 7. They are asked for as that, 'a photo of the 7.'" in done.stderr
+    (tmp_path / "names.csv").write_text("category,name\ntrain,train\nval,valve\n7,sevenfold\n")
+    done = _run(
+        *(tmp_path / "photos", "--model", random_model, "--resamples", "100"),
+        *("--names", tmp_path / "names.csv"),
+    )
+    assert "are named like" not in done.stderr
+
+
 def test_captions_that_were_cut_give_one_warning(photos: Path, random_model: Path, tmp_path: Path) -> None:
     lines = ["path,caption"]
     for i in range(11):
