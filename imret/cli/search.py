@@ -183,6 +183,7 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         given: All options by the names of their parameters, and the field `template`.
     """
     _check_combinations(ctx, given)
+    _check_outputs(terms, given)
     options = SearchOptions(**_take(given, *(field.name for field in fields(SearchOptions))))
     encoding = _take(given, "model", "arch", "device", "precision")
     db, show_facets = given.pop("db"), given.pop("facets")
@@ -235,6 +236,18 @@ def _check_combinations(ctx: click.Context, given: Mapping[str, Any]) -> None:
         if given[flag]:
             name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
             raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
+
+
+def _check_outputs(terms: Sequence[Term], given: Mapping[str, Any]) -> None:
+    """Refuse, before the search, what could not be written after it."""
+    if given["html"] is None and given["copy_to"] is None:
+        return
+    from imret.output.written_files import check_output_folder, check_outputs
+    from imret.retrieval.query import path_of_term
+
+    pictures = [str(term.value) for term in terms if term.kind == "image"]
+    check_outputs({"--html": given["html"]}, inputs={name: path_of_term(name) for name in pictures})
+    check_output_folder("--copy-to", given["copy_to"])
 
 
 def _fetcher(allow_private: bool) -> Callable[[str], bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,31 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     done = _run(photos, "--json", tmp_path)
     assert isinstance(done.exception, DataError)
     assert "it is a folder" in str(done.exception)
+    done = _run(photos, "--json", tmp_path / "r", "--html", tmp_path / "." / "r")
+    assert isinstance(done.exception, DataError)
+    assert "--html and --json name the same file" in str(done.exception)
+    (tmp_path / "names.csv").write_text("category,name\naves,owl\n")
+    done = _run(photos, "--names", tmp_path / "names.csv", "--json", tmp_path / "names.csv")
+    assert isinstance(done.exception, DataError)
+    assert "over what is read as --names" in str(done.exception)
+
+
+def test_reports_go_through_links_and_keep_the_permissions_of_what_they_replace(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    for name in ("r.json", "r.html"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o604)
+        (tmp_path / f"link.{name}").symlink_to(name)
+    done = _run(
+        *(photos, "--model", random_model, "--resamples", "100"),
+        *("--json", tmp_path / "link.r.json", "--html", tmp_path / "link.r.html"),
+    )
+    assert done.exit_code == 0, done.output
+    for name in ("r.json", "r.html"):
+        assert (tmp_path / f"link.{name}").is_symlink()
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o604
+        assert (tmp_path / name).stat().st_size > 1000
 
 
 def test_a_collection_is_measured_with_its_own_model(db: str) -> None:

@@ -143,6 +143,23 @@ def test_options_that_do_not_go_together_are_wrong_usage(db: Path, arguments: li
     assert says in result.stderr
 
 
+def test_what_could_not_be_written_is_refused_before_the_search(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imret.cli.search._from_store", lambda *_, **__: pytest.fail("searched"))
+    picture = str(db / "photos" / "aves" / "01.png")
+    (tmp_path / "file").touch()
+    for arguments, says in (
+        (("--html", str(tmp_path)), "which --html names: it is a folder"),
+        (("--html", str(tmp_path / "no" / "a.html")), "its folder does not exist"),
+        (("--html", "-"), "would be standard output"),
+        (("--html", picture), "over what is read as"),
+        (("--copy-to", str(tmp_path / "file" / "in")), "which --copy-to names: .* is a file"),
+    ):
+        with pytest.raises(DataError, match=says):
+            imret(db, "similar", picture, *arguments)
+
+
 def test_a_preview_where_there_is_no_terminal_says_so_and_writes_none(db: Path) -> None:
     result = imret(db, "search", "wing", "--preview")
     assert result.stdout == imret(db, "search", "wing").stdout
