@@ -8,16 +8,20 @@ from typing import Any
 from imret.store import Store
 
 
-def describe(store: Store) -> dict[str, Any]:
-    """Return the store and every collection in it, JSON-safe.
+def describe(store: Store, collection: str | None = None) -> dict[str, Any]:
+    """Return the store and every collection in it, or one of them, JSON-safe.
 
     Returns:
         {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
         "categories": {name: images}, "uncategorised", "index": {"status", "vectors"}, "disk_bytes",
         "building": [models of versions not yet complete]}]}. disk_bytes is None where the engine does
         not tell.
+
+    Raises:
+        DataError: If there is none of that name.
     """
-    collections = [describe_collection(store, name) for name in store.collections()]
+    names = store.collections() if collection is None else [collection]
+    collections = [describe_collection(store, name) for name in names]
     return {"engine": store.engine, "address": store.address, "collections": collections}
 
 
