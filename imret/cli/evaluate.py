@@ -150,7 +150,7 @@ def _measure(
     from tqdm import tqdm
 
     from imret.defaults import DEFAULT_MODEL
-    from imret.evaluation.evaluate import evaluate
+    from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
     from imret.models.encoder import Encoder
     from imret.retrieval.collection_encoder import collection_encoder
@@ -162,6 +162,8 @@ def _measure(
         "precision": options["precision"],
         "notify": announce,
     }
+    if data is not None:  # before a model is looked for, which may be a download
+        find_inputs(data, retention=options["retention"], train=options["train"])
     of_collection = encoder = None
     if collection is not None:
         with open_store(db, create=False) as store:

@@ -144,6 +144,22 @@ def test_reports_go_through_links_and_keep_the_permissions_of_what_they_replace(
         assert (tmp_path / name).stat().st_size > 1000
 
 
+def test_inputs_that_are_not_there_are_told_before_a_model_is_looked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "__init__", lambda *_, **__: pytest.fail("a model was looked for"))
+    (tmp_path / "c.csv").write_text("path,caption\na.jpg,a bird, red\n")
+    for arguments, says in (
+        ((tmp_path / "no",), "does not exist"),
+        ((photos, "--retention", tmp_path / "no.csv"), "No such file"),
+        ((photos, "--retention", tmp_path / "c.csv"), "3 cells in line 2"),
+        ((photos, "--train", tmp_path / "no"), "does not exist"),
+    ):
+        done = _run(*arguments)
+        assert isinstance(done.exception, DataError)
+        assert says in str(done.exception)
+
+
 def test_a_collection_is_measured_with_its_own_model(db: str) -> None:
     done = _run("--collection", "--db", db)
     assert done.exit_code == 0, done.output
