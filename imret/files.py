@@ -81,6 +81,8 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = True) -> N
         OSError: If it could not be written; `strerror` is what to tell a person, such as "it is a folder".
     """
     name = os.fspath(path)
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, "it has no name", name)
     descriptor = own_descriptor(name)
     if descriptor is not None:
         if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:

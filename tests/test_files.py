@@ -201,6 +201,8 @@ def test_what_could_not_be_written_is_known_before_and_nothing_is_touched(tmp_pa
     ):
         with pytest.raises(OSError, match=reason):
             check_writable(f"{tmp_path}/{name}")
+    with pytest.raises(FileNotFoundError, match="it has no name"):
+        check_writable("")
     with pytest.raises(FileExistsError):
         check_writable(tmp_path / "file", overwrite=False)
     with (tmp_path / "file").open("rb") as reading, pytest.raises(OSError, match="open for reading alone"):

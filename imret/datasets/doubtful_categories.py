@@ -57,14 +57,19 @@ def doubtful_categories(categories: Iterable[str], *, nested: Collection[str] = 
 
 def doubtful_folders(folder: str | os.PathLike[str]) -> Doubtful:
     """Return which folders in a folder are hardly categories; nothing where it cannot be read."""
-    nested = {}
     try:
-        for entry in os.scandir(folder):
-            if not left_out(entry.name) and entry.is_dir():
-                nested[entry.name] = not any(map(looks_like_picture, os.listdir(entry.path)))
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir() and not left_out(entry.name)]
+        nested = {name for name in names if looks_like_split(name) and _is_nested(os.path.join(folder, name))}
     except OSError:  # whoever reads its pictures says what is wrong
         return Doubtful([], [])
-    return doubtful_categories(nested, nested={name for name, deep in nested.items() if deep})
+    return doubtful_categories(names, nested=nested)
+
+
+def _is_nested(folder: str) -> bool:
+    """Whether no picture lies in a folder itself."""
+    with os.scandir(folder) as entries:
+        return not any(looks_like_picture(entry.name) for entry in entries)
 
 
 def looks_like_split(category: str) -> bool:

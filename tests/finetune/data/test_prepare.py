@@ -238,6 +238,18 @@ def test_splits_of_a_data_set_are_not_trained_on_as_categories(splits: Path, tmp
         check(splits, **SCRATCH)
 
 
+def test_a_manifest_with_splits_for_categories_is_told_where_they_go(photos: Path) -> None:
+    rows = [
+        f"{path.relative_to(photos.parent)},{('train', 'test')[i % 2]}"
+        for i, path in enumerate(photos.rglob("*.png"))
+    ]
+    (photos.parent / "list.csv").write_text("\n".join(["path,category", *rows]))
+    with pytest.raises(
+        DataError, match=r"categories \(test, train\) .* Write what they are into a column split"
+    ):
+        check(photos.parent / "list.csv", **SCRATCH)
+
+
 def test_splits_and_numbers_that_are_given_names_are_categories(splits: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.csv"
     names.write_text("category,name\nTrain,train\ntest,test\n")
