@@ -78,7 +78,7 @@ def read_rows(
                     cells.pop()
                 if len(cells) != len(names):
                     raise _wrong_length(number, cells, names, more_cells)
-                if "path" in names and (rows := _swallowed(cells, names.index("path"))):
+                if rows := _swallowed(cells, names):
                     raise _Malformed(
                         f"opens a quote in line {number} that takes in what looks like a row, "
                         f"{_short(rows)}. Close it where its cell ends."
@@ -119,17 +119,23 @@ def _separator_of(cells: Sequence[str]) -> str:
     return ""
 
 
-def _swallowed(cells: Sequence[str], place: int) -> str:
-    """Return a line within a cell that has a picture where a row has its path, if there is one."""
+def _swallowed(cells: Sequence[str], names: Sequence[str]) -> str:
+    """Return a line within a cell that looks like a row, if there is one.
+
+    A caption may have several lines with commas in them; a row of captions has a picture where its path is.
+    """
     for cell in cells:
         for line in cell.splitlines()[1:]:
             parts = line.split(",")
-            if len(parts) > place and len(parts) > 1:
+            if "path" not in names:
+                if len(parts) == len(names):
+                    return line
+            elif 1 < len(parts) > names.index("path"):
                 from imret.datasets.scan import (
                     looks_like_picture,
                 )  # loads what names of categories do without
 
-                if looks_like_picture(parts[place].strip(' "')):
+                if looks_like_picture(parts[names.index("path")].strip(' "')):
                     return line
     return ""
 

@@ -141,6 +141,12 @@ def test_only_what_comes_after_the_name_is_another_name(tmp_path: Path) -> None:
     assert read_names(file) == {"aves": ("owl", "night bird", "hooter"), "fungi": ("morel",)}
 
 
+def test_an_open_quote_in_a_file_of_names_takes_no_other_category_in(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text('category,name\naves,"bird\nfungi,mushroom"\n')
+    with pytest.raises(DataError, match=r"a quote in line 2 that takes in .* row, 'fungi,mushroom'"):
+        read_names(tmp_path / "names.csv")
+
+
 def test_a_name_with_a_comma_that_nobody_quoted_is_no_second_name(tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("category,name\naves,bird, of any kind\n")
     with pytest.raises(DataError, match=r"3 cells in line 2.*give a further name a line of its own"):
