@@ -26,6 +26,7 @@ from finetune.reporting.plots import PLOT_NAME
 from finetune.reporting.tensorboard import require_tensorboard
 from finetune.stages import Run, draw_training
 from imret.models.device import pick_device
+from imret.output.written_files import check_output_folder
 
 
 def finetune(
@@ -84,6 +85,8 @@ def finetune(
     callbacks = callbacks or Callbacks()
     train, output = Path(train), Path(output)
     where = _training_device(device)
+    check_output_folder("--output", output)
+    check_output_folder("--tensorboard", tensorboard)
     if tensorboard is not None:
         require_tensorboard()
     world = World.join(where)

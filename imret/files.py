@@ -6,10 +6,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+# Of `os.replace`, and of making a file beside the target: a file that is mounted by itself, as containers do;
+# a folder that takes no files; somebody else's file in a folder of many users.
+_NOT_REPLACEABLE = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV)
+_MOST_LINKS = 40  # as the kernel follows
+_LONGEST_NAME = 255  # bytes
 
 
 def write_atomically(
@@ -20,12 +29,14 @@ def write_atomically(
     mode: int | None = None,
     overwrite: bool = True,
     wait: bool = True,
+    in_place: bool = False,
 ) -> None:
     """Write a file so that, whatever happens, there is the old one or the new one, whole.
 
     The content goes to `.NAME.part` beside the file, which then takes its name. That name is always the
     same, so what a killed process left is used again; writers of one file take turns by a lock on it. A link
-    is written through; a device or a pipe is written to, for it cannot be replaced.
+    is written through, also one that leads nowhere yet. What cannot be replaced is written to: a device, a
+    pipe, a descriptor of this process such as /dev/stdout or /dev/fd/63.
 
     Args:
         path: Where to.
@@ -34,17 +45,138 @@ def write_atomically(
         mode: Permissions. Default: those of the file that is replaced, else those of any new file.
         overwrite: Whether to replace a file that exists.
         wait: Whether to wait for another writer of the same file.
+        in_place: Whether a file that may be written but not replaced, being mounted by itself or in a folder
+            that takes no files, is rewritten instead. It is then not whole until all is written.
 
     Raises:
         FileExistsError: If the file exists, or came into being meanwhile, and `overwrite` is false.
         BlockingIOError: If another process writes it and `wait` is false.
         OSError: If it cannot be written; the old file is as it was.
     """
-    target = Path(os.path.realpath(path))
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    if not callable(data) and target.exists() and not target.is_file() and not target.is_dir():
-        target.write_bytes(data)
+    if (stream := _open_stream(path)) is not None:
+        _write_stream(stream, data)
         return
+    target = Path(os.path.realpath(path))
+    try:
+        _replace(target, data, durable=durable, mode=mode, overwrite=overwrite, wait=wait)
+    except OSError as error:
+        if not in_place or error.errno not in _NOT_REPLACEABLE or not target.is_file():
+            raise
+        _write_stream(os.open(target, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC), data)
+    if durable:
+        with contextlib.suppress(OSError):  # the file is there; not every file system syncs folders
+            sync_folder(target.parent)
+
+
+def check_writable(path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Find out, before there is anything to write, whether `write_atomically` could write a file.
+
+    Args:
+        path: Where to. Nothing is made, opened or changed.
+        overwrite: Whether it may be there already.
+
+    Raises:
+        FileExistsError: If it is there and may not be.
+        OSError: If it could not be written; `strerror` is what to tell a person, such as "it is a folder".
+    """
+    name = os.fspath(path)
+    if not name:
+        raise FileNotFoundError(errno.ENOENT, "it has no name", name)
+    descriptor = own_descriptor(name)
+    if descriptor is not None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "it is open for reading alone", name)
+        return
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError:
+        _check_place(os.path.realpath(name), name)
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", name)
+    if stat.S_ISSOCK(mode):
+        raise OSError(errno.ENXIO, "it is a socket", name)
+    if stat.S_ISREG(mode) and not overwrite:
+        raise FileExistsError(errno.EEXIST, "it exists already", name)
+    if not os.access(name, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is protected from writing", name)
+
+
+def _check_place(target: str, name: str) -> None:
+    """Raise OSError if no file of this name, `target` without links, could be made."""
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist", name)
+    if name.endswith(os.sep):
+        raise IsADirectoryError(errno.EISDIR, "it is named like a folder", name)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "its folder is protected from writing", name)
+
+
+def own_descriptor(path: str | os.PathLike[str]) -> int | None:
+    """Return the descriptor of this process that a path stands for, as /dev/stdout does; None for others.
+
+    Such a path, or a link to it, names nothing that another file could take the place of; and to open it
+    again would write over what was written before.
+    """
+    # Of Linux, where /dev/fd is a link to it; and of other systems.
+    folders = re.compile(rf"/proc/{os.getpid()}(/task/\d+)?/fd|/dev/fd")
+    name = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        folder, last = os.path.split(name)
+        if last.isdecimal() and folders.fullmatch(os.path.realpath(folder)):
+            return int(last)
+        try:
+            name = os.path.join(folder, os.readlink(name))
+        except OSError:
+            return None
+    return None
+
+
+def _open_stream(path: str | os.PathLike[str]) -> int | None:
+    """Open for writing what cannot be replaced; None for a file, and where there is none yet."""
+    descriptor = own_descriptor(path)
+    if descriptor is not None:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()  # what was printed before comes before
+        return os.dup(descriptor)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _write_stream(descriptor: int, data: bytes | Callable[[Path], object]) -> None:
+    """Write content to a descriptor, and close it."""
+    with os.fdopen(descriptor, "wb") as out:
+        if not callable(data):
+            out.write(data)
+            return
+        import shutil
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="imret-") as folder:
+            part = Path(folder) / "part"
+            data(part)
+            with part.open("rb") as made:
+                shutil.copyfileobj(made, out)
+
+
+def _replace(
+    target: Path,
+    data: bytes | Callable[[Path], object],
+    *,
+    durable: bool,
+    mode: int | None,
+    overwrite: bool,
+    wait: bool,
+) -> None:
+    """Write a part and give it the target's name."""
     with _part_of(target, mode=mode, wait=wait) as (part, permissions):
         try:
             if callable(data):
@@ -61,15 +193,12 @@ def write_atomically(
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-    if durable:
-        with contextlib.suppress(OSError):  # the file is there; not every file system syncs folders
-            sync_folder(target.parent)
 
 
 @contextlib.contextmanager
 def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Path, int]]:
     """Lock and empty the file that becomes the target; yield it and the permissions it is to have."""
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(_part_name(target.name))
     # O_NOFOLLOW: in a folder of many users somebody may have put a link there.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -84,13 +213,23 @@ def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Pa
             permissions = stat.S_IMODE(info.st_mode) if mode is None else mode
             if mode is None:
                 with contextlib.suppress(FileNotFoundError):
-                    permissions = stat.S_IMODE(target.stat().st_mode)
+                    replaced = target.stat()
+                    permissions = stat.S_IMODE(replaced.st_mode)
+                    with contextlib.suppress(OSError):  # only root can, and needs to
+                        os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
             os.ftruncate(descriptor, 0)
             os.fchmod(descriptor, permissions)
             yield part, permissions
             return
         finally:
             os.close(descriptor)
+
+
+def _part_name(name: str) -> str:
+    part = f".{name}.part"
+    if len(os.fsencode(part)) <= _LONGEST_NAME:
+        return part
+    return f".{zlib.crc32(os.fsencode(name)):08x}.part"
 
 
 def _lock(descriptor: int, *, wait: bool) -> None:

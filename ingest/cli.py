@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ingest.sources import FolderSource
 
 
+_STDOUT = "/dev/stdout"
+
+
 @click.command(
     "ingest",
     short_help="Fill a collection from folders.",
@@ -38,7 +42,12 @@ if TYPE_CHECKING:
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
 @click.option("--rebuild", is_flag=True, help="Embed all again with another --model; switches when complete.")
-@click.option("--report", "report_file", metavar="FILE", help="Write what was done, and every skip, as JSON.")
+@click.option(
+    "--report",
+    "report_file",
+    metavar="FILE",
+    help="Write what was done, and every skip, as JSON; - is standard output.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]"
@@ -71,21 +80,47 @@ def command(
     """
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
+    from imret.output.written_files import check_outputs
     from imret.store import open_store
     from ingest.sources import FolderSource
 
     lift_pillow_limit(options["max_pixels"])
     folders = [FolderSource(source, categories=not no_categories) for source in sources]
-    if report_file is not None and not Path(report_file).resolve().parent.is_dir():
-        raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
+    if not no_categories:
+        _warn_of_splits(folders)
+    if report_file == "-":
+        report_file = _STDOUT
+    check_outputs(
+        {"--report": report_file},
+        inputs={"--model": options["model"], **{source: source for source in sources}},
+    )
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
         report = _ingest(store, folders, collection, **options)
-    if report_file is not None:
-        report.write(report_file)
-    _summarise(report, report_file)
+    failure = None
+    try:
+        if report_file is not None:
+            report.write(report_file)
+    except OSError as error:  # what was done is told all the same
+        failure = error
+    _summarise(report, None if failure else report_file)
+    if failure is not None:
+        raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
     if strict and report.skipped:
         sys.exit(3)
+
+
+def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
+    """Tell of folders that become categories and are named like splits of a data set."""
+    from imret.datasets.doubtful_categories import doubtful_folders
+
+    for folder in folders:
+        if splits := doubtful_folders(folder.root).splits:
+            announce(
+                f"Warning: {', '.join(splits)} in {folder.root} are named like the splits of a data set and "
+                f"become categories; for the folders in them, ingest each: imret ingest "
+                f"{shlex.quote(os.path.join(folder.root, splits[0]))} ..., or leave them out: --no-categories"
+            )
 
 
 def _ingest(

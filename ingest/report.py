@@ -76,12 +76,12 @@ class Report:
         return values
 
     def write(self, file: str | os.PathLike[str]) -> None:
-        """Write the report as JSON, whole or not at all.
+        """Write the report as JSON, whole or not at all; into a device or a pipe, if that is one.
 
         Raises:
             OSError: If the folder is missing or cannot be written.
         """
-        write_atomically(file, json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n")
+        write_atomically(file, json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", in_place=True)
 
 
 class Counters:

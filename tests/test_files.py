@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from imret import files
-from imret.files import replace_if_absent, write_atomically
+from imret.files import check_writable, replace_if_absent, write_atomically
 from tests import ROOT
 
 
@@ -85,6 +86,144 @@ def test_a_link_is_written_through_and_a_pipe_into(tmp_path: Path) -> None:
     reader.join()
     assert read == [b"told"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_link_that_leads_nowhere_yet_leads_to_the_file_then(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/new")
+    write_atomically(tmp_path / "link", "told")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "new").read_text() == "told"
+
+
+@pytest.mark.parametrize("content", ["b'told'", "lambda part: part.write_bytes(b'told')"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "out"])
+@pytest.mark.parametrize("to", ["pipe", "file", "deleted"])
+def test_a_descriptor_of_ones_own_is_written_to_in_order(
+    tmp_path: Path, content: str, name: str, to: str
+) -> None:
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    code = (
+        "import os, sys; from imret.files import check_writable, write_atomically\n"
+        "print('before'); check_writable(sys.argv[1])\n"
+        f"write_atomically(sys.argv[1], {content}); print(' after')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / name)]  # an absolute name stays as it is
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if to == "pipe":
+        said = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+    else:
+        with (tmp_path / "log").open("w+b") as log:
+            if to == "deleted":
+                (tmp_path / "log").unlink()
+            subprocess.run(command, stdout=log, check=True, env=environment)
+            log.seek(0)
+            said = log.read()
+    assert said == b"before\ntold after\n"
+    assert (tmp_path / "out").is_symlink()
+    assert names(tmp_path) == (["log", "out"] if to == "file" else ["out"])
+
+
+def test_a_process_substitution_of_the_shell_is_a_pipe_that_is_written_to(tmp_path: Path) -> None:
+    code = "import sys; from imret.files import write_atomically; write_atomically(sys.argv[1], b'told')"
+    script = f'"$0" -c "$1" >(cat > {tmp_path}/got); wait $!'
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", "-c", script, sys.executable, code], check=True, env=environment)
+    assert (tmp_path / "got").read_bytes() == b"told"
+
+
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        null.write_bytes(b"")
+    except OSError:
+        pytest.skip("only root makes devices, where they are let")
+    for content in (b"x", lambda part: part.write_bytes(b"x")):
+        write_atomically(null, content)
+        assert stat.S_ISCHR(null.stat().st_mode)
+    assert names(tmp_path) == ["null"]
+
+
+def test_a_name_as_long_as_can_be_is_written_and_a_longer_one_refused(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("ü" * 127), b"x")
+    assert names(tmp_path) == ["ü" * 127]
+    with pytest.raises(OSError, match="name too long"):
+        check_writable(tmp_path / ("x" * 256))
+
+
+def test_a_file_that_cannot_be_replaced_is_rewritten_where_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")  # a file that a container mounts by itself
+
+    file = tmp_path / "a"
+    file.write_text("a longer old one")
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="busy"):
+        write_atomically(file, "new")
+    assert file.read_text() == "a longer old one"
+    for content in ("new", lambda part: part.write_text("new")):
+        inode = file.stat().st_ino
+        write_atomically(file, content, in_place=True)
+        assert (file.read_text(), file.stat().st_ino) == ("new", inode)
+        file.write_text("a longer old one")
+    with pytest.raises(OSError, match="busy"):
+        write_atomically(tmp_path / "none", "new", in_place=True)
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files to others")
+def test_a_file_that_root_replaces_stays_its_owners(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.chown(tmp_path / "a", 1234, 1235)
+    write_atomically(tmp_path / "a", b"new")
+    assert ((tmp_path / "a").stat().st_uid, (tmp_path / "a").stat().st_gid) == (1234, 1235)
+
+
+def test_what_could_not_be_written_is_known_before_and_nothing_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "nowhere").symlink_to("no/file")
+    (tmp_path / "loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    for name, reason in (
+        ("folder", "it is a folder"),
+        ("no/file", "its folder does not exist"),
+        ("new/", "it is named like a folder"),
+        ("nowhere", "its folder does not exist"),
+        ("file/file", "Not a directory"),
+        ("loop", "symbolic links"),
+        ("socket", "it is a socket"),
+        ("", "it is a folder"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            check_writable(f"{tmp_path}/{name}")
+    with pytest.raises(FileNotFoundError, match="it has no name"):
+        check_writable("")
+    with pytest.raises(FileExistsError):
+        check_writable(tmp_path / "file", overwrite=False)
+    with (tmp_path / "file").open("rb") as reading, pytest.raises(OSError, match="open for reading alone"):
+        check_writable(f"/dev/fd/{reading.fileno()}")
+    (tmp_path / "link").symlink_to("new")
+    for name in ("file", "new", "link"):
+        check_writable(tmp_path / name)
+    check_writable("/dev/null")
+    assert names(tmp_path) == ["file", "folder", "link", "loop", "nowhere", "socket"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="nothing is protected from root")
+def test_what_is_protected_from_writing_is_known_before(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(0o444)
+    with pytest.raises(PermissionError, match="it is protected"):
+        check_writable(tmp_path / "file")
+    tmp_path.chmod(0o555)
+    with pytest.raises(PermissionError, match="its folder is protected"):
+        check_writable(tmp_path / "new")
+    tmp_path.chmod(0o755)
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:

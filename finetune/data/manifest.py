@@ -165,7 +165,7 @@ def _cell(file: Path, line: str, column: str, value: object) -> str:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    for line, row in read_rows(file, ("path", "category"), kind="manifest"):
+    for line, row in read_rows(file, ("path", "category"), kind="manifest", optional=_COLUMNS):
         yield f"line {line}", row
 
 
@@ -180,20 +180,27 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with parquet.ParquetFile(file) as table:  # type: ignore[no-untyped-call]
             columns = table.schema_arrow.names
-            _refuse_missing_columns(file, columns)
+            wanted = [name for name in columns if name.strip().lower() in _COLUMNS]
+            names = [name.strip().lower() for name in wanted]
+            _refuse_columns(file, columns, names)
             number = 0
-            for batch in table.iter_batches(columns=[name for name in _COLUMNS if name in columns]):
-                for row in batch.to_pylist():
+            for batch in table.iter_batches(columns=wanted):
+                cells = [batch.column(name).to_pylist() for name in wanted]
+                for row in zip(*cells, strict=True):
                     number += 1
-                    yield f"row {number}", row
+                    yield f"row {number}", dict(zip(names, row, strict=True))
     except (OSError, ValueError) as error:  # what pyarrow raises on a file that is no Parquet is a ValueError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(".")
         raise DataError(f"cannot read the manifest {str(file)!r} as Parquet: {reason}.") from error
 
 
-def _refuse_missing_columns(file: Path, columns: Sequence[str]) -> None:
-    if missing := [name for name in ("path", "category") if name not in columns]:
+def _refuse_columns(file: Path, columns: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse a table that lacks a column, or has a known one twice."""
+    if missing := [name for name in ("path", "category") if name not in known]:
         raise DataError(
             f"manifest {str(file)!r} has no column {' and no column '.join(missing)}, but "
             f"{','.join(columns)!r}. It needs at least: path,category"
         )
+    if len(set(known)) < len(known):
+        twice = next(name for name in known if known.count(name) > 1)
+        raise DataError(f"manifest {str(file)!r} has two columns {twice!r}. Give one of them another name.")

@@ -22,6 +22,7 @@ from finetune.data.records import (
     list_pictures,
     manifest_hash,
     read_records,
+    refuse_doubtful_categories,
     refuse_one_category,
     split_records,
     with_captions,
@@ -142,10 +143,12 @@ def find_sources(
     else:
         records = read_records(train, captions_of)
     usable = [record for record in records if record.split != "test"]
+    called = _names(names, usable, on_message)
+    refuse_doubtful_categories(usable, train, called or ())
     return Sources(
         Listing(root, usable),
         n_test=len(records) - len(usable),
-        names=_names(names, usable, on_message),
+        names=called,
         replay=_replayed(replay, on_message),
         test_set=_test_set(against, root, on_message),
     )

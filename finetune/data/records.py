@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from finetune.data.species import Taxon
+from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
+from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
 from imret.errors import DataError
+from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
 # Number of a random stream; finetune.data.batches has the others.
 _SPLIT = 2
@@ -121,10 +125,65 @@ def refuse_one_category(records: Sequence[Record], root: Path) -> None:
     if not categories:
         raise DataError(f"{str(root)!r} has no picture to train on that can be read. Add some.")
     if len(categories) == 1:
+        (category,) = categories
+        cure = "Add a second category."
+        if looks_like_split(category):
+            cure = f"If its folders are the categories: imret finetune {shlex.quote(str(root / category))}"
         raise DataError(
             f"{str(root)!r} has one category with pictures to train on that can be read, "
-            f"{next(iter(categories))!r}: there is nothing to tell apart. Add a second category."
+            f"{category!r}: there is nothing to tell apart. {cure}"
         )
+
+
+def refuse_doubtful_categories(records: Sequence[Record], root: Path, named: Container[str]) -> None:
+    """Refuse to train on splits of a data set, and on numbers, as if they were what pictures show.
+
+    Args:
+        records: To train on and to validate with.
+        root: The training folder or manifest.
+        named: By `name_key`, the categories of which a file says what they are called; these are meant.
+
+    Raises:
+        DataError: If there are such categories; the message names them and says what to do.
+    """
+    nested: dict[str, bool] = {}
+    for record in records:
+        nested[record.category] = nested.get(record.category, True) and record.path.count("/") > 1
+    doubtful = doubtful_categories(nested, nested={category for category, deep in nested.items() if deep})
+    splits, numbers = (
+        [category for category in categories if name_key(category) not in named]
+        for categories in (doubtful.splits, doubtful.numbers)
+    )
+    if splits:
+        if root.is_dir():
+            train = next((name for name in splits if name_key(name).startswith("train")), splits[0])
+            test = next((name for name in splits if name_key(name).startswith("test")), "")
+            command = f"imret finetune {shlex.quote(str(root / train))}"
+            command += f" --against {shlex.quote(str(root / test))}" if test else ""
+            cure = (
+                f"Train on one of them: {command}\nValidation pictures are kept aside from it, or named by a "
+                "manifest with a column split."
+            )
+        else:
+            cure = "Write what they are into a column split, and what pictures show into the category."
+        raise DataError(
+            f"{str(root)!r} has {_counted(splits)} named like the splits of a data set, and would be "
+            f"trained on as {fill(TRAINING_TEMPLATES[0], splits[0])!r}. {cure}\nIf pictures show that, "
+            f"say so with --names FILE, a CSV of category,name with lines such as {splits[0]},{splits[0]}"
+        )
+    if numbers:
+        raise DataError(
+            f"{str(root)!r} has {_counted(numbers)} named by a number, and would be trained on as "
+            f"{fill(TRAINING_TEMPLATES[0], numbers[0])!r}.\nSay what they show with --names FILE, a CSV of "
+            f"category,name with lines such as {numbers[0]},owl. If they are the parts of a download, write "
+            "a manifest that says what each picture shows."
+        )
+
+
+def _counted(categories: Sequence[str]) -> str:
+    shown = ", ".join(categories[:5])
+    more = f" and {len(categories) - 5:,} more" if len(categories) > 5 else ""
+    return f"{'categories' if len(categories) > 1 else 'a category'} ({shown}{more})"
 
 
 def manifest_hash(records: Sequence[Record]) -> str:

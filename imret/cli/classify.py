@@ -95,11 +95,14 @@ def command(
     lift_pillow_limit(MAX_PIXELS)
     names = read_names(names_file) if names_file else {}
     labels = None if labels_text is None else read_labels(labels_text)
+    files = _PictureFiles(pictures)
+    if not files.report_missing():  # before a model is looked for, which may be a download
+        announce(f"{files.n_skipped:,} could not be read")
+        context.exit(1)
     labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
-    files = _PictureFiles(pictures)
     results = classify_each(files, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
     n_unreadable = write_predictions(results, labels, output, sys.stdout) + files.n_skipped
     if n_unreadable:
@@ -162,6 +165,14 @@ class _PictureFiles:
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
         self.n_skipped = 0
+
+    def report_missing(self) -> bool:
+        """Report the arguments that are not there, and leave them out; return whether any is left."""
+        for argument in self._arguments:
+            if not os.path.lexists(argument):
+                self._report(argument, "no such file")
+        self._arguments = [argument for argument in self._arguments if os.path.lexists(argument)]
+        return bool(self._arguments)
 
     def __iter__(self) -> Iterator[str]:
         from imret.datasets.scan import Picture, Skipped, walk

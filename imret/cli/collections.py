@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import db_option, format_option
+from imret.cli.options import collection_choice, db_option, format_option
 from imret.escape import escape_control
 from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.store import Stats, Store
     from imret.store.check import CheckReport
+
+
+# Of the commands that are about one collection, which may be named as everywhere else, too.
+_name_argument = click.argument("name", required=False, metavar="NAME")
+_collection_option = collection_choice("The same as NAME.")
 
 
 class _ListByDefault(click.Group):
@@ -49,8 +54,9 @@ def command() -> None:
     "list", short_help="List them (the default).", epilog="Example:  imret collections --format json"
 )
 @db_option
+@collection_choice("List this one alone.  [default: all]")
 @format_option("json: one object per line.")
-def list_command(db: str | None, output: str) -> None:
+def list_command(db: str | None, collection: str | None, output: str) -> None:
     """List the collections: name, images, size on disk, model."""
     from imret.cli.describe import describe_if_it_answers
     from imret.store import open_store
@@ -58,7 +64,7 @@ def list_command(db: str | None, output: str) -> None:
     rows: list[dict[str, Any]] = []
     with open_store(db, create=False) as store:
         _say_reason(store.reason)
-        for name in store.collections():
+        for name in store.collections() if collection is None else [collection]:
             described = describe_if_it_answers(store, name)
             rows.append({key: described.get(key) for key in ("name", "images", "model", "disk_bytes")})
             if "unavailable" in described:  # the others can be listed all the same
@@ -90,11 +96,13 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 @command.command("show", short_help="Show one collection.", epilog="Example:  imret collections show photos")
-@click.argument("name")
+@_name_argument
+@_collection_option
 @db_option
 @format_option("json: one object, for programs.")
-def show_command(name: str, db: str | None, output: str) -> None:
+def show_command(name: str | None, collection: str | None, db: str | None, output: str) -> None:
     """Show one collection: model, images by category and by folder, index, size on disk."""
+    (name,) = _arguments(collection, NAME=name)
     from imret.cli.describe import describe_collection, format_table
     from imret.store import open_store
 
@@ -118,17 +126,21 @@ def show_command(name: str, db: str | None, output: str) -> None:
     short_help="Look for points that imret did not write.",
     epilog="Example:  imret collections check photos --remove",
 )
-@click.argument("name")
+@_name_argument
+@_collection_option
 @db_option
 @click.option("--remove", is_flag=True, help="Remove the points that are found.")
 @format_option("json: one object, for programs.")
-def check_command(name: str, db: str | None, remove: bool, output: str) -> None:
+def check_command(
+    name: str | None, collection: str | None, db: str | None, remove: bool, output: str
+) -> None:
     """Look for what only other programs could have put into a collection.
 
     That is: vectors of NaN (one of which spoils every search on a server), infinity, zero or another length,
     payloads without the fields of a picture or with wrong ones, ids that are no UUIDs. Ends with 3 if it
     found any and left them. A picture whose point was removed comes back with the next ingest of its folder.
     """
+    (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
     from imret.store.check import check_collection
 
@@ -165,11 +177,13 @@ def _print_check(report: CheckReport) -> None:
     short_help="Give a collection another name.",
     epilog="Example:  imret collections rename photos holidays",
 )
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", required=False, metavar="OLD")
+@click.argument("new", required=False, metavar="NEW")
+@collection_choice("The same as OLD.")
 @db_option
-def rename_command(old: str, new: str, db: str | None) -> None:
+def rename_command(old: str | None, new: str | None, collection: str | None, db: str | None) -> None:
     """Give a collection another name. Nothing is copied, so it takes no time."""
+    old, new = _arguments(collection, OLD=old, NEW=new)
     from imret.store import open_store
 
     with open_store(db, create=False) as store:
@@ -184,11 +198,15 @@ def rename_command(old: str, new: str, db: str | None) -> None:
     short_help="Delete collections; asks first.",
     epilog="Example:  imret collections delete photos --yes",
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="NAME...")
+@collection_choice("The same as NAME; may be repeated.", multiple=True)
 @db_option
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def delete_command(names: tuple[str, ...], db: str | None, yes: bool) -> None:
+def delete_command(names: tuple[str, ...], collection: tuple[str, ...], db: str | None, yes: bool) -> None:
     """Delete collections. The pictures themselves are never touched."""
+    names += collection
+    if not names:
+        raise click.UsageError("Missing argument 'NAME...'.")
     from imret.errors import DataError
     from imret.store import open_store
 
@@ -241,15 +259,19 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     short_help="Write a collection to a Parquet file.",
     epilog="Example:  imret collections export photos photos.parquet",
 )
-@click.argument("name")
-@click.argument("file", type=click.Path())
+@_name_argument
+@click.argument("file", required=False, metavar="FILE", type=click.Path())
+@_collection_option
 @db_option
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-def export_command(name: str, file: str, db: str | None, overwrite: bool) -> None:
+def export_command(
+    name: str | None, file: str | None, collection: str | None, db: str | None, overwrite: bool
+) -> None:
     """Write a collection, vectors and payload, to a Parquet FILE.
 
     `import` makes a collection of it again: on another machine, or on a server. The pictures are not in it.
     """
+    name, file = _arguments(collection, NAME=name, FILE=file)
     from imret.store import open_store
     from imret.store.parquet import export_collection
 
@@ -270,7 +292,7 @@ def export_command(name: str, file: str, db: str | None, overwrite: bool) -> Non
 )
 @click.argument("file", type=click.Path())
 @db_option
-@click.option("--collection", metavar="NAME", help="Collection to make.  [default: its name in the file]")
+@collection_choice("Collection to make.  [default: its name in the file]")
 @click.option(
     "--replace", is_flag=True, help="Replace a collection that exists; it answers until the new is complete."
 )
@@ -301,13 +323,15 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
 @command.command(
     "optimize", short_help="Build the index.", epilog="Example:  imret collections optimize photos"
 )
-@click.argument("name")
+@_name_argument
+@_collection_option
 @db_option
-def optimize_command(name: str, db: str | None) -> None:
+def optimize_command(name: str | None, collection: str | None, db: str | None) -> None:
     """Build the index over what is not in it yet. An ingest does so by itself at its end.
 
     On a server, which builds it by itself, this waits until it has.
     """
+    (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
 
     with open_store(db, create=False) as store:
@@ -343,6 +367,20 @@ def _bar(description: str, total: int) -> Iterator[tuple[Callable[[int], Any], C
             bar.set_description(stage)
 
         yield bar.update, begin
+
+
+def _arguments(collection: str | None, **given: str | None) -> list[str]:
+    """Return the arguments by their names, the first of which --collection may have given instead.
+
+    Raises:
+        click.UsageError: If one is missing, or the collection was named twice.
+    """
+    values = [value for value in (collection, *given.values()) if value is not None]
+    if len(values) > len(given):
+        raise click.UsageError(f"--collection is what {next(iter(given))} is. Give one of them.")
+    if len(values) < len(given):
+        raise click.UsageError(f"Missing argument '{list(given)[len(values)]}'.")
+    return values
 
 
 def _say_reason(reason: str) -> None:

@@ -12,8 +12,8 @@ from imret.store import Stats, Store
 PATIENCE_S = 2.0
 
 
-def describe(store: Store) -> dict[str, Any]:
-    """Return the store and every collection in it, JSON-safe.
+def describe(store: Store, collection: str | None = None) -> dict[str, Any]:
+    """Return the store and every collection in it, or one of them, JSON-safe.
 
     Returns:
         {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
@@ -21,8 +21,12 @@ def describe(store: Store) -> dict[str, Any]:
         "building": [models of versions not yet complete]}]}. disk_bytes, and the vectors of the index, are
         None where the engine does not tell; index is as in `imret.store.Stats`. Of a collection that cannot
         be asked now {"name", "model", "unavailable": why}, the model None where that is not known either.
+
+    Raises:
+        DataError: If there is none of that name.
     """
-    collections = [describe_if_it_answers(store, name) for name in store.collections()]
+    names = store.collections() if collection is None else [collection]
+    collections = [describe_if_it_answers(store, name) for name in names]
     return {"engine": store.engine, "address": store.address, "collections": collections}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,8 @@ def command(
     and, with --retention, checks what the model still knows of other things.
     """
     from imret.datasets.names_csv import read_names
+    from imret.files import write_atomically
+    from imret.output.written_files import check_outputs
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
@@ -99,8 +102,16 @@ def command(
         raise click.UsageError("--db is where the collection of --collection NAME is, which is not given.")
     if data is None and "resamples" in typed:
         raise click.UsageError("--resamples is about the pictures in DATA, which is not given.")
-    for file in (page, json_file):
-        _check_writable(file)
+    inputs = {f"--{name}": options[name] for name in ("retention", "train", "model", "baseline")}
+    check_outputs(
+        {"--html": page, "--json": None if json_file == "-" else json_file},
+        inputs={
+            "DATA": data,
+            "--names": names_file,
+            **inputs,
+            **{f"--also {name}": name for name in options["also"]},
+        },
+    )
     names = read_names(names_file) if names_file else {}
     report, of_collection = _measure(data, collection, db, names, options)
     from imret.evaluation.text_report import format_report
@@ -108,27 +119,24 @@ def command(
     _warn_of_strangers(names, report, of_collection)
     text = _as_json(report, of_collection)
     print(text if json_file == "-" else format_report(report, of_collection))
+    if json_file is not None and json_file != "-":
+        with _telling(json_file):
+            write_atomically(json_file, text + "\n", in_place=True)
+    if page is not None and report is not None:
+        from imret.evaluation.html_report import write_page
+
+        with _telling(page):
+            write_page(page, report, of_collection)
+
+
+@contextlib.contextmanager
+def _telling(file: str) -> Iterator[None]:
+    """Say that a file was written, or why it was not."""
     try:
-        if json_file is not None and json_file != "-":
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
-            announce(f"Wrote {Path(json_file).resolve()}")
-        if page is not None and report is not None:
-            from imret.evaluation.html_report import write_page
-
-            announce(f"Wrote {write_page(page, report, of_collection)}")
+        yield
     except OSError as error:
-        raise DataError(f"cannot write {error.filename!r}: {error.strerror}.") from error
-
-
-def _check_writable(file: str | None) -> None:
-    """Refuse, before the work, a file that could not be written after it."""
-    if file in (None, "-"):
-        return
-    target = Path(str(file)).absolute()
-    if not target.parent.is_dir():
-        raise DataError(f"cannot write {file!r}: its folder does not exist. Make it first.")
-    if target.is_dir():
-        raise DataError(f"cannot write {file!r}: it is a folder. Name a file in it.")
+        raise DataError(f"cannot write {file!r}: {error.strerror or error}.") from error
+    announce(f"Wrote {Path(file).absolute()}")
 
 
 def _measure(
@@ -142,7 +150,7 @@ def _measure(
     from tqdm import tqdm
 
     from imret.defaults import DEFAULT_MODEL
-    from imret.evaluation.evaluate import evaluate
+    from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
     from imret.models.encoder import Encoder
     from imret.retrieval.collection_encoder import collection_encoder
@@ -154,6 +162,8 @@ def _measure(
         "precision": options["precision"],
         "notify": announce,
     }
+    if data is not None:  # before a model is looked for, which may be a download
+        find_inputs(data, retention=options["retention"], train=options["train"])
     of_collection = encoder = None
     if collection is not None:
         with open_store(db, create=False) as store:
@@ -169,6 +179,7 @@ def _measure(
     if encoder is None:
         encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
         names = category_names(encoder, names)
+    _warn_of_doubtful(data, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty()) as bar:
         report = evaluate(
@@ -183,6 +194,22 @@ def _measure(
             on_picture=bar.update,
         )
     return report, of_collection
+
+
+def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]]) -> None:
+    """Tell of splits of a data set, and of numbers, that are measured as categories and have no name."""
+    from imret.datasets.doubtful_categories import doubtful_folders
+    from imret.datasets.names_csv import name_key
+    from imret.retrieval.prompts import evaluation_queries
+
+    doubtful = doubtful_folders(data)
+    for categories, what in ((doubtful.splits, "splits of a data set"), (doubtful.numbers, "numbers")):
+        if unnamed := [category for category in categories if name_key(category) not in names]:
+            announce(
+                f"Warning: categories of {data} are named like {what}: {', '.join(unnamed[:5])}. They "
+                f"are asked for as that, {evaluation_queries(unnamed[0])[0]!r}; --names FILE names them, "
+                "or give the folder that the categories lie in"
+            )
 
 
 def _warn_of_strangers(

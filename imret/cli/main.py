@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from imret.cli.options import db_option, format_option
+from imret.cli.options import collection_choice, db_option, format_option
 from imret.errors import ImretError
 from imret.output.console import announce, silence_closed_stdout
 from imret.settings import __version__, read_settings
@@ -88,14 +88,15 @@ def cli(debug: bool) -> None:
     epilog="Example:  imret info --db http://localhost:6333 --format json",
 )
 @db_option
+@collection_choice("Show this one alone.  [default: all]")
 @format_option("json: one object, for programs.")
-def info_command(db: str | None, output: str) -> None:
+def info_command(db: str | None, collection: str | None, output: str) -> None:
     """Show the store and its collections: model, pictures per category, index, size on disk."""
     from imret.cli.describe import describe, format_table
     from imret.store import open_store
 
     with open_store(db, create=False) as store:
-        description = describe(store)
+        description = describe(store, collection)
     print(
         json.dumps(description, indent=2, ensure_ascii=False)
         if output == "json"

@@ -30,6 +30,13 @@ collection_option = click.option(
     metavar="NAME",
     help="Collection of the store.",
 )
+
+
+def collection_choice(meaning: str, *, multiple: bool = False) -> Callable[[F], F]:
+    """Return the --collection option of a command that has no default one; the argument is its help."""
+    return click.option("--collection", metavar="NAME", multiple=multiple, help=meaning)
+
+
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +22,7 @@ from imret.cli.options import (
     output_options,
     precision_option,
 )
-from imret.errors import StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreLocked, StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.deliver import deliver
@@ -147,9 +149,12 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     A score is the cosine of query and picture. Scores of one query can be compared with each other, not with
     those of another query; --relevant finds where the answers end.
     """
-    from imret.retrieval.query import parse_query
+    from imret.retrieval.query import check_pictures, parse_query
 
-    ctx.exit(_run(ctx, parse_query(terms), " ".join(terms), {"template": not no_template, **options}))
+    with _usage():
+        query = parse_query(terms)
+    check_pictures(query)
+    ctx.exit(_run(ctx, query, " ".join(terms), {"template": not no_template, **options}))
 
 
 @click.command(
@@ -165,11 +170,16 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
 
     A picture of the collection, also if it is named by its file, needs no model and answers at once.
     """
-    from imret.retrieval.query import PICTURE_KINDS, Term, parse_term
+    from imret.retrieval.query import PICTURE_KINDS, Term, check_pictures, parse_term
 
-    term = parse_term(picture)
-    if term.kind not in PICTURE_KINDS or term.weight != 1:
-        term = Term(picture, "image")
+    with _usage():
+        term = parse_term(picture)
+        if term.kind not in PICTURE_KINDS or term.weight != 1:
+            term = Term(picture, "image")
+    words = picture.removeprefix("text:")
+    if words != picture and not os.path.exists(picture):
+        raise click.UsageError(f"it takes a picture, and these are words: imret search {shlex.quote(words)}")
+    check_pictures([term], if_words=f"imret search {shlex.quote(picture)}")
     ctx.exit(_run(ctx, (term,), picture, {"template": False, **options}))
 
 
@@ -183,7 +193,10 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         given: All options by the names of their parameters, and the field `template`.
     """
     _check_combinations(ctx, given)
+    _check_outputs(terms, given)
     options = SearchOptions(**_take(given, *(field.name for field in fields(SearchOptions))))
+    with _usage():
+        options.make_filter()  # a condition that cannot be read is refused before anything is opened
     encoding = _take(given, "model", "arch", "device", "precision")
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
@@ -213,6 +226,15 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     return deliver(hits, query=typed, note=" ".join(note), **given)
 
 
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Tell what cannot be read of the command itself as wrong usage, which it is."""
+    try:
+        yield
+    except DataError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _take(given: dict[str, Any], *names: str) -> dict[str, Any]:
     """Remove options from those given, and return them."""
     return {name: given.pop(name) for name in names}
@@ -235,6 +257,18 @@ def _check_combinations(ctx: click.Context, given: Mapping[str, Any]) -> None:
         if given[flag]:
             name = {"copy_to": "copy-to", "open_them": "open"}.get(flag, flag)
             raise click.UsageError(f"--{name} is for hits, and --facets shows none.")
+
+
+def _check_outputs(terms: Sequence[Term], given: Mapping[str, Any]) -> None:
+    """Refuse, before the search, what could not be written after it."""
+    if given["html"] is None and given["copy_to"] is None:
+        return
+    from imret.output.written_files import check_output_folder, check_outputs
+    from imret.retrieval.query import path_of_term
+
+    pictures = [str(term.value) for term in terms if term.kind == "image"]
+    check_outputs({"--html": given["html"]}, inputs={name: path_of_term(name) for name in pictures})
+    check_output_folder("--copy-to", given["copy_to"])
 
 
 def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
@@ -282,7 +316,7 @@ def _from_store(
 
     from imret.store import open_store
 
-    filter_ = options.make_filter()  # what cannot be read is refused before anything is opened
+    filter_ = options.make_filter()
     with open_store(db, create=False) as store, ThreadPoolExecutor(1) as pool:
         if store.reason:
             announce(store.reason)

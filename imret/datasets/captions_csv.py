@@ -28,8 +28,8 @@ def read_captions(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
         Captions by path, paths and the captions of each in the order of the file; there is one at least.
 
     Raises:
-        DataError: If the file cannot be read, lacks a column, holds an empty path or caption, or names no
-            picture; the message names the line.
+        DataError: If the file cannot be read, lacks a column, holds an empty path or caption, a line of other
+            than as many cells as there are columns, or names no picture; the message names the line.
     """
     shown = repr(os.fspath(file))
     captions: dict[str, list[str]] = {}

@@ -8,6 +8,8 @@ import unicodedata
 from imret.datasets.csv_rows import read_rows
 from imret.errors import DataError
 
+_MORE_NAMES = "Put a name that holds a comma into quotes, and give a further name a line of its own."
+
 
 def name_key(category: str) -> str:
     """Return what a category goes by in `names`, however its folder and a file of names spell it.
@@ -22,19 +24,23 @@ def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """Read what categories are to be called.
 
     Args:
-        file: UTF-8 CSV with the columns category and name; what comes after the name in a line
-            are more names, and a category may have several lines. The first name is the one that queries use.
+        file: UTF-8 CSV with the columns category and name. A category may have several lines, each another
+            name; columns after that of the name hold more names, and may be called name, too. The first name
+            is the one that queries use.
 
     Returns:
         Names by `name_key` of the category, each once, in the order of the file.
 
     Raises:
         DataError: If the file cannot be read, lacks a column, names nothing, or has a line without a
-            category or a name; the message gives the line.
+            category or a name, or of another number of cells than its first; the message gives the line.
     """
     shown = repr(os.fspath(file))
     names: dict[str, dict[str, None]] = {}
-    for line, row in read_rows(file, ("category", "name"), kind="names file"):
+    rows = read_rows(
+        file, ("category", "name"), kind="names file", repeatable=("name",), more_cells=_MORE_NAMES
+    )
+    for line, row in rows:
         category = name_key(row.pop("category"))
         cells = list(row.values())[list(row).index("name") :]
         words = [" ".join(cell.split()) for cell in cells if cell.strip()]

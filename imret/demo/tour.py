@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from imret.datasets.csv_rows import read_rows
 from imret.demo.dataset import attribute_queries, category_queries
 from imret.evaluation.metrics import average_precision
 from imret.output.contact_sheet import Strip, write_sheet
@@ -52,8 +52,8 @@ def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
     Returns:
         A table for the terminal, ending with where the sheet is.
     """
-    with (folder / "test" / "attributes.csv").open(encoding="utf-8", newline="") as file:
-        attributes = {row["path"]: row for row in csv.DictReader(file)}
+    rows = read_rows(folder / "test" / "attributes.csv", ("path", "category"), kind="table of attributes")
+    attributes = {row["path"]: row for _, row in rows}
     with open_store(str(db), create=False) as store:
         encoder = collection_encoder(store, collection).encoder
 

@@ -57,6 +57,21 @@ _FITTED = (TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID)
 OTHER_ROWS = frozenset({"baseline", "model", *_FITTED})
 
 
+def find_inputs(
+    data: str | os.PathLike[str],
+    *,
+    retention: str | os.PathLike[str] | None = None,
+    train: str | os.PathLike[str] | None = None,
+) -> tuple[LabelledFolder, LabelledFolder | None, Captioned | None]:
+    """Find the pictures of an evaluation, the training pictures and the captions; no model is needed.
+
+    Args and errors are those of `evaluate`.
+    """
+    pictures = read_labelled(data)
+    training = training_pictures(train, pictures) if train is not None else None
+    return pictures, training, captioned_in(retention) if retention is not None else None
+
+
 def evaluate(
     data: str | os.PathLike[str],
     *,
@@ -104,9 +119,7 @@ def evaluate(
     """
     began = time.monotonic()
     encoders = _rows(encoder, baseline, also or {})
-    pictures = read_labelled(data)
-    training = training_pictures(train, pictures) if train is not None else None
-    captions = captioned_in(retention) if retention is not None else None
+    pictures, training, captions = find_inputs(data, retention=retention, train=train)
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
     systems = [

@@ -34,7 +34,7 @@ def write_page(
     """Write a report of `evaluate` as HTML.
 
     Args:
-        file: Where to; replaced as a whole if it exists.
+        file: Where to; replaced as a whole if it is a file that exists.
         report: What `evaluate` returned.
         collection: What `evaluate_collection` returned, if it is to be on the page too.
 
@@ -63,9 +63,8 @@ def write_page(
         f"{_text(provenance.precision)}, {provenance.seconds:,.0f} s.",
         body="\n".join(part for part in body if part),
     )
-    target = Path(file).resolve()
-    write_atomically(target, page.encode("utf-8", "backslashreplace"))
-    return target
+    write_atomically(file, page.encode("utf-8", "backslashreplace"), in_place=True)
+    return Path(os.path.abspath(file))
 
 
 def _text(value: object) -> str:

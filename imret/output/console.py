@@ -1,4 +1,4 @@
-"""What a command tells on stderr, and a reader of stdout that has gone."""
+"""What a command tells on stderr, and readers of stdout and stderr that have gone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import click
 
 
 def announce(message: str) -> None:
-    """Tell the person at the terminal something that is no result."""
-    click.echo(message, err=True)
+    """Tell the person at the terminal something that is no result.
+
+    Where nobody reads any more (`2>&1 | head`) nothing is told: that is no reason to leave work undone.
+    """
+    try:
+        click.echo(message, err=True)
+    except BrokenPipeError:
+        _write_nowhere(sys.stderr.fileno())
 
 
 def silence_closed_stdout() -> bool:
@@ -21,7 +27,11 @@ def silence_closed_stdout() -> bool:
     poll.register(number, 0)  # what is wrong with it is reported unasked
     if not poll.poll(0):
         return False
+    _write_nowhere(number)
+    return True
+
+
+def _write_nowhere(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
-    return True

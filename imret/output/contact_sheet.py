@@ -41,7 +41,7 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     """Write searches and their hits as one HTML file.
 
     Args:
-        file: Where to; replaced as a whole if it exists.
+        file: Where to; replaced as a whole if it is a file that exists.
         title: Heading of the page.
         summary: A line below it.
         strips: The searches, in order.
@@ -65,9 +65,8 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
         width="84rem" if alone else "68rem",
         body="\n".join(_strip(strip, thumbnails) for strip in strips),
     )
-    target = Path(file).resolve()
-    write_atomically(target, page)
-    return target
+    write_atomically(file, page, in_place=True)
+    return Path(os.path.abspath(file))
 
 
 def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:

@@ -127,7 +127,7 @@ def open_hits(
 
     def page() -> Path:
         if sheet is not None:
-            return Path(sheet).resolve()
+            return Path(sheet).absolute()
         return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
 
     shown = show(paths, page)

@@ -200,18 +200,38 @@ def path_of_term(typed: str) -> str:
     return os.path.expanduser(typed)
 
 
+def check_pictures(terms: Sequence[Term], *, if_words: str = "text:{}") -> None:
+    """Refuse picture files that are not there, before anything is loaded to look at them with.
+
+    Args:
+        terms: Those that are no files are left alone.
+        if_words: How to say that it is words, with {} for what was typed.
+
+    Raises:
+        ImageError: If no regular file is there.
+    """
+    for term in terms:
+        if term.kind == "image" and isinstance(term.value, str):
+            _regular_file(term.value, if_words)
+
+
+def _regular_file(typed: str, if_words: str = "text:{}") -> str:
+    path = path_of_term(typed)
+    if not os.path.isfile(path):
+        what = "is no regular file" if os.path.exists(path) else "does not exist"
+        what = "is a folder" if os.path.isdir(path) else what
+        hint = "" if os.path.exists(path) else f" If these are words: {if_words.replace('{}', typed)}"
+        raise ImageError(f"the picture {path!r} {what}.{hint}")
+    return path
+
+
 def read_picture(typed: str, read: Callable[[BinaryIO], T]) -> T:
     """Open the file that a picture term names, and return what `read` makes of it.
 
     Raises:
         ImageError: If no regular file is there, or it cannot be read.
     """
-    path = path_of_term(typed)
-    if not os.path.isfile(path):
-        what = "is no regular file" if os.path.exists(path) else "does not exist"
-        what = "is a folder" if os.path.isdir(path) else what
-        hint = "" if os.path.exists(path) else f" If these are words: text:{typed}"
-        raise ImageError(f"the picture {path!r} {what}.{hint}")
+    path = _regular_file(typed)
     try:
         with open(path, "rb") as file:
             return read(file)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError, summary
 from imret.escape import escape_undecodable
-from imret.files import write_atomically
+from imret.files import check_writable, write_atomically
 from imret.settings import __version__
 from imret.store import Collection, Identity, Point, Store
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
@@ -279,34 +279,27 @@ def _write_file(file: str | os.PathLike[str], write: Callable[[Path], object], *
     """Write a file whole or not at all, as `write_atomically` does.
 
     Raises:
-        DataError: If the file exists and is not to be overwritten, is no regular file, or cannot be
-            written; also for an OSError of `write`, which is what a full disk raises.
+        DataError: If the file exists and is not to be overwritten, is a folder, or cannot be written; also
+            for an OSError of `write`, which is what a full disk raises.
     """
     shown = repr(escape_undecodable(os.fspath(file)))
-    target = Path(os.path.realpath(file))
     try:
-        _check_writable(target, shown, overwrite=overwrite)
-        write_atomically(target, write, durable=True, overwrite=overwrite, wait=False)
+        check_writable(file, overwrite=overwrite)
+    except FileExistsError:
+        raise DataError(
+            f"{shown} exists already. Name another file, or replace it with --overwrite."
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot write {shown}: {error.strerror}. Name another file.") from error
+    try:
+        write_atomically(file, write, durable=True, overwrite=overwrite, wait=False)
     except BlockingIOError:
         raise DataError(f"another export is writing {shown} this moment. Name another file.") from None
     except OSError as error:
-        if isinstance(error, FileExistsError) and target.exists():
+        if isinstance(error, FileExistsError) and os.path.exists(file):
             raise DataError(f"{shown} was made by somebody else meanwhile; nothing was written.") from None
         free = " Free some space, or write to another disk." if error.errno in _FULL else ""
         raise DataError(f"cannot write {shown}: {error.strerror or error}.{free}") from error
-
-
-def _check_writable(target: Path, shown: str, *, overwrite: bool) -> None:
-    if not target.parent.is_dir():
-        raise DataError(f"cannot write {shown}: its folder does not exist. Make it first.")
-    try:
-        mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise DataError(f"cannot write {shown}: it is a {'folder' if stat.S_ISDIR(mode) else 'device'}.")
-    if not overwrite:
-        raise DataError(f"{shown} exists already. Name another file, or replace it with --overwrite.")
 
 
 def _check_space(part: str | int, vectors_bytes: int) -> None:

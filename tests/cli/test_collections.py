@@ -232,13 +232,30 @@ def test_optimize_tells_the_state_before_and_after(folder: Path) -> None:
     assert "compared one by one" in done.stderr
 
 
+def test_a_collection_is_named_by_option_as_everywhere_else_or_by_argument(folder: Path) -> None:
+    by_option = imret(folder, "show", "--collection", "few")
+    assert (by_option.returncode, by_option.stdout) == (0, imret(folder, "show", "few").stdout)
+    assert imret(folder, "optimize", "--collection", "many").returncode == 0
+    assert imret(folder, "export", "--collection", "few", "few.parquet").returncode == 0
+    assert imret(folder, "import", "few.parquet", "--collection", "few", "--replace").returncode == 0
+    assert imret(folder, "rename", "--collection", "few", "some").returncode == 0
+    assert names_in(folder) == ["many", "some"]
+    done = imret(folder, "delete", "some", "--collection", "many", "--yes")
+    assert done.returncode == 0
+    assert names_in(folder) == []
+
+
 def test_wrong_usage_is_told_apart() -> None:
     run = CliRunner().invoke
     for arguments, message in (
         (["nonesuch"], "No such command 'nonesuch'"),
         (["import", "a", "--replace", "--merge"], "exclude each other"),
         (["delete"], "Missing argument 'NAME...'"),
+        (["show"], "Missing argument 'NAME'"),
         (["export", "photos"], "Missing argument 'FILE'"),
+        (["export", "a.parquet", "--collection"], "requires an argument"),
+        (["rename", "--collection", "photos"], "Missing argument 'NEW'"),
+        (["show", "photos", "--collection", "photos"], "--collection is what NAME is. Give one of them."),
     ):
         done = run(cli, ["collections", *arguments])
         assert done.exit_code == 2

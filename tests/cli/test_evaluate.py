@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,47 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     done = _run(photos, "--json", tmp_path)
     assert isinstance(done.exception, DataError)
     assert "it is a folder" in str(done.exception)
+    done = _run(photos, "--json", tmp_path / "r", "--html", tmp_path / "." / "r")
+    assert isinstance(done.exception, DataError)
+    assert "--html and --json name the same file" in str(done.exception)
+    (tmp_path / "names.csv").write_text("category,name\naves,owl\n")
+    done = _run(photos, "--names", tmp_path / "names.csv", "--json", tmp_path / "names.csv")
+    assert isinstance(done.exception, DataError)
+    assert "over what is read as --names" in str(done.exception)
+
+
+def test_reports_go_through_links_and_keep_the_permissions_of_what_they_replace(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    for name in ("r.json", "r.html"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o604)
+        (tmp_path / f"link.{name}").symlink_to(name)
+    done = _run(
+        *(photos, "--model", random_model, "--resamples", "100"),
+        *("--json", tmp_path / "link.r.json", "--html", tmp_path / "link.r.html"),
+    )
+    assert done.exit_code == 0, done.output
+    for name in ("r.json", "r.html"):
+        assert (tmp_path / f"link.{name}").is_symlink()
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o604
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_inputs_that_are_not_there_are_told_before_a_model_is_looked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Encoder, "__init__", lambda *_, **__: pytest.fail("a model was looked for"))
+    (tmp_path / "c.csv").write_text("path,caption\na.jpg,a bird, red\n")
+    for arguments, says in (
+        ((tmp_path / "no",), "does not exist"),
+        ((photos, "--retention", tmp_path / "no.csv"), "No such file"),
+        ((photos, "--retention", tmp_path / "c.csv"), "3 cells in line 2"),
+        ((photos, "--train", tmp_path / "no"), "does not exist"),
+    ):
+        done = _run(*arguments)
+        assert isinstance(done.exception, DataError)
+        assert says in str(done.exception)
 
 
 def test_a_collection_is_measured_with_its_own_model(db: str) -> None:
@@ -169,6 +211,23 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
     asked = {c: about["called"] for c, about in json.loads(done.stdout)["data"]["categories"].items()}
     assert asked == {"aves": "owl", "fungi": "morel"}
     assert "no pictures of, the first 'avse'; there are aves, fungi" in done.stderr
+
+
+def test_splits_and_numbers_that_are_measured_as_categories_are_told(
+    random_model: Path, tmp_path: Path
+) -> None:
+    for seed, category in enumerate(("train", "val", "7", "fungi")):
+        draw_picture(tmp_path / "photos" / category / "a.png", seed=seed)
+    done = _run(tmp_path / "photos", "--model", random_model, "--resamples", "100")
+    assert done.exit_code == 0, done.output
+    assert "are named like splits of a data set: train, val. They are asked for as that" in done.stderr
+    assert "are named like numbers: 7. They are asked for as that, 'a photo of the 7.'" in done.stderr
+    (tmp_path / "names.csv").write_text("category,name\ntrain,train\nval,valve\n7,sevenfold\n")
+    done = _run(
+        *(tmp_path / "photos", "--model", random_model, "--resamples", "100"),
+        *("--names", tmp_path / "names.csv"),
+    )
+    assert "are named like" not in done.stderr
 
 
 def test_captions_that_were_cut_give_one_warning(photos: Path, random_model: Path, tmp_path: Path) -> None:

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from imret import Encoder
 from imret.cli.main import cli
+from imret.cli.reference import commands
+from imret.store import open_store
+from ingest.pipeline import ingest
+from ingest.sources import FolderSource
 from tests.fakes.pictures import draw_picture
 
 
@@ -50,6 +56,52 @@ def test_every_command_has_help_that_ends_with_an_example() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name} has no help"
+
+
+def test_one_thing_has_one_spelling_in_all_commands() -> None:
+    spelled = {
+        "--db": "ADDRESS",
+        "--collection": "NAME",
+        "--model": "MODEL",
+        "--device": "NAME",
+        "--arch": "ARCH",
+    }
+    seen: dict[str, set[str]] = {name: set() for name in spelled}
+    for typed, command, _ in commands():
+        options = {
+            name: parameter
+            for parameter in command.params
+            if isinstance(parameter, click.Option)
+            for name in parameter.opts
+        }
+        for name, metavar in spelled.items():
+            if name in options:
+                seen[name].add(typed)
+                assert options[name].opts == [name], typed
+                assert options[name].metavar == metavar, typed
+                assert options[name].help, typed
+        assert ("--db" in options) == ("--collection" in options), typed
+        if "--db" in options:
+            assert options["--db"].envvar == "IMRET_DB", typed
+    subcommands = ("list", "show", "rename", "delete", "export", "import", "optimize")
+    of_store = {"ingest", "evaluate", "search", "similar", "serve", "classify", "info"}
+    of_store |= {f"collections {name}" for name in subcommands}
+    assert seen["--collection"] >= {f"imret {name}" for name in of_store}
+
+
+def test_info_tells_of_one_collection_where_one_is_named(tmp_path: Path, random_model: Path) -> None:
+    draw_picture(tmp_path / "photos" / "fungi" / "a.png")
+    db = str(tmp_path / "db")
+    with open_store(db) as store:
+        for name in ("one", "two"):
+            ingest(store, [FolderSource(tmp_path / "photos")], encoder=Encoder(random_model), collection=name)
+    for arguments, names in (((), ["one", "two"]), (("--collection", "two"), ["two"])):
+        done = CliRunner().invoke(cli, ["info", "--db", db, "--format", "json", *arguments])
+        assert [collection["name"] for collection in json.loads(done.stdout)["collections"]] == names
+        done = CliRunner().invoke(cli, ["collections", "list", "--db", db, "--format", "json", *arguments])
+        assert [json.loads(line)["name"] for line in done.stdout.splitlines()] == names
+    done = CliRunner().invoke(cli, ["info", "--db", db, "--collection", "three"])
+    assert "no collection 'three'" in str(done.exception)
 
 
 def test_wrong_usage_exits_with_2() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,12 +106,44 @@ def test_filters_hold_together(db: Path) -> None:
         (("--category", "avse"), r"no category 'avse'.*Did you mean 'aves'"),
         (("--not-category", "avse"), r"no category 'avse'"),
         (("--where", "category=avse"), r"no category 'avse'"),
-        (("--where", "wdth=3"), r"no field 'wdth' to filter by\. Did you mean 'width'"),
-        (("--where", "width"), r"cannot read the condition 'width'"),
         (("--offset", "12"), r"offset 12 is past the end: 12 pictures"),
     ):
         with pytest.raises(DataError, match=says):
             imret(db, "search", "wing", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["search", ""], "the query is empty"),
+        (["search"], "the query is empty"),
+        (["search", "wing", "+"], "the query ends with '+'"),
+        (["search", "0:wing"], "no number above 0"),
+        (["search", "wing", "--where", "wdth=3"], "no field 'wdth' to filter by. Did you mean 'width'"),
+        (["search", "wing", "--where", "width"], "cannot read the condition 'width'"),
+        (["similar", "id:7", "--where", "width>=x"], "id:7"),
+        (
+            ["similar", "text:a red wing"],
+            "it takes a picture, and these are words: imret search 'a red wing'",
+        ),
+    ],
+)
+def test_what_cannot_be_read_of_the_command_is_wrong_usage(arguments: list[str], says: str) -> None:
+    done = CliRunner().invoke(cli, [*arguments, "--db", "nowhere"], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert says in " ".join(done.stderr.split())
+
+
+def test_a_picture_that_is_not_there_is_told_before_a_model_or_a_store_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imret.cli.search._from_server", lambda *_: pytest.fail("asked"))
+    for arguments, hint in (
+        (["similar", "my pool.jpg"], "If these are words: imret search 'my pool.jpg'"),
+        (["search", "wing", "+", "my pool.jpg"], "If these are words: text:my pool.jpg"),
+    ):
+        with pytest.raises(ImageError, match=rf"the picture 'my pool.jpg' does not exist. {hint}"):
+            CliRunner().invoke(cli, [*arguments, "--db", str(tmp_path)], catch_exceptions=False)
 
 
 def test_facets_take_the_place_of_hits(db: Path) -> None:
@@ -141,6 +176,39 @@ def test_options_that_do_not_go_together_are_wrong_usage(db: Path, arguments: li
     result = imret(db, "search", "wing", *arguments)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_what_could_not_be_written_is_refused_before_the_search(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imret.cli.search._from_store", lambda *_, **__: pytest.fail("searched"))
+    picture = str(db / "photos" / "aves" / "01.png")
+    (tmp_path / "file").touch()
+    for arguments, says in (
+        (("--html", str(tmp_path)), "which --html names: it is a folder"),
+        (("--html", str(tmp_path / "no" / "a.html")), "its folder does not exist"),
+        (("--html", "-"), "would be standard output"),
+        (("--html", picture), "over what is read as"),
+        (("--copy-to", str(tmp_path / "file" / "in")), "which --copy-to names: .* is a file"),
+    ):
+        with pytest.raises(DataError, match=says):
+            imret(db, "similar", picture, *arguments)
+
+
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_copies_and_sheet_are_made_though_nobody_reads_what_is_printed(
+    db: Path, tmp_path: Path, closed: tuple[str, ...]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "imret", "search", "wing", "--db", str(db / "db")]
+    options = ["--html", str(tmp_path / "a.html"), "--copy-to", str(tmp_path / "copies")]
+    streams = {name: writing if name in closed else subprocess.PIPE for name in ("stdout", "stderr")}
+    done = subprocess.run([*command, *options], **streams)  # type: ignore[call-overload]
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.html").stat().st_size > 1000
+    assert len(os.listdir(tmp_path / "copies")) == 10
 
 
 def test_a_preview_where_there_is_no_terminal_says_so_and_writes_none(db: Path) -> None:

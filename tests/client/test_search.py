@@ -241,9 +241,6 @@ def test_a_stored_path_is_looked_for_from_here_and_below_the_folder_that_was_ing
     "typed",
     [
         "search wing --category avse",
-        "search wing --where wdth=3",
-        "search wing --where width",
-        "search wing --where source>/photos/x",
         "search wing --offset 38",
         "search wing - wing",
         "search wing --collection other",

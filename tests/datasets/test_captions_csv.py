@@ -31,7 +31,7 @@ def test_a_picture_may_have_several_captions_and_other_columns_are_ignored(tmp_p
         ("file,text\na,b\n", "no column path and no column caption"),
         ("path,caption\na/1.jpg,\n", "empty caption in line 2"),
         ("path,caption\na/1.jpg,x\n,y\n", "empty path in line 3"),
-        ("path,caption\na/1.jpg\n", "empty caption in line 2"),
+        ("path,caption\na/1.jpg\n", "has 1 cell in line 2"),
         ("", "no column path"),
         ("path,caption\n", "names no picture"),
     ],

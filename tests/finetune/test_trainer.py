@@ -431,6 +431,19 @@ def test_places_that_would_do_harm_are_refused(trained: Path, photos: Path, tmp_
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_folders_that_cannot_be_written_are_refused_before_a_model_is_looked_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune.run.find_base", lambda *_, **__: pytest.fail("a model was looked for"))
+    (tmp_path / "file").touch()
+    for options in (
+        {"output": tmp_path / "file" / "model"},
+        {"output": tmp_path / "model", "tensorboard": tmp_path / "file"},
+    ):
+        with pytest.raises(DataError, match=r"which --(output|tensorboard) names: .*file' is a file"):
+            finetune(photos, **options, model="nobody/has it")
+
+
 def test_two_runs_do_not_share_an_output(photos: Path, tmp_path: Path) -> None:
     with sole_owner(tmp_path / "model"), pytest.raises(DataError, match="another imret finetune is writing"):
         scratch(photos, tmp_path / "model")

@@ -385,6 +385,21 @@ def test_the_command_classifies_files_and_folders_and_exits_with_1_if_one_could_
     assert "Traceback" not in done.stderr
 
 
+def test_pictures_that_are_not_there_are_told_before_a_model_is_looked_for(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object, **__: object) -> None:
+        raise ModelError("a model was looked for")
+
+    monkeypatch.setattr("imret.models.lazy_encoder.LazyEncoder.__init__", look)
+    done = _in_process("gone.jpg", "away.jpg", "--labels", "fox,owl")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "gone.jpg: no such file\naway.jpg: no such file\n2 could not be read\n"
+    done = _in_process("gone.jpg", str(photos[0]), "--labels", "fox,owl")
+    assert str(done.exception) == "a model was looked for"
+    assert done.stderr == "gone.jpg: no such file\n"
+
+
 def test_help_is_instant() -> None:
     code = (
         "import sys\nfrom imret.cli.main import cli\n"

@@ -109,7 +109,7 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
 
 
 def test_a_file_of_names_comes_before_the_built_in_ones_and_leaves_the_rest(tmp_path: Path) -> None:
-    text = "category,name\nAves,owl,  night   bird\nfungi,toadstool\naves,owl\naves,hooter\n"
+    text = "category,name,name\nAves,owl,  night   bird\nfungi,toadstool,\naves,owl,\naves,hooter,\n"
     names = read_names(write(tmp_path / "names.csv", text))
     assert names == {"aves": ("owl", "night bird", "hooter"), "fungi": ("toadstool",)}
     assert common_names("Aves", names) == ("owl", "night bird", "hooter")

@@ -56,6 +56,28 @@ def test_parquet_says_what_csv_says(folder: Path) -> None:
     assert read_manifest(folder / "train.parquet") == read_manifest(write(folder, ROWS))
 
 
+def test_a_column_is_known_in_any_case_and_once(folder: Path) -> None:
+    text = "Path,CATEGORY,Split\naves/1.jpg,aves,\naves/2.jpg,aves,Test\nfungi/1.jpg,fungi,\n"
+    records = read_manifest(write(folder, text))
+    assert [record.split for record in records] == ["train", "test", "train"]
+    header, *lines = [line.split(",") for line in text.splitlines()]
+    columns = {name: [line[i] for line in lines] for i, name in enumerate(header)}
+    parquet.write_table(pa.table(columns), folder / "train.parquet")
+    assert read_manifest(folder / "train.parquet") == records
+    parquet.write_table(pa.table({**columns, "split": ["", "", ""]}), folder / "train.parquet")
+    for file in (folder / "train.parquet", write(folder, text.replace("Split", "Split,split"))):
+        with pytest.raises(DataError, match="has two columns 'split'"):
+            read_manifest(file)
+
+
+def test_a_caption_with_commas_that_nobody_quoted_is_no_category(folder: Path) -> None:
+    text = (
+        "path,caption,category\naves/1.jpg,a small bird, in place 0,aves\nfungi/1.jpg,red, in place 1,fungi\n"
+    )
+    with pytest.raises(DataError, match=r"4 cells in line 2, .* 3 columns: path,caption,category"):
+        read_manifest(write(folder, text))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

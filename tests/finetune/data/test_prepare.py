@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from click.testing import CliRunner
@@ -206,6 +208,91 @@ def test_a_manifest_says_what_is_validation_and_what_is_left_for_a_test(
     assert "4 pictures are meant for a test" in data.report.text()
 
 
+# ---- What is hardly a category ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    """A data set with its splits, each with the categories."""
+    for s, split in enumerate(("train", "valid", "test")):
+        for c, category in enumerate(("aves", "fungi")):
+            for i in range(3):
+                draw_picture(tmp_path / "my root" / split / category / f"{i}.png", seed=100 * s + 10 * c + i)
+    return tmp_path / "my root"
+
+
+def test_splits_of_a_data_set_are_not_trained_on_as_categories(splits: Path, tmp_path: Path) -> None:
+    for run in (check, lambda train, **options: finetune(train, tmp_path / "model", **options)):
+        with pytest.raises(DataError) as caught:
+            run(splits, **SCRATCH)
+        said = str(caught.value)
+        assert "categories (test, train, valid) named like the splits" in said
+        assert "'a photo of a test'" in said
+        assert f"imret finetune '{splits}/train' --against '{splits}/test'" in said
+        assert "lines such as test,test" in said
+    assert not (tmp_path / "model").exists()
+    assert check(splits / "train", **SCRATCH, against=splits / "test").against == 6
+    shutil.rmtree(splits / "valid")
+    shutil.rmtree(splits / "test")
+    with pytest.raises(DataError, match=r"one category .*'train'.*imret finetune '.*my root/train'"):
+        check(splits, **SCRATCH)
+
+
+def test_a_manifest_with_splits_for_categories_is_told_where_they_go(photos: Path) -> None:
+    rows = [
+        f"{path.relative_to(photos.parent)},{('train', 'test')[i % 2]}"
+        for i, path in enumerate(photos.rglob("*.png"))
+    ]
+    (photos.parent / "list.csv").write_text("\n".join(["path,category", *rows]))
+    with pytest.raises(
+        DataError, match=r"categories \(test, train\) .* Write what they are into a column split"
+    ):
+        check(photos.parent / "list.csv", **SCRATCH)
+
+
+def test_splits_and_numbers_that_are_given_names_are_categories(splits: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\nTrain,train\ntest,test\n")
+    with pytest.raises(DataError, match=r"a category \(valid\) named like the splits"):
+        check(splits, **SCRATCH, names=names)
+    names.write_text("category,name\ntrain,train\ntest,sea urchin\nvalid,stamp\n")
+    report = check(splits, **SCRATCH, names=names)
+    assert {category: about["called"] for category, about in report.as_json()["categories"].items()} == {
+        "test": "sea urchin",
+        "train": "train",
+        "valid": "stamp",
+    }
+
+
+@pytest.mark.parametrize("categories", [("0", "1"), ("00000", "00001"), (0, 1), (0.0, 3.0)])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "folder"])
+def test_numbers_are_not_trained_on_as_categories(
+    photos: Path, tmp_path: Path, categories: tuple[Any, Any], kind: str
+) -> None:
+    paths = [f"{old}/{i}.png" for old in ("aves", "fungi") for i in range(10)]
+    train = photos
+    if kind == "folder":
+        for old, new in zip(("aves", "fungi"), categories, strict=True):
+            (photos / old).rename(photos / str(new))
+    elif kind == "csv":
+        train = photos / "list.csv"
+        rows = [f"{path},{categories[i // 10]}" for i, path in enumerate(paths)]
+        train.write_text("\n".join(["path,category", *rows]))
+    else:
+        train = photos / "list.parquet"
+        parquet.write_table(
+            pa.table({"path": paths, "category": [categories[i // 10] for i in range(20)]}), train
+        )
+    first = str(categories[0])
+    with pytest.raises(DataError) as caught:
+        check(train, **SCRATCH)
+    assert f"'a photo of a {first}'" in str(caught.value)
+    assert f"lines such as {first},owl" in str(caught.value)
+    names = tmp_path / "names.csv"
+    names.write_text("category,name\n" + "".join(f"{c},thing {i}\n" for i, c in enumerate(categories)))
+    assert len(check(train, **SCRATCH, names=names).train) == 16
+
+
 # ---- The report ------------------------------------------------------------------------------------------
 
 
@@ -269,7 +356,7 @@ def test_the_report_comes_before_the_first_step_and_stays_in_the_model_folder(
 ) -> None:
     shutil.copy(photos / "aves" / "3.png", photos / "aves" / "again.png")
     names = tmp_path / "names.csv"
-    names.write_text("category,name\nfungi,toadstool,puffball\nreptilia,snake\n")
+    names.write_text("category,name\nfungi,toadstool\nfungi,puffball\nreptilia,snake\n")
     messages: list[str] = []
     finetune(photos, tmp_path / "model", **SCRATCH, names=names, callbacks=Callbacks(messages.append))
     table = next(i for i, text in enumerate(messages) if text.startswith("category"))
@@ -307,7 +394,7 @@ def test_validation_asks_for_categories_by_the_names_they_are_given(
     photos: Path, tmp_path: Path, gathered: Callable[..., Data]
 ) -> None:
     names = tmp_path / "names.csv"
-    names.write_text("category,name\nfungi,toadstool,puffball\n")
+    names.write_text("category,name,name\nfungi,toadstool,puffball\n")
     data = gathered(photos, names=names)
     queries: list[str] = []
 

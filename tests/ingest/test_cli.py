@@ -1,0 +1,111 @@
+"""`imret ingest`, typed as people do: what it warns of, and the report that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imret.cli.main import cli
+from imret.errors import DataError
+from imret.models.lazy_encoder import LazyEncoder
+from tests.fakes.pictures import draw_picture
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three pictures in two categories."""
+    for seed, category in enumerate(("aves", "aves", "fungi")):
+        draw_picture(tmp_path / "photos" / category / f"{seed}.png", seed=seed)
+    return tmp_path / "photos"
+
+
+def imret_ingest(photos: Path, model: Path, *arguments: str) -> Result:
+    db = str(photos.parent / "db")
+    command = ["ingest", str(photos), "--model", str(model), "--db", db, *arguments]
+    return CliRunner().invoke(cli, command)
+
+
+def test_folders_that_are_named_like_splits_are_told_where_they_become_categories(
+    photos: Path, random_model: Path
+) -> None:
+    assert "Warning" not in imret_ingest(photos, random_model).stderr
+    (photos / "aves").rename(photos / "train")
+    (photos / "fungi").rename(photos / "test")
+    done = imret_ingest(photos, random_model)
+    assert done.exit_code == 0, done.output
+    assert f"Warning: test, train in {photos} are named like the splits of a data set" in done.stderr
+    assert f"imret ingest {photos}/test ..., or leave them out: --no-categories" in done.stderr
+    assert "Warning" not in imret_ingest(photos, random_model, "--no-categories").stderr
+
+
+# ---- The report ------------------------------------------------------------------------------------------
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(
+    photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LazyEncoder, "__init__", lambda *_, **__: pytest.fail("a model was looked for"))
+    picture = photos / "fungi" / "2.png"
+    before = picture.read_bytes()
+    for file, reason in (
+        (photos.parent, "it is a folder"),
+        (photos / "no" / "r.json", "its folder does not exist"),
+        (photos / ("x" * 300), "File name too long"),
+        (picture, "over what is read as"),
+    ):
+        done = imret_ingest(photos, random_model, "--report", str(file))
+        assert isinstance(done.exception, DataError)
+        assert "--report" in str(done.exception)
+        assert reason in str(done.exception)
+    assert picture.read_bytes() == before
+    assert not (photos.parent / "db").exists()
+
+
+def test_a_report_goes_through_links_and_into_pipes_and_is_a_usual_file_otherwise(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "usual").touch()
+    (tmp_path / "link.json").symlink_to("real.json")
+    for name in ("r.json", "link.json"):
+        done = imret_ingest(photos, random_model, "--report", str(tmp_path / name))
+        assert done.exit_code == 0, done.output
+    assert (tmp_path / "link.json").is_symlink()
+    for name in ("r.json", "real.json"):
+        assert json.loads((tmp_path / name).read_text())["model"] == str(random_model)
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "usual").stat().st_mode
+    os.mkfifo(tmp_path / "pipe")
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    assert imret_ingest(photos, random_model, "--report", str(tmp_path / "pipe")).exit_code == 0
+    reader.join()
+    assert json.loads(read[0])["unchanged"] == 3
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_report_to_standard_output_is_all_that_is_there(photos: Path, random_model: Path) -> None:
+    command = [sys.executable, "-m", "imret", "ingest", str(photos), "--model", str(random_model)]
+    for name in ("-", "/dev/stdout"):
+        done = subprocess.run(
+            [*command, "--db", str(photos.parent / "db"), "--report", name], capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["skipped"] == 0
+        assert b"photos: 3 added" in done.stderr or b"3 unchanged" in done.stderr
+
+
+def test_what_was_done_is_told_also_where_the_report_is_lost(photos: Path, random_model: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # its reader is gone
+    done = imret_ingest(photos, random_model, "--report", f"/dev/fd/{writing}")
+    os.close(writing)
+    assert "photos: 3 added" in done.stderr
+    assert isinstance(done.exception, DataError)
+    assert f"cannot write the report '/dev/fd/{writing}': Broken pipe" in str(done.exception)
