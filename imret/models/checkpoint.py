@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from imret.errors import ModelError, summary
-from imret.models.safetensors_map import is_safetensors, map_safetensors
+from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names
 
 # Elements converted at once: 16 MB of float32.
 _PIECE = 1 << 22
@@ -46,11 +46,13 @@ class Checkpoint:
         self._map: mmap.mmap | None = None
         try:
             if is_safetensors(path):
-                self.tensors = _unwrapped(dict(self._map_safetensors()), path)
+                self.tensors = dict(self._map_safetensors())
             else:
                 self.tensors = _unwrapped(_unpickle(path), path)
         except OSError as error:
             raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+        if not self.tensors:
+            raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
 
     def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
@@ -120,11 +122,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a bare or training checkpoint, without the "module." of parallel training."""
+    """Return the tensors of a bare or training checkpoint by the model's own names for them."""
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
-    if not tensors:
-        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
-    return tensors
+    return {name: tensors[stored] for stored, name in plain_names(tensors, path).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from imret.errors import ModelError, summary
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+
+
+# Parts of a name that stand for a wrapper of torch's and for no module of a model: torch.compile, FSDP, and
+# activation checkpointing. Any module may be wrapped, a tower or a single block, so they stand anywhere.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_PARALLEL = "module."  # of torch's parallel training, which wraps a whole model or a whole tower
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,14 @@ def is_safetensors(path: Path) -> bool:
 
 
 def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry]]:
-    """Map a safetensors file.
+    """Map a safetensors file; return the map, and where each tensor is by its plain name.
 
     Args:
         path: The file.
         access: mmap.ACCESS_READ, or ACCESS_COPY for memory that can be written to and is not the file's.
 
     Raises:
-        ModelError: If it is not whole.
+        ModelError: If it is not whole, or holds a tensor twice.
         OSError: If it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
@@ -63,14 +70,50 @@ def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=access)
     (header_size,) = struct.unpack("<Q", mapped[:8])
+    header = json.loads(mapped[8 : 8 + header_size])
+    header.pop("__metadata__", None)
     entries: dict[str, Entry] = {}
-    for name, stated in json.loads(mapped[8 : 8 + header_size]).items():
-        if name != "__metadata__":
-            start, end = stated["data_offsets"]  # counted from the end of the header
-            entries[name] = Entry(
-                stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start
-            )
+    for stored, name in plain_names(header, path).items():
+        stated = header[stored]
+        start, end = stated["data_offsets"]  # counted from the end of the header
+        entries[name] = Entry(stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start)
     return mapped, entries
+
+
+def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
+    """Return what a model calls its tensors, by the names that a checkpoint stores them under.
+
+    Training leaves its wrappers in the names: "_orig_mod." of a model, a tower or a block that was compiled,
+    "module." of parallel training, or both, in any order.
+
+    Args:
+        names: As stored.
+        path: Of the checkpoint, for the message.
+
+    Raises:
+        ModelError: If two tensors are then called the same.
+    """
+    plain = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
+    _strip_parallel(plain, "")
+    for tower in {f"{name.partition('.')[0]}." for name in plain.values() if "." in name}:
+        _strip_parallel(plain, tower)
+    stored_as: dict[str, str] = {}
+    for stored, name in plain.items():
+        if name in stored_as:
+            raise ModelError(
+                f"'{path}' holds '{name}' twice, as '{stored_as[name]}' and as '{stored}'. "
+                "Leave one of them out."
+            )
+        stored_as[name] = stored
+    return plain
+
+
+def _strip_parallel(plain: dict[str, str], root: str) -> None:
+    """Take "module." off, in place, where all names below a root have it."""
+    below = [stored for stored, name in plain.items() if name.startswith(root)]
+    while below and all(plain[stored].startswith(root + _PARALLEL) for stored in below):
+        for stored in below:
+            plain[stored] = root + plain[stored].removeprefix(root + _PARALLEL)
 
 
 def block_shapes(block: str, width: int, mlp_width: int) -> dict[str, tuple[int, ...]]:

@@ -24,6 +24,7 @@ import imret.models.device
 import imret.models.encoder
 from imret.errors import ImageError, ModelError
 from imret.models.encoder import Encoder, TextTruncated, load_clip
+from imret.models.fast.text_numpy import open_text_tower
 from imret.models.resolve import resolve_model
 from tests.fakes.models import write_random_model
 
@@ -423,6 +424,58 @@ def test_a_torch_checkpoint_loads_in_every_wrapping(folder: Path, wrapped: str) 
         _use_new_zipfile_serialization=wrapped != "old format",
     )
     np.testing.assert_array_equal(texts_of(folder), expected)
+
+
+def _wrapped(name: str, wrapping: str) -> str:
+    """Return the name that torch's wrappers leave in a checkpoint."""
+    root, dot, rest = name.partition(".")
+    return {
+        "compiled tower": f"visual._orig_mod.{rest}" if root == "visual" else name,
+        "parallel tower": f"visual.module.{rest}" if root == "visual" else name,
+        "compiled parallel tower": f"visual._orig_mod.module.{rest}" if root == "visual" else name,
+        "compiled blocks": name.replace(".ln_1.", "._orig_mod.ln_1."),
+        "checkpointed blocks": name.replace(".ln_1.", "._checkpoint_wrapped_module.ln_1."),
+        "sharded": f"_fsdp_wrapped_module.{root}{dot}{'_fsdp_wrapped_module.' if dot else ''}{rest}",
+    }.get(wrapping, wrapping + name)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    "wrapping",
+    [
+        *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."),
+        *("compiled tower", "parallel tower", "compiled parallel tower", "compiled blocks"),
+        *("checkpointed blocks", "sharded"),
+    ],
+)
+def test_names_that_training_wrapped_are_those_of_the_model(
+    folder: Path, wrapping: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, pixels = texts_of(folder), np.full((1, 32, 32, 3), 77, np.uint8)
+    picture = Encoder(folder, device="cpu", precision="fp32").encode_pixels(pixels)
+    state = {_wrapped(name, wrapping): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    (folder / WEIGHTS).unlink()
+    if ending == ".bin":
+        torch.save({"epoch": 3, "state_dict": state}, folder / "open_clip_pytorch_model.bin")
+    else:
+        save_file(state, folder / WEIGHTS)
+    np.testing.assert_array_equal(texts_of(folder), expected)
+    for towers in ("auto", "plain"):
+        monkeypatch.setenv("IMRET_TOWERS", towers)
+        rows = Encoder(folder, device="cpu", precision="fp32").encode_pixels(pixels)
+        np.testing.assert_allclose(rows, picture, atol=1e-5)
+    tower = open_text_tower(resolve_model(folder))
+    assert (tower is None) == (ending == ".bin")
+    if tower is not None:
+        np.testing.assert_allclose(tower.encode_texts(TEXTS[:2]), expected, atol=1e-5)
+
+
+def test_a_tensor_under_two_names_is_refused(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state["_orig_mod.visual.proj"] = state["visual.proj"] + 1
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"'visual\.proj' twice, as '.*' and as '.*'"):
+        Encoder(folder, device="cpu").encode_texts(["x"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
