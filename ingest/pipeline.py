@@ -107,7 +107,7 @@ def ingest(
     started = time.monotonic()
     for source in sources:
         _check_not_empty(source, store, collection, prune=prune)
-    identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
+    identity = _identity(encoder, store.live(collection))
     target, live = _target(store, collection, identity, sources, rebuild=rebuild)
     report = _empty_report(store, collection, identity, sources)
     counters = Counters(report, on_progress)
@@ -142,6 +142,13 @@ def ingest(
         run.decoders.close()
         report.seconds = time.monotonic() - started
     return report
+
+
+def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
+    """Return what a version filled by an encoder is bound to; one that it made already stays as it is."""
+    kept = live is not None and encoder.embeds_as(live.fingerprint)
+    fingerprint = live.fingerprint if live is not None and kept else encoder.images_fingerprint
+    return Identity(encoder.model_id, fingerprint, encoder.dim)
 
 
 def _empty_report(store: Store, name: str, identity: Identity, sources: Sequence[FolderSource]) -> Report:

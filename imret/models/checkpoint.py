@@ -6,7 +6,9 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imret.errors import ModelError, summary
 from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names
@@ -26,6 +28,22 @@ _SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_DTYPE_NAMES = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
+
+
+def name_dtype(tensor: torch.Tensor) -> str:
+    """Return what safetensors calls the dtype of a tensor, "BF16" say; for others torch's own name."""
+    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def stored_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    """Return a CPU tensor's values as safetensors stores them: row by row, little-endian.
+
+    Raises:
+        RuntimeError: If it has no such form, as sparse and quantized ones.
+    """
+    rows: NDArray[np.uint8] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return rows
 
 
 class Checkpoint:

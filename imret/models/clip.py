@@ -17,7 +17,7 @@ from torch import nn
 from imret.errors import ModelError, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
-from imret.models.safetensors_map import LEFTOVERS
+from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS
 
 TOWERS = ("image", "text")
 
@@ -30,8 +30,6 @@ _NATIVE_TEXT = (
     "text_projection",
     "attn_mask",
 )
-
-_LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
 
 
 def load_clip(
@@ -267,14 +265,14 @@ def _refuse_differences(
         for name, module, key, _ in slots
         if name not in tensors
         and key not in module._non_persistent_buffers_set
-        and not name.endswith(_LEFTOVER_ENDINGS)
+        and not name.endswith(LEFTOVER_ENDINGS)
     ]
     unexpected = [
         name
         for name in tensors
         if name not in expected
         and name not in LEFTOVERS
-        and not name.endswith(_LEFTOVER_ENDINGS)
+        and not name.endswith(LEFTOVER_ENDINGS)
         and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in dropped)
     ]
     misshapen = [

@@ -55,7 +55,7 @@ class QueryEncoder(Protocol):
 
     @property
     def model_id(self) -> str:
-        """See `ModelInfo`, and so for the next four."""
+        """See `ModelInfo`, and so for the next five."""
 
     @property
     def dim(self) -> int: ...
@@ -65,6 +65,8 @@ class QueryEncoder(Protocol):
 
     @property
     def images_fingerprint(self) -> str: ...
+
+    def embeds_as(self, fingerprint: str) -> bool: ...
 
     @property
     def preprocess(self) -> Preprocess: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from imret.errors import ModelError, summary
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+# Counters and positions that a model computes with no more, and that a checkpoint may hold or lack.
+LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
 
 
 # Parts of a name that stand for a wrapper of torch's and for no module of a model: torch.compile, FSDP, and
@@ -69,15 +70,37 @@ def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry
         raise ModelError(f"'{path}' is not a whole safetensors file: {summary(error)}.") from error
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=access)
-    (header_size,) = struct.unpack("<Q", mapped[:8])
-    header = json.loads(mapped[8 : 8 + header_size])
-    header.pop("__metadata__", None)
+    return mapped, read_entries(path)
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """Return where each tensor of a safetensors file is, by its plain name; loads no library.
+
+    Raises:
+        ModelError: If the header cannot be read, or names a tensor twice.
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = int.from_bytes(start, "little")
+        header = file.read(size) if 8 + size <= path.stat().st_size else b""
     entries: dict[str, Entry] = {}
-    for stored, name in plain_names(header, path).items():
-        stated = header[stored]
-        start, end = stated["data_offsets"]  # counted from the end of the header
-        entries[name] = Entry(stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start)
-    return mapped, entries
+    try:
+        stated = json.loads(header)
+        stated.pop("__metadata__", None)
+        for stored, name in plain_names(stated, path).items():
+            begin, end = stated[stored]["data_offsets"]  # counted from the end of the header
+            entries[name] = Entry(
+                str(stated[stored]["dtype"]),
+                tuple(map(int, stated[stored]["shape"])),
+                8 + size + int(begin),
+                int(end) - int(begin),
+            )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"'{path}' is not a whole safetensors file: its header cannot be read ({summary(error)})."
+        ) from error
+    return entries
 
 
 def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:

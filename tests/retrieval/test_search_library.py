@@ -13,7 +13,7 @@ from imret.errors import DataError, ModelMismatch
 from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
-from imret.store import Store, open_store
+from imret.store import Identity, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model
@@ -108,6 +108,24 @@ def test_another_model_is_refused_also_when_dimensions_agree(store: Store, tmp_p
     other = Encoder(str(write_random_model(tmp_path / "other", seed=3)), device="cpu", precision="fp32")
     with pytest.raises(ModelMismatch, match=r"was built with '.*random'(.|\n)*Search with --model .*random"):
         search(store, "wing", encoder=other)
+
+
+def test_a_collection_of_former_fingerprints_is_searched_and_filled_as_it_is(
+    photos: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    former = encoder.files.former_images_fingerprint
+    assert former != encoder.images_fingerprint
+    identity = Identity(encoder.model_id, former, encoder.dim)
+    with open_store(tmp_path / "db") as store:
+        store.open_version("photos", identity).close()
+        store.promote("photos", identity)
+        report = ingest(store, [FolderSource(photos)], encoder=encoder)
+        assert (report.added, report.fingerprint) == (24, former)
+        assert store.live("photos") == identity
+        assert [hit.path for hit in search(store, "a red thing", encoder=encoder, limit=24)] == [
+            path for path, _ in _exact(photos, encoder, "a red thing")
+        ]
+        assert ingest(store, [FolderSource(photos)], encoder=encoder).unchanged == 24
 
 
 @pytest.mark.parametrize("query", ["", "   ", "\n"])
