@@ -88,6 +88,96 @@ def test_a_checkpoint_file_needs_its_architecture(random_model: Path) -> None:
     assert resolve_model(files.model_id) == files
 
 
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("arch", "statistics", "interpolation", "resize_mode"),
+    [
+        ("ViT-B-16-SigLIP", HALF, "bicubic", "squash"),
+        ("ViT-SO400M-16-SigLIP2-384", HALF, "bicubic", "squash"),
+        ("nllb-clip-base-siglip", HALF, "bicubic", "squash"),
+        ("ViT-H-14-CLIPA-336", IMAGENET, "bilinear", "squash"),
+        ("MobileCLIP-S1", ((0.0,) * 3, (1.0,) * 3), "bilinear", "shortest"),
+        ("MobileCLIP2-S3", OPENAI, "bilinear", "shortest"),
+        ("PE-Core-B-16", HALF, "bilinear", "squash"),
+        ("ViT-H-14-worldwide-378", OPENAI, "bicubic", "squash"),
+        ("ViT-B-32", OPENAI, "bicubic", "shortest"),
+        ("ViT-S-16", OPENAI, "bicubic", "shortest"),  # of which no weights are published
+    ],
+)
+def test_a_checkpoint_is_shown_pictures_as_all_that_is_published_of_its_architecture(
+    random_model: Path, arch: str, statistics: Any, interpolation: str, resize_mode: str
+) -> None:
+    files = resolve_model(random_model / WEIGHTS, arch=arch)
+    taken = files.preprocess
+    assert ((taken.mean, taken.std), taken.interpolation, taken.resize_mode) == (
+        statistics,
+        interpolation,
+        resize_mode,
+    )
+    assert resolve_model(files.model_id) == files
+
+
+@pytest.mark.parametrize(
+    ("arch", "ways"),
+    [
+        (
+            "ViT-H-14",
+            ["laion2b_s32b_b79k: resize_mode shortest, quick_gelu False", "dfn5b: resize_mode squash"],
+        ),
+        ("ViT-L/14", ["openai: mean (0.48145466", "laion2b_s32b_b82k: mean (0.5, 0.5, 0.5)"]),
+        ("ViT-H-14-quickgelu", ["metaclip_fullcc: resize_mode shortest", "dfn5b: resize_mode squash"]),
+    ],
+)
+def test_where_what_is_published_differs_it_is_asked_which_the_checkpoint_is_like(
+    random_model: Path, arch: str, ways: list[str]
+) -> None:
+    with pytest.raises(ModelError, match="differ in it") as raised:
+        resolve_model(random_model / WEIGHTS, arch=arch)
+    known = arch.replace("/", "-")
+    assert all(f"\n  --arch {known}/{way}" in str(raised.value) for way in ways)
+
+
+def test_a_tag_says_what_a_checkpoint_is_like(random_model: Path) -> None:
+    weights = random_model / WEIGHTS
+    squashed = resolve_model(weights, arch="ViT-H-14/dfn5b")
+    assert (squashed.preprocess.resize_mode, squashed.model_cfg["quick_gelu"]) == ("squash", True)
+    assert squashed.model_id == f"ViT-H-14/dfn5b:{weights}"
+    assert squashed.tokenizer == "ViT-H-14"
+    assert resolve_model(squashed.model_id) == squashed
+    cropped = resolve_model(weights, arch="ViT-H/14/laion2b-s32b-b79k")
+    assert (cropped.preprocess.resize_mode, "quick_gelu" in cropped.model_cfg) == ("shortest", False)
+    assert cropped.model_id == f"ViT-H-14/laion2b_s32b_b79k:{weights}"
+    with pytest.raises(
+        ModelError, match=r"'ViT-H-14' has no weights tagged 'dfn5'\. Nearest: ViT-H-14/dfn5b"
+    ):
+        resolve_model(weights, arch="ViT-H-14/dfn5")
+    with pytest.raises(ModelError, match=r"Unknown model 'ViT-X/dfn5b'"):
+        resolve_model(weights, arch="ViT-X/dfn5b")
+
+
+@pytest.mark.parametrize(
+    ("arch", "quick", "says"),
+    [
+        ("ViT-B-32", False, "with GELU; if it was trained with QuickGELU, say --arch ViT-B-32/openai"),
+        ("RN50", True, f"with QuickGELU; if it was trained with GELU, put {CONFIG} beside it"),
+        ("ViT-B-32/openai", True, ""),
+        ("ViT-B-32-quickgelu", True, ""),
+        ("ViT-g-14", False, ""),
+    ],
+)
+def test_the_activation_of_a_checkpoint_is_what_is_published_or_told(
+    random_model: Path, arch: str, quick: bool, says: str
+) -> None:
+    told: list[str] = []
+    files = resolve_model(random_model / WEIGHTS, arch=arch, notify=told.append)
+    assert files.model_cfg.get("quick_gelu", False) is quick
+    assert len(told) == bool(says)
+    assert says in "".join(told)
+
+
 def test_an_architecture_is_given_only_with_a_checkpoint_file(random_model: Path) -> None:
     for name in (str(random_model), "ViT-B-32/laion2b_s34b_b79k", "hf-hub:org/repo"):
         with pytest.raises(ModelError, match="brings its own"):
