@@ -18,6 +18,9 @@ from imret.models.weights_digest import digest_bytes, digest_tensors
 _WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
 
 
+_HALF = 32  # digits of a fingerprint
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """One model on disk, complete enough to build it.
@@ -46,18 +49,26 @@ class ModelFiles:
     def fingerprint(self) -> str:
         """64 hex digits that change with the weights, the architecture or the preprocessing.
 
-        The first call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder
-        by path, size and modification time. Of the weights it is the tensors that count: the file's name,
-        place and kind do not enter it.
+        The first 32 are of the whole model, the others of what makes embeddings of pictures alone. The first
+        call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder by path,
+        size and modification time. Of the weights it is the tensors that count: the file's name, place and
+        kind do not enter it.
 
         Raises:
             ModelError: If the weights cannot be read.
         """
-        return self._hashed(digest_tensors(self.weights).tensors, self.model_cfg)
+        weights = digest_tensors(self.weights)
+        image_tower = {
+            "embed_dim": self.model_cfg["embed_dim"],
+            "vision_cfg": self.model_cfg["vision_cfg"],
+            "quick_gelu": bool(self.model_cfg.get("quick_gelu", False)),
+        }
+        whole = self._hashed(weights.tensors, self.model_cfg)
+        return whole[:_HALF] + self._hashed(weights.image_tower, image_tower)[:_HALF]
 
     @cached_property
     def images_fingerprint(self) -> str:
-        """The same of the image tower alone, which a model has in common with one whose text alone was tuned.
+        """The fingerprint of the model whose image tower this one has: its own, unless only text was tuned.
 
         Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
         this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept,
@@ -66,14 +77,7 @@ class ModelFiles:
         Raises:
             ModelError: If the weights cannot be read.
         """
-        return self._kept_tower("image_tower") or self._hashed(
-            digest_tensors(self.weights).image_tower,
-            {
-                "embed_dim": self.model_cfg["embed_dim"],
-                "vision_cfg": self.model_cfg["vision_cfg"],
-                "quick_gelu": bool(self.model_cfg.get("quick_gelu", False)),
-            },
-        )
+        return self._kept_tower("image_tower") or self.fingerprint
 
     @cached_property
     def former_images_fingerprint(self) -> str:
@@ -93,7 +97,8 @@ class ModelFiles:
         Raises:
             ModelError: If the weights cannot be read.
         """
-        return fingerprint == self.images_fingerprint or fingerprint == self.former_images_fingerprint
+        same_tower = fingerprint[_HALF:] == self.images_fingerprint[_HALF:]
+        return same_tower or fingerprint == self.former_images_fingerprint
 
     def _hashed(self, weights: str, model_cfg: Mapping[str, Any]) -> str:
         identity = {
