@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 import threading
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from imret.errors import ImageError, ModelError
 from imret.models.encoder import Encoder, TextTruncated, load_clip
 from imret.models.fast.text_numpy import open_text_tower
 from imret.models.resolve import resolve_model
+from tests import ROOT
 from tests.fakes.models import write_random_model
 
 stock: Any = open_clip  # its functions carry no types
@@ -340,6 +342,55 @@ def test_no_weight_is_drawn_at_random_before_it_is_loaded(
     load_clip(resolve_model(zoo["native"]))
     load_clip(resolve_model(zoo["timm vision transformer"]))
     assert set(drawn) == {torch.device("meta")}
+
+
+# What a checkpoint does not hold is computed as the tower is built: rotary positions, masks of windows, and
+# of a stem of convolutions the size of what it gives.
+@pytest.mark.parametrize(
+    "timm",
+    ["eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384", "swin_tiny_patch4_window7_224", "hybrid"],
+)
+def test_towers_that_compute_while_they_are_built_are_those_of_stock_open_clip(
+    tmp_path: Path, timm: str
+) -> None:
+    name = "vitamin_small_224" if timm == "hybrid" else timm
+    cfg = custom(timm=name)
+    cfg["vision_cfg"] = {**cfg["vision_cfg"], "image_size": 384 if name.endswith("384") else 224}
+    folder = write_model(tmp_path / "model", cfg)
+    images, texts = stock_rows(folder, pictures(), TEXTS)
+    encoder = Encoder(folder, device="cpu", precision="fp32")
+    np.testing.assert_allclose(encoder.encode_images(pictures()), images, atol=2e-5)
+    np.testing.assert_allclose(encoder.encode_texts(TEXTS), texts, atol=1e-5)
+
+
+BUILD = """
+import sys
+import torch
+from imret.models.clip import has_batch_norm
+from imret.models.resolve import resolve_model
+
+def peak():
+    with open("/proc/self/status") as status:
+        return int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) >> 10
+
+has_batch_norm(resolve_model(sys.argv[1], arch="ViT-S-16"))
+import open_clip, timm
+files = resolve_model(sys.argv[1], arch=sys.argv[2])
+before = peak()
+has_batch_norm(files)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("arch", ["EVA02-L-14", "PE-Core-B-16", "swin_base_patch4_window7_224", "ViTamin-L"])
+def test_building_an_architecture_holds_none_of_its_weights(random_model: Path, arch: str) -> None:
+    """They are 1,631, 1,707, 681 and 1,743 MiB, both towers together."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BUILD, str(random_model / WEIGHTS), arch],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert int(done.stdout) < 200
 
 
 # ---- Device and precision ------------------------------------------------------------------------------
