@@ -349,7 +349,9 @@ class Encoder(ModelInfo):
         length, tokenizer = self._context_length, self._tokenizer
         backend = getattr(tokenizer, "tokenizer", None)
         if backend is not None:
-            return [text for text in texts if len(backend(text).input_ids) > length]
+            # As it is read: cleaned, which may make it short enough.
+            clean = getattr(tokenizer, "clean_fn", str)
+            return [text for text in texts if len(backend(clean(text)).input_ids) > length]
         # With one place more than the context has, only a text that did not fit reaches it.
         too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
         return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]

@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -264,6 +267,39 @@ def test_a_text_longer_than_the_context_is_cut_with_a_warning(zoo: dict[str, Pat
 
 
 # ---- What is loaded when -------------------------------------------------------------------------------
+
+
+class _Letters:
+    """A tokenizer as open_clip wraps those of transformers: of letters, which it cleans first."""
+
+    def __init__(self, cleaning: str) -> None:
+        self.clean_fn = stock.tokenizer.get_clean_fn(cleaning)
+
+    def tokenizer(self, text: str) -> Any:
+        return SimpleNamespace(input_ids=[ord(letter) % 300 for letter in text])
+
+    def __call__(self, texts: list[str], context_length: int) -> torch.Tensor:
+        rows = torch.zeros(len(texts), context_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            ids = self.tokenizer(self.clean_fn(text)).input_ids[:context_length]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+
+@pytest.mark.parametrize("cleaning", ["whitespace", "canonicalize"])
+def test_a_text_that_cleaning_makes_short_enough_is_not_said_to_be_cut(
+    zoo: dict[str, Path], cleaning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = resolve_model(zoo["text with both directions"])
+    text_cfg = {**files.model_cfg["text_cfg"], "hf_tokenizer_name": "letters"}
+    files = replace(files, model_cfg={**files.model_cfg, "text_cfg": text_cfg})
+    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: _Letters(cleaning))
+    encoder = Encoder(files, device="cpu", precision="fp32")
+    short = "a   red \t bird," + " " * 40 if cleaning == "whitespace" else "a red, red bird" + "!" * 40
+    assert encoder.truncated([short, 25 * "a", 24 * "b"]) == [25 * "a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode_texts([short])
 
 
 def test_naming_an_encoder_reads_no_weights(random_model: Path, tmp_path: Path) -> None:
