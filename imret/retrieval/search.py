@@ -66,7 +66,7 @@ def search(
         query: A str is words; a path or a picture of Pillow's is a picture to find others like it;
             `imret.Term` is anything else, and a sequence of them a sum. See `imret.retrieval.query`.
         encoder: The collection's encoder; loaded by the name the collection keeps if not given, and only if
-            there is something to encode.
+            there is something to encode. It is then kept until the store (the collection) is closed.
         filter: Only pictures that pass it.
         fetch: Gets the bytes of a URL; by default `imret.retrieval.fetch.fetch_picture`.
         collection: This and all that follow are as in `imret.retrieval.search_options.SearchOptions`.
@@ -118,7 +118,7 @@ def find_hits(
         filter_ = _combined(options.make_filter(), filter)
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
-            collection, lambda: encoder or _encoder_of(collection), options.template, fetch
+            collection, lambda: encoder or _encoder_of(collection, store), options.template, fetch
         )
         vector = embedder.embed(terms)
         if embedder.hashes and not options.include_self:
@@ -178,10 +178,10 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
 
 
-def _encoder_of(collection: Collection) -> QueryEncoder:
-    from imret.models.lazy_encoder import LazyEncoder
+def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncoder:
+    from imret.retrieval.kept_encoders import kept_encoder
 
-    return LazyEncoder(collection.identity.model)
+    return kept_encoder(owner, collection.identity.model)
 
 
 def _combined(*filters: Filter | None) -> Filter:
