@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imret.errors import DataError, ModelError
-from imret.files import sha256_of, write_atomically
+from imret.files import write_atomically
 from imret.images.preprocess import Preprocess
 from imret.models.resolve import CONFIG_NAME
+from imret.models.weights_digest import digest_bytes, digest_tensors
 
 if TYPE_CHECKING:
     from finetune.model.base_model import Base
@@ -256,7 +257,7 @@ def save_model(
     model_cfg: Mapping[str, Any],
     preprocess: Preprocess,
     training: Mapping[str, Any],
-    images_of: str | None = None,
+    images_of: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
@@ -269,7 +270,7 @@ def save_model(
         model_cfg: Its architecture.
         preprocess: What its image tower expects.
         training: For training.json.
-        images_of: Fingerprint of the model whose image tower this one shares, if any.
+        images_of: Fingerprints of the model whose image tower this one kept, if any; see `Base.images_of`.
 
     Returns:
         The content of training.json.
@@ -285,8 +286,12 @@ def save_model(
     os.replace(new_weights, output / WEIGHTS_NAME)
     training = dict(training)
     if images_of is not None:
-        with (output / WEIGHTS_NAME).open("rb") as weights:
-            training["images_of"] = {"fingerprint": images_of, "weights_sha256": sha256_of(weights)}
+        weights = output / WEIGHTS_NAME
+        training["images_of"] = {
+            **images_of,
+            "weights": digest_tensors(weights).tensors,
+            "weights_sha256": digest_bytes(weights),  # for an imret that knows no other digest
+        }
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
         "model_cfg": _without_downloads(model_cfg),

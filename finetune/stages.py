@@ -250,7 +250,7 @@ class Run:
             model_cfg=base.model_cfg,
             preprocess=base.preprocess,
             training=training,
-            images_of=base.images_fingerprint if kept_images else None,
+            images_of=base.images_of if kept_images else None,
         )
         (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one
         draw_training(output, training, self._say)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from imret.datasets.scan import Ignored, Skipped
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError
+from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
@@ -107,7 +107,8 @@ def ingest(
     started = time.monotonic()
     for source in sources:
         _check_not_empty(source, store, collection, prune=prune)
-    identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
+    before = store.live(collection)
+    identity = _identity(encoder, before)
     target, live = _target(store, collection, identity, sources, rebuild=rebuild)
     report = _empty_report(store, collection, identity, sources)
     counters = Counters(report, on_progress)
@@ -138,10 +139,23 @@ def ingest(
         if not live:
             store.promote(collection, identity)
         report.complete = True
+    except BaseException:
+        if before is None:
+            _drop_empty(store, target)
+        raise
     finally:
         run.decoders.close()
+        with suppress(StoreError):  # of a store that is lost
+            target.close()
         report.seconds = time.monotonic() - started
     return report
+
+
+def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
+    """Return what a version filled by an encoder is bound to; one that it made already stays as it is."""
+    kept = live is not None and encoder.embeds_as(live.fingerprint)
+    fingerprint = live.fingerprint if live is not None and kept else encoder.images_fingerprint
+    return Identity(encoder.model_id, fingerprint, encoder.dim)
 
 
 def _empty_report(store: Store, name: str, identity: Identity, sources: Sequence[FolderSource]) -> Report:
@@ -186,6 +200,12 @@ def _target(
         return target, True
     if live.fingerprint == identity.fingerprint:
         return store.open_version(name, identity), True
+    with closing(store.open(name)) as old:
+        is_empty = old.count() == 0
+    if is_empty:  # as a first ingest leaves it that was killed: its model binds nothing yet
+        target = store.open_version(name, identity)
+        store.promote(name, identity)
+        return target, True
     named = " ".join(_quoted(source.root) for source in sources)
     model = f"--model {identity.model}" + (f" --collection {name}" if name != DEFAULT_COLLECTION else "")
     if not rebuild:
@@ -207,6 +227,14 @@ def _target(
             f"or fill another collection with --collection NAME"
         )
     return store.open_version(name, identity), False
+
+
+def _drop_empty(store: Store, target: Collection) -> None:
+    """Remove a new collection that nothing went into: its model may be what is at fault."""
+    with suppress(StoreError):  # what stopped the run is what is told
+        if target.count() == 0:
+            target.close()
+            store.drop(target.name)
 
 
 def _quoted(folder: str) -> str:

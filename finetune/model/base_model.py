@@ -50,9 +50,17 @@ class Base:
     tokenizer: str
 
     @property
-    def images_fingerprint(self) -> str:
-        """Fingerprint of the model whose image tower this is; see `ModelFiles.images_fingerprint`."""
-        return self.fingerprint if self.files is None else self.files.images_fingerprint
+    def images_of(self) -> dict[str, str] | None:
+        """What training.json says of the image tower of a model that kept this one's; None from scratch.
+
+        See `ModelFiles.images_fingerprint`. The former fingerprint is for collections that are bound to it.
+        """
+        if self.files is None:
+            return None
+        return {
+            "image_tower": self.files.images_fingerprint,
+            "fingerprint": self.files.former_images_fingerprint,
+        }
 
     @property
     def context_length(self) -> int:

@@ -22,6 +22,7 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.output.console import announce
+from imret.retrieval.limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from imret.web.pool.collections import CollectionPool
@@ -64,7 +65,7 @@ DEFAULT_PORT = 8750
 @click.option(
     "--max-upload",
     type=click.IntRange(1),
-    default=32,
+    default=MAX_BODY_BYTES // 1_000_000,
     show_default=True,
     metavar="MB",
     help="Refuse larger requests.",
@@ -117,8 +118,7 @@ def command(
     from imret.web.server import listen
 
     lift_pillow_limit(MAX_PIXELS)
-    # It quotes the query, and queries are nobody's business.
-    warnings.filterwarnings("ignore", message="A text is longer than")
+    hide_queries()
     token = _read_token(token_file)
     check_binding(host, token, port=port)
     for root in roots:
@@ -143,6 +143,13 @@ def command(
                 max_body_bytes=max_upload * 1_000_000,
             )
             _run(app, listener, host=host, address=address, token=token, open_page=open_page)
+
+
+def hide_queries() -> None:
+    """Let no warning that quotes a text be printed: queries are nobody's business."""
+    from imret.models.fast.tokenizer import TextTruncated
+
+    warnings.filterwarnings("ignore", category=TextTruncated)
 
 
 def _require_web_extra() -> None:

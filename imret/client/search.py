@@ -23,6 +23,7 @@ from imret.client.discovery import RunningServer
 from imret.errors import ImretError, StoreUnavailable
 from imret.escape import escape_undecodable
 from imret.retrieval import limits
+from imret.retrieval.limits import MAX_CONDITIONS, MAX_PICTURES_BYTES
 from imret.retrieval.query import Query, Term, read_picture, terms_of
 from imret.retrieval.results import Hit, sort_hits
 from imret.retrieval.search_options import SearchOptions
@@ -32,9 +33,6 @@ from imret.store.payload import file_of
 PAGE = limits.MAX_LIMIT
 # Each page costs the server a search of all that come before it, too.
 MAX_PAGES = 10
-MAX_CONDITIONS = 50
-# A server takes 32 MB in one request, unless it was told otherwise.
-MAX_PICTURES_BYTES = 30_000_000
 
 # Fields of SearchOptions that the API calls by another name.
 API_NAMES = {"categories": "category", "not_categories": "not_category"}

@@ -6,10 +6,12 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from imret.errors import ModelError, summary
-from imret.models.safetensors_map import is_safetensors, map_safetensors
+from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names
 
 # Elements converted at once: 16 MB of float32.
 _PIECE = 1 << 22
@@ -26,6 +28,22 @@ _SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_DTYPE_NAMES = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
+
+
+def name_dtype(tensor: torch.Tensor) -> str:
+    """Return what safetensors calls the dtype of a tensor, "BF16" say; for others torch's own name."""
+    return _DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+
+
+def stored_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    """Return a CPU tensor's values as safetensors stores them: row by row, little-endian.
+
+    Raises:
+        RuntimeError: If it has no such form, as sparse and quantized ones.
+    """
+    rows: NDArray[np.uint8] = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return rows
 
 
 class Checkpoint:
@@ -46,11 +64,13 @@ class Checkpoint:
         self._map: mmap.mmap | None = None
         try:
             if is_safetensors(path):
-                self.tensors = _unwrapped(dict(self._map_safetensors()), path)
+                self.tensors = dict(self._map_safetensors())
             else:
                 self.tensors = _unwrapped(_unpickle(path), path)
         except OSError as error:
             raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
+        if not self.tensors:
+            raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
 
     def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
@@ -120,11 +140,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a bare or training checkpoint, without the "module." of parallel training."""
+    """Return the tensors of a bare or training checkpoint by the model's own names for them."""
     inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
-    if not tensors:
-        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name[len("module.") :]: tensor for name, tensor in tensors.items()}
-    return tensors
+    return {name: tensors[stored] for stored, name in plain_names(tensors, path).items()}

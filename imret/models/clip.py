@@ -1,23 +1,27 @@
 """Model files to a torch module that holds only the towers asked for, in the precision asked for.
 
-The module is one of open_clip's own, built on the meta device, so no weight is first drawn at random. A
+The module is one of open_clip's own, built with parameters on the meta device, so none is drawn at random. A
 safetensors checkpoint is mapped: what can be used as stored stays a private copy-on-write view of the file,
 what must be converted is read, converted and let go piece by piece.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from imret.errors import ModelError, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
-from imret.models.safetensors_map import LEFTOVERS
+from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS
 
 TOWERS = ("image", "text")
 
@@ -31,7 +35,12 @@ _NATIVE_TEXT = (
     "attn_mask",
 )
 
-_LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
+
+# What torch.nn.init writes values with.
+_INITIALISERS = {
+    *("normal_", "uniform_", "trunc_normal_", "zero_", "zeros_", "ones_", "fill_", "constant_"),
+    *("erfinv_", "mul_", "add_", "clamp_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"),
+}
 
 
 def load_clip(
@@ -96,22 +105,58 @@ def has_batch_norm(files: ModelFiles) -> bool:
 
 
 def _build(files: ModelFiles, towers: tuple[str, ...], dtype: torch.dtype) -> nn.Module:
-    """Return the architecture on the meta device, or on the CPU where `towers` cannot be built on meta."""
+    """Return the architecture with parameters on the meta device, and on the CPU what no checkpoint holds."""
     try:
-        with torch.device("meta"):
+        with _parameters_on_meta():
             model = _construct(files, dtype)
-        if _completed(model, _unused(model, towers)):
+        if not _lacks_values(model, _unused(model, towers)):
             return model
     except Exception:
-        # Hugging Face towers and some of timm's compute with values while they are built, and fail in as
-        # many ways. The ordinary construction below shows whether the configuration itself is at fault.
+        # Some towers compute with parameters, or where these are, while they are built. The construction
+        # below shows whether the configuration itself is at fault.
         pass
     try:
-        return _construct(files, dtype)
+        with _Undrawn():
+            return _construct(files, dtype)
     except Exception as error:
         raise ModelError(
             f"Cannot build the architecture of model '{files.model_id}': {summary(error)}."
         ) from error
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Take every parameter that this thread gives a module to the meta device, before it is drawn at random.
+
+    Their memory is asked for and never touched. Not all tensors, as `torch.device("meta")` would: tables that
+    are computed as the module is built and that no checkpoint holds (rotary positions, indices, masks) are
+    needed, and some towers compute with numbers of their own while they are built.
+    """
+    builder = threading.get_ident()
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
+        if threading.get_ident() != builder or parameter.is_meta:  # one that two modules share stays one
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave parameters that this thread makes as they are allocated: memory nobody writes to is not held."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        target = args[0] if args else named.get("tensor")
+        if isinstance(target, nn.Parameter) and getattr(func, "__name__", "") in _INITIALISERS:
+            return target
+        return func(*args, **named)
 
 
 def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
@@ -134,27 +179,21 @@ def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _completed(model: nn.Module, unused: tuple[str, ...]) -> bool:
-    """Compute the causal text mask, which no checkpoint holds; False if anything else lacks a value for good.
+def _lacks_values(model: nn.Module, unused: tuple[str, ...]) -> bool:
+    """Whether a tensor that no checkpoint brings was made of a parameter's values, which there are none of.
 
-    That is a buffer left out of checkpoints (the position tables of some timm towers), or a tensor held as a
-    plain attribute.
+    That is a buffer left out of checkpoints, or a tensor held as a plain attribute.
     """
-    text: Any = getattr(model, "text", model)
     for name, module in model.named_modules():
         if name.startswith(unused):
             continue
-        unsaved = module._non_persistent_buffers_set
-        for key, buffer in list(module._buffers.items()):
-            if buffer is None or not buffer.is_meta or key not in unsaved or key in unused:
-                continue
-            if module is not text or key != "attn_mask":
-                return False
-            # (L, L): 0 on and below the diagonal, -inf above: a token sees itself and those before it.
-            module._buffers[key] = torch.full(buffer.shape, float("-inf"), device="cpu").triu_(1)
-        if any(isinstance(value, torch.Tensor) and value.is_meta for value in vars(module).values()):
-            return False
-    return True
+        unsaved = (module._buffers[key] for key in module._non_persistent_buffers_set if key not in unused)
+        if any(
+            isinstance(tensor, torch.Tensor) and tensor.is_meta
+            for tensor in (*unsaved, *vars(module).values())
+        ):
+            return True
+    return False
 
 
 def _unused(model: nn.Module, towers: tuple[str, ...]) -> tuple[str, ...]:
@@ -267,14 +306,14 @@ def _refuse_differences(
         for name, module, key, _ in slots
         if name not in tensors
         and key not in module._non_persistent_buffers_set
-        and not name.endswith(_LEFTOVER_ENDINGS)
+        and not name.endswith(LEFTOVER_ENDINGS)
     ]
     unexpected = [
         name
         for name in tensors
         if name not in expected
         and name not in LEFTOVERS
-        and not name.endswith(_LEFTOVER_ENDINGS)
+        and not name.endswith(LEFTOVER_ENDINGS)
         and not any(name == prefix or name.startswith(f"{prefix}.") for prefix in dropped)
     ]
     misshapen = [

@@ -55,7 +55,7 @@ class QueryEncoder(Protocol):
 
     @property
     def model_id(self) -> str:
-        """See `ModelInfo`, and so for the next four."""
+        """See `ModelInfo`, and so for the next five."""
 
     @property
     def dim(self) -> int: ...
@@ -65,6 +65,8 @@ class QueryEncoder(Protocol):
 
     @property
     def images_fingerprint(self) -> str: ...
+
+    def embeds_as(self, fingerprint: str) -> bool: ...
 
     @property
     def preprocess(self) -> Preprocess: ...
@@ -347,7 +349,9 @@ class Encoder(ModelInfo):
         length, tokenizer = self._context_length, self._tokenizer
         backend = getattr(tokenizer, "tokenizer", None)
         if backend is not None:
-            return [text for text in texts if len(backend(text).input_ids) > length]
+            # As it is read: cleaned, which may make it short enough.
+            clean = getattr(tokenizer, "clean_fn", str)
+            return [text for text in texts if len(backend(clean(text)).input_ids) > length]
         # With one place more than the context has, only a text that did not fit reaches it.
         too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
         return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from imret.errors import ModelError
-from imret.files import write_atomically
 from imret.images.preprocess import Preprocess
-from imret.settings import cache_dir
+from imret.models.weights_digest import digest_bytes, digest_tensors
 
 # Keys that steer training or the download of a base model and leave every embedding as it is.
 _WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
 
-# A file changed less than this ago could change again within one tick of its clock, unseen by its mtime.
-_UNSETTLED_S = 2.0
+
+_HALF = 32  # digits of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -54,40 +49,80 @@ class ModelFiles:
     def fingerprint(self) -> str:
         """64 hex digits that change with the weights, the architecture or the preprocessing.
 
-        The first call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder
-        by path, size and modification time. The file's name and place do not enter it.
+        The first 32 are of the whole model, the others of what makes embeddings of pictures alone. The first
+        call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder by path,
+        size and modification time. Of the weights it is the tensors that count: the file's name, place and
+        kind do not enter it.
 
         Raises:
             ModelError: If the weights cannot be read.
         """
-        identity = {
-            "weights": _weights_digest(self.weights),
-            "model_cfg": _effective(self.model_cfg),
-            "preprocess": asdict(self.preprocess),
+        weights = digest_tensors(self.weights)
+        image_tower = {
+            "embed_dim": self.model_cfg["embed_dim"],
+            "vision_cfg": self.model_cfg["vision_cfg"],
+            "quick_gelu": bool(self.model_cfg.get("quick_gelu", False)),
         }
-        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        whole = self._hashed(weights.tensors, self.model_cfg)
+        return whole[:_HALF] + self._hashed(weights.image_tower, image_tower)[:_HALF]
 
     @cached_property
     def images_fingerprint(self) -> str:
         """The fingerprint of the model whose image tower this one has: its own, unless only text was tuned.
 
         Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
-        this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept;
-        the word counts only for the very weights it was written with.
+        this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept,
+        in whatever precision; the word counts only for the very weights it was written with.
 
         Raises:
             ModelError: If the weights cannot be read.
         """
+        return self._kept_tower("image_tower") or self.fingerprint
+
+    @cached_property
+    def former_images_fingerprint(self) -> str:
+        """What `images_fingerprint` was until imret hashed tensors: of the bytes of the file, both towers.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        return self._kept_tower("fingerprint") or self._hashed(digest_bytes(self.weights), self.model_cfg)
+
+    def embeds_as(self, fingerprint: str) -> bool:
+        """Whether pictures are embedded by this model as by the one that a collection is bound to.
+
+        Args:
+            fingerprint: Of the collection: an images_fingerprint, be it a former one.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        same_tower = fingerprint[_HALF:] == self.images_fingerprint[_HALF:]
+        return same_tower or fingerprint == self.former_images_fingerprint
+
+    def _hashed(self, weights: str, model_cfg: Mapping[str, Any]) -> str:
+        identity = {
+            "weights": weights,
+            "model_cfg": _effective(model_cfg),
+            "preprocess": asdict(self.preprocess),
+        }
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _kept_tower(self, key: str) -> str | None:
+        """Return a fingerprint of the model whose image tower this one kept, as training.json has it."""
         try:
             training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            image_tower = training["images_of"]
-            fingerprint, weights_sha256 = str(image_tower["fingerprint"]), image_tower["weights_sha256"]
+            images_of = training["images_of"]
+            fingerprint = str(images_of[key])
+            is_of_these = (
+                images_of["weights"] == digest_tensors(self.weights).tensors
+                if "weights" in images_of
+                else images_of["weights_sha256"] == digest_bytes(self.weights)
+            )
         except (OSError, ValueError, KeyError, TypeError):
-            return self.fingerprint
-        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint) or weights_sha256 != _weights_digest(self.weights):
-            return self.fingerprint
-        return fingerprint
+            return None
+        return fingerprint if is_of_these and re.fullmatch(r"[0-9a-f]{64}", fingerprint) else None
 
 
 class ModelInfo:
@@ -119,6 +154,10 @@ class ModelInfo:
         """64 hex digits that a collection is bound to; see `ModelFiles.images_fingerprint`."""
         return self.files.images_fingerprint
 
+    def embeds_as(self, fingerprint: str) -> bool:
+        """Whether this model made a collection of that fingerprint; see `ModelFiles.embeds_as`."""
+        return self.files.embeds_as(fingerprint)
+
     @property
     def preprocess(self) -> Preprocess:
         """How a picture becomes the input of the image tower."""
@@ -130,27 +169,3 @@ def _effective(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _effective(entry) for key, entry in value.items() if key not in _WITHOUT_EFFECT}
     return [_effective(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def _weights_digest(path: Path) -> str:
-    """Return the sha256 of a file, from the cache where path, size and mtime are unchanged."""
-    try:
-        stat = path.stat()
-        key = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}"
-        entry = cache_dir() / "fingerprints" / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.txt"
-        with contextlib.suppress(OSError, ValueError):
-            cached = entry.read_text(encoding="ascii").strip()
-            if re.fullmatch(r"[0-9a-f]{64}", cached):
-                return cached
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        settled = path.stat().st_mtime_ns == stat.st_mtime_ns and time.time() - stat.st_mtime > _UNSETTLED_S
-    except OSError as error:
-        raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
-    if settled:
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not the run
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(entry, digest.hexdigest())
-    return digest.hexdigest()

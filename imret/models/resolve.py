@@ -15,14 +15,15 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError, summary
 from imret.files import write_atomically
-from imret.images.preprocess import parse_preprocess
+from imret.images.preprocess import Preprocess, parse_preprocess
 from imret.models.fingerprint import ModelFiles
 from imret.settings import cache_dir
 
@@ -59,8 +60,10 @@ def resolve_model(
 
     Args:
         name: The model.
-        arch: open_clip architecture of a checkpoint file; allowed only with one.
-        notify: Called with one sentence before a download starts; the place to tell a person about 4 GB.
+        arch: open_clip architecture of a checkpoint file; allowed only with one. `ARCH/TAG` says that it is
+            like the weights of that tag; asked for where an architecture's weights differ.
+        notify: Called with a sentence before a download starts, the place to tell a person about 4 GB; and
+            where a checkpoint file could be read in another way.
 
     Raises:
         ModelError: If the name is unknown, the folder incomplete, or the hub cannot be reached.
@@ -79,10 +82,10 @@ def resolve_model(
         _refuse_arch(text, arch)
         return _from_folder(path)
     if path.is_file():
-        return _from_checkpoint(path, arch)
+        return _from_checkpoint(path, arch, notify)
     prefix, colon, rest = text.partition(":")
     if colon and arch is None and Path(rest).expanduser().is_file():
-        return _from_checkpoint(Path(rest).expanduser(), prefix)
+        return _from_checkpoint(Path(rest).expanduser(), prefix, None)
     if _looks_like_path(text):
         raise ModelError(f"Model '{text}' was not found: no such folder or file.")
     _refuse_arch(text, arch)
@@ -140,7 +143,7 @@ def _weights_in(folder: Path) -> Path:
     return min(others, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
 
 
-def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
+def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None] | None) -> ModelFiles:
     path = path.absolute()
     if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ModelError(
@@ -149,15 +152,114 @@ def _from_checkpoint(path: Path, arch: str | None) -> ModelFiles:
     if arch is None:
         raise ModelError(
             f"Checkpoint '{path}' does not say its architecture. Name it with --arch, for example "
-            f"--arch ViT-H-14, or put {CONFIG_NAME} beside it and pass the folder."
+            f"--arch ViT-B-32, or put {CONFIG_NAME} beside it and pass the folder."
         )
-    known, model_cfg = _architecture(arch)
+    known, model_cfg, preprocess = _as_published(arch, path, notify)
     return ModelFiles(
         model_id=f"{known}:{path}",
         model_cfg=model_cfg,
-        preprocess=parse_preprocess({}, model_cfg, known),
+        preprocess=preprocess,
         weights=path.resolve(),
-        tokenizer=known,
+        tokenizer=known.partition("/")[0],
+    )
+
+
+def _as_published(
+    arch: str, path: Path, notify: Callable[[str], None] | None
+) -> tuple[str, dict[str, Any], Preprocess]:
+    """Return what a checkpoint leaves unsaid: its architecture, with name and activation, and preprocessing.
+
+    Preprocessing is what all weights agree on that open_clip lists for the architecture. Their activation
+    decides too, where they agree; where they do not, the architecture states it, as ViT-B-32 and
+    ViT-B-32-quickgelu do.
+
+    Args:
+        arch: An architecture, or one and the tag of the weights that the checkpoint is like.
+        path: Of the checkpoint.
+        notify: Called with a sentence where the activation could be another.
+
+    Raises:
+        ModelError: If there is no such architecture or tag, or preprocessing differs from tag to tag.
+    """
+    known, tag = arch.replace("/", "-"), ""
+    entry = _ask_once("published", known, lambda: _published(known))
+    if entry is None and "/" in arch:
+        head, _, tag = arch.rpartition("/")
+        known = head.replace("/", "-")
+        entry = _ask_once("published", known, lambda: _published(known))
+    if entry is None:
+        _architecture(arch)
+        raise AssertionError("unreachable")
+    model_cfg, tags = _model_cfg(entry["model_cfg"], known), entry["tags"]
+    tag = tag.lower().replace("-", "_")  # as open_clip reads it
+    if tag and tag not in tags:
+        raise _unknown_tag(known, tag)
+    stated = {name: parse_preprocess(cfg, model_cfg, known) for name, cfg in tags.items()}
+    quick = {name: bool(cfg.get("quick_gelu", False)) for name, cfg in tags.items()}
+    if tag:
+        cfg = {**model_cfg, "quick_gelu": True} if quick[tag] else model_cfg
+        return f"{known}/{tag}", cfg, stated[tag]
+    if len(set(stated.values())) > 1:
+        raise _ambiguous(
+            known, path, {name: (preprocess, quick[name]) for name, preprocess in stated.items()}
+        )
+    preprocess = next(iter(stated.values()), None) or parse_preprocess({}, model_cfg, known)
+    return known, _with_activation(known, model_cfg, quick, path, notify), preprocess
+
+
+def _with_activation(
+    known: str,
+    model_cfg: dict[str, Any],
+    quick: Mapping[str, bool],
+    path: Path,
+    notify: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Return an architecture with the activation of its weights, by tag, where these agree; tell of doubt."""
+    stated = bool(model_cfg.get("quick_gelu", False))
+    others = [tag for tag, is_quick in quick.items() if is_quick is not stated]
+    if not others:
+        return model_cfg
+    taken = not stated if len(others) == len(quick) else stated
+    names = ("QuickGELU", "GELU") if taken else ("GELU", "QuickGELU")
+    if notify is not None:
+        way = (
+            f"put {CONFIG_NAME} beside it and pass the folder"
+            if taken is not stated
+            else f"say --arch {known}/{others[0]}"
+        )
+        notify(f"'{path}' is read as a {known} with {names[0]}; if it was trained with {names[1]}, {way}")
+    return {**model_cfg, "quick_gelu": taken}
+
+
+def _published(known: str) -> dict[str, Any] | None:
+    """Return what open_clip says of an architecture and of all weights that it lists for it."""
+    from open_clip import pretrained
+
+    model_cfg = _model_config(known)
+    if model_cfg is None:
+        return None
+    tags = pretrained.list_pretrained_tags_by_model(known)
+    return {
+        "model_cfg": model_cfg,
+        "tags": {tag: dict(pretrained.get_pretrained_cfg(known, tag)) for tag in tags},
+    }
+
+
+def _ambiguous(known: str, path: Path, tags: dict[str, tuple[Preprocess, bool]]) -> ModelError:
+    """Say between which weights a checkpoint's owner has to choose."""
+    first: dict[tuple[Preprocess, bool], str] = {}
+    for tag, way in tags.items():
+        first.setdefault(way, tag)
+    ways = [{**asdict(preprocess), "quick_gelu": quick} for preprocess, quick in first]
+    differing = [key for key in ways[0] if len({way[key] for way in ways}) > 1]
+    listed = "\n".join(
+        f"  --arch {known}/{tag}: {', '.join(f'{key} {way[key]}' for key in differing)}"
+        for tag, way in zip(first.values(), ways, strict=True)
+    )
+    return ModelError(
+        f"Checkpoint '{path}' does not say how it wants its pictures, and the weights that are published for "
+        f"'{known}' differ in it. Say which it is like:\n{listed}\n"
+        f"Or put {CONFIG_NAME} beside it, and pass the folder."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,14 @@ from imret.errors import ModelError, summary
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+# Counters and positions that a model computes with no more, and that a checkpoint may hold or lack.
+LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
+
+
+# Parts of a name that stand for a wrapper of torch's and for no module of a model: torch.compile, FSDP, and
+# activation checkpointing. Any module may be wrapped, a tower or a single block, so they stand anywhere.
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_PARALLEL = "module."  # of torch's parallel training, which wraps a whole model or a whole tower
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,14 @@ def is_safetensors(path: Path) -> bool:
 
 
 def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry]]:
-    """Map a safetensors file.
+    """Map a safetensors file; return the map, and where each tensor is by its plain name.
 
     Args:
         path: The file.
         access: mmap.ACCESS_READ, or ACCESS_COPY for memory that can be written to and is not the file's.
 
     Raises:
-        ModelError: If it is not whole.
+        ModelError: If it is not whole, or holds a tensor twice.
         OSError: If it cannot be read.
     """
     from safetensors import SafetensorError, safe_open
@@ -62,15 +70,73 @@ def map_safetensors(path: Path, access: int) -> tuple[mmap.mmap, dict[str, Entry
         raise ModelError(f"'{path}' is not a whole safetensors file: {summary(error)}.") from error
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=access)
-    (header_size,) = struct.unpack("<Q", mapped[:8])
+    return mapped, read_entries(path)
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """Return where each tensor of a safetensors file is, by its plain name; loads no library.
+
+    Raises:
+        ModelError: If the header cannot be read, or names a tensor twice.
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = int.from_bytes(start, "little")
+        header = file.read(size) if 8 + size <= path.stat().st_size else b""
     entries: dict[str, Entry] = {}
-    for name, stated in json.loads(mapped[8 : 8 + header_size]).items():
-        if name != "__metadata__":
-            start, end = stated["data_offsets"]  # counted from the end of the header
+    try:
+        stated = json.loads(header)
+        stated.pop("__metadata__", None)
+        for stored, name in plain_names(stated, path).items():
+            begin, end = stated[stored]["data_offsets"]  # counted from the end of the header
             entries[name] = Entry(
-                stated["dtype"], tuple(stated["shape"]), 8 + header_size + start, end - start
+                str(stated[stored]["dtype"]),
+                tuple(map(int, stated[stored]["shape"])),
+                8 + size + int(begin),
+                int(end) - int(begin),
             )
-    return mapped, entries
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"'{path}' is not a whole safetensors file: its header cannot be read ({summary(error)})."
+        ) from error
+    return entries
+
+
+def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
+    """Return what a model calls its tensors, by the names that a checkpoint stores them under.
+
+    Training leaves its wrappers in the names: "_orig_mod." of a model, a tower or a block that was compiled,
+    "module." of parallel training, or both, in any order.
+
+    Args:
+        names: As stored.
+        path: Of the checkpoint, for the message.
+
+    Raises:
+        ModelError: If two tensors are then called the same.
+    """
+    plain = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
+    _strip_parallel(plain, "")
+    for tower in {f"{name.partition('.')[0]}." for name in plain.values() if "." in name}:
+        _strip_parallel(plain, tower)
+    stored_as: dict[str, str] = {}
+    for stored, name in plain.items():
+        if name in stored_as:
+            raise ModelError(
+                f"'{path}' holds '{name}' twice, as '{stored_as[name]}' and as '{stored}'. "
+                "Leave one of them out."
+            )
+        stored_as[name] = stored
+    return plain
+
+
+def _strip_parallel(plain: dict[str, str], root: str) -> None:
+    """Take "module." off, in place, where all names below a root have it."""
+    below = [stored for stored, name in plain.items() if name.startswith(root)]
+    while below and all(plain[stored].startswith(root + _PARALLEL) for stored in below):
+        for stored in below:
+            plain[stored] = root + plain[stored].removeprefix(root + _PARALLEL)
 
 
 def block_shapes(block: str, width: int, mlp_width: int) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,7 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
         ModelMismatch: If the fingerprints differ, though the dimensions may agree.
     """
     mine = collection.identity
-    if mine.fingerprint == encoder.images_fingerprint:
+    if encoder.embeds_as(mine.fingerprint):
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
     rebuild = f"rebuild: imret ingest SOURCE --collection {collection.name} --model {theirs.model} --rebuild"

@@ -9,4 +9,7 @@ MAX_TEXT = 2_000  # characters of a term, a category, a condition
 MAX_WEIGHT = 1e6  # of a term
 MAX_NAME = 100  # characters of a collection's name
 MAX_CATEGORIES = 200
+MAX_CONDITIONS = 200
 MAX_PER_GROUP = 100
+MAX_BODY_BYTES = 32_000_000  # of a request, unless a server was told otherwise
+MAX_PICTURES_BYTES = 30_000_000  # of the pictures in one; the rest of it needs room, too

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.dedupe import fold_near_copies
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.results import Facet, Hit, sort_hits
@@ -30,6 +29,7 @@ from imret.store.payload import file_of
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from imret.retrieval.dedupe import NearCopies
 
 
 def search(
@@ -66,7 +66,7 @@ def search(
         query: A str is words; a path or a picture of Pillow's is a picture to find others like it;
             `imret.Term` is anything else, and a sequence of them a sum. See `imret.retrieval.query`.
         encoder: The collection's encoder; loaded by the name the collection keeps if not given, and only if
-            there is something to encode.
+            there is something to encode. It is then kept until the store (the collection) is closed.
         filter: Only pictures that pass it.
         fetch: Gets the bytes of a URL; by default `imret.retrieval.fetch.fetch_picture`.
         collection: This and all that follow are as in `imret.retrieval.search_options.SearchOptions`.
@@ -118,7 +118,7 @@ def find_hits(
         filter_ = _combined(options.make_filter(), filter)
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
-            collection, lambda: encoder or _encoder_of(collection), options.template, fetch
+            collection, lambda: encoder or _encoder_of(collection, store), options.template, fetch
         )
         vector = embedder.embed(terms)
         if embedder.hashes and not options.include_self:
@@ -127,7 +127,7 @@ def find_hits(
         if options.relevant:
             min_score = max(min_score, embedder.relevance_threshold(terms, vector, filter_))
         find = _best if options.group_by is None else _best_of_groups
-        points = find(collection, vector, filter_, options, min_score)
+        points = find(collection, vector, filter_, options, min_score, _copies(options))
         if options.offset and not points:
             _check_offset(collection, filter_, options)
     hits = [
@@ -178,10 +178,10 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
 
 
-def _encoder_of(collection: Collection) -> QueryEncoder:
-    from imret.models.lazy_encoder import LazyEncoder
+def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncoder:
+    from imret.retrieval.kept_encoders import kept_encoder
 
-    return LazyEncoder(collection.identity.model)
+    return kept_encoder(owner, collection.identity.model)
 
 
 def _combined(*filters: Filter | None) -> Filter:
@@ -195,22 +195,32 @@ def _combined(*filters: Filter | None) -> Filter:
 # ---- What is found --------------------------------------------------------------------------------------
 
 
+def _copies(options: SearchOptions) -> NearCopies | None:
+    """Return what folds near copies for one search, if they are to be; loads what decodes pictures."""
+    if not options.unique:
+        return None
+    from imret.retrieval.dedupe import NearCopies
+
+    return NearCopies()
+
+
 def _best(
     collection: Collection,
     vector: NDArray[np.float32],
     filter_: Filter,
     options: SearchOptions,
     min_score: float,
+    copies: NearCopies | None,
 ) -> list[tuple[Point, int]]:
     """Return points from the offset on with at least a score, and how many near copies each stands for."""
     if math.isinf(min_score) and min_score > 0:
         return []
     n_wanted = options.offset + options.limit
-    n_asked = 2 * n_wanted if options.unique else n_wanted
+    n_asked = n_wanted if copies is None else 2 * n_wanted
     while True:
         points = collection.search(vector, limit=n_asked, filter=filter_ or None)
         good = [point for point in points if (point.score or 0.0) >= min_score]
-        folded = fold_near_copies(good) if options.unique else [(point, 0) for point in good]
+        folded = [(point, 0) for point in good] if copies is None else copies.fold(good)
         if len(folded) >= n_wanted or len(good) < n_asked:
             return folded[options.offset : n_wanted]
         n_asked *= 4
@@ -222,6 +232,7 @@ def _best_of_groups(
     filter_: Filter,
     options: SearchOptions,
     min_score: float,
+    copies: NearCopies | None,
 ) -> list[tuple[Point, int]]:
     """Return the best points of each value of a field; one exact filtered search a value."""
     field = str(options.group_by)
@@ -229,7 +240,7 @@ def _best_of_groups(
     groups = []
     for value in collection.facet(field, filter_ or None):
         of_value = _combined(filter_, Filter(must=(Match(field, (value,)),)))
-        points = _best(collection, vector, of_value, within, min_score)
+        points = _best(collection, vector, of_value, within, min_score, copies)
         if points:
             groups.append(points)
     groups.sort(key=lambda points: (-(points[0][0].score or 0.0), points[0][0].id))

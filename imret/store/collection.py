@@ -85,6 +85,7 @@ class Collection:
         name: Of the collection.
         version: Names the version that this handle has open, live or not, as `Store.version` does.
         identity: The encoder.
+        kept: What those who use it keep with it; let go when it is closed.
     """
 
     def __init__(self, name: str, version: str, identity: Identity, engine: Engine) -> None:
@@ -93,6 +94,7 @@ class Collection:
         self.identity = identity
         self._engine = engine
         self._closed = False
+        self.kept: dict[str, Any] = {}
 
     def upsert(
         self, ids: Sequence[str], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -246,6 +248,7 @@ class Collection:
 
     def close(self) -> None:
         """Release this handle; the store stays open."""
+        self.kept.clear()
         if not self._closed:
             self._closed = True
             self._engine.close()

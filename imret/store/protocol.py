@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
 from imret.store.types import Identity
@@ -18,11 +18,13 @@ class Store(Protocol):
         engine: "embedded" or "server".
         address: Folder or URL, as a user would pass it to --db.
         reason: Why this store was chosen, for people; empty if it was named.
+        kept: What those who use it keep with it; let go when it is closed.
     """
 
     engine: str
     address: str
     reason: str
+    kept: dict[str, Any]
 
     def collections(self) -> list[str]:
         """Return the names that have a live version, sorted."""

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imret.errors import ImretError
+from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.settings import __version__
 from imret.web.errors import problem, problem_for
 from imret.web.images.files import ImageFiles
@@ -35,7 +36,6 @@ STATIC = Path(__file__).with_name("static")
 # The API of today also answers below /api without a version.
 VERSION = "v1"
 
-MAX_BODY_BYTES = 32 << 20
 BODY_TIMEOUT_S = 30.0
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from imret.retrieval.limits import (
     MAX_CATEGORIES,
+    MAX_CONDITIONS,
     MAX_DEPTH,
     MAX_LIMIT,
     MAX_NAME,
@@ -52,7 +53,7 @@ class Which(BaseModel):
     )
     category: Texts = Field(default_factory=list, description="Any of these.")
     not_category: Texts = Field(default_factory=list, description="None of these.")
-    where: Texts = Field(
+    where: Annotated[list[Text], Field(max_length=MAX_CONDITIONS)] = Field(
         default_factory=list, description="Conditions such as width>=1000; all of them hold."
     )
 

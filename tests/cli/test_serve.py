@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,9 @@ from click.testing import CliRunner
 
 from imret import Encoder
 from imret.cli.main import cli
+from imret.cli.serve import hide_queries
 from imret.errors import ImretError
+from imret.models.fast.tokenizer import TextTruncated
 from imret.store import open_store
 from ingest import pipeline
 from ingest.sources import FolderSource
@@ -332,3 +335,12 @@ def test_help_is_instant_and_loads_no_server() -> None:
     code += "try: main()\nexcept SystemExit: print({'fastapi', 'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
     assert done.stdout.endswith("set()\n"), done.stderr
+
+
+def test_no_query_is_printed_whatever_the_warning_of_it_says() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        hide_queries()
+        warnings.warn("my secret wish is too long, in whatever words", TextTruncated, stacklevel=1)
+        warnings.warn("another thing", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["another thing"]

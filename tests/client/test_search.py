@@ -282,12 +282,15 @@ def test_what_the_client_sends_at_most_is_what_the_api_takes() -> None:
         "collection": limits.MAX_NAME * "a",
         "category": limits.MAX_CATEGORIES * ["a"],
         "not_category": limits.MAX_CATEGORIES * ["a"],
-        "where": search.MAX_CONDITIONS * ["a"],
+        "where": limits.MAX_CONDITIONS * ["a"],
         "limit": search.PAGE,
         "offset": limits.MAX_DEPTH - search.PAGE,
         "per_group": limits.MAX_PER_GROUP,
     }
     schemas.SearchIn.model_validate(query)
+    for name in ("category", "not_category", "where"):  # and no more: client and server have one bound each
+        with pytest.raises(ValueError, match=name):
+            schemas.SearchIn.model_validate({**query, name: [*query[name], "a"]})
 
 
 # ---- A server that answers as a test wants it -----------------------------------------------------------

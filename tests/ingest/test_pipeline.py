@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from imret import Encoder, open_store
-from imret.errors import DataError, ModelMismatch, StoreError
+from imret.errors import DataError, ModelError, ModelMismatch, StoreError
 from imret.models.lazy_encoder import LazyEncoder
 from imret.store import Collection, Identity, Point, Store
 from imret.store.payload import modified_time
@@ -329,6 +329,44 @@ def test_an_empty_folder_is_refused_and_leaves_no_collection(tmp_path: Path, enc
         with pytest.raises(DataError, match="no pictures in"):
             ingest(store, [FolderSource(tmp_path / "empty")], encoder=encoder)
         assert store.collections() == []
+
+
+@pytest.mark.parametrize("fault", ["weights", "device"])
+def test_a_model_that_cannot_encode_leaves_no_collection_that_is_bound_to_it(
+    photos: Path, tmp_path: Path, random_model: Path, encoder: Encoder, fault: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(random_model, tmp_path / "broken")
+    weights = tmp_path / "broken" / "open_clip_model.safetensors"
+    if fault == "weights":
+        save_file({**load_file(weights), "visual.proj": torch.zeros(3, 3)}, weights)
+    broken = LazyEncoder(tmp_path / "broken", device="cpu" if fault == "weights" else "cuda:99")
+    with open_store(tmp_path / "db") as store:
+        with pytest.raises(ModelError, match="other shape" if fault == "weights" else "cuda:99"):
+            ingest(store, [FolderSource(photos)], encoder=broken)
+        assert store.live("photos") is None
+        assert store.staged_versions("photos") == []
+        assert ingest(store, [FolderSource(photos)], encoder=encoder).complete
+        assert store.live("photos") == Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
+
+
+def test_an_empty_collection_takes_any_model(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
+    """A first ingest that is killed before it stores anything leaves one."""
+    with open_store(tmp_path / "db") as store:
+        killed = Identity("a model that is gone", "0" * 64, 7)
+        store.open_version("photos", killed).close()
+        store.promote("photos", killed)
+        assert ingest(store, [FolderSource(photos)], encoder=encoder).complete
+        assert store.live("photos") == Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
+        assert store.staged_versions("photos") == []
+
+
+def test_an_ingest_leaves_its_collection_closed(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
+    with open_store(tmp_path / "db") as store:
+        ingest(store, [FolderSource(photos)], encoder=encoder)
+        store.rename("photos", "nature")
+        assert ingest(store, [FolderSource(photos)], encoder=encoder, collection="nature").unchanged > 0
 
 
 def test_another_model_is_refused_also_when_dimensions_agree(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +28,9 @@ import imret.models.device
 import imret.models.encoder
 from imret.errors import ImageError, ModelError
 from imret.models.encoder import Encoder, TextTruncated, load_clip
+from imret.models.fast.text_numpy import open_text_tower
 from imret.models.resolve import resolve_model
+from tests import ROOT
 from tests.fakes.models import write_random_model
 
 stock: Any = open_clip  # its functions carry no types
@@ -263,6 +269,39 @@ def test_a_text_longer_than_the_context_is_cut_with_a_warning(zoo: dict[str, Pat
 # ---- What is loaded when -------------------------------------------------------------------------------
 
 
+class _Letters:
+    """A tokenizer as open_clip wraps those of transformers: of letters, which it cleans first."""
+
+    def __init__(self, cleaning: str) -> None:
+        self.clean_fn = stock.tokenizer.get_clean_fn(cleaning)
+
+    def tokenizer(self, text: str) -> Any:
+        return SimpleNamespace(input_ids=[ord(letter) % 300 for letter in text])
+
+    def __call__(self, texts: list[str], context_length: int) -> torch.Tensor:
+        rows = torch.zeros(len(texts), context_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            ids = self.tokenizer(self.clean_fn(text)).input_ids[:context_length]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+
+@pytest.mark.parametrize("cleaning", ["whitespace", "canonicalize"])
+def test_a_text_that_cleaning_makes_short_enough_is_not_said_to_be_cut(
+    zoo: dict[str, Path], cleaning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = resolve_model(zoo["text with both directions"])
+    text_cfg = {**files.model_cfg["text_cfg"], "hf_tokenizer_name": "letters"}
+    files = replace(files, model_cfg={**files.model_cfg, "text_cfg": text_cfg})
+    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: _Letters(cleaning))
+    encoder = Encoder(files, device="cpu", precision="fp32")
+    short = "a   red \t bird," + " " * 40 if cleaning == "whitespace" else "a red, red bird" + "!" * 40
+    assert encoder.truncated([short, 25 * "a", 24 * "b"]) == [25 * "a"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode_texts([short])
+
+
 def test_naming_an_encoder_reads_no_weights(random_model: Path, tmp_path: Path) -> None:
     shutil.copytree(random_model, tmp_path / "model")
     encoder = Encoder(tmp_path / "model", device="cpu")
@@ -339,6 +378,55 @@ def test_no_weight_is_drawn_at_random_before_it_is_loaded(
     load_clip(resolve_model(zoo["native"]))
     load_clip(resolve_model(zoo["timm vision transformer"]))
     assert set(drawn) == {torch.device("meta")}
+
+
+# What a checkpoint does not hold is computed as the tower is built: rotary positions, masks of windows, and
+# of a stem of convolutions the size of what it gives.
+@pytest.mark.parametrize(
+    "timm",
+    ["eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384", "swin_tiny_patch4_window7_224", "hybrid"],
+)
+def test_towers_that_compute_while_they_are_built_are_those_of_stock_open_clip(
+    tmp_path: Path, timm: str
+) -> None:
+    name = "vitamin_small_224" if timm == "hybrid" else timm
+    cfg = custom(timm=name)
+    cfg["vision_cfg"] = {**cfg["vision_cfg"], "image_size": 384 if name.endswith("384") else 224}
+    folder = write_model(tmp_path / "model", cfg)
+    images, texts = stock_rows(folder, pictures(), TEXTS)
+    encoder = Encoder(folder, device="cpu", precision="fp32")
+    np.testing.assert_allclose(encoder.encode_images(pictures()), images, atol=2e-5)
+    np.testing.assert_allclose(encoder.encode_texts(TEXTS), texts, atol=1e-5)
+
+
+BUILD = """
+import sys
+import torch
+from imret.models.clip import has_batch_norm
+from imret.models.resolve import resolve_model
+
+def peak():
+    with open("/proc/self/status") as status:
+        return int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) >> 10
+
+has_batch_norm(resolve_model(sys.argv[1], arch="ViT-S-16"))
+import open_clip, timm
+files = resolve_model(sys.argv[1], arch=sys.argv[2])
+before = peak()
+has_batch_norm(files)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("arch", ["EVA02-L-14", "PE-Core-B-16", "swin_base_patch4_window7_224", "ViTamin-L"])
+def test_building_an_architecture_holds_none_of_its_weights(random_model: Path, arch: str) -> None:
+    """They are 1,631, 1,707, 681 and 1,743 MiB, both towers together."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BUILD, str(random_model / WEIGHTS), arch],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert int(done.stdout) < 200
 
 
 # ---- Device and precision ------------------------------------------------------------------------------
@@ -423,6 +511,58 @@ def test_a_torch_checkpoint_loads_in_every_wrapping(folder: Path, wrapped: str) 
         _use_new_zipfile_serialization=wrapped != "old format",
     )
     np.testing.assert_array_equal(texts_of(folder), expected)
+
+
+def _wrapped(name: str, wrapping: str) -> str:
+    """Return the name that torch's wrappers leave in a checkpoint."""
+    root, dot, rest = name.partition(".")
+    return {
+        "compiled tower": f"visual._orig_mod.{rest}" if root == "visual" else name,
+        "parallel tower": f"visual.module.{rest}" if root == "visual" else name,
+        "compiled parallel tower": f"visual._orig_mod.module.{rest}" if root == "visual" else name,
+        "compiled blocks": name.replace(".ln_1.", "._orig_mod.ln_1."),
+        "checkpointed blocks": name.replace(".ln_1.", "._checkpoint_wrapped_module.ln_1."),
+        "sharded": f"_fsdp_wrapped_module.{root}{dot}{'_fsdp_wrapped_module.' if dot else ''}{rest}",
+    }.get(wrapping, wrapping + name)
+
+
+@pytest.mark.parametrize("ending", [".bin", ".safetensors"])
+@pytest.mark.parametrize(
+    "wrapping",
+    [
+        *("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."),
+        *("compiled tower", "parallel tower", "compiled parallel tower", "compiled blocks"),
+        *("checkpointed blocks", "sharded"),
+    ],
+)
+def test_names_that_training_wrapped_are_those_of_the_model(
+    folder: Path, wrapping: str, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, pixels = texts_of(folder), np.full((1, 32, 32, 3), 77, np.uint8)
+    picture = Encoder(folder, device="cpu", precision="fp32").encode_pixels(pixels)
+    state = {_wrapped(name, wrapping): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    (folder / WEIGHTS).unlink()
+    if ending == ".bin":
+        torch.save({"epoch": 3, "state_dict": state}, folder / "open_clip_pytorch_model.bin")
+    else:
+        save_file(state, folder / WEIGHTS)
+    np.testing.assert_array_equal(texts_of(folder), expected)
+    for towers in ("auto", "plain"):
+        monkeypatch.setenv("IMRET_TOWERS", towers)
+        rows = Encoder(folder, device="cpu", precision="fp32").encode_pixels(pixels)
+        np.testing.assert_allclose(rows, picture, atol=1e-5)
+    tower = open_text_tower(resolve_model(folder))
+    assert (tower is None) == (ending == ".bin")
+    if tower is not None:
+        np.testing.assert_allclose(tower.encode_texts(TEXTS[:2]), expected, atol=1e-5)
+
+
+def test_a_tensor_under_two_names_is_refused(folder: Path) -> None:
+    state = load_file(folder / WEIGHTS)
+    state["_orig_mod.visual.proj"] = state["visual.proj"] + 1
+    save_file(state, folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"'visual\.proj' twice, as '.*' and as '.*'"):
+        Encoder(folder, device="cpu").encode_texts(["x"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from imret.errors import ModelError
 from imret.models import resolve
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
+from imret.models.weights_digest import digest_tensors
 from tests import ROOT
 from tests.fakes.models import write_random_model
 
@@ -85,6 +86,96 @@ def test_a_checkpoint_file_needs_its_architecture(random_model: Path) -> None:
     assert files.model_id == f"ViT-B-32:{weights}"
     assert files.dim == 512
     assert resolve_model(files.model_id) == files
+
+
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("arch", "statistics", "interpolation", "resize_mode"),
+    [
+        ("ViT-B-16-SigLIP", HALF, "bicubic", "squash"),
+        ("ViT-SO400M-16-SigLIP2-384", HALF, "bicubic", "squash"),
+        ("nllb-clip-base-siglip", HALF, "bicubic", "squash"),
+        ("ViT-H-14-CLIPA-336", IMAGENET, "bilinear", "squash"),
+        ("MobileCLIP-S1", ((0.0,) * 3, (1.0,) * 3), "bilinear", "shortest"),
+        ("MobileCLIP2-S3", OPENAI, "bilinear", "shortest"),
+        ("PE-Core-B-16", HALF, "bilinear", "squash"),
+        ("ViT-H-14-worldwide-378", OPENAI, "bicubic", "squash"),
+        ("ViT-B-32", OPENAI, "bicubic", "shortest"),
+        ("ViT-S-16", OPENAI, "bicubic", "shortest"),  # of which no weights are published
+    ],
+)
+def test_a_checkpoint_is_shown_pictures_as_all_that_is_published_of_its_architecture(
+    random_model: Path, arch: str, statistics: Any, interpolation: str, resize_mode: str
+) -> None:
+    files = resolve_model(random_model / WEIGHTS, arch=arch)
+    taken = files.preprocess
+    assert ((taken.mean, taken.std), taken.interpolation, taken.resize_mode) == (
+        statistics,
+        interpolation,
+        resize_mode,
+    )
+    assert resolve_model(files.model_id) == files
+
+
+@pytest.mark.parametrize(
+    ("arch", "ways"),
+    [
+        (
+            "ViT-H-14",
+            ["laion2b_s32b_b79k: resize_mode shortest, quick_gelu False", "dfn5b: resize_mode squash"],
+        ),
+        ("ViT-L/14", ["openai: mean (0.48145466", "laion2b_s32b_b82k: mean (0.5, 0.5, 0.5)"]),
+        ("ViT-H-14-quickgelu", ["metaclip_fullcc: resize_mode shortest", "dfn5b: resize_mode squash"]),
+    ],
+)
+def test_where_what_is_published_differs_it_is_asked_which_the_checkpoint_is_like(
+    random_model: Path, arch: str, ways: list[str]
+) -> None:
+    with pytest.raises(ModelError, match="differ in it") as raised:
+        resolve_model(random_model / WEIGHTS, arch=arch)
+    known = arch.replace("/", "-")
+    assert all(f"\n  --arch {known}/{way}" in str(raised.value) for way in ways)
+
+
+def test_a_tag_says_what_a_checkpoint_is_like(random_model: Path) -> None:
+    weights = random_model / WEIGHTS
+    squashed = resolve_model(weights, arch="ViT-H-14/dfn5b")
+    assert (squashed.preprocess.resize_mode, squashed.model_cfg["quick_gelu"]) == ("squash", True)
+    assert squashed.model_id == f"ViT-H-14/dfn5b:{weights}"
+    assert squashed.tokenizer == "ViT-H-14"
+    assert resolve_model(squashed.model_id) == squashed
+    cropped = resolve_model(weights, arch="ViT-H/14/laion2b-s32b-b79k")
+    assert (cropped.preprocess.resize_mode, "quick_gelu" in cropped.model_cfg) == ("shortest", False)
+    assert cropped.model_id == f"ViT-H-14/laion2b_s32b_b79k:{weights}"
+    with pytest.raises(
+        ModelError, match=r"'ViT-H-14' has no weights tagged 'dfn5'\. Nearest: ViT-H-14/dfn5b"
+    ):
+        resolve_model(weights, arch="ViT-H-14/dfn5")
+    with pytest.raises(ModelError, match=r"Unknown model 'ViT-X/dfn5b'"):
+        resolve_model(weights, arch="ViT-X/dfn5b")
+
+
+@pytest.mark.parametrize(
+    ("arch", "quick", "says"),
+    [
+        ("ViT-B-32", False, "with GELU; if it was trained with QuickGELU, say --arch ViT-B-32/openai"),
+        ("RN50", True, f"with QuickGELU; if it was trained with GELU, put {CONFIG} beside it"),
+        ("ViT-B-32/openai", True, ""),
+        ("ViT-B-32-quickgelu", True, ""),
+        ("ViT-g-14", False, ""),
+    ],
+)
+def test_the_activation_of_a_checkpoint_is_what_is_published_or_told(
+    random_model: Path, arch: str, quick: bool, says: str
+) -> None:
+    told: list[str] = []
+    files = resolve_model(random_model / WEIGHTS, arch=arch, notify=told.append)
+    assert files.model_cfg.get("quick_gelu", False) is quick
+    assert len(told) == bool(says)
+    assert says in "".join(told)
 
 
 def test_an_architecture_is_given_only_with_a_checkpoint_file(random_model: Path) -> None:
@@ -393,6 +484,125 @@ def test_the_fingerprint_follows_weights_architecture_and_preprocessing(
     quick = replace(base, model_cfg={**base.model_cfg, "quick_gelu": True})
     grey = replace(base, preprocess=replace(base.preprocess, mean=(0.4, 0.5, 0.5)))
     assert len({files.fingerprint for files in (base, other, quick, grey)}) == 4
+
+
+def _saved_again(folder: Path, way: str) -> None:
+    """Save the same tensors in another way."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / WEIGHTS)
+    if way == "metadata":
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt", "note": "copied"})
+    elif way == "leftovers":
+        save_file({**state, "context_length": torch.tensor(77)}, folder / WEIGHTS)
+    elif way == "wrapped":
+        save_file({f"module._orig_mod.{name}": tensor for name, tensor in state.items()}, folder / WEIGHTS)
+    elif way == "order":
+        _write_in_order(folder / WEIGHTS, dict(reversed(list(state.items()))))
+    else:
+        (folder / WEIGHTS).unlink()
+        state["visual.proj"] = state["visual.proj"].T.contiguous().T  # equal, and not row by row in memory
+        saved = {"epoch": 3, "state_dict": state} if way == "training" else state
+        new = way != "old format"
+        torch.save(saved, folder / "open_clip_pytorch_model.bin", _use_new_zipfile_serialization=new)
+
+
+def _write_in_order(path: Path, state: dict[str, torch.Tensor]) -> None:
+    header, data = {}, b""
+    for name, tensor in state.items():
+        rows = tensor.numpy().tobytes()
+        offsets = [len(data), len(data) + len(rows)]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": offsets}
+        data += rows
+    encoded = json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+
+
+@pytest.mark.parametrize(
+    "way", ["metadata", "leftovers", "wrapped", "order", "torch", "training", "old format"]
+)
+def test_the_same_tensors_saved_again_are_the_same_model(
+    random_model: Path, tmp_path: Path, way: str
+) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    _saved_again(tmp_path / "model", way)
+    before, after = resolve_model(random_model), resolve_model(tmp_path / "model")
+    assert before.weights.read_bytes() != after.weights.read_bytes()
+    assert after.fingerprint == before.fingerprint
+    assert after.images_fingerprint == after.fingerprint
+
+
+def test_other_tensors_are_another_model_and_other_text_another_text_tower(
+    random_model: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(random_model / WEIGHTS)
+    proj, positions = state["visual.proj"].clone(), state["positional_embedding"].clone()
+    proj[0, 0] += 1e-6
+    positions[0, 0] += 1e-6
+    changes = {
+        "precision": {name: tensor.half() for name, tensor in state.items()},
+        "image": {**state, "visual.proj": proj},
+        "shape": {**state, "visual.proj": state["visual.proj"].T.contiguous()},
+        "name": {("visual.other" if name == "visual.proj" else name): t for name, t in state.items()},
+        "text": {**state, "positional_embedding": positions},
+    }
+    base = resolve_model(random_model)
+    found = {}
+    for name, changed in changes.items():
+        shutil.copytree(random_model, tmp_path / name)
+        save_file(changed, tmp_path / name / WEIGHTS)
+        found[name] = resolve_model(tmp_path / name)
+    assert len({base.fingerprint, *(files.fingerprint for files in found.values())}) == 6
+    embed_alike = [name for name, files in found.items() if files.embeds_as(base.images_fingerprint)]
+    assert embed_alike == ["text"]
+
+
+def fingerprint_of_bytes(folder: Path) -> str:
+    """The fingerprint as imret made it while it hashed files: an oracle of its own."""
+    files = resolve_model(folder)
+    identity = {
+        "weights": hashlib.sha256(files.weights.read_bytes()).hexdigest(),
+        "model_cfg": files.model_cfg,
+        "preprocess": asdict(files.preprocess),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def test_a_collection_bound_to_the_bytes_of_the_file_knows_its_model(
+    random_model: Path, tmp_path: Path
+) -> None:
+    former = fingerprint_of_bytes(random_model)
+    assert resolve_model(random_model).embeds_as(former)
+    assert not resolve_model(write_random_model(tmp_path / "other", seed=1)).embeds_as(former)
+    shutil.copytree(random_model, tmp_path / "again")
+    _saved_again(tmp_path / "again", "metadata")
+    assert not resolve_model(tmp_path / "again").embeds_as(former)  # which other bytes cannot show
+
+
+@pytest.mark.parametrize("said", ["by bytes", "by tensors", "of other weights"])
+def test_a_tower_that_was_kept_is_the_bases_as_training_json_says(
+    random_model: Path, tmp_path: Path, said: str
+) -> None:
+    base = resolve_model(random_model)
+    tuned = write_random_model(tmp_path / "tuned", seed=2)  # stands for the same tower in another precision
+    images_of = {"fingerprint": fingerprint_of_bytes(random_model)}
+    if said == "by bytes":  # as imret wrote it while it hashed files
+        images_of["weights_sha256"] = hashlib.sha256((tuned / WEIGHTS).read_bytes()).hexdigest()
+    else:
+        images_of["image_tower"] = base.images_fingerprint
+        images_of["weights"] = digest_tensors(tuned / WEIGHTS).tensors
+    (tuned / "training.json").write_text(json.dumps({"images_of": images_of}))
+    if said == "of other weights":
+        shutil.copy(write_random_model(tmp_path / "other", seed=3) / WEIGHTS, tuned)
+    elif said == "by tensors":
+        _saved_again(tuned, "metadata")
+    files = resolve_model(tuned)
+    kept = said != "of other weights"
+    assert files.embeds_as(images_of["fingerprint"]) == kept
+    assert (files.images_fingerprint == base.images_fingerprint) == (said == "by tensors")
+    assert files.fingerprint != base.fingerprint
 
 
 def test_the_fingerprint_does_not_follow_names_order_or_training_settings(random_model: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,6 +307,46 @@ def test_near_copies_are_folded_into_the_best_of_them(
         for file in photos_with_copies.glob("*-half.jpg"):
             file.unlink()  # a file that cannot be read has its bytes alone
         assert len(search(store, "wing", encoder=encoder, limit=20, unique=True)) == 16
+
+
+def test_a_search_that_asks_for_more_looks_at_each_file_once_and_at_few_at_a_time(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    for seed in range(4):
+        draw_picture(folder / f"{seed}.png", seed=seed)
+    query = Image.open(folder / "0.png").convert("RGB")
+    for quality in range(60, 90):  # so many copies that all the best hits are one picture
+        query.save(folder / f"{quality}.jpg", quality=quality)
+    looks: list[str] = []
+    widths: list[int] = []
+    inside, lock = [0], threading.Lock()
+
+    def counting(source: Any, **options: Any) -> Any:
+        with lock:
+            looks.append(str(source))
+            inside[0] += 1
+            widths.append(inside[0])
+        try:
+            return load_image(source, **options)
+        finally:
+            with lock:
+                inside[0] -= 1
+
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(folder)], encoder=encoder)
+        monkeypatch.setattr("imret.images.decode.load_image", counting)
+
+        def ask(limit: int) -> list[int]:
+            hits = search(store, query, encoder=encoder, limit=limit, unique=True)
+            return [hit.folded for hit in hits]
+
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(ask, [3] * 4)) == [[30, 0, 0]] * 4
+    files = Counter(look for look in looks if look.startswith(str(folder)))
+    assert len(files) == 34
+    assert set(files.values()) == {4}, "each search looks at a file once"
+    assert max(widths) <= 8
 
 
 # ---- Where the answers end ------------------------------------------------------------------------------

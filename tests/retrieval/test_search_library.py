@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import imret
+import imret.models.encoder
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
 from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
-from imret.store import Store, open_store
+from imret.store import Collection, Identity, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model
@@ -108,6 +117,93 @@ def test_another_model_is_refused_also_when_dimensions_agree(store: Store, tmp_p
     other = Encoder(str(write_random_model(tmp_path / "other", seed=3)), device="cpu", precision="fp32")
     with pytest.raises(ModelMismatch, match=r"was built with '.*random'(.|\n)*Search with --model .*random"):
         search(store, "wing", encoder=other)
+
+
+def test_a_collection_of_former_fingerprints_is_searched_and_filled_as_it_is(
+    photos: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    former = encoder.files.former_images_fingerprint
+    assert former != encoder.images_fingerprint
+    identity = Identity(encoder.model_id, former, encoder.dim)
+    with open_store(tmp_path / "db") as store:
+        store.open_version("photos", identity).close()
+        store.promote("photos", identity)
+        report = ingest(store, [FolderSource(photos)], encoder=encoder)
+        assert (report.added, report.fingerprint) == (24, former)
+        assert store.live("photos") == identity
+        assert [hit.path for hit in search(store, "a red thing", encoder=encoder, limit=24)] == [
+            path for path, _ in _exact(photos, encoder, "a red thing")
+        ]
+        assert ingest(store, [FolderSource(photos)], encoder=encoder).unchanged == 24
+
+
+def _searched_alone(
+    store: Store | Collection, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[weakref.ref[Encoder]], Callable[[str], object]]:
+    """Return where each model that is loaded is noted, and what searches without an encoder of one's own."""
+    monkeypatch.setenv("IMRET_QUERY_CACHE", "off")
+    loaded: list[weakref.ref[Encoder]] = []
+    init = imret.models.encoder.Encoder.__init__
+
+    def noting(self: Encoder, *args: Any, **options: Any) -> None:
+        loaded.append(weakref.ref(self))
+        init(self, *args, **options)
+
+    monkeypatch.setattr("imret.models.encoder.Encoder.__init__", noting)
+    return loaded, lambda query: search(store, query, limit=2)
+
+
+def test_searches_that_name_no_encoder_share_one_until_the_store_is_closed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Encoder(write_random_model(tmp_path / "model", seed=0))
+    queries = [f"wing number {i}" for i in range(12)]
+    with open_store(tmp_path / "db") as store:
+        ingest(store, [FolderSource(photos)], encoder=own)
+        expected = [search(store, query, encoder=own, limit=2) for query in queries]
+        loaded, ask = _searched_alone(store, monkeypatch)
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(ask, queries)) == expected
+        assert len(loaded) == 1
+        with closing(store.open("photos")) as collection:
+            assert search(collection, "wing number 3", limit=2) == expected[3]
+        assert len(loaded) == 1
+        gc.collect()
+        assert loaded[0]() is not None
+    gc.collect()
+    assert loaded[0]() is None, "a closed store keeps its model"
+
+
+def test_a_model_whose_files_have_changed_is_not_the_one_that_was_kept(
+    photos: Path, encoder: Encoder, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(random_model, tmp_path / "model")
+    with open_store(tmp_path / "db") as store:
+        ingest(store, [FolderSource(photos)], encoder=Encoder(model, device="cpu", precision="fp32"))
+        loaded, ask = _searched_alone(store, monkeypatch)
+        ask("wing")
+        other = write_random_model(tmp_path / "other", seed=5)
+        os.replace(other / "open_clip_model.safetensors", model / "open_clip_model.safetensors")
+        with pytest.raises(ModelMismatch, match="has changed since"):
+            ask("wing")
+        assert len(loaded) == 1
+
+
+def test_of_many_models_those_used_last_are_kept(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(tmp_path / "db") as store:
+        for seed in range(3):
+            model = write_random_model(tmp_path / str(seed), seed=seed)
+            made = Encoder(model, device="cpu", precision="fp32")
+            ingest(store, [FolderSource(photos)], encoder=made, collection=f"c{seed}")
+        del made
+        loaded, _ = _searched_alone(store, monkeypatch)
+        for name in ("c0", "c1", "c0", "c1", "c2", "c1"):
+            search(store, "wing", collection=name, limit=2)
+        gc.collect()
+        assert len(loaded) == 3
+        assert [encoder() is not None for encoder in loaded] == [False, True, True]
 
 
 @pytest.mark.parametrize("query", ["", "   ", "\n"])

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
 from imret.store.collection import Collection, check_name
@@ -71,6 +71,7 @@ class EdgeStore:
         self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
         self._closed = False
+        self.kept: dict[str, Any] = {}
 
     def collections(self) -> list[str]:
         return [name for name in folder.collection_names(self._folder) if self.live(name) is not None]
@@ -154,6 +155,7 @@ class EdgeStore:
         folder.empty_trash(self._folder)
 
     def close(self) -> None:
+        self.kept.clear()
         with self._starting:
             self._closed = True
             clients: list[WorkerClient] = [*self._peers.values()]

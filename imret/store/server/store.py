@@ -64,6 +64,7 @@ class ServerStore:
         self._client, self._request = self._connection.client, self._connection.request
         self.address = address
         self.reason = reason
+        self.kept: dict[str, Any] = {}
         if warning := self._connection.warning:
             self.reason = f"{reason}; {warning}" if reason else f"store {address}: {warning}"
 
@@ -173,6 +174,7 @@ class ServerStore:
             self._delete(physical)  # and with the live one its alias
 
     def close(self) -> None:
+        self.kept.clear()
         self._connection.close()
 
     def __enter__(self) -> Self:

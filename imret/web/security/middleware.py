@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable
 from urllib.parse import quote, unquote_to_bytes
 
+from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.web.security.body_limits import BUDGET_BODIES, BodyBudget, Exchange
 from imret.web.security.hosts import AllowedHosts, check_binding, check_origin
 from imret.web.security.http import App, Receive, RefusedError, Scope, Send, header_values
@@ -46,7 +47,7 @@ class SecurityMiddleware:
         port: int,
         token: str | None = None,
         allow_hosts: Iterable[str] = (),
-        max_body_bytes: int = 32 << 20,
+        max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = 30.0,
     ) -> None:
         """Stand before an app that listens on host and port.

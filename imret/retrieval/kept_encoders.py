@@ -1,0 +1,58 @@
+"""Encoders that searches load themselves, kept for the next until the store or collection is closed."""
+
+from __future__ import annotations
+
+import json
+import threading
+import weakref
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from imret.models.lazy_encoder import LazyEncoder
+from imret.models.resolve import resolve_model
+
+if TYPE_CHECKING:
+    from imret.models.fingerprint import ModelFiles
+    from imret.store import Collection, Store
+
+# Of one store: two collections of two models may be searched in turn.
+MODELS_KEPT = 2
+
+_KEY = "encoders"
+_lock = threading.Lock()
+# Of all that are kept: two stores of one model share it.
+_encoders: weakref.WeakValueDictionary[Hashable, LazyEncoder] = weakref.WeakValueDictionary()
+
+
+def kept_encoder(owner: Store | Collection, model: str) -> LazyEncoder:
+    """Return the encoder of a model: the one that an earlier search made, unless its files have changed.
+
+    Safe to use from many threads.
+
+    Args:
+        owner: Keeps it until it is closed, and no more than the `MODELS_KEPT` used last.
+        model: A name that `imret.models.resolve.resolve_model` takes.
+
+    Raises:
+        ModelError: If the model cannot be found.
+    """
+    files = resolve_model(model)
+    try:
+        state = _state_of(files)
+    except OSError:
+        return LazyEncoder(files)  # which says what is wrong with them
+    with _lock:
+        encoder = _encoders.get(state) or LazyEncoder(files)
+        _encoders[state] = encoder
+        kept: dict[Hashable, LazyEncoder] = owner.kept.setdefault(_KEY, {})
+        kept.pop(state, None)
+        kept[state] = encoder
+        for oldest in list(kept)[:-MODELS_KEPT]:
+            del kept[oldest]
+    return encoder
+
+
+def _state_of(files: ModelFiles) -> Hashable:
+    stat: Any = files.weights.stat()
+    cfg = json.dumps(files.model_cfg, sort_keys=True, default=str)
+    return files.model_id, str(files.weights), stat.st_size, stat.st_mtime_ns, cfg, files.preprocess
