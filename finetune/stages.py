@@ -126,6 +126,12 @@ class Run:
             f"{len(self._data.validation.records):,} for validation; "
             f"{trainer.steps:,} steps of {trainer.batch_size}"
         )
+        for images, what in ((self._data.validation, "validation"), (self._data.captioned, "captioned")):
+            if images is not None and images.room < len(images.records):
+                self._say(
+                    f"of {len(images.records):,} {what} pictures {images.room:,} fit in memory; the others "
+                    "are decoded anew whenever they are scored"
+                )
         if base.preprocess != Preprocess():
             self._say(_describe_preprocess(base.preprocess))
 
