@@ -35,6 +35,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     data/replay.py           captioned pictures of other things, shown again
     model/base_model.py      what training starts from: a pretrained model, or an architecture
     model/features.py        features of pictures and texts from a model in training
+    model/text_files.py      the tokenizer of a tuned model, and what else its texts need
     model/param_groups.py    which parameters are trained, and how fast
     model/token_mask.py      training only the words that name categories
     model/frozen_trunk.py    an image tower split below its topmost layer

@@ -256,6 +256,7 @@ class Run:
             model_cfg=base.model_cfg,
             preprocess=base.preprocess,
             training=training,
+            tokenizer=base.tokenizer,
             images_of=base.images_fingerprint if kept_images else None,
         )
         (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one

@@ -35,6 +35,7 @@ from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
 from imret.errors import DataError
 from imret.images.phash import ImageHash
+from imret.models.tokenizer import count_tokens
 
 CAPTIONS_NAME = "captions.csv"
 
@@ -226,7 +227,7 @@ def prepare(
     lengths = measure_token_lengths(
         sources.labelled.records,
         sources.replay.records if sources.replay else (),
-        base.make_token_counter(),
+        lambda text: count_tokens(base.tokenizer, text),
         context=base.context_length,
         names=sources.names,
     )

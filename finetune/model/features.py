@@ -29,7 +29,7 @@ class FeatureEncoder:
         self._base, self._model, self._device = base, model, device
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self.precision = "bf16" if bf16 else "fp32"
-        self.tokenize = base.make_tokenizer()
+        self.tokenize = base.tokenize
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -418,28 +417,6 @@ def test_replayed_captions_that_are_too_long_are_counted_too(
     (tmp_path / "replay" / "captions.csv").write_text(rows)
     lengths = gathered(photos, replay=tmp_path / "replay" / "captions.csv").report.lengths
     assert (lengths.cut, lengths.longest, lengths.first) == (1, 38, "street.png")
-
-
-def test_tokens_are_counted_as_the_tokenizer_of_the_base_counts_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    base = find_base("imret-tiny", from_scratch=True)
-    text = "a photo of a Bird, outdoors."
-    tokens = base.make_tokenizer()([text])[0]
-    assert base.make_token_counter()(text) == int((tokens != 0).sum()) == 10
-
-    class OfTransformers:
-        """One word, one token, and one more at the end."""
-
-        def clean_fn(self, text: str) -> str:
-            return text.strip()
-
-        def tokenizer(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [1] * (len(text.split(" ")) + 1)}
-
-    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: OfTransformers())
-    cfg = {**base.model_cfg, "text_cfg": {**base.model_cfg["text_cfg"], "hf_tokenizer_name": "x"}}
-    assert dataclasses.replace(base, model_cfg=cfg).make_token_counter()(" two words ") == 3
 
 
 def test_a_category_name_longer_than_the_context_is_refused(photos: Path, tmp_path: Path) -> None:
