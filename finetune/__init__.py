@@ -12,7 +12,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     trainer.py               one step of training
     config.py                FinetuneConfig: every setting, its default and its reason; the recipes
     callbacks.py             what a run reports, and to whom
-    loss.py                  the label-aware contrastive loss, its floor, and the anchors' losses
+    loss.py                  the label-aware losses, the floor of one, and the anchors' losses
     anchors.py               the base's features that a model is anchored to
     grad_cache.py            a batch that does not fit in memory, in chunks
     distributed.py           several processes that train one model

@@ -132,6 +132,11 @@ class Run:
                     f"of {len(images.records):,} {what} pictures {images.room:,} fit in memory; the others "
                     "are decoded anew whenever they are scored"
                 )
+        if trainer.loss_kind == "sigmoid":
+            self._say(
+                "the base judges each pair of picture and text by a sigmoid, and is trained with that loss: "
+                "imret classify gives each label a probability of its own"
+            )
         if base.preprocess != Preprocess():
             self._say(_describe_preprocess(base.preprocess))
 
@@ -236,6 +241,7 @@ class Run:
             "validation": {"before": self._progress.before, **shipped},
             "steps": trainer.steps,
             "seconds": round(self._progress.seconds, 1),
+            "loss": trainer.loss_kind,
             "device": str(trainer.device),
             "precision": trainer.encoder.precision,
             "versions": {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
 from imret.models.tokenizer import load_tokenizer, require_transformers
 
+# Zhai et al. (2023), "Sigmoid Loss for Language Image Pre-Training", section 3.1; so does open_clip.
+_SIGMOID_LOGIT_SCALE = math.log(10)
 _ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 
 
@@ -72,6 +75,8 @@ class Base:
             return load_clip(self.files, device=device, dtype=torch.float32)
         cfg = deepcopy(dict(self.model_cfg))
         custom_text = cfg.pop("custom_text", False) or "hf_model_name" in cfg["text_cfg"]
+        if cfg.get("init_logit_bias") is not None:  # a sigmoid's scale begins lower than a softmax's
+            cfg.setdefault("init_logit_scale", _SIGMOID_LOGIT_SCALE)
         kind = CustomTextCLIP if custom_text else CLIP
         torch.manual_seed(seed)
         try:
