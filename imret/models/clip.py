@@ -18,7 +18,7 @@ from imret.errors import ModelError, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVERS
-from imret.models.tokenizer import require_transformers
+from imret.models.tokenizer import refuse_foreign_code, require_transformers
 
 TOWERS = ("image", "text")
 
@@ -134,6 +134,7 @@ def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
         own = files.weights.parent / TEXT_TOWER_FOLDER
         if (own / "config.json").is_file():
             model_cfg["text_cfg"]["hf_model_name"] = str(own)
+        refuse_foreign_code(model_cfg["text_cfg"]["hf_model_name"])
     kind: Any = CLIP
     if custom_text:
         kind = CoCa if "multimodal_cfg" in model_cfg else CustomTextCLIP

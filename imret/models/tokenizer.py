@@ -1,4 +1,4 @@
-"""Tokenizers of text towers: open_clip's own, and those of Hugging Face's `transformers`.
+"""What text towers need of Hugging Face's `transformers`: tokenizers, beside open_clip's own.
 
 Hides which of them a model has, that no code that comes with a model is run, and what is missing where one
 cannot be loaded. CLIP's tokenizer without open_clip is in `imret.models.fast.tokenizer`.
@@ -6,6 +6,7 @@ cannot be loaded. CLIP's tokenizer without open_clip is in `imret.models.fast.to
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,21 @@ def require_transformers(text_cfg: Mapping[str, Any], model_id: str) -> None:
             f"the {' and the '.join(parts)} of model {model_id!r} {'is' if len(parts) == 1 else 'are'} of "
             "Hugging Face's transformers, which is not installed: pip install 'imret[transformers]'"
         )
+
+
+def refuse_foreign_code(text_tower: str) -> None:
+    """Refuse a text tower of `transformers` that comes with code of its own, before open_clip builds it.
+
+    Without a word, transformers would ask whoever sits at the terminal whether to run it.
+
+    Args:
+        text_tower: Name or folder of its configuration.
+
+    Raises:
+        ValueError: If it does; anything else that transformers raises for what it cannot read.
+    """
+    transformers: Any = importlib.import_module("transformers")  # optional, so not for the type checker
+    transformers.AutoConfig.from_pretrained(text_tower, trust_remote_code=False)
 
 
 def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -> Any:

@@ -173,6 +173,26 @@ def test_code_that_comes_with_a_tokenizer_is_never_run(siglip: Path, tmp_path: P
     assert not ran.exists()
 
 
+def test_code_that_comes_with_a_text_tower_is_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    folder, ran = write_family(tmp_path / "mt5", "mt5"), tmp_path / "ran"
+    tower = tmp_path / "mt5-text-config"
+    (tower / "own.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import PretrainedConfig\n"
+        "class Own(PretrainedConfig):\n    model_type = 'own'\n"
+    )
+    (tower / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}})
+    )
+    monkeypatch.setattr("builtins.input", lambda _prompt="": "y")  # as if somebody agreed
+    with pytest.raises(ModelError, match="contains custom code"):
+        Encoder(folder, device="cpu").encode_texts(["a bird"])
+    assert not ran.exists()
+
+
 def test_a_tokenizer_that_is_not_the_same_once_written_is_refused_before_training(
     siglip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
