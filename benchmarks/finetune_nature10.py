@@ -139,7 +139,14 @@ def curve(name: str, data: Path, output: Path) -> Iterator[tuple[float, Path]]:
         folder.mkdir(exist_ok=True)
         model = base.build(torch.device("cpu"), seed=0)
         model.load_state_dict(blend_states(theta_0, theta_1, alpha))
-        save_model(folder, model, model_cfg=base.model_cfg, preprocess=base.preprocess, training={})
+        save_model(
+            folder,
+            model,
+            model_cfg=base.model_cfg,
+            preprocess=base.preprocess,
+            training={},
+            tokenizer=base.tokenizer,
+        )
         yield alpha, folder
 
 

@@ -78,7 +78,14 @@ def write_model(folder: Path, arch: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with device:  # draws the weights there
         model = base.build(device, seed=0)
-    save_model(folder, model, model_cfg=base.model_cfg, preprocess=base.preprocess, training={})
+    save_model(
+        folder,
+        model,
+        model_cfg=base.model_cfg,
+        preprocess=base.preprocess,
+        training={},
+        tokenizer=base.tokenizer,
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     trainer.py               one step of training
     config.py                FinetuneConfig: every setting, its default and its reason; the recipes
     callbacks.py             what a run reports, and to whom
-    loss.py                  the label-aware contrastive loss, its floor, and the anchors' losses
+    loss.py                  the label-aware losses, the floor of one, and the anchors' losses
     anchors.py               the base's features that a model is anchored to
     grad_cache.py            a batch that does not fit in memory, in chunks
     distributed.py           several processes that train one model
@@ -35,6 +35,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     data/replay.py           captioned pictures of other things, shown again
     model/base_model.py      what training starts from: a pretrained model, or an architecture
     model/features.py        features of pictures and texts from a model in training
+    model/text_files.py      the tokenizer of a tuned model, and what else its texts need
     model/param_groups.py    which parameters are trained, and how fast
     model/token_mask.py      training only the words that name categories
     model/frozen_trunk.py    an image tower split below its topmost layer

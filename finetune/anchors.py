@@ -69,6 +69,6 @@ def freeze_base(
         # The base only gives features, which needs no fp32 where training has none either.
         dtype = torch.bfloat16 if encoder.precision == "bf16" else torch.float32
         frozen = base.build(device, seed=config.seed).to(dtype).eval().requires_grad_(False)
-        frozen.to(memory_format=torch.channels_last)
+        frozen.to(memory_format=encoder.layout)
     logit_scale: Tensor = model.logit_scale  # type: ignore[assignment]
     return Anchors(list(phrases), phrase_features, float(logit_scale.detach().exp()), stages, frozen)

@@ -29,7 +29,7 @@ class Step:
         step: Counted from 1.
         steps: In the whole run.
         epoch: Passes over the training pictures so far; fractional.
-        loss: Label-aware contrastive loss on the step's batch, without anchors and replay.
+        loss: Label-aware loss, of a softmax or of a sigmoid, on the step's batch, without anchors and replay.
         floor: The least value that the loss could have had on this batch.
         lr: Learning rate of the top layers.
         grad_norm: Before clipping.

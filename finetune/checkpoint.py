@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -21,9 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from finetune.model.text_files import shipped_config, write_text_files
 from imret.errors import DataError, ModelError
 from imret.files import write_atomically
 from imret.images.preprocess import Preprocess
+from imret.models.clip import TEXT_TOWER_FOLDER
 from imret.models.resolve import CONFIG_NAME
 from imret.models.weights_digest import digest_bytes, digest_tensors
 
@@ -257,6 +260,7 @@ def save_model(
     model_cfg: Mapping[str, Any],
     preprocess: Preprocess,
     training: Mapping[str, Any],
+    tokenizer: Any = None,
     images_of: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
@@ -270,6 +274,7 @@ def save_model(
         model_cfg: Its architecture.
         preprocess: What its image tower expects.
         training: For training.json.
+        tokenizer: `Base.tokenizer`, whose files are written where it has some.
         images_of: Fingerprints of the model whose image tower this one kept, if any; see `Base.images_of`.
 
     Returns:
@@ -282,9 +287,11 @@ def save_model(
     new_weights = output / (WEIGHTS_NAME + ".new")
     # "format": "pt" is what readers of the Hugging Face family look for.
     write_whole(new_weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    staged = _stage_text_files(output, tokenizer, model)
     (output / CONFIG_NAME).unlink(missing_ok=True)
     os.replace(new_weights, output / WEIGHTS_NAME)
-    training = dict(training)
+    text_files = _replace_text_files(staged, output)
+    training = {**training, "text_files": text_files} if text_files else dict(training)
     if images_of is not None:
         weights = output / WEIGHTS_NAME
         training["images_of"] = {
@@ -294,21 +301,47 @@ def save_model(
         }
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
-        "model_cfg": _without_downloads(model_cfg),
+        "model_cfg": shipped_config(model_cfg, tokenizer),
         "preprocess_cfg": {"mode": "RGB", **asdict(preprocess)},
     }
     write_whole(output / CONFIG_NAME, lambda path: path.write_bytes(_json(config)))
     return training
 
 
-def _without_downloads(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the architecture with nothing that makes a loader fetch a base model first."""
-    cfg: dict[str, Any] = json.loads(json.dumps(dict(model_cfg)))
-    if "timm_model_name" in cfg["vision_cfg"]:
-        cfg["vision_cfg"]["timm_model_pretrained"] = False
-    if "hf_model_name" in cfg["text_cfg"]:
-        cfg["text_cfg"]["hf_model_pretrained"] = False
-    return cfg
+def _stage_text_files(output: Path, tokenizer: Any, model: nn.Module) -> Path:
+    """Write what texts need besides weights into a folder of its own in the output; return that folder."""
+    staged = output / "text_files.new"
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        staged.mkdir()
+        write_text_files(staged, tokenizer, getattr(model, "text", None))
+    except OSError as error:
+        raise DataError(
+            f"cannot write the tokenizer into {str(output)!r}: {error.strerror or error}. "
+            "Make room or mend the folder, and run the same command again."
+        ) from error
+    return staged
+
+
+def _replace_text_files(staged: Path, output: Path) -> list[str]:
+    """Move what was staged into the model folder, in place of what an earlier run wrote; return the names.
+
+    Nothing of another tokenizer may stay beside a new one, and nothing of anybody else's may go.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        earlier = json.loads((output / TRAINING_NAME).read_text(encoding="utf-8")).get("text_files", [])
+        for path in (output / name for name in earlier):
+            if path.resolve().is_relative_to(output.resolve()):
+                path.unlink(missing_ok=True)
+        (output / TEXT_TOWER_FOLDER).rmdir()  # if it is empty now
+    names = []
+    for source in sorted(path for path in staged.rglob("*") if path.is_file()):
+        name = source.relative_to(staged)
+        (output / name).parent.mkdir(exist_ok=True)
+        write_whole(output / name, functools.partial(shutil.copyfile, source))
+        names.append(name.as_posix())
+    shutil.rmtree(staged)
+    return names
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -93,7 +93,8 @@ class FinetuneConfig:
     compile: bool = False
     # Seconds between checkpoints, at least; 0 makes one after every step.
     checkpoint_s: float = 60.0
-    # Most memory for decoded pictures, in MiB; what does not fit is decoded anew for every batch.
+    # Most memory for decoded pictures to train on, in MiB; half as much again for those that are replayed,
+    # and a quarter for those that are scored. What does not fit is decoded anew for every batch.
     cache_mib: int = 4096
 
     def __post_init__(self) -> None:

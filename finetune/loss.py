@@ -1,4 +1,4 @@
-"""The label-aware contrastive loss, and the value it cannot fall below.
+"""The label-aware losses, of a softmax and of a sigmoid, and the value that the former cannot fall below.
 
 Knows features and which texts are true of which images; knows no pictures, captions or models.
 """
@@ -6,7 +6,7 @@ Knows features and which texts are true of which images; knows no pictures, capt
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def contrastive_loss(
@@ -79,6 +79,49 @@ def loss_floor(match: Tensor, counts: Tensor) -> Tensor:
     texts_of_image = (match * counts).sum(dim=1)  # (B,)
     images_of_text = match.sum(dim=0).to(counts)  # (U,)
     return (texts_of_image.log().mean() + (counts * images_of_text.log()).sum() / counts.sum()) / 2
+
+
+def sigmoid_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    *,
+    match: Tensor,
+    counts: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+) -> Tensor:
+    r"""Return the loss of a model that judges each pair of picture and text on its own, as SigLIP does.
+
+    For B pairs with unit image features u_i, unit text features v_j and s_ij = logit_scale * u_i . v_j +
+    logit_bias, with z_ij = 1 where the text is true of the image and -1 elsewhere:
+
+        L = -1/M sum_ij log sigmoid(z_ij s_ij)
+
+    M is the number of pairs that match. In the paper each image has one text and M = B; dividing by M keeps
+    the size of the loss, and so its weight beside the anchors, where categories give an image several. A text
+    that stands for c of the B counts c times. Unlike a softmax, equal matches do not compete: the least value
+    is 0, and the sigmoid stays the chance that a pair of such a batch matches.
+
+    Computed in float32 whatever the features are in. No process needs more than the gathered features.
+
+    Args:
+        image_features: (B, D) float, unit L2 norm.
+        text_features: (U, D) float, unit L2 norm.
+        match: (B, U) bool, True where the text is true of the image; some pair matches.
+        counts: (U,) how many of the B pairs each text stands for, >= 1; sums to B.
+        logit_scale: Inverse temperature, > 0.
+        logit_bias: Added to every logit.
+
+    Returns:
+        Scalar float32, above 0.
+
+    Source: Zhai et al. (2023), "Sigmoid Loss for Language Image Pre-Training",
+        https://arxiv.org/abs/2303.15343
+    """
+    logits = logit_scale * (image_features.float() @ text_features.float().T) + logit_bias  # (B, U)
+    counts = counts.to(logits)
+    of_pairs = nn.functional.logsigmoid(torch.where(match, logits, -logits))
+    return -(of_pairs * counts).sum() / (match * counts).sum()
 
 
 # ---- Against forgetting ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from finetune.data.prepare import find_sources, prepare
 from finetune.data.report import Report
 from finetune.distributed import World
 from finetune.memory import keep_freed_memory
-from finetune.model.base_model import find_base
+from finetune.model.base_model import Base, find_base
+from finetune.model.text_files import refuse_lost_tokenizer
 from finetune.reporting.plots import PLOT_NAME
 from finetune.reporting.tensorboard import require_tensorboard
 from finetune.stages import Run, draw_training
+from imret.datasets.phrases import read_phrases
 from imret.models.device import pick_device
 from imret.output.written_files import check_output_folder
 
@@ -78,7 +81,8 @@ def finetune(
     Raises:
         DataError: If pictures, texts or output are not what they should be, or the output cannot be written;
             or if the package for `tensorboard` is missing.
-        ModelError: If the model cannot be found or loaded, or training diverges or runs out of memory.
+        ModelError: If the model or its tokenizer cannot be found, loaded or kept with the tuned model, or
+            training diverges or runs out of memory.
         KeyboardInterrupt: If interrupted; the state is saved first.
     """
     config = config or FinetuneConfig.of("scratch" if from_scratch else "light")
@@ -97,7 +101,7 @@ def finetune(
         sources = find_sources(
             train, captions=captions, names=names, replay=replay, against=against, on_message=say
         )
-        base = find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+        base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
         check_output(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
         record = RunRecord(base.fingerprint, sources.hash(), config.identity())
         with sole_owner(output) if world.rank == 0 else contextlib.nullcontext():
@@ -151,10 +155,17 @@ def check(
     sources = find_sources(
         train, captions=captions, names=names, replay=replay, against=against, on_message=say
     )
-    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+    base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
         return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
+
+
+def _find_base(model: str, *, from_scratch: bool, arch: str | None, notify: Callable[[str], None]) -> Base:
+    """Find what to start from, and make sure that the tuned model can be searched with."""
+    base = find_base(model, from_scratch=from_scratch, arch=arch, notify=notify)
+    refuse_lost_tokenizer(base, read_phrases())
+    return base
 
 
 def _training_device(name: str) -> torch.device:

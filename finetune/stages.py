@@ -126,6 +126,17 @@ class Run:
             f"{len(self._data.validation.records):,} for validation; "
             f"{trainer.steps:,} steps of {trainer.batch_size}"
         )
+        for images, what in ((self._data.validation, "validation"), (self._data.captioned, "captioned")):
+            if images is not None and images.room < len(images.records):
+                self._say(
+                    f"of {len(images.records):,} {what} pictures {images.room:,} fit in memory; the others "
+                    "are decoded anew whenever they are scored"
+                )
+        if trainer.loss_kind == "sigmoid":
+            self._say(
+                "the base judges each pair of picture and text by a sigmoid, and is trained with that loss: "
+                "imret classify gives each label a probability of its own"
+            )
         if base.preprocess != Preprocess():
             self._say(_describe_preprocess(base.preprocess))
 
@@ -230,6 +241,7 @@ class Run:
             "validation": {"before": self._progress.before, **shipped},
             "steps": trainer.steps,
             "seconds": round(self._progress.seconds, 1),
+            "loss": trainer.loss_kind,
             "device": str(trainer.device),
             "precision": trainer.encoder.precision,
             "versions": {
@@ -250,6 +262,7 @@ class Run:
             model_cfg=base.model_cfg,
             preprocess=base.preprocess,
             training=training,
+            tokenizer=base.tokenizer,
             images_of=base.images_of if kept_images else None,
         )
         (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one

@@ -26,7 +26,7 @@ from finetune.data.replay import Replay
 from finetune.data.species import TEXT_KINDS
 from finetune.distributed import World
 from finetune.grad_cache import CachedFeatures
-from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence
+from finetune.loss import contrastive_loss, feature_anchor, loss_floor, phrase_divergence, sigmoid_loss
 from finetune.memory import peak_memory_mib
 from finetune.model.base_model import Base
 from finetune.model.compile import compile_towers
@@ -103,10 +103,8 @@ class Trainer:
         self.world = world or World()
         self._images = images
         self.model = base.build(device, seed=config.seed)
-        if device.type in ("cpu", "cuda"):
-            # Saves a third of the time of convolutions on a CPU; transformers do not care.
-            self.model.to(memory_format=torch.channels_last)
         self.encoder = FeatureEncoder(base, self.model, device)
+        self.model.to(memory_format=self.encoder.layout)
         self._batches = Batches(
             images.records,
             batch_size=config.batch_size,
@@ -125,6 +123,8 @@ class Trainer:
             self._replay = Replay(replay, batch_size=config.replay_batch, seed=config.seed)
 
         self._logit_scale: nn.Parameter = self.model.logit_scale  # type: ignore[assignment]
+        self._logit_bias: nn.Parameter | None = getattr(self.model, "logit_bias", None)
+        self._logit_scale_range = _range_around(self._logit_scale.item())
         self._freeze_what_is_not_trained(names)
         self._refuse_batch_norm_in_parts()
         self._anchors = freeze_base(
@@ -147,6 +147,11 @@ class Trainer:
         ]
         self._ema = EMA(self._parameters, config.ema) if config.ema else None
 
+    @property
+    def loss_kind(self) -> str:
+        """What the model is trained with: a "sigmoid" if it judges each pair on its own, or a "softmax"."""
+        return "softmax" if self._logit_bias is None else "sigmoid"
+
     def _freeze_what_is_not_trained(self, names: Mapping[str, Sequence[str]] | None) -> None:
         config = self.config
         if config.tune == "lora":
@@ -160,7 +165,8 @@ class Trainer:
             called = [name for category in self._batches.categories for name in common_names(category, names)]
             taxa = {record.taxon for record in self._images.records if record.taxon is not None}
             train_names_only(self.model, name_tokens(self.encoder.tokenize, called, taxa))
-        self._logit_scale.requires_grad_(config.learn_logit_scale)
+        for scalar in self._scalars():
+            scalar.requires_grad_(config.learn_logit_scale)
         self.trains_images = any(
             p.requires_grad for name, p in self.model.named_parameters() if name.startswith("visual.")
         )
@@ -220,8 +226,9 @@ class Trainer:
                 f"Begin anew with a lower one: --lr {config.lr / 3:.0e} --overwrite"
             )
         self._optimizer.step()
-        with torch.no_grad():
-            self._logit_scale.clamp_(0, math.log(_MAX_LOGIT_SCALE))
+        if self._logit_scale.requires_grad:
+            with torch.no_grad():
+                self._logit_scale.clamp_(*self._logit_scale_range)
         if self._ema is not None:
             self._ema.update()
         return Step(
@@ -264,12 +271,11 @@ class Trainer:
         v = self.world.gather(text_side.values, len(texts)).requires_grad_()
 
         total, loss, floor, parts = self._objective(sets, u, v, frozen, n_own, phrases)
-        leaves = [u, v]
-        if self._logit_scale.requires_grad:
-            leaves.append(self._logit_scale)
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-        if self._logit_scale.requires_grad and self.world.rank == 0:  # the same in all, and added up
-            self._logit_scale.grad = gradients[2]
+        learnt = [scalar for scalar in self._scalars() if scalar.requires_grad]
+        gradients = torch.autograd.grad(total, [u, v, *learnt], allow_unused=True)
+        if self.world.rank == 0:  # the same in all, and added up
+            for scalar, gradient in zip(learnt, gradients[2:], strict=True):
+                scalar.grad = gradient
         for side, gradient, shard in (
             (image_side, gradients[0], image_shard),
             (text_side, gradients[1], text_shard),
@@ -329,24 +335,18 @@ class Trainer:
         config, anchors = self.config, self._anchors
         losses, floors, start = [], [], 0
         parts: dict[str, tuple[float, Tensor]] = {}  # weight, value
-        scale = self._logit_scale.exp()
         replayed = len(u) > n_own and config.replay > 0
         for number, text_set in enumerate(sets):
             is_replay = replayed and number == len(sets) - 1
-            match, counts = text_set.match.to(self.device), text_set.counts.to(self.device)
-            value = contrastive_loss(
-                u[n_own:] if is_replay else u[:n_own],
-                v[start : start + len(text_set.captions)],
-                match=match,
-                counts=counts,
-                logit_scale=scale,
+            value, floor = self._contrast(
+                u[n_own:] if is_replay else u[:n_own], v[start : start + len(text_set.captions)], text_set
             )
             start += len(text_set.captions)
             if is_replay:
                 parts["replay"] = config.replay, value
             else:
                 losses.append(value)
-                floors.append(loss_floor(match, counts))
+                floors.append(floor)
         if frozen is not None and config.anchor_images:
             parts["anchor_images"] = config.anchor_images, feature_anchor(u[:n_own], frozen[:n_own])
         if frozen is not None and config.anchor_replay and len(frozen) > n_own:
@@ -365,6 +365,20 @@ class Trainer:
             total = total + weight * value
         values = {name: value.item() for name, (_, value) in parts.items()}
         return total, loss.item(), torch.stack(floors).mean().item(), values
+
+    def _contrast(self, images: Tensor, texts: Tensor, text_set: TextSet) -> tuple[Tensor, Tensor]:
+        """Return the loss of pictures and texts by what the model was trained with, and its least value."""
+        match, counts = text_set.match.to(self.device), text_set.counts.to(self.device)
+        scale, bias = self._logit_scale.exp(), self._logit_bias
+        if bias is None:
+            loss = contrastive_loss(images, texts, match=match, counts=counts, logit_scale=scale)
+            return loss, loss_floor(match, counts)
+        loss = sigmoid_loss(images, texts, match=match, counts=counts, logit_scale=scale, logit_bias=bias)
+        return loss, torch.zeros((), device=loss.device)
+
+    def _scalars(self) -> list[nn.Parameter]:
+        """Return the numbers that make logits of cosines: the scale and, if there is one, the bias."""
+        return [scalar for scalar in (self._logit_scale, self._logit_bias) if scalar is not None]
 
     def _augmented(self, number: int, prepared: Prepared) -> Tensor:
         """Return (B + R, 3, h, w) crops in [0, 1] of a step's pictures."""
@@ -451,6 +465,11 @@ class Trainer:
         return (
             f"{self.device} ran out of memory in step {number + 1}, with {at_once} pictures at once. {advice}"
         )
+
+
+def _range_around(logit_scale: float) -> tuple[float, float]:
+    """Return between what a learnt logit scale is held: CLIP's bounds, and never short of where it began."""
+    return min(0.0, logit_scale), max(math.log(_MAX_LOGIT_SCALE), logit_scale)
 
 
 def _make_optimizer(model: nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.Optimizer:

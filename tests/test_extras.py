@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.models import write_random_model
+from tests.fakes.pictures import draw_picture
+
 
 def _without(module: str, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run code in a process in which a library is not installed."""
@@ -52,3 +55,48 @@ def test_without_matplotlib_a_run_has_no_plot_and_the_reason_names_the_extra(tmp
     done = _without("matplotlib", code, tmp_path)
     assert done.stdout == "training.png is drawn by matplotlib: pip install 'imret[plots]'.\n", done.stderr
     assert not (tmp_path / "training.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "what"),
+    [
+        ({"hf_tokenizer_name": "timm/ViT-B-16-SigLIP"}, "the tokenizer of"),
+        ({"hf_model_name": "roberta-base", "hf_tokenizer_name": "roberta-base"}, "the text tower and the"),
+    ],
+)
+def test_without_transformers_finetune_names_the_extra_before_it_decodes_a_picture(
+    text_cfg: dict[str, str], what: str, tmp_path: Path
+) -> None:
+    model = _with_text_cfg(tmp_path / "model", text_cfg)
+    for category in ("aves", "fungi"):
+        (tmp_path / "photos" / category).mkdir(parents=True)
+        (tmp_path / "photos" / category / "damaged.jpg").write_bytes(b"no picture")
+    code = "from imret.cli.main import main\nmain()"
+    for options in (["--check"], ["--output", tmp_path / "tuned"]):
+        done = _without("transformers", code, "finetune", tmp_path / "photos", "--model", model, *options)
+        assert done.returncode == 1
+        assert what in done.stderr
+        assert "transformers, which is not installed: pip install 'imret[transformers]'" in done.stderr
+        assert "damaged" not in done.stderr
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_without_transformers_a_text_names_the_extra_and_pictures_are_encoded(tmp_path: Path) -> None:
+    model = _with_text_cfg(tmp_path / "model", {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP"})
+    draw_picture(tmp_path / "picture.png")
+    code = (
+        "from imret import Encoder\nfrom imret.errors import ModelError\n"
+        "encoder = Encoder(sys.argv[1], device='cpu')\nprint(encoder.encode_images([sys.argv[2]]).shape)\n"
+        "try:\n    encoder.encode_texts(['a bird'])\nexcept ModelError as error:\n    print(error)"
+    )
+    done = _without("transformers", code, model, tmp_path / "picture.png")
+    assert done.stdout.startswith("(1, 32)\nthe tokenizer of model"), done.stderr
+    assert done.stdout.endswith("pip install 'imret[transformers]'\n")
+
+
+def _with_text_cfg(folder: Path, text_cfg: dict[str, str]) -> Path:
+    write_random_model(folder, seed=0)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= text_cfg
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return folder

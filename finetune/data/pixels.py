@@ -23,9 +23,9 @@ from imret.images.resize import load_pixels
 
 
 class ImageSet:
-    """The pixels of records at one size: kept in memory where they fit, else decoded for every batch.
+    """The pixels of records at one size: kept in memory where they fit, the others decoded for every batch.
 
-    Both give the same bytes.
+    What is kept is decoded once, by `load` or by the first batch that it is in. Both give the same bytes.
 
     Args:
         folder: What the records' paths are relative to.
@@ -48,10 +48,13 @@ class ImageSet:
         self.records = list(records)
         self.size = size
         self.preprocess = replace(preprocess, size=size)
-        self.in_memory = len(records) * size[0] * size[1] * 3 <= min(budget_bytes, _free_bytes() // 2)
+        # How many pictures are kept.
+        self.room = min(len(records), min(budget_bytes, _free_bytes() // 2) // (size[0] * size[1] * 3))
         self.hashes: list[ImageHash] = []  # of each record, if `load` computes them
-        self._kept: NDArray[np.uint8] | None = None
-        self._rows = np.arange(len(records))  # of _kept, by position
+        # Memory is taken row by row, as rows are written.
+        self._kept: NDArray[np.uint8] = np.empty((self.room, *size, 3), dtype=np.uint8)
+        self._n_kept = 0
+        self._rows = np.full(len(records), -1)  # of _kept, by position; -1 if it is not there
         # Two more threads than cores: a thread that waits for the disk leaves its core idle.
         self._pool = ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 2, thread_name_prefix="decode")
 
@@ -67,10 +70,8 @@ class ImageSet:
         Returns:
             The dropped records, and why.
         """
-        height, width = self.size
-        if self.in_memory:
-            self._kept = np.empty((len(self.records), height, width, 3), dtype=np.uint8)
         good: list[Record] = []
+        rows: list[int] = []
         skipped: list[Skipped] = []
 
         def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None]:
@@ -82,22 +83,28 @@ class ImageSet:
             if isinstance(result, str):
                 skipped.append(Skipped(record.path, result))
             else:
-                if self._kept is not None:
-                    self._kept[len(good)] = result
+                rows.append(self._keep(result))
                 if image_hash is not None:
                     self.hashes.append(image_hash)
                 good.append(record)
             on_image()
         self.records = good
-        self._rows = np.arange(len(good))
+        self._rows = np.array(rows, dtype=np.int64)
         return skipped
+
+    def _keep(self, pixels: NDArray[np.uint8]) -> int:
+        """Keep a picture's pixels, if there is room; return their row, or -1."""
+        if self._n_kept == self.room:
+            return -1
+        self._kept[self._n_kept] = pixels
+        self._n_kept += 1
+        return self._n_kept - 1
 
     def select(self, positions: Sequence[int]) -> ImageSet:
         """Keep only the records at these positions, in this order; return self."""
         self.records = [self.records[i] for i in positions]
         self.hashes = [self.hashes[i] for i in positions] if self.hashes else []
-        if self._kept is not None:
-            self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
+        self._rows = self._rows[np.asarray(positions, dtype=np.int64)]
         return self
 
     def batch(self, positions: Sequence[int]) -> Tensor:
@@ -106,24 +113,31 @@ class ImageSet:
         Raises:
             DataError: If a picture that could be read at the start cannot be read any more.
         """
-        if self._kept is not None:
-            return torch.from_numpy(self._kept[self._rows[np.asarray(positions, dtype=np.int64)]])
-        wanted = [self.records[i] for i in positions]
-        pixels = []
-        for record, result in zip(wanted, self._pool.map(self._try_decode, wanted), strict=True):
+        wanted = np.asarray(positions, dtype=np.int64)
+        pixels = np.empty((len(wanted), *self.size, 3), dtype=np.uint8)
+        kept = self._rows[wanted] >= 0
+        pixels[kept] = self._kept[self._rows[wanted[kept]]]
+        places = np.flatnonzero(~kept).tolist()
+        records = [self.records[wanted[place]] for place in places]
+        for place, record, result in zip(
+            places, records, self._pool.map(self._try_decode, records), strict=True
+        ):
             if isinstance(result, str):
                 raise DataError(
                     f"picture {record.path!r} of {str(self.folder)!r} could be read at the start and now "
                     f"cannot: {result}. Put it back and run the same command to go on, or begin anew with "
                     "--overwrite."
                 )
-            pixels.append(result)
-        return torch.from_numpy(np.stack(pixels))
+            pixels[place] = result
+            if self._rows[wanted[place]] < 0:  # a batch may hold a picture twice
+                self._rows[wanted[place]] = self._keep(result)
+        return torch.from_numpy(pixels)
 
     def close(self) -> None:
         """Stop the decoding threads and let the pixels go."""
         self._pool.shutdown(cancel_futures=True)
-        self._kept = None
+        self._kept = np.empty((0, *self.size, 3), dtype=np.uint8)
+        self._rows[:], self.room, self._n_kept = -1, 0, 0
 
     def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
         """Return a picture's pixels, or why there are none."""

@@ -36,6 +36,7 @@ from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
 from imret.errors import DataError
 from imret.images.phash import ImageHash
+from imret.models.tokenizer import count_tokens
 
 CAPTIONS_NAME = "captions.csv"
 
@@ -229,7 +230,7 @@ def prepare(
     lengths = measure_token_lengths(
         sources.labelled.records,
         sources.replay.records if sources.replay else (),
-        base.make_token_counter(),
+        lambda text: count_tokens(base.tokenizer, text),
         context=base.context_length,
         names=sources.names,
     )
@@ -243,7 +244,7 @@ def prepare(
     train, validation = split_records(
         labelled.records, share=config.validation_share, seed=config.seed, groups=groups.tolist()
     )
-    held_out = decoder.at_model_size(labelled, validation)
+    held_out = decoder.at_model_size(labelled, validation, cache_bytes // 4)
     replay = captioned = None
     if sources.replay is not None:
         replay = decoder.decode(sources.replay, cache_bytes // 2)
@@ -254,7 +255,7 @@ def prepare(
                 "is no picture of validation or of the test. Mend them, or leave out --replay."
             )
         shown, kept = hold_out(find_groups(replay.hashes).tolist(), seed=config.seed)
-        captioned = decoder.at_model_size(replay, kept)
+        captioned = decoder.at_model_size(replay, kept, cache_bytes // 4)
         replay.select(shown)
     categories = {record.category for record in labelled.records}
     report = Report(
@@ -298,10 +299,10 @@ class _Decoder:
         self.skipped += skipped
         return images
 
-    def at_model_size(self, images: ImageSet, positions: Sequence[int]) -> ImageSet:
-        """Return some of the pictures at the model's own size, decoded whenever they are scored."""
+    def at_model_size(self, images: ImageSet, positions: Sequence[int], budget_bytes: int) -> ImageSet:
+        """Return some of the pictures at the model's own size, decoded when they are first scored."""
         records = [images.records[i] for i in positions]
-        return self._image_set(images.folder, records, self._preprocess.size, 0)
+        return self._image_set(images.folder, records, self._preprocess.size, budget_bytes)
 
     def _image_set(
         self, root: Path, records: Sequence[Record], size: tuple[int, int], budget_bytes: int

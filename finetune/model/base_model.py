@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,13 @@ from torch import Tensor, nn
 from imret.errors import ModelError
 from imret.images.preprocess import Preprocess
 from imret.models.encoder import load_clip
+from imret.models.fast.tokenizer import is_clip_tokenizer
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
+from imret.models.tokenizer import load_tokenizer, require_transformers
 
+# Zhai et al. (2023), "Sigmoid Loss for Language Image Pre-Training", section 3.1; so does open_clip.
+_SIGMOID_LOGIT_SCALE = math.log(10)
 _ARCHITECTURES = Path(__file__).parent.parent / "architectures"
 
 
@@ -39,7 +45,7 @@ class Base:
         model_cfg: open_clip's architecture configuration.
         preprocess: What the image tower expects.
         files: Where the weights are; None to start from scratch.
-        tokenizer: What `open_clip.get_tokenizer` takes for this model.
+        tokenizer_source: What `open_clip.get_tokenizer` takes for this model.
     """
 
     model_id: str
@@ -47,7 +53,7 @@ class Base:
     model_cfg: Mapping[str, Any]
     preprocess: Preprocess
     files: ModelFiles | None
-    tokenizer: str
+    tokenizer_source: str
 
     @property
     def images_of(self) -> dict[str, str] | None:
@@ -77,6 +83,8 @@ class Base:
             return load_clip(self.files, device=device, dtype=torch.float32)
         cfg = deepcopy(dict(self.model_cfg))
         custom_text = cfg.pop("custom_text", False) or "hf_model_name" in cfg["text_cfg"]
+        if cfg.get("init_logit_bias") is not None:  # a sigmoid's scale begins lower than a softmax's
+            cfg.setdefault("init_logit_scale", _SIGMOID_LOGIT_SCALE)
         kind = CustomTextCLIP if custom_text else CLIP
         torch.manual_seed(seed)
         try:
@@ -87,34 +95,25 @@ class Base:
             ) from error
         return model.to(device)
 
-    def make_tokenizer(self) -> Callable[[Sequence[str]], Tensor]:
-        """Return what turns B texts into (B, context length) token ids; longer texts are cut.
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, as a search with the tuned model will load it; longer texts are cut.
 
         Raises:
-            ModelError: If the tokenizer cannot be loaded.
+            ModelError: If it cannot be loaded.
         """
-        tokenizer = self._load_tokenizer()
-        return lambda texts: tokenizer(list(texts))
-
-    def make_token_counter(self) -> Callable[[str], int]:
-        """Return what counts the tokens of a whole text, the first and the last included.
-
-        Raises:
-            ModelError: If the tokenizer cannot be loaded.
-        """
-        tokenizer = self._load_tokenizer()
-        if isinstance(tokenizer, SimpleTokenizer):
-            return lambda text: len(tokenizer.encode(text)) + 2  # type: ignore[no-untyped-call]
-        # One of transformers: those add their own first and last token, if they have any.
-        return lambda text: len(tokenizer.tokenizer(tokenizer.clean_fn(text))["input_ids"])
-
-    def _load_tokenizer(self) -> Any:
-        try:
-            if "hf_tokenizer_name" in self.model_cfg["text_cfg"]:
-                return open_clip.factory.get_tokenizer(self.tokenizer)
+        if is_clip_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"]):
             return SimpleTokenizer(context_length=self.context_length)
-        except Exception as error:  # from a missing `transformers` to an unreachable hub
-            raise ModelError(f"cannot load the tokenizer of {self.model_id!r}: {error}.") from error
+        return load_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"], model_id=self.model_id)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return the (B, context length) token ids of B texts; longer ones are cut.
+
+        Raises:
+            ModelError: If the tokenizer cannot be loaded.
+        """
+        tokens: Tensor = self.tokenizer(list(texts), context_length=self.context_length)
+        return tokens
 
 
 def find_base(
@@ -144,6 +143,7 @@ def find_base(
             f"{model!r} is a CoCa model, whose captioner this trainer would spoil. "
             "Start from a CLIP with two towers, such as the default."
         )
+    require_transformers(base.model_cfg["text_cfg"], base.model_id)
     return base
 
 

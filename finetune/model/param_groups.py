@@ -11,13 +11,17 @@ from typing import Any
 
 from torch import nn
 
-# Parts below the numbered blocks. Parts that match neither pattern (a final norm, a head) are on top.
+# What a tower and what is in it are called before their parts: `visual.trunk.`, `text.transformer.encoder.`.
+_PREFIX = re.compile(r"^(visual\.|text\.)?(trunk\.|transformer\.)?(encoder\.)?")
+# Parts below the numbered blocks, which a patch embedding may have of its own. Parts that match neither
+# pattern (a final norm or convolution, pooling, a head) are on top.
 _STEM = re.compile(
-    r"(^|\.)(conv\d?|conv_stem|bn\d|patch_embed|class_embedding|positional_embedding|cls_token|pos_embed"
-    r"|token_embedding|ln_pre|norm_pre|stem|embeddings)(\.|$)"
+    r"(conv\d|bn\d|stem|conv_stem|patch_embed|class_embedding|positional_embedding|cls_token|cls_emb"
+    r"|reg_token|pos_embed|pos_conv|rel_pos\w*|shared_rel_pos|token_embedding|ln_pre|norm_pre"
+    r"|embeddings|embed_tokens|embed_positions|layernorm_embedding|shared)(\.|$)"
 )
-# Numbered blocks: of transformers, and of the stages of convolutional networks.
-_BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers?)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?")
+# Numbered blocks: of transformers (T5 has numbered layers in each), and of stages of convolutional networks.
+_BLOCK = re.compile(r"(?:resblocks|blocks?|stages|layers?)\.?(\d+)(?:\.(?:blocks\.)?(\d+))?")
 
 
 def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> None:
@@ -43,14 +47,12 @@ def choose_trainable(model: nn.Module, what: str, *, image_layers: int = 0) -> N
 
 
 def token_tables(model: nn.Module) -> set[str]:
-    """Return the names of the text tower's token embeddings; position embeddings are left out."""
-    return {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding)
-        and tower_of(name) == "text"
-        and not any(word in name for word in ("position", "token_type"))
-    }
+    """Return the names of the text tower's token embeddings; those of positions are others."""
+    text: Any = getattr(model, "text", model)
+    inner = getattr(text, "transformer", None)
+    find = getattr(inner, "get_input_embeddings", None)  # of a tower of Hugging Face's
+    table = text.token_embedding.weight if find is None else find().weight
+    return {name for name, parameter in model.named_parameters() if parameter is table}
 
 
 def tower_of(name: str) -> str:
@@ -68,11 +70,10 @@ def layers(model: nn.Module) -> dict[str, tuple[str, int]]:
     for name, _ in model.named_parameters():
         if name in ("logit_scale", "logit_bias"):
             continue
-        block = _BLOCK.search(name)
-        if block:
-            place = (int(block[1]), int(block[2] or 0) if "transformer" not in name else 0)
-        elif _STEM.search(name.removeprefix("visual.").removeprefix("text.").removeprefix("trunk.")):
+        if _STEM.match(_PREFIX.sub("", name)):
             place = (-1, 0)
+        elif block := _BLOCK.search(name):
+            place = (int(block[1]), int(block[2] or 0) if "transformer" not in name else 0)
         else:
             # open_clip puts a projection of its own on a tower that comes from timm.
             place = (1 << 30, int(name.startswith("visual.head.")))

@@ -22,8 +22,12 @@ from imret.errors import ModelError, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS
+from imret.models.tokenizer import refuse_foreign_code, require_transformers
 
 TOWERS = ("image", "text")
+
+# In a folder that imret wrote: the configuration of a text tower of Hugging Face's, so that none is fetched.
+TEXT_TOWER_FOLDER = "text_tower"
 
 # What open_clip's native CLIP keeps of its text tower on the root of the module.
 _NATIVE_TEXT = (
@@ -75,6 +79,8 @@ def load_clip(
         raise ValueError(f"towers must be a non-empty subset of {TOWERS}, got {towers!r}")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
+    if "hf_model_name" in files.model_cfg["text_cfg"]:  # a tokenizer is needed only where there are texts
+        require_transformers(files.model_cfg["text_cfg"], files.model_id)
     checkpoint = Checkpoint(files.weights)
     model = _build(files, towers, dtype)
     tensors = _tensors_for(model, checkpoint, files)
@@ -170,6 +176,10 @@ def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in model_cfg["text_cfg"]:
         model_cfg["text_cfg"]["hf_model_pretrained"] = False
+        own = files.weights.parent / TEXT_TOWER_FOLDER
+        if (own / "config.json").is_file():
+            model_cfg["text_cfg"]["hf_model_name"] = str(own)
+        refuse_foreign_code(model_cfg["text_cfg"]["hf_model_name"])
     kind: Any = CLIP
     if custom_text:
         kind = CoCa if "multimodal_cfg" in model_cfg else CustomTextCLIP

@@ -34,6 +34,7 @@ from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_t
 from imret.models.fast.vit import load_vision_transformer
 from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import resolve_model
+from imret.models.tokenizer import count_tokens, load_tokenizer
 from imret.settings import read_settings
 
 __all__ = ["Encoder", "QueryEncoder", "TextTruncated", "encode_tokens", "load_clip", "pick_device"]
@@ -347,11 +348,8 @@ class Encoder(ModelInfo):
             ModelError: If the tokenizer cannot be loaded.
         """
         length, tokenizer = self._context_length, self._tokenizer
-        backend = getattr(tokenizer, "tokenizer", None)
-        if backend is not None:
-            # As it is read: cleaned, which may make it short enough.
-            clean = getattr(tokenizer, "clean_fn", str)
-            return [text for text in texts if len(backend(clean(text)).input_ids) > length]
+        if hasattr(tokenizer, "tokenizer"):  # one of transformers
+            return [text for text in texts if count_tokens(tokenizer, text) > length]
         # With one place more than the context has, only a text that did not fit reaches it.
         too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
         return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
@@ -408,19 +406,12 @@ class Encoder(ModelInfo):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from open_clip.factory import get_tokenizer
         from open_clip.tokenizer import tokenize
 
-        if is_clip_tokenizer(self.files.tokenizer, self.files.model_cfg["text_cfg"]):
-            return tokenize  # exists since the import; get_tokenizer would build a second one
-        try:
-            return get_tokenizer(self.files.tokenizer)
-        except Exception as error:
-            # From a missing `transformers` to an unreachable hub.
-            raise ModelError(
-                f"Cannot load the tokenizer of model '{self.model_id}': {error}. "
-                "It may need: pip install transformers"
-            ) from error
+        text_cfg = self.files.model_cfg["text_cfg"]
+        if is_clip_tokenizer(self.files.tokenizer, text_cfg):
+            return tokenize  # exists since the import; load_tokenizer would build a second one
+        return load_tokenizer(self.files.tokenizer, text_cfg, model_id=self.model_id)
 
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
         """Return (B, context length) token ids; warn of each text that did not fit."""

@@ -115,6 +115,10 @@ def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArra
     (SigLIP, SigLIP 2) tells of each label on its own whether it is true: sigmoid of logit scale x cosine +
     logit bias; a row sums to anything.
 
+    A tuned model keeps the scale and the bias of its base and was trained with the loss of its kind. Those of
+    a tuned sigmoid are chances among pairs like those of its training, where a label is true as often as one
+    of its categories is.
+
     They are what the model says, not how often it is right: the scale was learnt to tell apart the captions
     of a training batch. Expected calibration error (15 bins) of two small CLIPs on 240 photos of ten nature
     categories, by benchmarks/classify_calibration.py: 0.04 for one that was trained on such categories (right

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 
-def write_random_model(folder: Path, *, seed: int, dim: int = 32) -> Path:
-    """Write a CLIP of 32 pixels with random weights; another seed is another encoder."""
+def write_random_model(folder: Path, *, seed: int, dim: int = 32, sigmoid: bool = False) -> Path:
+    """Write a CLIP of 32 pixels with random weights; another seed is another encoder.
+
+    With `sigmoid` it judges each pair on its own, by a scale and a bias such as those of SigLIP.
+    """
     import open_clip
     import torch
     from safetensors.torch import save_file
 
-    model_cfg = {
+    model_cfg: dict[str, Any] = {
         "embed_dim": dim,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
     }
+    if sigmoid:
+        model_cfg["init_logit_bias"] = -10
     preprocess_cfg = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 32}
     torch.manual_seed(seed)
     model = open_clip.CLIP(**model_cfg)
+    if sigmoid:
+        model.logit_scale.data.fill_(math.log(117.3))
+        model.logit_bias.data.fill_(-12.9)
     folder.mkdir(parents=True)
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     (folder / "open_clip_config.json").write_text(json.dumps(config))

@@ -25,6 +25,7 @@ from finetune.model.base_model import find_base
 from finetune.trainer import Trainer
 from imret.datasets.phrases import read_phrases
 from tests import ROOT
+from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
 
 ANCHORED = {
@@ -42,6 +43,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(24):
         draw_picture(folder / ("aves", "fungi", "plantae")[i % 3] / f"{i}.png", seed=i)
     return folder
+
+
+@pytest.fixture(scope="module")
+def sigmoid_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_model(tmp_path_factory.mktemp("models") / "sigmoid", seed=0, sigmoid=True)
 
 
 def gradients(
@@ -119,6 +125,16 @@ def test_memory_is_saved_without_changing_a_gradient(
     same(whole, gradients(photos, random_model, FinetuneConfig(**ANCHORED, **change)))
 
 
+@pytest.mark.parametrize("change", [{"micro_batch": 4}, {"checkpointing": True}], ids=str)
+def test_memory_is_saved_without_changing_a_gradient_of_the_sigmoid_loss(
+    photos: Path, sigmoid_model: Path, change: dict[str, object]
+) -> None:
+    whole = gradients(photos, sigmoid_model, FinetuneConfig(**ANCHORED, learn_logit_scale=True))
+    assert {"logit_scale", "logit_bias"} <= whole.keys()
+    changed = FinetuneConfig(**ANCHORED, learn_logit_scale=True, **change)
+    same(whole, gradients(photos, sigmoid_model, changed))
+
+
 @pytest.mark.parametrize(
     ("weights", "parts"),
     [({"anchor_replay": 3.0}, {"anchor_replay"}), ({"replay": 1.0}, {"replay"}), ({}, set())],
@@ -131,7 +147,12 @@ def test_replayed_pictures_are_held_or_learned_or_both(
         assert trainer._backward(0, trainer.prepare(0))[2].keys() == parts
 
 
-def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["random_model", "sigmoid_model"])
+def test_two_processes_have_the_gradients_of_one(
+    photos: Path, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model: Path = request.getfixturevalue(kind)
+    learnt = kind == "sigmoid_model"
     script = tmp_path / "process.py"
     script.write_text(
         textwrap.dedent(
@@ -146,8 +167,9 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
             torch.set_num_threads(1)
             world = World.join(torch.device("cpu"))
             assert world.size == 2
-            photos, model = Path({str(photos)!r}), Path({str(random_model)!r})
-            found = gradients(photos, model, FinetuneConfig(**ANCHORED), world)
+            photos, model = Path({str(photos)!r}), Path({str(model)!r})
+            config = FinetuneConfig(**ANCHORED, learn_logit_scale={learnt})
+            found = gradients(photos, model, config, world)
             torch.save(found, Path({str(tmp_path)!r}) / f"{{world.rank}}.pt")
             world.destroy()
             """
@@ -175,7 +197,7 @@ def test_two_processes_have_the_gradients_of_one(photos: Path, random_model: Pat
     for process in processes:
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
-    alone = gradients(photos, random_model, FinetuneConfig(**ANCHORED))
+    alone = gradients(photos, model, FinetuneConfig(**ANCHORED, learn_logit_scale=learnt))
     for rank in range(2):
         same(alone, torch.load(tmp_path / f"{rank}.pt", weights_only=True))
 

@@ -1,4 +1,4 @@
-"""The label-aware contrastive loss against InfoNCE and a naive double loop, values and gradients."""
+"""The label-aware losses against those they extend and naive double loops, values and gradients."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.loss import SigLipLoss
 from torch import Tensor
 
-from finetune.loss import contrastive_loss, loss_floor
+from finetune.loss import contrastive_loss, loss_floor, sigmoid_loss
 
 SCALE = 20.0
 
@@ -119,3 +120,64 @@ def test_the_floor_of_a_balanced_batch_is_the_log_of_its_share() -> None:
     floor = loss_floor(labels[:, None] == torch.arange(10)[None], torch.full((10,), 26.0))
     assert floor.item() == pytest.approx(math.log(26), abs=1e-6)
     assert loss_floor(torch.eye(5, dtype=torch.bool), torch.ones(5)).item() == 0.0
+
+
+# ---- Of a sigmoid ----------------------------------------------------------------------------------------
+
+
+def test_the_sigmoid_loss_is_that_of_open_clip_when_every_caption_differs() -> None:
+    images, texts = unit(7, 16, seed=1).requires_grad_(), unit(7, 16, seed=2).requires_grad_()
+    scale, bias = torch.tensor(SCALE), torch.tensor(-3.0)
+    stock = SigLipLoss()(images, texts, scale, bias)
+    ours = sigmoid_loss(
+        images,
+        texts,
+        match=torch.eye(7, dtype=torch.bool),
+        counts=torch.ones(7),
+        logit_scale=scale,
+        logit_bias=bias,
+    )
+    torch.testing.assert_close(ours, stock)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, [images, texts]), torch.autograd.grad(stock, [images, texts]), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 2, 1, 0, 2, 0], [0] * 4 + [1] * 4, [3, 2, 1, 0, 1, 1, 1, 1]])
+def test_the_sigmoid_loss_of_repeated_captions_is_the_naive_loop_over_all_pairs(labels: list[int]) -> None:
+    images, unique = unit(8, 16, seed=3).requires_grad_(), unit(4, 16, seed=4).requires_grad_()
+    used = sorted(set(labels))
+    naive, pairs = torch.zeros((), dtype=torch.float64), 0
+    for i in range(8):
+        for j in range(8):
+            z = 1 if labels[i] == labels[j] else -1
+            logit = SCALE * images[i].double() @ unique[labels[j]].double() - 3
+            naive = naive - torch.sigmoid(z * logit).log()
+            pairs += z == 1
+    ours = sigmoid_loss(
+        images,
+        unique[used],
+        match=torch.tensor([[label == u for u in used] for label in labels]),
+        counts=torch.tensor([float(Counter(labels)[u]) for u in used]),
+        logit_scale=SCALE,
+        logit_bias=-3.0,
+    )
+    torch.testing.assert_close(ours.double(), naive / pairs, rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, [images, unique]),
+        torch.autograd.grad(naive / pairs, [images, unique]),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_sigmoid_loss_is_finite_and_its_least_value_0_where_logits_are_extreme() -> None:
+    images = torch.eye(4)
+    match, counts = torch.eye(4, dtype=torch.bool), torch.ones(4)
+    right, wrong = (
+        sigmoid_loss(images, texts, match=match, counts=counts, logit_scale=400.0, logit_bias=-200.0)
+        for texts in (torch.eye(4), torch.eye(4).roll(1, 0))
+    )
+    assert right == 0
+    assert wrong == pytest.approx(400)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,8 +195,7 @@ def pictures(folder: Path, budget_bytes: int) -> ImageSet:
 
 def test_pixels_kept_in_memory_and_decoded_anew_are_the_same(folder: Path) -> None:
     kept, decoded = pictures(folder, 1 << 30), pictures(folder, 0)
-    assert kept.in_memory
-    assert not decoded.in_memory
+    assert (kept.room, decoded.room) == (len(kept.records), 0)
     assert kept.load() == decoded.load() == []
     kept.select([17, 3, 5, 0])
     decoded.select([17, 3, 5, 0])
@@ -204,6 +204,31 @@ def test_pixels_kept_in_memory_and_decoded_anew_are_the_same(folder: Path) -> No
     assert np.abs(kept.batch([1])[0].numpy().astype(int) - expected).max() <= 2  # another rounding
     kept.close()
     decoded.close()
+
+
+def test_as_many_pictures_as_fit_are_decoded_once_and_the_others_for_every_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def count(path: Path, preprocess: Preprocess) -> Any:
+        decoded.append(path.name)
+        return load_pixels(path, preprocess)
+
+    monkeypatch.setattr("finetune.data.pixels.load_pixels", count)
+    some, none = pictures(folder, 3 * 36 * 36 * 3), pictures(folder, 0)
+    some.select([0, 1, 2, 3, 4])
+    none.select([0, 1, 2, 3, 4])
+    batches = [[2, 0], [2, 2, 3], [3, 4, 0], [4, 1, 2]]  # of which 2, 0 and 3 are met first
+    expected = [none.batch(batch) for batch in batches]
+    decoded.clear()
+    assert all(
+        torch.equal(some.batch(batch), pixels) for batch, pixels in zip(batches, expected, strict=True)
+    )
+    names = Counter(decoded)
+    assert [names[Path(record.path).name] for record in some.records] == [1, 1, 1, 1, 2]
+    some.close()
+    none.close()
 
 
 def test_a_large_photo_is_trained_on_as_it_will_be_ingested(folder: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from finetune.run import check, finetune
 from finetune.validation import Validation
 from imret.errors import DataError
 from imret.images.decode import load_image
-from imret.images.resize import fit_image
+from imret.images.preprocess import Preprocess
+from imret.images.resize import fit_image, load_pixels
 from imret.retrieval.prompts import evaluation_queries
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
@@ -505,28 +506,6 @@ def test_replayed_captions_that_are_too_long_are_counted_too(
     assert (lengths.cut, lengths.longest, lengths.first) == (1, 38, "street.png")
 
 
-def test_tokens_are_counted_as_the_tokenizer_of_the_base_counts_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    base = find_base("imret-tiny", from_scratch=True)
-    text = "a photo of a Bird, outdoors."
-    tokens = base.make_tokenizer()([text])[0]
-    assert base.make_token_counter()(text) == int((tokens != 0).sum()) == 10
-
-    class OfTransformers:
-        """One word, one token, and one more at the end."""
-
-        def clean_fn(self, text: str) -> str:
-            return text.strip()
-
-        def tokenizer(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [1] * (len(text.split(" ")) + 1)}
-
-    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: OfTransformers())
-    cfg = {**base.model_cfg, "text_cfg": {**base.model_cfg["text_cfg"], "hf_tokenizer_name": "x"}}
-    assert dataclasses.replace(base, model_cfg=cfg).make_token_counter()(" two words ") == 3
-
-
 def test_a_category_name_longer_than_the_context_is_refused(photos: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi," + "very long " * 12 + "mushroom\n")
@@ -570,6 +549,45 @@ def test_the_preprocessing_of_the_base_is_honoured_said_and_kept(photos: Path, t
         for folder in (tmp_path / "model", base)
     )
     assert {key: written[key] for key in stated} == stated
+
+
+def test_a_run_decodes_a_picture_of_validation_twice_however_often_it_is_scored(
+    photos: Path, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[tuple[str, tuple[int, int]]] = Counter()
+
+    def count(path: Path, preprocess: Preprocess) -> Any:
+        decoded[path.relative_to(photos).as_posix(), preprocess.size] += 1
+        return load_pixels(path, preprocess)
+
+    monkeypatch.setattr("finetune.data.pixels.load_pixels", count)
+    config = FinetuneConfig.of("light", epochs=1, least_steps=0, batch_size=8)
+    messages: list[str] = []
+    callbacks = Callbacks(messages.append)
+    training = finetune(
+        photos, tmp_path / "model", model=str(random_model), config=config, callbacks=callbacks
+    )
+    assert len(training["validation"]["blends"]) > 1  # scored before, after, and as eleven blends
+    scored = {path for path, size in decoded if size == (32, 32)}
+    assert len(scored) == training["data"]["validation"] == 2
+    assert set(decoded.values()) == {1}  # each at the size of training, and those at the model's
+    assert not any("fit in memory" in message for message in messages)
+
+
+def test_what_does_not_fit_in_memory_is_said_and_scores_the_same(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    validations = []
+    for mib in (4096, 0):
+        config = FinetuneConfig.of("light", epochs=1, least_steps=0, batch_size=8, cache_mib=mib)
+        output = tmp_path / str(mib)
+        callbacks = Callbacks(messages.append)
+        training = finetune(photos, output, model=str(random_model), config=config, callbacks=callbacks)
+        validations.append(training["validation"])
+    assert validations[0] == validations[1]
+    expected = "of 2 validation pictures 0 fit in memory; the others are decoded anew whenever they are"
+    assert messages.count(f"{expected} scored") == 1
 
 
 def test_a_run_is_not_gone_on_with_from_a_base_that_fits_pictures_otherwise(
