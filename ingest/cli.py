@@ -17,6 +17,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.escape import escape_control
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -151,4 +152,13 @@ def _summarise(report: Report, report_file: str | None) -> None:
     if report.missing:
         announce(
             f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+        )
+    for one in report.out_of_reach[:shown]:
+        announce(f"  kept {one.images:,} pictures: {escape_control(one.folder)} {one.reason}")
+    if len(report.out_of_reach) > shown:
+        announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
+    if report.out_of_reach:
+        announce(
+            "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
+            "If it is gone for good, remove the empty folder or the link, and run again with --prune"
         )
