@@ -16,7 +16,7 @@ from typing import Any
 
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
-from imret.files import sha256_of
+from imret.files import sha256_if_readable
 from imret.sources.presence import OutOfReach, Presence
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of
@@ -162,7 +162,7 @@ class Reconciler:
         """Hash pictures and look their content up, so that what is stored already is not encoded again."""
         touched: list[tuple[Record, Point]] = []
         hashed: list[tuple[Planned, str]] = []
-        digests = pool.map(_sha256_if_readable, [planned.record.file for planned in changed])
+        digests = pool.map(sha256_if_readable, [planned.record.file for planned in changed])
         for planned, digest in zip(changed, digests, strict=True):
             if digest is None:
                 yield planned  # decoding it will say what is wrong
@@ -229,14 +229,6 @@ def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[
 def payload_like(record: Record, point: Point) -> dict[str, Any]:
     """Return the payload of a record whose content is that of a stored point."""
     return payload_of(record, **{name: point.payload[name] for name in ("sha256", "width", "height")})
-
-
-def _sha256_if_readable(name: str) -> str | None:
-    try:
-        with open(name, "rb") as file:
-            return sha256_of(file)
-    except OSError:
-        return None
 
 
 def _of_contents(digests: set[str]) -> Filter:

@@ -6,14 +6,14 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import db_option, format_option
+from imret.cli.options import ListByDefault, db_option, format_option, progress_bar
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -21,21 +21,9 @@ if TYPE_CHECKING:
     from imret.store import Stats, Store
 
 
-class _ListByDefault(click.Group):
-    """A group that lists when no sub-command is named, with the options of the list."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["list", "show", "rename", "delete", "export", "import", "optimize"]
-
-
 @click.group(
     "collections",
-    cls=_ListByDefault,
+    cls=ListByDefault,
     short_help="List, show, rename, delete, move and optimize collections.",
     epilog="Example:  imret collections export photos photos.parquet  &&  "
     "imret collections import photos.parquet --db http://localhost:6333",
@@ -215,7 +203,7 @@ def export_command(name: str, file: str, db: str | None, overwrite: bool) -> Non
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
-        with _bar("export", total) as (on_points, _):
+        with progress_bar("export", total) as (on_points, _):
             n = export_collection(store, name, file, overwrite=overwrite, on_points=on_points)
     announce(f"exported {n:,} images of {name} to {file} in {time.monotonic() - started:.1f} s")
 
@@ -244,7 +232,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     name = collection or header.collection
     with open_store(db) as store:
         _say_reason(store.reason)
-        with _bar("verify", header.points) as (on_points, on_stage):
+        with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
                 file, store, name, replace=replace, merge=merge, on_points=on_points, on_stage=on_stage
             )
@@ -283,23 +271,6 @@ def optimize_command(name: str, db: str | None) -> None:
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
     return f"{stats.status}, {stats.indexed:,} of {stats.points:,} vectors in the index{size}"
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[tuple[Callable[[int], Any], Callable[[str], None]]]:
-    """Draw progress where there is a terminal; yields what to call with images, and at a stage."""
-    from tqdm import tqdm
-
-    with tqdm(desc=description, total=total, unit=" images", disable=not sys.stderr.isatty()) as bar:
-        begun = {"index"}  # it has no progress of its own
-
-        def begin(stage: str) -> None:
-            if stage not in begun:
-                bar.reset(total)
-            begun.add(stage)
-            bar.set_description(stage)
-
-        yield bar.update, begin
 
 
 def _say_reason(reason: str) -> None:
