@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,17 @@ if TYPE_CHECKING:
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
 @click.option("--rebuild", is_flag=True, help="Embed all again with another --model; switches when complete.")
+@click.option(
+    "--moved-from",
+    multiple=True,
+    metavar="OLD",
+    help="A folder of the collection that has moved here: its pictures keep their vectors.",
+)
+@click.option(
+    "--second-copy",
+    is_flag=True,
+    help="A folder with the pictures of one that is gone is a copy, not that one moved.",
+)
 @click.option("--report", "report_file", metavar="FILE", help="Write what was done, and every skip, as JSON.")
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option(
@@ -61,6 +73,8 @@ def command(
     db: str | None,
     collection: str,
     no_categories: bool,
+    moved_from: tuple[str, ...],
+    second_copy: bool,
     report_file: str | None,
     strict: bool,
     **options: Any,
@@ -73,20 +87,84 @@ def command(
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
     from imret.store import open_store
-    from ingest.sources import FolderSource
 
     lift_pillow_limit(options["max_pixels"])
-    folders = [FolderSource(source, categories=not no_categories) for source in sources]
+    folders = _folders(sources, db, collection, categories=not no_categories)
     if report_file is not None and not Path(report_file).resolve().parent.is_dir():
         raise DataError(f"cannot write the report {report_file!r}: its folder does not exist. Make it first.")
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        report = _ingest(store, folders, collection, **options)
+        moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if report_file is not None:
         report.write(report_file)
     _summarise(report, report_file)
     if strict and report.skipped:
         sys.exit(3)
+
+
+def _folders(
+    sources: Sequence[str], db: str | None, collection: str, *, categories: bool
+) -> list[FolderSource]:
+    """Return the folders to ingest.
+
+    Raises:
+        DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
+    """
+    from imret.errors import DataError, ImretError
+    from imret.sources.stored import find_source
+    from imret.store import open_store
+    from ingest.settle import advice_for_gone
+    from ingest.sources import FolderSource
+
+    folders = []
+    for source in sources:
+        try:
+            folders.append(FolderSource(source, categories=categories))
+        except DataError as error:
+            stored: dict[str, int] = {}
+            with (
+                suppress(ImretError),
+                open_store(db, create=False) as store,
+                closing(store.open(collection)) as opened,
+            ):
+                stored = opened.facet("source")
+            known = find_source(source, stored)
+            if known is None:
+                raise
+            raise DataError(
+                f"{error}\nThe collection holds {stored[known]:,} pictures of it. "
+                f"{advice_for_gone(known, collection)}"
+            ) from None
+    return folders
+
+
+def _ask_what_moved(
+    store: Store,
+    folders: Sequence[FolderSource],
+    collection: str,
+    moved_from: Sequence[str],
+    *,
+    second_copy: bool,
+) -> tuple[list[str], bool]:
+    """Find out which sources have become one of the folders, before any model is looked for.
+
+    Returns:
+        The sources that have; and whether all other folders are what they look like.
+
+    Raises:
+        DataError: As for `settle`; where a terminal is there to ask at, of a move only what was named wrong.
+    """
+    from ingest.settle import find_moved, question, settle
+
+    moved = list(moved_from)
+    if not (moved or second_copy) and sys.stdin.isatty():
+        for one in find_moved(store, folders, collection=collection):
+            second_copy = True  # or the folder of another question, which has its answer, too
+            if click.confirm(question(one), default=True, err=True):
+                moved.append(one.old)
+    settle(store, folders, collection=collection, moved_from=moved, second_copy=second_copy)
+    return moved, second_copy
 
 
 def _ingest(
@@ -134,6 +212,14 @@ def _ingest(
 
 def _summarise(report: Report, report_file: str | None) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
+    from imret.sources.overlap import covers
+
+    for source, images in report.taken_over.items():
+        around = next((folder for folder in report.sources if covers(folder, source)), None)
+        what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
+        announce(f"{escape_control(source)} {what}: {images:,} pictures, with their vectors")
+    for note in report.notes:
+        announce(f"note: {note}")
     counts = ", ".join(
         f"{getattr(report, name):,} {name}"
         for name in ("added", "updated", "moved", "unchanged", "removed", "missing")

@@ -48,6 +48,9 @@ class Report:
         missing: Points whose file is gone and that were kept, because `--prune` was not given.
         out_of_reach: Points that were kept because it cannot be told whether their file is gone, by the
             folder or link in the way: an empty folder, a link that leads nowhere, what cannot be read.
+        taken_over: Pictures of other sources that are those of a walked folder now, by source: one that has
+            moved there, or that lies within. They keep their vectors, and are counted as any other, too.
+        notes: What else is to be told about the sources of the collection.
         encoded: Pictures that went through the image tower.
         skipped: What could not be taken: path and reason, one entry each.
         ignored: What was left out on purpose, counted by reason.
@@ -68,6 +71,8 @@ class Report:
     removed: int = 0
     missing: int = 0
     out_of_reach: list[Unreached] = field(default_factory=list)
+    taken_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     encoded: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,11 +25,14 @@ class Agreement:
         sampled: Pictures that were looked for.
         found: Those whose content is in the folder.
         stored: Those that the collection holds as pictures of that folder already.
+        below: Where below the folder (nearly) all of them lie as they lay below the source: empty for the
+            folder itself, and where they were re-arranged.
     """
 
     sampled: int
     found: int
     stored: int
+    below: str = ""
 
     @property
     def moved(self) -> bool:
@@ -41,7 +45,7 @@ class Agreement:
         return self.sampled > 0 and self.stored >= NEARLY_ALL * self.sampled
 
 
-def compare(collection: Collection, source: str, folder: str) -> Agreement:
+def compare(collection: Collection, source: str, folder: str, *, anywhere: bool = True) -> Agreement:
     """Look for a sample of a source's pictures in a folder.
 
     At most `SAMPLE` pictures are read where they are where they were below the source. For those that are
@@ -51,6 +55,7 @@ def compare(collection: Collection, source: str, folder: str) -> Agreement:
         collection: Holds the source.
         source: As the collection names it.
         folder: Absolute, as `os.path.realpath` gives it.
+        anywhere: Look also where they were not before.
     """
     # Ids are hashes of places, so the first ones are as good as drawn.
     sample = next(iter(collection.scan(of_source(source), batch_size=SAMPLE)), [])
@@ -60,10 +65,13 @@ def compare(collection: Collection, source: str, folder: str) -> Agreement:
     if len(stored) >= NEARLY_ALL * len(sample):
         return Agreement(len(sample), len(stored), len(stored))
     missing = [point for point in sample if not _is_at(point, os.path.join(folder, path_of(point.payload)))]
-    n_elsewhere = 0
-    if missing:
-        n_elsewhere = _count_elsewhere(missing, folder)
-    return Agreement(len(sample), len(sample) - len(missing) + n_elsewhere, len(stored))
+    n_here = len(sample) - len(missing)
+    elsewhere = _find_elsewhere(missing, folder) if anywhere and missing else []
+    below = ""
+    if not n_here and elsewhere:
+        below, n_below = Counter(elsewhere).most_common(1)[0]
+        below = below if n_below >= NEARLY_ALL * len(sample) else ""
+    return Agreement(len(sample), n_here + len(elsewhere), len(stored), below)
 
 
 def of_source(source: str) -> Filter:
@@ -84,24 +92,28 @@ def _is_at(point: Point, file: str) -> bool:
     return sha256_if_readable(file) == _content(point)
 
 
-def _count_elsewhere(points: list[Point], folder: str) -> int:
-    """Return how many pictures lie anywhere in a folder: in one that was re-arranged, or within another."""
-    wanted: dict[object, set[object]] = {}
+def _find_elsewhere(points: list[Point], folder: str) -> list[str]:
+    """Look for pictures anywhere in a folder: one that was re-arranged, or that the source lies within now.
+
+    Returns:
+        For each that is there the path that stands before its old one; empty where that has changed.
+    """
+    wanted: dict[object, dict[object, list[str]]] = {}
     for point in points:
-        wanted.setdefault(point.payload.get("size_bytes"), set()).add(_content(point))
+        same_size = wanted.setdefault(point.payload.get("size_bytes"), {})
+        same_size.setdefault(_content(point), []).append(path_of(point.payload))
     tries = {size: _TRIES * len(digests) for size, digests in wanted.items()}
-    found: set[object] = set()
+    found: list[str] = []
     with suppress(OSError):  # the folder has gone
         for entry in walk(folder):
             if not isinstance(entry, Picture) or not tries.get(entry.size_bytes):
                 continue
             tries[entry.size_bytes] -= 1
-            digest = sha256_if_readable(entry.file_in(folder))
-            if digest in wanted[entry.size_bytes]:
-                found.add(digest)
-                wanted[entry.size_bytes].discard(digest)
-                if not wanted[entry.size_bytes]:
-                    del tries[entry.size_bytes]
+            same_size = wanted[entry.size_bytes]
+            for old in same_size.pop(sha256_if_readable(entry.file_in(folder)), []):
+                found.append(entry.path[: -len(old) - 1] if entry.path.endswith(f"/{old}") else "")
+            if not same_size:
+                del tries[entry.size_bytes]
             if not tries:
                 break
-    return sum(_content(point) in found for point in points)
+    return found

@@ -89,14 +89,15 @@ def no_such_source(named: str, sources: Iterable[str], collection: str) -> DataE
 def near_sources(named: str, sources: Iterable[str]) -> list[str]:
     """Return up to three sources that a path may have been meant for: mistyped, or elsewhere."""
     path = escape_undecodable(os.path.abspath(named))
-    slips = [source for source in sources if _is_slip(path, source)]
+    slips = [source for source in sources if is_slip_of(named, source)]
     same_name = [source for source in sources if os.path.basename(source) == os.path.basename(path)]
     return list(dict.fromkeys([*slips, *same_name]))[:3]
 
 
-def _is_slip(path: str, source: str) -> bool:
-    """Whether two paths differ in one of their components, and not by much."""
-    ours, theirs = path.split(os.sep), source.split(os.sep)
+def is_slip_of(named: str, source: str) -> bool:
+    """Whether a path differs from a source in one of its components, and not by much: it may be mistyped."""
+    ours = escape_undecodable(os.path.abspath(named)).split(os.sep)
+    theirs = source.split(os.sep)
     differing = [pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]]
     if len(ours) != len(theirs) or len(differing) != 1:
         return False
@@ -141,8 +142,8 @@ def rename_source(
         source = find_source(os.fspath(old), sources)
         if source is None:
             others = sources.keys() - {escape_undecodable(target)}
-            path = escape_undecodable(os.path.abspath(old))
-            if len(others) == len(sources) or any(_is_slip(path, other) for other in others):
+            slip = any(is_slip_of(os.fspath(old), other) for other in others)
+            if len(others) == len(sources) or slip:
                 raise no_such_source(os.fspath(old), sources, collection)
             return 0
         _check_rename(opened, source, target, sources)
@@ -316,6 +317,12 @@ def _check_holds(opened: Collection, source: str, target: str) -> None:
             f"{source!r}. {anyway}"
         )
     agreement = compare(opened, source, target)
+    if agreement.below:
+        within = os.path.join(target, agreement.below)
+        raise DataError(
+            f"the pictures of {source!r} are in {escape_undecodable(within)!r}. "
+            f"Say so: imret sources rename {_shown(source)} {_shown(within)}"
+        )
     if not agreement.moved:
         raise DataError(
             f"{agreement.found} of {agreement.sampled} pictures of {source!r} that were looked for are in "

@@ -165,6 +165,17 @@ def test_a_folder_with_other_pictures_is_refused_unless_said(store: Store, photo
     check(store, photos.parent / "other")
 
 
+def test_a_folder_that_holds_the_moved_one_is_refused_with_the_place(store: Store, photos: Path) -> None:
+    (photos.parent / "archive").mkdir()
+    moved = photos.rename(photos.parent / "archive" / "holiday")
+    with pytest.raises(
+        DataError, match=r"are in '.*archive/holiday'.*imret sources rename .*archive/holiday"
+    ):
+        rename_source(store, photos, photos.parent / "archive")
+    rename_source(store, photos, moved)
+    check(store, moved)
+
+
 def test_the_place_that_it_has_and_places_that_overlap_another_source_are_refused(
     store: Store, photos: Path
 ) -> None:
