@@ -26,6 +26,10 @@ from imret.retrieval.results import Hit as Hit
 from imret.retrieval.search import facets as facets
 from imret.retrieval.search import search as search
 from imret.settings import __version__ as __version__
+from imret.sources.stored import StoredSource as StoredSource
+from imret.sources.stored import forget_source as forget_source
+from imret.sources.stored import list_sources as list_sources
+from imret.sources.stored import rename_source as rename_source
 from imret.store import Collection as Collection
 from imret.store import Filter as Filter
 from imret.store import Ids as Ids

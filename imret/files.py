@@ -286,3 +286,12 @@ def sha256_of(file: BinaryIO) -> str:
     while chunk := file.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_if_readable(path: str | os.PathLike[str]) -> str | None:
+    """Return the hex digest of a file's content, or None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return sha256_of(file)
+    except OSError:
+        return None

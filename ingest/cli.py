@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.escape import escape_control
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -48,6 +50,17 @@ _STDOUT = "/dev/stdout"
     metavar="FILE",
     help="Write what was done, and every skip, as JSON; - is standard output.",
 )
+@click.option(
+    "--moved-from",
+    multiple=True,
+    metavar="OLD",
+    help="A folder of the collection that has moved here: its pictures keep their vectors.",
+)
+@click.option(
+    "--second-copy",
+    is_flag=True,
+    help="A folder with the pictures of one that is gone is a copy, not that one moved.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]"
@@ -69,6 +82,8 @@ def command(
     db: str | None,
     collection: str,
     no_categories: bool,
+    moved_from: tuple[str, ...],
+    second_copy: bool,
     report_file: str | None,
     strict: bool,
     **options: Any,
@@ -82,10 +97,9 @@ def command(
     from imret.images.decode import lift_pillow_limit
     from imret.output.written_files import check_outputs
     from imret.store import open_store
-    from ingest.sources import FolderSource
 
     lift_pillow_limit(options["max_pixels"])
-    folders = [FolderSource(source, categories=not no_categories) for source in sources]
+    folders = _folders(sources, db, collection, categories=not no_categories)
     if not no_categories:
         _warn_of_splits(folders)
     if report_file == "-":
@@ -96,7 +110,8 @@ def command(
     )
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
-        report = _ingest(store, folders, collection, **options)
+        moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     failure = None
     try:
         if report_file is not None:
@@ -121,6 +136,70 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
                 f"become categories; for the folders in them, ingest each: imret ingest "
                 f"{shlex.quote(os.path.join(folder.root, splits[0]))} ..., or leave them out: --no-categories"
             )
+
+
+def _folders(
+    sources: Sequence[str], db: str | None, collection: str, *, categories: bool
+) -> list[FolderSource]:
+    """Return the folders to ingest.
+
+    Raises:
+        DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
+    """
+    from imret.errors import DataError, ImretError
+    from imret.sources.stored import find_source
+    from imret.store import open_store
+    from ingest.settle import advice_for_gone
+    from ingest.sources import FolderSource
+
+    folders = []
+    for source in sources:
+        try:
+            folders.append(FolderSource(source, categories=categories))
+        except DataError as error:
+            stored: dict[str, int] = {}
+            with (
+                suppress(ImretError),
+                open_store(db, create=False) as store,
+                closing(store.open(collection)) as opened,
+            ):
+                stored = opened.facet("source")
+            known = find_source(source, stored)
+            if known is None:
+                raise
+            raise DataError(
+                f"{error}\nThe collection holds {stored[known]:,} pictures of it. "
+                f"{advice_for_gone(known, collection)}"
+            ) from None
+    return folders
+
+
+def _ask_what_moved(
+    store: Store,
+    folders: Sequence[FolderSource],
+    collection: str,
+    moved_from: Sequence[str],
+    *,
+    second_copy: bool,
+) -> tuple[list[str], bool]:
+    """Find out which sources have become one of the folders, before any model is looked for.
+
+    Returns:
+        The sources that have; and whether all other folders are what they look like.
+
+    Raises:
+        DataError: As for `settle`; where a terminal is there to ask at, of a move only what was named wrong.
+    """
+    from ingest.settle import find_moved, question, settle
+
+    moved = list(moved_from)
+    if not (moved or second_copy) and sys.stdin.isatty():
+        for one in find_moved(store, folders, collection=collection):
+            second_copy = True  # or the folder of another question, which has its answer, too
+            if click.confirm(question(one), default=True, err=True):
+                moved.append(one.old)
+    settle(store, folders, collection=collection, moved_from=moved, second_copy=second_copy)
+    return moved, second_copy
 
 
 def _ingest(
@@ -168,6 +247,14 @@ def _ingest(
 
 def _summarise(report: Report, report_file: str | None) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
+    from imret.sources.overlap import covers
+
+    for source, images in report.taken_over.items():
+        around = next((folder for folder in report.sources if covers(folder, source)), None)
+        what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
+        announce(f"{escape_control(source)} {what}: {images:,} pictures, with their vectors")
+    for note in report.notes:
+        announce(f"note: {note}")
     counts = ", ".join(
         f"{getattr(report, name):,} {name}"
         for name in ("added", "updated", "moved", "unchanged", "removed", "missing")
@@ -186,4 +273,13 @@ def _summarise(report: Report, report_file: str | None) -> None:
     if report.missing:
         announce(
             f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+        )
+    for one in report.out_of_reach[:shown]:
+        announce(f"  kept {one.images:,} pictures: {escape_control(one.folder)} {one.reason}")
+    if len(report.out_of_reach) > shown:
+        announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
+    if report.out_of_reach:
+        announce(
+            "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
+            "If it is gone for good, remove the empty folder or the link, and run again with --prune"
         )

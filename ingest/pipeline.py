@@ -26,11 +26,14 @@ from imret.datasets.scan import Ignored, Skipped
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
+from imret.sources.presence import folder_state
+from imret.sources.stored import remove_points
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
 from ingest.report import Counters, Report
+from ingest.settle import Settlement, advice_for_gone, carry_out, settle
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ def ingest(
     collection: str = "photos",
     prune: bool = False,
     rebuild: bool = False,
+    moved_from: Sequence[str] = (),
+    second_copy: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = 100_000_000,
@@ -84,6 +89,9 @@ def ingest(
         prune: Delete the points of pictures that are gone from these folders.
         rebuild: With an encoder other than the collection's, build a new version beside the live one and
             switch to it when it is complete. Without it such an encoder is refused.
+        moved_from: Sources of the collection that have moved to one of these folders: each picture of them
+            gets its place there, and keeps its vector.
+        second_copy: A folder that holds the pictures of a source that is gone is a copy all the same.
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
             core.
@@ -100,17 +108,21 @@ def ingest(
     Raises:
         DataError: If no folder holds a picture, or one holds none any more though the collection has
             pictures from it and `prune` is set (an unmounted drive looks like that), or if a rebuild
-            would lose pictures of folders that were not named.
+            would lose pictures of folders that were not named. If folders overlap, or one seems to be a
+            source that has moved: see `ingest.settle.settle`.
         ModelMismatch: If the collection was made by another encoder and `rebuild` is not set.
         StoreError: If the store fails; what it acknowledged stays.
     """
     started = time.monotonic()
     for source in sources:
         _check_not_empty(source, store, collection, prune=prune)
+    settlement = settle(store, sources, collection=collection, moved_from=moved_from, second_copy=second_copy)
     before = store.live(collection)
     identity = _identity(encoder, before)
-    target, live = _target(store, collection, identity, sources, rebuild=rebuild)
+    target, live = _target(store, collection, identity, sources, settlement.taken_over, rebuild=rebuild)
     report = _empty_report(store, collection, identity, sources)
+    report.notes = settlement.notes
+    report.taken_over = _take_over(store, target, settlement)
     counters = Counters(report, on_progress)
     run = _Run(
         target,
@@ -137,6 +149,7 @@ def ingest(
         target.flush()
         target.optimize()
         if not live:
+            _forget_others(target, sources)
             store.promote(collection, identity)
         report.complete = True
     except BaseException:
@@ -184,12 +197,18 @@ def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bo
     if prune:
         raise DataError(
             f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
-            "Is its drive mounted? Nothing was removed."
+            f"Is its drive mounted? Nothing was removed.\n{advice_for_gone(folder, name)}"
         )
 
 
 def _target(
-    store: Store, name: str, identity: Identity, sources: Sequence[FolderSource], *, rebuild: bool
+    store: Store,
+    name: str,
+    identity: Identity,
+    sources: Sequence[FolderSource],
+    taken_over: set[str],
+    *,
+    rebuild: bool,
 ) -> tuple[Collection, bool]:
     """Return the version to fill, and whether it is the live one already."""
     live = store.live(name)
@@ -218,14 +237,9 @@ def _target(
         )
     with closing(store.open(name)) as old:
         stored = set(old.facet("source"))
-    left_out = sorted(stored - {escape_undecodable(source.root) for source in sources})
+    left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
     if left_out:
-        also = " ".join(_quoted(folder) for folder in left_out)
-        raise DataError(
-            f"collection {name!r} also holds pictures from {also}; a rebuild without them would lose them.\n"
-            f"Name every folder: imret ingest {named} {also} {model} --rebuild, "
-            f"or fill another collection with --collection NAME"
-        )
+        raise _would_be_lost(name, named, left_out, model)
     return store.open_version(name, identity), False
 
 
@@ -235,6 +249,41 @@ def _drop_empty(store: Store, target: Collection) -> None:
         if target.count() == 0:
             target.close()
             store.drop(target.name)
+
+
+def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str) -> DataError:
+    """Return the error for a rebuild that does not name every folder; those that are gone cannot be named."""
+    gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
+    there = "".join(f" {_quoted(folder)}" for folder in left_out if folder not in gone)
+    flag = f" --collection {name}" if name != DEFAULT_COLLECTION else ""
+    lines = [
+        f"collection {name!r} also holds pictures from {' '.join(map(_quoted, left_out))}; "
+        "a rebuild without them would lose them."
+    ]
+    for folder in gone:
+        lines.append(
+            f"{_quoted(folder)} is not there now. If it has moved: imret sources rename {_quoted(folder)} NEW"
+            f"{flag}; if it is gone for good: imret sources forget {_quoted(folder)}{flag}"
+        )
+    lines.append(
+        f"Name every folder: imret ingest {named}{there} {model} --rebuild, "
+        f"or fill another collection with --collection NAME"
+    )
+    return DataError("\n".join(lines))
+
+
+def _take_over(store: Store, target: Collection, settlement: Settlement) -> dict[str, int]:
+    """Carry out what was settled, in the live version and in the one that is filled, if that is another."""
+    if not settlement.taken_over:
+        return {}
+    with closing(store.open(target.name)) as live:
+        return carry_out(settlement, [live] if live.version == target.version else [live, target])
+
+
+def _forget_others(target: Collection, sources: Sequence[FolderSource]) -> None:
+    """Remove from a rebuilt version what an earlier attempt stored of what is no source any more."""
+    for other in target.facet("source").keys() - {escape_undecodable(source.root) for source in sources}:
+        remove_points(target, other)
 
 
 def _quoted(folder: str) -> str:

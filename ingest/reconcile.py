@@ -6,6 +6,7 @@ are told apart; encodes nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,8 @@ from typing import Any
 
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
-from imret.files import sha256_of
+from imret.files import sha256_if_readable
+from imret.sources.presence import OutOfReach, Presence
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of
 from ingest.prefetch import map_prefetch
@@ -60,6 +62,7 @@ class Reconciler:
         # and what was written then.
         self._n_known = self._n_added = 0
         self._all_counted = True
+        self._unseen: set[str] = set()  # what the walk could not look into
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
         """Yield the pictures that need work; settle the others here, in batches of bounded size."""
@@ -87,8 +90,8 @@ class Reconciler:
         self._all_counted = False
 
     def has_left(self, point: Point) -> bool:
-        """Whether a stored picture of this source is no longer at its place."""
-        return point.payload["source"] == self._here and not self.source.holds(path_of(point.payload))
+        """Whether a stored picture of this source is clearly no longer at its place."""
+        return point.payload["source"] == self._here and self._presence([point])[0] == "gone"
 
     def prune(self, *, missing: bool) -> None:
         """Deal with the points whose file is gone; call it when the plan has been carried out.
@@ -98,13 +101,19 @@ class Reconciler:
         adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
-        that was deleted: it goes. The others go only with `missing`.
+        that was deleted: it goes. The others go only with `missing`. What is out of reach never goes.
         """
         mine = of_source(self.source)
         if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
         for points in self.target.scan(mine):
-            gone = [point for point in points if not self.source.holds(path_of(point.payload))]
+            gone = []
+            for point, found in zip(points, self._presence(points), strict=True):
+                if found == "gone":
+                    gone.append(point)
+                elif isinstance(found, OutOfReach):
+                    folder = os.path.join(self.source.root, *found.folder.split("/")).rstrip("/") or "/"
+                    self.counters.keep(folder, found.reason)
             if gone and not missing:
                 elsewhere = self._contents_still_held(gone)
                 kept = [point for point in gone if point.payload["sha256"] not in elsewhere]
@@ -113,6 +122,11 @@ class Reconciler:
             if gone:
                 self.target.delete([point.id for point in gone])
                 self.counters.count("removed", len(gone), progress=False)
+
+    def _presence(self, points: list[Point]) -> list[Presence]:
+        paths = [path_of(point.payload) for point in points]
+        found = self.source.presence(paths, unseen=self._unseen)
+        return [found[path] for path in paths]
 
     def _looked_up(self) -> Generator[list[tuple[Record, Point | None]], None, None]:
         """Yield records with what the collection holds for their places; it answers ahead, in a thread.
@@ -140,13 +154,15 @@ class Reconciler:
             elif isinstance(entry, Ignored):
                 self.counters.ignore(entry.reason)
             else:
+                if entry.unseen:
+                    self._unseen.add(entry.path)
                 self.counters.skip(self.source.root, entry.path, entry.reason)
 
     def _with_duplicates(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
         """Hash pictures and look their content up, so that what is stored already is not encoded again."""
         touched: list[tuple[Record, Point]] = []
         hashed: list[tuple[Planned, str]] = []
-        digests = pool.map(_sha256_if_readable, [planned.record.file for planned in changed])
+        digests = pool.map(sha256_if_readable, [planned.record.file for planned in changed])
         for planned, digest in zip(changed, digests, strict=True):
             if digest is None:
                 yield planned  # decoding it will say what is wrong
@@ -182,12 +198,13 @@ class Reconciler:
 
     def _contents_still_held(self, gone: list[Point]) -> set[str]:
         digests = {point.payload["sha256"] for point in gone}
-        return {
-            point.payload["sha256"]
-            for points in self.target.scan(_of_contents(digests))
-            for point in points
-            if point.payload["source"] == self._here and self.source.holds(path_of(point.payload))
-        }
+        held: set[str] = set()
+        for points in self.target.scan(_of_contents(digests)):
+            mine = [point for point in points if point.payload["source"] == self._here]
+            for point, found in zip(mine, self._presence(mine), strict=True):
+                if found == "here":
+                    held.add(point.payload["sha256"])
+        return held
 
 
 def of_source(source: FolderSource) -> Filter:
@@ -212,14 +229,6 @@ def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[
 def payload_like(record: Record, point: Point) -> dict[str, Any]:
     """Return the payload of a record whose content is that of a stored point."""
     return payload_of(record, **{name: point.payload[name] for name in ("sha256", "width", "height")})
-
-
-def _sha256_if_readable(name: str) -> str | None:
-    try:
-        with open(name, "rb") as file:
-            return sha256_of(file)
-    except OSError:
-        return None
 
 
 def _of_contents(digests: set[str]) -> Filter:

@@ -14,6 +14,21 @@ from imret.files import write_atomically
 
 
 @dataclass
+class Unreached:
+    """A folder or link whose pictures were kept, for it cannot be told whether they are gone.
+
+    Attributes:
+        folder: Its absolute path.
+        reason: What is the matter with it: "is empty now".
+        images: Points of pictures that lie there.
+    """
+
+    folder: str
+    reason: str
+    images: int = 0
+
+
+@dataclass
 class Report:
     """The account of one run; every picture that was met is in exactly one count.
 
@@ -31,6 +46,11 @@ class Report:
         removed: Points deleted because their file is gone (`--prune`), or because the same picture now
             stands elsewhere.
         missing: Points whose file is gone and that were kept, because `--prune` was not given.
+        out_of_reach: Points that were kept because it cannot be told whether their file is gone, by the
+            folder or link in the way: an empty folder, a link that leads nowhere, what cannot be read.
+        taken_over: Pictures of other sources that are those of a walked folder now, by source: one that has
+            moved there, or that lies within. They keep their vectors, and are counted as any other, too.
+        notes: What else is to be told about the sources of the collection.
         encoded: Pictures that went through the image tower.
         skipped: What could not be taken: path and reason, one entry each.
         ignored: What was left out on purpose, counted by reason.
@@ -50,6 +70,9 @@ class Report:
     moved: int = 0
     removed: int = 0
     missing: int = 0
+    out_of_reach: list[Unreached] = field(default_factory=list)
+    taken_over: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     encoded: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -67,8 +90,10 @@ class Report:
         return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values; "skipped" counts, "skips" lists."""
+        """Return the report as JSON-safe values; "skipped" and "out_of_reach" count, other keys list them."""
         values = asdict(self)
+        values["unreached"] = values.pop("out_of_reach")
+        values["out_of_reach"] = sum(one.images for one in self.out_of_reach)
         values["images_per_s"] = round(self.images_per_s, 2)
         values["seconds"] = round(self.seconds, 3)
         values["skips"] = values.pop("skipped")
@@ -110,6 +135,18 @@ class Counters:
         with self._lock:
             self.report.skipped.append({"path": escape_undecodable(where), "reason": reason})
             self._on_progress(1)
+
+    def keep(self, folder: str, reason: str) -> None:
+        """Note a point that is kept because of a folder or link that cannot be looked into."""
+        shown = escape_undecodable(folder)
+        with self._lock:
+            for one in self.report.out_of_reach:
+                if (one.folder, one.reason) == (shown, reason):
+                    break
+            else:
+                one = Unreached(shown, reason)
+                self.report.out_of_reach.append(one)
+            one.images += 1
 
     def ignore(self, reason: str) -> None:
         """Note something that was left out on purpose."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from imret.datasets.scan import Ignored, Picture, Skipped, left_out, looks_like_picture, walk
 from imret.errors import DataError
+from imret.escape import escape_undecodable
+from imret.sources.presence import Presence, presence
 from imret.store.payload import modified_time, point_id
 
 
@@ -69,13 +71,23 @@ class FolderSource:
             ) from None
 
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
-        """Yield every picture below the folder, in the order of names, and what is left out, and why."""
-        for entry in walk(self.root):
-            if isinstance(entry, Picture):
-                category = entry.category if self.categories else None
-                yield Record(entry.path, category, entry.size_bytes, entry.mtime_ns, self.root)
-            else:
-                yield entry
+        """Yield every picture below the folder, in the order of names, and what is left out, and why.
+
+        Raises:
+            DataError: If the folder itself has gone, or cannot be read any more.
+        """
+        try:
+            for entry in walk(self.root):
+                if isinstance(entry, Picture):
+                    category = entry.category if self.categories else None
+                    yield Record(entry.path, category, entry.size_bytes, entry.mtime_ns, self.root)
+                else:
+                    yield entry
+        except OSError as error:
+            raise DataError(
+                f"the folder {escape_undecodable(self.root)!r} cannot be read any more: {error.strerror}. "
+                "Is its drive mounted?"
+            ) from error
 
     def count(self) -> int:
         """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
@@ -85,18 +97,9 @@ class FolderSource:
         return total
 
     def holds(self, path: str) -> bool:
-        """Return whether a walk would still meet a file at this path.
+        """Return whether a walk would still meet a file at this path, or cannot tell at the moment."""
+        return self.presence([path])[path] != "gone"
 
-        Only a clear "it is gone" is False: a folder that cannot be read at the moment says nothing about
-        the pictures in it.
-        """
-        parts = path.split("/")
-        if any(left_out(part) for part in parts) or not looks_like_picture(parts[-1]):
-            return False
-        try:
-            os.lstat(os.path.join(self.root, *parts))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError:
-            return True
-        return True
+    def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
+        """Return for each path whether a picture is there, gone, or out of reach: see `imret.sources`."""
+        return presence(self.root, paths, unseen=unseen)

@@ -6,14 +6,14 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import collection_choice, db_option, format_option
+from imret.cli.options import ListByDefault, collection_choice, db_option, format_option, progress_bar
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -27,21 +27,9 @@ _name_argument = click.argument("name", required=False, metavar="NAME")
 _collection_option = collection_choice("The same as NAME.")
 
 
-class _ListByDefault(click.Group):
-    """A group that lists when no sub-command is named, with the options of the list."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["list", "show", "check", "rename", "delete", "export", "import", "optimize"]
-
-
 @click.group(
     "collections",
-    cls=_ListByDefault,
+    cls=ListByDefault,
     short_help="List, show, check, rename, delete, move and optimize collections.",
     epilog="Example:  imret collections export photos photos.parquet  &&  "
     "imret collections import photos.parquet --db http://localhost:6333",
@@ -146,7 +134,7 @@ def check_command(
 
     with open_store(db, create=False) as store:
         _say_reason(store.reason)
-        with closing(store.open(name)) as opened, _bar("check", opened.count()) as (on_points, _):
+        with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
         address = store.address
     if output == "json":
@@ -280,7 +268,7 @@ def export_command(
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
-        with _bar("export", total) as (on_points, _):
+        with progress_bar("export", total) as (on_points, _):
             n = export_collection(store, name, file, overwrite=overwrite, on_points=on_points)
     announce(f"exported {n:,} images of {name} to {file} in {time.monotonic() - started:.1f} s")
 
@@ -309,7 +297,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     name = collection or header.collection
     with open_store(db) as store:
         _say_reason(store.reason)
-        with _bar("verify", header.points) as (on_points, on_stage):
+        with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
                 file, store, name, replace=replace, merge=merge, on_points=on_points, on_stage=on_stage
             )
@@ -350,23 +338,6 @@ def optimize_command(name: str | None, collection: str | None, db: str | None) -
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
     return f"{stats.index}{size}"
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[tuple[Callable[[int], Any], Callable[[str], None]]]:
-    """Draw progress where there is a terminal; yields what to call with images, and at a stage."""
-    from tqdm import tqdm
-
-    with tqdm(desc=description, total=total, unit=" images", disable=not sys.stderr.isatty()) as bar:
-        begun = {"index"}  # it has no progress of its own
-
-        def begin(stage: str) -> None:
-            if stage not in begun:
-                bar.reset(total)
-            begun.add(stage)
-            bar.set_description(stage)
-
-        yield bar.update, begin
 
 
 def _arguments(collection: str | None, **given: str | None) -> list[str]:

@@ -29,6 +29,7 @@ _MODULES = {
     "classify": "imret.cli.classify",
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
+    "sources": "imret.cli.sources",
     "serve": "imret.cli.serve",
 }
 
@@ -40,7 +41,7 @@ class _Group(click.Group):
         # In the order of work, which is how a newcomer reads them.
         return [
             *("demo", "finetune", "evaluate", "ingest"),
-            *("search", "similar", "serve", "classify", "info", "collections"),
+            *("search", "similar", "serve", "classify", "info", "collections", "sources"),
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ListByDefault(click.Group):
+    """A group that lists when no sub-command is named, with the options of the list."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of their definition
+
 
 db_option = click.option(
     "--db",
@@ -112,6 +127,25 @@ def output_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+@contextmanager
+def progress_bar(
+    description: str, total: int | None
+) -> Iterator[tuple[Callable[[int], Any], Callable[[str], None]]]:
+    """Draw progress where there is a terminal; yields what to call with images, and at a stage."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, total=total, unit=" images", disable=not sys.stderr.isatty()) as bar:
+        begun = {"index"}  # it has no progress of its own
+
+        def begin(stage: str) -> None:
+            if stage not in begun:
+                bar.reset(total)
+            begun.add(stage)
+            bar.set_description(stage)
+
+        yield bar.update, begin
 
 
 def category_names(encoder: QueryEncoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

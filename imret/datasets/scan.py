@@ -50,10 +50,18 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture, or what is named like one, that cannot be taken, and why."""
+    """A picture, or what is named like one, or a folder, that cannot be taken, and why.
+
+    Attributes:
+        path: Below the folder.
+        reason: For people.
+        unseen: Whether pictures may lie there that could not be looked at: a folder that cannot be read, a
+            link that leads nowhere.
+    """
 
     path: str
     reason: str
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
             try:
                 folder.names = iter(sorted(os.listdir(os.path.join(root, folder.path))))
             except OSError as error:
-                yield Skipped(folder.path, f"folder cannot be read: {error.strerror}")
+                yield Skipped(folder.path, f"folder cannot be read: {error.strerror}", unseen=True)
                 on_the_way_down.discard(stack.pop().key)
                 continue
         name = next(folder.names, None)
@@ -109,7 +117,7 @@ def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
             n_found += isinstance(entry, Picture)
             yield entry
         elif (key := (entry.st_dev, entry.st_ino)) in on_the_way_down:
-            yield Skipped(path, "symlink loop: it leads back to a folder above it")
+            yield Skipped(path, "symlink loop: it leads back to a folder above it", unseen=True)
         else:
             on_the_way_down.add(key)
             stack.append(_Folder(path, key, n_found))
@@ -136,10 +144,15 @@ def _look_at(root: str, path: str, name: str) -> Picture | Skipped | Ignored | o
     file = os.path.join(root, path)
     try:
         info = os.stat(file)
-    except OSError as error:
-        if looks_like_picture(name) or os.path.islink(file):
+    except FileNotFoundError as error:
+        if os.path.islink(file):
+            return Skipped(path, _why_no_stat(file, error), unseen=True)
+        if looks_like_picture(name):
             return Skipped(path, _why_no_stat(file, error))
         return Ignored(path, _kind(name))
+    except OSError as error:
+        # Whatever it is called: it may be a folder, such as the place of a share that is away.
+        return Skipped(path, _why_no_stat(file, error), unseen=True)
     if stat.S_ISDIR(info.st_mode):
         return info
     if not looks_like_picture(name):

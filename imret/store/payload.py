@@ -82,6 +82,23 @@ def make_payload(
     }
     if category is not None:
         payload["category"] = escape_undecodable(category)
+    return _with_exact_place(payload, source, path)
+
+
+def payload_at(payload: Mapping[str, Any], source: str, path: str) -> dict[str, Any]:
+    """Return the payload of a picture that gets another place; what else is stored of it stays.
+
+    Args:
+        payload: As it is.
+        source: Absolute folder, as for `point_id`.
+        path: Path below it, with forward slashes. Both may hold surrogate escapes.
+    """
+    placed = {name: value for name, value in payload.items() if name != "file_base64"}
+    placed |= {"path": escape_undecodable(path), "source": escape_undecodable(source)}
+    return _with_exact_place(placed, source, path)
+
+
+def _with_exact_place(payload: dict[str, Any], source: str, path: str) -> dict[str, Any]:
     if payload["path"] != path or payload["source"] != source:
         # The printable form cannot open the file; these are the exact bytes of its name.
         payload["file_base64"] = base64.b64encode(os.fsencode(os.path.join(source, path))).decode("ascii")
@@ -102,6 +119,14 @@ def path_of(payload: Mapping[str, Any]) -> str:
         return str(payload["path"])
     depth = len(str(payload["path"]).split("/"))
     return "/".join(file_of(payload).split(os.sep)[-depth:])
+
+
+def source_of(payload: Mapping[str, Any]) -> str:
+    """Return the exact folder that was ingested; may hold surrogate escapes."""
+    if "file_base64" not in payload:
+        return str(payload["source"])
+    below = len(os.fsencode(path_of(payload)))
+    return os.fsdecode(os.fsencode(file_of(payload))[:-below].rstrip(b"/") or b"/")
 
 
 def modified_time(mtime_ns: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_a_dangling_symlink_a_pipe_and_a_folder_named_like_a_picture_are_skipped
         "gone.jpg": "dangling symlink",
         "pipe.jpg": "not a regular file",
     }
+
+
+@pytest.mark.parametrize("name", ["nas", "trip 2019.08", "a.jpg"])
+def test_what_cannot_be_looked_at_is_skipped_by_name_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _touch(tmp_path / "b.jpg")
+    (tmp_path / name).mkdir()  # the place of a share that is away
+    real = os.stat
+
+    def failing(path: str, **options: object) -> os.stat_result:
+        if os.fspath(path) == str(tmp_path / name):
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", failing)
+    assert _skips(tmp_path) == {name: "cannot be read: Transport endpoint is not connected"}
+    assert _records(tmp_path) == {"b.jpg": None}
 
 
 def test_folders_hundreds_deep_are_walked(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""`imret sources`: the commands around `imret.sources`, the folders that a collection was filled from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
+from imret.defaults import DEFAULT_COLLECTION
+from imret.escape import escape_control
+from imret.output.console import announce
+
+if TYPE_CHECKING:
+    from imret.sources.stored import StoredSource
+
+
+@click.group(
+    "sources",
+    cls=ListByDefault,
+    short_help="List, rename and forget the folders of a collection.",
+    epilog="Example:  imret sources --format json",
+)
+def command() -> None:
+    """Look after the folders that a collection was filled from. Without a command, list them."""
+
+
+@command.command(
+    "list", short_help="List them (the default).", epilog="Example:  imret sources --collection photos"
+)
+@db_option
+@collection_option
+@format_option("json: one object per line.")
+def list_command(db: str | None, collection: str, output: str) -> None:
+    """List the folders: images, what is there now, path."""
+    from imret.sources.stored import list_sources
+    from imret.store import open_store
+
+    with open_store(db, create=False) as store:
+        if store.reason:
+            announce(store.reason)
+        sources = list_sources(store, collection)
+    if output == "json":
+        for source in sources:
+            print(json.dumps(asdict(source), ensure_ascii=False))
+    elif sources:
+        _print_table(sources)
+    else:
+        announce(f"collection {collection} holds no pictures; fill it: imret ingest FOLDER")
+    if any(source.state in ("gone", "empty") for source in sources):
+        announce("of a folder that has moved:        imret sources rename OLD NEW")
+        announce("of one that is gone for good:      imret sources forget OLD")
+
+
+def _print_table(sources: Sequence[StoredSource]) -> None:
+    cells = [("images", "now", "folder")]
+    cells += [(f"{source.images:,}", source.state, escape_control(source.folder)) for source in sources]
+    width, state = (max(len(row[column]) for row in cells) for column in (0, 1))
+    for images, now, folder in cells:
+        print(f"{images:>{width}}  {now:<{state}}  {folder}")
+
+
+@command.command(
+    "rename",
+    short_help="Say where a folder is now.",
+    epilog="Example:  imret sources rename photos /mnt/nas/photos --no-check",
+)
+@click.argument("old", type=click.Path(path_type=str))
+@click.argument("new", type=click.Path(path_type=str))
+@db_option
+@collection_option
+@click.option(
+    "--no-check",
+    is_flag=True,
+    help="Do not look whether NEW holds the pictures: it is a folder of another machine, say.",
+)
+def rename_command(old: str, new: str, db: str | None, collection: str, no_check: bool) -> None:
+    """Give every picture of the folder OLD its place below NEW, where the folder is now.
+
+    Nothing is embedded, and no model is loaded. Stopped half way, run it again. Then ingest NEW for what else
+    has changed in it.
+    """
+    from imret.sources.stored import rename_source
+    from imret.store import open_store
+
+    with open_store(db, create=False, share=True) as store:
+        if store.reason:
+            announce(store.reason)
+        with progress_bar("rename", None) as (on_points, _):
+            images = rename_source(
+                store, old, new, collection=collection, check=not no_check, on_points=on_points
+            )
+    if images:
+        announce(
+            f"renamed {escape_control(old)} to {escape_control(new)}: {images:,} pictures of {collection}"
+        )
+    else:
+        announce(f"{collection} holds no pictures of {escape_control(old)} (any more); nothing to rename")
+
+
+@command.command(
+    "forget",
+    short_help="Remove what is stored of folders; asks first.",
+    epilog="Example:  imret sources forget photos --yes",
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
+@db_option
+@collection_option
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def forget_command(sources: tuple[str, ...], db: str | None, collection: str, yes: bool) -> None:
+    """Remove the pictures of folders from a collection. The files themselves are never touched."""
+    from contextlib import closing
+
+    from imret.errors import DataError
+    from imret.sources.stored import find_source, forget_source, no_such_source
+    from imret.store import open_store
+
+    with open_store(db, create=False, share=True) as store:
+        if store.reason:
+            announce(store.reason)
+        with closing(store.open(collection)) as opened:
+            known = opened.facet("source")
+        found: dict[str, int] = {}
+        for named in sources:
+            source = find_source(named, known)
+            if source is None:
+                raise no_such_source(named, known, collection)
+            found[source] = known[source]
+        shown = ", ".join(
+            f"{escape_control(source)} ({images:,} pictures)" for source, images in found.items()
+        )
+        question = f"Remove {shown} from {collection}?"
+        if not yes:
+            if not sys.stdin.isatty():
+                raise DataError(f"{question} There is no terminal to ask at. Say so with --yes.")
+            if not click.confirm(question, err=True):
+                announce("nothing was removed")
+                raise click.exceptions.Exit(1)
+        for source, images in found.items():
+            with progress_bar("forget", images) as (on_points, _):
+                forget_source(store, source, collection=collection, on_points=on_points)
+            announce(f"forgot {escape_control(source)}: {images:,} pictures of {collection}")
+            again = f"imret ingest {shlex.quote(source)}"
+            if collection != DEFAULT_COLLECTION:
+                again += f" --collection {collection}"
+            announce(f"  to have it again: {escape_control(again)}")

@@ -1,0 +1,5 @@
+"""Sources: the folders that a collection was filled from.
+
+What is on disk of them (`presence`), how they lie to each other (`overlap`), what a collection holds of each
+and how that gets another place or goes (`stored`), and which of them has moved (`moved`).
+"""

@@ -1,0 +1,194 @@
+"""`--prune` removes what is gone, and nothing that only cannot be reached."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from imret import Encoder, open_store
+from imret.cli.main import cli
+from imret.errors import DataError
+from ingest.pipeline import ingest
+from ingest.report import Report, Unreached
+from ingest.sources import FolderSource
+from tests.fakes.pictures import draw_picture
+
+
+@pytest.fixture(scope="module")
+def encoder(random_model: Path) -> Encoder:
+    return Encoder(str(random_model), device="cpu", precision="fp32")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Pictures here, on a share, and on a drive that a link leads to; one picture is on all three."""
+    for folder, first in (("photos/local", 0), ("photos/nas", 10), ("drive/birds", 20)):
+        for seed in (first, first + 1, 99):
+            draw_picture(tmp_path / folder / f"{seed}.png", seed=seed)
+    (tmp_path / "photos" / "usb").symlink_to(tmp_path / "drive" / "birds")
+    return tmp_path / "photos"
+
+
+def run(photos: Path, encoder: Encoder, source: type[FolderSource] = FolderSource, **options: Any) -> Report:
+    with open_store(str(photos.parent / "db")) as store:
+        return ingest(store, [source(photos)], encoder=encoder, **options)
+
+
+def paths(photos: Path) -> list[str]:
+    with open_store(str(photos.parent / "db"), create=False) as store:
+        return sorted(p.payload["path"] for batch in store.open("photos").scan() for p in batch)
+
+
+ALL = [
+    f"{f}/{n}.png"
+    for f, ns in (("local", (0, 1, 99)), ("nas", (10, 11, 99)), ("usb", (20, 21, 99)))
+    for n in ns
+]
+
+
+def test_a_share_and_a_drive_that_are_not_mounted_keep_their_pictures_and_are_told(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    (photos.parent / "drive").rename(photos.parent / "unplugged")
+    (photos / "nas").rename(photos.parent / "unmounted")
+    (photos / "nas").mkdir()
+    (photos / "local" / "0.png").unlink()
+    for prune, (removed, missing) in ((False, (0, 1)), (True, (1, 0)), (True, (0, 0))):
+        report = run(photos, encoder, prune=prune)
+        assert (report.removed, report.missing, report.encoded) == (removed, missing, 0)
+        assert sorted(report.out_of_reach, key=lambda one: one.folder) == [
+            Unreached(str(photos / "nas"), "is empty now", 3),
+            Unreached(str(photos / "usb"), "is a link to a place that is not there", 3),
+        ]
+        assert (report.as_dict()["out_of_reach"], len(report.as_dict()["unreached"])) == (6, 2)
+    assert paths(photos) == ALL[1:]
+    # Back again, nothing is embedded anew; gone for good, they go.
+    (photos / "nas").rmdir()
+    (photos.parent / "unmounted").rename(photos / "nas")
+    report = run(photos, encoder, prune=True)
+    assert (report.unchanged, report.encoded) == (5, 0)
+    shutil.rmtree(photos / "nas")
+    (photos / "usb").unlink()
+    assert run(photos, encoder, prune=True).removed == 6
+    assert paths(photos) == ["local/1.png", "local/99.png"]
+
+
+def test_the_command_tells_what_it_kept_and_how_it_goes(photos: Path, encoder: Encoder) -> None:
+    run(photos, encoder)
+    (photos / "nas").rename(photos.parent / "unmounted")
+    (photos / "nas").mkdir()
+    file = photos.parent / "report.json"
+    done = CliRunner().invoke(
+        cli, ["ingest", str(photos), "--db", str(photos.parent / "db"), "--prune", "--report", str(file)]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"kept 3 pictures: {photos / 'nas'} is empty now" in done.stderr
+    assert "remove the empty folder or the link, and run again with --prune" in done.stderr
+    written = json.loads(file.read_text())
+    assert written["out_of_reach"] == 3
+    assert written["unreached"] == [{"folder": str(photos / "nas"), "reason": "is empty now", "images": 3}]
+
+
+def test_a_picture_on_an_unmounted_share_is_not_taken_for_moved_when_its_copy_is_met(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    shutil.copyfile(photos / "nas" / "10.png", photos / "local" / "copy.png")
+    (photos / "nas").rename(photos.parent / "unmounted")
+    (photos / "nas").mkdir()
+    report = run(photos, encoder, prune=True)
+    assert (report.added, report.moved, report.removed, report.encoded) == (1, 0, 0, 0)
+    assert paths(photos) == sorted([*ALL, "local/copy.png"])
+
+
+def test_a_folder_that_is_emptied_by_a_move_keeps_its_points_until_it_is_removed(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    (photos / "local").rename(photos / "here")
+    (photos / "local").mkdir()
+    report = run(photos, encoder)
+    assert (report.added, report.encoded) == (3, 0)
+    (photos / "local").rmdir()
+    assert run(photos, encoder).removed == 3
+    assert paths(photos) == sorted(path.replace("local", "here") for path in ALL)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.ENOTCONN])
+@pytest.mark.parametrize("call", ["stat", "listdir"])
+def test_a_folder_that_cannot_be_read_keeps_its_pictures_also_when_it_can_be_again(
+    photos: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    run(photos, encoder)
+    (photos / "nas" / "10.png").unlink()
+    real = getattr(os, call)
+
+    def failing(path: Any, *args: Any, **options: Any) -> Any:
+        if os.fspath(path) == str(photos / "nas"):
+            raise OSError(code, os.strerror(code))
+        return real(path, *args, **options)
+
+    class Flaky(FolderSource):
+        def entries(self) -> Iterator[Any]:  # the share is back when the walk has ended
+            with monkeypatch.context() as patch:
+                patch.setattr(os, call, failing)
+                yield from super().entries()
+
+    report = run(photos, encoder, Flaky, prune=True)
+    assert report.removed == 0
+    assert report.out_of_reach == [Unreached(str(photos / "nas"), "could not be read a moment ago", 1)]
+    assert [skip["path"] for skip in report.skipped] == [str(photos / "nas")], "and it is told"
+    assert paths(photos) == ALL
+    assert run(photos, encoder, prune=True).removed == 1
+
+
+def test_a_source_that_goes_during_the_run_loses_nothing(photos: Path, encoder: Encoder) -> None:
+    run(photos, encoder)
+
+    class Going(FolderSource):
+        looks = 0
+
+        def entries(self) -> Iterator[Any]:
+            self.looks += 1
+            for n, entry in enumerate(super().entries()):
+                if n == 4 and self.looks == 2:
+                    photos.rename(photos.parent / "unplugged")
+                yield entry
+
+    report = run(photos, encoder, Going, prune=True)
+    assert report.removed == 0
+    assert sum(one.images for one in report.out_of_reach) > 0
+    assert paths(photos) == ALL
+    with pytest.raises(DataError, match="no such folder"):
+        run(photos, encoder, prune=True)
+
+
+def test_a_source_that_is_gone_when_the_walk_begins_is_an_error_with_its_name(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    source = FolderSource(photos)
+    photos.rename(photos.parent / "unplugged")
+    with (
+        open_store(str(photos.parent / "db")) as store,
+        pytest.raises(DataError, match=r"photos' cannot be read any more: No such file or directory"),
+    ):
+        ingest(store, [source], encoder=encoder, prune=True)
+    assert paths(photos) == ALL
+
+
+def test_an_emptied_source_keeps_its_pictures_without_prune_too(photos: Path, encoder: Encoder) -> None:
+    run(photos, encoder)
+    photos.rename(photos.parent / "unplugged")
+    photos.mkdir()
+    report = run(photos, encoder)
+    assert report.out_of_reach == [Unreached(str(photos), "is empty now", 9)]
