@@ -101,7 +101,9 @@ def test_a_request_is_held_and_answered_when_the_node_is_back(
 
 
 @pytest.mark.parametrize("how", ["a node", "the server", "an error"])
-def test_no_answer_names_what_is_inside(client: TestClient, qdrant: QdrantOverHTTP, how: str) -> None:
+def test_no_answer_names_what_is_inside(
+    client: TestClient, qdrant: QdrantOverHTTP, how: str, capsys: pytest.CaptureFixture[str], said: list[str]
+) -> None:
     (point,) = client.get("/api/v1/images", params={"limit": 1}).json()["pictures"]
     if how == "a node":
         qdrant.engine.node_away = NODE
@@ -129,6 +131,9 @@ def test_no_answer_names_what_is_inside(client: TestClient, qdrant: QdrantOverHT
                 assert answer.json()["kind"] == "StoreUnavailable"
             for inside in ("10.0.0.3", "6335", f":{qdrant.port}", "127.0.0.1", "Tonic", "docker"):
                 assert inside not in answer.text, (path, answer.text)
+    # Whoever runs the server is told all of it.
+    log = capsys.readouterr().err + "\n".join(said)
+    assert {"a node": "10.0.0.3:6335", "the server": qdrant.url, "an error": "panicked at"}[how] in log
     if how == "a node":
         answer = client.get("/api/v1/search", params={"q": "an owl"})
         assert answer.json()["detail"].startswith("a part of the collection is away")
