@@ -66,8 +66,8 @@ def client(
         pool, default="photos", image_files=ImageFiles(tmp_path / "t"), host="127.0.0.1", port=8750
     )
     until(lambda: pool.peek("photos") is not None)
-    yield TestClient(app, base_url="http://127.0.0.1:8750", raise_server_exceptions=False)
-    pool.close()
+    with TestClient(app, base_url="http://127.0.0.1:8750", raise_server_exceptions=False) as client:
+        yield client  # whose end closes the pool
 
 
 def test_readiness_tells_the_truth(client: TestClient, qdrant: QdrantOverHTTP, said: list[str]) -> None:
