@@ -387,6 +387,28 @@ def clustered() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return vectors[:12_000], vectors[12_000:]
 
 
+def test_components_that_dominate_every_vector_cost_no_recall(db: Path) -> None:
+    """As in embeddings of CLIP: a grid of bytes that reaches out to one of 0.95 is coarse for all others."""
+    n, dim, k = 8_000, 256, 50
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.standard_normal((count, dim), dtype=np.float32) for count in (n, 100))
+    for rows in (vectors, queries):
+        rows[:, 7] = 0
+        rows *= np.sqrt(1 - 0.95**2) / np.linalg.norm(rows, axis=1, keepdims=True)
+        rows[:, 7] = 0.95
+    nearest = np.argsort(-queries @ vectors.T, axis=1)[:, :k]
+    ids = [str(uuid.UUID(int=i)) for i in range(n)]
+    with EdgeStore(db, index_from_kb=500) as store:
+        collection = store.open_version("photos", Identity("m", "a1" * 32, dim))
+        for start in range(0, n, 4_000):
+            rows = slice(start, start + 4_000)
+            collection.upsert(ids[rows], vectors[rows], [{"path": f"{i}.jpg"} for i in range(n)[rows]])
+        collection.optimize()
+        found = [{uuid.UUID(hit.id).int for hit in collection.search(query, limit=k)} for query in queries]
+    recall = np.mean([len(hits & set(row.tolist())) / k for hits, row in zip(found, nearest, strict=True)])
+    assert recall >= 0.995
+
+
 def test_the_index_finds_what_an_exact_search_finds(
     db: Path, clustered: tuple[NDArray[np.float32], NDArray[np.float32]]
 ) -> None:

@@ -1,0 +1,222 @@
+"""Which compression of vectors keeps recall@10 where a few components dominate, as in embeddings of CLIP.
+
+    python benchmarks/index_quantization.py [--url http://localhost:6333] [--output FILE.md]   (ten minutes)
+
+Image embeddings of a CLIP share a large mean, much of it in a few components. A grid of 256 steps that
+reaches out to those is coarse for all others. Every shape is built once a compression, with imret's graph and
+walk, and recall is told against an exact search, by how many candidates for each hit are compared again as
+float32. With --url the same is asked of a Qdrant server, in a collection of the benchmark's own.
+
+Shapes: nearest neighbours that are hard to tell apart (independent numbers), and overlapping clusters
+(`hard_vectors.py`); plain, one component at 0.88 or 0.95 in every vector, and three of 0.7, 0.5 and 0.3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hard_vectors import make_data
+from machine import cores
+from numpy.typing import NDArray
+
+from imret.store.types import EF_CONSTRUCT, HNSW_EF, M
+
+LIMIT, QUERIES, FULL_SCAN_KB = 10, 200, 10_000
+SETS = {"independent, 8,000 x 256": (8_000, 256), "clusters, 20,000 x 512": (20_000, 512)}
+SHAPES: dict[str, tuple[float, ...]] = {
+    "plain": (),
+    "one of 0.88": (0.88,),
+    "one of 0.95": (0.95,),
+    "three": (0.7, 0.5, 0.3),
+}
+COMPRESSIONS = ("float32", "int8, quantile 0.99", "int8", "turbo, 8 bits", "turbo, 4 bits")
+OVERSAMPLING = (1.0, 2.0, 4.0)
+Search = Callable[[NDArray[np.float32], float], list[int]]
+
+
+def draw(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return unit vectors (N, D) and queries (Q, D) of one of `SETS`."""
+    n, dim = SETS[name]
+    if name.startswith("independent"):
+        rng = np.random.default_rng(0)
+        return (_unit(rng.standard_normal((count, dim), dtype=np.float32)) for count in (n, QUERIES))  # type: ignore[return-value]
+    with tempfile.TemporaryDirectory() as folder:
+        make_data(Path(folder), n, dim)
+        queries = np.load(f"{folder}/queries.npy")
+        half = len(queries) // 2  # the second half is to the points as texts are to photos
+        return np.load(f"{folder}/vectors.npy"), np.concatenate(
+            [queries[: QUERIES // 2], queries[half:][: QUERIES // 2]]
+        )
+
+
+def dominated(vectors: NDArray[np.float32], components: tuple[float, ...]) -> NDArray[np.float32]:
+    """Return unit vectors whose first components have these values, the others what is left of the length."""
+    shaped = vectors.copy()
+    shaped[:, : len(components)] = 0
+    shaped = _unit(shaped) * np.float32(np.sqrt(1 - sum(value**2 for value in components)))
+    shaped[:, : len(components)] = components
+    return shaped
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def in_edge(vectors: NDArray[np.float32], compression: str, folder: Path) -> tuple[Search, float]:
+    """Build a shard of Qdrant Edge; return how it is asked, and the seconds of CPU that its index took."""
+    import qdrant_edge as qe
+
+    turbo = {"turbo, 8 bits": qe.TurboQuantBitSize.Bits8, "turbo, 4 bits": qe.TurboQuantBitSize.Bits4}
+    quantization: Any = None
+    if compression in turbo:
+        quantization = qe.TurboQuantQuantizationConfig(bits=turbo[compression], memory=qe.Memory.Cached)
+    elif compression.startswith("int8"):
+        quantile = 0.99 if "quantile" in compression else None
+        quantization = qe.ScalarQuantizationConfig(
+            type=qe.ScalarType.Int8, quantile=quantile, memory=qe.Memory.Cached
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    config = qe.EdgeConfig(
+        vectors=qe.EdgeVectorParams(
+            size=vectors.shape[1], distance=qe.Distance.Cosine, memory=qe.Memory.Cold
+        ),
+        hnsw_config=qe.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB),
+        quantization_config=quantization,
+        optimizers=qe.EdgeOptimizersConfig(
+            indexing_threshold=1000, default_segment_number=2, max_segment_size=1 << 40
+        ),
+    )
+    shard = qe.EdgeShard.create(str(folder), config)
+    for start in range(0, len(vectors), 5_000):
+        rows = enumerate(vectors[start : start + 5_000], start)
+        points = [qe.Point(id=str(uuid.UUID(int=i)), vector=row, payload={}) for i, row in rows]
+        shard.update(qe.UpdateOperation.upsert_points(points))
+    before = time.process_time()
+    shard.optimize()
+    took = time.process_time() - before
+
+    def search(query: NDArray[np.float32], oversampling: float) -> list[int]:
+        again = qe.QuantizationSearchParams(ignore=False, rescore=True, oversampling=oversampling)
+        request = qe.QueryRequest(
+            query=qe.Query.Nearest(query),  # type: ignore[arg-type]  # takes a float32 array
+            limit=LIMIT,
+            params=qe.SearchParams(hnsw_ef=HNSW_EF, quantization=again),
+        )
+        return [uuid.UUID(str(hit.id)).int for hit in shard.query(request)]
+
+    return search, took
+
+
+def on_server(vectors: NDArray[np.float32], compression: str, url: str) -> tuple[Search, float]:
+    """Fill a collection of a Qdrant server; return how it is asked, and the seconds until it was green."""
+    from qdrant_client import QdrantClient, models
+
+    client, name = (
+        QdrantClient(url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=600),
+        "imret-benchmark-quantization",
+    )
+    quantization: Any = None
+    if compression.startswith("turbo"):
+        bits = models.TurboQuantBitSize.BITS8 if "8" in compression else models.TurboQuantBitSize.BITS4
+        quantization = models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits))
+    elif compression.startswith("int8"):
+        quantile = 0.99 if "quantile" in compression else None
+        quantization = models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(
+                type=models.ScalarType.INT8, quantile=quantile, always_ram=True
+            )
+        )
+    client.delete_collection(name)
+    client.create_collection(
+        name,
+        vectors_config=models.VectorParams(size=vectors.shape[1], distance=models.Distance.COSINE),
+        hnsw_config=models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
+        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1000, default_segment_number=1),
+        quantization_config=quantization,
+    )
+    started = time.monotonic()
+    client.upload_collection(name, vectors=vectors, ids=range(len(vectors)), wait=True)
+    while client.get_collection(name).status != models.CollectionStatus.GREEN:
+        time.sleep(0.5)
+
+    def search(query: NDArray[np.float32], oversampling: float) -> list[int]:
+        again = models.QuantizationSearchParams(rescore=True, oversampling=oversampling)
+        params = models.SearchParams(hnsw_ef=HNSW_EF, quantization=again)
+        return [
+            int(hit.id)
+            for hit in client.query_points(name, query.tolist(), limit=LIMIT, search_params=params).points
+        ]
+
+    return search, time.monotonic() - started
+
+
+def measure(name: str, shape: str, url: str | None, folder: Path) -> Iterator[str]:
+    """Yield a line for each compression."""
+    vectors, queries = (dominated(rows, SHAPES[shape]) for rows in draw(name))
+    scores = queries @ vectors.T
+    tenth = -np.partition(-scores, LIMIT - 1, axis=1)[:, LIMIT - 1]
+    for compression in COMPRESSIONS:
+        try:
+            search, took = (
+                on_server(vectors, compression, url) if url else in_edge(vectors, compression, folder)
+            )
+        except Exception as error:  # a server that does not know it
+            yield f"| {name} | {shape} | {compression} | not there: {type(error).__name__} | | | |"
+            continue
+        cells = []
+        for oversampling in OVERSAMPLING if compression != "float32" else (1.0,):
+            waits, shares = [], []
+            for row, query in enumerate(queries):
+                before = time.perf_counter()
+                hits = search(query, oversampling)
+                waits.append(1e3 * (time.perf_counter() - before))
+                # A hit is as near as the tenth, so ties cost nothing.
+                shares.append((scores[row, hits] >= tenth[row] - 1e-6).sum() / LIMIT)
+            cells.append(f"{np.mean(shares):.3f}, {statistics.median(waits):.2f}")
+        cells += [""] * (3 - len(cells))
+        yield f"| {name} | {shape} | {compression} | {' | '.join(cells)} | {took:.0f} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--url", help="of a Qdrant server; default: the embedded engine")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    engine = f"server at {arguments.url}" if arguments.url else f"qdrant-edge-py {version('qdrant-edge-py')}"
+    lines = [
+        "# Compression of vectors where a few components dominate",
+        "",
+        f"{date.today()}, {cores()}, Python {platform.python_version()}, {engine}. m {M}, ef_construct "
+        f"{EF_CONSTRUCT}, a walk of {HNSW_EF}; {QUERIES} queries. Each cell: recall@{LIMIT}, median ms.",
+        "",
+        "| vectors | shape | compression | candidates x 1 | x 2 | x 4 | index, s of CPU |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in SETS:
+            for shape in SHAPES:
+                for line in measure(name, shape, arguments.url, Path(folder) / "shard"):
+                    lines.append(line)
+                    print(line, flush=True)
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
