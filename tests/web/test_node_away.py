@@ -167,7 +167,7 @@ def test_a_point_that_spoils_every_search_is_named_without_where_it_lies(
     answer = client.get("/api/v1/search", params={"q": "an owl"})
     assert answer.status_code == 500
     assert answer.json()["detail"] == (
-        f"the collection cannot be searched: the vector of point {id} is not a number, and no search gets "
+        f"the collection cannot be searched: the vector of point {id} holds NaN, and no search gets "
         "past it. imret collections check removes it."
     )
 
