@@ -18,7 +18,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from imret.errors import ImretError
+from imret.errors import ImretError, StoreError, StoreUnavailable
 from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.settings import __version__
 from imret.web.errors import problem, problem_for
@@ -143,6 +143,8 @@ def _add_health(app: FastAPI, pool: CollectionPool, default: str) -> None:
 
 def _add_error_handlers(app: FastAPI) -> None:
     async def known(_: Request, error: Exception) -> Response:
+        if isinstance(error, StoreError) and error.public and not isinstance(error, StoreUnavailable):
+            print(f"imret serve: {error}", file=sys.stderr)  # of which the client learns less
         return problem_for(error)
 
     async def invalid(_: Request, error: Exception) -> Response:

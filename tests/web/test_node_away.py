@@ -66,8 +66,8 @@ def client(
         pool, default="photos", image_files=ImageFiles(tmp_path / "t"), host="127.0.0.1", port=8750
     )
     until(lambda: pool.peek("photos") is not None)
-    yield TestClient(app, base_url="http://127.0.0.1:8750", raise_server_exceptions=False)
-    pool.close()
+    with TestClient(app, base_url="http://127.0.0.1:8750", raise_server_exceptions=False) as client:
+        yield client  # whose end closes the pool
 
 
 def test_readiness_tells_the_truth(client: TestClient, qdrant: QdrantOverHTTP, said: list[str]) -> None:
@@ -101,7 +101,9 @@ def test_a_request_is_held_and_answered_when_the_node_is_back(
 
 
 @pytest.mark.parametrize("how", ["a node", "the server", "an error"])
-def test_no_answer_names_what_is_inside(client: TestClient, qdrant: QdrantOverHTTP, how: str) -> None:
+def test_no_answer_names_what_is_inside(
+    client: TestClient, qdrant: QdrantOverHTTP, how: str, capsys: pytest.CaptureFixture[str], said: list[str]
+) -> None:
     (point,) = client.get("/api/v1/images", params={"limit": 1}).json()["pictures"]
     if how == "a node":
         qdrant.engine.node_away = NODE
@@ -129,6 +131,9 @@ def test_no_answer_names_what_is_inside(client: TestClient, qdrant: QdrantOverHT
                 assert answer.json()["kind"] == "StoreUnavailable"
             for inside in ("10.0.0.3", "6335", f":{qdrant.port}", "127.0.0.1", "Tonic", "docker"):
                 assert inside not in answer.text, (path, answer.text)
+    # Whoever runs the server is told all of it.
+    log = capsys.readouterr().err + "\n".join(said)
+    assert {"a node": "10.0.0.3:6335", "the server": qdrant.url, "an error": "panicked at"}[how] in log
     if how == "a node":
         answer = client.get("/api/v1/search", params={"q": "an owl"})
         assert answer.json()["detail"].startswith("a part of the collection is away")
@@ -162,7 +167,7 @@ def test_a_point_that_spoils_every_search_is_named_without_where_it_lies(
     answer = client.get("/api/v1/search", params={"q": "an owl"})
     assert answer.status_code == 500
     assert answer.json()["detail"] == (
-        f"the collection cannot be searched: the vector of point {id} is not a number, and no search gets "
+        f"the collection cannot be searched: the vector of point {id} holds NaN, and no search gets "
         "past it. imret collections check removes it."
     )
 

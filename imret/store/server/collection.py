@@ -255,7 +255,7 @@ class ServerEngine:
         if not ids:
             return StoreError(f"{error}. {self._advice}", public=error.public if error else "")
         more = f" and {len(ids) - 1:,} more" if len(ids) > 1 else ""
-        what = f"the vector of point {ids[0]}{more} is not a number, and no search gets past it"
+        what = f"the vector of point {ids[0]}{more} holds NaN, and no search gets past it"
         return StoreError(
             f"collection {self._name!r} at {self._connection.address} cannot be searched: {what}.\n"
             f"Another program stored it. {self._advice}",

@@ -23,7 +23,7 @@ import imret.store
 from imret.cli.main import cli
 from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.settings import store_dir
-from imret.store import Identity, open_store, resolve_address
+from imret.store import Filter, Identity, Match, open_store, resolve_address
 from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
@@ -237,6 +237,24 @@ def test_a_request_that_is_too_large_for_who_takes_it_goes_out_in_smaller_ones(
         large = {"category": "x" * 10_000}
         with pytest.raises(StoreError, match="refused to store points: 4"):
             collection.upsert(ids, vectors, [*payloads[:2], large])
+
+
+def test_a_server_is_not_asked_for_what_is_excluded(qdrant: QdrantOverHTTP) -> None:
+    nothing = Filter((Match("category", ("c1",)),), (Match("category", ("c2", "c1")),))
+    with ServerStore(qdrant.url) as store:
+        collection = store.open_version("photos", MODEL)
+        collection.upsert(*points(9))
+        qdrant.requests.clear()
+        assert collection.count(nothing) == 0
+        assert list(collection.scan(nothing)) == []
+        assert collection.search(np.ones(8, np.float32), limit=3, filter=nothing) == []
+        assert collection.facet("category", nothing) == {}
+        assert collection.facet("width", nothing) == {}
+        assert qdrant.requests == []
+        with pytest.raises(ValueError, match="limit"):  # checked all the same
+            collection.search(np.ones(8, np.float32), limit=0, filter=nothing)
+        with pytest.raises(ValueError, match="UUID"):
+            collection.scan(nothing, start="x")
 
 
 def test_payload_indexes_are_made_before_the_first_point(qdrant: QdrantOverHTTP) -> None:
