@@ -25,7 +25,11 @@ _NOT_ADAPTED_NAMES = (
     "positional_embedding",
     "class_embedding",
     "pos_embed",
+    "relative_position_bias_table",
     "cls_token",
+    "cls_emb",
+    "reg_token",
+    "latent",
     "logit_scale",
     "logit_bias",
 )
@@ -92,7 +96,9 @@ def add_lora(
         if tower_of(f"{prefix}." if prefix else "") not in towers:
             continue
         for name, weight in list(module.named_parameters(recurse=False)):
-            if weight.ndim < 2 or name in _NOT_ADAPTED_NAMES or _is_depthwise(module):
+            # (C, 1, 1) is a vector: the gains of a layer, as MobileCLIP has them.
+            is_vector = weight.ndim < 2 or weight[0].numel() == 1
+            if is_vector or name in _NOT_ADAPTED_NAMES or _is_depthwise(module):
                 continue
             parts = 3 if name == "in_proj_weight" else 1
             adapter = LowRank(weight, rank=rank, scale=alpha / rank, parts=parts, generator=generator)

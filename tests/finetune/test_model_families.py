@@ -6,6 +6,7 @@ skipped where that is not installed.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -200,3 +201,13 @@ def test_a_softmax_is_trained_as_one_and_that_is_recorded(
     random_model: Path, photos: Path, tmp_path: Path
 ) -> None:
     assert _tune(photos, random_model, tmp_path / "tuned")["loss"] == "softmax"
+
+
+def test_a_sigmoid_model_from_scratch_begins_with_the_scale_and_bias_of_siglip() -> None:
+    base = find_base("imret-tiny", from_scratch=True)
+    sigmoid = dataclasses.replace(base, model_cfg={**base.model_cfg, "init_logit_bias": -10})
+    model = sigmoid.build(torch.device("cpu"), seed=0)
+    assert model.logit_scale.exp().item() == pytest.approx(10)  # type: ignore[union-attr, operator]
+    assert model.logit_bias.item() == -10  # type: ignore[union-attr, operator]
+    softmax = base.build(torch.device("cpu"), seed=0).logit_scale.exp()  # type: ignore[union-attr, operator]
+    assert softmax.item() == pytest.approx(1 / 0.07)

@@ -141,3 +141,23 @@ def test_the_same_seed_draws_the_same_adapters(random_model: Path) -> None:
         drawn.append(model.visual.transformer.resblocks[1].mlp.c_fc.parametrizations.weight[0].A)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("vision_cfg", "left"),
+    [
+        ({"timm_model_name": "swin_tiny_patch4_window7_224"}, "relative_position_bias_table"),
+        ({"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}, "attn_pool.latent"),
+        ({"timm_model_name": "fastvit_mci0"}, ".gamma"),
+    ],
+)
+def test_tables_of_positions_tokens_and_gains_of_timms_towers_are_left_as_they_are(
+    vision_cfg: dict[str, str], left: str
+) -> None:
+    with torch.device("meta"):
+        model = open_clip.CLIP(embed_dim=64, vision_cfg=vision_cfg, text_cfg={"layers": 1, "vocab_size": 8})
+    names = [name for name, _ in model.named_parameters() if name.endswith(left)]
+    assert names
+    adapted = add_lora(model, rank=4, alpha=4, seed=0, towers=("image",))
+    assert adapted
+    assert not set(names) & set(adapted)
