@@ -228,7 +228,7 @@ def _with_activation(
             else f"say --arch {known}/{others[0]}"
         )
         notify(f"'{path}' is read as a {known} with {names[0]}; if it was trained with {names[1]}, {way}")
-    return {**model_cfg, "quick_gelu": taken}
+    return model_cfg if taken is stated else {**model_cfg, "quick_gelu": taken}
 
 
 def _published(known: str) -> dict[str, Any] | None:
