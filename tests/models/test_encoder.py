@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -397,6 +398,32 @@ def test_towers_that_compute_while_they_are_built_are_those_of_stock_open_clip(
     encoder = Encoder(folder, device="cpu", precision="fp32")
     np.testing.assert_allclose(encoder.encode_images(pictures()), images, atol=2e-5)
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), texts, atol=1e-5)
+
+
+def test_a_parameter_of_two_modules_stays_one_and_other_threads_make_their_own(
+    zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip.model
+
+    made: dict[str, Any] = {}
+    init = open_clip.model.CLIP.__init__
+
+    def sharing(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        shared = torch.nn.Parameter(torch.ones(2))
+        self.one, self.two = torch.nn.Module(), torch.nn.Module()
+        self.one.weight, self.two.weight = shared, shared
+        made["tied"] = self.one.weight is self.two.weight
+        made["on meta"] = self.one.weight.is_meta
+        with ThreadPoolExecutor(1) as thread:
+            made["elsewhere"] = thread.submit(torch.nn.Linear, 2, 2).result()
+        del self.one, self.two
+
+    monkeypatch.setattr(open_clip.model.CLIP, "__init__", sharing)
+    load_clip(resolve_model(zoo["native"]))
+    assert (made["tied"], made["on meta"]) == (True, True)
+    assert not made["elsewhere"].weight.is_meta
+    assert not torch.nn.Linear(2, 2).weight.is_meta
 
 
 BUILD = """
