@@ -25,6 +25,7 @@ from imret.errors import ModelError, summary
 from imret.files import write_atomically
 from imret.images.preprocess import Preprocess, parse_preprocess
 from imret.models.fingerprint import ModelFiles
+from imret.models.safetensors_map import INDEX_ENDING
 from imret.settings import cache_dir
 
 CONFIG_NAME = "open_clip_config.json"
@@ -134,6 +135,11 @@ def _weights_in(folder: Path) -> Path:
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
             return (folder / name).resolve()
+    # Not open_clip's: the same names of what was saved in several files. The index is beside them, where a
+    # link that is resolved is not.
+    for name in _FOLDER_WEIGHTS:
+        if (folder / (name + INDEX_ENDING)).is_file():
+            return folder / (name + INDEX_ENDING)
     # As open_clip: any other checkpoint, safetensors first, then by name.
     others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
     if not others:
