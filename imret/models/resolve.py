@@ -86,7 +86,7 @@ def resolve_model(
         return _from_checkpoint(path, arch, notify)
     prefix, colon, rest = text.partition(":")
     if colon and arch is None and Path(rest).expanduser().is_file():
-        return _from_checkpoint(Path(rest).expanduser(), prefix, None)
+        return _from_checkpoint(Path(rest).expanduser(), prefix, notify, is_id=True)
     if _looks_like_path(text):
         raise ModelError(f"Model '{text}' was not found: no such folder or file.")
     _refuse_arch(text, arch)
@@ -149,7 +149,9 @@ def _weights_in(folder: Path) -> Path:
     return min(others, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
 
 
-def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None] | None) -> ModelFiles:
+def _from_checkpoint(
+    path: Path, arch: str | None, notify: Callable[[str], None] | None, *, is_id: bool = False
+) -> ModelFiles:
     path = path.absolute()
     if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ModelError(
@@ -160,7 +162,7 @@ def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None]
             f"Checkpoint '{path}' does not say its architecture. Name it with --arch, for example "
             f"--arch ViT-B-32, or put {CONFIG_NAME} beside it and pass the folder."
         )
-    known, model_cfg, preprocess = _as_published(arch, path, notify)
+    known, model_cfg, preprocess = _as_published(arch, path, notify, is_id=is_id)
     return ModelFiles(
         model_id=f"{known}:{path}",
         model_cfg=model_cfg,
@@ -171,7 +173,7 @@ def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None]
 
 
 def _as_published(
-    arch: str, path: Path, notify: Callable[[str], None] | None
+    arch: str, path: Path, notify: Callable[[str], None] | None, *, is_id: bool
 ) -> tuple[str, dict[str, Any], Preprocess]:
     """Return what a checkpoint leaves unsaid: its architecture, with name and activation, and preprocessing.
 
@@ -182,7 +184,9 @@ def _as_published(
     Args:
         arch: An architecture, or one and the tag of the weights that the checkpoint is like.
         path: Of the checkpoint.
-        notify: Called with a sentence where the activation could be another.
+        notify: Called with a sentence where preprocessing or activation could be another.
+        is_id: Whether a collection may have the architecture noted, from a time when it was asked for no tag:
+            then it keeps meaning open_clip's default.
 
     Raises:
         ModelError: If there is no such architecture or tag, or preprocessing differs from tag to tag.
@@ -206,11 +210,16 @@ def _as_published(
         cfg = {**model_cfg, "quick_gelu": True} if quick[tag] else model_cfg
         return f"{known}/{tag}", cfg, stated[tag]
     if len(set(stated.values())) > 1:
-        raise _ambiguous(
+        differ = _ambiguous(
             known, path, {name: (preprocess, quick[name]) for name, preprocess in stated.items()}
         )
+        if not is_id:
+            raise differ
+        if notify is not None:
+            notify(f"{differ}\nIt is taken for one of open_clip's default.")
+        return known, model_cfg, parse_preprocess({}, model_cfg, known)
     preprocess = next(iter(stated.values()), None) or parse_preprocess({}, model_cfg, known)
-    return known, _with_activation(known, model_cfg, quick, path, notify), preprocess
+    return known, _with_activation(known, model_cfg, quick, path, None if is_id else notify), preprocess
 
 
 def _with_activation(

@@ -142,6 +142,18 @@ def test_where_what_is_published_differs_it_is_asked_which_the_checkpoint_is_lik
     assert all(f"\n  --arch {known}/{way}" in str(raised.value) for way in ways)
 
 
+def test_a_collections_own_name_for_a_checkpoint_keeps_its_meaning_and_tells_of_the_doubt(
+    random_model: Path,
+) -> None:
+    told: list[str] = []
+    files = resolve_model(f"ViT-H-14:{random_model / WEIGHTS}", notify=told.append)
+    assert files.preprocess == resolve_model(random_model / WEIGHTS, arch="ViT-B-32").preprocess
+    assert "quick_gelu" not in files.model_cfg
+    assert len(told) == 1
+    assert "--arch ViT-H-14/dfn5b: resize_mode squash" in told[0]
+    assert "open_clip's default" in told[0]
+
+
 def test_a_tag_says_what_a_checkpoint_is_like(random_model: Path) -> None:
     weights = random_model / WEIGHTS
     squashed = resolve_model(weights, arch="ViT-H-14/dfn5b")
