@@ -27,7 +27,7 @@ from imret.errors import DataError, ModelError
 from imret.files import write_atomically
 from imret.images.preprocess import Preprocess
 from imret.models.clip import TEXT_TOWER_FOLDER
-from imret.models.resolve import CONFIG_NAME
+from imret.models.published import CONFIG_NAME
 from imret.models.weights_digest import digest_bytes, digest_tensors
 
 if TYPE_CHECKING:

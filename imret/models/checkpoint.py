@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from imret.errors import ModelError, summary
-from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names
+from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names, shards_of
 
 # Elements converted at once: 16 MB of float32.
 _PIECE = 1 << 22
@@ -47,42 +47,51 @@ def stored_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
 
 
 class Checkpoint:
-    """The tensors of one checkpoint file by name, none of them read until it is used.
+    """The tensors of one checkpoint by name, none of them read until it is used.
 
     Attributes:
-        path: The file.
+        path: The file, or the index of several.
         tensors: Name to a CPU tensor in the dtype as stored.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open a file of safetensors, or of torch.save with torch's restricted unpickler, by its content.
+        """Open files of safetensors, or of torch.save with torch's restricted unpickler, by their content.
 
         Raises:
-            ModelError: If the file cannot be read, is no checkpoint, or would have to run code to load.
+            ModelError: If a file cannot be read, is no checkpoint, or would have to run code to load.
         """
         self.path = path
-        self._map: mmap.mmap | None = None
+        self._maps: list[mmap.mmap] = []
+        self.tensors: dict[str, torch.Tensor] = {}
         try:
-            if is_safetensors(path):
-                self.tensors = dict(self._map_safetensors())
-            else:
-                self.tensors = _unwrapped(_unpickle(path), path)
+            for shard in shards_of(path):
+                found = (
+                    dict(self._map_safetensors(shard))
+                    if is_safetensors(shard)
+                    else _unwrapped(_unpickle(shard), shard)
+                )
+                if twice := sorted(found.keys() & self.tensors.keys()):
+                    raise ModelError(
+                        f"'{shard}' holds '{twice[0]}', which another file of '{path}' holds, too."
+                    )
+                self.tensors |= found
         except OSError as error:
             raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
         if not self.tensors:
             raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint.")
 
-    def _map_safetensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        self._map, entries = map_safetensors(self.path, mmap.ACCESS_COPY)
+    def _map_safetensors(self, path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+        mapped, entries = map_safetensors(path, mmap.ACCESS_COPY)
+        self._maps.append(mapped)
         for name, entry in entries.items():
             if entry.dtype not in _SAFETENSORS_DTYPES:
-                raise ModelError(f"'{self.path}' stores '{name}' as {entry.dtype}, which is not supported.")
+                raise ModelError(f"'{path}' stores '{name}' as {entry.dtype}, which is not supported.")
             dtype = _SAFETENSORS_DTYPES[entry.dtype]
             count = entry.size_bytes // dtype.itemsize
             if count == 0:
                 yield name, torch.empty(entry.shape, dtype=dtype)
                 continue
-            tensor = torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.start)
+            tensor = torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.start)
             yield name, tensor.reshape(entry.shape)
 
     def place(self, tensor: torch.Tensor, *, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -106,18 +115,18 @@ class Checkpoint:
 
         Without this, a checkpoint that is converted counts twice: as converted, and as mapped.
         """
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+        if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        base = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
-        start = tensor.data_ptr() - base
         length = tensor.numel() * tensor.element_size()
-        if not 0 <= start <= len(self._map) - length:
-            return  # made from the file's tensors, not one of them
-        # Only pages that hold nothing else: a neighbour's page may be in use.
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first:
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        for mapped in self._maps:
+            start = tensor.data_ptr() - torch.frombuffer(mapped, dtype=torch.uint8, count=1).data_ptr()
+            if not 0 <= start <= len(mapped) - length:
+                continue  # of another file, or made from the files' tensors and not one of them
+            # Only pages that hold nothing else: a neighbour's page may be in use.
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _unpickle(path: Path) -> object:

@@ -8,6 +8,7 @@ what must be converted is read, converted and let go piece by piece.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from copy import deepcopy
@@ -130,6 +131,9 @@ def _build(files: ModelFiles, towers: tuple[str, ...], dtype: torch.dtype) -> nn
         ) from error
 
 
+_building = threading.local()  # `on_meta`: whether this thread builds a model whose weights a file brings
+
+
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Take every parameter that this thread gives a module to the meta device, before it is drawn at random.
@@ -138,18 +142,27 @@ def _parameters_on_meta() -> Iterator[None]:
     are computed as the module is built and that no checkpoint holds (rotary positions, indices, masks) are
     needed, and some towers compute with numbers of their own while they are built.
     """
-    builder = threading.get_ident()
-
-    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
-        if threading.get_ident() != builder or parameter.is_meta:  # one that two modules share stays one
-            return None
-        return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-
-    hook = register_module_parameter_registration_hook(to_meta)
+    _watch_parameters()
+    _building.on_meta = True
     try:
         yield
     finally:
-        hook.remove()
+        _building.on_meta = False
+
+
+@functools.cache
+def _watch_parameters() -> None:
+    """Have torch show each new parameter, for good: removing it would disturb threads that make modules."""
+    register_module_parameter_registration_hook(_to_meta)
+
+
+def _to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> Any:
+    if not getattr(_building, "on_meta", False) or parameter.is_meta:
+        return None
+    moved: Any = vars(parameter)  # one that is given to two modules stays one
+    if "on_meta" not in moved:
+        moved["on_meta"] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    return moved["on_meta"]
 
 
 class _Undrawn(TorchFunctionMode):

@@ -30,7 +30,7 @@ class ModelFiles:
             absolute path for a folder, `ARCH:PATH` for a checkpoint file.
         model_cfg: open_clip's architecture configuration.
         preprocess: What the image tower expects.
-        weights: The checkpoint file, symbolic links resolved.
+        weights: The checkpoint file, symbolic links resolved; or the index of several, as it is called.
         tokenizer: What `open_clip.get_tokenizer` takes for this model.
     """
 

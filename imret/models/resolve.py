@@ -15,19 +15,19 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError, summary
 from imret.files import write_atomically
-from imret.images.preprocess import Preprocess, parse_preprocess
+from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
+from imret.models.published import CONFIG_NAME, read_as_published
+from imret.models.safetensors_map import INDEX_ENDING
 from imret.settings import cache_dir
 
-CONFIG_NAME = "open_clip_config.json"
 LOCAL_PREFIX = "local-dir:"
 HUB_PREFIX = "hf-hub:"
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -85,7 +85,7 @@ def resolve_model(
         return _from_checkpoint(path, arch, notify)
     prefix, colon, rest = text.partition(":")
     if colon and arch is None and Path(rest).expanduser().is_file():
-        return _from_checkpoint(Path(rest).expanduser(), prefix, None)
+        return _from_checkpoint(Path(rest).expanduser(), prefix, notify, is_id=True)
     if _looks_like_path(text):
         raise ModelError(f"Model '{text}' was not found: no such folder or file.")
     _refuse_arch(text, arch)
@@ -134,6 +134,11 @@ def _weights_in(folder: Path) -> Path:
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
             return (folder / name).resolve()
+    # Not open_clip's: the same names of what was saved in several files. The index is beside them, where a
+    # link that is resolved is not.
+    for name in _FOLDER_WEIGHTS:
+        if (folder / (name + INDEX_ENDING)).is_file():
+            return folder / (name + INDEX_ENDING)
     # As open_clip: any other checkpoint, safetensors first, then by name.
     others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
     if not others:
@@ -143,7 +148,9 @@ def _weights_in(folder: Path) -> Path:
     return min(others, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
 
 
-def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None] | None) -> ModelFiles:
+def _from_checkpoint(
+    path: Path, arch: str | None, notify: Callable[[str], None] | None, *, is_id: bool = False
+) -> ModelFiles:
     path = path.absolute()
     if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         raise ModelError(
@@ -154,81 +161,39 @@ def _from_checkpoint(path: Path, arch: str | None, notify: Callable[[str], None]
             f"Checkpoint '{path}' does not say its architecture. Name it with --arch, for example "
             f"--arch ViT-B-32, or put {CONFIG_NAME} beside it and pass the folder."
         )
-    known, model_cfg, preprocess = _as_published(arch, path, notify)
+    known, tag, model_cfg, tags = _published_of(arch)
+    if tag:
+        tags = {tag: tags[tag]}
+    model_cfg, preprocess = read_as_published(
+        known, model_cfg, tags, path, notify=None if tag else notify, is_id=is_id
+    )
     return ModelFiles(
-        model_id=f"{known}:{path}",
+        model_id=f"{known}/{tag}:{path}" if tag else f"{known}:{path}",
         model_cfg=model_cfg,
         preprocess=preprocess,
         weights=path.resolve(),
-        tokenizer=known.partition("/")[0],
+        tokenizer=known,
     )
 
 
-def _as_published(
-    arch: str, path: Path, notify: Callable[[str], None] | None
-) -> tuple[str, dict[str, Any], Preprocess]:
-    """Return what a checkpoint leaves unsaid: its architecture, with name and activation, and preprocessing.
-
-    Preprocessing is what all weights agree on that open_clip lists for the architecture. Their activation
-    decides too, where they agree; where they do not, the architecture states it, as ViT-B-32 and
-    ViT-B-32-quickgelu do.
-
-    Args:
-        arch: An architecture, or one and the tag of the weights that the checkpoint is like.
-        path: Of the checkpoint.
-        notify: Called with a sentence where the activation could be another.
+def _published_of(arch: str) -> tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return an architecture's name, the tag that was given with it, its configuration, and all tags of it.
 
     Raises:
-        ModelError: If there is no such architecture or tag, or preprocessing differs from tag to tag.
+        ModelError: If there is no such architecture or tag.
     """
     known, tag = arch.replace("/", "-"), ""
     entry = _ask_once("published", known, lambda: _published(known))
     if entry is None and "/" in arch:
         head, _, tag = arch.rpartition("/")
-        known = head.replace("/", "-")
+        known, tag = head.replace("/", "-"), tag.lower().replace("-", "_")  # as open_clip reads it
         entry = _ask_once("published", known, lambda: _published(known))
     if entry is None:
         _architecture(arch)
         raise AssertionError("unreachable")
-    model_cfg, tags = _model_cfg(entry["model_cfg"], known), entry["tags"]
-    tag = tag.lower().replace("-", "_")  # as open_clip reads it
-    if tag and tag not in tags:
+    if tag and tag not in entry["tags"]:
         raise _unknown_tag(known, tag)
-    stated = {name: parse_preprocess(cfg, model_cfg, known) for name, cfg in tags.items()}
-    quick = {name: bool(cfg.get("quick_gelu", False)) for name, cfg in tags.items()}
-    if tag:
-        cfg = {**model_cfg, "quick_gelu": True} if quick[tag] else model_cfg
-        return f"{known}/{tag}", cfg, stated[tag]
-    if len(set(stated.values())) > 1:
-        raise _ambiguous(
-            known, path, {name: (preprocess, quick[name]) for name, preprocess in stated.items()}
-        )
-    preprocess = next(iter(stated.values()), None) or parse_preprocess({}, model_cfg, known)
-    return known, _with_activation(known, model_cfg, quick, path, notify), preprocess
-
-
-def _with_activation(
-    known: str,
-    model_cfg: dict[str, Any],
-    quick: Mapping[str, bool],
-    path: Path,
-    notify: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """Return an architecture with the activation of its weights, by tag, where these agree; tell of doubt."""
-    stated = bool(model_cfg.get("quick_gelu", False))
-    others = [tag for tag, is_quick in quick.items() if is_quick is not stated]
-    if not others:
-        return model_cfg
-    taken = not stated if len(others) == len(quick) else stated
-    names = ("QuickGELU", "GELU") if taken else ("GELU", "QuickGELU")
-    if notify is not None:
-        way = (
-            f"put {CONFIG_NAME} beside it and pass the folder"
-            if taken is not stated
-            else f"say --arch {known}/{others[0]}"
-        )
-        notify(f"'{path}' is read as a {known} with {names[0]}; if it was trained with {names[1]}, {way}")
-    return {**model_cfg, "quick_gelu": taken}
+    return known, tag, _model_cfg(entry["model_cfg"], known), entry["tags"]
 
 
 def _published(known: str) -> dict[str, Any] | None:
@@ -243,24 +208,6 @@ def _published(known: str) -> dict[str, Any] | None:
         "model_cfg": model_cfg,
         "tags": {tag: dict(pretrained.get_pretrained_cfg(known, tag)) for tag in tags},
     }
-
-
-def _ambiguous(known: str, path: Path, tags: dict[str, tuple[Preprocess, bool]]) -> ModelError:
-    """Say between which weights a checkpoint's owner has to choose."""
-    first: dict[tuple[Preprocess, bool], str] = {}
-    for tag, way in tags.items():
-        first.setdefault(way, tag)
-    ways = [{**asdict(preprocess), "quick_gelu": quick} for preprocess, quick in first]
-    differing = [key for key in ways[0] if len({way[key] for way in ways}) > 1]
-    listed = "\n".join(
-        f"  --arch {known}/{tag}: {', '.join(f'{key} {way[key]}' for key in differing)}"
-        for tag, way in zip(first.values(), ways, strict=True)
-    )
-    return ModelError(
-        f"Checkpoint '{path}' does not say how it wants its pictures, and the weights that are published for "
-        f"'{known}' differ in it. Say which it is like:\n{listed}\n"
-        f"Or put {CONFIG_NAME} beside it, and pass the folder."
-    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

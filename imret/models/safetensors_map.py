@@ -22,6 +22,10 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _PARALLEL = "module."  # of torch's parallel training, which wraps a whole model or a whole tower
 
 
+# What the index of a checkpoint in several files is called, after the name that it would have in one.
+INDEX_ENDING = ".index.json"
+
+
 @dataclass(frozen=True)
 class Entry:
     """Where a tensor is.
@@ -39,12 +43,36 @@ class Entry:
     size_bytes: int
 
 
+def shards_of(path: Path) -> list[Path]:
+    """Return the files that a checkpoint is in: itself, or those that an index of the hub's kind names.
+
+    Raises:
+        ModelError: If the index cannot be read, or names what is not beside it.
+        OSError: If it is not there.
+    """
+    if not path.name.endswith(INDEX_ENDING):
+        return [path]
+    try:
+        index = json.loads(path.read_bytes())
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"'{path}' is not an index of weights: it has no 'weight_map' of files.") from error
+    for name in names:
+        if Path(name).name != name or not path.with_name(name).is_file():
+            raise ModelError(f"'{path}' names {name!r}, which is not beside it. Put all its files there.")
+    return [path.with_name(name) for name in names]
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors do; the hub's cache stores files without their endings.
+
+    An index of several files does not.
 
     Raises:
         OSError: If it cannot be read.
     """
+    if path.name.endswith(INDEX_ENDING):
+        return False
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{" or path.suffix.lower() == ".safetensors"
 

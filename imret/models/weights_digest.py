@@ -14,12 +14,13 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
 from imret.errors import ModelError
 from imret.files import write_atomically
-from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS, is_safetensors, read_entries
+from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS, is_safetensors, read_entries, shards_of
 from imret.settings import cache_dir
 
 # A file changed less than this ago could change again within one tick of its clock, unseen by its mtime.
@@ -80,7 +81,9 @@ def _of_bytes(path: Path) -> list[str]:
 
 
 def _of_tensors(path: Path) -> list[str]:
-    stored = _safetensors(path) if is_safetensors(path) else _of_torch(path)
+    shards = shards_of(path)
+    all_light = all(map(is_safetensors, shards))
+    stored = chain.from_iterable(map(_safetensors, shards)) if all_light else _of_torch(path)
     tensors = sorted(
         tensor for tensor in stored if tensor[0] not in LEFTOVERS and not tensor[0].endswith(LEFTOVER_ENDINGS)
     )
@@ -124,22 +127,23 @@ def _of_torch(path: Path) -> Iterator[_Tensor]:
 
 
 def _kept(path: Path, kinds: dict[str, str], compute: Callable[[Path], list[str]]) -> list[str]:
-    """Return digests of a file, from the cache where path, size and mtime are unchanged.
+    """Return digests of a checkpoint, from the cache where path, size and mtime of its files are unchanged.
 
     Args:
-        path: Of the file.
+        path: Of the file, or of the index of several.
         kinds: Of each digest the folder that it is kept in, and what it is of.
         compute: Gives all of them.
     """
     try:
-        stat = path.stat()
-        entries = [_entry(folder, kind, path, stat) for folder, kind in kinds.items()]
+        states = _states(path)
+        entries = [_entry(folder, kind, states) for folder, kind in kinds.items()]
         with contextlib.suppress(OSError, ValueError):
             cached = [entry.read_text(encoding="ascii").strip() for entry in entries]
             if all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in cached):
                 return cached
         digests = compute(path)
-        settled = path.stat().st_mtime_ns == stat.st_mtime_ns and time.time() - stat.st_mtime > _UNSETTLED_S
+        latest = max(mtime_ns for _, _, mtime_ns in states) / 1e9
+        settled = _states(path) == states and time.time() - latest > _UNSETTLED_S
     except OSError as error:
         raise ModelError(f"Cannot read the weights '{path}': {error.strerror or error}.") from error
     if settled:
@@ -150,6 +154,11 @@ def _kept(path: Path, kinds: dict[str, str], compute: Callable[[Path], list[str]
     return digests
 
 
-def _entry(folder: str, kind: str, path: Path, stat: os.stat_result) -> Path:
-    parts = [*([kind] if kind else []), str(path), str(stat.st_size), str(stat.st_mtime_ns)]
+def _states(path: Path) -> list[tuple[str, int, int]]:
+    """Return path, size and mtime of each file that a checkpoint is in."""
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file in shards_of(path) for stat in [file.stat()]]
+
+
+def _entry(folder: str, kind: str, states: list[tuple[str, int, int]]) -> Path:
+    parts = [*([kind] if kind else []), *(str(part) for state in states for part in state)]
     return cache_dir() / folder / f"{hashlib.sha256(os.fsencode(chr(0).join(parts))).hexdigest()}.txt"

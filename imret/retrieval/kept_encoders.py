@@ -6,10 +6,11 @@ import json
 import threading
 import weakref
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
+from imret.models.safetensors_map import shards_of
 
 if TYPE_CHECKING:
     from imret.models.fingerprint import ModelFiles
@@ -53,6 +54,6 @@ def kept_encoder(owner: Store | Collection, model: str) -> LazyEncoder:
 
 
 def _state_of(files: ModelFiles) -> Hashable:
-    stat: Any = files.weights.stat()
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in shards_of(files.weights)]
     cfg = json.dumps(files.model_cfg, sort_keys=True, default=str)
-    return files.model_id, str(files.weights), stat.st_size, stat.st_mtime_ns, cfg, files.preprocess
+    return files.model_id, *stats, cfg, files.preprocess

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -397,6 +398,62 @@ def test_towers_that_compute_while_they_are_built_are_those_of_stock_open_clip(
     encoder = Encoder(folder, device="cpu", precision="fp32")
     np.testing.assert_allclose(encoder.encode_images(pictures()), images, atol=2e-5)
     np.testing.assert_allclose(encoder.encode_texts(TEXTS), texts, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "MT5", "M2M100"])  # M2M-100 is NLLB's
+def test_text_towers_of_transformers_give_what_they_gave_before_they_were_saved(
+    tmp_path: Path, kind: str
+) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    small = {
+        "Roberta": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        "MT5": {"d_model": 32, "num_layers": 2, "d_kv": 16, "num_heads": 2, "d_ff": 64},
+        "M2M100": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "decoder_layers": 1},
+    }
+    config = getattr(transformers, f"{kind}Config")(vocab_size=300, **small[kind])
+    config.save_pretrained(tmp_path / "text")
+    text_cfg = {
+        "hf_model_name": str(tmp_path / "text"),
+        "hf_tokenizer_name": str(tmp_path / "text"),
+        "hf_proj_type": "mlp",
+        "hf_pooler_type": "mean_pooler",
+        "hf_model_pretrained": False,
+    }
+    cfg = {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": text_cfg}
+    torch.manual_seed(0)
+    whole: Any = open_clip.model.CustomTextCLIP(**json.loads(json.dumps(cfg))).eval()
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": cfg}))
+    torch.save(whole.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    loaded: Any = load_clip(resolve_model(tmp_path), towers=("text",))
+    tokens = torch.randint(5, 300, (3, 20))
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.encode_text(tokens), whole.encode_text(tokens))
+
+
+def test_a_parameter_of_two_modules_stays_one_and_other_threads_make_their_own(
+    zoo: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip.model
+
+    made: dict[str, Any] = {}
+    init = open_clip.model.CLIP.__init__
+
+    def sharing(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        shared = torch.nn.Parameter(torch.ones(2))
+        self.one, self.two = torch.nn.Module(), torch.nn.Module()
+        self.one.weight, self.two.weight = shared, shared
+        made["tied"] = self.one.weight is self.two.weight
+        made["on meta"] = self.one.weight.is_meta
+        with ThreadPoolExecutor(1) as thread:
+            made["elsewhere"] = thread.submit(torch.nn.Linear, 2, 2).result()
+        del self.one, self.two
+
+    monkeypatch.setattr(open_clip.model.CLIP, "__init__", sharing)
+    load_clip(resolve_model(zoo["native"]))
+    assert (made["tied"], made["on meta"]) == (True, True)
+    assert not made["elsewhere"].weight.is_meta
+    assert not torch.nn.Linear(2, 2).weight.is_meta
 
 
 BUILD = """

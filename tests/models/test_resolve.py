@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from imret import settings
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError
 from imret.models import resolve
+from imret.models.encoder import Encoder
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
 from imret.models.weights_digest import digest_tensors
@@ -140,6 +142,18 @@ def test_where_what_is_published_differs_it_is_asked_which_the_checkpoint_is_lik
     assert all(f"\n  --arch {known}/{way}" in str(raised.value) for way in ways)
 
 
+def test_a_collections_own_name_for_a_checkpoint_keeps_its_meaning_and_tells_of_the_doubt(
+    random_model: Path,
+) -> None:
+    told: list[str] = []
+    files = resolve_model(f"ViT-H-14:{random_model / WEIGHTS}", notify=told.append)
+    assert files.preprocess == resolve_model(random_model / WEIGHTS, arch="ViT-B-32").preprocess
+    assert "quick_gelu" not in files.model_cfg
+    assert len(told) == 1
+    assert "--arch ViT-H-14/dfn5b: resize_mode squash" in told[0]
+    assert "open_clip's default" in told[0]
+
+
 def test_a_tag_says_what_a_checkpoint_is_like(random_model: Path) -> None:
     weights = random_model / WEIGHTS
     squashed = resolve_model(weights, arch="ViT-H-14/dfn5b")
@@ -171,9 +185,13 @@ def test_a_tag_says_what_a_checkpoint_is_like(random_model: Path) -> None:
 def test_the_activation_of_a_checkpoint_is_what_is_published_or_told(
     random_model: Path, arch: str, quick: bool, says: str
 ) -> None:
+    from open_clip import factory
+
+    get_model_config: Any = factory.get_model_config
     told: list[str] = []
     files = resolve_model(random_model / WEIGHTS, arch=arch, notify=told.append)
-    assert files.model_cfg.get("quick_gelu", False) is quick
+    stated: dict[str, Any] = get_model_config(arch.partition("/")[0])
+    assert files.model_cfg == (stated if not quick else {**stated, "quick_gelu": True})
     assert len(told) == bool(says)
     assert says in "".join(told)
 
@@ -499,12 +517,32 @@ def _saved_again(folder: Path, way: str) -> None:
         save_file({f"module._orig_mod.{name}": tensor for name, tensor in state.items()}, folder / WEIGHTS)
     elif way == "order":
         _write_in_order(folder / WEIGHTS, dict(reversed(list(state.items()))))
+    elif way.startswith("sharded"):
+        _save_sharded(folder, state, ".bin" if way.endswith("torch") else ".safetensors")
     else:
         (folder / WEIGHTS).unlink()
         state["visual.proj"] = state["visual.proj"].T.contiguous().T  # equal, and not row by row in memory
         saved = {"epoch": 3, "state_dict": state} if way == "training" else state
         new = way != "old format"
         torch.save(saved, folder / "open_clip_pytorch_model.bin", _use_new_zipfile_serialization=new)
+
+
+def _save_sharded(folder: Path, state: dict[str, torch.Tensor], ending: str) -> list[Path]:
+    """Save tensors in three files and an index, as transformers does."""
+    from safetensors.torch import save_file
+
+    (folder / WEIGHTS).unlink(missing_ok=True)
+    names = list(state)
+    shards = [folder / f"model-{i + 1:05}-of-00003{ending}" for i in range(3)]
+    weight_map = {}
+    for i, shard in enumerate(shards):
+        part = {name: state[name] for name in names[i::3]}
+        save_file(part, shard) if ending == ".safetensors" else torch.save(part, shard)
+        weight_map |= dict.fromkeys(part, shard.name)
+    stem = "model" if ending == ".safetensors" else "pytorch_model"
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / f"{stem}{ending}.index.json").write_text(json.dumps(index))
+    return shards
 
 
 def _write_in_order(path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -519,7 +557,11 @@ def _write_in_order(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    "way", ["metadata", "leftovers", "wrapped", "order", "torch", "training", "old format"]
+    "way",
+    [
+        *("metadata", "leftovers", "wrapped", "order", "sharded"),
+        *("torch", "training", "old format", "sharded by torch"),
+    ],
 )
 def test_the_same_tensors_saved_again_are_the_same_model(
     random_model: Path, tmp_path: Path, way: str
@@ -528,8 +570,42 @@ def test_the_same_tensors_saved_again_are_the_same_model(
     _saved_again(tmp_path / "model", way)
     before, after = resolve_model(random_model), resolve_model(tmp_path / "model")
     assert before.weights.read_bytes() != after.weights.read_bytes()
+    expected = Encoder(before, device="cpu", precision="fp32").encode_texts(["a mushroom"])
+    found = Encoder(after, device="cpu", precision="fp32").encode_texts(["a mushroom"])
+    assert (found == expected).all()
     assert after.fingerprint == before.fingerprint
     assert after.images_fingerprint == after.fingerprint
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
+def test_weights_in_several_files_are_one_model(random_model: Path, tmp_path: Path, ending: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(random_model, tmp_path / "model")
+    shards = _save_sharded(tmp_path / "model", load_file(random_model / WEIGHTS), ending)
+    for shard in shards:
+        age(shard)
+    (index,) = (tmp_path / "model").glob("*.index.json")
+    age(index)
+    files = resolve_model(tmp_path / "model")
+    assert files.weights == index
+    first = files.fingerprint
+    pixels = np.full((1, 32, 32, 3), 77, np.uint8)
+    row = Encoder(files, device="cpu", precision="fp32").encode_pixels(pixels)
+    assert (row == Encoder(random_model, device="cpu", precision="fp32").encode_pixels(pixels)).all()
+    state = load_file(shards[0]) if ending == ".safetensors" else torch.load(shards[0])
+    changed = {name: tensor + 1 for name, tensor in state.items()}
+    save_file(changed, shards[0]) if ending == ".safetensors" else torch.save(changed, shards[0])
+    assert resolve_model(tmp_path / "model").fingerprint != first  # though the index is as it was
+    shards[0].rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=rf"names 'model-00001-of-00003{ending}', which is not beside it"):
+        _ = resolve_model(tmp_path / "model").fingerprint
+    index.write_text(json.dumps({"weight_map": {"visual.proj": "../elsewhere"}}))
+    with pytest.raises(ModelError, match=r"names '\.\./elsewhere', which is not beside it"):
+        _ = resolve_model(tmp_path / "model").fingerprint
+    index.write_text("{}")
+    with pytest.raises(ModelError, match="no 'weight_map'"):
+        _ = resolve_model(tmp_path / "model").fingerprint
 
 
 def test_other_tensors_are_another_model_and_other_text_another_text_tower(

@@ -192,9 +192,7 @@ def test_a_search_that_meets_nan_names_the_point_and_the_command(place: Place) -
             return
         with pytest.raises(StoreError) as caught:
             opened.search(query, limit=5)
-        assert f"cannot be searched: the vector of point {_uuid(1)} and 1 more holds NaN" in str(
-            caught.value
-        )
+        assert f"cannot be searched: the vector of point {_uuid(1)} and 1 more holds NaN" in str(caught.value)
         assert f"imret collections check {place.name} --db {place.store.address}" in str(caught.value)
         assert place.store.address not in caught.value.public
         assert _uuid(1) in caught.value.public
