@@ -41,7 +41,7 @@ from ingest.reconcile import (
     payload_of,
 )
 from ingest.report import Counters, Report
-from ingest.settle import Settlement, advice_for_gone, carry_out, settle
+from ingest.settle import Settlement, advice_for_gone, carry_out, notes_after, settle
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
@@ -156,6 +156,12 @@ def ingest(
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
             reconciler.prune(missing=prune)
+        if not second_copy:
+            report.notes += [
+                note
+                for note in notes_after(target, sources, collection=collection)
+                if note not in report.notes
+            ]
         if on_stage is not None:
             on_stage("index")
         target.flush()
