@@ -26,20 +26,13 @@ from imret.datasets.scan import Ignored, Skipped
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable
+from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
 from imret.sources.stored import remove_points
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_prefetch, prefetched
-from ingest.reconcile import (
-    CONTENT_SAMPLE,
-    PLAN_BATCH,
-    Planned,
-    Reconciler,
-    of_source,
-    payload_like,
-    payload_of,
-)
+from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
 from ingest.settle import Settlement, advice_for_gone, carry_out, notes_after, settle
 from ingest.sources import FolderSource
@@ -194,7 +187,7 @@ def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bo
     folder, n_stored = escape_undecodable(source.root), 0
     if store.live(name) is not None:
         with closing(store.open(name)) as live:
-            n_stored = live.count(of_source(source))
+            n_stored = live.count(of_source(folder))
     if n_stored == 0:
         raise DataError(
             f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."

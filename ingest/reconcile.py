@@ -18,6 +18,7 @@ from typing import Any
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
 from imret.files import sha256_if_readable
+from imret.sources.moved import of_source
 from imret.sources.presence import OutOfReach, Presence
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of
@@ -122,7 +123,7 @@ class Reconciler:
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
         that was deleted: it goes. The others go only with `missing`. What is out of reach never goes.
         """
-        mine = of_source(self.source)
+        mine = of_source(self._here)
         if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
         for points in self.target.scan(mine):
@@ -281,11 +282,6 @@ class _Sample:
         ends = accumulate(record.size_bytes for record, _ in self._kept)
         n = sum(end <= CONTENT_SAMPLE_BYTES for end in ends)
         return self._kept[:n], self._kept[n:]
-
-
-def of_source(source: FolderSource) -> Filter:
-    """Return the filter for the points of one source."""
-    return Filter(must=(Match("source", (escape_undecodable(source.root),)),))
 
 
 def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:
