@@ -43,6 +43,11 @@ _STDOUT = "/dev/stdout"
 @collection_option
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
+@click.option(
+    "--check-content",
+    is_flag=True,
+    help="Compare the content of all files, also where size and time are as before.",
+)
 @click.option("--rebuild", is_flag=True, help="Embed all again with another --model; switches when complete.")
 @click.option(
     "--report",
@@ -118,7 +123,7 @@ def command(
             report.write(report_file)
     except OSError as error:  # what was done is told all the same
         failure = error
-    _summarise(report, None if failure else report_file)
+    _summarise(report, None if failure else report_file, check_content=options["check_content"])
     if failure is not None:
         raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
     if strict and report.skipped:
@@ -245,7 +250,7 @@ def _ingest(
         )
 
 
-def _summarise(report: Report, report_file: str | None) -> None:
+def _summarise(report: Report, report_file: str | None, *, check_content: bool) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
     from imret.sources.overlap import covers
 
@@ -270,6 +275,12 @@ def _summarise(report: Report, report_file: str | None) -> None:
     if len(report.skipped) > shown:
         where = f"all are in {report_file}" if report_file else "--report FILE lists all"
         announce(f"  and {len(report.skipped) - shown:,} more; {where}")
+    if report.other_content:
+        advice = "" if check_content else "; --check-content compares all"
+        announce(
+            f"  {report.other_content:,} of {report.compared:,} files with size and time as before that were "
+            f"compared had other content, which is renewed{advice}"
+        )
     if report.missing:
         announce(
             f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"

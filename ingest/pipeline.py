@@ -26,14 +26,15 @@ from imret.datasets.scan import Ignored, Skipped
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
+from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
 from imret.sources.stored import remove_points
 from imret.store import Collection, Identity, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_prefetch, prefetched
-from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, of_source, payload_like, payload_of
+from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
-from ingest.settle import Settlement, advice_for_gone, carry_out, settle
+from ingest.settle import Settlement, advice_for_gone, carry_out, notes_after, settle
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def ingest(
     rebuild: bool = False,
     moved_from: Sequence[str] = (),
     second_copy: bool = False,
+    check_content: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = 100_000_000,
@@ -77,8 +79,9 @@ def ingest(
     """Make a collection equal to folders of pictures, doing only what is needed.
 
     New and changed pictures are decoded and encoded; moved ones keep their vector; unchanged ones cost
-    one stat. A bad file is skipped and reported. Anything worse (the store lost, the encoder failing)
-    raises, and what was stored by then stays: the next run continues there.
+    one stat, and a few of them a look at their content. A bad file is skipped and reported. Anything worse
+    (the store lost, the encoder failing) raises, and what was stored by then stays: the next run continues
+    there.
 
     Args:
         store: Where the collection lives.
@@ -92,6 +95,8 @@ def ingest(
         moved_from: Sources of the collection that have moved to one of these folders: each picture of them
             gets its place there, and keeps its vector.
         second_copy: A folder that holds the pictures of a source that is gone is a copy all the same.
+        check_content: Compare the content of every file, also where size and time are as before, and not
+            of a few drawn at random only.
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
             core.
@@ -138,12 +143,19 @@ def ingest(
         if on_total is not None:
             threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
         reconcilers = []
+        sample = None if check_content else max(1, CONTENT_SAMPLE // len(sources))
         for source in sources:
-            reconcilers.append(Reconciler(target, source, counters))
+            reconcilers.append(Reconciler(target, source, counters, sample=sample))
             run.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
             reconciler.prune(missing=prune)
+        if not second_copy:
+            report.notes += [
+                note
+                for note in notes_after(target, sources, collection=collection)
+                if note not in report.notes
+            ]
         if on_stage is not None:
             on_stage("index")
         target.flush()
@@ -189,7 +201,7 @@ def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bo
     folder, n_stored = escape_undecodable(source.root), 0
     if store.live(name) is not None:
         with closing(store.open(name)) as live:
-            n_stored = live.count(of_source(source))
+            n_stored = live.count(of_source(folder))
     if n_stored == 0:
         raise DataError(
             f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."

@@ -7,16 +7,18 @@ are told apart; encodes nothing.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
 from imret.files import sha256_if_readable
+from imret.sources.moved import of_source
 from imret.sources.presence import OutOfReach, Presence
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of
@@ -25,6 +27,10 @@ from ingest.report import Counters
 from ingest.sources import FolderSource, Record
 
 PLAN_BATCH = 256  # records looked up in the store at a time
+# Unchanged files whose content is compared at each run, and how much is read of them at most. Where a program
+# rewrote one in ten and gave them their old times back, 32 find it out in 97 of 100 runs.
+CONTENT_SAMPLE = 32
+CONTENT_SAMPLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,24 @@ class Reconciler:
         target: The version to bring in line.
         source: The folder that it shall equal.
         counters: Where what is settled here is counted.
+        sample: Unchanged files, drawn at random, whose content is compared; None for all.
     """
 
-    def __init__(self, target: Collection, source: FolderSource, counters: Counters) -> None:
+    def __init__(
+        self,
+        target: Collection,
+        source: FolderSource,
+        counters: Counters,
+        *,
+        sample: int | None = CONTENT_SAMPLE,
+    ) -> None:
         self.target = target
         self.source = source
         self.counters = counters
         # An empty collection has no duplicates, so a first ingest need not hash before it decodes.
         self._may_hold_duplicates = target.count() > 0
         self._here = escape_undecodable(source.root)
+        self._sample = None if sample is None else _Sample(sample)
         # Points of files that the walk met. Of two threads, each counts its own: what the plan found stored,
         # and what was written then.
         self._n_known = self._n_added = 0
@@ -69,17 +84,22 @@ class Reconciler:
         with closing(self._looked_up()) as batches:
             for batch in batches:
                 changed: list[Planned] = []
-                recategorised: list[tuple[Record, Point]] = []
+                same: list[tuple[Record, Point]] = []
                 for record, point in batch:
                     self._n_known += point is not None and point.payload.get("source") == self._here
                     if point is None or not _same_file(record, point):
                         changed.append(Planned(record, point))
-                    elif point.payload.get("category") != _printable_category(record):
-                        recategorised.append((record, point))
                     else:
-                        self.counters.count("unchanged")
-                self._renew_payloads(recategorised, "updated")
+                        same.append((record, point))
+                if self._sample is None:
+                    changed += self._settle_same(same, pool)
+                else:
+                    self._settle_unchanged(self._sample.draw(same))
                 yield from self._with_duplicates(changed, pool) if self._may_hold_duplicates else changed
+        if self._sample is not None:
+            drawn, unread = self._sample.drawn()
+            self._settle_unchanged(unread)
+            yield from self._with_duplicates(self._settle_same(drawn, pool), pool)
 
     def note_added(self, n: int) -> None:
         """Take note of new points for files that the walk met and the collection did not know."""
@@ -103,7 +123,7 @@ class Reconciler:
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
         that was deleted: it goes. The others go only with `missing`. What is out of reach never goes.
         """
-        mine = of_source(self.source)
+        mine = of_source(self._here)
         if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
         for points in self.target.scan(mine):
@@ -158,6 +178,29 @@ class Reconciler:
                     self._unseen.add(entry.path)
                 self.counters.skip(self.source.root, entry.path, entry.reason)
 
+    def _settle_same(self, pairs: list[tuple[Record, Point]], pool: Executor) -> list[Planned]:
+        """Compare the content of files whose size and time are as before; return those with another."""
+        same: list[tuple[Record, Point]] = []
+        others: list[Planned] = []
+        digests = pool.map(sha256_if_readable, [record.file for record, _ in pairs])
+        for (record, point), digest in zip(pairs, digests, strict=True):
+            if digest == point.payload.get("sha256"):
+                same.append((record, point))
+                continue
+            others.append(Planned(record, point))
+            # What cannot be read is told when it is decoded.
+            self.counters.count("other_content", digest is not None, progress=False)
+        self.counters.count("compared", len(pairs), progress=False)
+        self._settle_unchanged(same)
+        return others
+
+    def _settle_unchanged(self, pairs: list[tuple[Record, Point]]) -> None:
+        """Count files that are as they were; what is stored of them may be of another category."""
+        refiled = [pair for pair in pairs if pair[1].payload.get("category") != _printable_category(pair[0])]
+        self._renew_payloads(refiled, "updated")
+        if len(pairs) > len(refiled):
+            self.counters.count("unchanged", len(pairs) - len(refiled))
+
     def _with_duplicates(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
         """Hash pictures and look their content up, so that what is stored already is not encoded again."""
         touched: list[tuple[Record, Point]] = []
@@ -207,9 +250,38 @@ class Reconciler:
         return held
 
 
-def of_source(source: FolderSource) -> Filter:
-    """Return the filter for the points of one source."""
-    return Filter(must=(Match("source", (escape_undecodable(source.root),)),))
+class _Sample:
+    """Files drawn at random from a stream of them, each with the same chance.
+
+    Args:
+        size: How many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: list[tuple[Record, Point]] = []
+        self._n_met = 0
+
+    def draw(self, pairs: list[tuple[Record, Point]]) -> list[tuple[Record, Point]]:
+        """Return what is not drawn of these, or not any more."""
+        rest = []
+        for pair in pairs:
+            self._n_met += 1
+            if len(self._kept) < self._size:
+                self._kept.append(pair)
+                continue
+            at = random.randrange(self._n_met)
+            if at < self._size:
+                self._kept[at], pair = pair, self._kept[at]
+            rest.append(pair)
+        return rest
+
+    def drawn(self) -> tuple[list[tuple[Record, Point]], list[tuple[Record, Point]]]:
+        """Return what is drawn; and apart from it what would be too much to read."""
+        random.shuffle(self._kept)
+        ends = accumulate(record.size_bytes for record, _ in self._kept)
+        n = sum(end <= CONTENT_SAMPLE_BYTES for end in ends)
+        return self._kept[:n], self._kept[n:]
 
 
 def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:

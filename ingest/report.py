@@ -42,6 +42,9 @@ class Report:
         added: New pictures stored.
         updated: Pictures whose content or category changed since the last run.
         unchanged: Pictures that were there already; none of them was decoded.
+        compared: Files of the size and time that are stored, whose content was compared: a few drawn at
+            random, or all with `--check-content`.
+        other_content: Those of them that had other content than is stored; it was renewed.
         moved: Pictures found at a new place; their vector was kept.
         removed: Points deleted because their file is gone (`--prune`), or because the same picture now
             stands elsewhere.
@@ -67,6 +70,8 @@ class Report:
     added: int = 0
     updated: int = 0
     unchanged: int = 0
+    compared: int = 0
+    other_content: int = 0
     moved: int = 0
     removed: int = 0
     missing: int = 0

@@ -105,12 +105,25 @@ def settle(
         if not second_copy:
             away = {other: place for other, place in others.items() if other not in settlement.taken_over}
             found = _look_for_moved(opened, stored, sources, away)
-            settlement.notes += [_copy_note(one, collection) for one in found if not one.agreement.moved]
-            settlement.notes += [_copy_note(one, collection) for one in found if one.agreement.settled]
-            open_questions = [one for one in found if is_question(one)]
-            if open_questions:
-                raise _moved_error(open_questions, collection)
+            questions = [one for one in found if is_question(one)]
+            if questions:
+                raise _moved_error(questions, collection)
+            settlement.notes += [_note(one, collection) for one in found]
     return settlement
+
+
+def notes_after(
+    target: Collection, sources: Sequence[FolderSource], *, collection: str = DEFAULT_COLLECTION
+) -> list[str]:
+    """Return what is to be told when the folders have been ingested: whose pictures they hold as well.
+
+    A source that is gone, and moved to a place within a folder that is ingested anyway, shows only then.
+    """
+    stored = target.facet("source")
+    named = {escape_undecodable(source.root) for source in sources}
+    away = {other: exact_source(target, other) for other in stored.keys() - named}
+    found = _look_for_moved(target, stored, sources, away)
+    return [_note(one, collection) for one in found if one.agreement.settled]
 
 
 def find_moved(
@@ -272,7 +285,7 @@ def _what_was_found(one: Moved) -> str:
     )
 
 
-def _copy_note(one: Moved, collection: str) -> str:
+def _note(one: Moved, collection: str) -> str:
     if one.agreement.settled:
         return (
             f"{_shown(one.old)} is gone, and its pictures are stored as those of {_shown(one.new.root)}, "

@@ -96,10 +96,6 @@ class FolderSource:
             total += sum(1 for name in files if looks_like_picture(name) and left_out(name) is None)
         return total
 
-    def holds(self, path: str) -> bool:
-        """Return whether a walk would still meet a file at this path, or cannot tell at the moment."""
-        return self.presence([path])[path] != "gone"
-
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return for each path whether a picture is there, gone, or out of reach: see `imret.sources`."""
         return presence(self.root, paths, unseen=unseen)

@@ -287,6 +287,7 @@ def export_command(
 @click.option("--merge", is_flag=True, help="Add to a collection that exists, of the same model.")
 def import_command(file: str, db: str | None, collection: str | None, replace: bool, merge: bool) -> None:
     """Make a collection of a FILE that `export` wrote. It is verified before anything is changed."""
+    from imret.sources.stored import list_sources
     from imret.store import open_store
     from imret.store.parquet import import_collection, read_header
 
@@ -302,10 +303,16 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
                 file, store, name, replace=replace, merge=merge, on_points=on_points, on_stage=on_stage
             )
         address = store.address
+        away = [source for source in list_sources(store, name) if source.state != "present"]
     announce(
         f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
         f"its model is {escape_control(header.identity.model)}"
     )
+    if away:
+        announce(
+            f"  {len(away):,} of its folders are not here; where one is: imret sources rename OLD NEW "
+            f"--collection {name}"
+        )
 
 
 @command.command(

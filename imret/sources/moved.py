@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from imret.datasets.scan import Picture, walk
+from imret.escape import escape_undecodable
 from imret.files import sha256_if_readable
 from imret.store import Collection, Filter, Match, Point
-from imret.store.payload import path_of, point_id
+from imret.store.payload import path_of
 
 SAMPLE = 32  # pictures of a source that are looked for
 NEARLY_ALL = 0.9  # of the sample: some may have been edited or deleted since
@@ -59,11 +60,10 @@ def compare(collection: Collection, source: str, folder: str, *, anywhere: bool 
     """
     # Ids are hashes of places, so the first ones are as good as drawn.
     sample = next(iter(collection.scan(of_source(source), batch_size=SAMPLE)), [])
-    places = {point_id(folder, path_of(point.payload)): point for point in sample}
-    held = collection.get(list(places)) if places else {}
-    stored = [id_ for id_, point in held.items() if _content(point) == _content(places[id_])]
-    if len(stored) >= NEARLY_ALL * len(sample):
-        return Agreement(len(sample), len(stored), len(stored))
+    held = _contents_held(collection, escape_undecodable(folder), {_content(point) for point in sample})
+    n_stored = sum(_content(point) in held for point in sample)
+    if n_stored >= NEARLY_ALL * len(sample):
+        return Agreement(len(sample), n_stored, n_stored)
     missing = [point for point in sample if not _is_at(point, os.path.join(folder, path_of(point.payload)))]
     n_here = len(sample) - len(missing)
     elsewhere = _find_elsewhere(missing, folder) if anywhere and missing else []
@@ -71,7 +71,7 @@ def compare(collection: Collection, source: str, folder: str, *, anywhere: bool 
     if not n_here and elsewhere:
         below, n_below = Counter(elsewhere).most_common(1)[0]
         below = below if n_below >= NEARLY_ALL * len(sample) else ""
-    return Agreement(len(sample), n_here + len(elsewhere), len(stored), below)
+    return Agreement(len(sample), n_here + len(elsewhere), n_stored, below)
 
 
 def of_source(source: str) -> Filter:
@@ -79,8 +79,20 @@ def of_source(source: str) -> Filter:
     return Filter(must=(Match("source", (source,)),))
 
 
-def _content(point: Point) -> object:
-    return point.payload.get("sha256")
+def _contents_held(collection: Collection, source: str, digests: set[str]) -> set[str]:
+    """Return which contents the collection holds as pictures of a source, wherever they lie in it."""
+    found: set[str] = set()
+    if digests:
+        mine = Filter(must=(Match("source", (source,)), Match("sha256", tuple(sorted(digests)))))
+        for points in collection.scan(mine):
+            found.update(_content(point) for point in points)
+            if found == digests:
+                break
+    return found
+
+
+def _content(point: Point) -> str:
+    return str(point.payload.get("sha256"))
 
 
 def _is_at(point: Point, file: str) -> bool:
@@ -98,7 +110,7 @@ def _find_elsewhere(points: list[Point], folder: str) -> list[str]:
     Returns:
         For each that is there the path that stands before its old one; empty where that has changed.
     """
-    wanted: dict[object, dict[object, list[str]]] = {}
+    wanted: dict[object, dict[str, list[str]]] = {}
     for point in points:
         same_size = wanted.setdefault(point.payload.get("size_bytes"), {})
         same_size.setdefault(_content(point), []).append(path_of(point.payload))
@@ -110,7 +122,7 @@ def _find_elsewhere(points: list[Point], folder: str) -> list[str]:
                 continue
             tries[entry.size_bytes] -= 1
             same_size = wanted[entry.size_bytes]
-            for old in same_size.pop(sha256_if_readable(entry.file_in(folder)), []):
+            for old in same_size.pop(sha256_if_readable(entry.file_in(folder)) or "", []):
                 found.append(entry.path[: -len(old) - 1] if entry.path.endswith(f"/{old}") else "")
             if not same_size:
                 del tries[entry.size_bytes]

@@ -58,6 +58,8 @@ def list_sources(store: Store, collection: str = DEFAULT_COLLECTION) -> list[Sto
 
 def exact_source(opened: Collection, source: str) -> str:
     """Return the path that opens a source, given how the collection names it; may hold surrogate escapes."""
+    if "\\x" not in source:
+        return source
     (point, *_) = next(iter(opened.scan(of_source(source), batch_size=1)), [Point("", {"source": source})])
     return source_of(point.payload)
 

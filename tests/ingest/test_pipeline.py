@@ -204,14 +204,14 @@ def test_only_a_gpu_beside_enough_cores_is_fed_by_processes() -> None:
     assert [processes_for(*one) for one in asked] == [16, 4, 0, 0, 0]
 
 
-def test_a_second_run_decodes_nothing(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
+def test_a_second_run_decodes_nothing(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _ingest(photos, tmp_path / "db", encoder)
-    for file in photos.rglob("*.png"):  # garbage of the same size and time: only a look inside would notice
-        info = file.stat()
-        file.write_bytes(b"x" * info.st_size)
-        os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
+    monkeypatch.setattr("ingest.pipeline.Decoders.decode", lambda *_: pytest.fail("decoded"))
     report = _ingest(photos, tmp_path / "db", encoder)
     assert _counts(report) == {"unchanged": 5, "encoded": 0}
+    assert (report.compared, report.other_content) == (5, 0)
     assert report.skipped == []
 
 
@@ -850,7 +850,7 @@ def _watched(photos: Path, db: Path, *options: str) -> tuple[int, list[str], lis
     return code, opened, loaded, done.stderr.splitlines()
 
 
-def test_the_command_opens_no_picture_and_loads_no_torch_where_nothing_changed(
+def test_the_command_decodes_no_picture_and_loads_no_torch_where_nothing_changed(
     photos: Path, tmp_path: Path, encoder: Encoder
 ) -> None:
     db = tmp_path / "db"
@@ -865,7 +865,7 @@ def test_the_command_opens_no_picture_and_loads_no_torch_where_nothing_changed(
 
     for options in ([], ["--prune"], ["--device", "cpu"]):
         code, opened, loaded, said = _watched(photos, db, *options)
-        assert (code, opened, loaded) == (0, [], [])
+        assert (code, len(opened), loaded) == (0, 5, [])  # each once, to compare its content
         assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
         assert said[1].startswith("photos: 0 added, 5 unchanged, 0 skipped in ")
         assert len(said) == 2
@@ -880,7 +880,7 @@ def test_the_command_loads_no_torch_for_pictures_that_were_moved_copied_or_spoil
     (photos / "fungi" / "broken.png").write_bytes(b"no picture")
     code, opened, loaded, said = _watched(photos, tmp_path / "db")
     assert code == 0
-    assert set(opened) == {"aves/moved.png", "fungi/copy.png", "fungi/broken.png"}
+    assert set(opened) >= {"aves/moved.png", "fungi/copy.png", "fungi/broken.png"}
     assert loaded == []
     assert said[1].startswith("photos: 1 added, 1 moved, 4 unchanged, 1 skipped in ")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from imret import Encoder
-from imret.errors import StoreUnavailable
+from imret.errors import DataError, StoreUnavailable
 from imret.retrieval.search import search
 from imret.store import open_store
 from imret.store.server.connection import ServerWarning
@@ -111,6 +111,22 @@ def test_a_node_of_a_cluster_that_goes_in_the_middle_is_waited_for_and_named(
         assert n_upserts > 4
         assert report.added == 12
         assert len(_stored(server.url, "photos")) == 12
+
+
+def test_a_moved_folder_and_one_around_it_keep_their_vectors_there(photos: Path, encoder: Encoder) -> None:
+    with QdrantOverHTTP() as server, open_store(server.url) as store:
+        ingest(store, [FolderSource(photos)], encoder=encoder)
+        moved = photos.rename(photos.parent / "archive")
+        with pytest.raises(DataError, match="Has it moved there"):
+            ingest(store, [FolderSource(moved)], encoder=encoder)
+        report = ingest(store, [FolderSource(moved)], encoder=encoder, moved_from=[str(photos)])
+        assert (report.unchanged, report.encoded, report.taken_over) == (12, 0, {str(photos): 12})
+        draw_picture(photos.parent / "new.png", seed=50)
+        report = ingest(store, [FolderSource(photos.parent)], encoder=encoder)
+        assert (report.unchanged, report.encoded, report.taken_over) == (12, 1, {str(moved): 12})
+        with closing(store.open("photos")) as opened:
+            assert opened.facet("source") == {str(photos.parent): 13}
+            assert opened.facet("category") == {"archive": 12}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch
+from imret.sources.stored import forget_source
 from imret.store import Point
 from imret.store.payload import payload_at, point_id
 from ingest.pipeline import ingest
@@ -174,7 +175,8 @@ def test_a_folder_that_was_copied_in_part_goes_on_with_a_note(
     run(db, encoder, photos)
     shutil.copytree(photos / "aves", part / "aves")
     photos.rename(tmp_path / "unplugged")
-    (note,) = (first := run(db, encoder, part)).notes
+    first = run(db, encoder, part)
+    (note,) = first.notes
     assert (first.added, first.encoded) == (2, 0)
     assert "of 5 of its pictures that were looked for 2 are in" in note
     assert note.endswith(f"imret ingest {part} --moved-from {photos}")
@@ -230,6 +232,25 @@ def test_a_folder_of_a_moved_one_keeps_its_vectors(photos: Path, tmp_path: Path,
     assert report.encoded == 0
     assert report.taken_over == {str(photos): 5, str(moved / "aves"): 2}
     check(db, encoder, moved)
+
+
+def test_a_folder_that_moved_into_an_ingested_one_is_told_when_its_pictures_are_stored_twice(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db, big = tmp_path / "db", tmp_path / "big"
+    draw_picture(big / "x.png", seed=60)
+    run(db, encoder, big, photos)
+    photos.rename(big / "holiday")
+    report = run(db, encoder, big)
+    assert (report.added, report.encoded) == (5, 0)
+    (note,) = report.notes
+    assert note.endswith(f"if it is gone for good: imret sources forget {photos}")
+    assert run(db, encoder, big).notes == [note]
+    assert run(db, encoder, big, second_copy=True).notes == []
+    with open_store(str(db)) as store:
+        forget_source(store, photos)
+    assert run(db, encoder, big).notes == []
+    check(db, encoder, big)
 
 
 def test_a_link_that_leads_to_another_drive_now_is_a_move(

@@ -11,6 +11,7 @@ import pytest
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import DataError
 from imret.escape import escape_undecodable
+from imret.sources.presence import OutOfReach
 from imret.store.payload import file_of, make_payload, modified_time, path_of, point_id
 from ingest.sources import FolderSource, Record
 
@@ -160,14 +161,11 @@ def test_a_missing_folder_and_a_file_are_refused_with_their_name(tmp_path: Path)
         FolderSource(_touch(tmp_path / "a.jpg"))
 
 
-def test_a_place_is_held_until_its_file_is_clearly_gone(tmp_path: Path) -> None:
+def test_a_source_knows_what_is_at_its_places(tmp_path: Path) -> None:
     _touch(tmp_path / "fungi" / "a.jpg")
-    source = FolderSource(tmp_path)
-    assert source.holds("fungi/a.jpg")
-    assert not source.holds("fungi/b.jpg")
-    assert not source.holds("other/a.jpg")
-    assert not source.holds("fungi/.hidden.jpg")
-    assert source.holds("fungi/" + "x" * 300 + ".jpg"), "a name that cannot be looked up says nothing"
+    found = FolderSource(tmp_path).presence(["fungi/a.jpg", "fungi/b.jpg", "fungi/" + "x" * 300 + ".jpg"])
+    assert list(found.values())[:2] == ["here", "gone"]
+    assert list(found.values())[2] == OutOfReach("fungi", "cannot be read: File name too long")
 
 
 def test_one_place_has_one_id_and_two_places_two() -> None:
