@@ -108,10 +108,7 @@ def finetune(
             finished = read_training(output)
             world.barrier()
             if finished is not None and finished.get("run") == record.inputs() and not overwrite:
-                say(f"{output} already holds the model that this command makes; nothing to do")
-                if world.rank == 0 and not (output / PLOT_NAME).exists():
-                    draw_training(output, finished, say)
-                return finished if world.rank == 0 else {}
+                return _leave_as_it_is(output, finished, say) if world.rank == 0 else {}
             state = resolve_resume(output, record, finished, overwrite=overwrite) if world.rank == 0 else None
             state = world.broadcast(state)
             with contextlib.ExitStack() as opened:
@@ -159,6 +156,14 @@ def check(
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
         return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
+
+
+def _leave_as_it_is(output: Path, finished: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the training.json of a run that is done, and draw its plot if that has gone."""
+    say(f"{output} already holds the model that this command makes; nothing to do")
+    if not (output / PLOT_NAME).exists():
+        draw_training(output, finished, say)
+    return finished
 
 
 def _find_base(model: str, *, from_scratch: bool, arch: str | None, notify: Callable[[str], None]) -> Base:
