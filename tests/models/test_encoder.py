@@ -276,7 +276,7 @@ class _Letters:
     def __init__(self, cleaning: str) -> None:
         self.clean_fn = stock.tokenizer.get_clean_fn(cleaning)
 
-    def tokenizer(self, text: str) -> Any:
+    def tokenizer(self, text: str, *, verbose: bool = True) -> Any:
         return SimpleNamespace(input_ids=[ord(letter) % 300 for letter in text])
 
     def __call__(self, texts: list[str], context_length: int) -> torch.Tensor:
@@ -294,7 +294,8 @@ def test_a_text_that_cleaning_makes_short_enough_is_not_said_to_be_cut(
     files = resolve_model(zoo["text with both directions"])
     text_cfg = {**files.model_cfg["text_cfg"], "hf_tokenizer_name": "letters"}
     files = replace(files, model_cfg={**files.model_cfg, "text_cfg": text_cfg})
-    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name: _Letters(cleaning))
+    monkeypatch.setattr("imret.models.tokenizer.require_transformers", lambda *_: None)
+    monkeypatch.setattr("open_clip.factory.get_tokenizer", lambda name, **options: _Letters(cleaning))
     encoder = Encoder(files, device="cpu", precision="fp32")
     short = "a   red \t bird," + " " * 40 if cleaning == "whitespace" else "a red, red bird" + "!" * 40
     assert encoder.truncated([short, 25 * "a", 24 * "b"]) == [25 * "a"]
