@@ -125,7 +125,7 @@ def ingest(
     identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
     target, live = _target(store, collection, identity, sources, settlement.taken_over, rebuild=rebuild)
     report = _empty_report(store, collection, identity, sources)
-    report.notes = settlement.notes
+    report.notes = list(settlement.notes)
     report.taken_over = _take_over(store, target, settlement)
     counters = Counters(report, on_progress)
     run = _Run(
@@ -150,11 +150,7 @@ def ingest(
         for reconciler in reconcilers:
             reconciler.prune(missing=prune)
         if not second_copy:
-            report.notes += [
-                note
-                for note in notes_after(target, sources, collection=collection)
-                if note not in report.notes
-            ]
+            report.notes += notes_after(settlement, target, sources)
         if on_stage is not None:
             on_stage("index")
         target.flush()

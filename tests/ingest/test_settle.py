@@ -458,6 +458,41 @@ def test_an_absorbed_folder_of_a_flat_pile_gets_no_category(
     assert all("category" not in point.payload for point in points(tmp_path / "db"))
 
 
+@pytest.mark.parametrize("deeper", ["", "birds"])
+def test_a_folder_that_a_link_in_a_source_leads_to_is_refused(
+    photos: Path, tmp_path: Path, encoder: Encoder, deeper: str
+) -> None:
+    db, usb = tmp_path / "db", tmp_path / "usb"
+    for seed in (80, 81):
+        draw_picture(usb / "birds" / f"{seed}.png", seed=seed)
+    (photos / "usb").symlink_to(usb)
+    run(db, encoder, photos)
+    with pytest.raises(DataError, match=rf"lies by a link within {photos}, .*\n.* imret ingest {photos}$"):
+        run(db, encoder, usb / deeper)
+    assert len(points(db)) == 7
+    os.link(usb / "birds" / "80.png", tmp_path / "hard.png")  # a copy that shares its bytes is a copy
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "hard.png").rename(tmp_path / "backup" / "80.png")
+    assert run(db, encoder, tmp_path / "backup").added == 1
+
+
+def test_a_folder_with_a_link_to_a_source_says_so_and_how_it_is_mended(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db, usb = tmp_path / "db", tmp_path / "usb"
+    for seed in (80, 81):
+        draw_picture(usb / f"{seed}.png", seed=seed)
+    run(db, encoder, usb)
+    (photos / "a link").symlink_to(usb)  # the first that the walk meets
+    report = run(db, encoder, photos)
+    (note,) = report.notes
+    assert note == (
+        f"{usb} lies within {photos} by a link, so its pictures are stored twice; to have them once: "
+        f"imret sources forget {usb}"
+    )
+    assert (report.added, report.encoded) == (7, 5)
+
+
 # ---- The command ----------------------------------------------------------------------------------------
 
 
