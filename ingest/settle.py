@@ -107,6 +107,8 @@ def settle(
             for other, place in others.items():
                 if covers(place, source.root):
                     raise _lies_within(source, other, collection)
+                if _is_same_folder(place, source.root):
+                    raise _same_folder(source, other, collection)
                 if covers(source.root, place):
                     settlement.absorbed.append((other, source))
         for source in settlement.new:
@@ -268,6 +270,14 @@ def _look_for_moved(
     return moved
 
 
+def _is_same_folder(one: str, other: str) -> bool:
+    """Whether two paths lead to one folder, mounted twice, or where case makes no difference."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is gone
+        return False
+
+
 def _linked_around(opened: Collection, source: FolderSource) -> set[str]:
     """Return the sources that a folder lies within by a link in them, or by one on the way to it."""
     records = (entry for entry in source.entries() if isinstance(entry, Record))
@@ -321,6 +331,15 @@ def _lies_within(source: FolderSource, other: str, collection: str, *, how: str 
         f"{_shown(source.root)} lies {how}within {_shown(other)}, a source of collection {collection!r}: its "
         "pictures would be stored twice.\n"
         f"Ingest that folder: imret ingest {_shown(other)}{_flag(collection)}"
+    )
+
+
+def _same_folder(source: FolderSource, other: str, collection: str) -> DataError:
+    return DataError(
+        f"{_shown(source.root)} is {_shown(other)}, a source of collection {collection!r}, by another name: "
+        "its pictures would be stored twice.\n"
+        f"Ingest it by the name that is known: imret ingest {_shown(other)}{_flag(collection)}\n"
+        f"or give it this one: imret sources rename {_shown(other)} {_shown(source.root)}{_flag(collection)}"
     )
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch
-from imret.sources.stored import forget_source
+from imret.sources.stored import forget_source, rename_source
 from imret.store import Point
 from imret.store.payload import payload_at, point_id
 from ingest.pipeline import ingest
@@ -456,6 +456,25 @@ def test_an_absorbed_folder_of_a_flat_pile_gets_no_category(
     report = run(tmp_path / "db", encoder, photos, flat=True)
     assert (report.updated, report.unchanged, report.added) == (0, 2, 3)
     assert all("category" not in point.payload for point in points(tmp_path / "db"))
+
+
+def test_a_folder_that_is_a_source_by_another_name_is_refused(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is mounted twice, or on a file system to which Photos is photos."""
+    db = tmp_path / "db"
+    run(db, encoder, photos)
+    again = tmp_path / "Photos"
+    shutil.copytree(photos, again)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
+        with pytest.raises(
+            DataError, match=rf"by another name.*\n.*\n.*imret sources rename {photos} {again}"
+        ):
+            run(db, encoder, again)
+    with open_store(str(db)) as store:
+        rename_source(store, photos, again)
+    check(db, encoder, again)
 
 
 @pytest.mark.parametrize("deeper", ["", "birds"])
