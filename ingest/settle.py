@@ -360,8 +360,8 @@ def _what_was_found(one: Moved) -> str:
     state = "empty" if folder_state(one.old) == "empty" else "gone"
     agreement = one.agreement
     return (
-        f"{_shown(one.old)} is {state}, and of {agreement.sampled} of its pictures that were looked for "
-        f"{agreement.found} are in {_shown(one.new.root)}"
+        f"{_shown(one.old)} is {state}, and {agreement.found} of {agreement.sampled} pictures of it that "
+        f"were looked for are in {_shown(one.new.root)}"
     )
 
 

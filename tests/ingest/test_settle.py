@@ -93,7 +93,7 @@ def test_a_moved_folder_is_asked_about_and_keeps_its_vectors(
     with pytest.raises(DataError) as raised:
         run(db, encoder, moved)
     assert f"imret ingest {moved} --moved-from {photos}\n" in str(raised.value)
-    assert "of 5 of its pictures that were looked for 5 are in" in str(raised.value)
+    assert "5 of 5 pictures of it that were looked for are in" in str(raised.value)
     assert "--second-copy" in str(raised.value)
     assert {p.payload["source"] for p in points(db)} == {str(photos)}, "nothing was changed"
     report = run(db, encoder, moved, moved_from=[str(photos)])
@@ -144,7 +144,7 @@ def test_a_moved_folder_that_was_rearranged_keeps_its_vectors(
     for one, other in (("birds/b.png", "spare"), ("fungi/c.png", "birds/b.png"), ("spare", "fungi/c.png")):
         (moved / one).rename(moved / other)  # two change places
     draw_picture(moved / "new.png", seed=70)
-    with pytest.raises(DataError, match="of 5 of its pictures that were looked for 5 are in"):
+    with pytest.raises(DataError, match="5 of 5 pictures of it that were looked for are in"):
         run(db, encoder, moved)
     report = run(db, encoder, moved, moved_from=[str(photos)], prune=True)
     assert report.encoded == 1  # the new one
@@ -178,7 +178,7 @@ def test_a_folder_that_was_copied_in_part_goes_on_with_a_note(
     first = run(db, encoder, part)
     (note,) = first.notes
     assert (first.added, first.encoded) == (2, 0)
-    assert "of 5 of its pictures that were looked for 2 are in" in note
+    assert "2 of 5 pictures of it that were looked for are in" in note
     assert note.endswith(f"imret ingest {part} --moved-from {photos}")
     # When the rest has come it is asked about, and no picture is there twice in the end.
     shutil.copytree(tmp_path / "unplugged", part, dirs_exist_ok=True)
@@ -227,7 +227,7 @@ def test_a_folder_of_a_moved_one_keeps_its_vectors(photos: Path, tmp_path: Path,
     run(db, encoder, photos)
     moved = photos.rename(tmp_path / "moved")
     (note,) = run(db, encoder, moved / "aves").notes
-    assert "of 5 of its pictures that were looked for 2 are in" in note
+    assert "2 of 5 pictures of it that were looked for are in" in note
     report = run(db, encoder, moved, moved_from=[str(photos)])
     assert report.encoded == 0
     assert report.taken_over == {str(photos): 5, str(moved / "aves"): 2}
