@@ -126,7 +126,7 @@ def ingest(
     identity = _identity(encoder, before)
     target, live = _target(store, collection, identity, sources, settlement.taken_over, rebuild=rebuild)
     report = _empty_report(store, collection, identity, sources)
-    report.notes = settlement.notes
+    report.notes = list(settlement.notes)
     report.taken_over = _take_over(store, target, settlement)
     counters = Counters(report, on_progress)
     run = _Run(
@@ -143,7 +143,7 @@ def ingest(
         if on_total is not None:
             threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
         reconcilers = []
-        sample = None if check_content else max(1, CONTENT_SAMPLE // len(sources))
+        sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
         for source in sources:
             reconcilers.append(Reconciler(target, source, counters, sample=sample))
             run.store_all(reconcilers[-1])
@@ -151,18 +151,10 @@ def ingest(
         for reconciler in reconcilers:
             reconciler.prune(missing=prune)
         if not second_copy:
-            report.notes += [
-                note
-                for note in notes_after(target, sources, collection=collection)
-                if note not in report.notes
-            ]
+            report.notes += notes_after(settlement, target, sources)
         if on_stage is not None:
             on_stage("index")
-        target.flush()
-        target.optimize()
-        if not live:
-            _forget_others(target, sources)
-            store.promote(collection, identity)
+        _complete(store, target, sources, live=live)
         report.complete = True
     except BaseException:
         if before is None:
@@ -292,10 +284,15 @@ def _take_over(store: Store, target: Collection, settlement: Settlement) -> dict
         return carry_out(settlement, [live] if live.version == target.version else [live, target])
 
 
-def _forget_others(target: Collection, sources: Sequence[FolderSource]) -> None:
-    """Remove from a rebuilt version what an earlier attempt stored of what is no source any more."""
-    for other in target.facet("source").keys() - {escape_undecodable(source.root) for source in sources}:
-        remove_points(target, other)
+def _complete(store: Store, target: Collection, sources: Sequence[FolderSource], *, live: bool) -> None:
+    """Make what was stored last, build the index, and switch to a version that is not live yet."""
+    target.flush()
+    target.optimize()
+    if not live:
+        # An earlier attempt, cut short, may have stored folders that are no sources any more.
+        for other in target.facet("source").keys() - {escape_undecodable(source.root) for source in sources}:
+            remove_points(target, other)
+        store.promote(target.name, target.identity)
 
 
 def _quoted(folder: str) -> str:

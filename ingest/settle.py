@@ -6,23 +6,27 @@ folder that holds the pictures of a source that is gone is that source, moved, u
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_control, escape_undecodable
-from imret.sources.moved import Agreement, compare
+from imret.files import sha256_if_readable
+from imret.sources.moved import Agreement, compare, of_source
 from imret.sources.overlap import covers, path_within
 from imret.sources.presence import folder_state
 from imret.sources.stored import exact_source, find_source, give_places, is_slip_of, no_such_source
-from imret.store import Collection, Store
-from imret.store.payload import path_of, source_of
-from ingest.sources import FolderSource
+from imret.store import Collection, Filter, Match, Point, Store
+from imret.store.payload import file_of, path_of, source_of
+from ingest.sources import FolderSource, Record
+
+_FEW = 8  # pictures that tell whether two sources hold the same files
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,13 @@ class Settlement:
         moved: Sources that have become one of the folders.
         absorbed: Sources that lie within one of the folders, and that folder.
         notes: Sentences for people.
+        new: The folders that were no source before.
     """
 
     moved: list[Moved] = field(default_factory=list)
     absorbed: list[tuple[str, FolderSource]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    new: list[FolderSource] = field(default_factory=list)
 
     @property
     def taken_over(self) -> set[str]:
@@ -83,13 +89,14 @@ def settle(
             is no source or has not moved there.
     """
     _check_named(sources)
-    settlement = Settlement()
+    settlement = Settlement(new=list(sources))
     if store.live(collection) is None:
         if moved_from:
             raise no_such_source(moved_from[0], (), collection)
         return settlement
     with closing(store.open(collection)) as opened:
         stored = opened.facet("source")
+        settlement.new = [source for source in sources if escape_undecodable(source.root) not in stored]
         for old in moved_from:
             _settle_moved_from(opened, stored, sources, old, settlement)
         named = {escape_undecodable(source.root) for source in sources}
@@ -100,8 +107,14 @@ def settle(
             for other, place in others.items():
                 if covers(place, source.root):
                     raise _lies_within(source, other, collection)
+                if _is_same_folder(place, source.root):
+                    raise _same_folder(source, other, collection)
                 if covers(source.root, place):
                     settlement.absorbed.append((other, source))
+        for source in settlement.new:
+            around = _linked_around(opened, source) - settlement.taken_over
+            if around:
+                raise _lies_within(source, min(around), collection, how="by a link ")
         if not second_copy:
             away = {other: place for other, place in others.items() if other not in settlement.taken_over}
             found = _look_for_moved(opened, stored, sources, away)
@@ -112,18 +125,20 @@ def settle(
     return settlement
 
 
-def notes_after(
-    target: Collection, sources: Sequence[FolderSource], *, collection: str = DEFAULT_COLLECTION
-) -> list[str]:
+def notes_after(settlement: Settlement, target: Collection, sources: Sequence[FolderSource]) -> list[str]:
     """Return what is to be told when the folders have been ingested: whose pictures they hold as well.
 
-    A source that is gone, and moved to a place within a folder that is ingested anyway, shows only then.
+    A source that is gone, and moved to a place within a folder that is ingested anyway, shows only then; so
+    does one that a new folder holds by a link.
     """
     stored = target.facet("source")
     named = {escape_undecodable(source.root) for source in sources}
-    away = {other: exact_source(target, other) for other in stored.keys() - named}
-    found = _look_for_moved(target, stored, sources, away)
-    return [_note(one, collection) for one in found if one.agreement.settled]
+    others = {other: exact_source(target, other) for other in stored.keys() - named}
+    found = _look_for_moved(target, stored, sources, others)
+    notes = [_note(one, target.name) for one in found if one.agreement.settled]
+    for source in settlement.new:
+        notes += _linked_notes(target, source, others)
+    return [note for note in notes if note not in settlement.notes]
 
 
 def find_moved(
@@ -255,11 +270,76 @@ def _look_for_moved(
     return moved
 
 
-def _lies_within(source: FolderSource, other: str, collection: str) -> DataError:
+def _is_same_folder(one: str, other: str) -> bool:
+    """Whether two paths lead to one folder, mounted twice, or where case makes no difference."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is gone
+        return False
+
+
+def _linked_around(opened: Collection, source: FolderSource) -> set[str]:
+    """Return the sources that a folder lies within by a link in them, or by one on the way to it."""
+    records = (entry for entry in source.entries() if isinstance(entry, Record))
+    files = {
+        sha256_if_readable(record.file): os.path.realpath(record.file) for record in islice(records, _FEW)
+    }
+    return {
+        point.payload["source"]
+        for point in _with_contents(opened, {digest for digest in files if digest is not None})
+        if os.path.realpath(file_of(point.payload)) == files[point.payload["sha256"]]
+        and any(
+            place == source.root or path_within(source.root, place)
+            for place in map(os.path.realpath, _folders_above(point))
+        )
+    }
+
+
+def _linked_notes(target: Collection, source: FolderSource, others: Mapping[str, str]) -> list[str]:
+    """Return what is to be told of sources that a new folder holds by a link in it."""
+    notes = []
+    here = escape_undecodable(source.root)
+    for other in sorted(others):
+        few = next(iter(target.scan(of_source(other), batch_size=_FEW)), [])
+        files = {os.path.realpath(file_of(point.payload)) for point in few}
+        twice = _with_contents(target, {point.payload["sha256"] for point in few}, source=here)
+        if any(os.path.realpath(file_of(point.payload)) in files for point in twice):
+            notes.append(
+                f"{_shown(other)} lies within {_shown(here)} by a link, so its pictures are stored twice; "
+                f"to have them once: imret sources forget {_shown(other)}{_flag(target.name)}"
+            )
+    return notes
+
+
+def _with_contents(opened: Collection, digests: set[str], *, source: str | None = None) -> Iterator[Point]:
+    """Yield the stored pictures of some contents, of one source or of all."""
+    if digests:
+        mine = () if source is None else (Match("source", (source,)),)
+        for points in opened.scan(Filter(must=(Match("sha256", tuple(sorted(digests))), *mine))):
+            yield from points
+
+
+def _folders_above(point: Point) -> Iterator[str]:
+    """Yield the folders on the way from a stored picture's source to the picture, those below the source."""
+    parts = path_of(point.payload).split("/")[:-1]
+    for depth in range(1, len(parts) + 1):
+        yield os.path.join(source_of(point.payload), *parts[:depth])
+
+
+def _lies_within(source: FolderSource, other: str, collection: str, *, how: str = "") -> DataError:
     return DataError(
-        f"{_shown(source.root)} lies within {_shown(other)}, a source of collection {collection!r}: its "
+        f"{_shown(source.root)} lies {how}within {_shown(other)}, a source of collection {collection!r}: its "
         "pictures would be stored twice.\n"
         f"Ingest that folder: imret ingest {_shown(other)}{_flag(collection)}"
+    )
+
+
+def _same_folder(source: FolderSource, other: str, collection: str) -> DataError:
+    return DataError(
+        f"{_shown(source.root)} is {_shown(other)}, a source of collection {collection!r}, by another name: "
+        "its pictures would be stored twice.\n"
+        f"Ingest it by the name that is known: imret ingest {_shown(other)}{_flag(collection)}\n"
+        f"or give it this one: imret sources rename {_shown(other)} {_shown(source.root)}{_flag(collection)}"
     )
 
 
@@ -280,8 +360,8 @@ def _what_was_found(one: Moved) -> str:
     state = "empty" if folder_state(one.old) == "empty" else "gone"
     agreement = one.agreement
     return (
-        f"{_shown(one.old)} is {state}, and of {agreement.sampled} of its pictures that were looked for "
-        f"{agreement.found} are in {_shown(one.new.root)}"
+        f"{_shown(one.old)} is {state}, and {agreement.found} of {agreement.sampled} pictures of it that "
+        f"were looked for are in {_shown(one.new.root)}"
     )
 
 

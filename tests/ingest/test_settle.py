@@ -17,7 +17,7 @@ import pytest
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelMismatch
-from imret.sources.stored import forget_source
+from imret.sources.stored import forget_source, rename_source
 from imret.store import Point
 from imret.store.payload import payload_at, point_id
 from ingest.pipeline import ingest
@@ -93,7 +93,7 @@ def test_a_moved_folder_is_asked_about_and_keeps_its_vectors(
     with pytest.raises(DataError) as raised:
         run(db, encoder, moved)
     assert f"imret ingest {moved} --moved-from {photos}\n" in str(raised.value)
-    assert "of 5 of its pictures that were looked for 5 are in" in str(raised.value)
+    assert "5 of 5 pictures of it that were looked for are in" in str(raised.value)
     assert "--second-copy" in str(raised.value)
     assert {p.payload["source"] for p in points(db)} == {str(photos)}, "nothing was changed"
     report = run(db, encoder, moved, moved_from=[str(photos)])
@@ -144,7 +144,7 @@ def test_a_moved_folder_that_was_rearranged_keeps_its_vectors(
     for one, other in (("birds/b.png", "spare"), ("fungi/c.png", "birds/b.png"), ("spare", "fungi/c.png")):
         (moved / one).rename(moved / other)  # two change places
     draw_picture(moved / "new.png", seed=70)
-    with pytest.raises(DataError, match="of 5 of its pictures that were looked for 5 are in"):
+    with pytest.raises(DataError, match="5 of 5 pictures of it that were looked for are in"):
         run(db, encoder, moved)
     report = run(db, encoder, moved, moved_from=[str(photos)], prune=True)
     assert report.encoded == 1  # the new one
@@ -178,7 +178,7 @@ def test_a_folder_that_was_copied_in_part_goes_on_with_a_note(
     first = run(db, encoder, part)
     (note,) = first.notes
     assert (first.added, first.encoded) == (2, 0)
-    assert "of 5 of its pictures that were looked for 2 are in" in note
+    assert "2 of 5 pictures of it that were looked for are in" in note
     assert note.endswith(f"imret ingest {part} --moved-from {photos}")
     # When the rest has come it is asked about, and no picture is there twice in the end.
     shutil.copytree(tmp_path / "unplugged", part, dirs_exist_ok=True)
@@ -227,7 +227,7 @@ def test_a_folder_of_a_moved_one_keeps_its_vectors(photos: Path, tmp_path: Path,
     run(db, encoder, photos)
     moved = photos.rename(tmp_path / "moved")
     (note,) = run(db, encoder, moved / "aves").notes
-    assert "of 5 of its pictures that were looked for 2 are in" in note
+    assert "2 of 5 pictures of it that were looked for are in" in note
     report = run(db, encoder, moved, moved_from=[str(photos)])
     assert report.encoded == 0
     assert report.taken_over == {str(photos): 5, str(moved / "aves"): 2}
@@ -456,6 +456,60 @@ def test_an_absorbed_folder_of_a_flat_pile_gets_no_category(
     report = run(tmp_path / "db", encoder, photos, flat=True)
     assert (report.updated, report.unchanged, report.added) == (0, 2, 3)
     assert all("category" not in point.payload for point in points(tmp_path / "db"))
+
+
+def test_a_folder_that_is_a_source_by_another_name_is_refused(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is mounted twice, or on a file system to which Photos is photos."""
+    db = tmp_path / "db"
+    run(db, encoder, photos)
+    again = tmp_path / "Photos"
+    shutil.copytree(photos, again)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "samefile", lambda one, other: str(one).lower() == str(other).lower())
+        with pytest.raises(
+            DataError, match=rf"by another name.*\n.*\n.*imret sources rename {photos} {again}"
+        ):
+            run(db, encoder, again)
+    with open_store(str(db)) as store:
+        rename_source(store, photos, again)
+    check(db, encoder, again)
+
+
+@pytest.mark.parametrize("deeper", ["", "birds"])
+def test_a_folder_that_a_link_in_a_source_leads_to_is_refused(
+    photos: Path, tmp_path: Path, encoder: Encoder, deeper: str
+) -> None:
+    db, usb = tmp_path / "db", tmp_path / "usb"
+    for seed in (80, 81):
+        draw_picture(usb / "birds" / f"{seed}.png", seed=seed)
+    (photos / "usb").symlink_to(usb)
+    run(db, encoder, photos)
+    with pytest.raises(DataError, match=rf"lies by a link within {photos}, .*\n.* imret ingest {photos}$"):
+        run(db, encoder, usb / deeper)
+    assert len(points(db)) == 7
+    os.link(usb / "birds" / "80.png", tmp_path / "hard.png")  # a copy that shares its bytes is a copy
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "hard.png").rename(tmp_path / "backup" / "80.png")
+    assert run(db, encoder, tmp_path / "backup").added == 1
+
+
+def test_a_folder_with_a_link_to_a_source_says_so_and_how_it_is_mended(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db, usb = tmp_path / "db", tmp_path / "usb"
+    for seed in (80, 81):
+        draw_picture(usb / f"{seed}.png", seed=seed)
+    run(db, encoder, usb)
+    (photos / "a link").symlink_to(usb)  # the first that the walk meets
+    report = run(db, encoder, photos)
+    (note,) = report.notes
+    assert note == (
+        f"{usb} lies within {photos} by a link, so its pictures are stored twice; to have them once: "
+        f"imret sources forget {usb}"
+    )
+    assert (report.added, report.encoded) == (7, 5)
 
 
 # ---- The command ----------------------------------------------------------------------------------------
