@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -22,20 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.scan import Ignored, Skipped
-from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError, StoreError
+from imret.datasets.scan import Skipped
 from imret.escape import escape_undecodable
-from imret.sources.moved import of_source
-from imret.sources.presence import folder_state
-from imret.sources.stored import remove_points
-from imret.store import Collection, Identity, Store
+from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
-from ingest.settle import Settlement, advice_for_gone, carry_out, notes_after, settle
+from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
+from ingest.target import check_not_empty, find_target
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -120,183 +116,55 @@ def ingest(
     """
     started = time.monotonic()
     for source in sources:
-        _check_not_empty(source, store, collection, prune=prune)
+        check_not_empty(source, store, collection, prune=prune)
     settlement = settle(store, sources, collection=collection, moved_from=moved_from, second_copy=second_copy)
-    before = store.live(collection)
-    identity = _identity(encoder, before)
-    target, live = _target(store, collection, identity, sources, settlement.taken_over, rebuild=rebuild)
-    report = _empty_report(store, collection, identity, sources)
-    report.notes = list(settlement.notes)
-    report.taken_over = _take_over(store, target, settlement)
-    counters = Counters(report, on_progress)
-    run = _Run(
-        target,
-        encoder,
-        counters,
-        batch_size=batch_size,
-        workers=workers or os.cpu_count() or 1,
-        max_pixels=max_pixels,
-        on_encoder=on_encoder,
-        on_stage=on_stage,
-    )
-    try:
-        if on_total is not None:
-            threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
-        reconcilers = []
-        sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
-        for source in sources:
-            reconcilers.append(Reconciler(target, source, counters, sample=sample))
-            run.store_all(reconcilers[-1])
-        # When all are stored: a picture may have gone from one folder to another, with its vector.
-        for reconciler in reconcilers:
-            reconciler.prune(missing=prune)
-        if not second_copy:
-            report.notes += notes_after(settlement, target, sources)
-        if on_stage is not None:
-            on_stage("index")
-        _complete(store, target, sources, live=live)
-        report.complete = True
-    except BaseException:
-        if before is None:
-            _drop_empty(store, target)
-        raise
-    finally:
-        run.decoders.close()
-        with suppress(StoreError):  # of a store that is lost
-            target.close()
-        report.seconds = time.monotonic() - started
+    with find_target(
+        store, collection, encoder, sources, taken_over=settlement.taken_over, rebuild=rebuild
+    ) as target:
+        report = _empty_report(store, target.version, sources)
+        report.notes = list(settlement.notes)
+        report.taken_over = target.take_over(settlement)
+        counters = Counters(report, on_progress)
+        run = _Run(
+            target.version,
+            encoder,
+            counters,
+            batch_size=batch_size,
+            workers=workers or os.cpu_count() or 1,
+            max_pixels=max_pixels,
+            on_encoder=on_encoder,
+            on_stage=on_stage,
+        )
+        try:
+            if on_total is not None:
+                _count_aside(sources, on_total)
+            run.reconcile(sources, check_content=check_content, prune=prune)
+            if not second_copy:
+                report.notes += notes_after(settlement, target.version, sources)
+            if on_stage is not None:
+                on_stage("index")
+            target.complete(sources)
+            report.complete = True
+        finally:
+            run.decoders.close()
+            report.seconds = time.monotonic() - started
     return report
 
 
-def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
-    """Return what a version filled by an encoder is bound to; one that it made already stays as it is."""
-    kept = live is not None and encoder.embeds_as(live.fingerprint)
-    fingerprint = live.fingerprint if live is not None and kept else encoder.images_fingerprint
-    return Identity(encoder.model_id, fingerprint, encoder.dim)
-
-
-def _empty_report(store: Store, name: str, identity: Identity, sources: Sequence[FolderSource]) -> Report:
+def _empty_report(store: Store, version: Collection, sources: Sequence[FolderSource]) -> Report:
     return Report(
-        collection=name,
+        collection=version.name,
         store=store.address,
         engine=store.engine,
-        model=identity.model,
-        fingerprint=identity.fingerprint,
+        model=version.identity.model,
+        fingerprint=version.identity.fingerprint,
         sources=[escape_undecodable(source.root) for source in sources],
     )
 
 
-def _check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bool) -> None:
-    """Refuse a folder that holds no picture, before anything is made or removed for it."""
-    if any(not isinstance(entry, Ignored) for entry in source.entries()):
-        return
-    folder, n_stored = escape_undecodable(source.root), 0
-    if store.live(name) is not None:
-        with closing(store.open(name)) as live:
-            n_stored = live.count(of_source(folder))
-    if n_stored == 0:
-        raise DataError(
-            f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."
-        )
-    if prune:
-        raise DataError(
-            f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
-            f"Is its drive mounted? Nothing was removed.\n{advice_for_gone(folder, name)}"
-        )
-
-
-def _target(
-    store: Store,
-    name: str,
-    identity: Identity,
-    sources: Sequence[FolderSource],
-    taken_over: set[str],
-    *,
-    rebuild: bool,
-) -> tuple[Collection, bool]:
-    """Return the version to fill, and whether it is the live one already."""
-    live = store.live(name)
-    if live is None:
-        target = store.open_version(name, identity)
-        # There is nothing to protect yet: a first ingest can be searched while it runs.
-        store.promote(name, identity)
-        return target, True
-    if live.fingerprint == identity.fingerprint:
-        return store.open_version(name, identity), True
-    with closing(store.open(name)) as old:
-        is_empty = old.count() == 0
-    if is_empty:  # as a first ingest leaves it that was killed: its model binds nothing yet
-        target = store.open_version(name, identity)
-        store.promote(name, identity)
-        return target, True
-    named = " ".join(_quoted(source.root) for source in sources)
-    model = f"--model {identity.model}" + (f" --collection {name}" if name != DEFAULT_COLLECTION else "")
-    if not rebuild:
-        live.require_same(
-            identity,
-            subject=f"collection {name!r}",
-            user="this ingest uses",
-            advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
-            f"imret ingest {named} {model} --rebuild",
-        )
-    with closing(store.open(name)) as old:
-        stored = set(old.facet("source"))
-    left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
-    if left_out:
-        raise _would_be_lost(name, named, left_out, model)
-    return store.open_version(name, identity), False
-
-
-def _drop_empty(store: Store, target: Collection) -> None:
-    """Remove a new collection that nothing went into: its model may be what is at fault."""
-    with suppress(StoreError):  # what stopped the run is what is told
-        if target.count() == 0:
-            target.close()
-            store.drop(target.name)
-
-
-def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str) -> DataError:
-    """Return the error for a rebuild that does not name every folder; those that are gone cannot be named."""
-    gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
-    there = "".join(f" {_quoted(folder)}" for folder in left_out if folder not in gone)
-    flag = f" --collection {name}" if name != DEFAULT_COLLECTION else ""
-    lines = [
-        f"collection {name!r} also holds pictures from {' '.join(map(_quoted, left_out))}; "
-        "a rebuild without them would lose them."
-    ]
-    for folder in gone:
-        lines.append(
-            f"{_quoted(folder)} is not there now. If it has moved: imret sources rename {_quoted(folder)} NEW"
-            f"{flag}; if it is gone for good: imret sources forget {_quoted(folder)}{flag}"
-        )
-    lines.append(
-        f"Name every folder: imret ingest {named}{there} {model} --rebuild, "
-        f"or fill another collection with --collection NAME"
-    )
-    return DataError("\n".join(lines))
-
-
-def _take_over(store: Store, target: Collection, settlement: Settlement) -> dict[str, int]:
-    """Carry out what was settled, in the live version and in the one that is filled, if that is another."""
-    if not settlement.taken_over:
-        return {}
-    with closing(store.open(target.name)) as live:
-        return carry_out(settlement, [live] if live.version == target.version else [live, target])
-
-
-def _complete(store: Store, target: Collection, sources: Sequence[FolderSource], *, live: bool) -> None:
-    """Make what was stored last, build the index, and switch to a version that is not live yet."""
-    target.flush()
-    target.optimize()
-    if not live:
-        # An earlier attempt, cut short, may have stored folders that are no sources any more.
-        for other in target.facet("source").keys() - {escape_undecodable(source.root) for source in sources}:
-            remove_points(target, other)
-        store.promote(target.name, target.identity)
-
-
-def _quoted(folder: str) -> str:
-    return f"'{escape_undecodable(folder)}'" if " " in folder else escape_undecodable(folder)
+def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None]) -> None:
+    """Count the files to expect, in a thread: nothing waits for it."""
+    threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
 
 
 def processes_for(device: str, workers: int) -> int:
@@ -343,6 +211,17 @@ class _Run:
         if self._on_encoder is not None:
             self._on_encoder()
         return self._given_batch_size or (32 if str(self.encoder.device) == "cpu" else 256)
+
+    def reconcile(self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool) -> None:
+        """Bring the version in line with the folders, one after the other."""
+        sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
+        reconcilers = []
+        for source in sources:
+            reconcilers.append(Reconciler(self.target, source, self.counters, sample=sample))
+            self.store_all(reconcilers[-1])
+        # When all are stored: a picture may have gone from one folder to another, with its vector.
+        for reconciler in reconcilers:
+            reconciler.prune(missing=prune)
 
     def store_all(self, reconciler: Reconciler) -> None:
         """Take every picture that a source's plan asks for through decode, encode and store."""
