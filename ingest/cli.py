@@ -152,7 +152,7 @@ def _folders(
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
     from imret.errors import DataError, ImretError
-    from imret.sources.stored import find_source
+    from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
     from ingest.settle import advice_for_gone
     from ingest.sources import FolderSource
@@ -163,18 +163,19 @@ def _folders(
             folders.append(FolderSource(source, categories=categories))
         except DataError as error:
             stored: dict[str, int] = {}
+            where = ""
             with (
                 suppress(ImretError),
                 open_store(db, create=False) as store,
                 closing(store.open(collection)) as opened,
             ):
-                stored = opened.facet("source")
+                stored, where = opened.facet("source"), naming_options(store, collection)
             known = find_source(source, stored)
             if known is None:
                 raise
             raise DataError(
                 f"{error}\nThe collection holds {stored[known]:,} pictures of it. "
-                f"{advice_for_gone(known, collection)}"
+                f"{advice_for_gone(known, where)}"
             ) from None
     return folders
 

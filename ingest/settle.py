@@ -21,7 +21,14 @@ from imret.files import sha256_if_readable
 from imret.sources.moved import Agreement, compare, of_source
 from imret.sources.overlap import covers, path_within
 from imret.sources.presence import folder_state
-from imret.sources.stored import exact_source, find_source, give_places, is_slip_of, no_such_source
+from imret.sources.stored import (
+    exact_source,
+    find_source,
+    give_places,
+    is_slip_of,
+    naming_options,
+    no_such_source,
+)
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, path_of, source_of
 from ingest.sources import FolderSource, Record
@@ -49,12 +56,14 @@ class Settlement:
     """What is to be done about other sources before the folders of a run are ingested.
 
     Attributes:
+        where: The options that name the collection in a command; see `naming_options`.
         moved: Sources that have become one of the folders.
         absorbed: Sources that lie within one of the folders, and that folder.
         notes: Sentences for people.
         new: The folders that were no source before.
     """
 
+    where: str
     moved: list[Moved] = field(default_factory=list)
     absorbed: list[tuple[str, FolderSource]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -89,16 +98,17 @@ def settle(
             is no source or has not moved there.
     """
     _check_named(sources)
-    settlement = Settlement(new=list(sources))
+    where = naming_options(store, collection)
+    settlement = Settlement(where, new=list(sources))
     if store.live(collection) is None:
         if moved_from:
-            raise no_such_source(moved_from[0], (), collection)
+            raise no_such_source(store, collection, moved_from[0], ())
         return settlement
     with closing(store.open(collection)) as opened:
         stored = opened.facet("source")
         settlement.new = [source for source in sources if escape_undecodable(source.root) not in stored]
         for old in moved_from:
-            _settle_moved_from(opened, stored, sources, old, settlement)
+            _settle_moved_from(store, opened, stored, sources, old, settlement)
         named = {escape_undecodable(source.root) for source in sources}
         others = {
             other: exact_source(opened, other) for other in stored.keys() - named - settlement.taken_over
@@ -106,22 +116,22 @@ def settle(
         for source in sources:
             for other, place in others.items():
                 if covers(place, source.root):
-                    raise _lies_within(source, other, collection)
+                    raise _lies_within(source, other, where)
                 if _is_same_folder(place, source.root):
-                    raise _same_folder(source, other, collection)
+                    raise _same_folder(source, other, where)
                 if covers(source.root, place):
                     settlement.absorbed.append((other, source))
         for source in settlement.new:
             around = _linked_around(opened, source) - settlement.taken_over
             if around:
-                raise _lies_within(source, min(around), collection, how="by a link ")
+                raise _lies_within(source, min(around), where, how="by a link ")
         if not second_copy:
             away = {other: place for other, place in others.items() if other not in settlement.taken_over}
             found = _look_for_moved(opened, stored, sources, away)
             questions = [one for one in found if is_question(one)]
             if questions:
-                raise _moved_error(questions, collection)
-            settlement.notes += [_note(one, collection) for one in found]
+                raise _moved_error(questions, where)
+            settlement.notes += [_note(one, where) for one in found]
     return settlement
 
 
@@ -135,9 +145,9 @@ def notes_after(settlement: Settlement, target: Collection, sources: Sequence[Fo
     named = {escape_undecodable(source.root) for source in sources}
     others = {other: exact_source(target, other) for other in stored.keys() - named}
     found = _look_for_moved(target, stored, sources, others)
-    notes = [_note(one, target.name) for one in found if one.agreement.settled]
+    notes = [_note(one, settlement.where) for one in found if one.agreement.settled]
     for source in settlement.new:
-        notes += _linked_notes(target, source, others)
+        notes += _linked_notes(target, source, others, settlement.where)
     return [note for note in notes if note not in settlement.notes]
 
 
@@ -220,6 +230,7 @@ def _check_named(sources: Sequence[FolderSource]) -> None:
 
 
 def _settle_moved_from(
+    store: Store,
     opened: Collection,
     stored: Mapping[str, int],
     sources: Sequence[FolderSource],
@@ -234,7 +245,7 @@ def _settle_moved_from(
             # Said again after a run that was stopped: it is done.
             settlement.notes.append(f"{_shown(named)} is no source of {opened.name!r} (any more)")
             return
-        raise no_such_source(named, stored, opened.name)
+        raise no_such_source(store, opened.name, named, stored)
     if old in roots:
         raise DataError(f"{_shown(named)} is one of the folders to ingest; it cannot have moved to another.")
     found = [Moved(old, source, compare(opened, old, source.root)) for source in sources]
@@ -243,7 +254,7 @@ def _settle_moved_from(
         raise DataError(
             f"none of the {best.agreement.sampled} pictures of {old!r} that were looked for are in "
             f"{_shown(best.new.root)}. If it is that folder all the same: "
-            f"imret sources rename {_shown(old)} {_shown(best.new.root)} --no-check{_flag(opened.name)}"
+            f"imret sources rename {_shown(old)} {_shown(best.new.root)} --no-check{settlement.where}"
         )
     settlement.moved.append(best)
 
@@ -295,7 +306,9 @@ def _linked_around(opened: Collection, source: FolderSource) -> set[str]:
     }
 
 
-def _linked_notes(target: Collection, source: FolderSource, others: Mapping[str, str]) -> list[str]:
+def _linked_notes(
+    target: Collection, source: FolderSource, others: Mapping[str, str], where: str
+) -> list[str]:
     """Return what is to be told of sources that a new folder holds by a link in it."""
     notes = []
     here = escape_undecodable(source.root)
@@ -306,7 +319,7 @@ def _linked_notes(target: Collection, source: FolderSource, others: Mapping[str,
         if any(os.path.realpath(file_of(point.payload)) in files for point in twice):
             notes.append(
                 f"{_shown(other)} lies within {_shown(here)} by a link, so its pictures are stored twice; "
-                f"to have them once: imret sources forget {_shown(other)}{_flag(target.name)}"
+                f"to have them once: imret sources forget {_shown(other)}{where}"
             )
     return notes
 
@@ -326,27 +339,27 @@ def _folders_above(point: Point) -> Iterator[str]:
         yield os.path.join(source_of(point.payload), *parts[:depth])
 
 
-def _lies_within(source: FolderSource, other: str, collection: str, *, how: str = "") -> DataError:
+def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "") -> DataError:
     return DataError(
-        f"{_shown(source.root)} lies {how}within {_shown(other)}, a source of collection {collection!r}: its "
+        f"{_shown(source.root)} lies {how}within {_shown(other)}, a source of the collection: its "
         "pictures would be stored twice.\n"
-        f"Ingest that folder: imret ingest {_shown(other)}{_flag(collection)}"
+        f"Ingest that folder: imret ingest {_shown(other)}{where}"
     )
 
 
-def _same_folder(source: FolderSource, other: str, collection: str) -> DataError:
+def _same_folder(source: FolderSource, other: str, where: str) -> DataError:
     return DataError(
-        f"{_shown(source.root)} is {_shown(other)}, a source of collection {collection!r}, by another name: "
+        f"{_shown(source.root)} is {_shown(other)}, a source of the collection, by another name: "
         "its pictures would be stored twice.\n"
-        f"Ingest it by the name that is known: imret ingest {_shown(other)}{_flag(collection)}\n"
-        f"or give it this one: imret sources rename {_shown(other)} {_shown(source.root)}{_flag(collection)}"
+        f"Ingest it by the name that is known: imret ingest {_shown(other)}{where}\n"
+        f"or give it this one: imret sources rename {_shown(other)} {_shown(source.root)}{where}"
     )
 
 
-def _moved_error(found: Sequence[Moved], collection: str) -> DataError:
+def _moved_error(found: Sequence[Moved], where: str) -> DataError:
     lines = []
     for one in found:
-        lines += [question(one), f"If it has: {_command(one, collection)}"]
+        lines += [question(one), f"If it has: {_command(one, where)}"]
     lines.append("If it is a second copy, and the other will be back: the same command with --second-copy")
     return DataError("\n".join(lines))
 
@@ -365,33 +378,33 @@ def _what_was_found(one: Moved) -> str:
     )
 
 
-def _note(one: Moved, collection: str) -> str:
+def _note(one: Moved, where: str) -> str:
     if one.agreement.settled:
         return (
             f"{_shown(one.old)} is gone, and its pictures are stored as those of {_shown(one.new.root)}, "
             "too; "
-            f"if it is gone for good: imret sources forget {_shown(one.old)}{_flag(collection)}"
+            f"if it is gone for good: imret sources forget {_shown(one.old)}{where}"
         )
-    return f"{_what_was_found(one)}; if that is where it went: {_command(one, collection)}"
+    return f"{_what_was_found(one)}; if that is where it went: {_command(one, where)}"
 
 
-def _command(one: Moved, collection: str) -> str:
-    return f"imret ingest {_shown(one.new.root)} --moved-from {_shown(one.old)}{_flag(collection)}"
+def _command(one: Moved, where: str) -> str:
+    return f"imret ingest {_shown(one.new.root)} --moved-from {_shown(one.old)}{where}"
 
 
-def advice_for_gone(source: str, collection: str = DEFAULT_COLLECTION) -> str:
-    """Return what can be done about a source that is not there."""
-    flag = _flag(collection)
+def advice_for_gone(source: str, where: str) -> str:
+    """Return what can be done about a source that is not there.
+
+    Args:
+        source: As the collection names it.
+        where: From `naming_options`.
+    """
     return (
-        f"If it has moved: imret ingest NEW --moved-from {_shown(source)}{flag}\n"
-        f"If it is gone for good: imret sources forget {_shown(source)}{flag}"
+        f"If it has moved: imret ingest NEW --moved-from {_shown(source)}{where}\n"
+        f"If it is gone for good: imret sources forget {_shown(source)}{where}"
     )
 
 
 def _shown(path: str) -> str:
     """Return a path as a word of a command."""
     return shlex.quote(escape_control(path))
-
-
-def _flag(collection: str) -> str:
-    return "" if collection == DEFAULT_COLLECTION else f" --collection {collection}"

@@ -12,12 +12,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
-from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
 from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
-from imret.sources.stored import remove_points
+from imret.sources.stored import naming_options, remove_points
 from imret.store import Collection, Identity, Store
 from ingest.settle import Settlement, advice_for_gone, carry_out
 from ingest.sources import FolderSource
@@ -92,9 +91,10 @@ def check_not_empty(source: FolderSource, store: Store, name: str, *, prune: boo
             f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."
         )
     if prune:
+        advice = advice_for_gone(folder, naming_options(store, name))
         raise DataError(
             f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
-            f"Is its drive mounted? Nothing was removed.\n{advice_for_gone(folder, name)}"
+            f"Is its drive mounted? Nothing was removed.\n{advice}"
         )
 
 
@@ -138,7 +138,8 @@ def find_target(
         store.promote(name, identity)
         return Target(store, version, is_live=True)
     named = " ".join(_quoted(source.root) for source in sources)
-    model = f"--model {identity.model}" + (f" --collection {name}" if name != DEFAULT_COLLECTION else "")
+    where = naming_options(store, name)
+    model = f"--model {identity.model}{where}"
     if not rebuild:
         live.require_same(
             identity,
@@ -149,7 +150,7 @@ def find_target(
         )
     left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
     if left_out:
-        raise _would_be_lost(name, named, left_out, model)
+        raise _would_be_lost(name, named, left_out, model, where)
     return Target(store, store.open_version(name, identity), is_live=False)
 
 
@@ -160,11 +161,10 @@ def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
     return Identity(encoder.model_id, fingerprint, encoder.dim)
 
 
-def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str) -> DataError:
+def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str, where: str) -> DataError:
     """Return the error for a rebuild that does not name every folder; those that are gone cannot be named."""
     gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
     there = "".join(f" {_quoted(folder)}" for folder in left_out if folder not in gone)
-    flag = f" --collection {name}" if name != DEFAULT_COLLECTION else ""
     lines = [
         f"collection {name!r} also holds pictures from {' '.join(map(_quoted, left_out))}; "
         "a rebuild without them would lose them."
@@ -172,7 +172,7 @@ def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str) -
     for folder in gone:
         lines.append(
             f"{_quoted(folder)} is not there now. If it has moved: imret sources rename {_quoted(folder)} NEW"
-            f"{flag}; if it is gone for good: imret sources forget {_quoted(folder)}{flag}"
+            f"{where}; if it is gone for good: imret sources forget {_quoted(folder)}{where}"
         )
     lines.append(
         f"Name every folder: imret ingest {named}{there} {model} --rebuild, "

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
-from imret.defaults import DEFAULT_COLLECTION
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -117,7 +116,7 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
     from contextlib import closing
 
     from imret.errors import DataError
-    from imret.sources.stored import find_source, forget_source, no_such_source
+    from imret.sources.stored import find_source, forget_source, naming_options, no_such_source
     from imret.store import open_store
 
     with open_store(db, create=False, share=True) as store:
@@ -129,7 +128,7 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
         for named in sources:
             source = find_source(named, known)
             if source is None:
-                raise no_such_source(named, known, collection)
+                raise no_such_source(store, collection, named, known)
             found[source] = known[source]
         shown = ", ".join(
             f"{escape_control(source)} ({images:,} pictures)" for source, images in found.items()
@@ -145,7 +144,5 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
             with progress_bar("forget", images) as (on_points, _):
                 forget_source(store, source, collection=collection, on_points=on_points)
             announce(f"forgot {escape_control(source)}: {images:,} pictures of {collection}")
-            again = f"imret ingest {shlex.quote(source)}"
-            if collection != DEFAULT_COLLECTION:
-                again += f" --collection {collection}"
+            again = f"imret ingest {shlex.quote(source)}{naming_options(store, collection)}"
             announce(f"  to have it again: {escape_control(again)}")

@@ -77,14 +77,21 @@ def find_source(named: str, sources: Iterable[str]) -> str | None:
     return None
 
 
-def no_such_source(named: str, sources: Iterable[str], collection: str) -> DataError:
+def naming_options(store: Store, collection: str) -> str:
+    """Return the options that name a collection again in a command, each after a blank; none for defaults."""
+    named = "" if collection == DEFAULT_COLLECTION else f" --collection {collection}"
+    if not store.reason:  # somebody named the store; else it tells why it is this one
+        named += f" --db {shlex.quote(store.address)}"
+    return named
+
+
+def no_such_source(store: Store, collection: str, named: str, sources: Iterable[str]) -> DataError:
     """Return the error for a path that is no source, which names those that are like it."""
     near = near_sources(named, sources)
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    listed = "" if collection == DEFAULT_COLLECTION else f" --collection {collection}"
     return DataError(
         f"collection {collection!r} holds no pictures of a folder {_shown(named)}. {meant}"
-        f"`imret sources{listed}` lists the folders."
+        f"`imret sources{naming_options(store, collection)}` lists the folders."
     )
 
 
@@ -146,11 +153,12 @@ def rename_source(
             others = sources.keys() - {escape_undecodable(target)}
             slip = any(is_slip_of(os.fspath(old), other) for other in others)
             if len(others) == len(sources) or slip:
-                raise no_such_source(os.fspath(old), sources, collection)
+                raise no_such_source(store, collection, os.fspath(old), sources)
             return 0
-        _check_rename(opened, source, target, sources)
+        where = naming_options(store, collection)
+        _check_rename(opened, source, target, sources, where)
         if check:
-            _check_holds(opened, source, target)
+            _check_holds(opened, source, target, where)
         images = sources[source]
     for version in versions(store, collection):
         with closing(version):
@@ -184,7 +192,7 @@ def forget_source(
         sources = opened.facet("source")
     found = find_source(os.fspath(source), sources)
     if found is None:
-        raise no_such_source(os.fspath(source), sources, collection)
+        raise no_such_source(store, collection, os.fspath(source), sources)
     for version in versions(store, collection):
         with closing(version):
             remove_points(version, found, on_points=on_points)
@@ -271,7 +279,9 @@ def _placed(
     }
 
 
-def _check_rename(opened: Collection, source: str, target: str, sources: Mapping[str, int]) -> None:
+def _check_rename(
+    opened: Collection, source: str, target: str, sources: Mapping[str, int], where: str
+) -> None:
     """Refuse a new place that would mix or double the pictures of two folders."""
     new = escape_undecodable(target)
     if new == source:
@@ -282,7 +292,7 @@ def _check_rename(opened: Collection, source: str, target: str, sources: Mapping
             raise DataError(
                 f"{new!r} {where} {other!r}, a source of the collection as well: pictures would be stored "
                 "twice.\n"
-                f"Ingest {min(new, other, key=len)!r}, then: imret sources forget {_shown(source)}"
+                f"Ingest {min(new, other, key=len)!r}, then: imret sources forget {_shown(source)}{where}"
             )
     if new in sources:
         n_both = _count_at_both(opened, source, target)
@@ -291,8 +301,8 @@ def _check_rename(opened: Collection, source: str, target: str, sources: Mapping
             raise DataError(
                 f"{new!r} is a source of its own, with {sources[new]:,} pictures, of which {n_both:,} are at "
                 f"the place of the same one of {source!r}: a rename would mix two folders.\n"
-                f"If all are there now: imret ingest {_shown(new)}, "
-                f"then: imret sources forget {_shown(source)}"
+                f"If all are there now: imret ingest {_shown(new)}{where}, "
+                f"then: imret sources forget {_shown(source)}{where}"
             )
 
 
@@ -308,9 +318,9 @@ def _count_at_both(opened: Collection, source: str, target: str) -> int:
     return n_both
 
 
-def _check_holds(opened: Collection, source: str, target: str) -> None:
+def _check_holds(opened: Collection, source: str, target: str, where: str) -> None:
     """Refuse a folder that does not hold the pictures of a source."""
-    anyway = f"Rename all the same: imret sources rename {_shown(source)} {_shown(target)} --no-check"
+    anyway = f"Rename all the same: imret sources rename {_shown(source)} {_shown(target)} --no-check{where}"
     if folder_state(target) != "present":
         state = folder_state(target)
         what = {"gone": "does not exist here", "empty": "is empty"}.get(state, "cannot be read")
@@ -323,7 +333,7 @@ def _check_holds(opened: Collection, source: str, target: str) -> None:
         within = os.path.join(target, agreement.below)
         raise DataError(
             f"the pictures of {source!r} are in {escape_undecodable(within)!r}. "
-            f"Say so: imret sources rename {_shown(source)} {_shown(within)}"
+            f"Say so: imret sources rename {_shown(source)} {_shown(within)}{where}"
         )
     if not agreement.moved:
         raise DataError(

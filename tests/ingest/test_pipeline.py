@@ -374,7 +374,7 @@ def test_another_model_is_refused_also_when_dimensions_agree(
 ) -> None:
     assert encoder.dim == other_encoder.dim
     _ingest(photos, tmp_path / "db", encoder)
-    with pytest.raises(ModelMismatch, match=r"imret ingest .*photos --model .*other --rebuild"):
+    with pytest.raises(ModelMismatch, match=r"imret ingest .*photos --model .*other --db \S+ --rebuild"):
         _ingest(photos, tmp_path / "db", other_encoder)
 
 
@@ -436,7 +436,7 @@ def test_the_command_that_mends_another_model_names_the_collection_and_mends_it(
     draw_picture(tmp_path / "more" / "fungi" / "f.png", seed=40)
     for name, flag in (("photos", ""), ("birds", " --collection birds")):
         _ingest([photos, tmp_path / "more"], tmp_path / "db", encoder, collection=name)
-        advice = rf"imret ingest \S+photos \S+more --model \S+other{flag} --rebuild"
+        advice = rf"imret ingest \S+photos \S+more --model \S+other{flag} --db \S+ --rebuild"
         with pytest.raises(ModelMismatch, match=advice):
             _ingest([photos, tmp_path / "more"], tmp_path / "db", other_encoder, collection=name)
         with pytest.raises(DataError, match=advice):

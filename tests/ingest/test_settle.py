@@ -92,7 +92,7 @@ def test_a_moved_folder_is_asked_about_and_keeps_its_vectors(
     before = {p.payload["path"]: p.vector for p in points(db)}
     with pytest.raises(DataError) as raised:
         run(db, encoder, moved)
-    assert f"imret ingest {moved} --moved-from {photos}\n" in str(raised.value)
+    assert f"imret ingest {moved} --moved-from {photos} --db {db}\n" in str(raised.value)
     assert "5 of 5 pictures of it that were looked for are in" in str(raised.value)
     assert "--second-copy" in str(raised.value)
     assert {p.payload["source"] for p in points(db)} == {str(photos)}, "nothing was changed"
@@ -120,7 +120,7 @@ def test_a_second_copy_is_one_when_it_is_said_and_only_noted_from_then_on(
     assert (report.added, report.encoded, report.taken_over) == (5, 0, {})
     assert len(points(db)) == 10
     (note,) = run(db, encoder, copy).notes
-    assert note.endswith(f"if it is gone for good: imret sources forget {photos}")
+    assert note.endswith(f"if it is gone for good: imret sources forget {photos} --db {db}")
 
 
 def test_a_copy_beside_a_folder_that_is_there_is_no_question(
@@ -179,7 +179,7 @@ def test_a_folder_that_was_copied_in_part_goes_on_with_a_note(
     (note,) = first.notes
     assert (first.added, first.encoded) == (2, 0)
     assert "2 of 5 pictures of it that were looked for are in" in note
-    assert note.endswith(f"imret ingest {part} --moved-from {photos}")
+    assert note.endswith(f"imret ingest {part} --moved-from {photos} --db {db}")
     # When the rest has come it is asked about, and no picture is there twice in the end.
     shutil.copytree(tmp_path / "unplugged", part, dirs_exist_ok=True)
     with pytest.raises(DataError, match="Has it moved there"):
@@ -202,7 +202,7 @@ def test_several_folders_whose_parent_was_renamed_move_together(
     with pytest.raises(DataError) as raised:
         run(db, encoder, *new)
     for name in ("photos", "scans", "scans2"):
-        assert f"imret ingest {b / name} --moved-from {a / name}\n" in str(raised.value)
+        assert f"imret ingest {b / name} --moved-from {a / name} --db {db}\n" in str(raised.value)
     report = run(db, encoder, *new, moved_from=[str(a / "photos"), str(a / "scans"), str(a / "scans2")])
     assert (report.unchanged, report.encoded) == (9, 0)
     check(db, encoder, *new)
@@ -244,7 +244,7 @@ def test_a_folder_that_moved_into_an_ingested_one_is_told_when_its_pictures_are_
     report = run(db, encoder, big)
     assert (report.added, report.encoded) == (5, 0)
     (note,) = report.notes
-    assert note.endswith(f"if it is gone for good: imret sources forget {photos}")
+    assert note.endswith(f"if it is gone for good: imret sources forget {photos} --db {db}")
     assert run(db, encoder, big).notes == [note]
     assert run(db, encoder, big, second_copy=True).notes == []
     with open_store(str(db)) as store:
@@ -486,7 +486,8 @@ def test_a_folder_that_a_link_in_a_source_leads_to_is_refused(
         draw_picture(usb / "birds" / f"{seed}.png", seed=seed)
     (photos / "usb").symlink_to(usb)
     run(db, encoder, photos)
-    with pytest.raises(DataError, match=rf"lies by a link within {photos}, .*\n.* imret ingest {photos}$"):
+    refusal = rf"lies by a link within {photos}, .*\n.* imret ingest {photos} --db \S+$"
+    with pytest.raises(DataError, match=refusal):
         run(db, encoder, usb / deeper)
     assert len(points(db)) == 7
     os.link(usb / "birds" / "80.png", tmp_path / "hard.png")  # a copy that shares its bytes is a copy
@@ -507,7 +508,7 @@ def test_a_folder_with_a_link_to_a_source_says_so_and_how_it_is_mended(
     (note,) = report.notes
     assert note == (
         f"{usb} lies within {photos} by a link, so its pictures are stored twice; to have them once: "
-        f"imret sources forget {usb}"
+        f"imret sources forget {usb} --db {db}"
     )
     assert (report.added, report.encoded) == (7, 5)
 

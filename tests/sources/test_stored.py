@@ -137,7 +137,7 @@ def test_a_source_that_is_not_one_is_refused_with_those_that_are_like_it(store: 
             DataError, match=r"holds no pictures of a folder \S+phots\. Did you mean '\S+photos'"
         ):
             call()
-    with pytest.raises(DataError, match=r"of a folder \S+zzz\. `imret sources` lists the folders"):
+    with pytest.raises(DataError, match=r"of a folder \S+zzz\. `imret sources --db \S+` lists the folders"):
         forget_source(store, photos.parent / "zzz")
     assert len(contents(store)) == 5
 
