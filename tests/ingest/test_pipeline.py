@@ -643,8 +643,10 @@ def _stop_encoding_after(encoder: Encoder, n: int, patch: pytest.MonkeyPatch) ->
     patch.setattr(encoder, "encode_pixels", encode_some)
 
 
-def _threads_of_ingest() -> set[str]:
-    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("imret-")}
+def _new_threads(before: set[threading.Thread]) -> set[str]:
+    names = {
+        thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("imret-")
+    }
     return {name for name in names if not name.startswith("imret-edge")}  # the line to the store stays
 
 
@@ -767,6 +769,7 @@ def test_what_another_program_adds_to_the_folder_meanwhile_hides_none_that_is_go
 def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
     photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = set(threading.enumerate())
     monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
     get, n_looked_up = Collection.get, 0
 
@@ -781,7 +784,7 @@ def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
         patch.setattr(Collection, "get", failing)
         with pytest.raises(StoreError, match="the disk is gone"):
             _ingest(photos, tmp_path / "db", encoder)
-    assert _threads_of_ingest() == set()
+    assert _new_threads(before) == set()
     _ingest(photos, tmp_path / "db", encoder)
     assert len(_contents(tmp_path / "db")) == 5
 
@@ -789,12 +792,13 @@ def test_a_look_up_that_fails_ends_the_run_with_its_error_and_leaves_no_thread(
 def test_ctrl_c_ends_every_thread_and_the_next_run_goes_on(
     photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = set(threading.enumerate())
     monkeypatch.setattr("ingest.reconcile.PLAN_BATCH", 1)
     with monkeypatch.context() as patch:
         _stop_encoding_after(encoder, 2, patch)
         with pytest.raises(KeyboardInterrupt):
             _ingest(photos, tmp_path / "db", encoder, batch_size=1)
-    assert _threads_of_ingest() == set()
+    assert _new_threads(before) == set()
     report = _ingest(photos, tmp_path / "db", encoder)
     assert report.added + report.unchanged == 5
     assert len(_contents(tmp_path / "db")) == 5
