@@ -134,6 +134,7 @@ def ingest(
             max_pixels=max_pixels,
             on_encoder=on_encoder,
             on_stage=on_stage,
+            on_stored=target.go_live,
         )
         try:
             if on_total is not None:
@@ -192,8 +193,10 @@ class _Run:
         max_pixels: int,
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
+        on_stored: Callable[[], None],
     ) -> None:
         self.target = target
+        self._on_stored = on_stored
         self.encoder = encoder
         self.counters = counters
         self._given_batch_size = batch_size
@@ -347,6 +350,7 @@ class _Run:
             np.stack([point.vector for point in points]),
             [point.payload for point in points],
         )
+        self._on_stored()
         moved: list[str] = []
         reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:

@@ -28,6 +28,7 @@ from imret.sources.stored import (
     is_slip_of,
     naming_options,
     no_such_source,
+    refuse_mix,
 )
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, path_of, source_of
@@ -120,7 +121,11 @@ def settle(
                 if _is_same_folder(place, source.root):
                     raise _same_folder(source, other, where)
                 if covers(source.root, place):
-                    settlement.absorbed.append((other, source))
+                    # One that is not there stays by itself: as a part of the folder, --prune would remove it.
+                    if folder_state(place) == "present":
+                        settlement.absorbed.append((other, source))
+                    else:
+                        settlement.notes.append(_not_there(other, source, where))
         for source in settlement.new:
             around = _linked_around(opened, source) - settlement.taken_over
             if around:
@@ -130,7 +135,7 @@ def settle(
             found = _look_for_moved(opened, stored, sources, away)
             questions = [one for one in found if is_question(one)]
             if questions:
-                raise _moved_error(questions, where)
+                raise _moved_error(questions)
             settlement.notes += [_note(one, where) for one in found]
     return settlement
 
@@ -248,6 +253,12 @@ def _settle_moved_from(
         raise no_such_source(store, opened.name, named, stored)
     if old in roots:
         raise DataError(f"{_shown(named)} is one of the folders to ingest; it cannot have moved to another.")
+    if folder_state(exact_source(opened, old)) not in ("gone", "empty"):
+        raise DataError(
+            f"{_shown(old)} is still there, so it has not moved: what is elsewhere is a copy.\n"
+            f"Keep both: the same command with --second-copy; or keep one: imret sources forget {_shown(old)}"
+            f"{settlement.where}"
+        )
     found = [Moved(old, source, compare(opened, old, source.root)) for source in sources]
     best = max(found, key=lambda one: one.agreement.found)
     if best.agreement.found == 0:
@@ -256,6 +267,8 @@ def _settle_moved_from(
             f"{_shown(best.new.root)}. If it is that folder all the same: "
             f"imret sources rename {_shown(old)} {_shown(best.new.root)} --no-check{settlement.where}"
         )
+    below = best.agreement.below
+    refuse_mix(opened, old, best.new.root, stored, settlement.where, below=below)
     settlement.moved.append(best)
 
 
@@ -312,7 +325,9 @@ def _linked_notes(
     """Return what is to be told of sources that a new folder holds by a link in it."""
     notes = []
     here = escape_undecodable(source.root)
-    for other in sorted(others):
+    for other, place in sorted(others.items()):
+        if covers(source.root, place) or covers(place, source.root):
+            continue  # no link, but two runs at once, or one that is not there: the next run sees to it
         few = next(iter(target.scan(of_source(other), batch_size=_FEW)), [])
         files = {os.path.realpath(file_of(point.payload)) for point in few}
         twice = _with_contents(target, {point.payload["sha256"] for point in few}, source=here)
@@ -347,6 +362,13 @@ def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "")
     )
 
 
+def _not_there(other: str, source: FolderSource, where: str) -> str:
+    return (
+        f"{_shown(other)}, a source that lies within {_shown(source.root)}, is not there now, and stays a "
+        f"source of its own; if it is gone for good: imret sources forget {_shown(other)}{where}"
+    )
+
+
 def _same_folder(source: FolderSource, other: str, where: str) -> DataError:
     return DataError(
         f"{_shown(source.root)} is {_shown(other)}, a source of the collection, by another name: "
@@ -356,12 +378,17 @@ def _same_folder(source: FolderSource, other: str, where: str) -> DataError:
     )
 
 
-def _moved_error(found: Sequence[Moved], where: str) -> DataError:
-    lines = []
-    for one in found:
-        lines += [question(one), f"If it has: {_command(one, where)}"]
-    lines.append("If it is a second copy, and the other will be back: the same command with --second-copy")
-    return DataError("\n".join(lines))
+def _moved_error(found: Sequence[Moved]) -> DataError:
+    options = " ".join(f"--moved-from {_shown(one.old)}" for one in found)
+    return DataError(
+        "\n".join(
+            [
+                *(question(one) for one in found),
+                f"If so: the same command with {options}",
+                "If it is a second copy, and the other will be back: the same command with --second-copy",
+            ]
+        )
+    )
 
 
 def question(one: Moved) -> str:
@@ -385,11 +412,8 @@ def _note(one: Moved, where: str) -> str:
             "too; "
             f"if it is gone for good: imret sources forget {_shown(one.old)}{where}"
         )
-    return f"{_what_was_found(one)}; if that is where it went: {_command(one, where)}"
-
-
-def _command(one: Moved, where: str) -> str:
-    return f"imret ingest {_shown(one.new.root)} --moved-from {_shown(one.old)}{where}"
+    return f"{_what_was_found(one)}; if that is where it went: "
+        f"the same command with --moved-from {_shown(one.old)}"
 
 
 def advice_for_gone(source: str, where: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Target:
     """The version that a run fills; closed when the run ends.
 
@@ -33,26 +32,41 @@ class Target:
         store: Where it is.
         version: The version, open.
         is_live: Whether searches are answered from it already.
-        is_new: Whether the collection was made for this run. It goes again if the run fails before anything
-            is in it: its model may be what is at fault.
+        is_first: Whether there is nothing to protect: no version is live, or one that holds nothing. Then
+            this one is live from its first pictures on, and can be searched while it fills.
     """
 
     store: Store
     version: Collection
     is_live: bool
-    is_new: bool = False
+    is_first: bool = False
 
     def __enter__(self) -> Target:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         with suppress(StoreError):  # of a store that is lost; what stopped the run is what is told
-            is_empty = kind is not None and self.is_new and self.version.count() == 0
             self.version.close()
-            if is_empty:
-                self.store.drop(self.version.name)
+
+    def go_live(self) -> None:
+        """Make a first version live, now that pictures are in it: a model that fails binds no collection.
+
+        Raises:
+            ModelMismatch: If another run has filled the collection with another model meanwhile.
+        """
+        if self.is_live or not self.is_first:
+            return
+        name, identity = self.version.name, self.version.identity
+        live = self.store.live(name)
+        if live is not None and live.fingerprint != identity.fingerprint and not _is_empty(self.store, name):
+            live.require_same(
+                identity,
+                subject=f"collection {name!r}",
+                user="this ingest, which began before there was one, uses",
+                advice="Run it again with that model, or with --collection NAME.",
+            )
+        self.store.promote(name, identity)
+        self.is_live = True
 
     def take_over(self, settlement: Settlement) -> dict[str, int]:
         """Carry out what was settled, in the live version, and in this one if that is another.
@@ -67,15 +81,29 @@ class Target:
             return carry_out(settlement, [live] if is_same else [live, self.version])
 
     def complete(self, sources: Sequence[FolderSource]) -> None:
-        """Make what was stored last, build the index, and switch to the version if it is not live yet."""
+        """Make what was stored last, build the index, and switch to the version if it is not live yet.
+
+        Raises:
+            StoreError: If another run has switched the collection to a version of its own meanwhile.
+        """
         self.version.flush()
         self.version.optimize()
+        self.go_live()
+        name, identity = self.version.name, self.version.identity
         if not self.is_live:
             # An earlier attempt, cut short, may have stored folders that are no sources any more.
             named = {escape_undecodable(source.root) for source in sources}
             for other in self.version.facet("source").keys() - named:
                 remove_points(self.version, other)
-            self.store.promote(self.version.name, self.version.identity)
+            self.store.promote(name, identity)
+            return
+        live = self.store.live(name)
+        if live is None or live.fingerprint != identity.fingerprint:
+            now = "dropped" if live is None else f"switched to {live.model!r}"
+            raise StoreError(
+                f"collection {name!r} was {now} by another program while this ingest filled it, so that what "
+                "it stored cannot be found. Run it again."
+            )
 
 
 def check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bool) -> None:
@@ -124,19 +152,11 @@ def find_target(
     live = store.live(name)
     identity = _identity(encoder, live)
     if live is None:
-        version = store.open_version(name, identity)
-        # There is nothing to protect yet: a first ingest can be searched while it runs.
-        store.promote(name, identity)
-        return Target(store, version, is_live=True, is_new=True)
+        return Target(store, store.open_version(name, identity), is_live=False, is_first=True)
     if live.fingerprint == identity.fingerprint:
         return Target(store, store.open_version(name, identity), is_live=True)
-    with closing(store.open(name)) as old:
-        stored = set(old.facet("source"))
-        is_empty = old.count() == 0
-    if is_empty:  # as a first ingest leaves it that was killed: its model binds nothing yet
-        version = store.open_version(name, identity)
-        store.promote(name, identity)
-        return Target(store, version, is_live=True)
+    if _is_empty(store, name):  # its model binds nothing
+        return Target(store, store.open_version(name, identity), is_live=False, is_first=True)
     named = " ".join(_quoted(source.root) for source in sources)
     where = naming_options(store, name)
     model = f"--model {identity.model}{where}"
@@ -148,10 +168,17 @@ def find_target(
             advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
             f"imret ingest {named} {model} --rebuild",
         )
+    with closing(store.open(name)) as old:
+        stored = set(old.facet("source"))
     left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
     if left_out:
         raise _would_be_lost(name, named, left_out, model, where)
     return Target(store, store.open_version(name, identity), is_live=False)
+
+
+def _is_empty(store: Store, name: str) -> bool:
+    with closing(store.open(name)) as live:
+        return live.count() == 0
 
 
 def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:

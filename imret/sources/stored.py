@@ -288,14 +288,34 @@ def _check_rename(
         raise DataError(f"{new!r} is the place of that source already; there is nothing to rename.")
     for other in sources.keys() - {source, new}:
         if overlap(other, new):
-            where = "lies within" if len(other) < len(new) else "holds"
+            how = "lies within" if len(other) < len(new) else "holds"
             raise DataError(
-                f"{new!r} {where} {other!r}, a source of the collection as well: pictures would be stored "
+                f"{new!r} {how} {other!r}, a source of the collection as well: pictures would be stored "
                 "twice.\n"
                 f"Ingest {min(new, other, key=len)!r}, then: imret sources forget {_shown(source)}{where}"
             )
+    refuse_mix(opened, source, target, sources, where)
+
+
+def refuse_mix(
+    opened: Collection, source: str, target: str, sources: Mapping[str, int], where: str, *, below: str = ""
+) -> None:
+    """Refuse to give the pictures of a source places in a folder that has pictures of its own.
+
+    Args:
+        opened: The collection.
+        source: As the collection names it.
+        target: The folder, absolute.
+        sources: Pictures of each source of the collection.
+        where: From `naming_options`.
+        below: The path below the folder that the places are at.
+
+    Raises:
+        DataError: If the folder is a source, and neither's pictures are all among the other's.
+    """
+    new = escape_undecodable(target)
     if new in sources:
-        n_both = _count_at_both(opened, source, target)
+        n_both = _count_at_both(opened, source, target, below)
         # One within the other is a rename that was stopped, or the same folder ingested at both places.
         if n_both not in (sources[source], sources[new]):
             raise DataError(
@@ -306,11 +326,12 @@ def _check_rename(
             )
 
 
-def _count_at_both(opened: Collection, source: str, target: str) -> int:
+def _count_at_both(opened: Collection, source: str, target: str, below: str) -> int:
     """Return how many pictures of a source are stored at the same place below another one, too."""
+    above = f"{below}/" if below else ""
     n_both = 0
     for points in opened.scan(of_source(source), batch_size=_BATCH):
-        places = {point_id(target, path_of(point.payload)): point for point in points}
+        places = {point_id(target, above + path_of(point.payload)): point for point in points}
         n_both += sum(
             there.payload.get("sha256") == places[id_].payload.get("sha256")
             for id_, there in opened.get(list(places)).items()

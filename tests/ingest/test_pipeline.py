@@ -346,9 +346,10 @@ def test_a_model_that_cannot_encode_leaves_no_collection_that_is_bound_to_it(
         with pytest.raises(ModelError, match="other shape" if fault == "weights" else "cuda:99"):
             ingest(store, [FolderSource(photos)], encoder=broken)
         assert store.live("photos") is None
-        assert store.staged_versions("photos") == []
+        assert store.collections() == []
         assert ingest(store, [FolderSource(photos)], encoder=encoder).complete
         assert store.live("photos") == Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
+        assert store.staged_versions("photos") == []
 
 
 def test_an_empty_collection_takes_any_model(photos: Path, tmp_path: Path, encoder: Encoder) -> None:

@@ -599,3 +599,64 @@ def test_what_is_asked_about_can_be_asked_for(photos: Path, tmp_path: Path, enco
         (one,) = find_moved(store, [FolderSource(moved)])
         assert (one.old, one.new.root, one.agreement.found) == (str(photos), str(moved), 5)
         assert find_moved(store, [FolderSource(moved)], collection="none") == []
+
+
+def test_a_source_that_is_still_there_has_not_moved_whatever_is_said(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db = tmp_path / "db"
+    for seed, name in enumerate(NAMES, 30):
+        draw_picture(tmp_path / "other" / name, seed=seed)
+    shutil.copy(photos / "e.png", tmp_path / "other" / "aves" / "copy.png")
+    run(db, encoder, photos)
+    run(db, encoder, tmp_path / "other")
+    with pytest.raises(DataError, match="is still there, so it has not moved"):
+        run(db, encoder, tmp_path / "other", moved_from=[str(photos)])
+    check(db, encoder, photos, tmp_path / "other")
+
+
+def test_a_move_that_would_mix_two_folders_is_refused(photos: Path, tmp_path: Path, encoder: Encoder) -> None:
+    db = tmp_path / "db"
+    for seed, name in enumerate(NAMES, 30):
+        draw_picture(tmp_path / "other" / name, seed=seed)
+    run(db, encoder, photos)
+    run(db, encoder, tmp_path / "other")
+    photos.joinpath("e.png").rename(tmp_path / "other" / "copy.png")
+    shutil.rmtree(photos)
+    with pytest.raises(DataError, match="a rename would mix two folders"):
+        run(db, encoder, tmp_path / "other", moved_from=[str(photos)])
+    assert len(points(db)) == 10
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_source_within_a_folder_that_is_not_there_stays_and_is_not_pruned(
+    photos: Path, tmp_path: Path, encoder: Encoder, left: str
+) -> None:
+    db, disk = tmp_path / "db", photos / "disk"
+    draw_picture(disk / "aves" / "z.png", seed=60)
+    run(db, encoder, disk)
+    disk.rename(tmp_path / "unplugged")
+    if left == "an empty folder":
+        disk.mkdir()
+    report = run(db, encoder, photos, prune=True)
+    assert (report.removed, report.taken_over) == (0, {})
+    (note,) = report.notes
+    assert note.startswith(f"{disk}, a source that lies within {photos}, is not there now")
+    assert {p.payload["source"] for p in points(db)} == {str(photos), str(disk)}
+    if left == "an empty folder":
+        disk.rmdir()
+    (tmp_path / "unplugged").rename(disk)
+    assert run(db, encoder, photos, prune=True).taken_over == {str(disk): 1}
+    check(db, encoder, photos)
+
+
+def test_the_advice_about_a_rename_into_another_source_can_be_typed(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    db = tmp_path / "db"
+    run(db, encoder, photos)
+    draw_picture(tmp_path / "more" / "aves" / "x.png", seed=61)
+    run(db, encoder, tmp_path / "more")
+    with open_store(str(db)) as store, pytest.raises(DataError) as raised:
+        rename_source(store, photos, tmp_path / "more" / "photos", check=False)
+    assert f"imret sources forget {photos} --db {db}" in str(raised.value)
