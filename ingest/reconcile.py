@@ -48,6 +48,9 @@ class Planned:
     duplicate: Point | None = None
 
 
+_NONE_IS_LEFT = "holds none of the pictures any more that are stored of it, but others"
+
+
 class Reconciler:
     """Compares one source with one version of a collection.
 
@@ -121,8 +124,11 @@ class Reconciler:
         adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
-        that was deleted: it goes. The others go only with `missing`. What is out of reach never goes.
+        that was deleted: it goes. The others go only with `missing`. What is out of reach never goes. Nor
+        does anything where the source holds none of its pictures any more, but others: so looks a mount point
+        that something was put into.
         """
+        none_is_left = self._n_known == 0
         mine = of_source(self._here)
         if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
             return
@@ -134,10 +140,14 @@ class Reconciler:
                 elif isinstance(found, OutOfReach):
                     folder = os.path.join(self.source.root, *found.folder.split("/")).rstrip("/") or "/"
                     self.counters.keep(folder, found.reason)
-            if gone and not missing:
+            if gone and (none_is_left or not missing):
                 elsewhere = self._contents_still_held(gone)
                 kept = [point for point in gone if point.payload["sha256"] not in elsewhere]
-                self.counters.count("missing", len(kept), progress=False)
+                if missing:
+                    for _ in kept:
+                        self.counters.keep(self.source.root, _NONE_IS_LEFT)
+                else:
+                    self.counters.count("missing", len(kept), progress=False)
                 gone = [point for point in gone if point.payload["sha256"] in elsewhere]
             if gone:
                 self.target.delete([point.id for point in gone])

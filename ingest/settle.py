@@ -412,8 +412,10 @@ def _note(one: Moved, where: str) -> str:
             "too; "
             f"if it is gone for good: imret sources forget {_shown(one.old)}{where}"
         )
-    return f"{_what_was_found(one)}; if that is where it went: "
-        f"the same command with --moved-from {_shown(one.old)}"
+    return (
+        f"{_what_was_found(one)}; if that is where it went: the same command with "
+        f"--moved-from {_shown(one.old)}"
+    )
 
 
 def advice_for_gone(source: str, where: str) -> str:

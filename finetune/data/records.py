@@ -156,13 +156,14 @@ def refuse_doubtful_categories(records: Sequence[Record], root: Path, named: Con
     )
     if splits:
         if root.is_dir():
-            train = next((name for name in splits if name_key(name).startswith("train")), splits[0])
+            train = next((name for name in splits if name_key(name).startswith("train")), None)
             test = next((name for name in splits if name_key(name).startswith("test")), "")
-            command = f"imret finetune {shlex.quote(str(root / train))}"
-            command += f" --against {shlex.quote(str(root / test))}" if test else ""
+            against = f" --against {shlex.quote(str(root / test))}" if test else ""
             cure = (
-                f"Train on one of them: {command}\nValidation pictures are kept aside from it, or named by a "
-                "manifest with a column split."
+                f"Train on one of them: imret finetune {shlex.quote(str(root / train))}{against}\n"
+                "Validation pictures are kept aside from it, or named by a manifest with a column split."
+                if train is not None
+                else "If they are splits, move them out of the folder, and train on what is left."
             )
         else:
             cure = "Write what they are into a column split, and what pictures show into the category."

@@ -31,8 +31,10 @@ def check_outputs(
         inputs: Files and folders that are read, by what names them. What does not exist is none.
 
     Raises:
-        DataError: If there is such a file; the message says which, and why.
+        DataError: If there is such a file, or one that is a picture; the message says which, and why.
     """
+    from imret.datasets.scan import looks_like_picture
+
     seen: dict[object, str] = {}
     for option, file in outputs.items():
         if file is None:
@@ -58,6 +60,8 @@ def check_outputs(
                 raise DataError(
                     f"{option} would write {file!r} over what is read as {name}. Name another file."
                 )
+        if looks_like_picture(os.path.realpath(file)) and os.path.isfile(file) and os.path.getsize(file):
+            raise DataError(f"{option} would write over the picture {file!r}. Name another file.")
 
 
 def check_output_folder(option: str, folder: str | os.PathLike[str] | None) -> None:

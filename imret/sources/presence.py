@@ -19,6 +19,7 @@ from imret.datasets.scan import left_out, looks_like_picture
 FolderState: TypeAlias = Literal["present", "gone", "empty", "unreadable"]
 
 EMPTY = "is empty now"
+_LEFT_BY_WINDOWS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 _DANGLING = "is a link to a place that is not there"
 _LOOP = "is a link that leads back to itself"
 
@@ -42,7 +43,8 @@ Presence: TypeAlias = Literal["here", "gone"] | OutOfReach
 def folder_state(folder: str | os.PathLike[str]) -> FolderState:
     """Return what is at the place of a source now.
 
-    "empty" is a folder with nothing in it but what every walk leaves out, such as hidden files.
+    "empty" is a folder with nothing in it but what every walk leaves out, such as hidden files, and what
+    Windows leaves in folders: that may lie in a mount point, too.
     """
     state = _look_into(os.fspath(folder), "", set()).state
     if not isinstance(state, OutOfReach):
@@ -138,7 +140,10 @@ def _look_into(full: str, folder: str, above: set[tuple[int, int]]) -> _Seen:
         return _Seen(OutOfReach(folder, "is a link that leads back to a folder above it"))
     try:
         with os.scandir(full) as entries:
-            holds_something = any(left_out(entry.name) is None for entry in entries)
+            holds_something = any(
+                left_out(entry.name) is None and entry.name.casefold() not in _LEFT_BY_WINDOWS
+                for entry in entries
+            )
     except OSError as error:
         return _Seen(OutOfReach(folder, _why(error)))
     return _Seen("here" if holds_something else OutOfReach(folder, EMPTY), key)

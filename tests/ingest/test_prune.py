@@ -192,3 +192,32 @@ def test_an_emptied_source_keeps_its_pictures_without_prune_too(photos: Path, en
     photos.mkdir()
     report = run(photos, encoder)
     assert report.out_of_reach == [Unreached(str(photos), "is empty now", 9)]
+
+
+def test_a_mount_point_that_something_was_put_into_keeps_what_is_stored_of_it(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    photos.rename(photos.parent / "unmounted")
+    draw_picture(photos / "stray.png", seed=70)
+    report = run(photos, encoder, prune=True)
+    assert (report.added, report.removed) == (1, 0)
+    (kept,) = report.out_of_reach
+    assert (kept.images, kept.reason) == (
+        9,
+        "holds none of the pictures any more that are stored of it, but others",
+    )
+    assert paths(photos) == sorted([*ALL, "stray.png"])
+
+
+def test_what_a_system_writes_into_a_mount_point_makes_no_folder_of_pictures(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    shutil.rmtree(photos / "nas")
+    (photos / "nas").mkdir()
+    (photos / "nas" / "Thumbs.db").write_bytes(b"thumbs")
+    report = run(photos, encoder, prune=True)
+    assert report.removed == 0
+    (kept,) = report.out_of_reach
+    assert kept.reason == "is empty now"

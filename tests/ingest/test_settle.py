@@ -92,7 +92,7 @@ def test_a_moved_folder_is_asked_about_and_keeps_its_vectors(
     before = {p.payload["path"]: p.vector for p in points(db)}
     with pytest.raises(DataError) as raised:
         run(db, encoder, moved)
-    assert f"imret ingest {moved} --moved-from {photos} --db {db}\n" in str(raised.value)
+    assert f"If so: the same command with --moved-from {photos}\n" in str(raised.value)
     assert "5 of 5 pictures of it that were looked for are in" in str(raised.value)
     assert "--second-copy" in str(raised.value)
     assert {p.payload["source"] for p in points(db)} == {str(photos)}, "nothing was changed"
@@ -179,7 +179,7 @@ def test_a_folder_that_was_copied_in_part_goes_on_with_a_note(
     (note,) = first.notes
     assert (first.added, first.encoded) == (2, 0)
     assert "2 of 5 pictures of it that were looked for are in" in note
-    assert note.endswith(f"imret ingest {part} --moved-from {photos} --db {db}")
+    assert note.endswith(f"the same command with --moved-from {photos}")
     # When the rest has come it is asked about, and no picture is there twice in the end.
     shutil.copytree(tmp_path / "unplugged", part, dirs_exist_ok=True)
     with pytest.raises(DataError, match="Has it moved there"):
@@ -202,7 +202,7 @@ def test_several_folders_whose_parent_was_renamed_move_together(
     with pytest.raises(DataError) as raised:
         run(db, encoder, *new)
     for name in ("photos", "scans", "scans2"):
-        assert f"imret ingest {b / name} --moved-from {a / name} --db {db}\n" in str(raised.value)
+        assert f" --moved-from {a / name}" in str(raised.value).splitlines()[-2]
     report = run(db, encoder, *new, moved_from=[str(a / "photos"), str(a / "scans"), str(a / "scans2")])
     assert (report.unchanged, report.encoded) == (9, 0)
     check(db, encoder, *new)
@@ -262,7 +262,7 @@ def test_a_link_that_leads_to_another_drive_now_is_a_move(
     moved = photos.rename(tmp_path / "moved")
     link.unlink()
     link.symlink_to(moved)
-    with pytest.raises(DataError, match=f"imret ingest {moved} --moved-from {photos}"):
+    with pytest.raises(DataError, match=f"with --moved-from {photos}"):
         run(db, encoder, link)
     assert run(db, encoder, link, moved_from=[str(photos)]).unchanged == 5
 
@@ -358,7 +358,7 @@ def test_a_collection_that_came_from_another_machine_finds_its_pictures_here(
         opened.delete([p.id for p in there])
     for file in photos.rglob("*.png"):
         os.utime(file, ns=(0, 7 * 10**9))  # a copy by a program that keeps no times
-    with pytest.raises(DataError, match=f"imret ingest {photos} --moved-from '{away}'"):
+    with pytest.raises(DataError, match=f"with --moved-from '{away}'"):
         run(db, encoder, photos)
     report = run(db, encoder, photos, moved_from=[away])
     assert (report.unchanged, report.encoded) == (5, 0)
@@ -555,7 +555,7 @@ def test_without_a_terminal_it_stops_before_any_model_is_looked_for(
     (tmp_path / "model").rename(tmp_path / "model elsewhere")
     done = imret(tmp_path, "ingest", "moved")
     assert done.returncode == 1
-    assert f"imret ingest {tmp_path / 'moved'} --moved-from {photos}" in done.stderr
+    assert f"If so: the same command with --moved-from {photos}" in done.stderr
     assert "model" not in done.stderr
     # The command that it names does it.
     (tmp_path / "model elsewhere").rename(tmp_path / "model")

@@ -74,3 +74,12 @@ def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     check_output_folder("--copy-to", tmp_path)
     check_output_folder("--copy-to", None)
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+def test_a_picture_is_not_written_over(tmp_path: Path) -> None:
+    draw_picture(tmp_path / "bird.png", seed=0)
+    (tmp_path / "link.html").symlink_to(tmp_path / "bird.png")
+    for file in ("bird.png", "link.html"):
+        with pytest.raises(DataError, match="--html would write over the picture"):
+            check_outputs({"--html": str(tmp_path / file)})
+    check_outputs({"--html": str(tmp_path / "new.png")})

@@ -36,7 +36,7 @@ def test_a_file_that_left_a_folder_with_others_is_gone_and_so_is_a_folder_that_l
     assert seen(root, "a/2.jpg") == seen(root, "a/deep/3.jpg") == "here"
 
 
-@pytest.mark.parametrize("left", [None, ".DS_Store", ".keep", "lost+found"])
+@pytest.mark.parametrize("left", [None, ".DS_Store", ".keep", "lost+found", "Thumbs.db", "desktop.ini"])
 def test_an_empty_folder_may_be_the_place_of_a_drive(root: Path, left: str | None) -> None:
     (root / "b" / "4.jpg").unlink()
     if left:
