@@ -26,9 +26,9 @@ from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
+from imret.models.text_files import LOCAL_PREFIX
 from imret.settings import cache_dir
 
-LOCAL_PREFIX = "local-dir:"
 HUB_PREFIX = "hf-hub:"
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 

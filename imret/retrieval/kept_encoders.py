@@ -54,6 +54,7 @@ def kept_encoder(owner: Store | Collection, model: str) -> LazyEncoder:
 
 
 def _state_of(files: ModelFiles) -> Hashable:
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in shards_of(files.weights)]
+    read = [*shards_of(files.weights), *files.text_files.values()]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in read]
     cfg = json.dumps(files.model_cfg, sort_keys=True, default=str)
     return files.model_id, *stats, cfg, files.preprocess
