@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class ModelFiles:
         preprocess: What the image tower expects.
         weights: The checkpoint file, symbolic links resolved; or the index of several, as it is called.
         tokenizer: What `open_clip.get_tokenizer` takes for this model.
+        by_default: The same checkpoint with open_clip's defaults for what is published otherwise of its
+            architecture; None where that is nothing. So imret read them once, and collections are made so.
     """
 
     model_id: str
@@ -40,6 +42,7 @@ class ModelFiles:
     preprocess: Preprocess
     weights: Path
     tokenizer: str
+    by_default: ModelFiles | None = field(default=None, compare=False, repr=False)
 
     @property
     def dim(self) -> int:
@@ -106,6 +109,20 @@ class ModelFiles:
         """
         same_tower = fingerprint[_HALF:] == self.images_fingerprint[_HALF:]
         return same_tower or fingerprint == self.former_images_fingerprint
+
+    def as_made(self, fingerprint: str) -> ModelFiles:
+        """Return what embeds as a collection was: `by_default` if only that does, else this.
+
+        Args:
+            fingerprint: Of the collection.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        other = self.by_default
+        if other is None or self.embeds_as(fingerprint) or not other.embeds_as(fingerprint):
+            return self
+        return other
 
     def _hashed(
         self, weights: str, model_cfg: Mapping[str, Any], *, text_files: Mapping[str, str] | None = None

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +165,18 @@ def _from_checkpoint(
     known, tag, model_cfg, tags = _published_of(arch)
     if tag:
         tags = {tag: tags[tag]}
-    model_cfg, preprocess = read_as_published(
+    published_cfg, preprocess = read_as_published(
         known, model_cfg, tags, path, notify=None if tag else notify, is_id=is_id
     )
-    return ModelFiles(
+    files = ModelFiles(
         model_id=f"{known}/{tag}:{path}" if tag else f"{known}:{path}",
-        model_cfg=model_cfg,
+        model_cfg=published_cfg,
         preprocess=preprocess,
         weights=path.resolve(),
         tokenizer=known,
     )
+    default = replace(files, model_cfg=model_cfg, preprocess=parse_preprocess({}, model_cfg, known))
+    return files if tag or default == files else replace(files, by_default=default)
 
 
 def _published_of(arch: str) -> tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]:

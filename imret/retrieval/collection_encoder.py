@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from imret.defaults import DEFAULT_MODEL
@@ -11,6 +12,7 @@ from imret.store import Collection, Identity, Store
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from imret.models.fingerprint import ModelFiles
     from imret.models.lazy_encoder import LazyEncoder
 
 
@@ -24,6 +26,7 @@ def collection_encoder(
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
     existing: bool = False,
+    rebuild: bool = False,
 ) -> LazyEncoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
 
@@ -40,19 +43,67 @@ def collection_encoder(
         notify: Called with a line for the user before anything large is downloaded.
         existing: Whether the collection has to exist: a name that does not is then refused before the
             default model is downloaded for it.
+        rebuild: Whether every picture is embedded again: the model need not be read as it was before.
 
     Raises:
         DataError: If the collection has to exist and does not.
         ModelError: If the model cannot be found.
     """
     from imret.models.lazy_encoder import LazyEncoder
+    from imret.models.resolve import resolve_model
 
     live = store.live(collection)
     if existing and live is None:
         store.open(collection).close()  # says which there are
     if model is None:
         model = DEFAULT_MODEL if live is None else live.model
-    return LazyEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
+    files = resolve_model(model, arch=arch, notify=notify)
+    if live is not None and not rebuild:
+        files = read_as_made(files, collection, live, notify=notify)
+    return LazyEncoder(files, device=device, precision=precision)
+
+
+def read_as_made(
+    files: ModelFiles,
+    collection: str,
+    identity: Identity,
+    *,
+    notify: Callable[[str], None] | None = None,
+) -> ModelFiles:
+    """Return a collection's own model as it was read when the collection was made; any other as it is.
+
+    Args:
+        files: As the model is read now.
+        collection: Name, for the notice.
+        identity: Of the collection.
+        notify: Called with a sentence where it was read otherwise.
+
+    Raises:
+        ModelError: If the weights cannot be read.
+    """
+    if files.model_id != identity.model:
+        return files
+    made = files.as_made(identity.fingerprint)
+    if made is not files and notify is not None:
+        notify(
+            f"collection {collection!r} was embedded with {_differences(files, made)}: it is searched and "
+            f"filled so. To embed them as the model wants them, {_rebuild(collection, files.model_id)}"
+        )
+    return made
+
+
+def _rebuild(collection: str, model: str) -> str:
+    return f"rebuild: imret ingest SOURCE --collection {collection} --model {model} --rebuild"
+
+
+def _differences(files: ModelFiles, made: ModelFiles) -> str:
+    """Say how a model was read, where what is published of its architecture is otherwise."""
+    now, then = (
+        {**asdict(read.preprocess), "quick_gelu": bool(read.model_cfg.get("quick_gelu", False))}
+        for read in (files, made)
+    )
+    ways = [f"{key} {then[key]} instead of {now[key]}" for key in now if then[key] != now[key]]
+    return f"open_clip's defaults ({'; '.join(ways)})"
 
 
 def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
@@ -65,8 +116,14 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
     if encoder.embeds_as(mine.fingerprint):
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
-    rebuild = f"rebuild: imret ingest SOURCE --collection {collection.name} --model {theirs.model} --rebuild"
+    rebuild = _rebuild(collection.name, theirs.model)
     if mine.model == theirs.model:
+        made = encoder.files.as_made(mine.fingerprint)
+        if made is not encoder.files:
+            raise ModelMismatch(
+                f"collection {collection.name!r} was embedded with {_differences(encoder.files, made)}; "
+                f"the weights of {mine.model!r} are the same.\nSearch without naming an encoder, or {rebuild}"
+            )
         raise ModelMismatch(
             f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
             f"its fingerprint was {mine.fingerprint[:8]} and is {theirs.fingerprint[:8]} now.\n"

@@ -191,14 +191,16 @@ def test_a_model_whose_files_have_changed_is_not_the_one_that_was_kept(
         assert len(loaded) == 1
 
 
-def test_an_encoder_is_not_kept_when_the_tokenizer_has_changed(store: Store, tmp_path: Path) -> None:
+def test_an_encoder_is_not_kept_when_the_tokenizer_has_changed(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     model = write_family(tmp_path / "model", "siglip")
-    first = kept_encoder(store, str(model))
-    assert kept_encoder(store, str(model)) is first
-    tokenizer = model / "tokenizer.json"
-    tokenizer.write_text(tokenizer.read_text() + " ")
-    assert kept_encoder(store, str(model)) is not first
+    identity = Identity(str(model), "0" * 64, 32)
+    with open_store(tmp_path / "db") as store, closing(store.open_version("photos", identity)) as collection:
+        first = kept_encoder(store, collection)
+        assert kept_encoder(store, collection) is first
+        tokenizer = model / "tokenizer.json"
+        tokenizer.write_text(tokenizer.read_text() + " ")
+        assert kept_encoder(store, collection) is not first
 
 
 def test_of_many_models_those_used_last_are_kept(
