@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import open_clip
 import pytest
+from numpy.typing import NDArray
 
+from imret import Encoder
 from imret.errors import ModelMismatch
 from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
@@ -16,7 +21,11 @@ from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
 from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
 from imret.retrieval.kept_encoders import kept_encoder
+from imret.retrieval.search import search
 from imret.store import Identity, Store, open_store
+from ingest.pipeline import ingest
+from ingest.sources import FolderSource
+from tests.fakes.pictures import draw_picture
 
 
 @pytest.fixture
@@ -27,9 +36,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def read_by_default(model: Path, arch: str) -> ModelFiles:
     """A checkpoint as imret read it before it asked what is published."""
-    from open_clip import factory
-
-    get_model_config: Any = factory.get_model_config
+    get_model_config: Any = open_clip.get_model_config
     weights, cfg = model / "open_clip_model.safetensors", get_model_config(arch)
     return ModelFiles(f"{arch}:{weights}", cfg, parse_preprocess({}, cfg, arch), weights, arch)
 
@@ -95,3 +102,37 @@ def test_a_collection_of_the_published_reading_or_of_other_weights_is_told_nothi
         pytest.raises(ModelMismatch, match="has changed since"),
     ):
         check_same_encoder(collection, encoder)
+
+
+def test_such_a_collection_is_searched_as_before_until_it_is_rebuilt(
+    store: Store, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = json.loads((random_model / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "tiny-test.json").write_text(json.dumps(cfg))
+    open_clip.add_model_config(tmp_path / "tiny-test.json")
+    like_siglip = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-test", {"web": {"url": "", **like_siglip}})
+    former = read_by_default(random_model, "tiny-test")
+    for seed in range(6):
+        draw_picture(tmp_path / "photos" / f"{seed}.png", seed=seed)
+    photos = FolderSource(tmp_path / "photos")
+    made_with = Encoder(former, device="cpu", precision="fp32")
+    ingest(store, [photos], encoder=made_with)
+
+    def scores(encoder: Encoder | None = None) -> NDArray[np.float32]:
+        hits = search(store, "wing", limit=6, encoder=encoder)
+        return np.array([hit.score for hit in sorted(hits, key=lambda hit: hit.path)], np.float32)
+
+    before = scores(made_with)
+    np.testing.assert_allclose(scores(), before, atol=5e-3)  # which may round to bf16
+    assert ingest(store, [photos], encoder=collection_encoder(store, "photos")).unchanged == 6
+    published = resolve_model(former.model_id)
+    with pytest.raises(ModelMismatch, match="SOURCE"):
+        scores(Encoder(published, device="cpu"))
+    new = collection_encoder(store, "photos", model=former.model_id, rebuild=True)
+    assert ingest(store, [photos], encoder=new, rebuild=True).added == 6
+    assert store.live("photos") == Identity(former.model_id, published.images_fingerprint, 32)
+    told: list[str] = []
+    assert collection_encoder(store, "photos", notify=told.append).files == published
+    assert told == []
+    assert np.abs(scores() - before).max() > 2e-2
