@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from imret.datasets.scan import Ignored
 from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
+from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
 from imret.sources.stored import naming_options, remove_points
@@ -141,12 +142,13 @@ def find_target(
     where = naming_options(store, name)
     model = f"--model {identity.model}{where}"
     if not rebuild:
+        again = f"embed every picture again with the new model: imret ingest {named} {model} --rebuild"
+        refuse_changed(name, live, encoder, rebuild=again)
         live.require_same(
             identity,
             subject=f"collection {name!r}",
             user="this ingest uses",
-            advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
-            f"imret ingest {named} {model} --rebuild",
+            advice=f"Ingest with --model {live.model}, or {again}",
         )
     left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
     if left_out:

@@ -86,8 +86,9 @@ def read_as_made(
     made = files.as_made(identity.fingerprint)
     if made is not files and notify is not None:
         notify(
-            f"collection {collection!r} was embedded with {_differences(files, made)}: it is searched and "
-            f"filled so. To embed them as the model wants them, {_rebuild(collection, files.model_id)}"
+            f"collection {collection!r} was embedded with {_differences(files, made)}: "
+            "it is searched and filled so. To embed its pictures as the model wants them, "
+            + _rebuild(collection, files.model_id)
         )
     return made
 
@@ -117,21 +118,38 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
     rebuild = _rebuild(collection.name, theirs.model)
-    if mine.model == theirs.model:
-        made = encoder.files.as_made(mine.fingerprint)
-        if made is not encoder.files:
-            raise ModelMismatch(
-                f"collection {collection.name!r} was embedded with {_differences(encoder.files, made)}; "
-                f"the weights of {mine.model!r} are the same.\nSearch without naming an encoder, or {rebuild}"
-            )
-        raise ModelMismatch(
-            f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
-            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs.fingerprint[:8]} now.\n"
-            f"Put the old weights back, or {rebuild}"
-        )
+    refuse_changed(collection.name, mine, encoder, rebuild=rebuild)
     mine.require_same(
         theirs,
         subject=f"collection {collection.name!r}",
         user="this search uses",
         advice=f"Search with --model {mine.model} (or none), or {rebuild}",
+    )
+
+
+def refuse_changed(collection: str, identity: Identity, encoder: QueryEncoder, *, rebuild: str) -> None:
+    """Refuse a collection's own model that embeds otherwise than when the collection was made, and say why.
+
+    Args:
+        collection: Name.
+        identity: Of the collection.
+        encoder: Does not embed as the collection was.
+        rebuild: The command that embeds everything again, as the end of a sentence.
+
+    Raises:
+        ModelMismatch: If the encoder is of that model.
+    """
+    if identity.model != encoder.model_id:
+        return
+    made = encoder.files.as_made(identity.fingerprint)
+    if made is not encoder.files:
+        raise ModelMismatch(
+            f"collection {collection!r} was embedded with {_differences(encoder.files, made)}; "
+            f"the weights of {identity.model!r} are the same.\n"
+            f"Use the encoder that imret.retrieval.collection_encoder finds, or {rebuild}"
+        )
+    raise ModelMismatch(
+        f"the model {identity.model!r} has changed since collection {collection!r} was built: "
+        f"its fingerprint was {identity.fingerprint[:8]} and is {encoder.images_fingerprint[:8]} now.\n"
+        f"Put the old weights back, or {rebuild}"
     )

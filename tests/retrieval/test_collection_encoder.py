@@ -129,6 +129,8 @@ def test_such_a_collection_is_searched_as_before_until_it_is_rebuilt(
     published = resolve_model(former.model_id)
     with pytest.raises(ModelMismatch, match="SOURCE"):
         scores(Encoder(published, device="cpu"))
+    with pytest.raises(ModelMismatch, match=r"weights of 'tiny-test:.*' are the same\.\n.*--rebuild"):
+        ingest(store, [photos], encoder=Encoder(published, device="cpu"))
     new = collection_encoder(store, "photos", model=former.model_id, rebuild=True)
     assert ingest(store, [photos], encoder=new, rebuild=True).added == 6
     assert store.live("photos") == Identity(former.model_id, published.images_fingerprint, 32)
