@@ -26,8 +26,8 @@ from finetune.model.text_files import shipped_config, write_text_files
 from imret.errors import DataError, ModelError
 from imret.files import write_atomically
 from imret.images.preprocess import Preprocess
-from imret.models.clip import TEXT_TOWER_FOLDER
 from imret.models.published import CONFIG_NAME
+from imret.models.text_files import TEXT_TOWER_FOLDER
 from imret.models.weights_digest import digest_bytes, digest_tensors
 
 if TYPE_CHECKING:

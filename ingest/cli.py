@@ -217,6 +217,7 @@ def _ingest(
     arch: str | None,
     device: str,
     precision: str,
+    rebuild: bool,
     **options: Any,
 ) -> Report:
     """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
@@ -226,7 +227,14 @@ def _ingest(
     from ingest.pipeline import ingest
 
     encoder = collection_encoder(
-        store, collection, model=model, arch=arch, device=device, precision=precision, notify=announce
+        store,
+        collection,
+        model=model,
+        arch=arch,
+        device=device,
+        precision=precision,
+        notify=announce,
+        rebuild=rebuild,
     )
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
     if device not in ("auto", "cpu"):
@@ -243,6 +251,7 @@ def _ingest(
             folders,
             encoder=encoder,
             collection=collection,
+            rebuild=rebuild,
             on_total=None if bar.disable else expect,
             on_progress=bar.update,
             on_stage=bar.set_description,

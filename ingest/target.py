@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from imret.datasets.scan import Ignored
 from imret.errors import DataError, StoreError
 from imret.escape import escape_undecodable
+from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
 from imret.sources.stored import naming_options, remove_points
@@ -161,12 +162,13 @@ def find_target(
     where = naming_options(store, name)
     model = f"--model {identity.model}{where}"
     if not rebuild:
+        again = f"embed every picture again with the new model: imret ingest {named} {model} --rebuild"
+        refuse_changed(name, live, encoder, rebuild=again)
         live.require_same(
             identity,
             subject=f"collection {name!r}",
             user="this ingest uses",
-            advice=f"Ingest with --model {live.model}, or embed every picture again with the new model: "
-            f"imret ingest {named} {model} --rebuild",
+            advice=f"Ingest with --model {live.model}, or {again}",
         )
     with closing(store.open(name)) as old:
         stored = set(old.facet("source"))

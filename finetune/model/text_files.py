@@ -17,9 +17,8 @@ from torch import nn
 
 from finetune.model.base_model import Base
 from imret.errors import ModelError, summary
-from imret.models.clip import TEXT_TOWER_FOLDER
 from imret.models.published import CONFIG_NAME
-from imret.models.resolve import LOCAL_PREFIX
+from imret.models.text_files import LOCAL_PREFIX, TEXT_TOWER_FOLDER
 from imret.models.tokenizer import load_tokenizer
 
 # Say where the base's tokenizer lay, and not how it reads texts.

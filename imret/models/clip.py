@@ -23,12 +23,12 @@ from imret.errors import ModelError, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS
+from imret.models.text_files import text_tower_config
 from imret.models.tokenizer import refuse_foreign_code, require_transformers
 
 TOWERS = ("image", "text")
 
 # In a folder that imret wrote: the configuration of a text tower of Hugging Face's, so that none is fetched.
-TEXT_TOWER_FOLDER = "text_tower"
 
 # What open_clip's native CLIP keeps of its text tower on the root of the module.
 _NATIVE_TEXT = (
@@ -189,9 +189,9 @@ def _construct(files: ModelFiles, dtype: torch.dtype) -> nn.Module:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
     if "hf_model_name" in model_cfg["text_cfg"]:
         model_cfg["text_cfg"]["hf_model_pretrained"] = False
-        own = files.weights.parent / TEXT_TOWER_FOLDER
-        if (own / "config.json").is_file():
-            model_cfg["text_cfg"]["hf_model_name"] = str(own)
+        own = text_tower_config(files.weights)
+        if own.is_file():
+            model_cfg["text_cfg"]["hf_model_name"] = str(own.parent)
         refuse_foreign_code(model_cfg["text_cfg"]["hf_model_name"])
     kind: Any = CLIP
     if custom_text:

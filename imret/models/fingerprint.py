@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from imret.images.preprocess import Preprocess
+from imret.models.text_files import text_files
 from imret.models.weights_digest import digest_bytes, digest_tensors
 
 # Keys that steer training or the download of a base model and leave every embedding as it is.
@@ -32,6 +33,8 @@ class ModelFiles:
         preprocess: What the image tower expects.
         weights: The checkpoint file, symbolic links resolved; or the index of several, as it is called.
         tokenizer: What `open_clip.get_tokenizer` takes for this model.
+        by_default: The same checkpoint with open_clip's defaults for what is published otherwise of its
+            architecture; None where that is nothing. So imret read them once, and collections are made so.
     """
 
     model_id: str
@@ -39,15 +42,21 @@ class ModelFiles:
     preprocess: Preprocess
     weights: Path
     tokenizer: str
+    by_default: ModelFiles | None = field(default=None, compare=False, repr=False)
 
     @property
     def dim(self) -> int:
         """Length of an embedding."""
         return int(self.model_cfg["embed_dim"])
 
+    @property
+    def text_files(self) -> dict[str, Path]:
+        """What texts are read with besides weights, by name; none of a model with open_clip's tokenizer."""
+        return text_files(self.model_cfg, self.tokenizer, self.weights)
+
     @cached_property
     def fingerprint(self) -> str:
-        """64 hex digits that change with the weights, the architecture or the preprocessing.
+        """64 hex digits that change with the weights, the architecture, the preprocessing or the text files.
 
         The first 32 are of the whole model, the others of what makes embeddings of pictures alone. The first
         call reads the weights once (a few seconds for 4 GB); the hash is kept in the cache folder by path,
@@ -63,7 +72,8 @@ class ModelFiles:
             "vision_cfg": self.model_cfg["vision_cfg"],
             "quick_gelu": bool(self.model_cfg.get("quick_gelu", False)),
         }
-        whole = self._hashed(weights.tensors, self.model_cfg)
+        read_with = {name: digest_bytes(path) for name, path in self.text_files.items()}
+        whole = self._hashed(weights.tensors, self.model_cfg, text_files=read_with)
         return whole[:_HALF] + self._hashed(weights.image_tower, image_tower)[:_HALF]
 
     @cached_property
@@ -100,12 +110,30 @@ class ModelFiles:
         same_tower = fingerprint[_HALF:] == self.images_fingerprint[_HALF:]
         return same_tower or fingerprint == self.former_images_fingerprint
 
-    def _hashed(self, weights: str, model_cfg: Mapping[str, Any]) -> str:
+    def as_made(self, fingerprint: str) -> ModelFiles:
+        """Return what embeds as a collection was: `by_default` if only that does, else this.
+
+        Args:
+            fingerprint: Of the collection.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        other = self.by_default
+        if other is None or self.embeds_as(fingerprint) or not other.embeds_as(fingerprint):
+            return self
+        return other
+
+    def _hashed(
+        self, weights: str, model_cfg: Mapping[str, Any], *, text_files: Mapping[str, str] | None = None
+    ) -> str:
         identity = {
             "weights": weights,
             "model_cfg": _effective(model_cfg),
             "preprocess": asdict(self.preprocess),
         }
+        if text_files:
+            identity["text_files"] = text_files
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
+from imret.models.text_files import LOCAL_PREFIX
 from imret.settings import cache_dir
 
-LOCAL_PREFIX = "local-dir:"
 HUB_PREFIX = "hf-hub:"
 CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
@@ -164,16 +165,18 @@ def _from_checkpoint(
     known, tag, model_cfg, tags = _published_of(arch)
     if tag:
         tags = {tag: tags[tag]}
-    model_cfg, preprocess = read_as_published(
+    published_cfg, preprocess = read_as_published(
         known, model_cfg, tags, path, notify=None if tag else notify, is_id=is_id
     )
-    return ModelFiles(
+    files = ModelFiles(
         model_id=f"{known}/{tag}:{path}" if tag else f"{known}:{path}",
-        model_cfg=model_cfg,
+        model_cfg=published_cfg,
         preprocess=preprocess,
         weights=path.resolve(),
         tokenizer=known,
     )
+    default = replace(files, model_cfg=model_cfg, preprocess=parse_preprocess({}, model_cfg, known))
+    return files if tag or default == files else replace(files, by_default=default)
 
 
 def _published_of(arch: str) -> tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]:

@@ -13,17 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.errors import ModelError, summary
-from imret.models.resolve import LOCAL_PREFIX
-
-# One of these in a folder is a vocabulary that transformers can read.
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-)
+from imret.models.text_files import LOCAL_PREFIX, VOCABULARIES
 
 
 def require_transformers(text_cfg: Mapping[str, Any], model_id: str) -> None:
@@ -97,7 +87,7 @@ def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -
 
 
 def _has_vocabulary(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _VOCABULARIES)
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:

@@ -62,6 +62,8 @@ def digest_tensors(path: Path) -> WeightsDigest:
 def digest_bytes(path: Path) -> str:
     """Return the SHA-256 of a file, by which imret told models apart until it hashed tensors.
 
+    Of the index of several it is that of their bytes, one after the other.
+
     Raises:
         ModelError: If it cannot be read.
     """
@@ -74,9 +76,10 @@ def digest_bytes(path: Path) -> str:
 
 def _of_bytes(path: Path) -> list[str]:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    for shard in shards_of(path):  # and not the index: that is the same for other tensors of those names
+        with shard.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
     return [digest.hexdigest()]
 
 

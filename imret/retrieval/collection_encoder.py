@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from imret.defaults import DEFAULT_MODEL
@@ -11,6 +12,7 @@ from imret.store import Collection, Identity, Store
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from imret.models.fingerprint import ModelFiles
     from imret.models.lazy_encoder import LazyEncoder
 
 
@@ -24,6 +26,7 @@ def collection_encoder(
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
     existing: bool = False,
+    rebuild: bool = False,
 ) -> LazyEncoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
 
@@ -40,19 +43,68 @@ def collection_encoder(
         notify: Called with a line for the user before anything large is downloaded.
         existing: Whether the collection has to exist: a name that does not is then refused before the
             default model is downloaded for it.
+        rebuild: Whether every picture is embedded again: the model need not be read as it was before.
 
     Raises:
         DataError: If the collection has to exist and does not.
         ModelError: If the model cannot be found.
     """
     from imret.models.lazy_encoder import LazyEncoder
+    from imret.models.resolve import resolve_model
 
     live = store.live(collection)
     if existing and live is None:
         store.open(collection).close()  # says which there are
     if model is None:
         model = DEFAULT_MODEL if live is None else live.model
-    return LazyEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
+    files = resolve_model(model, arch=arch, notify=notify)
+    if live is not None and not rebuild:
+        files = read_as_made(files, collection, live, notify=notify)
+    return LazyEncoder(files, device=device, precision=precision)
+
+
+def read_as_made(
+    files: ModelFiles,
+    collection: str,
+    identity: Identity,
+    *,
+    notify: Callable[[str], None] | None = None,
+) -> ModelFiles:
+    """Return a collection's own model as it was read when the collection was made; any other as it is.
+
+    Args:
+        files: As the model is read now.
+        collection: Name, for the notice.
+        identity: Of the collection.
+        notify: Called with a sentence where it was read otherwise.
+
+    Raises:
+        ModelError: If the weights cannot be read.
+    """
+    if files.model_id != identity.model:
+        return files
+    made = files.as_made(identity.fingerprint)
+    if made is not files and notify is not None:
+        notify(
+            f"collection {collection!r} was embedded with {_differences(files, made)}: "
+            "it is searched and filled so. To embed its pictures as the model wants them, "
+            + _rebuild(collection, files.model_id)
+        )
+    return made
+
+
+def _rebuild(collection: str, model: str) -> str:
+    return f"rebuild: imret ingest SOURCE --collection {collection} --model {model} --rebuild"
+
+
+def _differences(files: ModelFiles, made: ModelFiles) -> str:
+    """Say how a model was read, where what is published of its architecture is otherwise."""
+    now, then = (
+        {**asdict(read.preprocess), "quick_gelu": bool(read.model_cfg.get("quick_gelu", False))}
+        for read in (files, made)
+    )
+    ways = [f"{key} {then[key]} instead of {now[key]}" for key in now if then[key] != now[key]]
+    return f"open_clip's defaults ({'; '.join(ways)})"
 
 
 def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
@@ -65,16 +117,39 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
     if encoder.embeds_as(mine.fingerprint):
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
-    rebuild = f"rebuild: imret ingest SOURCE --collection {collection.name} --model {theirs.model} --rebuild"
-    if mine.model == theirs.model:
-        raise ModelMismatch(
-            f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
-            f"its fingerprint was {mine.fingerprint[:8]} and is {theirs.fingerprint[:8]} now.\n"
-            f"Put the old weights back, or {rebuild}"
-        )
+    rebuild = _rebuild(collection.name, theirs.model)
+    refuse_changed(collection.name, mine, encoder, rebuild=rebuild)
     mine.require_same(
         theirs,
         subject=f"collection {collection.name!r}",
         user="this search uses",
         advice=f"Search with --model {mine.model} (or none), or {rebuild}",
+    )
+
+
+def refuse_changed(collection: str, identity: Identity, encoder: QueryEncoder, *, rebuild: str) -> None:
+    """Refuse a collection's own model that embeds otherwise than when the collection was made, and say why.
+
+    Args:
+        collection: Name.
+        identity: Of the collection.
+        encoder: Does not embed as the collection was.
+        rebuild: The command that embeds everything again, as the end of a sentence.
+
+    Raises:
+        ModelMismatch: If the encoder is of that model.
+    """
+    if identity.model != encoder.model_id:
+        return
+    made = encoder.files.as_made(identity.fingerprint)
+    if made is not encoder.files:
+        raise ModelMismatch(
+            f"collection {collection!r} was embedded with {_differences(encoder.files, made)}; "
+            f"the weights of {identity.model!r} are the same.\n"
+            f"Use the encoder that imret.retrieval.collection_encoder finds, or {rebuild}"
+        )
+    raise ModelMismatch(
+        f"the model {identity.model!r} has changed since collection {collection!r} was built: "
+        f"its fingerprint was {identity.fingerprint[:8]} and is {encoder.images_fingerprint[:8]} now.\n"
+        f"Put the old weights back, or {rebuild}"
     )

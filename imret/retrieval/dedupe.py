@@ -37,7 +37,7 @@ class NearCopies:
         bytes alone.
         """
         new = [point for point in points if point.id not in self._hashes]
-        self._hashes |= zip((point.id for point in new), _pool().map(_hash_of, new), strict=True)
+        self._hashes |= zip((point.id for point in new), _pool(os.getpid()).map(_hash_of, new), strict=True)
         hashes = {i: hash for i, point in enumerate(points) if (hash := self._hashes[point.id]) is not None}
         readable = list(hashes)
         pairs = [(readable[i], readable[j]) for i, j in near_duplicates(list(hashes.values()))]
@@ -51,8 +51,11 @@ class NearCopies:
 
 
 @functools.cache
-def _pool() -> ThreadPoolExecutor:
-    """Return the threads of all searches: those of a server would each bring their own."""
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return the threads of all searches of a process: those of a server would each bring their own.
+
+    A forked child inherits the object, and none of the threads.
+    """
     return ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), "imret-look")
 
 

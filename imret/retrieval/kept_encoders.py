@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
 from imret.models.safetensors_map import shards_of
+from imret.retrieval.collection_encoder import read_as_made
 
 if TYPE_CHECKING:
     from imret.models.fingerprint import ModelFiles
@@ -25,19 +26,20 @@ _lock = threading.Lock()
 _encoders: weakref.WeakValueDictionary[Hashable, LazyEncoder] = weakref.WeakValueDictionary()
 
 
-def kept_encoder(owner: Store | Collection, model: str) -> LazyEncoder:
-    """Return the encoder of a model: the one that an earlier search made, unless its files have changed.
+def kept_encoder(owner: Store | Collection, collection: Collection) -> LazyEncoder:
+    """Return the encoder of a collection: an earlier search's, unless the model's files have changed.
 
     Safe to use from many threads.
 
     Args:
         owner: Keeps it until it is closed, and no more than the `MODELS_KEPT` used last.
-        model: A name that `imret.models.resolve.resolve_model` takes.
+        collection: Its own model is the one.
 
     Raises:
         ModelError: If the model cannot be found.
     """
-    files = resolve_model(model)
+    identity = collection.identity
+    files = read_as_made(resolve_model(identity.model), collection.name, identity)
     try:
         state = _state_of(files)
     except OSError:
@@ -54,6 +56,7 @@ def kept_encoder(owner: Store | Collection, model: str) -> LazyEncoder:
 
 
 def _state_of(files: ModelFiles) -> Hashable:
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in shards_of(files.weights)]
+    read = [*shards_of(files.weights), *files.text_files.values()]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in read]
     cfg = json.dumps(files.model_cfg, sort_keys=True, default=str)
     return files.model_id, *stats, cfg, files.preprocess

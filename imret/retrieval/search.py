@@ -181,7 +181,7 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
 def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncoder:
     from imret.retrieval.kept_encoders import kept_encoder
 
-    return kept_encoder(owner, collection.identity.model)
+    return kept_encoder(owner, collection)
 
 
 def _combined(*filters: Filter | None) -> Filter:

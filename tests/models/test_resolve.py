@@ -27,8 +27,9 @@ from imret.models import resolve
 from imret.models.encoder import Encoder
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
-from imret.models.weights_digest import digest_tensors
+from imret.models.weights_digest import digest_bytes, digest_tensors
 from tests import ROOT
+from tests.fakes.model_families import write_family
 from tests.fakes.models import write_random_model
 
 CONFIG = "open_clip_config.json"
@@ -589,7 +590,7 @@ def test_weights_in_several_files_are_one_model(random_model: Path, tmp_path: Pa
     age(index)
     files = resolve_model(tmp_path / "model")
     assert files.weights == index
-    first = files.fingerprint
+    first, first_bytes = files.fingerprint, digest_bytes(index)
     pixels = np.full((1, 32, 32, 3), 77, np.uint8)
     row = Encoder(files, device="cpu", precision="fp32").encode_pixels(pixels)
     assert (row == Encoder(random_model, device="cpu", precision="fp32").encode_pixels(pixels)).all()
@@ -597,6 +598,7 @@ def test_weights_in_several_files_are_one_model(random_model: Path, tmp_path: Pa
     changed = {name: tensor + 1 for name, tensor in state.items()}
     save_file(changed, shards[0]) if ending == ".safetensors" else torch.save(changed, shards[0])
     assert resolve_model(tmp_path / "model").fingerprint != first  # though the index is as it was
+    assert digest_bytes(index) != first_bytes
     shards[0].rename(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match=rf"names 'model-00001-of-00003{ending}', which is not beside it"):
         _ = resolve_model(tmp_path / "model").fingerprint
@@ -633,6 +635,42 @@ def test_other_tensors_are_another_model_and_other_text_another_text_tower(
     assert len({base.fingerprint, *(files.fingerprint for files in found.values())}) == 6
     embed_alike = [name for name, files in found.items() if files.embeds_as(base.images_fingerprint)]
     assert embed_alike == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changed"),
+    [
+        ("siglip", "tokenizer.json"),
+        ("siglip", "tokenizer_config.json"),
+        ("roberta", "text_tower/config.json"),
+    ],
+)
+def test_other_text_files_are_another_model_with_the_same_image_tower(
+    tmp_path: Path, family: str, changed: str
+) -> None:
+    pytest.importorskip("transformers")
+    folder = write_family(tmp_path / "model", family)
+    if family == "roberta":  # as a tuned folder has it
+        (tmp_path / "model-text-config").rename(folder / "text_tower")
+    before = resolve_model(folder)
+    (folder / "training.json").write_text("{}")
+    assert resolve_model(folder).fingerprint == before.fingerprint
+    path = folder / changed
+    path.write_text(path.read_text().replace("}", " }", 1))
+    after = resolve_model(folder)
+    assert after.fingerprint[:32] != before.fingerprint[:32]
+    assert after.fingerprint[32:] == before.fingerprint[32:]
+    assert after.embeds_as(before.images_fingerprint)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert resolve_model(tmp_path / "copy").fingerprint == after.fingerprint
+
+
+def test_a_tokenizer_that_is_not_read_is_no_part_of_the_fingerprint(
+    random_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(random_model, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{}")  # as beside many weights of the hub
+    assert resolve_model(tmp_path / "model").fingerprint == resolve_model(random_model).fingerprint
 
 
 def fingerprint_of_bytes(folder: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +28,7 @@ from imret.retrieval.search import facets, search
 from imret.store import Filter, Ids, Match, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+from tests import ROOT
 from tests.fakes.pictures import draw_picture
 
 CATEGORIES = ("fungi", "aves", "insecta")
@@ -417,3 +421,23 @@ def test_an_open_collection_is_searched_and_stays_open(store: Store, encoder: En
     assert facets(collection, []) == facets(store, [])
     assert collection.count() > 0
     collection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_forked_child_folds_copies_with_threads_of_its_own(tmp_path: Path) -> None:
+    draw_picture(tmp_path / "a.png", seed=0)
+    program = """
+import os, signal, sys, warnings
+from imret.retrieval.dedupe import NearCopies
+from imret.store import Point
+points = [Point(name, {"source": sys.argv[1], "path": "a.png", "sha256": name}) for name in ("1", "2")]
+assert [folded for _, folded in NearCopies().fold(points)] == [1]
+warnings.simplefilter("ignore")  # Python's, of a fork beside threads
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(0 if [folded for _, folded in NearCopies().fold(points)] == [1] else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, timeout=120)
+    assert done.returncode == 0

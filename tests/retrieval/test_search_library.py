@@ -19,12 +19,14 @@ import imret
 import imret.models.encoder
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
+from imret.retrieval.kept_encoders import kept_encoder
 from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
 from imret.store import Collection, Identity, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+from tests.fakes.model_families import write_family
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
 
@@ -187,6 +189,18 @@ def test_a_model_whose_files_have_changed_is_not_the_one_that_was_kept(
         with pytest.raises(ModelMismatch, match="has changed since"):
             ask("wing")
         assert len(loaded) == 1
+
+
+def test_an_encoder_is_not_kept_when_the_tokenizer_has_changed(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = write_family(tmp_path / "model", "siglip")
+    identity = Identity(str(model), "0" * 64, 32)
+    with open_store(tmp_path / "db") as store, closing(store.open_version("photos", identity)) as collection:
+        first = kept_encoder(store, collection)
+        assert kept_encoder(store, collection) is first
+        tokenizer = model / "tokenizer.json"
+        tokenizer.write_text(tokenizer.read_text() + " ")
+        assert kept_encoder(store, collection) is not first
 
 
 def test_of_many_models_those_used_last_are_kept(

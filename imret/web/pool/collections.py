@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from imret.errors import ImretError, ModelMismatch, StoreError, StoreUnavailable
 from imret.models.lazy_encoder import LazyEncoder
-from imret.retrieval.collection_encoder import check_same_encoder
-from imret.store import Store
+from imret.models.resolve import resolve_model
+from imret.retrieval.collection_encoder import check_same_encoder, read_as_made
+from imret.store import Collection, Store
 from imret.web.metrics import Telemetry
 from imret.web.pool.batching import BatchingEncoder
 from imret.web.pool.pooled_collection import PooledCollection
@@ -202,7 +203,7 @@ class CollectionPool:
         collection = self._store.open(name)
         key = (collection.identity.fingerprint, self._models.get(name, collection.identity.model))
         try:
-            encoder = self._encoder(name, key)
+            encoder = self._encoder(collection, key)
             check_same_encoder(collection, encoder)
         except BaseException:
             collection.close()
@@ -213,20 +214,21 @@ class CollectionPool:
             self._encoders[key] = encoder  # only now: those that no open collection has are let go
         return pooled
 
-    def _encoder(self, name: str, key: tuple[str, str]) -> BatchingEncoder:
+    def _encoder(self, collection: Collection, key: tuple[str, str]) -> BatchingEncoder:
         """Return the encoder of a fingerprint and model name: the one in memory already, or a new one."""
         with self._lock:
             known = self._encoders.get(key)
         if known is not None:
             return known
         _, model = key
-        lazy = LazyEncoder(
-            model,
-            device=self._device,
-            precision=self._precision,
-            arch=self._arch if name in self._models else None,
+        arch = self._arch if collection.name in self._models else None
+        files = read_as_made(
+            resolve_model(model, arch=arch, notify=self._notify),
+            collection.name,
+            collection.identity,
             notify=self._notify,
         )
+        lazy = LazyEncoder(files, device=self._device, precision=self._precision)
         return BatchingEncoder(lazy, self.telemetry)
 
     def _retire(self, name: str, pooled: PooledCollection) -> None:
