@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import functools
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,11 +172,12 @@ def read_training(output: Path) -> dict[str, Any] | None:
 
 
 def check_output(train: Path, output: Path, base: Base, *, tensorboard: Path | None = None) -> None:
-    """Refuse an output that would be trained on, or that would replace the base.
+    """Refuse an output that would be trained on, that would replace the base, or a file of somebody else's.
 
     Raises:
-        DataError: If it lies in the training folder, is the base's folder or a file, or if the TensorBoard
-            folder lies in it or in the training folder.
+        DataError: If it lies in the training folder, is the base's folder or a file, holds a file that no run
+            made where one of the tokenizer belongs, or if the TensorBoard folder lies in it or in the
+            training folder.
     """
     if train.is_dir() and output.resolve().is_relative_to(train.resolve()):
         raise DataError(
@@ -193,6 +196,10 @@ def check_output(train: Path, output: Path, base: Base, *, tensorboard: Path | N
                 f"the --tensorboard folder {str(tensorboard)!r} lies in {str(taken)!r}, where nothing but "
                 f"{'the model' if taken == output else 'pictures'} may be. Give one elsewhere."
             )
+    if output.is_dir():
+        with tempfile.TemporaryDirectory(prefix="imret-tokenizer-") as staged:
+            write_text_files(Path(staged), base.tokenizer, None)
+            _refuse_to_replace_others(Path(staged), output)
 
 
 def resolve_resume(
@@ -281,14 +288,21 @@ def save_model(
         The content of training.json.
 
     Raises:
-        DataError: If a file cannot be written.
+        DataError: If a file cannot be written, or one that no run made is in the tokenizer's place.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     new_weights = output / (WEIGHTS_NAME + ".new")
     # "format": "pt" is what readers of the Hugging Face family look for.
     write_whole(new_weights, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     staged = _stage_text_files(output, tokenizer, model)
+    try:
+        _refuse_to_replace_others(staged, output)
+    except DataError:
+        shutil.rmtree(staged)
+        new_weights.unlink()
+        raise
     (output / CONFIG_NAME).unlink(missing_ok=True)
+    _note_text_files(staged, output)
     os.replace(new_weights, output / WEIGHTS_NAME)
     text_files = _replace_text_files(staged, output)
     training = {**training, "text_files": text_files} if text_files else dict(training)
@@ -328,20 +342,57 @@ def _replace_text_files(staged: Path, output: Path) -> list[str]:
 
     Nothing of another tokenizer may stay beside a new one, and nothing of anybody else's may go.
     """
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        earlier = json.loads((output / TRAINING_NAME).read_text(encoding="utf-8")).get("text_files", [])
-        for path in (output / name for name in earlier):
+    with contextlib.suppress(OSError):
+        for path in (output / name for name in _noted(output).get("text_files", [])):
             if path.resolve().is_relative_to(output.resolve()):
                 path.unlink(missing_ok=True)
         (output / TEXT_TOWER_FOLDER).rmdir()  # if it is empty now
-    names = []
-    for source in sorted(path for path in staged.rglob("*") if path.is_file()):
-        name = source.relative_to(staged)
+    names = _staged_names(staged)
+    for name in names:
         (output / name).parent.mkdir(exist_ok=True)
-        write_whole(output / name, functools.partial(shutil.copyfile, source))
-        names.append(name.as_posix())
+        write_whole(output / name, functools.partial(shutil.copyfile, staged / name))
     shutil.rmtree(staged)
     return names
+
+
+def _refuse_to_replace_others(staged: Path, output: Path) -> None:
+    """Raise DataError if a file that no run made has a name that one of the staged is to have."""
+    own = _noted(output).get("text_files", [])
+    for name in _staged_names(staged):
+        there = output / name
+        if name not in own and there.exists() and not _is_same(staged / name, there):
+            raise DataError(
+                f"the output {str(output)!r} holds {name!r}, a file that no run made, in the place of the "
+                "model's tokenizer.\n"
+                "Move it away, and run the same command again: without --overwrite if it was trained already."
+            )
+
+
+def _note_text_files(staged: Path, output: Path) -> None:
+    """Put down which files are about to come: if this run is killed meanwhile, the next one removes them."""
+    names = _staged_names(staged)
+    if names:
+        noted = _noted(output)
+        noted["text_files"] = sorted({*noted.get("text_files", []), *names})
+        write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(noted)))
+
+
+def _noted(output: Path) -> dict[str, Any]:
+    """Return what an earlier run put down in training.json, whether it came to its end or not."""
+    try:
+        noted = json.loads((output / TRAINING_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = noted.get("text_files", []) if isinstance(noted, dict) else None
+    return noted if isinstance(names, list) and all(isinstance(name, str) for name in names) else {}
+
+
+def _staged_names(staged: Path) -> list[str]:
+    return sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

@@ -33,10 +33,11 @@ def write_atomically(
 ) -> None:
     """Write a file so that, whatever happens, there is the old one or the new one, whole.
 
-    The content goes to `.NAME.part` beside the file, which then takes its name. That name is always the
-    same, so what a killed process left is used again; writers of one file take turns by a lock on it. A link
-    is written through, also one that leads nowhere yet. What cannot be replaced is written to: a device, a
-    pipe, a descriptor of this process such as /dev/stdout or /dev/fd/63.
+    The content goes to `.NAME.part` beside the file, which then takes its name; writers of one file take
+    turns by a lock on it. What a function writes goes to `.NAME.part~`, as some libraries put a file of their
+    own there, which nobody has locked. The names are always the same, so what a killed process left goes with
+    the next write. A link is written through, also one that leads nowhere yet. What cannot be replaced is
+    written to: a device, a pipe, a descriptor of this process such as /dev/stdout or /dev/fd/63.
 
     Args:
         path: Where to.
@@ -177,32 +178,50 @@ def _replace(
     wait: bool,
 ) -> None:
     """Write a part and give it the target's name."""
-    with _part_of(target, mode=mode, wait=wait) as (part, permissions):
+    with _part_of(target, mode=mode, wait=wait) as (part, descriptor):
+        written = _own_of_function(part) if callable(data) else part
         try:
             if callable(data):
-                data(part)
-                os.chmod(part, permissions)  # some libraries make a file of their own
+                info = os.fstat(descriptor)
+                written.unlink(missing_ok=True)
+                os.close(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                data(written)
+                with contextlib.suppress(OSError):  # only root can, and needs to
+                    os.chown(written, info.st_uid, info.st_gid)
+                os.chmod(written, stat.S_IMODE(info.st_mode))
             else:
                 part.write_bytes(data)
             if durable:
-                _sync(part, os.O_RDONLY)
+                _sync(written, os.O_RDONLY)
             if overwrite:
-                os.replace(part, target)
+                os.replace(written, target)
             else:
-                replace_if_absent(part, target)
+                replace_if_absent(written, target)
+            if written != part:
+                part.unlink(missing_ok=True)
         except BaseException:
+            with contextlib.suppress(OSError):
+                written.unlink()
             part.unlink(missing_ok=True)
             raise
 
 
 @contextlib.contextmanager
 def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Path, int]]:
-    """Lock and empty the file that becomes the target; yield it and the permissions it is to have."""
+    """Make and lock a file with the owner and permissions of the target; yield it, and its descriptor."""
     part = target.with_name(_part_name(target.name))
     # O_NOFOLLOW: in a folder of many users somebody may have put a link there.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        descriptor = os.open(part, flags, 0o666 if mode is None else mode)
+        is_new = True
+        try:
+            descriptor = os.open(part, flags | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        except FileExistsError:
+            is_new = False
+            try:
+                descriptor = os.open(part, flags)
+            except FileNotFoundError:
+                continue
         try:
             _lock(descriptor, wait=wait)
             info = os.fstat(descriptor)
@@ -210,16 +229,20 @@ def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Pa
                 continue
             if not stat.S_ISREG(info.st_mode):
                 raise FileExistsError(errno.EEXIST, "something else is in the way; remove it", str(part))
-            permissions = stat.S_IMODE(info.st_mode) if mode is None else mode
-            if mode is None:
+            if not is_new:
+                # What a killed process left has its permissions, which are no reason for those of a new file.
+                part.unlink()
+                _own_of_function(part).unlink(missing_ok=True)
+                continue
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            else:
                 with contextlib.suppress(FileNotFoundError):
                     replaced = target.stat()
-                    permissions = stat.S_IMODE(replaced.st_mode)
                     with contextlib.suppress(OSError):  # only root can, and needs to
                         os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
-            os.ftruncate(descriptor, 0)
-            os.fchmod(descriptor, permissions)
-            yield part, permissions
+                    os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
+            yield part, descriptor
             return
         finally:
             os.close(descriptor)
@@ -227,9 +250,14 @@ def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Pa
 
 def _part_name(name: str) -> str:
     part = f".{name}.part"
-    if len(os.fsencode(part)) <= _LONGEST_NAME:
+    if len(os.fsencode(part)) < _LONGEST_NAME:  # by one, for `_own_of_function`
         return part
     return f".{zlib.crc32(os.fsencode(name)):08x}.part"
+
+
+def _own_of_function(part: Path) -> Path:
+    """Return the file beside a part that a function writes; no part has such a name."""
+    return part.with_name(part.name + "~")
 
 
 def _lock(descriptor: int, *, wait: bool) -> None:

@@ -9,8 +9,10 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from imret import files
@@ -54,7 +56,7 @@ def test_what_a_killed_process_left_is_used_again(tmp_path: Path) -> None:
     )
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", code, tmp_path / "a"], cwd=ROOT).returncode == -9
-        assert names(tmp_path) == [".a.part"]
+        assert names(tmp_path) == [".a.part", ".a.part~"]
     write_atomically(tmp_path / "a", b"whole")
     assert (tmp_path / "a").read_bytes() == b"whole"
     assert names(tmp_path) == ["a"]
@@ -70,6 +72,21 @@ def test_a_new_file_has_the_permissions_of_any_and_a_replaced_one_keeps_its_own(
         assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o604
     write_atomically(tmp_path / "new", b"", mode=0o600)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", lambda part: (part.unlink(), part.touch(0o600))])
+@pytest.mark.parametrize("left", [0o600, 0o666, 0o4755])
+def test_a_new_file_has_the_permissions_of_any_whatever_a_killed_process_left(
+    tmp_path: Path, left: int, content: Callable[[Path], object]
+) -> None:
+    (tmp_path / "any").touch()
+    for name in (".new.part", ".new.part~"):
+        (tmp_path / name).write_text("half")
+        (tmp_path / name).chmod(left)
+    write_atomically(tmp_path / "new", content)
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "any").stat().st_mode
+    assert (tmp_path / "new").read_bytes() == b""
+    assert names(tmp_path) == ["any", "new"]
 
 
 def test_a_link_is_written_through_and_a_pipe_into(tmp_path: Path) -> None:
@@ -287,6 +304,44 @@ def test_another_writer_is_told_where_nobody_wants_to_wait(tmp_path: Path) -> No
         with pytest.raises(BlockingIOError):
             write_atomically(tmp_path / "a", b"x", wait=False)
     write_atomically(tmp_path / "a", b"x", wait=False)
+
+
+def _replaced(part: Path) -> None:
+    (part.parent / "other").write_text("first")
+    os.replace(part.parent / "other", part)
+
+
+def _made_anew(part: Path) -> None:
+    part.unlink()
+    part.write_text("first")
+
+
+def _saved(part: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"first": np.zeros(4)}, part)
+
+
+@pytest.mark.parametrize("write", [_replaced, _made_anew, _saved])
+def test_a_writer_keeps_its_turn_when_what_it_writes_with_makes_a_file_of_its_own(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    file = tmp_path / "a"
+    second = threading.Thread(target=write_atomically, args=(file, b"second"))
+
+    def first(part: Path) -> None:
+        write(part)
+        with pytest.raises(BlockingIOError):
+            write_atomically(file, b"third", wait=False)
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        assert b"first" in part.read_bytes()
+
+    write_atomically(file, first)
+    second.join()
+    assert file.read_bytes() == b"second"
+    assert names(tmp_path) == ["a"]
 
 
 def test_a_share_without_locks_is_written_all_the_same(

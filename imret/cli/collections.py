@@ -125,8 +125,9 @@ def check_command(
     """Look for what only other programs could have put into a collection.
 
     That is: vectors of NaN (one of which spoils every search on a server), infinity, zero or another length,
-    payloads without the fields of a picture or with wrong ones, ids that are no UUIDs. Ends with 3 if it
-    found any and left them. A picture whose point was removed comes back with the next ingest of its folder.
+    payloads without the fields of a picture or with wrong ones, ids that are no UUIDs. Fields that others
+    added to a picture are no reason. Ends with 3 if it found any and left them. A picture whose point was
+    removed comes back with the next ingest of its folder.
     """
     (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store

@@ -74,7 +74,7 @@ def fetch_picture(
             if body is not None:
                 return body
     except FetchError as fault:
-        raise _error(hops, str(fault), fault.remedy) from fault.__cause__
+        raise _error(hops, str(fault), fault.remedy, public=fault.public) from fault.__cause__
     except (TimeoutError, httpcore.TimeoutException) as error:
         cause = f"nothing complete came within {timeout_s:g} s (the time ran out while {deadline.doing})"
         raise _error(hops, cause, direct_remedy("Try again, or download the picture.")) from error
@@ -88,9 +88,11 @@ def fetch_picture(
         raise _error(hops, cause, direct_remedy("Check the address and your connection.")) from error
 
 
-def _error(hops: list[str], cause: str, remedy: str) -> ImageError:
+def _error(hops: list[str], cause: str, remedy: str, *, public: str = "") -> ImageError:
     via = f" (redirected from {shown_url(hops[0])})" if len(hops) > 1 else ""
-    return ImageError(f"Cannot fetch {shown_url(hops[-1])}{via}: {cause}.\n{remedy}")
+    what = f"Cannot fetch {shown_url(hops[-1])}{via}"
+    # The address is the one that was asked for: whoever asked may be told of it.
+    return ImageError(f"{what}: {cause}.\n{remedy}", public=f"{what}: {public or cause}.\n{remedy}")
 
 
 # ---- One request -------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def _allowed(host: str, numbers: Iterable[str], allow_private: bool) -> list[str
     raise FetchError(
         f"its host {host!r} {is_at}, which is not of the public internet",
         "If you trust it, use --allow-private-urls (in Python: allow_private=True).",
+        public=f"its host {host!r} is {kind}, which is not of the public internet",
     )
 
 

@@ -39,11 +39,13 @@ class FetchError(Exception):
 
     Attributes:
         remedy: A sentence on what to do.
+        public: The cause without what only this machine's resolver knows: see `ImretError.public`.
     """
 
-    def __init__(self, cause: str, remedy: str) -> None:
+    def __init__(self, cause: str, remedy: str, *, public: str = "") -> None:
         super().__init__(cause)
         self.remedy = remedy
+        self.public = public or cause
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def export_collection(
     Args:
         store: An open store.
         name: The collection.
-        file: What to write. It appears when it is complete; until then ".NAME.part" grows beside it.
+        file: What to write. It appears when it is complete; until then ".NAME.part~" grows beside it.
         overwrite: Replace a file that exists.
         on_points: Called with a number of points that were written.
 

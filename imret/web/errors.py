@@ -6,6 +6,7 @@ store is, or what a node of that said, nobody is told.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from imret.errors import (
     StoreLocked,
     StoreUnavailable,
 )
+from imret.store.payload import FIELDS
 from imret.web.pool.executors import Busy
 
 MEDIA_TYPE = "application/problem+json"
@@ -43,9 +45,27 @@ _STATUS: tuple[tuple[type[ImretError], int], ...] = (
     (ImretError, 500),
 )
 
-# An absolute path, quoted or bare, of which the last part is kept. Not of a URL, whose // has a colon before.
-_SERVER = re.compile(r"\w+://[^\s'\",)]+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b")
-_ABSOLUTE = re.compile(r"(?<=['\"])/(?:[^'\"/]*/)*|(?<![\w:/.~-])(?:/[^/\s'\"]+)+/")
+# An absolute path, of which the last part is kept: quoted, also behind a prefix as in 'ViT-L-14:/srv/x.pt';
+# of a file: URL; bare. Not that of another URL, whose // has a colon before.
+_ABSOLUTE = re.compile(
+    r"(?<=['\"])(?P<prefix>(?:[\w.+-]+:)+)/(?!/)(?:[^'\"/]*/)*"
+    r"|(?<=['\"])/(?:[^'\"/]*/)*"
+    r"|(?<=file://)(?:/[^/\s'\"]+)+/"
+    r"|(?<![\w/.~-])(?:/[^/\s'\"]+)+/"
+)
+
+# Where a server is: a URL, a number, a host with a port. One without a dot has a port of four digits or more,
+# for the sake of times and ratios; `width:1024` is a condition that somebody mistyped.
+_URL = re.compile(r"\b(?!file:)\w+://[^\s'\",)]*[^\s'\",).:]/?")
+_IPV6 = re.compile(
+    r"\[(?P<inner>[0-9A-Fa-f:.]+)(?:%[\w.-]+)?\](?::\d+)?"
+    r"|(?<![\w:.])(?P<bare>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*[0-9A-Fa-f:])(?:%\w+)?(?!\w)"
+)
+_HOST = re.compile(
+    r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|(?<![\w.-])(?:localhost|(?:[\w-]+\.)+[A-Za-z]{2,}):\d{2,5}\b"
+    rf"|(?<![\w.-])(?!(?:{'|'.join(FIELDS)}):)[A-Za-z][\w-]*:\d{{4,5}}\b"
+)
 
 
 def problem_body(status: int, detail: str, *, kind: str = "") -> bytes:
@@ -98,9 +118,23 @@ def problem_for(error: Exception) -> Response:
 
 
 def told(error: ImretError) -> str:
-    """Return what a client is told of an error."""
+    """Return what a client is told of an error.
+
+    Whoever raises an error about an address that the client gave says so in `public`.
+    """
     if error.public:
         return error.public
-    text = _ABSOLUTE.sub("", str(error))
-    # A store on a server says where that is; a URL in other errors is one that the client gave.
-    return _SERVER.sub("the store", text) if isinstance(error, StoreError) else text
+    server = "the store" if isinstance(error, StoreError) else "a server"
+
+    def without_ipv6(found: re.Match[str]) -> str:
+        number, colons = (found["inner"] or found["bare"]), ""
+        if number.endswith(":") and not number.endswith("::"):  # of the sentence
+            number, colons = number[:-1], ":"
+        try:
+            ipaddress.IPv6Address(number)
+        except ValueError:
+            return found[0]
+        return server + colons
+
+    text = _ABSOLUTE.sub(lambda found: found["prefix"] or "", str(error))
+    return _HOST.sub(server, _IPV6.sub(without_ipv6, _URL.sub(server, text)))

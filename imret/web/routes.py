@@ -295,7 +295,9 @@ class Api:
                     with closing(self._pool.store.open(name, patience_s=LIST_PATIENCE_S)) as opened:
                         entry["model"] = opened.identity.model
                         stats = opened.stats()
-                    entry |= {"images": stats.points, "status": stats.status, "m": stats.m}
+                    # The colour alone: what a server says of a red one names folders of it.
+                    colour = stats.status.partition(":")[0]
+                    entry |= {"images": stats.points, "status": colour, "m": stats.m}
                 except StoreUnavailable as error:
                     entry["status"] = told(error)
                 except ImretError as error:

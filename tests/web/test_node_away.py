@@ -156,6 +156,22 @@ def test_what_there_is_is_listed_with_what_does_not_answer(
     assert client.get("/readyz").status_code == 200
 
 
+def test_of_a_red_collection_the_colour_is_told(
+    client: TestClient, qdrant: QdrantOverHTTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = qdrant.engine.get_collection
+
+    def red(*args: Any, **kwargs: Any) -> models.CollectionInfo:
+        failed = models.OptimizersStatusOneOf1(error="cannot open /qdrant/storage/collections/v1/0/segments")
+        change = {"status": models.CollectionStatus.RED, "optimizer_status": failed}
+        return described(*args, **kwargs).model_copy(update=change)
+
+    monkeypatch.setattr(qdrant.engine, "get_collection", red)
+    answer = client.get("/api/v1/collections")
+    assert [one["status"] for one in answer.json()["collections"]] == ["red", "red"]
+    assert "segments" not in answer.text
+
+
 def test_a_point_that_spoils_every_search_is_named_without_where_it_lies(
     client: TestClient, qdrant: QdrantOverHTTP
 ) -> None:

@@ -399,7 +399,9 @@ def test_a_problem_says_what_the_command_would_say(
         ({"q": f"id:{uuid.UUID(int=1)}"}, 404, "has no picture with the id"),
         ({"q": "owl", "collection": "nowhere"}, 404, "no collection 'nowhere'"),
         ({"q": "owl", "collection": "../../etc"}, 400, "cannot name a collection"),
+        ({"q": "http://127.0.0.1:9/a.jpg"}, 422, "Cannot fetch http://127.0.0.1:9/a.jpg: its host"),
         ({"q": "http://127.0.0.1:9/a.jpg"}, 422, "loopback"),
+        ({"q": "http://localhost:9/a.jpg"}, 422, "its host 'localhost' is a loopback address"),
     ],
 )
 def test_wrong_input_is_refused_with_the_reason(

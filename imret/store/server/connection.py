@@ -41,9 +41,18 @@ _TRANSIENT_GRPC = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _STREAM_ENDED = re.compile(r"RST_STREAM|stream removed|GOAWAY|connection reset|broken pipe", re.IGNORECASE)
 
 # What a cluster says of shards on a node that does not answer and that no other node has: with status 500
-# (INTERNAL), and sometimes another. It passes as the node comes back.
+# (INTERNAL), and sometimes another, but none that blames the request. It passes as the node comes back.
 _NODE_AWAY = re.compile(r"currently unavailable|status: Unavailable|enough active replicas", re.IGNORECASE)
 _NODE = re.compile(r"https?://([^\s/,'\"]+)")  # a peer that is named by its number is the one that answers
+_REFUSALS = {
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+}
 _SAID_AFTER_S = 1.0  # a wait that ends sooner is nobody's business
 
 _patience: ContextVar[float | None] = ContextVar("imret_qdrant_patience", default=None)
@@ -325,8 +334,15 @@ def _first_complaint(error: ValidationError) -> str:
 
 
 def _is_node_away(error: Exception) -> bool:
-    """Whether a cluster says that one of its nodes does not answer, under whatever status."""
-    return _NODE_AWAY.search(_text_of(error)) is not None
+    """Whether a cluster says that one of its nodes does not answer, under whatever status but a refusal's.
+
+    What is refused may be spoken of in the same words: a name, a value that the request held.
+    """
+    if isinstance(error, UnexpectedResponse):
+        is_refusal = 400 <= (error.status_code or 0) < 500 and error.status_code not in _TRANSIENT_HTTP
+    else:
+        is_refusal = _grpc_code(error) in _REFUSALS
+    return not is_refusal and _NODE_AWAY.search(_text_of(error)) is not None
 
 
 def _node_of(error: Exception) -> str:

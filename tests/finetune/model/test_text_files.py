@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from finetune import checkpoint
 from finetune.checkpoint import save_model
 from finetune.config import FinetuneConfig
 from finetune.model.base_model import find_base
 from finetune.model.text_files import refuse_lost_tokenizer, shipped_config, write_text_files
 from finetune.run import check, finetune
 from imret import Encoder
-from imret.errors import ModelError
+from imret.errors import DataError, ModelError
 from imret.models.tokenizer import count_tokens
 from tests.fakes.model_families import write_family
 from tests.fakes.models import write_random_model
@@ -69,6 +70,57 @@ def test_nothing_of_an_earlier_tokenizer_or_tower_stays_in_the_folder(siglip: Pa
         (output / name).write_text("somebody else's")
     assert save(write_random_model(tmp_path / "clip", seed=0), output) == model | {"vocab.txt", "config.json"}
     assert "text_files" not in json.loads((output / "training.json").read_text())
+
+
+class Killed(BaseException):
+    """What ends a process without a word."""
+
+
+@pytest.mark.parametrize("last", ["tokenizer.json", "training.json", "config.json"])
+def test_what_a_killed_run_placed_goes_with_the_next_tokenizer(
+    siglip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    output, model = tmp_path / "tuned", {CONFIG_NAME, "open_clip_model.safetensors", "training.json"}
+    plain = write_random_model(tmp_path / "clip", seed=0)
+    save(write_family(tmp_path / "roberta", "roberta") if last == "config.json" else plain, output)
+    whole = checkpoint.write_whole
+
+    def killed(path: Path, write: Callable[[Path], object]) -> None:
+        if last == "training.json" and (output / "tokenizer.json").exists() and path.name == last:
+            raise Killed
+        whole(path, write)
+        if path.name == last and last != "training.json":
+            raise Killed
+
+    monkeypatch.setattr(checkpoint, "write_whole", killed)
+    with pytest.raises(Killed):
+        save(tmp_path / "roberta" if last == "config.json" else siglip, output)
+    monkeypatch.undo()
+    assert (output / ("text_tower/config.json" if last == "config.json" else "tokenizer.json")).exists()
+    assert not (output / CONFIG_NAME).exists()
+    assert save(plain, output) == model
+
+
+def test_a_file_of_ones_own_in_the_place_of_the_tokenizers_is_refused_and_kept(
+    siglip: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tuned"
+    plain = write_random_model(tmp_path / "clip", seed=0)
+    before = save(plain, output)
+    weights = (output / "open_clip_model.safetensors").read_bytes()
+    (output / "tokenizer.json").write_text("mine")
+    says = r"'tokenizer\.json'.*no run made.*\n.*Move it away"
+    with pytest.raises(DataError, match=says):  # before anything is trained
+        checkpoint.check_output(tmp_path / "photos", output, find_base(str(siglip)))
+    with pytest.raises(DataError, match=says):  # it came meanwhile
+        save(siglip, output)
+    assert (output / "tokenizer.json").read_text() == "mine"
+    assert (output / "open_clip_model.safetensors").read_bytes() == weights
+    assert {path.name for path in output.iterdir()} == before | {"tokenizer.json"}
+    checkpoint.check_output(tmp_path / "photos", output, find_base(str(plain)))
+    (output / "tokenizer.json").unlink()
+    save(siglip, output)
+    checkpoint.check_output(tmp_path / "photos", output, find_base(str(siglip)))
 
 
 def test_what_was_read_before_is_not_written_with_the_tokenizer(siglip: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from imret.cli.main import cli
 from imret.errors import StoreError, StoreUnavailable
 from imret.store import Collection, Identity
-from imret.store.server.connection import ServerWarning
+from imret.store.server.connection import Connection, ServerWarning
 from imret.store.server.store import ServerStore
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
@@ -110,7 +111,7 @@ def test_a_longer_wait_is_told_once_with_the_node(qdrant: QdrantOverHTTP) -> Non
         ]
 
 
-@pytest.mark.parametrize(
+SAID_OF_NODES = pytest.mark.parametrize(
     ("text", "node"),
     [
         ("The replica set for shard 2 on peer 5360762229257965 does not have enough active replicas",
@@ -121,16 +122,80 @@ def test_a_longer_wait_is_told_once_with_the_node(qdrant: QdrantOverHTTP) -> Non
         ("Service internal error: The service is currently unavailable", "a node of its cluster"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("status", [400, 404, 500])
+
+
+@SAID_OF_NODES
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_it_is_known_by_what_the_server_says_under_any_status(text: str, node: str, status: int) -> None:
     with QdrantOverHTTP() as qdrant, ServerStore(qdrant.url, patience_s=0.2) as store:
         photos = fill(store, "photos")
         qdrant.fail = lambda method, path: (status, text) if path.endswith("/count") else None
         with pytest.raises(StoreUnavailable, match=f"a part of the collection is away, as {node} does not"):
             photos.count()
-        qdrant.fail = lambda method, path: (status, "no part") if path.endswith("/count") else None
-        with pytest.raises(StoreError, match="refused to count"):
+
+
+@SAID_OF_NODES
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+def test_a_refusal_that_only_speaks_of_it_is_not_waited_for(text: str, node: str, status: int) -> None:
+    with QdrantOverHTTP() as qdrant, ServerStore(qdrant.url, patience_s=20) as store:
+        photos = fill(store, "photos")
+        asked = []
+
+        def refuse(method: str, path: str) -> tuple[int, str] | None:
+            if not path.endswith("/count"):
+                return None
+            asked.append(path)
+            return status, text
+
+        qdrant.fail = refuse
+        with pytest.raises(StoreError) as caught:
             photos.count()
+        assert not isinstance(caught.value, StoreUnavailable)
+        assert len(asked) == 1
+
+
+class Answer(Exception):
+    """What a call over gRPC ends with."""
+
+    def __init__(self, code: str, details: str) -> None:
+        super().__init__(details)
+        self._code, self._details = code, details
+
+    def code(self) -> SimpleNamespace:
+        return SimpleNamespace(name=self._code)
+
+    def details(self) -> str:
+        return self._details
+
+
+@pytest.mark.parametrize(
+    ("code", "is_waited_for"),
+    [
+        ("INVALID_ARGUMENT", False),
+        ("NOT_FOUND", False),
+        ("ALREADY_EXISTS", False),
+        ("PERMISSION_DENIED", False),
+        ("UNAUTHENTICATED", False),
+        ("OUT_OF_RANGE", False),
+        ("UNIMPLEMENTED", False),
+        ("INTERNAL", True),
+        ("UNKNOWN", True),
+        ("UNAVAILABLE", True),
+    ],
+)
+def test_over_grpc_the_code_says_what_is_a_refusal(code: str, is_waited_for: bool) -> None:
+    asked = []
+
+    def call() -> None:
+        asked.append(code)
+        raise Answer(code, "shard 2 is currently unavailable")
+
+    with QdrantOverHTTP() as qdrant:
+        connection = Connection(qdrant.url, api_key=None, client=None, patience_s=0.3, in_flight=1)
+        with closing(connection), pytest.raises(StoreError) as caught:
+            connection.request("count", call)
+    assert isinstance(caught.value, StoreUnavailable) == is_waited_for
+    assert (len(asked) > 1) == is_waited_for
 
 
 def test_collections_are_listed_and_those_that_answer_are_described(qdrant: QdrantOverHTTP) -> None:
