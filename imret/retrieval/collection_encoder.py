@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,15 @@ def collection_encoder(
     return LazyEncoder(model, arch=arch, device=device, precision=precision, notify=notify)
 
 
-def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
+def check_same_encoder(
+    collection: Collection, encoder: QueryEncoder, *, store: Store | Collection | None = None
+) -> None:
     """Refuse an encoder whose image tower is not the one that made the collection.
+
+    Args:
+        collection: An open one.
+        encoder: That is about to search it.
+        store: Its store, which the commands that an error advises then name, too.
 
     Raises:
         ModelMismatch: If the fingerprints differ, though the dimensions may agree.
@@ -65,7 +73,12 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
     if encoder.embeds_as(mine.fingerprint):
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
-    rebuild = f"rebuild: imret ingest SOURCE --collection {collection.name} --model {theirs.model} --rebuild"
+    where = f" --collection {collection.name}"
+    if store is not None and hasattr(store, "open"):
+        from imret.sources.stored import naming_options  # only here: a search needs nothing else of it
+
+        where = naming_options(store, collection.name)
+    rebuild = f"rebuild: imret ingest SOURCE{where} --model {shlex.quote(theirs.model)} --rebuild"
     if mine.model == theirs.model:
         raise ModelMismatch(
             f"the model {mine.model!r} has changed since collection {collection.name!r} was built: "
