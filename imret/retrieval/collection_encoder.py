@@ -74,7 +74,7 @@ def check_same_encoder(
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
     where = f" --collection {collection.name}"
-    if store is not None and hasattr(store, "open"):
+    if store is not None and not isinstance(store, Collection):
         from imret.sources.stored import naming_options  # only here: a search needs nothing else of it
 
         where = naming_options(store, collection.name)
