@@ -37,23 +37,23 @@ def command() -> None:
 @format_option("json: one object per line.")
 def list_command(db: str | None, collection: str, output: str) -> None:
     """List the folders: images, what is there now, path."""
-    from imret.sources.stored import list_sources
+    from imret.sources.stored import list_sources, naming_options
     from imret.store import open_store
 
     with open_store(db, create=False) as store:
         if store.reason:
             announce(store.reason)
-        sources = list_sources(store, collection)
+        sources, where = list_sources(store, collection), naming_options(store, collection)
     if output == "json":
         for source in sources:
             print(json.dumps(asdict(source), ensure_ascii=False))
     elif sources:
         _print_table(sources)
     else:
-        announce(f"collection {collection} holds no pictures; fill it: imret ingest FOLDER")
+        announce(f"collection {collection} holds no pictures; fill it: imret ingest FOLDER{where}")
     if any(source.state in ("gone", "empty") for source in sources):
-        announce("of a folder that has moved:        imret sources rename OLD NEW")
-        announce("of one that is gone for good:      imret sources forget OLD")
+        announce(f"of a folder that has moved:        imret sources rename OLD NEW{where}")
+        announce(f"of one that is gone for good:      imret sources forget OLD{where}")
 
 
 def _print_table(sources: Sequence[StoredSource]) -> None:

@@ -42,7 +42,7 @@ def evaluate_collection(
         ModelMismatch: If the encoder is not the collection's.
     """
     with closing(store.open(collection)) as opened:
-        check_same_encoder(opened, encoder)
+        check_same_encoder(opened, encoder, store=store)
         n_of = opened.facet("category")
         categories = sorted(n_of)
         if len(categories) < 2:

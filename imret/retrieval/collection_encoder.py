@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -88,13 +89,13 @@ def read_as_made(
         notify(
             f"collection {collection!r} was embedded with {_differences(files, made)}: "
             "it is searched and filled so. To embed its pictures as the model wants them, "
-            + _rebuild(collection, files.model_id)
+            + _rebuild(f" --collection {collection}", files.model_id)
         )
     return made
 
 
-def _rebuild(collection: str, model: str) -> str:
-    return f"rebuild: imret ingest SOURCE --collection {collection} --model {model} --rebuild"
+def _rebuild(where: str, model: str) -> str:
+    return f"rebuild: imret ingest SOURCE{where} --model {shlex.quote(model)} --rebuild"
 
 
 def _differences(files: ModelFiles, made: ModelFiles) -> str:
@@ -107,8 +108,15 @@ def _differences(files: ModelFiles, made: ModelFiles) -> str:
     return f"open_clip's defaults ({'; '.join(ways)})"
 
 
-def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
+def check_same_encoder(
+    collection: Collection, encoder: QueryEncoder, *, store: Store | Collection | None = None
+) -> None:
     """Refuse an encoder whose image tower is not the one that made the collection.
+
+    Args:
+        collection: An open one.
+        encoder: That is about to search it.
+        store: Its store, which the commands that an error advises then name, too.
 
     Raises:
         ModelMismatch: If the fingerprints differ, though the dimensions may agree.
@@ -117,7 +125,12 @@ def check_same_encoder(collection: Collection, encoder: QueryEncoder) -> None:
     if encoder.embeds_as(mine.fingerprint):
         return
     theirs = Identity(encoder.model_id, encoder.images_fingerprint, mine.dim)
-    rebuild = _rebuild(collection.name, theirs.model)
+    where = f" --collection {collection.name}"
+    if store is not None and not isinstance(store, Collection):
+        from imret.sources.stored import naming_options  # only here: a search needs nothing else of it
+
+        where = naming_options(store, collection.name)
+    rebuild = _rebuild(where, theirs.model)
     refuse_changed(collection.name, mine, encoder, rebuild=rebuild)
     mine.require_same(
         theirs,

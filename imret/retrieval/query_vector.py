@@ -25,7 +25,7 @@ from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.prompts import search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
-from imret.store import Collection, Filter, Match, Point
+from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, point_id
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class QueryEmbedder:
         encoder: Gives its encoder; called when something has to be encoded.
         template: Whether short texts are put into prompt templates.
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
+        store: Of the collection, for what an error advises.
 
     Attributes:
         hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
@@ -72,15 +73,17 @@ class QueryEmbedder:
         encoder: Callable[[], QueryEncoder],
         template: bool,
         fetch: Callable[[str], bytes] | None,
+        *,
+        store: Store | Collection | None = None,
     ) -> None:
-        self._collection, self._get_encoder = collection, encoder
+        self._collection, self._get_encoder, self._store = collection, encoder, store
         self._template, self._fetch = template, fetch
         self.hashes: list[str] = []
 
     @cached_property
     def _encoder(self) -> QueryEncoder:
         encoder = self._get_encoder()
-        check_same_encoder(self._collection, encoder)
+        check_same_encoder(self._collection, encoder, store=self._store)
         return encoder
 
     @cached_property

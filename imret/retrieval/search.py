@@ -114,11 +114,15 @@ def find_hits(
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
         if encoder is not None:
-            check_same_encoder(collection, encoder)
+            check_same_encoder(collection, encoder, store=store)
         filter_ = _combined(options.make_filter(), filter)
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
-            collection, lambda: encoder or _encoder_of(collection, store), options.template, fetch
+            collection,
+            lambda: encoder or _encoder_of(collection, store),
+            options.template,
+            fetch,
+            store=store,
         )
         vector = embedder.embed(terms)
         if embedder.hashes and not options.include_self:

@@ -288,11 +288,12 @@ def _check_rename(
         raise DataError(f"{new!r} is the place of that source already; there is nothing to rename.")
     for other in sources.keys() - {source, new}:
         if overlap(other, new):
-            how = "lies within" if len(other) < len(new) else "holds"
+            relation = "lies within" if len(other) < len(new) else "holds"
             raise DataError(
-                f"{new!r} {how} {other!r}, a source of the collection as well: pictures would be stored "
+                f"{new!r} {relation} {other!r}, a source of the collection as well: pictures would be stored "
                 "twice.\n"
-                f"Ingest {min(new, other, key=len)!r}, then: imret sources forget {_shown(source)}{where}"
+                f"Ingest the outer one: imret ingest {_shown(min(new, other, key=len))}{where}, "
+                f"then: imret sources forget {_shown(source)}{where}"
             )
     refuse_mix(opened, source, target, sources, where)
 

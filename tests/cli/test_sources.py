@@ -60,8 +60,8 @@ def test_it_lists_when_nothing_else_is_said(folder: Path) -> None:
         ["3", "gone", f"{folder}/old"],
         ["3", "present", f"{folder}/photos"],
     ]
-    assert "imret sources rename OLD NEW" in done.stderr
-    assert "imret sources forget OLD" in done.stderr
+    assert "imret sources rename OLD NEW --db db\n" in done.stderr
+    assert "imret sources forget OLD --db db\n" in done.stderr
     (one, other) = map(json.loads, imret(folder, "--format", "json").stdout.splitlines())
     assert one == {"folder": f"{folder}/old", "images": 3, "state": "gone"}
     assert other["state"] == "present"

@@ -117,8 +117,12 @@ def test_an_unknown_collection_is_refused_with_those_that_exist(store: Store, en
 
 def test_another_model_is_refused_also_when_dimensions_agree(store: Store, tmp_path: Path) -> None:
     other = Encoder(str(write_random_model(tmp_path / "other", seed=3)), device="cpu", precision="fp32")
-    with pytest.raises(ModelMismatch, match=r"was built with '.*random'(.|\n)*Search with --model .*random"):
+    with pytest.raises(
+        ModelMismatch, match=r"was built with '.*random'(.|\n)*Search with --model .*random"
+    ) as refused:
         search(store, "wing", encoder=other)
+    again = f"imret ingest SOURCE --db {store.address} --model {tmp_path / 'other'} --rebuild"
+    assert str(refused.value).endswith(again)
 
 
 def test_a_collection_of_former_fingerprints_is_searched_and_filled_as_it_is(
@@ -186,7 +190,8 @@ def test_a_model_whose_files_have_changed_is_not_the_one_that_was_kept(
         ask("wing")
         other = write_random_model(tmp_path / "other", seed=5)
         os.replace(other / "open_clip_model.safetensors", model / "open_clip_model.safetensors")
-        with pytest.raises(ModelMismatch, match="has changed since"):
+        again = rf"(?s)has changed since.*SOURCE --db {tmp_path / 'db'} --model {model} --rebuild"
+        with pytest.raises(ModelMismatch, match=again):
             ask("wing")
         assert len(loaded) == 1
 

@@ -187,8 +187,12 @@ def test_the_place_that_it_has_and_places_that_overlap_another_source_are_refuse
         (root / "archive", "holds '.*archive/2023'"),
         (Path("/"), "'/' holds '.*archive/2023'"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=said) as refused:
             rename_source(store, photos, new, check=False)
+        if said[0] != "i":
+            outer = min(str(new), f"{root}/archive/2023", key=len)
+            assert f"imret ingest {outer} --db {store.address}, then" in str(refused.value)
+            assert str(refused.value).endswith(f"imret sources forget {photos} --db {store.address}")
     assert len(contents(store)) == 5
     at = photos
     for new in (root / "archive" / "20234", root / "archive" / "2023" / ".hidden", photos / "in", photos):
