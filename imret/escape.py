@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 
 
@@ -16,6 +17,11 @@ def escape_control(text: str) -> str:
         char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char)
         for char in escape_undecodable(text)
     )
+
+
+def quoted(path: str) -> str:
+    """Return a path as it is typed as a word of a command, fit to print."""
+    return shlex.quote(escape_control(path))
 
 
 def _escaped(char: str) -> str:

@@ -48,7 +48,9 @@ class Planned:
     duplicate: Point | None = None
 
 
-_NONE_IS_LEFT = "holds none of the pictures any more that are stored of it, but others"
+ALMOST_NONE = 0.1  # of a source's points: with no more files than that, it looks like a mount point
+
+_ALMOST_NONE_LEFT = "holds almost none of its pictures any more; `imret sources forget` takes it out"
 
 
 class Reconciler:
@@ -125,13 +127,14 @@ class Reconciler:
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
         that was deleted: it goes. The others go only with `missing`. What is out of reach never goes. Nor
-        does anything where the source holds none of its pictures any more, but others: so looks a mount point
+        does anything where at most `ALMOST_NONE` of the source's points have a file: so looks a mount point
         that something was put into.
         """
-        none_is_left = self._n_known == 0
         mine = of_source(self._here)
-        if self._all_counted and self.target.count(mine) == self._n_known + self._n_added:
+        n_points, n_with_file = self.target.count(mine), self._n_known + self._n_added
+        if self._all_counted and n_points == n_with_file:
             return
+        few_are_left = n_with_file <= ALMOST_NONE * n_points
         for points in self.target.scan(mine):
             gone = []
             for point, found in zip(points, self._presence(points), strict=True):
@@ -140,12 +143,12 @@ class Reconciler:
                 elif isinstance(found, OutOfReach):
                     folder = os.path.join(self.source.root, *found.folder.split("/")).rstrip("/") or "/"
                     self.counters.keep(folder, found.reason)
-            if gone and (none_is_left or not missing):
+            if gone and (few_are_left or not missing):
                 elsewhere = self._contents_still_held(gone)
                 kept = [point for point in gone if point.payload["sha256"] not in elsewhere]
                 if missing:
                     for _ in kept:
-                        self.counters.keep(self.source.root, _NONE_IS_LEFT)
+                        self.counters.keep(self.source.root, _ALMOST_NONE_LEFT)
                 else:
                     self.counters.count("missing", len(kept), progress=False)
                 gone = [point for point in gone if point.payload["sha256"] in elsewhere]

@@ -7,7 +7,6 @@ folder that holds the pictures of a source that is gone is that source, moved, u
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
-from imret.escape import escape_control, escape_undecodable
+from imret.escape import escape_undecodable, quoted
 from imret.files import sha256_if_readable
 from imret.sources.moved import Agreement, compare, of_source
 from imret.sources.overlap import covers, path_within
@@ -225,12 +224,12 @@ def _take_over(version: Collection, old: str, source: FolderSource, below: str |
 def _check_named(sources: Sequence[FolderSource]) -> None:
     for one, other in combinations(sources, 2):
         if one.root == other.root:
-            raise DataError(f"the folder {_shown(one.root)} is named twice. Name it once.")
+            raise DataError(f"the folder {quoted(one.root)} is named twice. Name it once.")
         outer, inner = sorted((one.root, other.root), key=len)
         if covers(outer, inner):
             raise DataError(
-                f"{_shown(inner)} lies within {_shown(outer)}, so its pictures would be stored twice. "
-                f"Name {_shown(outer)} alone."
+                f"{quoted(inner)} lies within {quoted(outer)}, so its pictures would be stored twice. "
+                f"Name {quoted(outer)} alone."
             )
 
 
@@ -248,15 +247,15 @@ def _settle_moved_from(
     if old is None:
         if roots & stored.keys() and not any(is_slip_of(named, other) for other in stored.keys() - roots):
             # Said again after a run that was stopped: it is done.
-            settlement.notes.append(f"{_shown(named)} is no source of {opened.name!r} (any more)")
+            settlement.notes.append(f"{quoted(named)} is no source of {opened.name!r} (any more)")
             return
         raise no_such_source(store, opened.name, named, stored)
     if old in roots:
-        raise DataError(f"{_shown(named)} is one of the folders to ingest; it cannot have moved to another.")
+        raise DataError(f"{quoted(named)} is one of the folders to ingest; it cannot have moved to another.")
     if folder_state(exact_source(opened, old)) not in ("gone", "empty"):
         raise DataError(
-            f"{_shown(old)} is still there, so it has not moved: what is elsewhere is a copy.\n"
-            f"Keep both: the same command with --second-copy; or keep one: imret sources forget {_shown(old)}"
+            f"{quoted(old)} is still there, so it has not moved: what is elsewhere is a copy.\n"
+            f"Keep both: the same command with --second-copy; or keep one: imret sources forget {quoted(old)}"
             f"{settlement.where}"
         )
     found = [Moved(old, source, compare(opened, old, source.root)) for source in sources]
@@ -264,8 +263,8 @@ def _settle_moved_from(
     if best.agreement.found == 0:
         raise DataError(
             f"none of the {best.agreement.sampled} pictures of {old!r} that were looked for are in "
-            f"{_shown(best.new.root)}. If it is that folder all the same: "
-            f"imret sources rename {_shown(old)} {_shown(best.new.root)} --no-check{settlement.where}"
+            f"{quoted(best.new.root)}. If it is that folder all the same: "
+            f"imret sources rename {quoted(old)} {quoted(best.new.root)} --no-check{settlement.where}"
         )
     below = best.agreement.below
     refuse_mix(opened, old, best.new.root, stored, settlement.where, below=below)
@@ -333,8 +332,8 @@ def _linked_notes(
         twice = _with_contents(target, {point.payload["sha256"] for point in few}, source=here)
         if any(os.path.realpath(file_of(point.payload)) in files for point in twice):
             notes.append(
-                f"{_shown(other)} lies within {_shown(here)} by a link, so its pictures are stored twice; "
-                f"to have them once: imret sources forget {_shown(other)}{where}"
+                f"{quoted(other)} lies within {quoted(here)} by a link, so its pictures are stored twice; "
+                f"to have them once: imret sources forget {quoted(other)}{where}"
             )
     return notes
 
@@ -356,30 +355,30 @@ def _folders_above(point: Point) -> Iterator[str]:
 
 def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "") -> DataError:
     return DataError(
-        f"{_shown(source.root)} lies {how}within {_shown(other)}, a source of the collection: its "
+        f"{quoted(source.root)} lies {how}within {quoted(other)}, a source of the collection: its "
         "pictures would be stored twice.\n"
-        f"Ingest that folder: imret ingest {_shown(other)}{where}"
+        f"Ingest that folder: imret ingest {quoted(other)}{where}"
     )
 
 
 def _not_there(other: str, source: FolderSource, where: str) -> str:
     return (
-        f"{_shown(other)}, a source that lies within {_shown(source.root)}, is not there now, and stays a "
-        f"source of its own; if it is gone for good: imret sources forget {_shown(other)}{where}"
+        f"{quoted(other)}, a source that lies within {quoted(source.root)}, is not there now, and stays a "
+        f"source of its own; if it is gone for good: imret sources forget {quoted(other)}{where}"
     )
 
 
 def _same_folder(source: FolderSource, other: str, where: str) -> DataError:
     return DataError(
-        f"{_shown(source.root)} is {_shown(other)}, a source of the collection, by another name: "
+        f"{quoted(source.root)} is {quoted(other)}, a source of the collection, by another name: "
         "its pictures would be stored twice.\n"
-        f"Ingest it by the name that is known: imret ingest {_shown(other)}{where}\n"
-        f"or give it this one: imret sources rename {_shown(other)} {_shown(source.root)}{where}"
+        f"Ingest it by the name that is known: imret ingest {quoted(other)}{where}\n"
+        f"or give it this one: imret sources rename {quoted(other)} {quoted(source.root)}{where}"
     )
 
 
 def _moved_error(found: Sequence[Moved]) -> DataError:
-    options = " ".join(f"--moved-from {_shown(one.old)}" for one in found)
+    options = " ".join(f"--moved-from {quoted(one.old)}" for one in found)
     return DataError(
         "\n".join(
             [
@@ -400,21 +399,21 @@ def _what_was_found(one: Moved) -> str:
     state = "empty" if folder_state(one.old) == "empty" else "gone"
     agreement = one.agreement
     return (
-        f"{_shown(one.old)} is {state}, and {agreement.found} of {agreement.sampled} pictures of it that "
-        f"were looked for are in {_shown(one.new.root)}"
+        f"{quoted(one.old)} is {state}, and {agreement.found} of {agreement.sampled} pictures of it that "
+        f"were looked for are in {quoted(one.new.root)}"
     )
 
 
 def _note(one: Moved, where: str) -> str:
     if one.agreement.settled:
         return (
-            f"{_shown(one.old)} is gone, and its pictures are stored as those of {_shown(one.new.root)}, "
+            f"{quoted(one.old)} is gone, and its pictures are stored as those of {quoted(one.new.root)}, "
             "too; "
-            f"if it is gone for good: imret sources forget {_shown(one.old)}{where}"
+            f"if it is gone for good: imret sources forget {quoted(one.old)}{where}"
         )
     return (
         f"{_what_was_found(one)}; if that is where it went: the same command with "
-        f"--moved-from {_shown(one.old)}"
+        f"--moved-from {quoted(one.old)}"
     )
 
 
@@ -426,11 +425,6 @@ def advice_for_gone(source: str, where: str) -> str:
         where: From `naming_options`.
     """
     return (
-        f"If it has moved: imret ingest NEW --moved-from {_shown(source)}{where}\n"
-        f"If it is gone for good: imret sources forget {_shown(source)}{where}"
+        f"If it has moved: imret ingest NEW --moved-from {quoted(source)}{where}\n"
+        f"If it is gone for good: imret sources forget {quoted(source)}{where}"
     )
-
-
-def _shown(path: str) -> str:
-    """Return a path as a word of a command."""
-    return shlex.quote(escape_control(path))

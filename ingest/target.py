@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
 from imret.errors import DataError, StoreError
-from imret.escape import escape_undecodable
+from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
@@ -158,7 +158,7 @@ def find_target(
         return Target(store, store.open_version(name, identity), is_live=True)
     if _is_empty(store, name):  # its model binds nothing
         return Target(store, store.open_version(name, identity), is_live=False, is_first=True)
-    named = " ".join(_quoted(source.root) for source in sources)
+    named = " ".join(quoted(source.root) for source in sources)
     where = naming_options(store, name)
     model = f"--model {identity.model}{where}"
     if not rebuild:
@@ -193,22 +193,18 @@ def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
 def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str, where: str) -> DataError:
     """Return the error for a rebuild that does not name every folder; those that are gone cannot be named."""
     gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
-    there = "".join(f" {_quoted(folder)}" for folder in left_out if folder not in gone)
+    there = "".join(f" {quoted(folder)}" for folder in left_out if folder not in gone)
     lines = [
-        f"collection {name!r} also holds pictures from {' '.join(map(_quoted, left_out))}; "
+        f"collection {name!r} also holds pictures from {' '.join(map(quoted, left_out))}; "
         "a rebuild without them would lose them."
     ]
     for folder in gone:
         lines.append(
-            f"{_quoted(folder)} is not there now. If it has moved: imret sources rename {_quoted(folder)} NEW"
-            f"{where}; if it is gone for good: imret sources forget {_quoted(folder)}{where}"
+            f"{quoted(folder)} is not there now. If it has moved: imret sources rename {quoted(folder)} NEW"
+            f"{where}; if it is gone for good: imret sources forget {quoted(folder)}{where}"
         )
     lines.append(
         f"Name every folder: imret ingest {named}{there} {model} --rebuild, "
         f"or fill another collection with --collection NAME"
     )
     return DataError("\n".join(lines))
-
-
-def _quoted(folder: str) -> str:
-    return f"'{escape_undecodable(folder)}'" if " " in folder else escape_undecodable(folder)

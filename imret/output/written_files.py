@@ -11,6 +11,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from imret.datasets.scan import looks_like_picture
 from imret.errors import DataError
 from imret.files import check_writable, own_descriptor
 
@@ -33,8 +34,6 @@ def check_outputs(
     Raises:
         DataError: If there is such a file, or one that is a picture; the message says which, and why.
     """
-    from imret.datasets.scan import looks_like_picture
-
     seen: dict[object, str] = {}
     for option, file in outputs.items():
         if file is None:
@@ -104,8 +103,6 @@ def _reads(given: str, file: str, identity: object) -> bool:
     target = os.path.realpath(file)
     if not Path(target).is_relative_to(os.path.realpath(given)):
         return False
-    from imret.datasets.scan import looks_like_picture
-
     if looks_like_picture(target):
         return True
     return os.path.exists(target) and (target.endswith(_READ) or os.path.basename(target) in _READ_NAMES)

@@ -18,7 +18,7 @@ import numpy as np
 
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
-from imret.escape import escape_control, escape_undecodable
+from imret.escape import escape_undecodable, quoted
 from imret.sources.moved import compare, of_source
 from imret.sources.overlap import overlap
 from imret.sources.presence import FolderState, folder_state
@@ -90,7 +90,7 @@ def no_such_source(store: Store, collection: str, named: str, sources: Iterable[
     near = near_sources(named, sources)
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     return DataError(
-        f"collection {collection!r} holds no pictures of a folder {_shown(named)}. {meant}"
+        f"collection {collection!r} holds no pictures of a folder {quoted(named)}. {meant}"
         f"`imret sources{naming_options(store, collection)}` lists the folders."
     )
 
@@ -292,8 +292,8 @@ def _check_rename(
             raise DataError(
                 f"{new!r} {relation} {other!r}, a source of the collection as well: pictures would be stored "
                 "twice.\n"
-                f"Ingest the outer one: imret ingest {_shown(min(new, other, key=len))}{where}, "
-                f"then: imret sources forget {_shown(source)}{where}"
+                f"Ingest the outer one: imret ingest {quoted(min(new, other, key=len))}{where}, "
+                f"then: imret sources forget {quoted(source)}{where}"
             )
     refuse_mix(opened, source, target, sources, where)
 
@@ -322,8 +322,8 @@ def refuse_mix(
             raise DataError(
                 f"{new!r} is a source of its own, with {sources[new]:,} pictures, of which {n_both:,} are at "
                 f"the place of the same one of {source!r}: a rename would mix two folders.\n"
-                f"If all are there now: imret ingest {_shown(new)}{where}, "
-                f"then: imret sources forget {_shown(source)}{where}"
+                f"If all are there now: imret ingest {quoted(new)}{where}, "
+                f"then: imret sources forget {quoted(source)}{where}"
             )
 
 
@@ -342,7 +342,7 @@ def _count_at_both(opened: Collection, source: str, target: str, below: str) -> 
 
 def _check_holds(opened: Collection, source: str, target: str, where: str) -> None:
     """Refuse a folder that does not hold the pictures of a source."""
-    anyway = f"Rename all the same: imret sources rename {_shown(source)} {_shown(target)} --no-check{where}"
+    anyway = f"Rename all the same: imret sources rename {quoted(source)} {quoted(target)} --no-check{where}"
     if folder_state(target) != "present":
         state = folder_state(target)
         what = {"gone": "does not exist here", "empty": "is empty"}.get(state, "cannot be read")
@@ -355,15 +355,10 @@ def _check_holds(opened: Collection, source: str, target: str, where: str) -> No
         within = os.path.join(target, agreement.below)
         raise DataError(
             f"the pictures of {source!r} are in {escape_undecodable(within)!r}. "
-            f"Say so: imret sources rename {_shown(source)} {_shown(within)}{where}"
+            f"Say so: imret sources rename {quoted(source)} {quoted(within)}{where}"
         )
     if not agreement.moved:
         raise DataError(
             f"{agreement.found} of {agreement.sampled} pictures of {source!r} that were looked for are in "
             f"{escape_undecodable(target)!r}: too few for the same folder at another place. {anyway}"
         )
-
-
-def _shown(path: str) -> str:
-    """Return a path as a word of a command."""
-    return shlex.quote(escape_control(path))
