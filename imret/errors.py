@@ -6,7 +6,8 @@
     │   └── ModelMismatch  a collection was made by another encoder
     ├── StoreError         the store refused or failed an operation
     │   ├── StoreUnavailable   nothing answers at the address, or it stopped answering
-    │   └── StoreLocked        another process holds the embedded store
+    │   ├── StoreLocked        another process holds the embedded store
+    │   └── ChangedMeanwhile   another program changed a collection that this one was at work on
     └── DataError          a folder, category, caption or file is not what was asked for
 
 A programming mistake stays ValueError or TypeError. The library raises; it never prints or exits.
@@ -51,6 +52,10 @@ class StoreUnavailable(StoreError):
 
 class StoreLocked(StoreError):
     """Another process holds the embedded store."""
+
+
+class ChangedMeanwhile(StoreError):
+    """Another program changed the collection, or replaced what was live of it, while this one was at work."""
 
 
 class DataError(ImretError):

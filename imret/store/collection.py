@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError, StoreError
+from imret.errors import ChangedMeanwhile, DataError, StoreError
 from imret.store.filter import (
     DATETIME_FIELDS,
     INTEGER_FIELDS,
@@ -272,6 +272,15 @@ def check_name(name: str) -> str:
             "with a letter or digit first."
         )
     return name
+
+
+def changed_meanwhile(name: str, address: str) -> ChangedMeanwhile:
+    """Return the error for a collection whose state is not the one that a program has begun with."""
+    return ChangedMeanwhile(
+        f"another program has changed the collection {name!r} of {address!r} meanwhile. "
+        "Run the command again.",
+        public=f"another program has changed the collection {name!r} meanwhile.",
+    )
 
 
 def is_name(name: str) -> bool:

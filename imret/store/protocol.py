@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
-from imret.store.types import Identity
+from imret.store.types import Identity, LiveState
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -13,6 +13,24 @@ if TYPE_CHECKING:
 
 class Store(Protocol):
     """Collections by name, each with one live version and perhaps others being built. A context manager.
+
+    Many programs may be at work on one collection, and what one of them was told is stored must not vanish
+    because another switches to a version of its own. The promise: whoever said "done" has its points in the
+    live version, unless somebody asked to remove them afterwards. It holds by two rules and no lock that is
+    held for long:
+
+    1. Who writes to the live version looks at its `state` before the first write, and ends with `finish`,
+       which in one step refuses if there was a switch since, and else leaves another mark in the state.
+       Only then it says "done".
+    2. Who switches looks at the `state`, then at all that the live version holds, decides that nothing of
+       it would be lost, and gives that state to `promote`, which in one step refuses if it is not the same
+       any more, and else switches.
+
+    Take a writer that said "done", and a switch from the version that it wrote to. Its `finish` came before
+    the switch, for afterwards it is refused. Were it between the look at the state and `promote`, its mark
+    would have had that refused. So it came before the look at the state, its points before that, and the
+    look at all that the live version holds found them. Nobody waits for anybody, least of all readers, and a
+    program that dies at any moment leaves nothing that others would have to wait for.
 
     Attributes:
         engine: "embedded" or "server".
@@ -39,6 +57,21 @@ class Store(Protocol):
 
         Raises:
             DataError: If `name` cannot name a collection.
+        """
+
+    def state(self, name: str) -> LiveState:
+        """Return which version is live now, to be compared with later by `finish` and `promote`."""
+
+    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+        """Take note that a program has ended its work on the live version; what it stored is flushed.
+
+        Args:
+            name: Of the collection.
+            begun: The state before its first write.
+            wrote: Whether it wrote anything. If not, nobody who switches need look again.
+
+        Raises:
+            ChangedMeanwhile: If another version is live by now, or none: what was stored may be lost.
         """
 
     def staged_versions(self, name: str) -> list[Identity]:
@@ -76,21 +109,36 @@ class Store(Protocol):
     def create_staging(self, name: str, identity: Identity) -> Collection:
         """Make an empty version beside the live one, which may be of the same encoder, to fill and `promote`.
 
-        What an earlier attempt left in its place, whoever made it, is removed. Arguments and errors are those
-        of `open_version`.
+        What an earlier attempt left in its place, whoever made it, is removed, unless another program fills
+        it this moment. Arguments and errors are those of `open_version`.
         """
 
-    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
-        """Make a version live in one step, then remove the others.
+    def promote(
+        self,
+        name: str,
+        identity: Identity,
+        *,
+        staged: bool = False,
+        version: str | None = None,
+        expected: LiveState | None = None,
+    ) -> LiveState:
+        """Make a version live in one step, then remove the one that was, and what was left half made.
 
-        A version that somebody still reads is removed when nobody does any more.
+        A version that somebody still reads is removed when nobody does any more. One that another program
+        fills this moment stays.
 
         Args:
             name: Of the collection.
             identity: The encoder of the version; the live one if that is of this encoder.
             staged: The one that is not live, as `create_staging` made it.
+            version: The one that a handle names so, whatever has become live meanwhile.
+            expected: Switch only if the state is still this one; None for whatever it is.
+
+        Returns:
+            The state after it.
 
         Raises:
+            ChangedMeanwhile: If the state is another than is expected; then nothing was changed.
             StoreError: If the version does not exist.
         """
 

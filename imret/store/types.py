@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,30 @@ class Identity:
             f"{subject} was built with {self.model!r} ({mine}), "
             f"but {user} {other.model!r} ({theirs}).\n{advice}"
         )
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """Which version of a collection is live, and marks by which a later look tells what happened in between.
+
+    Attributes:
+        version: As `Store.version` names it; None if none is live.
+        switch: Another after each switch, also after one back to a version that was live before.
+        ended: Another after each program that has ended its work on the live version. See `Store`.
+    """
+
+    version: str | None = None
+    switch: str = ""
+    ended: str = ""
+
+    def has_version_of(self, other: LiveState) -> bool:
+        """Whether no switch lies between two looks."""
+        return (self.version, self.switch) == (other.version, other.switch)
+
+
+def new_mark() -> str:
+    """Return a mark for `LiveState` that no other is."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from imret.errors import DataError, ModelMismatch, StoreError
+from imret.errors import ChangedMeanwhile, DataError, ModelMismatch, StoreError
 from imret.store import Collection, Filter, Identity, Match, Point, Store
 from imret.store.embedded.store import EdgeStore
 from imret.store.server.store import ServerStore
+from imret.store.types import LiveState
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, QdrantLikeAServer
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import QdrantOverHTTP
@@ -759,3 +760,90 @@ def test_an_identity_takes_only_a_digest_for_a_fingerprint() -> None:
     ):
         with pytest.raises(ValueError, match=r"fingerprint|dim"):
             Identity("m", fingerprint, dim)
+
+
+# ---- Two programs at once ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_program(store: Store) -> Iterator[Store]:
+    """Another store object over the same store, as another program has it."""
+    if isinstance(store, EdgeStore):
+        with EdgeStore(store.address, lock_timeout_s=10.0) as other:
+            yield other
+    elif store.address == IN_MEMORY:
+        client = store._client  # type: ignore[attr-defined]
+        other = ServerStore(IN_MEMORY, client=client, in_flight=1)
+        yield other  # not closed: that would close the client of both
+    else:
+        with ServerStore(store.address) as other:
+            yield other
+
+
+def test_a_writer_is_refused_at_its_end_if_another_version_is_live_by_then(
+    store: Store, name: str, other_program: Store
+) -> None:
+    with closing(store.open_version(name, MODEL)) as opened:
+        one_point(opened, "first")
+    store.promote(name, MODEL)
+    begun = store.state(name)
+    store.finish(name, begun)  # as long as it is live, as often as one likes
+    store.finish(name, begun)
+    other_program.create_staging(name, MODEL).close()  # of the same encoder: only its name tells
+    other_program.promote(name, MODEL, staged=True)
+    for wrote in (True, False):
+        with pytest.raises(ChangedMeanwhile, match=f"another program has changed the collection '{name}'"):
+            store.finish(name, begun, wrote=wrote)
+    other_program.create_staging(name, MODEL).close()
+    other_program.promote(name, MODEL, staged=True)  # the old name again, and another version all the same
+    with pytest.raises(ChangedMeanwhile):
+        store.finish(name, begun)
+    other_program.drop(name)
+    with pytest.raises(ChangedMeanwhile):
+        store.finish(name, begun)
+
+
+def test_a_switch_is_refused_if_a_writer_has_ended_since_the_look_at_the_live_version(
+    store: Store, name: str, other_program: Store
+) -> None:
+    store.open_version(name, MODEL).close()
+    live = store.promote(name, MODEL)
+    assert live == store.state(name)
+    beside = store.create_staging(name, MODEL)
+    looked = store.state(name)
+    other_program.finish(name, other_program.state(name), wrote=False)
+    assert store.state(name) == looked  # it has nothing to lose
+    other_program.finish(name, other_program.state(name))
+    with pytest.raises(ChangedMeanwhile):
+        store.promote(name, MODEL, version=beside.version, expected=looked)
+    assert store.version(name) == live.version
+    assert beside.count() == 0  # it is there still, to be filled further
+    begun = other_program.state(name)
+    now = store.promote(name, MODEL, version=beside.version, expected=store.state(name))
+    assert now == store.state(name)
+    assert now.version == beside.version
+    with pytest.raises(ChangedMeanwhile):
+        other_program.finish(name, begun)
+    beside.close()
+
+
+def test_of_two_first_switches_one_is_refused(store: Store, name: str, other_program: Store) -> None:
+    nothing = store.state(name)
+    assert nothing == LiveState()
+    first, second = store.open_version(name, MODEL), other_program.open_version(name, OTHER_MODEL)
+    other_program.promote(name, OTHER_MODEL, version=second.version, expected=nothing)
+    with pytest.raises(ChangedMeanwhile):
+        store.promote(name, MODEL, version=first.version, expected=nothing)
+    assert store.live(name) == OTHER_MODEL
+    first.close()
+    second.close()
+
+
+def test_a_version_that_was_deleted_is_not_brought_back_by_a_switch(store: Store, name: str) -> None:
+    store.open_version(name, MODEL).close()
+    store.promote(name, MODEL)
+    looked = store.state(name)
+    store.drop(name)
+    with pytest.raises(ChangedMeanwhile):
+        store.promote(name, MODEL, expected=looked)
+    assert store.live(name) is None

@@ -1,7 +1,8 @@
 """The folder of an embedded store: what lies where, and how it changes without a moment of half a state.
 
     <store>/imret-store.json                      says that the folder is a store, and its format
-    <store>/<collection>/live.json                names the live version, and those it retired
+    <store>/<collection>/live.json                names the live version, those it retired, and the marks
+                                                  of `LiveState`
     <store>/<collection>/<version>.lock           held by the one process that has the version open, with
                                                   a note of who that is and how it may be reached
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
@@ -29,7 +30,7 @@ from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.files import sync_folder, write_atomically
 from imret.store.collection import is_name
 from imret.store.embedded.locks import switching
-from imret.store.types import Identity
+from imret.store.types import Identity, LiveState
 
 FORMAT = 1
 MARKER = "imret-store.json"
@@ -41,10 +42,19 @@ SHARING = 4  # which messages the worker of a sharing program understands: anoth
 
 @dataclass(frozen=True)
 class Versions:
-    """What live.json says: the live version, and those that it replaced and that may still lie there."""
+    """What live.json says: the live version, and those that it replaced and that may still lie there.
+
+    The marks are those of `LiveState`; empty where an older imret wrote it.
+    """
 
     live: str | None = None
     retired: tuple[str, ...] = ()
+    switch: str = ""
+    ended: str = ""
+
+    @property
+    def state(self) -> LiveState:
+        return LiveState(self.live, self.switch, self.ended)
 
 
 def prepare(folder: Path, *, create: bool) -> None:
@@ -121,12 +131,13 @@ def read_versions(collection: Path) -> Versions:
     live, retired = content.get("live"), content.get("retired", [])
     if not isinstance(live, str) or not isinstance(retired, list):
         raise _damaged(path, "it does not name a version")
-    return Versions(live, tuple(str(name) for name in retired))
+    marks = (str(content.get(mark, "")) for mark in ("switch", "ended"))
+    return Versions(live, tuple(str(name) for name in retired), *marks)
 
 
 def write_versions(collection: Path, versions: Versions) -> None:
     """Replace live.json in one step."""
-    write_json(collection / LIVE, {"live": versions.live, "retired": list(versions.retired)})
+    write_json(collection / LIVE, asdict(versions))
 
 
 def is_retired(version: Path) -> bool:

@@ -86,6 +86,24 @@ class VersionLock:
         os.close(self._descriptor)
 
 
+def is_held_by_another(version: Path) -> bool:
+    """Whether another program has a version open, or is making it, and not only to end with it."""
+    try:
+        descriptor = os.open(_lock_of(version), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = read_owner(version)
+        return owner is not None and owner.pid != os.getpid()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 @contextmanager
 def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
     """Let one process at a time read and replace live.json; held for milliseconds.

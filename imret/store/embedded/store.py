@@ -11,18 +11,20 @@ import os
 import shlex
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
-from imret.store.collection import Collection, check_name
+from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine
 from imret.store.embedded.unix_socket import private_folder
-from imret.store.types import Identity
+from imret.store.types import Identity, LiveState, new_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,6 +86,17 @@ class EdgeStore:
     def version(self, name: str) -> str | None:
         return folder.read_versions(self._folder / check_name(name)).live
 
+    def state(self, name: str) -> LiveState:
+        return folder.read_versions(self._folder / check_name(name)).state
+
+    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+        collection = self._folder / check_name(name)
+        with self._switching(collection, begun) as known:
+            if not known.state.has_version_of(begun):
+                raise changed_meanwhile(name, self.address)
+            if wrote:
+                folder.write_versions(collection, replace(known, ended=new_mark()))
+
     def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
         known = folder.read_versions(collection)
@@ -124,21 +137,49 @@ class EdgeStore:
             with locks.switching(collection):
                 known = folder.read_versions(collection)
                 retired = tuple(item for item in known.retired if item != version)
-                folder.write_versions(collection, folder.Versions(known.live, retired))
+                folder.write_versions(collection, replace(known, retired=retired))
         self._clean(collection)
         return opened
 
-    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
+    def promote(
+        self,
+        name: str,
+        identity: Identity,
+        *,
+        staged: bool = False,
+        version: str | None = None,
+        expected: LiveState | None = None,
+    ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = _version_of(collection, identity, staged=staged)
-        if not collection.is_dir():
-            raise StoreError(f"collection {name!r} has no version {version} to switch to")
-        with locks.switching(collection):
+        version = version or _version_of(collection, identity, staged=staged)
+        with self._switching(collection, expected) as known:
+            if expected is not None and known.state != expected:
+                raise changed_meanwhile(name, self.address)
             if folder.read_identity(collection / version) is None:
                 raise StoreError(f"collection {name!r} has no version {version} to switch to")
-            others = [path.name for path in folder.version_folders(collection) if path.name != version]
-            folder.write_versions(collection, folder.Versions(version, tuple(others)))
+            # What another program fills is neither live nor replaced: it will be made live, or resumed.
+            retired = tuple(
+                path.name
+                for path in folder.version_folders(collection)
+                if path.name != version
+                and (path.name in (known.live, *known.retired) or not locks.is_held_by_another(path))
+            )
+            switch = known.switch if known.live == version else new_mark()
+            now = folder.Versions(version, retired, switch, known.ended)
+            folder.write_versions(collection, now)
         self._clean(collection)
+        return now.state
+
+    @contextmanager
+    def _switching(self, collection: Path, expected: LiveState | None) -> Iterator[folder.Versions]:
+        """Yield what live.json says, which nobody else changes meanwhile."""
+        try:
+            with locks.switching(collection):
+                yield folder.read_versions(collection)
+        except FileNotFoundError:  # the collection is gone, or has another name
+            if expected is not None and expected.version is not None:
+                raise changed_meanwhile(collection.name, self.address) from None
+            raise StoreError(f"collection {collection.name!r} has no version to switch to") from None
 
     def rename(self, old: str, new: str) -> None:
         source, target = self._folder / check_name(old), self._folder / check_name(new)

@@ -17,6 +17,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from imret.errors import DataError, StoreError
 from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
 from imret.store.server.connection import Connection, UnreadableError
+from imret.store.server.marks import Filling
 from imret.store.types import HNSW_EF, OVERSAMPLING, Point, RawPoint, Stats
 
 T = TypeVar("T")
@@ -34,16 +35,22 @@ class ServerEngine:
         connection: To the server.
         name: Of the collection, for errors.
         physical: Of the Qdrant collection.
+        filling: Is said of it if it is open to be filled.
     """
 
-    def __init__(self, connection: Connection, name: str, physical: str) -> None:
+    def __init__(
+        self, connection: Connection, name: str, physical: str, filling: Filling | None = None
+    ) -> None:
         self._connection = connection
         self._client = connection.client
         self._name = name
         self._physical = physical
+        self._filling = filling
         self._indexed: set[str] | None = None  # fields, once a filter needs to know
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
+        if self._filling is not None:
+            self._filling.say()
         # As many requests as may be in flight, unless they would be very small or very large.
         even = -(-len(ids) // self._connection.in_flight)
         size = max(UPSERT_BATCH_MIN, min(UPSERT_BATCH_MAX, even))
@@ -227,7 +234,8 @@ class ServerEngine:
         )
 
     def close(self) -> None:
-        pass  # the store closes the connection
+        if self._filling is not None:  # the store closes the connection
+            self._filling.end()
 
     def _request(self, what: str, call: Callable[[], T]) -> T:
         """Make a request, and say of an answer that cannot be read what may be done about it."""

@@ -23,7 +23,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from imret.errors import StoreError, StoreUnavailable
+from imret.errors import ChangedMeanwhile, StoreError, StoreUnavailable
 from imret.net import accepts_connections, is_loopback
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class ServerWarning(UserWarning):
     """Something about a server that whoever uses it should know."""
 
 
-class ReplacedError(StoreError):
+class ReplacedError(ChangedMeanwhile):
     """A Qdrant collection that an alias named is not there any more."""
 
 

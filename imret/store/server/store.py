@@ -9,24 +9,29 @@ in flight. A collection or an alias that imret did not make is never written to.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.store.collection import Collection, check_name
+from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.collection import ServerEngine
-from imret.store.server.connection import Connection, PartAway, look_up, patient_for
-from imret.store.types import EF_CONSTRUCT, Identity, M
+from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
+from imret.store.server.marks import Marks
+from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 FORMAT = 1
+# Of two programs that switch at once each sees the other's alias or none after so long.
+SETTLE_S = 0.3
 _VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
@@ -62,6 +67,7 @@ class ServerStore:
             address, api_key=api_key, client=client, patience_s=patience_s, in_flight=in_flight
         )
         self._client, self._request = self._connection.client, self._connection.request
+        self._marks = Marks(self._connection)
         self.address = address
         self.reason = reason
         self.kept: dict[str, Any] = {}
@@ -89,6 +95,27 @@ class ServerStore:
         physical = self._aliases().get(check_name(name))
         return physical if physical is not None and _is_version(physical) else None
 
+    def state(self, name: str) -> LiveState:
+        def look() -> LiveState:
+            physical = self.version(name)
+            return LiveState() if physical is None else self._marks.state(physical)
+
+        return look_up(look)
+
+    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+        physical = begun.version
+        if physical is None or not self.state(name).has_version_of(begun):
+            raise changed_meanwhile(name, self.address)
+        if not wrote:
+            return
+        try:
+            self._marks.write(physical, ended=new_mark())
+            self._marks.await_switch(physical, lambda: self.version(name) == physical)
+        except ReplacedError:
+            raise changed_meanwhile(name, self.address) from None
+        if not self.state(name).has_version_of(begun):
+            raise changed_meanwhile(name, self.address)
+
     def staged_versions(self, name: str) -> list[Identity]:
         live = self._live_name(name)
         versions = self._versions(name, skips_away=True)
@@ -110,7 +137,8 @@ class ServerStore:
     def create_staging(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
         for physical in _of_encoder(self._versions(name), identity, live, staged=True):
-            self._delete(physical)
+            if not self._marks.is_filled_by_another(physical):
+                self._delete(physical)
         return self._open_to_fill(name, identity, None)
 
     def _open_to_fill(self, name: str, identity: Identity, physical: str | None) -> Collection:
@@ -130,25 +158,65 @@ class ServerStore:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             self._write_note(physical, _metadata(name, identity))
         self._index_payload(physical)
-        return self._collection(name, identity, physical)
+        return self._collection(name, identity, physical, fills=True)
 
-    def _collection(self, name: str, identity: Identity, physical: str) -> Collection:
-        return Collection(name, physical, identity, ServerEngine(self._connection, name, physical))
+    def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
+        filling = self._marks.filling(physical) if fills else None
+        return Collection(name, physical, identity, ServerEngine(self._connection, name, physical, filling))
 
-    def promote(self, name: str, identity: Identity, *, staged: bool = False) -> None:
+    def promote(
+        self,
+        name: str,
+        identity: Identity,
+        *,
+        staged: bool = False,
+        version: str | None = None,
+        expected: LiveState | None = None,
+    ) -> LiveState:
         old = self._settled_live_name(name)
+        now = self.state(name)
+        if expected is not None and now != expected:
+            raise changed_meanwhile(name, self.address)
         versions = self._versions(name)
-        physical = next(iter(_of_encoder(versions, identity, old, staged=staged)), None)
-        if physical is None:
+        physical = version or next(iter(_of_encoder(versions, identity, old, staged=staged)), None)
+        if physical not in versions:
             raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
         if old != physical:
-            steps: list[models.AliasOperations] = [_create_alias(name, physical)]
-            if old is not None:
-                steps.insert(0, _delete_alias(name))
-            self._request("switch to it", lambda: self._client.update_collection_aliases(steps))
+            now = LiveState(physical, new_mark())
+            self._marks.write(physical, switch=now.switch, ended=now.ended, switching="")
+            self._switch(name, old, physical, expected)
         for other in versions:
-            if other != physical:
+            if other != physical and (other == old or not self._marks.is_filled_by_another(other)):
                 self._delete(other)
+        return now
+
+    def _switch(self, name: str, old: str | None, physical: str, expected: LiveState | None) -> None:
+        """Make a version the alias's.
+
+        Raises:
+            ChangedMeanwhile: If the state is another than is expected.
+        """
+        steps: list[models.AliasOperations] = [_create_alias(name, physical)]
+        if old is not None:
+            steps.insert(0, _delete_alias(name))
+        if old is not None and expected is not None:
+            try:
+                may_switch = self._marks.begin_switch(old, expected)
+                if self._aliases().get(name) != old or not may_switch():
+                    raise changed_meanwhile(name, self.address)
+            except ReplacedError:
+                raise changed_meanwhile(name, self.address) from None
+        try:
+            self._request("switch to it", lambda: self._client.update_collection_aliases(steps))
+        except BaseException:
+            if old is not None and expected is not None:
+                with suppress(StoreError):
+                    self._marks.end_switch(old)
+            raise
+        if expected is not None:
+            time.sleep(SETTLE_S)
+            if self._aliases().get(name) != physical:
+                raise changed_meanwhile(name, self.address)
 
     def rename(self, old: str, new: str) -> None:
         check_name(new)
