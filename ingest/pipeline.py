@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.scan import Skipped
+from imret.errors import ChangedMeanwhile, StoreError
 from imret.escape import escape_undecodable
 from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
@@ -31,7 +32,7 @@ from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, pa
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
-from ingest.target import check_not_empty, find_target
+from ingest.target import Target, check_not_empty, find_target
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -42,6 +43,7 @@ _ENCODED_AHEAD = 32
 # From so many pictures in a folder on, processes decode for a GPU; they take seconds to start.
 LONG = 3_000
 _CORES_FOR_PROCESSES = 4
+_ATTEMPTS = 3  # where another program replaces the version that is filled by one of the same model
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ def ingest(
     (the store lost, the encoder failing) raises, and what was stored by then stays: the next run continues
     there.
 
+    Where another program replaces the live version meanwhile by one of the same model, all is compared with
+    that one, too. No picture of which a run that ended well has said that it is stored is lost by that, nor
+    by a rebuild: see `imret.store.protocol.Store`.
+
     Args:
         store: Where the collection lives.
         sources: Folders; a picture belongs to the folder it was found through.
@@ -109,11 +115,62 @@ def ingest(
     Raises:
         DataError: If no folder holds a picture, or one holds none any more though the collection has
             pictures from it and `prune` is set (an unmounted drive looks like that), or if a rebuild
-            would lose pictures of folders that were not named. If folders overlap, or one seems to be a
-            source that has moved: see `ingest.settle.settle`.
+            would lose pictures: of folders that were not named, or that are gone, away or damaged now. If
+            folders overlap, or one seems to be a source that has moved: see `ingest.settle.settle`.
+        ChangedMeanwhile: If another program made a version of another model live, or deleted the
+            collection.
         ModelMismatch: If the collection was made by another encoder and `rebuild` is not set.
         StoreError: If the store fails; what it acknowledged stays.
     """
+    attempt = partial(
+        _ingest_once,
+        store,
+        sources,
+        encoder=encoder,
+        collection=collection,
+        prune=prune,
+        rebuild=rebuild,
+        moved_from=moved_from,
+        second_copy=second_copy,
+        check_content=check_content,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=max_pixels,
+        on_total=on_total,
+        on_progress=on_progress,
+        on_stage=on_stage,
+        on_encoder=on_encoder,
+    )
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except ChangedMeanwhile:
+            live = store.live(collection)
+            if live is None or not encoder.embeds_as(live.fingerprint):
+                raise
+    return attempt()
+
+
+def _ingest_once(
+    store: Store,
+    sources: Sequence[FolderSource],
+    *,
+    encoder: QueryEncoder,
+    collection: str,
+    prune: bool,
+    rebuild: bool,
+    moved_from: Sequence[str],
+    second_copy: bool,
+    check_content: bool,
+    batch_size: int | None,
+    workers: int | None,
+    max_pixels: int,
+    on_total: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
+    on_stage: Callable[[str], None] | None,
+    on_encoder: Callable[[], None] | None,
+) -> Report:
+    """Do what `ingest` does, unless another program switches versions meanwhile."""
     started = time.monotonic()
     for source in sources:
         check_not_empty(source, store, collection, prune=prune)
@@ -139,17 +196,33 @@ def ingest(
         try:
             if on_total is not None:
                 _count_aside(sources, on_total)
-            run.reconcile(sources, check_content=check_content, prune=prune)
+            reconcilers = run.reconcile(sources, check_content=check_content, prune=prune)
             if not second_copy:
                 report.notes += notes_after(settlement, target.version, sources)
             if on_stage is not None:
                 on_stage("index")
-            target.complete(sources)
+            target.complete(
+                reconcilers,
+                prune=prune,
+                wrote=report.wrote,
+                catch_up=lambda: run.catch_up(sources, prune=prune),
+            )
             report.complete = True
+        except StoreError as error:
+            if _is_replaced(target):  # that is what went wrong, whatever it showed at
+                raise target.replaced() from error
+            raise
         finally:
             run.decoders.close()
             report.seconds = time.monotonic() - started
     return report
+
+
+def _is_replaced(target: Target) -> bool:
+    try:
+        return target.is_replaced()
+    except StoreError:
+        return False
 
 
 def _empty_report(store: Store, version: Collection, sources: Sequence[FolderSource]) -> Report:
@@ -215,8 +288,10 @@ class _Run:
             self._on_encoder()
         return self._given_batch_size or (32 if str(self.encoder.device) == "cpu" else 256)
 
-    def reconcile(self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool) -> None:
-        """Bring the version in line with the folders, one after the other."""
+    def reconcile(
+        self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
+    ) -> list[Reconciler]:
+        """Bring the version in line with the folders, one after the other; return what did it for each."""
         sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
         reconcilers = []
         for source in sources:
@@ -225,6 +300,17 @@ class _Run:
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
             reconciler.prune(missing=prune)
+        return reconcilers
+
+    def catch_up(self, sources: Sequence[FolderSource], *, prune: bool) -> list[Reconciler]:
+        """Do it again for what came to the folders since; count only what is new about that."""
+        all_in_all = self.counters
+        self.counters = Counters(all_in_all.report.blank())
+        try:
+            return self.reconcile(sources, check_content=False, prune=prune)
+        finally:
+            all_in_all.report.add_later(self.counters.report)
+            self.counters = all_in_all
 
     def store_all(self, reconciler: Reconciler) -> None:
         """Take every picture that a source's plan asks for through decode, encode and store."""

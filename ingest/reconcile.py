@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from typing import Any
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
 from imret.files import sha256_if_readable
-from imret.sources.moved import of_source
 from imret.sources.presence import OutOfReach, Presence
+from imret.sources.stored import count_source, scan_source
 from imret.store import Collection, Filter, Match, Point
-from imret.store.payload import make_payload, path_of
+from imret.store.payload import make_payload, path_of, source_of
 from ingest.prefetch import map_prefetch
 from ingest.report import Counters
 from ingest.sources import FolderSource, Record
@@ -116,7 +116,8 @@ class Reconciler:
 
     def has_left(self, point: Point) -> bool:
         """Whether a stored picture of this source is clearly no longer at its place."""
-        return point.payload["source"] == self._here and self._presence([point])[0] == "gone"
+        is_mine = source_of(point.payload) == self.source.root
+        return is_mine and self.presence([point])[0] == "gone"
 
     def prune(self, *, missing: bool) -> None:
         """Deal with the points whose file is gone; call it when the plan has been carried out.
@@ -130,14 +131,14 @@ class Reconciler:
         does anything where at most `ALMOST_NONE` of the source's points have a file: so looks a mount point
         that something was put into.
         """
-        mine = of_source(self._here)
-        n_points, n_with_file = self.target.count(mine), self._n_known + self._n_added
+        n_points = count_source(self.target, self.source.root)
+        n_with_file = self._n_known + self._n_added
         if self._all_counted and n_points == n_with_file:
             return
         few_are_left = n_with_file <= ALMOST_NONE * n_points
-        for points in self.target.scan(mine):
+        for points in scan_source(self.target, self.source.root):
             gone = []
-            for point, found in zip(points, self._presence(points), strict=True):
+            for point, found in zip(points, self.presence(points), strict=True):
                 if found == "gone":
                     gone.append(point)
                 elif isinstance(found, OutOfReach):
@@ -156,7 +157,8 @@ class Reconciler:
                 self.target.delete([point.id for point in gone])
                 self.counters.count("removed", len(gone), progress=False)
 
-    def _presence(self, points: list[Point]) -> list[Presence]:
+    def presence(self, points: Sequence[Point]) -> list[Presence]:
+        """Return for each point of this source whether its picture is there, gone, or out of reach."""
         paths = [path_of(point.payload) for point in points]
         found = self.source.presence(paths, unseen=self._unseen)
         return [found[path] for path in paths]
@@ -255,9 +257,8 @@ class Reconciler:
     def _contents_still_held(self, gone: list[Point]) -> set[str]:
         digests = {point.payload["sha256"] for point in gone}
         held: set[str] = set()
-        for points in self.target.scan(_of_contents(digests)):
-            mine = [point for point in points if point.payload["source"] == self._here]
-            for point, found in zip(mine, self._presence(mine), strict=True):
+        for mine in scan_source(self.target, self.source.root, contents=digests):
+            for point, found in zip(mine, self.presence(mine), strict=True):
                 if found == "here":
                     held.add(point.payload["sha256"])
         return held

@@ -94,6 +94,22 @@ class Report:
         """Pictures met: stored now or before, or skipped."""
         return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
 
+    @property
+    def wrote(self) -> bool:
+        """Whether the run has changed which pictures the collection holds, or their vectors."""
+        return bool(self.added or self.updated or self.moved or self.removed or self.taken_over)
+
+    def blank(self) -> Report:
+        """Return a report of the same run that nothing was counted into yet."""
+        return Report(self.collection, self.store, self.engine, self.model, self.fingerprint, self.sources)
+
+    def add_later(self, later: Report) -> None:
+        """Take in what a second walk of the same folders did and found."""
+        for name in ("added", "updated", "moved", "removed", "encoded"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.missing, self.out_of_reach = later.missing, later.out_of_reach
+        self.skipped += [skip for skip in later.skipped if skip not in self.skipped]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON-safe values; "skipped" and "out_of_reach" count, other keys list them."""
         values = asdict(self)

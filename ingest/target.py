@@ -1,28 +1,35 @@
 """Which version of a collection a run fills: found before it, made live when it is complete, given up.
 
-Hides when a collection is bound to a model, and that a rebuild loses no folder.
+Hides when a collection is bound to a model, that a rebuild loses no picture, and that another program may do
+the same at the same time: see `imret.store.protocol.Store`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
-from imret.errors import DataError, StoreError
+from imret.errors import ChangedMeanwhile, DataError, StoreError
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
-from imret.sources.moved import of_source
 from imret.sources.presence import folder_state
-from imret.sources.stored import naming_options, remove_points
+from imret.sources.stored import count_source, exact_sources, naming_options, remove_points
 from imret.store import Collection, Identity, Store
+from imret.store.collection import changed_meanwhile
+from imret.store.types import LiveState
+from ingest.last_look import Gap, find_gap, told
+from ingest.reconcile import Reconciler
 from ingest.settle import Settlement, advice_for_gone, carry_out
 from ingest.sources import FolderSource
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+
+
+_LOOKS = 10  # at a collection that other programs go on changing
 
 
 @dataclass
@@ -32,6 +39,7 @@ class Target:
     Attributes:
         store: Where it is.
         version: The version, open.
+        begun: What was live before the first write.
         is_live: Whether searches are answered from it already.
         is_first: Whether there is nothing to protect: no version is live, or one that holds nothing. Then
             this one is live from its first pictures on, and can be searched while it fills.
@@ -39,6 +47,7 @@ class Target:
 
     store: Store
     version: Collection
+    begun: LiveState
     is_live: bool
     is_first: bool = False
 
@@ -54,20 +63,32 @@ class Target:
 
         Raises:
             ModelMismatch: If another run has filled the collection with another model meanwhile.
+            ChangedMeanwhile: If it has with this one, in a version of its own.
         """
         if self.is_live or not self.is_first:
             return
         name, identity = self.version.name, self.version.identity
-        live = self.store.live(name)
-        if live is not None and live.fingerprint != identity.fingerprint and not _is_empty(self.store, name):
-            live.require_same(
-                identity,
-                subject=f"collection {name!r}",
-                user="this ingest, which began before there was one, uses",
-                advice="Run it again with that model, or with --collection NAME.",
-            )
-        self.store.promote(name, identity)
-        self.is_live = True
+        for _ in range(_LOOKS):
+            now = self.store.state(name)
+            live = None if now.version is None else self.store.live(name)
+            if now.version == self.version.version:  # by another first ingest with the same model
+                self.begun, self.is_live = now, True
+                return
+            if live is not None and not _is_empty(self.store, name):
+                live.require_same(
+                    identity,
+                    subject=f"collection {name!r}",
+                    user="this ingest, which began before there was one, uses",
+                    advice="Run it again with that model, or with --collection NAME.",
+                )
+                raise self.replaced()
+            try:
+                self.begun = self.store.promote(name, identity, version=self.version.version, expected=now)
+            except ChangedMeanwhile:
+                continue
+            self.is_live = True
+            return
+        raise self.replaced()
 
     def take_over(self, settlement: Settlement) -> dict[str, int]:
         """Carry out what was settled, in the live version, and in this one if that is another.
@@ -81,30 +102,107 @@ class Target:
             is_same = live.version == self.version.version
             return carry_out(settlement, [live] if is_same else [live, self.version])
 
-    def complete(self, sources: Sequence[FolderSource]) -> None:
+    def complete(
+        self,
+        reconcilers: Sequence[Reconciler],
+        *,
+        prune: bool = False,
+        wrote: bool = True,
+        catch_up: Callable[[], Sequence[Reconciler]] | None = None,
+    ) -> None:
         """Make what was stored last, build the index, and switch to the version if it is not live yet.
 
+        Args:
+            reconcilers: One for each folder of the run.
+            prune: Whether what the live version holds of pictures that are gone may go.
+            wrote: Whether the run stored or removed anything.
+            catch_up: Embeds what came to the folders since, and returns the reconcilers of that.
+
         Raises:
-            StoreError: If another run has switched the collection to a version of its own meanwhile.
+            DataError: If pictures of the live version would be lost; then it stays live.
+            ChangedMeanwhile: If another program has switched the collection to a version of its own.
         """
         self.version.flush()
         self.version.optimize()
         self.go_live()
-        name, identity = self.version.name, self.version.identity
         if not self.is_live:
-            # An earlier attempt, cut short, may have stored folders that are no sources any more.
-            named = {escape_undecodable(source.root) for source in sources}
-            for other in self.version.facet("source").keys() - named:
-                remove_points(self.version, other)
-            self.store.promote(name, identity)
+            self._take_the_place(reconcilers, prune=prune, catch_up=catch_up)
             return
+        try:
+            self.store.finish(self.version.name, self.begun, wrote=wrote)
+        except ChangedMeanwhile as error:
+            raise self.replaced() from error
+
+    def _take_the_place(
+        self,
+        reconcilers: Sequence[Reconciler],
+        *,
+        prune: bool,
+        catch_up: Callable[[], Sequence[Reconciler]] | None,
+    ) -> None:
+        """Switch from the live version to this one when nothing of that would be lost."""
+        name, identity = self.version.name, self.version.identity
+        # An earlier attempt, cut short, may have stored folders that are no sources any more.
+        named = {escape_undecodable(reconciler.source.root) for reconciler in reconcilers}
+        for other in self.version.facet("source").keys() - named:
+            for root in exact_sources(self.version, other):
+                remove_points(self.version, root)
+        tried: set[str] = set()
+        for _ in range(_LOOKS):
+            now = self.store.state(name)
+            if now.version == self.version.version:  # another run with the same model was complete before
+                self.begun, self.is_live = now, True
+                self.complete(reconcilers)
+                return
+            gap = self._gap(now, reconcilers, prune=prune, tried=tried)
+            if gap.behind:
+                tried |= gap.behind
+                if catch_up is not None:
+                    reconcilers = catch_up()
+                    self.version.flush()
+                    self.version.optimize()
+                continue
+            try:
+                self.begun = self.store.promote(name, identity, version=self.version.version, expected=now)
+            except ChangedMeanwhile:
+                continue
+            self.is_live = True
+            return
+        raise ChangedMeanwhile(
+            f"other programs go on changing the collection {name!r}, and this ingest, which is to replace "
+            "what is live of it, does not keep up. What it embedded is kept. Run it again when they are done."
+        )
+
+    def _gap(self, now: LiveState, reconcilers: Sequence[Reconciler], *, prune: bool, tried: Set[str]) -> Gap:
+        """Return what the new version lacks of the live one and can be caught up with.
+
+        Raises:
+            DataError: If there is more that it lacks.
+        """
+        if now.version is None:
+            return Gap()
+        with closing(self.store.open(self.version.name)) as old:
+            roots = [reconciler.source.root for reconciler in reconcilers]
+            if reconcilers:
+                refuse_left_out(self.store, old, self.version.identity, roots)
+            gap = find_gap(old, self.version, reconcilers, prune=prune, tried=tried)
+            if not gap.behind and gap.losses:
+                raise _would_lose(self.store, old, self.version.identity, roots, gap)
+        return gap
+
+    def is_replaced(self) -> bool:
+        """Whether another version has taken the place of this one, which was live."""
+        return self.is_live and not self.store.state(self.version.name).has_version_of(self.begun)
+
+    def replaced(self) -> ChangedMeanwhile:
+        """Return the error for a run whose version is not live any more, or was not the first to be."""
+        name = self.version.name
         live = self.store.live(name)
-        if live is None or live.fingerprint != identity.fingerprint:
-            now = "dropped" if live is None else f"switched to {live.model!r}"
-            raise StoreError(
-                f"collection {name!r} was {now} by another program while this ingest filled it, so that what "
-                "it stored cannot be found. Run it again."
-            )
+        now = "deleted or renamed" if live is None else f"switched to another version, of {live.model!r},"
+        return ChangedMeanwhile(
+            f"collection {name!r} was {now} by another program while this ingest filled it, so that what "
+            "it stored cannot be found. Run it again."
+        )
 
 
 def check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bool) -> None:
@@ -114,7 +212,7 @@ def check_not_empty(source: FolderSource, store: Store, name: str, *, prune: boo
     folder, n_stored = escape_undecodable(source.root), 0
     if store.live(name) is not None:
         with closing(store.open(name)) as live:
-            n_stored = live.count(of_source(folder))
+            n_stored = count_source(live, source.root)
     if n_stored == 0:
         raise DataError(
             f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."
@@ -150,19 +248,38 @@ def find_target(
         ModelMismatch: If the collection was made by another encoder and `rebuild` is not set.
         DataError: If a rebuild would lose pictures of folders that were not named.
     """
-    live = store.live(name)
-    identity = _identity(encoder, live)
-    if live is None:
-        return Target(store, store.open_version(name, identity), is_live=False, is_first=True)
-    if live.fingerprint == identity.fingerprint:
-        return Target(store, store.open_version(name, identity), is_live=True)
-    if _is_empty(store, name):  # its model binds nothing
-        return Target(store, store.open_version(name, identity), is_live=False, is_first=True)
-    named = " ".join(quoted(source.root) for source in sources)
-    where = naming_options(store, name)
-    model = f"--model {identity.model}{where}"
+    for _ in range(_LOOKS):
+        begun = store.state(name)
+        live = store.live(name)
+        identity = _identity(encoder, live)
+        is_live = live is not None and live.fingerprint == identity.fingerprint
+        is_first = live is None or (not is_live and _is_empty(store, name))  # its model binds nothing
+        if live is not None and not is_live and not is_first:
+            _check_rebuild(store, name, live, identity, encoder, sources, taken_over, rebuild=rebuild)
+        version = store.open_version(name, identity)
+        if store.state(name).has_version_of(begun) and (not is_live or version.version == begun.version):
+            return Target(store, version, begun, is_live=is_live, is_first=is_first)
+        version.close()
+    raise changed_meanwhile(name, store.address)
+
+
+def _check_rebuild(
+    store: Store,
+    name: str,
+    live: Identity,
+    identity: Identity,
+    encoder: QueryEncoder,
+    sources: Sequence[FolderSource],
+    taken_over: Set[str],
+    *,
+    rebuild: bool,
+) -> None:
+    """Refuse an encoder other than the collection's, unless all is to be embedded again with it."""
+    roots = [source.root for source in sources]
     if not rebuild:
-        again = f"embed every picture again with the new model: imret ingest {named} {model} --rebuild"
+        again = (
+            f"embed every picture again with the new model: {_rebuild_command(store, name, identity, roots)}"
+        )
         refuse_changed(name, live, encoder, rebuild=again)
         live.require_same(
             identity,
@@ -171,11 +288,26 @@ def find_target(
             advice=f"Ingest with --model {live.model}, or {again}",
         )
     with closing(store.open(name)) as old:
-        stored = set(old.facet("source"))
-    left_out = sorted(stored - {escape_undecodable(source.root) for source in sources} - taken_over)
+        refuse_left_out(store, old, identity, roots, taken_over=taken_over)
+
+
+def refuse_left_out(
+    store: Store,
+    old: Collection,
+    identity: Identity,
+    roots: Sequence[str],
+    *,
+    taken_over: Set[str] = frozenset(),
+) -> None:
+    """Refuse a rebuild that does not name every folder that the live version holds pictures of."""
+    left_out = sorted(set(old.facet("source")) - set(map(escape_undecodable, roots)) - taken_over)
     if left_out:
-        raise _would_be_lost(name, named, left_out, model, where)
-    return Target(store, store.open_version(name, identity), is_live=False)
+        raise _would_be_lost(store, old.name, identity, roots, left_out)
+
+
+def _rebuild_command(store: Store, name: str, identity: Identity, roots: Sequence[str]) -> str:
+    named = " ".join(map(quoted, roots))
+    return f"imret ingest {named} --model {identity.model}{naming_options(store, name)} --rebuild"
 
 
 def _is_empty(store: Store, name: str) -> bool:
@@ -190,10 +322,13 @@ def _identity(encoder: QueryEncoder, live: Identity | None) -> Identity:
     return Identity(encoder.model_id, fingerprint, encoder.dim)
 
 
-def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str, where: str) -> DataError:
+def _would_be_lost(
+    store: Store, name: str, identity: Identity, roots: Sequence[str], left_out: Sequence[str]
+) -> DataError:
     """Return the error for a rebuild that does not name every folder; those that are gone cannot be named."""
+    where = naming_options(store, name)
     gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
-    there = "".join(f" {quoted(folder)}" for folder in left_out if folder not in gone)
+    there = [folder for folder in left_out if folder not in gone]
     lines = [
         f"collection {name!r} also holds pictures from {' '.join(map(quoted, left_out))}; "
         "a rebuild without them would lose them."
@@ -204,7 +339,42 @@ def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str, w
             f"{where}; if it is gone for good: imret sources forget {quoted(folder)}{where}"
         )
     lines.append(
-        f"Name every folder: imret ingest {named}{there} {model} --rebuild, "
+        f"Name every folder: {_rebuild_command(store, name, identity, [*roots, *there])}, "
         f"or fill another collection with --collection NAME"
     )
     return DataError("\n".join(lines))
+
+
+def _would_lose(
+    store: Store, old: Collection, identity: Identity, roots: Sequence[str], gap: Gap
+) -> DataError:
+    """Return the error for a rebuild that has not embedded every picture of the live version."""
+    n_images = sum(loss.images for loss in gap.losses)
+    again = _rebuild_command(store, old.name, identity, roots)
+    goes = any(loss.goes_with_prune for loss in gap.losses)
+    return DataError(
+        "\n".join(
+            [
+                f"collection {old.name!r} holds {n_images:,} picture{'' if n_images == 1 else 's'} that "
+                f"could not be embedded again and would be lost. It stays as it is, with "
+                f"{old.identity.model!r}:",
+                *told(gap.losses),
+                "What was embedded is kept. If they can be had back, for example from a drive that is not "
+                f"mounted, see to that and go on: {again}",
+                *([f"If they are meant to go: {again} --prune"] if goes else []),
+                *_advice_beyond_prune(gap, naming_options(store, old.name)),
+            ]
+        )
+    )
+
+
+def _advice_beyond_prune(gap: Gap, where: str) -> list[str]:
+    """Return what can be done about what `--prune` does not let go."""
+    sources = dict.fromkeys(loss.source for loss in gap.losses if not loss.goes_with_prune)
+    if not sources:
+        return []
+    forget = " && ".join(f"imret sources forget {quoted(source)}{where}" for source in sources)
+    return [
+        "--prune lets nothing go that is only out of reach. If that is gone for good, remove the empty "
+        f"folder or the link; or take out all that is stored of its folder: {forget}"
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from imret.escape import escape_undecodable, quoted
 from imret.sources.moved import compare, of_source
 from imret.sources.overlap import overlap
 from imret.sources.presence import FolderState, folder_state
-from imret.store import Collection, Point, Store
+from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import path_of, payload_at, point_id, source_of
 
 _BATCH = 256  # points that are read and stored at a time
@@ -62,6 +62,36 @@ def exact_source(opened: Collection, source: str) -> str:
         return source
     (point, *_) = next(iter(opened.scan(of_source(source), batch_size=1)), [Point("", {"source": source})])
     return source_of(point.payload)
+
+
+def scan_source(opened: Collection, root: str, *, contents: Set[str] | None = None) -> Iterator[list[Point]]:
+    """Yield the points of a folder in batches: not those of another whose name is written out alike.
+
+    Args:
+        opened: The collection.
+        root: Absolute; may hold surrogate escapes.
+        contents: Only pictures of these digests.
+    """
+    only = of_source(escape_undecodable(root))
+    if contents is not None:
+        only = Filter(must=(*only.must, Match("sha256", tuple(sorted(contents)))))
+    for points in opened.scan(only, batch_size=_BATCH):
+        if mine := [point for point in points if source_of(point.payload) == root]:
+            yield mine
+
+
+def count_source(opened: Collection, root: str) -> int:
+    """Return how many points of a folder there are, as `scan_source` gives them."""
+    if "\\x" not in escape_undecodable(root):
+        return opened.count(of_source(root))
+    return sum(map(len, scan_source(opened, root)))
+
+
+def exact_sources(opened: Collection, source: str) -> set[str]:
+    """Return the paths that open what a collection names as one source: two may be written out alike."""
+    if "\\x" not in source:
+        return {source}
+    return {source_of(point.payload) for points in opened.scan(of_source(source)) for point in points}
 
 
 def find_source(named: str, sources: Iterable[str]) -> str | None:
@@ -146,6 +176,7 @@ def rename_source(
         StoreError: If the store fails. Call it again: what is done stays.
     """
     target = os.path.realpath(new)
+    begun = store.state(collection)
     with closing(store.open(collection)) as opened:
         sources = opened.facet("source")
         source = find_source(os.fspath(old), sources)
@@ -156,6 +187,11 @@ def rename_source(
                 raise no_such_source(store, collection, os.fspath(old), sources)
             return 0
         where = naming_options(store, collection)
+        if len(exact_sources(opened, source)) > 1:
+            raise DataError(
+                f"{source!r} stands for two folders, whose names differ in bytes that are written out alike. "
+                "Give one of them another name on disk, and ingest it."
+            )
         _check_rename(opened, source, target, sources, where)
         if check:
             _check_holds(opened, source, target, where)
@@ -163,6 +199,7 @@ def rename_source(
     for version in versions(store, collection):
         with closing(version):
             give_places(version, source, lambda payload: (target, path_of(payload)), on_points=on_points)
+    store.finish(collection, begun)
     return images
 
 
@@ -188,15 +225,22 @@ def forget_source(
         DataError: If it is no source of the collection.
         StoreError: If the store fails. Call it again: what is done stays.
     """
+    begun = store.state(collection)
     with closing(store.open(collection)) as opened:
         sources = opened.facet("source")
     found = find_source(os.fspath(source), sources)
     if found is None:
         raise no_such_source(store, collection, os.fspath(source), sources)
+    n_images = 0
     for version in versions(store, collection):
         with closing(version):
-            remove_points(version, found, on_points=on_points)
-    return sources[found]
+            roots = exact_sources(version, found)
+            meant = roots & {os.path.realpath(source), os.path.abspath(source)}
+            n_images = n_images or sum(count_source(version, root) for root in meant or roots)
+            for root in meant or roots:
+                remove_points(version, root, on_points=on_points)
+    store.finish(collection, begun)
+    return n_images
 
 
 def versions(store: Store, collection: str) -> Iterator[Collection]:
@@ -260,8 +304,8 @@ def give_places(
 
 
 def remove_points(opened: Collection, source: str, *, on_points: Callable[[int], None] | None = None) -> None:
-    """Delete the points of a source, as the collection names it."""
-    for points in opened.scan(of_source(source), batch_size=_BATCH):
+    """Delete the points of a folder, and not those of another whose name is written out alike."""
+    for points in scan_source(opened, source):
         opened.delete([point.id for point in points])
         if on_points is not None:
             on_points(len(points))

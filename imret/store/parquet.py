@@ -23,7 +23,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError, StoreError, summary
+from imret.errors import ChangedMeanwhile, DataError, StoreError, summary
 from imret.escape import escape_undecodable
 from imret.files import check_writable, write_atomically
 from imret.settings import __version__
@@ -149,6 +149,7 @@ def import_collection(
         DataError: If the file is not whole or not of this format, or the collection exists and neither
             `replace` nor `merge` is set.
         ModelMismatch: If it exists with another encoder, and `merge` is set.
+        ChangedMeanwhile: If another program changed the collection meanwhile or, with `merge`, replaced it.
         StoreError: If the store fails. Run it again: what is half made is not live, and is made again.
     """
     if replace and merge:
@@ -157,8 +158,8 @@ def import_collection(
     say_stage, say_points = on_stage or (lambda stage: None), on_points or (lambda n: None)
     with _reading(file) as reader:
         identity, points = reader.header.identity, reader.header.points
-        live = store.live(name)
-        staged = live is None or not merge
+        begun = store.state(name)
+        staged = (live := store.live(name)) is None or not merge
         if live is not None:
             if merge:
                 live.require_same(
@@ -179,25 +180,32 @@ def import_collection(
         for ids, _, _ in reader.batches():
             say_points(len(ids))
         say_stage("store")
-        open_target = store.create_staging if staged else store.open_version
-        with closing(open_target(name, identity)) as target:
-            for ids, vectors, payloads in reader.batches():
-                target.upsert(ids, vectors, payloads)
-                say_points(len(ids))
-                if target.needs_optimize():
-                    say_stage("index")
-                    target.optimize()
-                    say_stage("store")
-            if staged and (stored := target.count()) != points:
-                raise StoreError(
-                    f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after all "
-                    "were stored. Does something else write to it? Run the import again."
-                )
-            target.flush()
-            say_stage("index")
-            target.optimize()
-        if staged:
-            store.promote(name, identity, staged=True)
+        try:
+            with closing((store.create_staging if staged else store.open_version)(name, identity)) as target:
+                for ids, vectors, payloads in reader.batches():
+                    target.upsert(ids, vectors, payloads)
+                    say_points(len(ids))
+                    if target.needs_optimize():
+                        say_stage("index")
+                        target.optimize()
+                        say_stage("store")
+                if staged and (stored := target.count()) != points:
+                    raise StoreError(
+                        f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after "
+                        "all were stored. Does something else write to it? Run the import again."
+                    )
+                target.flush()
+                say_stage("index")
+                target.optimize()
+            if not staged:
+                store.finish(name, begun)
+            else:
+                store.promote(name, identity, version=target.version, expected=begun)
+        except ChangedMeanwhile as error:
+            what = f"another program changed the collection {name!r} while this import ran"
+            what += "; it stays as it is" if staged else "; what was added to it may be lost"
+            also = " to replace what that stored, too, or add to it with --merge" if replace else ""
+            raise ChangedMeanwhile(f"{what}. Run it again{also}.") from error
     return points
 
 
