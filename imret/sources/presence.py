@@ -2,7 +2,8 @@
 
 Gone is only what clearly is: the folder it lay in is there, can be listed and holds something, but not the
 file; or that folder is gone from such a folder. A drive that is not mounted leaves an empty folder or a link
-that leads nowhere, a share that is away leaves errors: of what lies there nothing is known.
+that leads nowhere, a share that is away leaves errors: of what lies there nothing is known. A picture that is
+a link is where the link leads, and gone from there by the same rule.
 """
 
 from __future__ import annotations
@@ -83,10 +84,18 @@ def _look_at(root: str, path: str) -> Presence:
         if stat.S_ISLNK(mode):
             mode = os.stat(file).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return OutOfReach(folder, "holds links to places that are not there") if _is_link(file) else "gone"
+        if not _is_link(file) or _leads_to_what_is_gone(file):
+            return "gone"
+        return OutOfReach(folder, "holds links to places that are not there")
     except OSError as error:
         return OutOfReach(folder, _why(error))
-    return "gone" if stat.S_ISDIR(mode) else "here"
+    return "here" if stat.S_ISREG(mode) else "gone"
+
+
+def _leads_to_what_is_gone(link: str) -> bool:
+    """Whether the folder that a link leads into is there and holds something, but not what the link names."""
+    target = os.path.realpath(link)
+    return not os.path.lexists(target) and _look_into(os.path.dirname(target), "", set()).state == "here"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from imret import Encoder, open_store
 from imret.cli.main import cli
 from imret.errors import DataError
+from imret.sources.stored import forget_source
 from ingest.pipeline import ingest
 from ingest.report import Report, Unreached
 from ingest.sources import FolderSource
@@ -235,3 +236,78 @@ def test_what_a_system_writes_into_a_mount_point_makes_no_folder_of_pictures(
     assert report.removed == 0
     (kept,) = report.out_of_reach
     assert kept.reason == "is empty now"
+
+
+def test_a_picture_that_became_a_link_to_what_is_gone_goes_and_one_that_leads_to_a_drive_stays(
+    photos: Path, encoder: Encoder
+) -> None:
+    run(photos, encoder)
+    for name, target in (
+        ("0.png", photos / "nas" / "no.png"),
+        ("1.png", photos.parent / "unmounted" / "1.png"),
+    ):
+        (photos / "local" / name).unlink()
+        (photos / "local" / name).symlink_to(target)
+    report = run(photos, encoder)
+    assert (report.missing, [one.images for one in report.out_of_reach]) == (1, [1])
+    report = run(photos, encoder, prune=True)
+    assert (report.removed, report.out_of_reach) == (
+        1,
+        [Unreached(str(photos / "local"), "holds links to places that are not there", 1)],
+    )
+    (photos.parent / "unmounted").mkdir()  # the place of the drive, which is not in it
+    assert run(photos, encoder, prune=True).removed == 0
+    (photos.parent / "unmounted" / "another.png").write_bytes(b"the drive, without that picture")
+    assert run(photos, encoder, prune=True).removed == 1
+    assert paths(photos) == [path for path in ALL if path not in ("local/0.png", "local/1.png")]
+
+
+@pytest.mark.parametrize("holds", ["nothing", "a picture", "a pipe instead"])
+def test_a_picture_that_became_a_folder_or_a_pipe_goes(photos: Path, encoder: Encoder, holds: str) -> None:
+    run(photos, encoder)
+    place = photos / "local" / "0.png"
+    place.unlink()
+    if holds == "a pipe instead":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    if holds == "a picture":
+        draw_picture(place / "new.png", seed=70)
+    assert run(photos, encoder).missing == 1
+    assert run(photos, encoder, prune=True).removed == 1
+    expected = sorted([*ALL[1:], *(["local/0.png/new.png"] if holds == "a picture" else [])])
+    assert paths(photos) == expected
+
+
+def test_two_folders_whose_names_are_written_out_alike_leave_each_other_their_pictures(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    photos = tmp_path / "photos"
+    folders = [os.path.join(tmp_path, os.fsdecode(b"caf\xe9")), os.path.join(tmp_path, r"caf\xe9")]
+    try:
+        for seed, folder in enumerate(folders):
+            draw_picture(Path(folder) / "here.png", seed=seed)
+            for n in range(3):
+                draw_picture(Path(folder) / f"{n}.png", seed=10 * seed + n + 2)
+    except OSError:
+        pytest.skip("this file system takes no name that is no Unicode")
+
+    def ingested(*which: int, **options: Any) -> Report:
+        with open_store(str(tmp_path / "db")) as store:
+            sources = [FolderSource(folders[i]) for i in which]
+            return ingest(store, sources, encoder=encoder, **options)
+
+    ingested(0)
+    ingested(1)
+    for i in (0, 1, 0, 1):
+        report = ingested(i, prune=True)
+        assert (report.unchanged, report.removed, report.missing, report.out_of_reach) == (4, 0, 0, [])
+    assert len(paths(photos)) == 8
+    os.unlink(os.path.join(folders[0], "0.png"))
+    assert ingested(1, prune=True).removed == 0
+    assert ingested(1).missing == 0
+    assert ingested(0, 1, prune=True).removed == 1
+    with open_store(str(tmp_path / "db")) as store:
+        assert forget_source(store, folders[0]) == 3
+    assert len(paths(photos)) == 4
+    assert ingested(1, prune=True).unchanged == 4
