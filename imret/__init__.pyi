@@ -2,6 +2,7 @@
 # it is first asked for. One name a line: from MODULE import NAME as NAME
 from finetune.config import FinetuneConfig as FinetuneConfig
 from finetune.run import finetune as finetune
+from imret.errors import ChangedMeanwhile as ChangedMeanwhile
 from imret.errors import DataError as DataError
 from imret.errors import ImageError as ImageError
 from imret.errors import ImretError as ImretError

@@ -204,7 +204,6 @@ def _ingest_once(
             target.complete(
                 reconcilers,
                 prune=prune,
-                wrote=report.wrote,
                 catch_up=lambda: run.catch_up(sources, prune=prune),
             )
             report.complete = True

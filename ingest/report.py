@@ -94,11 +94,6 @@ class Report:
         """Pictures met: stored now or before, or skipped."""
         return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
 
-    @property
-    def wrote(self) -> bool:
-        """Whether the run has changed which pictures the collection holds, or their vectors."""
-        return bool(self.added or self.updated or self.moved or self.removed or self.taken_over)
-
     def blank(self) -> Report:
         """Return a report of the same run that nothing was counted into yet."""
         return Report(self.collection, self.store, self.engine, self.model, self.fingerprint, self.sources)

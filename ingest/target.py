@@ -107,7 +107,6 @@ class Target:
         reconcilers: Sequence[Reconciler],
         *,
         prune: bool = False,
-        wrote: bool = True,
         catch_up: Callable[[], Sequence[Reconciler]] | None = None,
     ) -> None:
         """Make what was stored last, build the index, and switch to the version if it is not live yet.
@@ -115,7 +114,6 @@ class Target:
         Args:
             reconcilers: One for each folder of the run.
             prune: Whether what the live version holds of pictures that are gone may go.
-            wrote: Whether the run stored or removed anything.
             catch_up: Embeds what came to the folders since, and returns the reconcilers of that.
 
         Raises:
@@ -129,7 +127,7 @@ class Target:
             self._take_the_place(reconcilers, prune=prune, catch_up=catch_up)
             return
         try:
-            self.store.finish(self.version.name, self.begun, wrote=wrote)
+            self.store.finish(self.version.name, self.begun)
         except ChangedMeanwhile as error:
             raise self.replaced() from error
 

@@ -29,6 +29,7 @@ from imret.files import check_writable, write_atomically
 from imret.settings import __version__
 from imret.store import Collection, Identity, Point, Store
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
+from imret.store.replacement import Replacement
 
 try:
     import pyarrow
@@ -159,8 +160,8 @@ def import_collection(
     with _reading(file) as reader:
         identity, points = reader.header.identity, reader.header.points
         begun = store.state(name)
-        staged = (live := store.live(name)) is None or not merge
-        if live is not None:
+        replacement = Replacement(store, name, begun) if begun.version is None or not merge else None
+        if (live := store.live(name)) is not None:
             if merge:
                 live.require_same(
                     identity,
@@ -181,7 +182,8 @@ def import_collection(
             say_points(len(ids))
         say_stage("store")
         try:
-            with closing((store.create_staging if staged else store.open_version)(name, identity)) as target:
+            fill = store.create_staging if replacement else store.open_version
+            with closing(fill(name, identity)) as target:
                 for ids, vectors, payloads in reader.batches():
                     target.upsert(ids, vectors, payloads)
                     say_points(len(ids))
@@ -189,7 +191,7 @@ def import_collection(
                         say_stage("index")
                         target.optimize()
                         say_stage("store")
-                if staged and (stored := target.count()) != points:
+                if replacement and (stored := target.count()) != points:
                     raise StoreError(
                         f"{store.address} holds {stored:,} of the {points:,} points of {reader.shown} after "
                         "all were stored. Does something else write to it? Run the import again."
@@ -197,13 +199,10 @@ def import_collection(
                 target.flush()
                 say_stage("index")
                 target.optimize()
-            if not staged:
-                store.finish(name, begun)
-            else:
-                store.promote(name, identity, version=target.version, expected=begun)
+            replacement.carry_out(target) if replacement else store.finish(name, begun)
         except ChangedMeanwhile as error:
             what = f"another program changed the collection {name!r} while this import ran"
-            what += "; it stays as it is" if staged else "; what was added to it may be lost"
+            what += "; it stays as it is" if replacement else "; what was added to it may be lost"
             also = " to replace what that stored, too, or add to it with --merge" if replace else ""
             raise ChangedMeanwhile(f"{what}. Run it again{also}.") from error
     return points

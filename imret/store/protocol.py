@@ -62,13 +62,12 @@ class Store(Protocol):
     def state(self, name: str) -> LiveState:
         """Return which version is live now, to be compared with later by `finish` and `promote`."""
 
-    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+    def finish(self, name: str, begun: LiveState) -> None:
         """Take note that a program has ended its work on the live version; what it stored is flushed.
 
         Args:
             name: Of the collection.
             begun: The state before its first write.
-            wrote: Whether it wrote anything. If not, nobody who switches need look again.
 
         Raises:
             ChangedMeanwhile: If another version is live by now, or none: what was stored may be lost.

@@ -233,9 +233,29 @@ def test_an_import_that_replaces_is_refused_if_something_was_stored_meanwhile(
     ):
         imports(address, file, replace=True, on_stage=once(lambda: run(address, encoders[0], photos)))
     assert len(live(address, encoders[0])) == 8
-    # One that had nothing to do has nothing to lose.
+    # One that found all as it was holds nothing up.
     imports(address, file, replace=True, on_stage=once(lambda: run(address, encoders[0], photos)))
     assert len(live(address, encoders[0])) == 6
+
+
+def test_an_import_that_replaces_is_refused_if_an_ingest_found_what_a_killed_one_stored_meanwhile(
+    address: str, photos: Path, tmp_path: Path, encoders: list[Encoder]
+) -> None:
+    run(address, encoders[0], photos)
+    file = exports(address, tmp_path / "all.parquet")
+
+    def killed(stage: str) -> None:
+        raise KeyboardInterrupt
+
+    def meanwhile() -> None:
+        draw(photos, range(6, 8))
+        with pytest.raises(KeyboardInterrupt):
+            run(address, encoders[0], photos, on_stage=killed)
+        assert run(address, encoders[0], photos).unchanged == 8  # "done": so they are to stay
+
+    with pytest.raises(ChangedMeanwhile):
+        imports(address, file, replace=True, on_stage=once(meanwhile))
+    assert len(live(address, encoders[0])) == 8
 
 
 def test_an_ingest_whose_version_an_import_replaced_goes_on_in_the_new_one(

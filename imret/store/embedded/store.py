@@ -89,13 +89,12 @@ class EdgeStore:
     def state(self, name: str) -> LiveState:
         return folder.read_versions(self._folder / check_name(name)).state
 
-    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+    def finish(self, name: str, begun: LiveState) -> None:
         collection = self._folder / check_name(name)
         with self._switching(collection, begun) as known:
             if not known.state.has_version_of(begun):
                 raise changed_meanwhile(name, self.address)
-            if wrote:
-                folder.write_versions(collection, replace(known, ended=new_mark()))
+            folder.write_versions(collection, replace(known, ended=new_mark()))
 
     def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)

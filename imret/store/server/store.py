@@ -102,12 +102,10 @@ class ServerStore:
 
         return look_up(look)
 
-    def finish(self, name: str, begun: LiveState, *, wrote: bool = True) -> None:
+    def finish(self, name: str, begun: LiveState) -> None:
         physical = begun.version
         if physical is None or not self.state(name).has_version_of(begun):
             raise changed_meanwhile(name, self.address)
-        if not wrote:
-            return
         try:
             self._marks.write(physical, ended=new_mark())
             self._marks.await_switch(physical, lambda: self.version(name) == physical)
