@@ -141,14 +141,21 @@ def ingest(
         on_stage=on_stage,
         on_encoder=on_encoder,
     )
-    for _ in range(_ATTEMPTS - 1):
+    for n_replaced in range(_ATTEMPTS):
         try:
-            return attempt()
+            report = attempt()
         except ChangedMeanwhile:
             live = store.live(collection)
-            if live is None or not encoder.embeds_as(live.fingerprint):
+            is_last = n_replaced == _ATTEMPTS - 1
+            if is_last or live is None or not encoder.embeds_as(live.fingerprint):
                 raise
-    return attempt()
+        else:
+            if n_replaced:
+                report.notes.append(
+                    "another command replaced the collection meanwhile; counted is what the new one lacked"
+                )
+            return report
+    raise AssertionError("unreachable")
 
 
 def _ingest_once(

@@ -267,7 +267,8 @@ def test_an_ingest_whose_version_an_import_replaced_goes_on_in_the_new_one(
     report = run(
         address, encoders[0], tmp_path / "more", on_stage=once(lambda: imports(address, file, replace=True))
     )
-    assert report.complete
+    assert (report.complete, report.added) == (True, 4)
+    assert "another command replaced the collection meanwhile" in report.notes[-1]
     assert live(address, encoders[0]) == files_in(photos, tmp_path / "more")
 
 
