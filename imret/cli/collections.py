@@ -50,7 +50,7 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         for name in store.collections() if collection is None else [collection]:
             described = describe_if_it_answers(store, name)
@@ -94,7 +94,7 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
     from imret.cli.describe import describe_collection, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
@@ -133,7 +133,7 @@ def check_command(
     from imret.store import open_store
     from imret.store.check import check_collection
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
@@ -265,7 +265,7 @@ def export_command(
     from imret.store.parquet import export_collection
 
     started = time.monotonic()
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
@@ -297,7 +297,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     started = time.monotonic()
     header = read_header(file)
     name = collection or header.collection
-    with open_store(db) as store:
+    with open_store(db, share="if possible") as store:
         _say_reason(store.reason)
         with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
@@ -330,7 +330,7 @@ def optimize_command(name: str | None, collection: str | None, db: str | None) -
     (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             before = opened.stats()
