@@ -16,7 +16,7 @@ import pytest
 
 from imret.store.embedded.store import EdgeStore
 from tests import ROOT
-from tests.fakes.edge_points import MODEL, store_points
+from tests.fakes.edge_points import MODEL, point_of, store_points
 from tests.fakes.pictures import draw_picture
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -92,6 +92,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with EdgeStore(db, index_from_kb=50) as store:
         for begin in range(0, 24_000, 4_000):
             store_points(store, range(begin, begin + 4_000))
+            numbers = range(begin, begin + 4_000)
+            payloads = [{**point_of(i)[2], "source": "/photos", "sha256": f"{i:064x}"} for i in numbers]
+            store.open("photos").overwrite_payloads([point_of(i)[0] for i in numbers], payloads)
     return db
 
 
