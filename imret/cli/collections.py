@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.options import ListByDefault, collection_choice, db_option, format_option, progress_bar
+from imret.errors import StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -234,11 +235,17 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     if store.live(name) is None and building:
         model, sources, shown = building[0].model, ["FOLDER"], f"{name} (not complete)"
     else:
-        with closing(store.open(name)) as opened:
-            images = opened.count()
-            sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
-            model = opened.identity.model
-        shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+        try:
+            with closing(store.open(name)) as opened:
+                images = opened.count()
+                sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
+                model = opened.identity.model
+            shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+        except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
+            live = store.live(name)
+            if live is None or store.engine != "embedded":
+                raise
+            model, sources, shown = live.model, ["FOLDER"], f"{name} (its images cannot be counted)"
     again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
     return _Deletion(name, shown, escape_control(again) + _db(store.address, db))
 

@@ -54,6 +54,7 @@ class WorkerClient:
 
     Attributes:
         is_abandoned: Whether nobody asks it any more, and another is to take its place.
+        has_died: Whether it did not answer: what is opened next is opened in another.
     """
 
     def __init__(self, address: str, connection: socket.socket) -> None:
@@ -61,7 +62,7 @@ class WorkerClient:
         self._connection = connection
         self._pid = os.getpid()
         self._talker = ThreadPoolExecutor(1, "imret-edge")
-        self.is_abandoned = False
+        self.is_abandoned = self.has_died = False
 
     def call(self, operation: str, *arguments: Any) -> Any:
         """Return the worker's answer, or raise the error it answered.
@@ -128,6 +129,7 @@ class WorkerClient:
             answer: tuple[bool, Any] = ipc.receive(self._connection)
             return answer
         except (OSError, EOFError) as error:
+            self.has_died = True
             raise self._dead() from error
 
     def _dead(self) -> StoreUnavailable:

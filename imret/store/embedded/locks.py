@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from imret.errors import StoreLocked
+from imret.errors import StoreError, StoreLocked
 
 _NOTE_BYTES = 2048  # what a note takes at least: the rest is spaces, which JSON allows
 
@@ -52,12 +53,18 @@ class VersionLock:
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
+        StoreError: If the store cannot be written to.
     """
 
     def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise _protected(version, error) from error
+                raise
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, self._path):
@@ -197,6 +204,15 @@ def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewh
         f"{use}An embedded store serves one process at a time, for searching too, unless that shares it, as "
         "imret's commands do where they can.\n"
         f"Wait until it has ended or stop it, {server}"
+    )
+
+
+def _protected(version: Path, error: OSError) -> StoreError:
+    store = str(version.parent.parent)
+    return StoreError(
+        f"cannot open the collection {version.parent.name!r} in {store!r}: {error.strerror}. The files of an "
+        "embedded store are written to also when it is only searched.\n"
+        "Make them writable, or copy the folder to where they are, and name that with --db."
     )
 
 

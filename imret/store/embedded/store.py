@@ -310,7 +310,9 @@ class EdgeStore:
     def _started(self) -> WorkerProcess:
         with self._starting:
             self._check_open()
-            if self._worker is None or self._worker.is_abandoned:
+            if self._worker is None or self._worker.is_abandoned or self._worker.has_died:
+                if self._worker is not None:
+                    self._worker.close()
                 self._worker = WorkerProcess(
                     self.address,
                     self._share_in,
