@@ -166,7 +166,7 @@ def _folders(
             where = ""
             with (
                 suppress(ImretError),
-                open_store(db, create=False) as store,
+                open_store(db, create=False, share="if possible") as store,
                 closing(store.open(collection)) as opened,
             ):
                 stored, where = opened.facet("source"), naming_options(store, collection)

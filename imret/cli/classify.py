@@ -146,7 +146,7 @@ def _labels_and_encoder(
         model = encoding.pop("model") or DEFAULT_MODEL
         return labels, LazyEncoder(model, notify=announce, **encoding)
     collection = collection or DEFAULT_COLLECTION
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         if store.reason:
             announce(store.reason)
         with closing(store.open(collection)) as opened:

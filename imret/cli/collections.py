@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.options import ListByDefault, collection_choice, db_option, format_option, progress_bar
+from imret.errors import StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -50,7 +51,7 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         for name in store.collections() if collection is None else [collection]:
             described = describe_if_it_answers(store, name)
@@ -94,7 +95,7 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
     from imret.cli.describe import describe_collection, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
@@ -133,7 +134,7 @@ def check_command(
     from imret.store import open_store
     from imret.store.check import check_collection
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
@@ -234,11 +235,17 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     if store.live(name) is None and building:
         model, sources, shown = building[0].model, ["FOLDER"], f"{name} (not complete)"
     else:
-        with closing(store.open(name)) as opened:
-            images = opened.count()
-            sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
-            model = opened.identity.model
-        shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+        try:
+            with closing(store.open(name)) as opened:
+                images = opened.count()
+                sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
+                model = opened.identity.model
+            shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+        except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
+            live = store.live(name)
+            if live is None or store.engine != "embedded":
+                raise
+            model, sources, shown = live.model, ["FOLDER"], f"{name} (its images cannot be counted)"
     again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
     return _Deletion(name, shown, escape_control(again) + _db(store.address, db))
 
@@ -265,7 +272,7 @@ def export_command(
     from imret.store.parquet import export_collection
 
     started = time.monotonic()
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
@@ -297,7 +304,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     started = time.monotonic()
     header = read_header(file)
     name = collection or header.collection
-    with open_store(db) as store:
+    with open_store(db, share="if possible") as store:
         _say_reason(store.reason)
         with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
@@ -330,7 +337,7 @@ def optimize_command(name: str | None, collection: str | None, db: str | None) -
     (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             before = opened.stats()

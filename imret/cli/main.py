@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from imret.cli.options import collection_choice, db_option, format_option
+from imret.cli.stopping import farewell, heed_signals, leave
 from imret.errors import ImretError
 from imret.output.console import announce, silence_closed_stdout
 from imret.settings import __version__, read_settings
@@ -62,6 +63,8 @@ class _Group(click.Group):
                 raise
             sys.stdout.flush()
             return returned
+        except KeyboardInterrupt as stop:  # which click would tell as an empty line
+            farewell(stop)
         except BrokenPipeError as error:
             if silence_closed_stdout():
                 return 0
@@ -96,7 +99,7 @@ def info_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.cli.describe import describe, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         description = describe(store, collection)
     print(
         json.dumps(description, indent=2, ensure_ascii=False)
@@ -109,8 +112,9 @@ def main() -> NoReturn:
     """Run the command line; an ImretError is one clear message, a traceback shows only under --debug.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but something was skipped under --strict,
-    130 stopped with Ctrl-C.
+    130 stopped with Ctrl-C, 143 by SIGTERM, 129 by the end of its terminal.
     """
+    heed_signals()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # File names may hold bytes that are no UTF-8; pass them on as they are.
@@ -118,13 +122,12 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:2] or read_settings().debug
     try:
-        sys.exit(cli.main(prog_name="imret", standalone_mode=False))
+        leave(cli.main(prog_name="imret", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        announce("\nStopped. Run the same command again to continue.")
-        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        farewell(stop)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -317,7 +317,7 @@ def _from_store(
     from imret.store import open_store
 
     filter_ = options.make_filter()
-    with open_store(db, create=False) as store, ThreadPoolExecutor(1) as pool:
+    with open_store(db, create=False, share="if possible") as store, ThreadPoolExecutor(1) as pool:
         if store.reason:
             announce(store.reason)
         # An embedded store starts a process for it, which takes as long as what is imported here.

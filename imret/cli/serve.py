@@ -21,6 +21,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
+from imret.cli.stopping import stopping_by
 from imret.output.console import announce
 from imret.retrieval.limits import MAX_BODY_BYTES
 
@@ -104,7 +105,8 @@ def command(
     """Serve the search page and its API, with collections open and their models in memory.
 
     While it runs, `imret search` for the same store is answered by it, in a fraction of the time. New
-    versions of a collection are taken up as they become live. Ctrl-C ends it, after the requests that run.
+    versions of a collection are taken up as they become live. Ctrl-C ends it, after the requests that run;
+    a second one, a little later, at once.
     """
     from imret.errors import DataError
 
@@ -188,9 +190,9 @@ def _open_pool(
 def _run(
     app: App, listener: socket.socket, *, host: str, address: str, token: str | None, open_page: bool
 ) -> None:
-    """Serve until Ctrl-C, found by the searches of this user for the store at address."""
+    """Serve until Ctrl-C or SIGTERM, found by the searches of this user for the store at address."""
     from imret.client import discovery
-    from imret.web.server import bracketed, local_url, make_server, raise_file_limit, serve_until_stopped
+    from imret.web.server import bracketed, local_url, make_server, raise_file_limit
 
     server = make_server(app, max_connections=raise_file_limit())
     port = listener.getsockname()[1]
@@ -199,7 +201,8 @@ def _run(
         announce(f"the page is at http://{bracketed(host)}:{port}  (Ctrl-C ends)")
         if open_page:
             webbrowser.open(url)
-        serve_until_stopped(server, listener)
+        with stopping_by(lambda: setattr(server, "should_exit", True)):
+            server.run(sockets=[listener])
         announce("imret serve has ended")
 
 

@@ -40,7 +40,7 @@ def list_command(db: str | None, collection: str, output: str) -> None:
     from imret.sources.stored import list_sources, naming_options
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, share="if possible") as store:
         if store.reason:
             announce(store.reason)
         sources, where = list_sources(store, collection), naming_options(store, collection)

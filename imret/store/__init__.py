@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imret.store.collection import Collection
     from imret.store.filter import INDEXED_FIELDS, Condition, Filter, Ids, Match, Range
     from imret.store.protocol import Store
-    from imret.store.types import Identity, Point, Stats
+    from imret.store.types import Identity, Point, Share, Stats
 
 __all__ = [
     "INDEXED_FIELDS",
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
 
 def open_store(
-    address: str | os.PathLike[str] | None = None, *, create: bool = True, share: bool = False
+    address: str | os.PathLike[str] | None = None, *, create: bool = True, share: Share = False
 ) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
@@ -73,7 +73,8 @@ def open_store(
             `Store.reason` then tells.
         create: Make an embedded store whose folder is missing or empty.
         share: Let other programs of this user search and fill what this one has open of an embedded store,
-            as a server lets all in any case.
+            as a server lets all in any case; "if possible" goes on alone where there is no private folder to
+            share through.
 
     Raises:
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.

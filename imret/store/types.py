@@ -6,7 +6,7 @@ import re
 import secrets
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from imret.errors import ModelMismatch
 
@@ -25,6 +25,9 @@ M, EF_CONSTRUCT = 16, 200
 # finds, with 4 it loses nothing (benchmarks/index_quantization.py).
 HNSW_EF = 512
 OVERSAMPLING = 4.0
+
+# Whether other programs may use what this one has open of an embedded store.
+Share: TypeAlias = bool | Literal["if possible"]
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16,}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import signal
 import socket
 from typing import Any
 
@@ -72,6 +71,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to the command: `should_exit` ends it, once the requests that run have ended."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+
 def make_server(app: Any, *, max_connections: int) -> uvicorn.Server:
     """Return the server of an ASGI application.
 
@@ -79,7 +85,7 @@ def make_server(app: Any, *, max_connections: int) -> uvicorn.Server:
         app: The application.
         max_connections: With more open, requests are answered 503.
     """
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             http="h11",
@@ -96,17 +102,6 @@ def make_server(app: Any, *, max_connections: int) -> uvicorn.Server:
             lifespan="on",
         )
     )
-
-
-def serve_until_stopped(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, which uvicorn raises again once the requests that ran have ended."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
 
 
 def local_url(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +25,20 @@ from imret.errors import StoreError, StoreUnavailable
 from imret.store.embedded import locks, unix_socket
 
 CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
+STOP_TIMEOUT_S = 0.5  # the same, where a person has stopped what it does: it may be an index that takes hours
+LET_GO_TIMEOUT_S = 0.5
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from imret.store.embedded.worker import main; "
     "main(int(sys.argv[1]))"
 )
+
+
+class WorkerGone(StoreUnavailable):
+    """A worker that is no longer there to be asked, for a reason that says nothing of what it was asked.
+
+    Another takes its place: what it acknowledged is in the log, and every request may be repeated.
+    """
 
 
 class WorkerClient:
@@ -42,6 +51,10 @@ class WorkerClient:
         address: Of the store, for messages.
         connection: To the worker. A request is (operation, arguments), an answer (True, result) or (False,
             exception).
+
+    Attributes:
+        is_abandoned: Whether nobody asks it any more, and another is to take its place.
+        has_died: Whether it did not answer: what is opened next is opened in another.
     """
 
     def __init__(self, address: str, connection: socket.socket) -> None:
@@ -49,27 +62,42 @@ class WorkerClient:
         self._connection = connection
         self._pid = os.getpid()
         self._talker = ThreadPoolExecutor(1, "imret-edge")
+        self.is_abandoned = self.has_died = False
 
     def call(self, operation: str, *arguments: Any) -> Any:
         """Return the worker's answer, or raise the error it answered.
 
+        Whoever stops the wait, with Ctrl-C, stops the work: the worker is abandoned.
+
         Raises:
+            WorkerGone: If it was abandoned, or another program's has ended.
             StoreUnavailable: If it died; the message says what is known of it.
         """
-        if os.getpid() != self._pid:
-            raise StoreError("this store was opened before a fork; open it in the process that uses it")
-        closed = StoreError(f"the store {self._address!r} is closed")
         try:
-            answer = self._talker.submit(self._exchange, (operation, arguments))
-        except RuntimeError:  # shut down
-            raise closed from None
-        try:
-            succeeded, result = answer.result()
+            succeeded, result = self._ask(operation, arguments).result()
         except CancelledError:  # shut down while it waited for its turn
-            raise closed from None
+            raise self._closed() from None
+        except Exception:
+            raise
+        except BaseException:
+            self.abandon()
+            raise
         if not succeeded:
             raise result
         return result
+
+    def tell(self, operation: str, *arguments: Any) -> None:
+        """Ask for what nobody needs to wait for: the worker may be busy with the work of others.
+
+        Raises:
+            As for `call`, where that is known soon.
+        """
+        try:
+            self._ask(operation, arguments).result(LET_GO_TIMEOUT_S)
+        except CancelledError:
+            raise self._closed() from None
+        except TimeoutError:
+            pass
 
     def close(self) -> None:
         """Hang up."""
@@ -77,12 +105,31 @@ class WorkerClient:
             self._talker.shutdown(wait=False, cancel_futures=True)
             self._hang_up()
 
+    def abandon(self) -> None:
+        """Hang up, and wait for nothing that it is busy with."""
+        self.is_abandoned = True
+        self.close()
+
+    def _ask(self, operation: str, arguments: tuple[Any, ...]) -> Future[tuple[bool, Any]]:
+        if os.getpid() != self._pid:
+            raise StoreError("this store was opened before a fork; open it in the process that uses it")
+        try:
+            return self._talker.submit(self._exchange, (operation, arguments))
+        except RuntimeError:  # shut down
+            raise self._closed() from None
+
+    def _closed(self) -> StoreError:
+        if self.is_abandoned:
+            return self._dead()
+        return StoreError(f"the store {self._address!r} is closed")
+
     def _exchange(self, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:
         try:
             ipc.send(self._connection, request)
             answer: tuple[bool, Any] = ipc.receive(self._connection)
             return answer
         except (OSError, EOFError) as error:
+            self.has_died = True
             raise self._dead() from error
 
     def _dead(self) -> StoreUnavailable:
@@ -113,8 +160,9 @@ class PeerClient(WorkerClient):
         return None if connection is None else cls(address, owner, connection)
 
     def _dead(self) -> StoreUnavailable:
+        self.is_abandoned = True
         owner = self._lock_owner
-        return StoreUnavailable(
+        return WorkerGone(
             f"process {owner.pid} ({owner.command}) has ended, through which this one used "
             f"the store {self._address!r}. What was acknowledged is safe: run the command again."
         )
@@ -133,15 +181,20 @@ def _close(connection: socket.socket, pid: int) -> None:
 class WorkerProcess(WorkerClient):
     """Starts this program's own worker, and asks it.
 
+    Args:
+        address: Of the store, for messages.
+        share_in: The folder for a socket if other programs may connect, or None.
+        must_share: Whether to fail where no socket can be made there.
+        index_from_kb: As for `Shard`.
+
     Attributes:
         socket: Path of the socket through which it lets others use what it has open, or "".
     """
 
-    def __init__(self, address: str, share_in: Path | None, index_from_kb: int) -> None:
+    def __init__(self, address: str, share_in: Path | None, *, must_share: bool, index_from_kb: int) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(address, ours)
-        # A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the worker
+        self._stderr = _file_for_last_words()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *sys.path],
@@ -157,16 +210,20 @@ class WorkerProcess(WorkerClient):
         self._finalizer = weakref.finalize(self, _end, self._process, ours, self._stderr, self._pid)
         owner = locks.LockOwner(self._pid, _command(), time.strftime("%Y-%m-%d %H:%M"))
         try:
-            self.socket: str = self.call("hello", self._pid, share_in, owner, index_from_kb)
+            self.socket: str = self.call("hello", self._pid, share_in, must_share, owner, index_from_kb)
         except BaseException:
             self.close()
             raise
 
     def _hang_up(self) -> None:
         """End the worker; waits until it has closed its files."""
+        if self.is_abandoned and self._finalizer.detach() is not None:
+            _end(self._process, self._connection, self._stderr, self._pid, timeout_s=STOP_TIMEOUT_S)
         self._finalizer()
 
     def _dead(self) -> StoreUnavailable:
+        if self.is_abandoned:
+            return WorkerGone(f"what was asked of the store {self._address!r} was stopped")
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(2.0)
         code = self._process.returncode
@@ -190,13 +247,30 @@ class WorkerProcess(WorkerClient):
         )
 
 
-def _end(process: subprocess.Popen[bytes], connection: socket.socket, stderr: IO[bytes], pid: int) -> None:
+def _file_for_last_words() -> IO[bytes]:
+    """Return where a worker writes what it dies of.
+
+    A file, not a pipe: nobody needs to drain it, and its end can be read after the worker's death.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # a full disk is searched all the same
+        return open(os.devnull, "w+b")
+
+
+def _end(
+    process: subprocess.Popen[bytes],
+    connection: socket.socket,
+    stderr: IO[bytes],
+    pid: int,
+    timeout_s: float = CLOSE_TIMEOUT_S,
+) -> None:
     """Let a worker close its files and end; kill it if that takes long (a log keeps what it acknowledged)."""
     if os.getpid() == pid:  # a forked child must not wait for, or kill, its parent's worker
         with suppress(OSError):
             connection.shutdown(socket.SHUT_WR)  # it may answer what it was asked; then it ends
         try:
-            process.wait(CLOSE_TIMEOUT_S)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import StoreError
-from imret.store.embedded.client import WorkerClient
+from imret.store.embedded.client import WorkerClient, WorkerGone
 from imret.store.filter import Filter
 from imret.store.types import M, Point, RawPoint, Stats
 
 UPSERT_BATCH = 512  # points in one message to the worker
+MAX_REOPENED = 64  # for one request: of so many searches at once each may end before it answers the others
 
 
-class EdgeEngine:
-    """A version that a worker has open. See `Engine`.
+class Opened(NamedTuple):
+    """A version that a worker has open.
 
-    Args:
+    Attributes:
         worker: Who has it.
         handle: The number that the worker gave it.
     """
 
-    def __init__(self, worker: WorkerClient, handle: int) -> None:
-        self._worker = worker
-        self._handle = handle
+    worker: WorkerClient
+    handle: int
+
+
+class EdgeEngine:
+    """A version that a worker has open, and when that is gone, another. See `Engine`.
+
+    A worker is gone when the program ends whose it is: the one that shared it, normally or killed. All
+    requests may be repeated: what was acknowledged is in the log, and to store, delete or build the same
+    twice is to do it once.
+
+    Args:
+        opened: The version.
+        reopen: Opens it again; raises the error that tells why it is not to be used any more.
+        unbuilt: What to tell whoever stops the making of the index.
+    """
+
+    def __init__(self, opened: Opened, reopen: Callable[[], Opened], *, unbuilt: str) -> None:
+        self._opened = opened
+        self._reopen = reopen
+        self._unbuilt = unbuilt
+        self._reopening = threading.Lock()
+        self._is_closed = False
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         for start in range(0, len(ids), UPSERT_BATCH):
@@ -72,7 +94,11 @@ class EdgeEngine:
         return bool(self._call("needs_optimize"))
 
     def optimize(self) -> None:
-        self._call("optimize")
+        try:
+            self._call("optimize")
+        except KeyboardInterrupt as stop:
+            stop.args += (self._unbuilt,)
+            raise
 
     def stats(self) -> Stats:
         points, indexed, disk_bytes = self._call("stats")
@@ -83,8 +109,27 @@ class EdgeEngine:
         pass
 
     def close(self) -> None:
+        self._is_closed = True
         with suppress(StoreError):  # the store may be closed already, or its worker gone
-            self._call("close")
+            self._opened.worker.tell("close", self._opened.handle)
 
     def _call(self, operation: str, *arguments: Any) -> Any:
-        return self._worker.call(operation, self._handle, *arguments)
+        for attempt in range(MAX_REOPENED + 1):
+            opened = self._opened
+            try:
+                return opened.worker.call(operation, opened.handle, *arguments)
+            except WorkerGone:
+                if attempt == MAX_REOPENED:
+                    raise
+            self._replace(opened)
+        raise AssertionError("unreachable")
+
+    def _replace(self, gone: Opened) -> None:
+        """Open the version anew, unless another thread has."""
+        with self._reopening:
+            if self._opened is not gone:
+                return
+            opened = self._reopen()
+            self._opened = opened
+        if self._is_closed:  # meanwhile
+            self.close()

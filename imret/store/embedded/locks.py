@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from imret.errors import StoreLocked
+from imret.errors import StoreError, StoreLocked
+
+_NOTE_BYTES = 2048  # what a note takes at least: the rest is spaces, which JSON allows
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,18 @@ class VersionLock:
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
+        StoreError: If the store cannot be written to.
     """
 
     def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                    raise _protected(version, error) from error
+                raise
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, self._path):
@@ -68,13 +77,11 @@ class VersionLock:
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(owner)).encode(), 0)
+        self._note(json.dumps(asdict(owner)))
 
     def clear_owner(self) -> None:
         """Forget who holds it, and hold it until the process ends, which is now."""
-        with suppress(OSError):
-            os.ftruncate(self._descriptor, 0)
+        self._note("")
 
     def release(self, *, remove: bool = False) -> None:
         """Let others open the version; with `remove` it is gone, and so is the file."""
@@ -82,8 +89,59 @@ class VersionLock:
             if remove:
                 os.unlink(self._path)
             else:
-                os.ftruncate(self._descriptor, 0)
+                self._note("")
         os.close(self._descriptor)
+
+    def _note(self, text: str) -> None:
+        """Write over what is noted, in the place that it has: on a full disk there is no other.
+
+        A disk without room for the first note has none; then nobody is told who holds the lock.
+        """
+        with suppress(OSError):
+            size = max(_NOTE_BYTES, os.fstat(self._descriptor).st_size)
+            os.pwrite(self._descriptor, text.encode().ljust(size), 0)
+
+
+class Turn:
+    """The turn of a program to open what a collection holds, while others wait for what comes of it.
+
+    A courtesy: of many programs that start at once, one opens the version and shares it, where all would
+    have started a worker for nothing. A context manager, which gives it back.
+
+    Args:
+        collection: Its folder, which is what is locked: no file is made, so a full disk is no obstacle.
+    """
+
+    def __init__(self, collection: Path) -> None:
+        self._collection = collection
+        self._descriptor = -1
+
+    def take(self) -> bool:
+        """Take it unless another has it; True also where none can be had: nobody is held up for it."""
+        if self._descriptor >= 0:
+            return True
+        try:
+            descriptor = os.open(self._collection, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:  # there is no such collection yet
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError:  # a share without locks on folders
+            os.close(descriptor)
+            return True
+        self._descriptor = descriptor
+        return True
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def is_held_by_another(version: Path) -> bool:
@@ -162,8 +220,17 @@ def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewh
         )
     return LockedElsewhere(
         f"{use}An embedded store serves one process at a time, for searching too, unless that shares it, as "
-        "imret serve does.\n"
+        "imret's commands do where they can.\n"
         f"Wait until it has ended or stop it, {server}"
+    )
+
+
+def _protected(version: Path, error: OSError) -> StoreError:
+    store = str(version.parent.parent)
+    return StoreError(
+        f"cannot open the collection {version.parent.name!r} in {store!r}: {error.strerror}. The files of an "
+        "embedded store are written to also when it is only searched.\n"
+        "Make them writable, or copy the folder to where they are, and name that with --db."
     )
 
 

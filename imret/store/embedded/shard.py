@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError
 from imret.files import sync_folder
+from imret.store.embedded import full_disk, locks
 from imret.store.embedded import layout as folder
-from imret.store.embedded import locks
 from imret.store.filter import (
     DATETIME_FIELDS,
     INDEXED_FIELDS,
@@ -88,6 +89,7 @@ class Shard:
     ) -> None:
         self.path = path
         self.idle_since = 0.0
+        self._stand_in: tempfile.TemporaryDirectory[str] | None = None  # where the disk is full
         self._indexed = self._plain = self._unflushed = 0  # points: with an index, later ones, changes
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
@@ -140,6 +142,7 @@ class Shard:
             raise DataError(
                 f"there is no version {self.path.name} of collection {self.path.parent.name!r} any more"
             )
+        self._check_free()
         if self.path.exists():
             shutil.rmtree(self.path)  # its making was cut short, so nothing can be in it
         shard_folder = self.path / "shard"
@@ -168,6 +171,8 @@ class Shard:
     def _index_payload(self) -> None:
         """Make the indexes of payload fields that are missing: all of a new version, some of an old one."""
         missing = [field for field in INDEXED_FIELDS if field not in self.engine.info().payload_schema]
+        if missing:
+            self._check_free()
         for field in missing:
             self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
         if missing:
@@ -176,8 +181,10 @@ class Shard:
     def _load(self) -> None:
         _read_ahead(self.path / "shard")
         try:
-            self.engine = qe.EdgeShard.load(str(self.path / "shard"))
+            self.engine = self._open_engine()
         except Exception as error:
+            if full_disk.is_full(error):
+                raise self._no_room(0) from error
             if "WouldBlock" in str(error):
                 raise locks.locked(self.path, None, 0) from error
             raise StoreError(
@@ -185,6 +192,16 @@ class Shard:
                 f"Move that folder away and ingest again (this is {_engine_version()}, and its "
                 f"{folder.IDENTITY} names the version that wrote it)."
             ) from error
+
+    def _open_engine(self) -> qe.EdgeShard:
+        path = self.path / "shard"
+        try:
+            return qe.EdgeShard.load(str(path))
+        except Exception as error:
+            self._stand_in = full_disk.stand_in(path) if full_disk.is_full(error) else None
+            if self._stand_in is None:
+                raise
+            return qe.EdgeShard.load(self._stand_in.name)
 
     @property
     def _optimizing(self) -> Path:
@@ -201,6 +218,7 @@ class Shard:
                     removed = True
         finally:
             self._lock.release(remove=removed)
+            self._leave_stand_in()
 
     def end(self) -> None:
         """Write what is not on disk yet, and leave it to the end of this process to close the files.
@@ -211,6 +229,11 @@ class Shard:
         if self._unflushed:
             self.flush()
         self._lock.clear_owner()
+        self._leave_stand_in()
+
+    def _leave_stand_in(self) -> None:
+        if self._stand_in is not None:
+            self._stand_in.cleanup()
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
@@ -333,14 +356,17 @@ class Shard:
         return self.count(None), self.engine.info().indexed_vectors_count, folder.size_bytes(self.path)
 
     def _check_free(self) -> None:
-        state = os.statvfs(self.path)
+        state = os.statvfs(self.path if self.path.exists() else self.path.parent)
         free = state.f_bavail * state.f_frsize
         if free < MIN_FREE_BYTES:
-            raise StoreError(
-                f"the disk of {str(self.path.parent.parent)!r} is full: {free / 1e6:.0f} MB are left, and "
-                f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
-                "again; what was stored is safe."
-            )
+            raise self._no_room(free)
+
+    def _no_room(self, free: int) -> StoreError:
+        return StoreError(
+            f"the disk of {str(self.path.parent.parent)!r} is full: {free / 1e6:.0f} MB are left, and "
+            f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
+            "again; what was stored is safe."
+        )
 
 
 def _read_ahead(shard: Path) -> None:

@@ -1,30 +1,33 @@
 """The embedded engine: a store in a folder, served to this program by a worker process of its own.
 
 Hides the worker (started by the first collection that is opened, ended with the store) and the versions on
-disk. One worker at a time can have a version open, also to search it. Where that of
-another program has it and shares it (`imret serve` does), this program uses it through that one.
+disk. One worker at a time can have a version open, also to search it. Where that of another program has it
+and shares it (all of imret's commands do), this program uses it through that one, and when that program ends,
+opens it itself or through the next.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreError, StoreLocked
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
-from imret.store.embedded.client import PeerClient, WorkerClient, WorkerProcess
-from imret.store.embedded.collection import EdgeEngine
+from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
+from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.unix_socket import private_folder
-from imret.store.types import Identity, LiveState, new_mark
+from imret.store.types import Identity, LiveState, Share, new_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +45,8 @@ class EdgeStore:
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built; a scan of fewer is as
             fast.
         share: Let other programs of this user use what this one has open: search and fill it. Their requests
-            and this one's are answered one at a time, this one's at every second turn.
+            and this one's are answered one at a time, this one's at every second turn. "if possible" goes on
+            without where there is nothing private to share through.
         reason: Why this store was chosen.
 
     Raises:
@@ -59,7 +63,7 @@ class EdgeStore:
         create: bool = True,
         lock_timeout_s: float = 5.0,
         index_from_kb: int = 10_000,
-        share: bool = False,
+        share: Share = False,
         reason: str = "",
     ) -> None:
         self.address = os.fspath(path)
@@ -68,7 +72,8 @@ class EdgeStore:
         folder.prepare(self._folder, create=create)
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
-        self._share_in = private_folder() if share else None
+        self._must_share = share is True
+        self._share_in = _folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
@@ -208,40 +213,101 @@ class EdgeStore:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        if self._worker is not None and isinstance(exc_info[1], KeyboardInterrupt):
+            self._worker.abandon()  # it may be busy for others, and a person waits
         self.close()
 
     def _open(
         self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
     ) -> Collection:
-        deadline = time.monotonic() + self._lock_timeout_s
-        while True:
-            # What is to be emptied must not be open elsewhere, so nobody is asked for it.
-            peer = None if empty else self._peer_of(version)
-            if peer is not None:
-                opened = self._open_through(peer, version, identity)
-                if opened is not None:
-                    handle, stored = opened
-                    return Collection(name, version.name, stored, EdgeEngine(peer, handle))
-            try:
-                worker = self._started()
-                handle, stored = worker.call("open", version, identity, empty)
-                return Collection(name, version.name, stored, EdgeEngine(worker, handle))
-            except locks.LockedElsewhere:
-                # The wait is here and not in the worker, which others may be waiting for.
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_POLL_S)
+        opened, stored = self._acquire(version, identity, empty=empty)
+        place = os.open(version, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def _peer_of(self, version: Path) -> PeerClient | None:
-        """Return a client of the program that shares a version, as the version's lock says, if it answers."""
-        owner = locks.read_owner(version)
+        def reopen() -> Opened:
+            again, _ = self._acquire(version, None)
+            try:
+                self._check_same(version, place, to_fill=identity is not None)
+            except BaseException:
+                with suppress(StoreError):
+                    again.worker.tell("close", again.handle)
+                raise
+            return again
+
+        unbuilt = (
+            f"The index of {name!r} is not built; its pictures are safe, and are found by comparing one by "
+            f"one. Build it: imret collections optimize {name} --db {shlex.quote(self.address)}"
+        )
+        engine = EdgeEngine(opened, reopen, unbuilt=unbuilt)
+        weakref.finalize(engine, os.close, place)  # kept, so that no other folder can be taken for it
+        return Collection(name, version.name, stored, engine)
+
+    def _check_same(self, version: Path, place: int, *, to_fill: bool) -> None:
+        """Make sure that a version that was opened again is what was open, and still worth filling.
+
+        Args:
+            version: Its folder.
+            place: A descriptor of the folder that was open.
+            to_fill: Whether it is open to be filled, and not to be read only.
+
+        Raises:
+            StoreError: If it is another, or has been replaced.
+        """
+        collection = version.parent
+        try:
+            is_same = os.path.samestat(os.fstat(place), os.stat(version))
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise StoreError(
+                f"the collection {collection.name!r} in {self.address!r} was dropped by another program "
+                "while this one used it. Run the command again."
+            )
+        if to_fill and folder.is_retired(version):
+            raise StoreError(
+                f"the collection {collection.name!r} in {self.address!r} was switched to another version by "
+                "another program while this one filled it. Run the command again."
+            )
+
+    def _acquire(
+        self, version: Path, identity: Identity | None, *, empty: bool = False
+    ) -> tuple[Opened, Identity]:
+        """Open a version, in the worker of the program that has it, else in the own one.
+
+        Raises:
+            LockedElsewhere: If a program that does not share has it for longer than the patience for one.
+        """
+        patience = _Patience(self._lock_timeout_s)
+        with locks.Turn(version.parent) as turn:
+            while True:
+                owner = locks.read_owner(version)
+                # What is to be emptied must not be open elsewhere, so nobody is asked for it.
+                peer = None if empty else self._peer_of(owner)
+                opened = None if peer is None else self._open_through(peer, version, identity)
+                if peer is not None and opened is not None:
+                    return Opened(peer, opened[0]), opened[1]
+                # One program at a time starts a worker: it shares, and the others go through it.
+                if self._worker is not None or turn.take() or patience.has_ended(owner):
+                    try:
+                        worker = self._started()
+                        handle, stored = worker.call("open", version, identity, empty)
+                        return Opened(worker, handle), stored
+                    except locks.LockedElsewhere:
+                        # The wait is here and not in the worker, which others may be waiting for.
+                        if patience.has_ended(owner):
+                            raise
+                time.sleep(random.uniform(0.5, 1.5) * _POLL_S)
+
+    def _peer_of(self, owner: locks.LockOwner | None) -> PeerClient | None:
+        """Return a client of the program that has a version, if it shares and answers."""
         if owner is None or not owner.socket or owner.sharing != folder.SHARING:
             return None
         with self._starting:
             self._check_open()
             if self._worker is not None and owner.socket == self._worker.socket:
                 return None
-            peer = self._peers.get(owner.socket) or PeerClient.connect(self.address, owner)
+            peer = self._peers.get(owner.socket)
+            if peer is None or peer.is_abandoned:
+                peer = PeerClient.connect(self.address, owner)
             if peer is not None:
                 self._peers[owner.socket] = peer
             return peer
@@ -253,7 +319,7 @@ class EdgeStore:
         try:
             opened: tuple[int, Identity] | None = peer.call("open", version, identity)
             return opened
-        except StoreUnavailable:
+        except WorkerGone:
             with self._starting:
                 self._peers = {path: other for path, other in self._peers.items() if other is not peer}
             peer.close()
@@ -284,9 +350,41 @@ class EdgeStore:
     def _started(self) -> WorkerProcess:
         with self._starting:
             self._check_open()
-            if self._worker is None:
-                self._worker = WorkerProcess(self.address, self._share_in, self._index_from_kb)
+            if self._worker is None or self._worker.is_abandoned or self._worker.has_died:
+                if self._worker is not None:
+                    self._worker.close()
+                self._worker = WorkerProcess(
+                    self.address,
+                    self._share_in,
+                    must_share=self._must_share,
+                    index_from_kb=self._index_from_kb,
+                )
             return self._worker
+
+
+class _Patience:
+    """How long a program that has a version is waited for; for the next one anew, since things move on."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._owner: locks.LockOwner | None = None
+        self._deadline = time.monotonic() + timeout_s
+
+    def has_ended(self, owner: locks.LockOwner | None) -> bool:
+        """Whether it has been long enough for this owner."""
+        now = time.monotonic()
+        if owner != self._owner:
+            self._owner, self._deadline = owner, now + self._timeout_s
+        return now >= self._deadline
+
+
+def _folder_to_share_in(share: Share) -> Path | None:
+    try:
+        return private_folder() if share else None
+    except StoreError:
+        if share is True:
+            raise
+        return None
 
 
 def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:

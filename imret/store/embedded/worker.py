@@ -272,15 +272,15 @@ def _in_use(path: Path, by: str) -> StoreLocked:
 def main(descriptor: int) -> None:
     """Serve requests from a socket until it ends or the parent process is gone.
 
-    The first is ("hello", (parent pid, the folder for a socket if other programs may connect or None, and
-    what `Worker` takes)), and the answer the path of the socket or "".
+    The first is ("hello", (parent pid, the folder for a socket if other programs may connect or None, whether
+    to fail where none can be made, and what `Worker` takes)), and the answer the path of the socket or "".
 
     Args:
         descriptor: Of the socket whose other end is the program that started this process.
     """
     connection = socket.socket(fileno=descriptor)
     try:
-        _, (parent, share_in, owner, *options) = ipc.receive(connection)
+        _, (parent, share_in, must_share, owner, *options) = ipc.receive(connection)
     except EOFError:
         return
     listener: Listener | None = None
@@ -289,9 +289,10 @@ def main(descriptor: int) -> None:
             listener = Listener(share_in)
             owner = replace(owner, socket=str(listener.path), sharing=folder.SHARING)
     except OSError as error:
-        failure = f"cannot make a socket in {str(share_in)!r}, to share the store: {error.strerror or error}"
-        ipc.send(connection, (False, StoreError(failure)))
-        return
+        if must_share:
+            failure = f"cannot make a socket in {str(share_in)!r}, to share the store: "
+            ipc.send(connection, (False, StoreError(failure + (error.strerror or str(error)))))
+            return
     worker = Worker(owner, *options)
     ipc.send(connection, (True, owner.socket))
     scheduler = RequestScheduler(connection, listener, on_leave=worker.leave)
