@@ -6,7 +6,8 @@
     │   └── ModelMismatch  a collection was made by another encoder
     ├── StoreError         the store refused or failed an operation
     │   ├── StoreUnavailable   nothing answers at the address, or it stopped answering
-    │   └── StoreLocked        another process holds the embedded store
+    │   ├── StoreLocked        another process holds the embedded store
+    │   └── StoreDamaged       files of a collection are lost or broken
     └── DataError          a folder, category, caption or file is not what was asked for
 
 A programming mistake stays ValueError or TypeError. The library raises; it never prints or exits.
@@ -51,6 +52,10 @@ class StoreUnavailable(StoreError):
 
 class StoreLocked(StoreError):
     """Another process holds the embedded store."""
+
+
+class StoreDamaged(StoreError):
+    """Files of a collection in an embedded store are lost or broken; the message says what ends that."""
 
 
 class DataError(ImretError):

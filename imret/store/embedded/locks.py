@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from imret.errors import StoreLocked
+from imret.store.embedded.damage import damaged
+
+SWITCH_LOCK = ".switch.lock"
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ class VersionLock:
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
+        StoreDamaged: If something else is in its place.
     """
 
     def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = _open_lock(self._path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, self._path):
@@ -97,7 +101,7 @@ def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether it is our turn: always, if we wait for it.
     """
-    descriptor = os.open(collection / ".switch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open_lock(collection / SWITCH_LOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -147,6 +151,32 @@ def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewh
         "imret serve does.\n"
         f"Wait until it has ended or stop it, {server}"
     )
+
+
+def can_be_held(version: Path) -> bool:
+    """Whether anybody can hold the lock of a version: not where a folder is in its place."""
+    return not _lock_of(version).is_dir()
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove an empty folder that is where a file should be; one that is not empty stays."""
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _open_lock(path: Path) -> int:
+    """Return a descriptor of a lock's file, which is made if there is none.
+
+    Raises:
+        StoreDamaged: If something else is in its place.
+        FileNotFoundError: If the collection is gone.
+    """
+    if path.is_dir():
+        remove_if_empty(path)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except IsADirectoryError:
+        raise damaged(path.parent, f"{path.name} is a folder where a file should be") from None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

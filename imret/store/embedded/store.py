@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable
 from imret.store.collection import Collection, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine
+from imret.store.embedded.damage import damaged
 from imret.store.embedded.unix_socket import private_folder
 from imret.store.types import Identity
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _POLL_S = 0.05
+MAX_CRASHES = 2  # of the worker over one opening: then it is the files
 
 
 class EdgeStore:
@@ -74,12 +76,29 @@ class EdgeStore:
         self.kept: dict[str, Any] = {}
 
     def collections(self) -> list[str]:
-        return [name for name in folder.collection_names(self._folder) if self.live(name) is not None]
+        return [name for name in folder.collection_names(self._folder) if self._has_live(name)]
+
+    def incomplete(self) -> list[str]:
+        return [
+            name
+            for name in folder.collection_names(self._folder)
+            if not self._has_live(name)
+            and (self.staged_versions(name) or folder.is_left_over(self._folder / name))
+        ]
+
+    def _has_live(self, name: str) -> bool:
+        try:
+            return self.live(name) is not None
+        except StoreError:  # whoever opens it is told
+            return True
 
     def live(self, name: str) -> Identity | None:
         collection = self._folder / check_name(name)
-        live = folder.read_versions(collection).live
-        return None if live is None else folder.read_identity(collection / live)
+        while True:
+            live = folder.read_versions(collection).live
+            identity = None if live is None else folder.read_identity(collection / live)
+            if identity is not None or folder.read_versions(collection).live == live:
+                return identity
 
     def version(self, name: str) -> str | None:
         return folder.read_versions(self._folder / check_name(name)).live
@@ -87,11 +106,11 @@ class EdgeStore:
     def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
         known = folder.read_versions(collection)
-        staged = [
-            folder.read_identity(version)
-            for version in folder.version_folders(collection)
-            if version.name != known.live and version.name not in known.retired
-        ]
+        staged = []
+        for version in folder.version_folders(collection):
+            if version.name != known.live and version.name not in known.retired:
+                with suppress(StoreDamaged):  # whoever fills it is told
+                    staged.append(folder.read_identity(version))
         return [identity for identity in staged if identity is not None]
 
     def open(self, name: str, *, patience_s: float | None = None) -> Collection:
@@ -174,6 +193,7 @@ class EdgeStore:
         self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
     ) -> Collection:
         deadline = time.monotonic() + self._lock_timeout_s
+        crashes = 0
         while True:
             # What is to be emptied must not be open elsewhere, so nobody is asked for it.
             peer = None if empty else self._peer_of(version)
@@ -182,10 +202,19 @@ class EdgeStore:
                 if opened is not None:
                     handle, stored = opened
                     return Collection(name, version.name, stored, EdgeEngine(peer, handle))
+            worker = self._started()
             try:
-                worker = self._started()
                 handle, stored = worker.call("open", version, identity, empty)
                 return Collection(name, version.name, stored, EdgeEngine(worker, handle))
+            except StoreUnavailable:
+                if not worker.crash:
+                    raise
+                crashes += 1
+                self._replace(worker)
+                if crashes == MAX_CRASHES:
+                    reason = f"Qdrant Edge crashed {crashes} times while it opened it ({worker.crash})"
+                    raise damaged(version.parent, reason, version=version) from None
+                continue
             except locks.LockedElsewhere:
                 # The wait is here and not in the worker, which others may be waiting for.
                 if time.monotonic() >= deadline:
@@ -223,14 +252,21 @@ class EdgeStore:
         """Remove what earlier switches retired, except what is still being read."""
         for version in folder.read_versions(collection).retired:
             if (collection / version).is_dir():
-                with suppress(StoreLocked):
+                with suppress(StoreLocked, StoreDamaged):
                     self._started().call("remove", collection / version)
-        folder.empty_trash(collection)
+        for place in (collection, self._folder):
+            folder.empty_trash(place)
 
     def _no_such(self, name: str) -> DataError:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
+        if name in self.incomplete():
+            return DataError(
+                f"of collection {name!r} in {self.address!r} there is what an ingest or a deletion left that "
+                "was cut short, and no picture. Run the ingest again, or delete that: "
+                f"imret collections delete {name} --db {shlex.quote(self.address)}"
+            )
         listed = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
         return DataError(
             f"no collection {name!r} in {self.address!r}. {listed}.\n"
@@ -240,6 +276,13 @@ class EdgeStore:
     def _check_open(self) -> None:
         if self._closed:
             raise StoreError(f"the store {self.address!r} is closed")
+
+    def _replace(self, dead: WorkerProcess) -> None:
+        """Let the next request start another worker."""
+        with self._starting:
+            if self._worker is dead:
+                self._worker = None
+        dead.close()
 
     def _started(self) -> WorkerProcess:
         with self._starting:

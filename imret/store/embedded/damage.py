@@ -1,0 +1,93 @@
+"""A damaged collection of an embedded store: the error that says so, and what ends it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+from pathlib import Path
+
+from imret.errors import StoreDamaged, StoreError
+from imret.store.embedded import inventory
+
+# Of the system's errors, those that say something of this moment, and nothing of the files.
+_PASSING = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EAGAIN,
+)
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
+
+
+def damaged(
+    collection: Path, reason: str, *, version: Path | None = None, is_beside: bool = False
+) -> StoreDamaged:
+    """Return the error for a collection that has lost something, with the commands that end it.
+
+    Args:
+        collection: Its folder.
+        reason: What it has lost, without a full stop.
+        version: The version that has, if it is known; what is noted of it names the model and the folders.
+        is_beside: Whether that is a version which was being made beside the live one, which is whole.
+    """
+    name, store = collection.name, str(collection.parent)
+    noted = None if version is None else inventory.read(version)
+    sources = [shlex.quote(source) for source in noted.sources] if noted else []
+    model = f" --model {shlex.quote(noted.model)}" if noted else ""
+    at = f" --db {shlex.quote(store)}"
+    if is_beside:
+        return StoreDamaged(
+            f"a new version of collection {name!r} in {store!r}, not complete yet, is damaged: {reason}.\n"
+            "Begin it again; meanwhile the old one is searched:\n"
+            f"  imret ingest {' '.join(sources) or 'FOLDER'} --collection {name}{model}{at} --rebuild",
+            public=f"a new version of collection {name!r} is damaged.",
+        )
+    return StoreDamaged(
+        f"collection {name!r} in {store!r} is damaged: {reason}.\n"
+        f"Put the folder {str(collection)!r} back from a backup; or delete the collection, and ingest the "
+        "pictures or import an export again:\n"
+        f"  imret collections delete {name} --yes{at}\n"
+        f"  imret ingest {' '.join(sources) or 'FOLDER'} --collection {name}{model}{at}\n"
+        f"  imret collections import FILE --collection {name}{at}",
+        public=f"collection {name!r} is damaged. Where it is served, imret collections show {name} says how "
+        "to mend it.",
+    )
+
+
+def is_engine_failure(error: BaseException) -> bool:
+    """Whether an error comes from Qdrant Edge: its errors have no class, and its panics are no Exception."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+def of_engine(
+    version: Path, operation: str, error: BaseException, *, hint: str = "", is_beside: bool = False
+) -> StoreError:
+    """Return the error for what the engine said of a version.
+
+    Args:
+        version: Its folder.
+        operation: What it was to do.
+        error: What it raised.
+        hint: What else may be the cause, a sentence.
+        is_beside: As for `damaged`.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    found = _SYSTEM_ERROR.search(text)
+    number = errno.ENOSPC if "No space left" in text else int(found[1]) if found else 0
+    doing = operation.replace("_", " ")
+    if number in _PASSING:
+        free = "Free some space and run" if number in (errno.ENOSPC, errno.EDQUOT) else "Mend that and run"
+        return StoreError(
+            f"the embedded store failed to {doing} collection {version.parent.name!r} in "
+            f"{str(version.parent.parent)!r}: {os.strerror(number)}. {free} the command again."
+        )
+    reason = f"Qdrant Edge failed to {doing} its files: {text.rstrip('.')}"
+    reason += f". {hint.rstrip('.')}" if hint else ""
+    return damaged(version.parent, reason, version=version, is_beside=is_beside)
