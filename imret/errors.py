@@ -55,7 +55,19 @@ class StoreLocked(StoreError):
 
 
 class StoreDamaged(StoreError):
-    """Files of a collection in an embedded store are lost or broken; the message says what ends that."""
+    """Files of a collection in an embedded store are lost or broken; the message says what ends that.
+
+    Attributes:
+        model: The collection's encoder, None where that is lost, too.
+        sources: The folders that it was filled from, as far as that is known.
+    """
+
+    def __init__(
+        self, *args: object, public: str = "", model: str | None = None, sources: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(*args, public=public)
+        self.model = model
+        self.sources = sources
 
 
 class DataError(ImretError):

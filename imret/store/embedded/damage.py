@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from imret.errors import StoreDamaged, StoreError
+from imret.escape import escape_control, quoted
 from imret.store.embedded import inventory
 
 # Of the system's errors, those that say something of this moment, and nothing of the files.
@@ -37,28 +38,32 @@ def damaged(
         version: The version that has, if it is known; what is noted of it names the model and the folders.
         is_beside: Whether that is a version which was being made beside the live one, which is whole.
     """
-    name, store = collection.name, str(collection.parent)
+    name, store, reason = collection.name, str(collection.parent), escape_control(reason)
     noted = None if version is None else inventory.read(version)
-    sources = [shlex.quote(source) for source in noted.sources] if noted else []
-    model = f" --model {shlex.quote(noted.model)}" if noted else ""
+    model, sources = (noted.model, noted.sources) if noted else (None, ())
     at = f" --db {shlex.quote(store)}"
+    ingest = f"imret ingest {' '.join(map(quoted, sources)) or 'FOLDER'} --collection {name}"
+    ingest += (f" --model {quoted(model)}" if model else "") + at
     if is_beside:
-        return StoreDamaged(
+        text = (
             f"a new version of collection {name!r} in {store!r}, not complete yet, is damaged: {reason}.\n"
-            "Begin it again; meanwhile the old one is searched:\n"
-            f"  imret ingest {' '.join(sources) or 'FOLDER'} --collection {name}{model}{at} --rebuild",
-            public=f"a new version of collection {name!r} is damaged.",
+            f"Begin it again; meanwhile the old one is searched:\n  {ingest} --rebuild"
         )
-    return StoreDamaged(
-        f"collection {name!r} in {store!r} is damaged: {reason}.\n"
-        f"Put the folder {str(collection)!r} back from a backup; or delete the collection, and ingest the "
-        "pictures or import an export again:\n"
-        f"  imret collections delete {name} --yes{at}\n"
-        f"  imret ingest {' '.join(sources) or 'FOLDER'} --collection {name}{model}{at}\n"
-        f"  imret collections import FILE --collection {name}{at}",
-        public=f"collection {name!r} is damaged. Where it is served, imret collections show {name} says how "
-        "to mend it.",
-    )
+        public = f"a new version of collection {name!r} is damaged."
+    else:
+        text = (
+            f"collection {name!r} in {store!r} is damaged: {reason}.\n"
+            f"Put the folder {str(collection)!r} back from a backup; or delete the collection, and ingest "
+            "the pictures or import an export again:\n"
+            f"  imret collections delete {name} --yes{at}\n"
+            f"  {ingest}\n"
+            f"  imret collections import FILE --collection {name}{at}"
+        )
+        public = (
+            f"collection {name!r} is damaged. Where it is served, imret collections show {name} says how to "
+            "mend it."
+        )
+    return StoreDamaged(text, public=public, model=model, sources=sources)
 
 
 def is_engine_failure(error: BaseException) -> bool:

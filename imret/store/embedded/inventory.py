@@ -38,8 +38,8 @@ _NAMES: dict[Since, str] = {
 }
 
 _CLOSED_LOG = re.compile(r"wal/closed-(\d+)")
-# The engine writes it anew at each load, and says so itself where it cannot read it.
-_REWRITTEN = "edge_config.json"
+# JSON, which the engine writes anew at times, longer or shorter; half of it is none.
+_REWRITTEN = re.compile(r".*\.json|wal/first-index")
 # What changed of a list of positions; the engine puts it into the list at the next load, and removes it.
 _JOURNAL = "/tracker_journal.dat"
 _FLAGS = re.compile(r"/flags_[ab]\.dat")  # one replaces the other as they grow
@@ -106,7 +106,7 @@ class Ledger:
 
     def __init__(self, version: Path) -> None:
         self._version = version
-        self._noted = read(version)
+        self._noted = self._found = read(version)
         self.is_counted = self._noted is None or self._noted.points is not None
 
     @property
@@ -120,7 +120,7 @@ class Ledger:
 
     def find_miscount(self, points: int) -> str:
         """Return in words that it holds another number of points than it can; empty if that may be."""
-        return "" if self._noted is None else find_miscount(points, self._noted)
+        return "" if self._found is None else find_miscount(points, self._found)
 
     def begin_loading(self) -> None:
         """Note that the engine is about to open the version, if that changes files."""
@@ -179,7 +179,7 @@ def find_loss(version: Path, noted: Inventory) -> str:
             is_log_done = name.startswith("wal/") and _is_log_done(name, logs, newest_noted)
             if not is_log_done and not (noted.since != "flushed" and _may_vanish(version, name)):
                 return f"{shown} is missing (it had {size:,} bytes)"
-        elif found < size and name != _REWRITTEN:
+        elif found < size and not (_REWRITTEN.fullmatch(name) and _is_json(shard / name)):
             return f"{shown} has {found:,} bytes of {size:,}"
     return ""
 
@@ -223,6 +223,13 @@ def _files_in(shard: Path) -> dict[str, int]:
             with suppress(FileNotFoundError):  # of a log that the engine has just removed
                 files[Path(path).relative_to(shard).as_posix()] = os.stat(path).st_size
     return files
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _size_of(path: Path) -> int | None:
