@@ -1,4 +1,4 @@
-"""Kill writers of one version at random moments, and look at what is left: nothing lost, nothing called damaged.
+"""Kill writers of one version at random moments, and look: nothing is lost, and nothing called damaged.
 
     python -m tests.store.embedded.killed_writers FOLDER SEED N
 
