@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from imret.errors import StoreDamaged, StoreError, StoreUnavailable, summary
-from imret.store import Stats, Store
+from imret.store import Identity, Stats, Store
 
 # Of a collection that cannot be described: what it is, by which key the reason is found.
 UNDESCRIBED = ("unavailable", "damaged", "incomplete")
@@ -39,7 +39,9 @@ def describe_all(store: Store) -> list[dict[str, Any]]:
     names = store.collections()
     described = [describe_if_it_answers(store, name) for name in names]
     for name in set(store.incomplete()) - set(names):
-        building = store.staged_versions(name)
+        building: list[Identity] = []
+        with suppress(StoreError):
+            building = store.staged_versions(name)
         why = "an ingest was cut short; run it again" if building else "an ingest or a deletion was cut short"
         model = building[0].model if building else None
         described.append({"name": name, "model": model, "incomplete": why})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -27,16 +28,14 @@ _PASSING = (
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 
-def damaged(
-    collection: Path, reason: str, *, version: Path | None = None, is_beside: bool = False
-) -> StoreDamaged:
+def damaged(collection: Path, reason: str, *, version: Path | None = None) -> StoreDamaged:
     """Return the error for a collection that has lost something, with the commands that end it.
 
     Args:
         collection: Its folder.
         reason: What it has lost, without a full stop.
         version: The version that has, if it is known; what is noted of it names the model and the folders.
-        is_beside: Whether that is a version which was being made beside the live one, which is whole.
+            One that was being made beside the live one is begun again, and nothing else is touched.
     """
     name, store, reason = collection.name, str(collection.parent), escape_control(reason)
     noted = None if version is None else inventory.read(version)
@@ -44,7 +43,7 @@ def damaged(
     at = f" --db {shlex.quote(store)}"
     ingest = f"imret ingest {' '.join(map(quoted, sources)) or 'FOLDER'} --collection {name}"
     ingest += (f" --model {quoted(model)}" if model else "") + at
-    if is_beside:
+    if version is not None and _is_beside(version):
         text = (
             f"a new version of collection {name!r} in {store!r}, not complete yet, is damaged: {reason}.\n"
             f"Begin it again; meanwhile the old one is searched:\n  {ingest} --rebuild"
@@ -66,14 +65,21 @@ def damaged(
     return StoreDamaged(text, public=public, model=model, sources=sources)
 
 
+def _is_beside(version: Path) -> bool:
+    """Whether another version than this one is live."""
+    try:
+        live = json.loads((version.parent / "live.json").read_bytes())["live"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(live, str) and live != version.name
+
+
 def is_engine_failure(error: BaseException) -> bool:
     """Whether an error comes from Qdrant Edge: its errors have no class, and its panics are no Exception."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
-def of_engine(
-    version: Path, operation: str, error: BaseException, *, hint: str = "", is_beside: bool = False
-) -> StoreError:
+def of_engine(version: Path, operation: str, error: BaseException, *, hint: str = "") -> StoreError:
     """Return the error for what the engine said of a version.
 
     Args:
@@ -81,7 +87,6 @@ def of_engine(
         operation: What it was to do.
         error: What it raised.
         hint: What else may be the cause, a sentence.
-        is_beside: As for `damaged`.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     found = _SYSTEM_ERROR.search(text)
@@ -95,4 +100,4 @@ def of_engine(
         )
     reason = f"Qdrant Edge failed to {doing} its files: {text.rstrip('.')}"
     reason += f". {hint.rstrip('.')}" if hint else ""
-    return damaged(version.parent, reason, version=version, is_beside=is_beside)
+    return damaged(version.parent, reason, version=version)

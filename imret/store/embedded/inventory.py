@@ -217,7 +217,8 @@ def _closed_logs(names: Any) -> list[int]:
 
 def _files_in(shard: Path) -> dict[str, int]:
     files = {}
-    for parent, _, names in os.walk(shard):
+    for parent, folders, names in os.walk(shard):
+        folders[:] = [name for name in folders if not name.endswith(".deleted")]  # on their way out
         for name in names:
             path = os.path.join(parent, name)
             with suppress(FileNotFoundError):  # of a log that the engine has just removed

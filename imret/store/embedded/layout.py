@@ -296,6 +296,12 @@ def _renamed_to_trash(path: Path) -> Path:
     return trash
 
 
+def is_own(collection: Path) -> bool:
+    """Whether a folder is a collection, or what is left of one, and not somebody's own."""
+    names = os.listdir(collection)
+    return not names or any(_is_own(name) for name in names)
+
+
 def is_left_over(collection: Path) -> bool:
     """Whether a folder is what an ingest or a deletion that was cut short has left: all in it is imret's."""
     try:

@@ -191,7 +191,7 @@ class Shard:
     def _refuse(self, loss: str) -> None:
         """Raise StoreDamaged if something is lost."""
         if loss:
-            raise damage.damaged(self.path.parent, loss, version=self.path, is_beside=self._is_beside())
+            raise damage.damaged(self.path.parent, loss, version=self.path)
 
     def failure(self, operation: str, error: BaseException) -> StoreError:
         """Return the error for what the engine raised, and close nothing of it any more."""
@@ -200,12 +200,7 @@ class Shard:
         hint = ""
         if written_by != _engine_version():
             hint = f"This is {_engine_version()}, and it was made by {written_by}"
-        return damage.of_engine(self.path, operation, error, hint=hint, is_beside=self._is_beside())
-
-    def _is_beside(self) -> bool:
-        with suppress(StoreError):
-            return folder.read_versions(self.path.parent).live not in (None, self.path.name)
-        return False
+        return damage.of_engine(self.path, operation, error, hint=hint)
 
     def _update(self, operation: qe.UpdateOperation, since: inventory.Since = "adding") -> None:
         self._ledger.begin(since)
@@ -371,8 +366,10 @@ class Shard:
                 self.flush()
 
     def _note(self) -> None:
-        response = self.engine.facet(qe.FacetRequest(key="source", limit=MAX_SOURCES, exact=True))
-        sources = sorted(str(hit.value) for hit in response.hits if hit.count)
+        sources: list[str] = []
+        if "source" in self.engine.info().payload_schema:  # else it is older, and not to be filled now
+            response = self.engine.facet(qe.FacetRequest(key="source", limit=MAX_SOURCES, exact=True))
+            sources = sorted(str(hit.value) for hit in response.hits if hit.count)
         self._ledger.close(self.identity.model, self.count(None), tuple(sources))
 
     def needs_optimize(self) -> bool:

@@ -82,9 +82,14 @@ class EdgeStore:
         return [
             name
             for name in folder.collection_names(self._folder)
-            if not self._has_live(name)
-            and (self.staged_versions(name) or folder.is_left_over(self._folder / name))
+            if not self._has_live(name) and self._has_left_over(name)
         ]
+
+    def _has_left_over(self, name: str) -> bool:
+        try:
+            return bool(self.staged_versions(name)) or folder.is_left_over(self._folder / name)
+        except StoreError:
+            return True
 
     def _has_live(self, name: str) -> bool:
         try:
@@ -169,7 +174,7 @@ class EdgeStore:
 
     def drop(self, name: str) -> None:
         collection = self._folder / check_name(name)
-        if collection.is_dir():
+        if collection.is_dir() and folder.is_own(collection):
             self._started().call("drop", collection)
         folder.empty_trash(self._folder)
 

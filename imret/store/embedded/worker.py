@@ -179,7 +179,8 @@ class Worker:
         """
         if target.exists():
             # Checked before, without a lock. What is left has no finished version: a making was cut short.
-            if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
+            holds = any(folder.read_identity(path) is not None for path in folder.version_folders(target))
+            if holds or not folder.is_left_over(target):
                 raise folder.taken(source, target)
             self._drop(target)
         held = self._lock_all(folder.locked_versions(source))

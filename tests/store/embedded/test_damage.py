@@ -226,6 +226,36 @@ def test_a_store_of_an_older_imret_opens_as_before_and_is_watched_from_then_on(d
         Shard(version, None, owner=OWNER, index_from_kb=1)
 
 
+def test_a_store_older_than_the_index_of_sources_opens_as_before(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = db / "photos" / MODEL.version
+    monkeypatch.setattr(edge_shard, "INDEXED_FIELDS", ("category",))
+    make(version, "indexed")
+    monkeypatch.undo()
+    (version / "flushed.json").unlink()
+    assert answers_of(version)["count"] == N
+    assert answers_of(version)["count"] == N
+    shard = Shard(version, MODEL, owner=OWNER, index_from_kb=1)  # gets its indexes
+    assert shard.facet("source", None) == {"/photos": N}
+    shard.close()
+    assert answers_of(version)["count"] == N
+
+
+def test_a_version_of_a_newer_format_hides_no_other_collection(db: Path) -> None:
+    with EdgeStore(db) as store:
+        store_points(store, range(3))
+        store_points(store, range(5), name="whole")
+    for name in ("photos", "staged"):
+        (db / name / MODEL.version).mkdir(parents=True, exist_ok=True)
+        (db / name / MODEL.version / "identity.json").write_text('{"format": 99}')
+    with EdgeStore(db) as store:
+        assert (store.collections(), store.incomplete()) == (["photos", "whole"], ["staged"])
+        with pytest.raises(StoreError, match="Upgrade imret"):
+            store.open("photos")
+        assert store.open("whole").count() == 5
+
+
 def test_searching_writes_nothing_that_was_not_there_and_copies_are_whole(db: Path) -> None:
     version = db / "photos" / MODEL.version
     make(version, "indexed, deleted from, then killed")
@@ -476,6 +506,13 @@ def test_a_folder_of_other_things_is_never_taken_for_what_a_kill_left(db: Path) 
         (db / "thesis").mkdir()
         (db / "thesis" / "chapter1.tex").write_text("")
         assert store.incomplete() == []
+        with pytest.raises(DataError, match="no collection 'thesis'"):
+            store.open("thesis")
+        with pytest.raises(DataError, match="holds 'thesis' already"):
+            store.rename("photos", "thesis")
+        store.drop("thesis")
+        assert (db / "thesis" / "chapter1.tex").exists()
+        assert store.collections() == ["photos"]
 
 
 def test_a_deletion_killed_anywhere_leaves_the_whole_collection_or_none(db: Path) -> None:
@@ -599,15 +636,20 @@ def test_what_the_system_lacks_this_moment_is_no_damage(db: Path, said: str, tol
     shard.close()
 
 
-def test_a_damaged_new_version_beside_a_whole_live_one_is_begun_again(db: Path) -> None:
+@pytest.mark.parametrize("lost", ["segment.json", "identity.json"])
+def test_a_damaged_new_version_beside_a_whole_live_one_is_begun_again(db: Path, lost: str) -> None:
     with EdgeStore(db) as store:
         store_points(store, range(3))
         opened = store.open_version("photos", OTHER_MODEL)
         one, vector, payload = point_of(0)
         opened.upsert([one], vector[None], [{**payload, "source": "/photos"}])
         opened.close()
-    next((db / "photos" / OTHER_MODEL.version).rglob("segment.json")).unlink()
+    if lost == "segment.json":
+        next((db / "photos" / OTHER_MODEL.version).rglob(lost)).unlink()
+    else:
+        (db / "photos" / OTHER_MODEL.version / lost).unlink()
     with EdgeStore(db) as store:
+        assert (store.collections(), store.live("photos")) == (["photos"], MODEL)
         with pytest.raises(StoreDamaged, match=r"a new version of collection 'photos'") as raised:
             store.open_version("photos", OTHER_MODEL)
         assert str(raised.value).endswith(
