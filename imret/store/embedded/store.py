@@ -217,7 +217,7 @@ class EdgeStore:
                 crashes += 1
                 self._replace(worker)
                 if crashes == MAX_CRASHES:
-                    reason = f"Qdrant Edge crashed {crashes} times while it opened it ({worker.crash})"
+                    reason = f"Qdrant Edge crashed {crashes} times as it opened it ({worker.crash})"
                     raise damaged(version.parent, reason, version=version) from None
                 continue
             except locks.LockedElsewhere:
