@@ -7,7 +7,8 @@
     ├── StoreError         the store refused or failed an operation
     │   ├── StoreUnavailable   nothing answers at the address, or it stopped answering
     │   ├── StoreLocked        another process holds the embedded store
-    │   └── ChangedMeanwhile   another program changed a collection that this one was at work on
+    │   ├── ChangedMeanwhile   another program changed a collection that this one was at work on
+    │   └── StoreDamaged       files of a collection are lost or broken
     └── DataError          a folder, category, caption or file is not what was asked for
 
 A programming mistake stays ValueError or TypeError. The library raises; it never prints or exits.
@@ -56,6 +57,22 @@ class StoreLocked(StoreError):
 
 class ChangedMeanwhile(StoreError):
     """Another program changed the collection, or replaced what was live of it, while this one was at work."""
+
+
+class StoreDamaged(StoreError):
+    """Files of a collection in an embedded store are lost or broken; the message says what ends that.
+
+    Attributes:
+        model: The collection's encoder, None where that is lost, too.
+        sources: The folders that it was filled from, as far as that is known.
+    """
+
+    def __init__(
+        self, *args: object, public: str = "", model: str | None = None, sources: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(*args, public=public)
+        self.model = model
+        self.sources = sources
 
 
 class DataError(ImretError):

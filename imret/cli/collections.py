@@ -47,18 +47,19 @@ def command() -> None:
 @format_option("json: one object per line.")
 def list_command(db: str | None, collection: str | None, output: str) -> None:
     """List the collections: name, images, size on disk, model."""
-    from imret.cli.describe import describe_if_it_answers
+    from imret.cli.describe import describe, undescribed
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
     with open_store(db, create=False, share="if possible") as store:
         _say_reason(store.reason)
-        for name in store.collections() if collection is None else [collection]:
-            described = describe_if_it_answers(store, name)
-            rows.append({key: described.get(key) for key in ("name", "images", "model", "disk_bytes")})
-            if "unavailable" in described:  # the others can be listed all the same
-                announce(f"{name}: its images cannot be counted now; {described['unavailable']}")
         address = store.address
+        for described in describe(store, collection)["collections"]:
+            row = {key: described.get(key) for key in ("name", "images", "model", "disk_bytes")}
+            how = undescribed(described)
+            rows.append({**row, "state": how or "complete", "reason": described.get(how)})
+            if how:  # the others can be listed all the same
+                announce(_why_not_listed(described, how, _db(address, db)))
     if output == "json":
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
@@ -68,12 +69,25 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
         announce(f"no collections in {address} yet; make one: imret ingest FOLDER")
 
 
+def _why_not_listed(described: dict[str, Any], how: str, db: str) -> str:
+    name, why = described["name"], escape_control(described[how])
+    if how == "unavailable":
+        return f"{name}: its images cannot be counted now; {why}"
+    if how == "damaged":
+        return f"{name}: {why}; what mends it: imret collections show {name}{db}"
+    return f"{name}: {why}; or delete what it left: imret collections delete {name}{db}"
+
+
+def _state_shown(state: str) -> str:
+    return "-" if state == "unavailable" else state
+
+
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     cells = [("name", "images", "size", "model")]
     cells += [
         (
             row["name"],
-            "-" if row["images"] is None else f"{row['images']:,}",
+            _state_shown(row["state"]) if row["images"] is None else f"{row['images']:,}",
             _size(row["disk_bytes"]),
             escape_control(row["model"] or "-"),
         )
@@ -231,22 +245,29 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     Raises:
         DataError: If there is nothing of that name.
     """
-    building = store.staged_versions(name)
-    if store.live(name) is None and building:
-        model, sources, shown = building[0].model, ["FOLDER"], f"{name} (not complete)"
-    else:
-        try:
+    from imret.errors import StoreDamaged
+
+    sources: list[str] = []
+    model = None
+    try:
+        building = store.staged_versions(name)
+        if store.live(name) is None and (building or name in store.incomplete()):
+            model, shown = building[0].model if building else None, f"{name} (not complete)"
+        else:
             with closing(store.open(name)) as opened:
                 images = opened.count()
-                sources = [shlex.quote(source) for source in sorted(opened.facet("source"))] or ["FOLDER"]
+                sources = sorted(opened.facet("source"))
                 model = opened.identity.model
             shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
-        except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
-            live = store.live(name)
-            if live is None or store.engine != "embedded":
-                raise
-            model, sources, shown = live.model, ["FOLDER"], f"{name} (its images cannot be counted)"
-    again = f"imret ingest {' '.join(sources)} --collection {name} --model {shlex.quote(model)}"
+    except StoreDamaged as error:
+        shown, sources, model = f"{name} (damaged)", list(error.sources), error.model
+    except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
+        live = store.live(name)
+        if live is None or store.engine != "embedded":
+            raise
+        model, shown = live.model, f"{name} (its images cannot be counted)"
+    again = f"imret ingest {' '.join(map(shlex.quote, sources)) or 'FOLDER'} --collection {name}"
+    again += f" --model {shlex.quote(model)}" if model else ""
     return _Deletion(name, shown, escape_control(again) + _db(store.address, db))
 
 

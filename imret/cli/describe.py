@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
-from imret.errors import StoreLocked, StoreUnavailable, summary
-from imret.store import Stats, Store
+from imret.errors import StoreDamaged, StoreError, StoreUnavailable, summary
+from imret.store import Identity, Stats, Store
+
+# Of a collection that cannot be described: what it is, by which key the reason is found.
+UNDESCRIBED = ("unavailable", "damaged", "incomplete")
 
 # In which a collection has to answer to be described among others: a person waits, and the others are there.
 PATIENCE_S = 2.0
@@ -20,26 +23,43 @@ def describe(store: Store, collection: str | None = None) -> dict[str, Any]:
         "categories": {name: images}, "uncategorised", "index": {"status", "vectors", "m"}, "disk_bytes",
         "building": [models of versions not yet complete]}]}. disk_bytes, and the vectors of the index, are
         None where the engine does not tell; index is as in `imret.store.Stats`. Of a collection that cannot
-        be asked now {"name", "model", "unavailable": why}, the model None where that is not known either.
+        be asked now {"name", "model", "unavailable": why}, the model None where that is not known either; of
+        one that has lost files {"name", "model", "damaged": why}; and of what an ingest or a deletion that
+        was cut short has left {"name", "model", "incomplete": why}.
 
     Raises:
         DataError: If there is none of that name.
     """
-    names = store.collections() if collection is None else [collection]
-    collections = [describe_if_it_answers(store, name) for name in names]
+    collections = describe_all(store) if collection is None else [describe_if_it_answers(store, collection)]
     return {"engine": store.engine, "address": store.address, "collections": collections}
+
+
+def describe_all(store: Store) -> list[dict[str, Any]]:
+    """Return every collection of a store, by name, as `describe` lists it, also what is not complete."""
+    names = store.collections()
+    described = [describe_if_it_answers(store, name) for name in names]
+    for name in set(store.incomplete()) - set(names):
+        building: list[Identity] = []
+        with suppress(StoreError):
+            building = store.staged_versions(name)
+        why = "an ingest was cut short; run it again" if building else "an ingest or a deletion was cut short"
+        model = building[0].model if building else None
+        described.append({"name": name, "model": model, "incomplete": why})
+    return sorted(described, key=lambda one: str(one["name"]))
 
 
 def describe_if_it_answers(store: Store, name: str) -> dict[str, Any]:
     """Return one collection as `describe` lists it, also where another process or a lost node has it."""
     try:
         return describe_collection(store, name, patience_s=PATIENCE_S)
-    except (StoreLocked, StoreUnavailable) as error:
+    except StoreError as error:
         model = None
-        if isinstance(error, StoreLocked):
-            live = store.live(name)
-            model = live.model if live else None
-        return {"name": name, "model": model, "unavailable": summary(error)}
+        if not isinstance(error, StoreUnavailable):
+            with suppress(StoreError):
+                live = store.live(name)
+                model = live.model if live else None
+        how = "damaged" if isinstance(error, StoreDamaged) else "unavailable"
+        return {"name": name, "model": model, how: summary(error)}
 
 
 def describe_collection(store: Store, name: str, *, patience_s: float | None = None) -> dict[str, Any]:
@@ -72,6 +92,11 @@ def describe_collection(store: Store, name: str, *, patience_s: float | None = N
         }
 
 
+def undescribed(collection: dict[str, Any]) -> str:
+    """Return which of `UNDESCRIBED` a collection is, "" if none."""
+    return next((how for how in UNDESCRIBED if how in collection), "")
+
+
 def format_table(description: dict[str, Any]) -> str:
     """Return the description as text for a terminal."""
     lines = [f"store        {description['address']} ({description['engine']})"]
@@ -79,10 +104,11 @@ def format_table(description: dict[str, Any]) -> str:
         lines.append("             no collections yet; make one: imret ingest FOLDER")
     for collection in description["collections"]:
         lines += ["", f"collection   {collection['name']}"]
-        if "unavailable" in collection:
+        how = undescribed(collection)
+        if how:
             if collection["model"]:
                 lines.append(f"model        {collection['model']}")
-            lines.append(f"unavailable  {collection['unavailable']}")
+            lines.append(f"{how:<11}  {collection[how]}")
         else:
             lines += _table_of(collection)
     return "\n".join(lines)

@@ -45,10 +45,17 @@ class Store(Protocol):
     kept: dict[str, Any]
 
     def collections(self) -> list[str]:
-        """Return the names that have a live version, sorted."""
+        """Return the names that have a live version, sorted, also one that is damaged."""
+
+    def incomplete(self) -> list[str]:
+        """Return the names, sorted, of what an ingest or a deletion that was cut short left: none is live."""
 
     def live(self, name: str) -> Identity | None:
-        """Return the encoder of the live version, or None if there is none."""
+        """Return the encoder of the live version, or None if there is none.
+
+        Raises:
+            StoreDamaged: If there was one, and what says so is lost or broken (embedded only).
+        """
 
     def version(self, name: str) -> str | None:
         """Return what names the live version, or None if there is none: another as soon as another is live.
@@ -86,6 +93,7 @@ class Store(Protocol):
 
         Raises:
             DataError: If there is none; the message names the collections that exist.
+            StoreDamaged: If it has lost files (embedded only); the message says what ends that.
             StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
@@ -102,6 +110,7 @@ class Store(Protocol):
         Raises:
             DataError: If `name` cannot name a collection.
             ModelMismatch: If the version that such an encoder's would be is of another, against all odds.
+            StoreDamaged: If it has lost files (embedded only).
             StoreLocked: If another process holds it and does not share it (embedded only).
         """
 
@@ -153,7 +162,7 @@ class Store(Protocol):
         """
 
     def drop(self, name: str) -> None:
-        """Remove all versions; a name that does not exist is no error.
+        """Remove all versions, whatever is left of them; a name that does not exist is no error.
 
         Raises:
             StoreLocked: If another process holds one (embedded only); then none is removed.

@@ -7,14 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
-from imret.errors import DataError, ImretError, StoreUnavailable
+from imret.errors import DataError, ImretError, StoreError, StoreUnavailable
 from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
@@ -301,8 +301,10 @@ class Api:
                 except StoreUnavailable as error:
                     entry["status"] = told(error)
                 except ImretError as error:
-                    live = self._pool.store.live(name)
-                    entry |= {"model": live.model if live else "", "status": told(error)}
+                    entry["status"] = told(error)
+                    with suppress(StoreError):  # damaged, it may have none
+                        live = self._pool.store.live(name)
+                        entry["model"] = live.model if live else ""
                 entries.append(entry)
             return entries
 

@@ -455,11 +455,13 @@ def test_a_new_version_is_built_beside_the_live_one_and_replaces_it_in_one_step(
     first = store.open_version(name, MODEL)
     assert store.staged_versions(name) == [MODEL]
     assert name not in store.collections()
+    assert name in store.incomplete()
     first.upsert(ids_of(3), np.stack([one_vector(i) for i in range(3)]), [{}] * 3)
     store.promote(name, MODEL)
     first.close()
     assert store.live(name) == MODEL
     assert name in store.collections()
+    assert name not in store.incomplete()
 
     second = store.open_version(name, OTHER_MODEL)
     assert second.identity == OTHER_MODEL

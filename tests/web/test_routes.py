@@ -276,6 +276,27 @@ def test_categories_and_collections_are_listed(client: TestClient, random_model:
     )
 
 
+def test_a_damaged_collection_is_listed_beside_the_others_and_says_what_it_is(
+    client: TestClient, store: Store
+) -> None:
+    identity = store.live("photos")
+    assert identity is not None
+    store.open_version("broken", identity).close()
+    store.promote("broken", identity)
+    (Path(store.address) / "broken" / "live.json").write_text("{")
+    try:
+        broken, photos = client.get("/api/v1/collections").json()["collections"]
+        assert (broken["name"], broken["images"], photos["images"]) == ("broken", None, 25)
+        assert broken["status"].startswith("collection 'broken' is damaged.")
+        assert client.get("/api/v1/search", params={"q": "red"}).status_code == 200
+        refused = client.get("/api/v1/search", params={"q": "red", "collection": "broken"})
+        assert (refused.status_code, refused.json()["kind"]) == (500, "StoreDamaged")
+        assert refused.json()["detail"] == broken["status"]
+        assert store.address not in refused.text
+    finally:
+        store.drop("broken")
+
+
 def test_pictures_are_given_by_id_and_not_again_where_they_are_known(
     client: TestClient, photos: Path
 ) -> None:

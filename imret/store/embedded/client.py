@@ -34,6 +34,13 @@ _BOOT = (
 )
 
 
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_IF_AGAIN = (
+    " If that happens again with one collection, its files are damaged: put it back from a backup, or delete "
+    "it (imret collections delete NAME) and ingest again."
+)
+
+
 class WorkerGone(StoreUnavailable):
     """A worker that is no longer there to be asked, for a reason that says nothing of what it was asked.
 
@@ -189,7 +196,10 @@ class WorkerProcess(WorkerClient):
 
     Attributes:
         socket: Path of the socket through which it lets others use what it has open, or "".
+        crash: The signal that it died of, if that was a fault of its own, such as "SIGSEGV"; else "".
     """
+
+    crash = ""
 
     def __init__(self, address: str, share_in: Path | None, *, must_share: bool, index_from_kb: int) -> None:
         ours, theirs = socket.socketpair()
@@ -233,6 +243,8 @@ class WorkerProcess(WorkerClient):
             how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGBUS:
                 how += " (is the disk full?)"
+            if -code in _CRASHES:
+                self.crash = signal.Signals(-code).name
         else:
             how = f"ended with exit code {code}"
         last_words = ""
@@ -241,9 +253,10 @@ class WorkerProcess(WorkerClient):
             self._stderr.seek(max(0, size - 4096))
             lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
             last_words = "".join(f"\n  {line}" for line in lines)
+        again = _IF_AGAIN if self.crash else ""
         return StoreUnavailable(
             f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
-            f"run the command again.{' Its last words:' if last_words else ''}{last_words}"
+            f"run the command again.{again}{' Its last words:' if last_words else ''}{last_words}"
         )
 
 

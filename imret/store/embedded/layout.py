@@ -6,6 +6,7 @@
     <store>/<collection>/<version>.lock           held by the one process that has the version open, with
                                                   a note of who that is and how it may be reached
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
+    <store>/<collection>/<version>/flushed*.json  what lay there, see `imret.store.embedded.inventory`
     <store>/<collection>/<version>/shard/         Qdrant Edge's files
 
 A version is named by the first 16 digits of its encoder's fingerprint, and "-2" where it was made beside a
@@ -18,18 +19,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imret.errors import DataError, StoreError, StoreUnavailable
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable
 from imret.files import sync_folder, write_atomically
 from imret.store.collection import is_name
-from imret.store.embedded.locks import switching
+from imret.store.embedded import inventory
+from imret.store.embedded.damage import damaged
+from imret.store.embedded.locks import SWITCH_LOCK, remove_if_empty, switching
 from imret.store.types import Identity, LiveState
 
 FORMAT = 1
@@ -37,6 +41,7 @@ MARKER = "imret-store.json"
 IDENTITY = "identity.json"
 LIVE = "live.json"
 _TRASH = ".removed-"
+_VERSION = re.compile(r"[0-9a-f]{16}(-2)?")
 SHARING = 4  # which messages the worker of a sharing program understands: another number, other messages
 
 
@@ -69,16 +74,56 @@ def prepare(folder: Path, *, create: bool) -> None:
         StoreError: If it is a file, holds other things, cannot be written, or is of a newer format.
     """
     try:
-        marker = read_json(folder / MARKER)
+        marker = _read_marker(folder)
         if marker is None:
-            _make_store(folder, create=create)
-        elif marker.get("format") != FORMAT:
+            if not _holds_collections(folder):
+                _make_store(folder, create=create)
+            else:  # lost, and with it nothing that the collections do not say themselves
+                with suppress(StoreError):  # a full disk is searched all the same
+                    write_json(folder / MARKER, {"format": FORMAT})
+        elif marker != FORMAT:
             raise StoreError(
-                f"the store {str(folder)!r} has format {marker.get('format')!r}, this imret reads format "
-                f"{FORMAT}. Upgrade imret, or use another folder."
+                f"the store {str(folder)!r} has format {marker!r}, this imret reads format {FORMAT}. Upgrade "
+                "imret, or use another folder."
             )
     except OSError as error:
         raise StoreError(f"cannot use the store {str(folder)!r}: {error.strerror or error}") from error
+
+
+def _read_marker(folder: Path) -> Any:
+    """Return the format that the marker says, or None if there is none, or nothing in it any more.
+
+    Raises:
+        StoreError: If it cannot be read.
+    """
+    path = folder / MARKER
+    if path.is_dir():
+        remove_if_empty(path)
+    try:
+        return json.loads(path.read_bytes())["format"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {str(path)!r}: {error.strerror or error}. Mend that, or move it away: it is made "
+            "anew where there are collections."
+        ) from error
+
+
+def _holds_collections(folder: Path) -> bool:
+    """Whether a folder has a collection with a version of a format that can be read."""
+    try:
+        names = collection_names(folder)
+    except StoreUnavailable:
+        return False
+    versions = (version for name in names for version in version_folders(folder / name))
+    return any(_identity_in(version) or inventory.read(version) for version in versions)
+
+
+def _identity_in(version: Path) -> Identity | None:
+    with suppress(StoreError):
+        return read_identity(version)
+    return None
 
 
 def _make_store(folder: Path, *, create: bool) -> None:
@@ -88,7 +133,8 @@ def _make_store(folder: Path, *, create: bool) -> None:
             "https://"
         )
     # A kill while the marker was written leaves a hidden temporary file, and nothing else.
-    others = sorted(name for name in os.listdir(folder) if not _is_temporary(name)) if folder.is_dir() else []
+    names = os.listdir(folder) if folder.is_dir() else []
+    others = sorted(name for name in names if not _is_temporary(name) and name != MARKER)
     if others:
         raise StoreError(
             f"{str(folder)!r} is not a store: it holds {others[0]!r} and no {MARKER}. "
@@ -122,7 +168,7 @@ def read_versions(collection: Path) -> Versions:
     """Return what live.json says; a collection without one has no live version.
 
     Raises:
-        StoreError: If it cannot be understood.
+        StoreDamaged: If it cannot be understood.
     """
     path = collection / LIVE
     content = read_json(path)
@@ -130,7 +176,7 @@ def read_versions(collection: Path) -> Versions:
         return Versions()
     live, retired = content.get("live"), content.get("retired", [])
     if not isinstance(live, str) or not isinstance(retired, list):
-        raise _damaged(path, "it does not name a version")
+        raise damaged(collection, f"{LIVE} does not name a version")
     marks = (str(content.get(mark, "")) for mark in ("switch", "ended"))
     return Versions(live, tuple(str(name) for name in retired), *marks)
 
@@ -154,18 +200,38 @@ def read_identity(version: Path) -> Identity | None:
     """Return the encoder of a version, or None if there is no such version, or it was never finished.
 
     Raises:
-        StoreError: If its identity.json cannot be understood, or is of a newer format.
+        StoreDamaged: If its identity.json cannot be understood, or was lost.
+        StoreError: If it cannot be read, or is of a newer format.
     """
     path = version / IDENTITY
     content = read_json(path)
     if content is None:
+        _check_never_finished(version)
         return None
     if content.get("format") != FORMAT:
         raise StoreError(f"{str(path)!r} has format {content.get('format')!r}, not {FORMAT}. Upgrade imret.")
     try:
         return Identity(str(content["model"]), str(content["fingerprint"]), int(content["dim"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{error!r}") from error
+        raise damaged(version.parent, f"{version.name}/{IDENTITY} is broken: {error!r}") from error
+
+
+def _check_never_finished(version: Path) -> None:
+    """Raise StoreDamaged for a version without identity.json that has had one, and points."""
+    noted = inventory.read(version)
+    if noted is None or noted.points == 0:
+        # Nothing is lost, unless it is live. Looked at twice: it may have been replaced this moment.
+        if read_versions(version.parent).live != version.name or (version / IDENTITY).exists():
+            return
+        if read_versions(version.parent).live != version.name:
+            return
+    if not version.exists():
+        reason = f"its live version, the folder {version.name}, is missing"
+    elif not version.is_dir():
+        reason = f"{version.name} is a file where a folder should be"
+    else:
+        reason = f"{version.name}/{IDENTITY} is missing"
+    raise damaged(version.parent, reason, version=version)
 
 
 def write_identity(version: Path, identity: Identity, engine: str) -> None:
@@ -177,6 +243,13 @@ def write_identity(version: Path, identity: Identity, engine: str) -> None:
         engine: Name and version of the engine, for whoever has to migrate it.
     """
     write_json(version / IDENTITY, {"format": FORMAT, **asdict(identity), "engine": engine})
+
+
+def engine_of(version: Path) -> str:
+    """Return name and version of the engine that made a version, "?" where that is not known."""
+    with suppress(StoreError):
+        return str((read_json(version / IDENTITY) or {}).get("engine", "?"))
+    return "?"
 
 
 def version_folders(collection: Path) -> list[Path]:
@@ -209,9 +282,48 @@ def rename(source: Path, target: Path) -> None:
 def move_to_trash(version: Path) -> None:
     """Make a version vanish in one step, then delete its files; the caller holds its lock."""
     if version.is_dir():
-        trash = version.with_name(f"{_TRASH}{version.name}-{os.getpid()}-{time.monotonic_ns()}")
-        os.rename(version, trash)
-        shutil.rmtree(trash, ignore_errors=True)
+        shutil.rmtree(_renamed_to_trash(version), ignore_errors=True)
+    else:
+        version.unlink(missing_ok=True)
+
+
+def remove(collection: Path) -> Path:
+    """Make a collection vanish in one step, whatever is left of it; the caller holds its versions' locks.
+
+    Returns:
+        What it is called now; the caller deletes that.
+    """
+    with ExitStack() as stack:
+        with suppress(StoreDamaged):  # nobody else can switch, either
+            stack.enter_context(switching(collection))
+        trash = _renamed_to_trash(collection)
+    sync_folder(collection.parent)
+    return trash
+
+
+def _renamed_to_trash(path: Path) -> Path:
+    trash = path.with_name(f"{_TRASH}{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    os.rename(path, trash)
+    return trash
+
+
+def is_own(collection: Path) -> bool:
+    """Whether a folder is a collection, or what is left of one, and not somebody's own."""
+    names = os.listdir(collection)
+    return not names or any(_is_own(name) for name in names)
+
+
+def is_left_over(collection: Path) -> bool:
+    """Whether a folder is what an ingest or a deletion that was cut short has left: all in it is imret's."""
+    try:
+        return all(_is_own(name) for name in os.listdir(collection))
+    except OSError:
+        return False
+
+
+def _is_own(name: str) -> bool:
+    own = name in (LIVE, SWITCH_LOCK) or name.startswith(_TRASH) or _is_temporary(name)
+    return own or _VERSION.fullmatch(name.removesuffix(".lock")) is not None
 
 
 def empty_trash(parent: Path) -> None:
@@ -243,21 +355,24 @@ def taken(source: Path, target: Path) -> DataError:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, or None if there is no file.
+    """Return the object in a JSON file of a collection, or None if there is no file.
 
     Raises:
-        StoreError: If it holds something else.
+        StoreDamaged: If it holds something else.
+        StoreError: If it cannot be read.
     """
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise _broken(path, "is a folder where a file should be") from None
     except OSError as error:
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, f"is broken: {error}") from error
     if not isinstance(content, dict):
-        raise _damaged(path, "it holds no JSON object")
+        raise _broken(path, "holds no JSON object")
     return content
 
 
@@ -277,8 +392,9 @@ def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith((".part", ".tmp"))
 
 
-def _damaged(path: Path, reason: str) -> StoreError:
-    return StoreError(
-        f"{str(path)!r} is damaged: {reason}.\n"
-        f"Move {str(path.parent)!r} away and ingest again; the pictures themselves are not in the store."
-    )
+def _broken(path: Path, what: str) -> StoreDamaged:
+    """Return the error for live.json or a version's identity.json."""
+    if path.name == IDENTITY:
+        collection = path.parent.parent
+        return damaged(collection, f"{path.parent.name}/{IDENTITY} {what}", version=path.parent)
+    return damaged(path.parent, f"{path.name} {what}")

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from imret.errors import StoreError, StoreLocked
+from imret.store.embedded.damage import damaged
 
+SWITCH_LOCK = ".switch.lock"
 _NOTE_BYTES = 2048  # what a note takes at least: the rest is spaces, which JSON allows
 
 
@@ -53,6 +55,7 @@ class VersionLock:
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
+        StoreDamaged: If something else is in its place.
         StoreError: If the store cannot be written to.
     """
 
@@ -60,7 +63,7 @@ class VersionLock:
         self._path = _lock_of(version)
         while True:
             try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = _open_lock(self._path)
             except OSError as error:
                 if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise _protected(version, error) from error
@@ -173,7 +176,7 @@ def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether it is our turn: always, if we wait for it.
     """
-    descriptor = os.open(collection / ".switch.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = _open_lock(collection / SWITCH_LOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -232,6 +235,32 @@ def _protected(version: Path, error: OSError) -> StoreError:
         "embedded store are written to also when it is only searched.\n"
         "Make them writable, or copy the folder to where they are, and name that with --db."
     )
+
+
+def can_be_held(version: Path) -> bool:
+    """Whether anybody can hold the lock of a version: not where a folder is in its place."""
+    return not _lock_of(version).is_dir()
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove an empty folder that is where a file should be; one that is not empty stays."""
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _open_lock(path: Path) -> int:
+    """Return a descriptor of a lock's file, which is made if there is none.
+
+    Raises:
+        StoreDamaged: If something else is in its place.
+        FileNotFoundError: If the collection is gone.
+    """
+    if path.is_dir():
+        remove_if_empty(path)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except IsADirectoryError:
+        raise damaged(path.parent, f"{path.name} is a folder where a file should be") from None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

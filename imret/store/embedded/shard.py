@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,19 +22,10 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreError
 from imret.files import sync_folder
-from imret.store.embedded import full_disk, locks
+from imret.store.embedded import damage, full_disk, inventory, locks
 from imret.store.embedded import layout as folder
-from imret.store.filter import (
-    DATETIME_FIELDS,
-    INDEXED_FIELDS,
-    INTEGER_FIELDS,
-    KEYWORD_FIELDS,
-    Condition,
-    Filter,
-    Ids,
-    Match,
-    Range,
-)
+from imret.store.embedded.edge_filter import edge_filter, has_links
+from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS, Filter
 from imret.store.types import EF_CONSTRUCT, HNSW_EF, OVERSAMPLING, Identity, M
 
 # Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
@@ -55,6 +46,7 @@ SCAN_BYTES = 120_000_000
 # what is stored is flushed every so often, and a filling should stop to index when what has no index is as
 # much as what has one. In such steps an index takes half again as long as at once (benchmarks/index.py).
 FLUSH_POINTS = 2_000
+MAX_SOURCES = 20  # of the folders that a damaged collection names
 INDEX_POINTS = 20_000  # fewer are left to the end
 
 # (id, payload, vector or None, score or None): what travels to the program
@@ -75,7 +67,8 @@ class Shard:
         LockedElsewhere: If another process has it open.
         DataError: If it does not exist and `identity` is None.
         ModelMismatch: If it belongs to another encoder.
-        StoreError: If its files cannot be read.
+        StoreDamaged: If it has lost files, or they cannot be read.
+        StoreError: If they cannot be read this moment.
     """
 
     def __init__(
@@ -91,6 +84,8 @@ class Shard:
         self.idle_since = 0.0
         self._stand_in: tempfile.TemporaryDirectory[str] | None = None  # where the disk is full
         self._indexed = self._plain = self._unflushed = 0  # points: with an index, later ones, changes
+        self._ledger = inventory.Ledger(path)
+        self._is_broken = False
         if identity is not None:
             path.parent.mkdir(exist_ok=True)
         try:
@@ -112,8 +107,12 @@ class Shard:
                 self._plain = self.engine.count(qe.CountRequest(exact=False)) - self._indexed
                 if identity is not None:
                     self.resume(identity)
-        except BaseException:
+        except BaseException as error:
+            with suppress(BaseException):  # where it was loaded at all
+                self.engine.close()
             self._lock.release()
+            if damage.is_engine_failure(error):
+                raise self.failure("open", error) from error
             raise
 
     def resume(self, identity: Identity) -> None:
@@ -143,8 +142,7 @@ class Shard:
                 f"there is no version {self.path.name} of collection {self.path.parent.name!r} any more"
             )
         self._check_free()
-        if self.path.exists():
-            shutil.rmtree(self.path)  # its making was cut short, so nothing can be in it
+        folder.move_to_trash(self.path)  # its making was cut short, so nothing can be in it
         shard_folder = self.path / "shard"
         shard_folder.mkdir(parents=True)
         config = qe.EdgeConfig(
@@ -162,10 +160,14 @@ class Shard:
             ),
         )
         self.engine = qe.EdgeShard.create(str(shard_folder), config)
-        self._index_payload()
+        for field in INDEXED_FIELDS:
+            self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+        self.engine.flush()
         sync_folder(self.path)
         folder.write_identity(self.path, identity, _engine_version())
         sync_folder(self.path.parent)
+        self.identity = identity
+        self._note()
         return identity
 
     def _index_payload(self) -> None:
@@ -174,11 +176,13 @@ class Shard:
         if missing:
             self._check_free()
         for field in missing:
-            self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+            self._update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
         if missing:
-            self.engine.flush()
+            self.flush()
 
     def _load(self) -> None:
+        self._refuse(self._ledger.find_loss())
+        self._ledger.begin_loading()
         _read_ahead(self.path / "shard")
         try:
             self.engine = self._open_engine()
@@ -187,11 +191,32 @@ class Shard:
                 raise self._no_room(0) from error
             if "WouldBlock" in str(error):
                 raise locks.locked(self.path, None, 0) from error
-            raise StoreError(
-                f"the store's files in {str(self.path)!r} cannot be read: {error}.\n"
-                f"Move that folder away and ingest again (this is {_engine_version()}, and its "
-                f"{folder.IDENTITY} names the version that wrote it)."
-            ) from error
+            raise
+        self._refuse(self._ledger.find_miscount(self.count(None)))
+        self._settle()
+
+    def _refuse(self, loss: str) -> None:
+        """Raise StoreDamaged if something is lost."""
+        if loss:
+            raise damage.damaged(self.path.parent, loss, version=self.path)
+
+    def failure(self, operation: str, error: BaseException) -> StoreError:
+        """Return the error for what the engine raised, and close nothing of it any more."""
+        self._is_broken = True
+        written_by = folder.engine_of(self.path)
+        hint = ""
+        if written_by != _engine_version():
+            hint = f"This is {_engine_version()}, and it was made by {written_by}"
+        return damage.of_engine(self.path, operation, error, hint=hint)
+
+    def _update(self, operation: qe.UpdateOperation, since: inventory.Since = "adding") -> None:
+        self._ledger.begin(since)
+        try:
+            self.engine.update(operation)
+        except BaseException:
+            # It may be done in part, and stays in the log: at the next opening it may be done in another.
+            self._ledger.is_counted = False
+            raise
 
     def _open_engine(self) -> qe.EdgeShard:
         path = self.path / "shard"
@@ -205,13 +230,16 @@ class Shard:
 
     @property
     def _optimizing(self) -> Path:
-        return self.path / "optimizing"
+        return self.path / inventory.OPTIMIZING
 
     def close(self, *, remove: bool = False) -> None:
         """Flush and close the files, and let other processes have them; or remove them."""
         removed = False
         try:
-            self.engine.close()
+            with self._at_the_end():
+                if not remove and not self._is_broken:
+                    self._settle()
+                self.engine.close()
             if remove:
                 with suppress(OSError):  # then whoever switches next will do it
                     folder.move_to_trash(self.path)
@@ -226,14 +254,24 @@ class Shard:
         When the engine closes files, it has the system forget them, and whoever opens the version next, a
         second later, reads from the disk again what was in memory. It closes them when it is let go, too.
         """
-        if self._unflushed:
-            self.flush()
+        if not self._is_broken:
+            with self._at_the_end():
+                self._settle()
         self._lock.clear_owner()
         self._leave_stand_in()
 
     def _leave_stand_in(self) -> None:
         if self._stand_in is not None:
             self._stand_in.cleanup()
+
+    @contextmanager
+    def _at_the_end(self) -> Iterator[None]:
+        """Let pass what the engine raises: nobody asked anything, and whoever opens it next is told."""
+        try:
+            yield
+        except BaseException as error:
+            if not damage.is_engine_failure(error):
+                raise
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
@@ -242,10 +280,11 @@ class Shard:
             for id_, vector, payload in zip(ids, vectors, payloads, strict=True)
         ]
         self._unflushed += len(points)
-        self.engine.update(qe.UpdateOperation.upsert_points(points))
+        self._update(qe.UpdateOperation.upsert_points(points))
         self._plain += len(points)
         if self._unflushed >= FLUSH_POINTS:
-            self.flush()
+            self.engine.flush()
+            self._unflushed = 0
 
     def overwrite_payloads(self, ids: list[str], payloads: list[dict[str, Any]]) -> None:
         self._check_free()
@@ -255,7 +294,7 @@ class Shard:
             raise DataError(f"collection {self.path.parent.name!r} holds no point {missing[0]}")
         self._unflushed += len(ids)
         for id_, payload in zip(ids, payloads, strict=True):
-            self.engine.update(qe.UpdateOperation.overwrite_payload([id_], payload))
+            self._update(qe.UpdateOperation.overwrite_payload([id_], payload))
 
     def get(self, ids: list[str], vectors: bool) -> list[Row]:
         return [_row(record) for record in self.engine.retrieve(list(ids), True, vectors)]
@@ -279,7 +318,7 @@ class Shard:
             qe.ScrollRequest(
                 limit=batch_size,
                 offset=offset,
-                filter=_filter(filter),
+                filter=edge_filter(filter),
                 with_payload=True,
                 with_vector=vectors,
             )
@@ -288,7 +327,7 @@ class Shard:
 
     def delete(self, ids: list[str | int]) -> None:
         self._unflushed += len(ids)
-        self.engine.update(qe.UpdateOperation.delete_points(list(ids)))
+        self._update(qe.UpdateOperation.delete_points(list(ids)), "deleting")
 
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
@@ -297,13 +336,13 @@ class Shard:
         quantization = qe.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
         request = qe.QueryRequest(
             query=qe.Query.Nearest(vector),  # type: ignore[arg-type]  # takes a float32 array
-            filter=_filter(filter),
+            filter=edge_filter(filter),
             limit=limit,
             params=qe.SearchParams(
                 hnsw_ef=HNSW_EF,
                 exact=exact,
                 quantization=quantization,
-                acorn=qe.AcornSearchParams(enable=bool(filter) and not _has_links(filter)),
+                acorn=qe.AcornSearchParams(enable=bool(filter) and not has_links(filter)),
             ),
             with_payload=True,
         )
@@ -319,25 +358,42 @@ class Shard:
         # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
         if not filter.fields <= set(self.engine.info().payload_schema):
             return True
-        n_kept = self.engine.count(qe.CountRequest(filter=_filter(filter), exact=False))  # microseconds
-        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if _has_links(filter) else SCAN_BYTES
+        n_kept = self.engine.count(qe.CountRequest(filter=edge_filter(filter), exact=False))  # microseconds
+        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if has_links(filter) else SCAN_BYTES
         return n_kept * self.identity.dim * 4 <= limit
 
     def count(self, filter: Filter | None) -> int:
         # Exact always: after a kill the estimate may count points twice.
-        return self.engine.count(qe.CountRequest(filter=_filter(filter), exact=True))
+        return self.engine.count(qe.CountRequest(filter=edge_filter(filter), exact=True))
 
     def facet(self, field: str, filter: Filter | None) -> dict[str, int]:
         # There are no more values than points; those that have lost theirs are listed last, with zero.
         limit = self.count(None) + 1
         response = self.engine.facet(
-            qe.FacetRequest(key=field, limit=limit, filter=_filter(filter), exact=True)
+            qe.FacetRequest(key=field, limit=limit, filter=edge_filter(filter), exact=True)
         )
         return {str(hit.value): hit.count for hit in response.hits}
 
     def flush(self) -> None:
         self.engine.flush()
         self._unflushed = 0
+        if not self._ledger.is_closed:
+            self._note()
+
+    def _settle(self) -> None:
+        """Flush what is not, also what the engine took from its log, so that it can be noted."""
+        if not self._ledger.is_closed:
+            with suppress(StoreError):  # a full disk is searched all the same
+                if not self._unflushed:
+                    self._check_free()
+                self.flush()
+
+    def _note(self) -> None:
+        sources: list[str] = []
+        if "source" in self.engine.info().payload_schema:  # else it is older, and not to be filled now
+            response = self.engine.facet(qe.FacetRequest(key="source", limit=MAX_SOURCES, exact=True))
+            sources = sorted(str(hit.value) for hit in response.hits if hit.count)
+        self._ledger.close(self.identity.model, self.count(None), tuple(sources))
 
     def needs_optimize(self) -> bool:
         return self._plain >= max(INDEX_POINTS, self._indexed)
@@ -345,6 +401,7 @@ class Shard:
     def optimize(self) -> None:
         self._check_free()
         self.flush()
+        self._ledger.begin("adding")
         self._optimizing.touch()
         self.engine.optimize()
         self.flush()
@@ -404,48 +461,6 @@ def _index_of(field: str) -> Any:
         return qe.KeywordIndexParams(memory=mapped)
     # On the heap: a walk looks up each point that it comes to, and takes half the time, at a million points.
     return qe.PayloadSchemaType.Keyword
-
-
-def _filter(filter: Filter | None) -> qe.Filter | None:
-    if not filter:
-        return None
-    return qe.Filter(
-        must=[_condition(condition) for condition in filter.must],
-        must_not=[_condition(condition) for condition in filter.must_not],
-    )
-
-
-def _has_links(filter: Filter | None) -> bool:
-    """Whether the graph has links of their own between the points that a filter keeps.
-
-    They are between points of one value. ACORN, which steps over the others, then takes two to four times as
-    long, and finds no more.
-    """
-    if not filter or filter.must_not or len(filter.must) != 1:
-        return False
-    match = filter.must[0]
-    return isinstance(match, Match) and match.field in KEYWORD_FIELDS and len(match.values) == 1
-
-
-def _condition(condition: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:
-    if isinstance(condition, Ids):
-        return qe.HasIdCondition(set(condition.ids))
-    if isinstance(condition, Range):
-        if condition.is_datetime:
-            return qe.FieldCondition(key=condition.field, range=qe.RangeDateTime(**condition.datetimes()))
-        return qe.FieldCondition(key=condition.field, range=qe.RangeFloat(**condition.numbers()))
-    return _match(condition)
-
-
-def _match(match: Match) -> qe.FieldCondition | qe.Filter:
-    texts = [value for value in match.values if isinstance(value, str)]
-    numbers = [value for value in match.values if isinstance(value, int)]
-    by_type = [
-        qe.FieldCondition(key=match.field, match=qe.MatchAny(values))  # either type
-        for values in (texts, numbers)
-        if values
-    ]
-    return by_type[0] if len(by_type) == 1 else qe.Filter(should=list(by_type))
 
 
 def _id(id_: object) -> str | int:

@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreError, StoreLocked
+from imret.errors import DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
+from imret.store.embedded.damage import damaged
 from imret.store.embedded.unix_socket import private_folder
 from imret.store.types import Identity, LiveState, Share, new_mark
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _POLL_S = 0.05
+MAX_CRASHES = 2  # of the worker over one opening: then it is the files
 
 
 class EdgeStore:
@@ -81,12 +83,34 @@ class EdgeStore:
         self.kept: dict[str, Any] = {}
 
     def collections(self) -> list[str]:
-        return [name for name in folder.collection_names(self._folder) if self.live(name) is not None]
+        return [name for name in folder.collection_names(self._folder) if self._has_live(name)]
+
+    def incomplete(self) -> list[str]:
+        return [
+            name
+            for name in folder.collection_names(self._folder)
+            if not self._has_live(name) and self._has_left_over(name)
+        ]
+
+    def _has_left_over(self, name: str) -> bool:
+        try:
+            return bool(self.staged_versions(name)) or folder.is_left_over(self._folder / name)
+        except StoreError:
+            return True
+
+    def _has_live(self, name: str) -> bool:
+        try:
+            return self.live(name) is not None
+        except StoreError:  # whoever opens it is told
+            return True
 
     def live(self, name: str) -> Identity | None:
         collection = self._folder / check_name(name)
-        live = folder.read_versions(collection).live
-        return None if live is None else folder.read_identity(collection / live)
+        while True:
+            live = folder.read_versions(collection).live
+            identity = None if live is None else folder.read_identity(collection / live)
+            if identity is not None or folder.read_versions(collection).live == live:
+                return identity
 
     def version(self, name: str) -> str | None:
         return folder.read_versions(self._folder / check_name(name)).live
@@ -104,11 +128,11 @@ class EdgeStore:
     def staged_versions(self, name: str) -> list[Identity]:
         collection = self._folder / check_name(name)
         known = folder.read_versions(collection)
-        staged = [
-            folder.read_identity(version)
-            for version in folder.version_folders(collection)
-            if version.name != known.live and version.name not in known.retired
-        ]
+        staged = []
+        for version in folder.version_folders(collection):
+            if version.name != known.live and version.name not in known.retired:
+                with suppress(StoreDamaged):  # whoever fills it is told
+                    staged.append(folder.read_identity(version))
         return [identity for identity in staged if identity is not None]
 
     def open(self, name: str, *, patience_s: float | None = None) -> Collection:
@@ -195,7 +219,7 @@ class EdgeStore:
 
     def drop(self, name: str) -> None:
         collection = self._folder / check_name(name)
-        if collection.is_dir():
+        if collection.is_dir() and folder.is_own(collection):
             self._started().call("drop", collection)
         folder.empty_trash(self._folder)
 
@@ -275,8 +299,9 @@ class EdgeStore:
 
         Raises:
             LockedElsewhere: If a program that does not share has it for longer than the patience for one.
+            StoreDamaged: If its worker dies of a fault over it, again and again.
         """
-        patience = _Patience(self._lock_timeout_s)
+        patience, crashes = _Patience(self._lock_timeout_s), 0
         with locks.Turn(version.parent) as turn:
             while True:
                 owner = locks.read_owner(version)
@@ -287,10 +312,18 @@ class EdgeStore:
                     return Opened(peer, opened[0]), opened[1]
                 # One program at a time starts a worker: it shares, and the others go through it.
                 if self._worker is not None or turn.take() or patience.has_ended(owner):
+                    worker = self._started()
                     try:
-                        worker = self._started()
                         handle, stored = worker.call("open", version, identity, empty)
                         return Opened(worker, handle), stored
+                    except StoreUnavailable:
+                        if not worker.crash:
+                            raise
+                        crashes += 1
+                        if crashes == MAX_CRASHES:
+                            reason = f"Qdrant Edge crashed {crashes} times as it opened it ({worker.crash})"
+                            raise damaged(version.parent, reason, version=version) from None
+                        continue  # in another worker
                     except locks.LockedElsewhere:
                         # The wait is here and not in the worker, which others may be waiting for.
                         if patience.has_ended(owner):
@@ -329,14 +362,21 @@ class EdgeStore:
         """Remove what earlier switches retired, except what is still being read."""
         for version in folder.read_versions(collection).retired:
             if (collection / version).is_dir():
-                with suppress(StoreLocked):
+                with suppress(StoreLocked, StoreDamaged):
                     self._started().call("remove", collection / version)
-        folder.empty_trash(collection)
+        for place in (collection, self._folder):
+            folder.empty_trash(place)
 
     def _no_such(self, name: str) -> DataError:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
+        if name in self.incomplete():
+            return DataError(
+                f"of collection {name!r} in {self.address!r} there is what an ingest or a deletion left that "
+                "was cut short, and no picture. Run the ingest again, or delete that: "
+                f"imret collections delete {name} --db {shlex.quote(self.address)}"
+            )
         listed = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
         return DataError(
             f"no collection {name!r} in {self.address!r}. {listed}.\n"

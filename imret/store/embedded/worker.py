@@ -9,6 +9,7 @@ user talk to it, too, about the versions that it has open. It ends when its prog
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import time
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from imret import ipc
-from imret.errors import ImretError, StoreError, StoreLocked
+from imret.errors import ImretError, StoreDamaged, StoreError, StoreLocked
+from imret.store.embedded import damage, locks
 from imret.store.embedded import layout as folder
-from imret.store.embedded import locks
 from imret.store.embedded.scheduler import Peer, RequestScheduler
 from imret.store.embedded.shard import Shard
 from imret.store.embedded.unix_socket import Listener
@@ -83,7 +84,12 @@ class Worker:
         if operation == "close":
             self._let_go(handle)
             return None
-        return getattr(opened.shard, operation)(*rest)
+        try:
+            return getattr(opened.shard, operation)(*rest)
+        except BaseException as error:
+            if damage.is_engine_failure(error):
+                raise opened.shard.failure(operation, error) from error
+            raise
 
     def leave(self, peer: Peer) -> None:
         """Close the handles of another program that is gone."""
@@ -132,16 +138,21 @@ class Worker:
         Raises:
             StoreLocked: If another process has a version open; then nothing is removed.
         """
-        paths = folder.version_folders(collection)
+        paths = folder.locked_versions(collection)
         for opened in self._handles.values():
             if opened.peer is not None and opened.shard.path in paths:
                 raise _in_use(opened.shard.path, "by another program, through this one; end that first")
         for path in paths:
             if path in self._shards:
                 self._close(path)
-        self._remove(paths)
-        if collection.is_dir():
-            folder.move_to_trash(collection)
+        with suppress(FileNotFoundError):  # somebody else was faster
+            held = self._lock_all([path for path in paths if locks.can_be_held(path)])
+            try:
+                trash = folder.remove(collection)
+            finally:
+                for lock in held:
+                    lock.release()
+            shutil.rmtree(trash, ignore_errors=True)
 
     def _remove_retired(self, path: Path) -> None:
         """Remove a version that another has replaced, if that is still so and nobody is about to change it.
@@ -151,24 +162,13 @@ class Worker:
         """
         with locks.switching(path.parent, wait=False) as locked:
             if locked and folder.is_retired(path):
-                self._remove([path])
-
-    def _remove(self, paths: list[Path]) -> None:
-        """Remove versions, all or none.
-
-        Raises:
-            StoreLocked: If one of them is open, here or in another process.
-        """
-        locks = self._lock_all(paths)
-        try:
-            for path in paths:
-                folder.move_to_trash(path)
-        except BaseException:
-            for lock in locks:
-                lock.release()
-            raise
-        for lock in locks:
-            lock.release(remove=True)
+                [lock] = self._lock_all([path])
+                removed = False
+                try:
+                    folder.move_to_trash(path)
+                    removed = True
+                finally:
+                    lock.release(remove=removed)
 
     def _rename(self, source: Path, target: Path) -> None:
         """Give a collection another name.
@@ -179,7 +179,8 @@ class Worker:
         """
         if target.exists():
             # Checked before, without a lock. What is left has no finished version: a making was cut short.
-            if any(folder.read_identity(path) is not None for path in folder.version_folders(target)):
+            holds = any(folder.read_identity(path) is not None for path in folder.version_folders(target))
+            if holds or not folder.is_left_over(target):
                 raise folder.taken(source, target)
             self._drop(target)
         held = self._lock_all(folder.locked_versions(source))
@@ -260,7 +261,7 @@ class Worker:
                         retired = False
                     if retired or not retired_only:
                         self._shards.pop(path).close(remove=retired)
-        except FileNotFoundError:  # somebody removed the folder under us
+        except (FileNotFoundError, StoreDamaged):  # somebody removed the folder under us, or broke it
             if path in self._shards:
                 self._close(path)
 
@@ -320,7 +321,7 @@ def _answer(worker: Worker, request: tuple[str, tuple[Any, ...]], peer: Peer | N
         return True, worker.answer(operation, arguments, peer)
     except ImretError as error:
         return False, error
-    except Exception as error:  # Edge raises bare Exception with a text
+    except Exception as error:
         traceback.print_exc()
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.strerror:

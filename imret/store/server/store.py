@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, StoreError, StoreUnavailable
-from imret.store.collection import Collection, changed_meanwhile, check_name
+from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
@@ -86,6 +86,15 @@ class ServerStore:
             return sorted(name for name, it in names if _is_version(it) and is_ours(name, it))
 
         return look_up(look)
+
+    def incomplete(self) -> list[str]:
+        aliases = self._aliases()
+        names = set()
+        for physical in self._names():
+            if _is_version(physical) and physical not in aliases.values():
+                with suppress(PartAway):  # it cannot be described now
+                    names.add(str(self._note(physical, waits_for_part=False).get("collection", "")))
+        return sorted(name for name in names - set(aliases) if is_name(name))
 
     def live(self, name: str) -> Identity | None:
         version = look_up(lambda: self._live_version(name))
