@@ -26,6 +26,7 @@ _PASSING = (
     errno.EAGAIN,
 )
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
+_LACKING = re.compile(r"no space left|not enough|out of memory|cannot allocate|cancell?ed|timed? ?out", re.I)
 
 
 def damaged(collection: Path, reason: str, *, version: Path | None = None) -> StoreDamaged:
@@ -90,13 +91,14 @@ def of_engine(version: Path, operation: str, error: BaseException, *, hint: str 
     """
     text = " ".join(str(error).split()) or type(error).__name__
     found = _SYSTEM_ERROR.search(text)
-    number = errno.ENOSPC if "No space left" in text else int(found[1]) if found else 0
+    number = int(found[1]) if found else 0
     doing = operation.replace("_", " ")
-    if number in _PASSING:
-        free = "Free some space and run" if number in (errno.ENOSPC, errno.EDQUOT) else "Mend that and run"
+    if number in _PASSING or _LACKING.search(text):
+        lacking = os.strerror(number) if number in _PASSING else escape_control(text.rstrip("."))
+        free = "Free some space and run" if "space" in lacking.lower() else "Mend that and run"
         return StoreError(
             f"the embedded store failed to {doing} collection {version.parent.name!r} in "
-            f"{str(version.parent.parent)!r}: {os.strerror(number)}. {free} the command again."
+            f"{str(version.parent.parent)!r}: {lacking}. {free} the command again."
         )
     reason = f"Qdrant Edge failed to {doing} its files: {text.rstrip('.')}"
     reason += f". {hint.rstrip('.')}" if hint else ""

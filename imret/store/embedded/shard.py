@@ -20,7 +20,7 @@ import numpy as np
 import qdrant_edge as qe
 from numpy.typing import NDArray
 
-from imret.errors import DataError, StoreError
+from imret.errors import DataError, StoreDamaged, StoreError
 from imret.files import sync_folder
 from imret.store.embedded import damage, full_disk, inventory, locks
 from imret.store.embedded import layout as folder
@@ -201,13 +201,14 @@ class Shard:
             raise damage.damaged(self.path.parent, loss, version=self.path)
 
     def failure(self, operation: str, error: BaseException) -> StoreError:
-        """Return the error for what the engine raised, and close nothing of it any more."""
-        self._is_broken = True
+        """Return the error for what the engine raised; where that is damage, nothing more is written."""
         written_by = folder.engine_of(self.path)
         hint = ""
         if written_by != _engine_version():
             hint = f"This is {_engine_version()}, and it was made by {written_by}"
-        return damage.of_engine(self.path, operation, error, hint=hint)
+        told = damage.of_engine(self.path, operation, error, hint=hint)
+        self._is_broken = self._is_broken or isinstance(told, StoreDamaged)
+        return told
 
     def _update(self, operation: qe.UpdateOperation, since: inventory.Since = "adding") -> None:
         self._ledger.begin(since)

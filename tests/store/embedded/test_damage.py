@@ -623,6 +623,8 @@ def test_a_panic_in_a_search_names_the_collection_and_the_worker_goes_on(
         ("Service runtime error: No space left on device (os error 28)", "Free some space"),
         ("Service runtime error: Cannot allocate memory (os error 12)", "Cannot allocate memory"),
         ("IO Error: Permission denied (os error 13)", "Permission denied"),
+        ("Not enough space available for optimization, needed: 9, available: 1", "Free some space"),
+        ("Service runtime error: Out of memory", "Mend that and run the command again"),
     ],
 )
 def test_what_the_system_lacks_this_moment_is_no_damage(db: Path, said: str, told: str) -> None:
