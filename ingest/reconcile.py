@@ -114,6 +114,10 @@ class Reconciler:
         """Take note that points were deleted, so that `prune` looks at each of the others."""
         self._all_counted = False
 
+    def is_stored(self) -> bool:
+        """Whether there are as many points as files were met that had one or got one."""
+        return count_source(self.target, self.source.root) >= self._n_known + self._n_added
+
     def has_left(self, point: Point) -> bool:
         """Whether a stored picture of this source is clearly no longer at its place."""
         is_mine = source_of(point.payload) == self.source.root

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
@@ -140,26 +141,30 @@ class Target:
     ) -> None:
         """Switch from the live version to this one when nothing of that would be lost."""
         name, identity = self.version.name, self.version.identity
-        # An earlier attempt, cut short, may have stored folders that are no sources any more.
         named = {escape_undecodable(reconciler.source.root) for reconciler in reconcilers}
-        for other in self.version.facet("source").keys() - named:
-            for root in exact_sources(self.version, other):
-                remove_points(self.version, root)
+        others = self.version.facet("source").keys() - named
         tried: set[str] = set()
         for _ in range(_LOOKS):
             now = self.store.state(name)
-            if now.version == self.version.version:  # another run with the same model was complete before
-                self.begun, self.is_live = now, True
-                self.complete(reconcilers)
-                return
-            gap = self._gap(now, reconcilers, prune=prune, tried=tried)
-            if gap.behind:
+            is_live = now.version == self.version.version  # another run with the same model was faster
+            if not is_live:
+                # An earlier attempt, cut short, may have stored folders that are no sources any more.
+                for root in chain.from_iterable(exact_sources(self.version, other) for other in others):
+                    remove_points(self.version, root)
+                others = set()
+            gap = Gap() if is_live else self._gap(now, reconcilers, prune=prune, tried=tried)
+            # That other run may also have taken a folder of this one for such.
+            if gap.behind or not all(reconciler.is_stored() for reconciler in reconcilers):
                 tried |= gap.behind
                 if catch_up is not None:
                     reconcilers = catch_up()
                     self.version.flush()
                     self.version.optimize()
                 continue
+            if is_live:
+                self.begun, self.is_live = now, True
+                self.complete(reconcilers)
+                return
             try:
                 self.begun = self.store.promote(name, identity, version=self.version.version, expected=now)
             except ChangedMeanwhile:

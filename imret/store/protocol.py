@@ -29,8 +29,8 @@ class Store(Protocol):
     Take a writer that said "done", and a switch from the version that it wrote to. Its `finish` came before
     the switch, for afterwards it is refused. Were it between the look at the state and `promote`, its mark
     would have had that refused. So it came before the look at the state, its points before that, and the
-    look at all that the live version holds found them. Nobody waits for anybody, least of all readers, and a
-    program that dies at any moment leaves nothing that others would have to wait for.
+    look at all that the live version holds found them. Nobody waits for anybody for more than moments,
+    readers not even that, and a program that dies leaves nothing that others would have to wait for longer.
 
     Attributes:
         engine: "embedded" or "server".

@@ -206,6 +206,16 @@ def test_two_rebuilds_with_one_model_at_once_fill_one_version(
     assert live(address, encoders[1]) == files_in(photos)
 
 
+def test_a_rebuild_that_takes_a_folder_of_another_for_a_left_over_does_not_lose_it(
+    address: str, photos: Path, tmp_path: Path, encoders: list[Encoder]
+) -> None:
+    run(address, encoders[0], photos)
+    draw(tmp_path / "more", range(20, 24))
+    without = once(lambda: run(address, encoders[1], photos, rebuild=True))
+    assert run(address, encoders[1], photos, tmp_path / "more", rebuild=True, on_stage=without).complete
+    assert live(address, encoders[1]) == files_in(photos, tmp_path / "more")
+
+
 def test_a_rebuild_brings_back_no_picture_that_was_pruned_meanwhile(
     address: str, photos: Path, encoders: list[Encoder]
 ) -> None:

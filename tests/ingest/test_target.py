@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,3 +91,24 @@ def test_a_run_whose_version_was_replaced_meanwhile_does_not_end_well(
             with pytest.raises(StoreError):
                 go_on(late)
         assert store.live("photos") == rebuilt.version.identity
+
+
+def test_a_first_ingest_that_is_late_by_a_moment_does_not_take_the_place_of_a_complete_one(
+    tmp_path: Path, encoders: list[Encoder]
+) -> None:
+    with open_store(tmp_path / "db") as store:
+        with begin(store, encoders[0]) as first, begin(store, encoders[1]) as second:
+            fill(first)
+            fill(second)
+            promote = store.promote
+
+            def promote_too_late(*args: Any, **options: Any) -> Any:
+                store.promote = promote  # type: ignore[method-assign]
+                first.go_live()
+                first.complete([])  # and says done
+                return promote(*args, **options)
+
+            store.promote = promote_too_late  # type: ignore[method-assign]
+            with pytest.raises(ModelMismatch, match="this ingest, which began before there was one, uses"):
+                second.go_live()
+        assert store.live("photos") == first.version.identity
