@@ -253,9 +253,10 @@ class CollectionPool:
                 if self._live.get(name) is not seen:
                     return
             if lost:
-                # The process that had it open has ended: an ingest that shared it, or the store's own.
+                # The process that had it open has ended.
                 try:
                     following = self._open(name)
+                    self._notify(f"{name}: opened again")
                 except StoreUnavailable:
                     self._reopen()
                     return
