@@ -35,6 +35,7 @@ _BOOT = (
 
 
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_FULL_BYTES = 16 << 20
 _IF_AGAIN = (
     " If that happens again with one collection, its files are damaged: put it back from a backup, or delete "
     "it (imret collections delete NAME) and ingest again."
@@ -243,8 +244,6 @@ class WorkerProcess(WorkerClient):
             how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGBUS:
                 how += " (is the disk full?)"
-            if -code in _CRASHES:
-                self.crash = signal.Signals(-code).name
         else:
             how = f"ended with exit code {code}"
         last_words = ""
@@ -253,11 +252,22 @@ class WorkerProcess(WorkerClient):
             self._stderr.seek(max(0, size - 4096))
             lines = self._stderr.read().decode(errors="replace").strip().splitlines()[-5:]
             last_words = "".join(f"\n  {line}" for line in lines)
+        # Rust ends so, too, when there is no memory; and a write to a map on a full disk.
+        if code is not None and -code in _CRASHES and "memory allocation" not in last_words:
+            self.crash = "" if _is_full(self._address) else signal.Signals(-code).name
         again = _IF_AGAIN if self.crash else ""
         return StoreUnavailable(
             f"the process that serves the store {self._address!r} {how}. What it acknowledged is safe: "
             f"run the command again.{again}{' Its last words:' if last_words else ''}{last_words}"
         )
+
+
+def _is_full(folder: str) -> bool:
+    try:
+        state = os.statvfs(Path(folder).expanduser())
+    except OSError:
+        return False
+    return state.f_bavail * state.f_frsize < _FULL_BYTES
 
 
 def _file_for_last_words() -> IO[bytes]:

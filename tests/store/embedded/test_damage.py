@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imret.errors import DataError, StoreDamaged, StoreError
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable
 from imret.store.embedded import inventory, layout, locks
 from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.shard import Shard
@@ -659,6 +659,23 @@ def test_a_damaged_new_version_beside_a_whole_live_one_is_begun_again(db: Path, 
         )
         assert store.open("photos").count() == 3
         assert store.create_staging("photos", OTHER_MODEL).count() == 0
+
+
+@pytest.mark.parametrize("want", ["memory", "disk"])
+def test_a_worker_that_crashes_for_want_of_memory_or_disk_says_nothing_of_the_files(
+    db: Path, monkeypatch: pytest.MonkeyPatch, want: str
+) -> None:
+    with EdgeStore(db) as store:
+        store_points(store, range(3))
+    crashing = CRASHING
+    if want == "memory":  # as Rust says it
+        words = "sys.stderr.write('memory allocation of 9 bytes failed'); sys.stderr.flush(); os.kill("
+        crashing = CRASHING.replace("os.kill(", words).replace("SIGSEGV", "SIGABRT")
+    else:
+        monkeypatch.setattr("imret.store.embedded.client._FULL_BYTES", 1 << 62)
+    monkeypatch.setattr("imret.store.embedded.client._BOOT", crashing)
+    with EdgeStore(db) as store, pytest.raises(StoreUnavailable, match="was killed by SIG"):
+        store.open("photos")
 
 
 def test_a_worker_that_the_system_kills_for_want_of_memory_says_nothing_of_the_files(db: Path) -> None:
