@@ -29,6 +29,8 @@ from finetune.reporting.tensorboard import require_tensorboard
 from finetune.stages import Run, draw_training
 from imret.datasets.phrases import read_phrases
 from imret.models.device import pick_device
+from imret.models.known_models import note_model
+from imret.models.resolve import resolve_model
 from imret.output.written_files import check_output_folder
 
 
@@ -123,6 +125,9 @@ def finetune(
                 training = run.choose(folder=train) if world.rank == 0 else {}
             if world.rank == 0:
                 training = run.ship(training)
+                for files in (base.files, resolve_model(output.absolute())):
+                    if files is not None:
+                        note_model(files, notify=say)
             world.barrier()
         return training
     finally:

@@ -93,6 +93,14 @@ def resolve_model(
     return _from_tag(text, notify)
 
 
+def is_path(name: str) -> bool:
+    """Whether a model's name is one of a folder or a file, not of something that can be downloaded."""
+    path = name.removeprefix(LOCAL_PREFIX)
+    if path != name or _looks_like_path(name) or Path(name).expanduser().exists():
+        return True
+    return name.lower().endswith(CHECKPOINT_SUFFIXES) or Path(name.partition(":")[2]).is_absolute()
+
+
 def hub_cache() -> Path:
     """Return the folder that huggingface_hub keeps downloads in (HF_HUB_CACHE, or HF_HOME/hub)."""
     from huggingface_hub import constants
