@@ -19,13 +19,12 @@ from typing import Any
 import open_clip.factory
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from imret.errors import ModelError
 from imret.images.preprocess import Preprocess
 from imret.models.encoder import load_clip
-from imret.models.fast.tokenizer import is_clip_tokenizer
+from imret.models.fast.tokenizer import shortened
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
 from imret.models.tokenizer import load_tokenizer, require_transformers
@@ -102,8 +101,6 @@ class Base:
         Raises:
             ModelError: If it cannot be loaded.
         """
-        if is_clip_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"]):
-            return SimpleTokenizer(context_length=self.context_length)
         return load_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"], model_id=self.model_id)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -112,7 +109,7 @@ class Base:
         Raises:
             ModelError: If the tokenizer cannot be loaded.
         """
-        tokens: Tensor = self.tokenizer(list(texts), context_length=self.context_length)
+        tokens: Tensor = self.tokenizer(list(map(shortened, texts)), context_length=self.context_length)
         return tokens
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from imret.images.preprocess import Preprocess
 from imret.models.text_files import text_files
+from imret.models.training_record import read_training_record
 from imret.models.weights_digest import digest_bytes, digest_tensors
 
 # Keys that steer training or the download of a base model and leave every embedding as it is.
@@ -53,6 +54,15 @@ class ModelFiles:
     def text_files(self) -> dict[str, Path]:
         """What texts are read with besides weights, by name; none of a model with open_clip's tokenizer."""
         return text_files(self.model_cfg, self.tokenizer, self.weights)
+
+    @cached_property
+    def training_record(self) -> dict[str, Any]:
+        """What `imret finetune` noted of these very weights; empty if it did not make them.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        return read_training_record(self.weights)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -139,18 +149,9 @@ class ModelFiles:
 
     def _kept_tower(self, key: str) -> str | None:
         """Return a fingerprint of the model whose image tower this one kept, as training.json has it."""
-        try:
-            training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            images_of = training["images_of"]
-            fingerprint = str(images_of[key])
-            is_of_these = (
-                images_of["weights"] == digest_tensors(self.weights).tensors
-                if "weights" in images_of
-                else images_of["weights_sha256"] == digest_bytes(self.weights)
-            )
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return fingerprint if is_of_these and re.fullmatch(r"[0-9a-f]{64}", fingerprint) else None
+        images_of = self.training_record.get("images_of")
+        fingerprint = str(images_of.get(key)) if isinstance(images_of, dict) else ""
+        return fingerprint if re.fullmatch(r"[0-9a-f]{64}", fingerprint) else None
 
 
 class ModelInfo:

@@ -37,6 +37,14 @@ def write_random_model(folder: Path, *, seed: int, dim: int = 32, sigmoid: bool 
     return folder
 
 
+def write_training_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the training.json of a model folder as `imret finetune` does, of the weights in it."""
+    from imret.models.weights_digest import digest_tensors
+
+    weights = digest_tensors(folder / "open_clip_model.safetensors").tensors
+    (folder / "training.json").write_text(json.dumps({**record, "weights": weights}))
+
+
 def write_full_size(folder: Path) -> Path:
     """Write a ViT-H/14 with random weights into a folder that exists, in open_clip's layout."""
     # Tensor by tensor: never more than one in memory.

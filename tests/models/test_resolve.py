@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -714,7 +715,8 @@ def test_a_tower_that_was_kept_is_the_bases_as_training_json_says(
         _saved_again(tuned, "metadata")
     files = resolve_model(tuned)
     kept = said != "of other weights"
-    assert files.embeds_as(images_of["fingerprint"]) == kept
+    with contextlib.nullcontext() if kept else pytest.warns(UserWarning, match="is not believed"):
+        assert files.embeds_as(images_of["fingerprint"]) == kept
     assert (files.images_fingerprint == base.images_fingerprint) == (said == "by tensors")
     assert files.fingerprint != base.fingerprint
 
