@@ -131,10 +131,11 @@ def _add_health(app: FastAPI, pool: CollectionPool, default: str) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
+        # Asked without the token, so nothing of what is inside is told, not even a name.
         if pool.peek(default) is None:
-            return problem(503, f"the collection {default!r} is not open.", retry_after_s=2)
+            return problem(503, "the collection is not open.", retry_after_s=2)
         if pool.is_away(default):
-            return problem(503, f"the collection {default!r} does not answer now.", retry_after_s=2)
+            return problem(503, "the collection does not answer now.", retry_after_s=2)
         return PlainTextResponse("ready\n")
 
     @app.get("/metrics", include_in_schema=False)
