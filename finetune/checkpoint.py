@@ -31,7 +31,7 @@ from imret.images.preprocess import Preprocess
 from imret.models.published import CONFIG_NAME
 from imret.models.text_files import TEXT_TOWER_FOLDER
 from imret.models.training_record import TRAINING_NAME, read_training_record
-from imret.models.weights_digest import digest_bytes, digest_tensors
+from imret.models.weights_digest import digest_tensors
 
 if TYPE_CHECKING:
     from finetune.model.base_model import Base
@@ -268,7 +268,7 @@ def save_model(
     preprocess: Preprocess,
     training: Mapping[str, Any],
     tokenizer: Any = None,
-    images_of: Mapping[str, str] | None = None,
+    images_of: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
@@ -282,7 +282,7 @@ def save_model(
         preprocess: What its image tower expects.
         training: For training.json.
         tokenizer: `Base.tokenizer`, whose files are written where it has some.
-        images_of: Fingerprints of the model whose image tower this one kept, if any; see `Base.images_of`.
+        images_of: The model whose image tower this one kept, if any; see `Base.images_of`.
 
     Returns:
         The content of training.json.
@@ -312,7 +312,6 @@ def save_model(
         training["images_of"] = {
             **images_of,
             "weights": training["weights"],
-            "weights_sha256": digest_bytes(weights),  # for an imret that knows no other digest
         }
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from imret.errors import ModelError
 from imret.images.preprocess import Preprocess
+from imret.models.checkpoint import Checkpoint, name_dtype
 from imret.models.encoder import load_clip
 from imret.models.fast.tokenizer import shortened
 from imret.models.fingerprint import ModelFiles
@@ -55,17 +56,23 @@ class Base:
     tokenizer_source: str
 
     @property
-    def images_of(self) -> dict[str, str] | None:
+    def images_of(self) -> dict[str, Any] | None:
         """What training.json says of the image tower of a model that kept this one's; None from scratch.
 
-        See `ModelFiles.images_fingerprint`. The former fingerprint is for collections that are bound to it.
+        See `ModelFiles.images_fingerprint`: whose it is, and in which precision it lies there, by which what
+        is kept of it can be known again.
         """
         if self.files is None:
             return None
-        return {
-            "image_tower": self.files.images_fingerprint,
-            "fingerprint": self.files.former_images_fingerprint,
-        }
+        record = self.files.training_record.get("images_of")
+        if isinstance(record, dict) and record.get("image_tower") == self.files.images_fingerprint:
+            return {key: record[key] for key in ("image_tower", "dtypes") if key in record}  # of its own base
+        tensors = Checkpoint(self.files.weights).tensors.items()
+        dtypes = {name: name_dtype(tensor) for name, tensor in tensors if name.startswith("visual.")}
+        shorter = {name: dtype for name, dtype in dtypes.items() if dtype in ("F16", "BF16")}
+        if len(shorter) == len(dtypes) and len(set(shorter.values())) == 1:
+            shorter = {"": next(iter(shorter.values()))}
+        return {"image_tower": self.files.images_fingerprint, "dtypes": shorter}
 
     @property
     def context_length(self) -> int:

@@ -157,6 +157,7 @@ def test_code_beside_a_text_tower_is_not_run(tmp_path: Path, marker: Path, kind:
 def test_code_of_a_repository_is_not_run(tmp_path: Path, marker: Path) -> None:
     folder = with_code(write_family(tmp_path / "siglip", "siglip"), marker)
     ask_for_own_tokenizer(folder)
+    (folder / "config.json").write_text("{}")  # or it would be looked for in the hub
     change(
         folder / CONFIG_NAME,
         lambda it: it["model_cfg"]["text_cfg"].update(hf_tokenizer_name="somebody/a-model"),
