@@ -16,6 +16,7 @@ from imret.files import read_regular
 from imret.models.published import CONFIG_NAME
 
 _MAX_CONFIG_BYTES = 16 << 20
+_MAX_DEPTH = 32
 
 # The largest value of what decides how much is built; lists are per stage, or height and width.
 _MAX_SIZES = {
@@ -71,16 +72,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(read_regular(path, max_bytes=_MAX_CONFIG_BYTES), parse_constant=_refuse_constant)
+        is_too_deep = _is_deeper(config, _MAX_DEPTH)
     except FileNotFoundError:
         raise ModelError(
             f"'{path.parent}' is not a model folder: it has no {CONFIG_NAME}. "
             "Pass the folder that `imret finetune --output` wrote, or one saved by open_clip."
         ) from None
     except RecursionError:
-        raise ModelError(f"Cannot read '{path}': it is nested too deep for a configuration.") from None
+        is_too_deep = True
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ModelError(f"Cannot read '{path}': {reason}.") from error
+    if is_too_deep:
+        raise ModelError(f"Cannot read '{path}': it is nested deeper than {_MAX_DEPTH} levels.")
     if not isinstance(config, dict):
         raise ModelError(f"Cannot use '{path}': expected a JSON object.")
     return config
@@ -148,6 +152,17 @@ def check_tokenizer_options(text_cfg: Mapping[str, Any], where: str) -> None:
             raise ModelError(
                 f"Cannot use {where}: the option {name!r} of its tokenizer is {value!r:.80}, not {wanted}."
             )
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether JSON is nested deeper; what copies or hashes it would run out of stack."""
+    inner: list[dict[str, Any] | list[Any]] = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(levels + 1):
+        members = [entry.values() if isinstance(entry, dict) else entry for entry in inner]
+        inner = [entry for some in members for entry in some if isinstance(entry, (dict, list))]
+        if not inner:
+            return False
+    return True
 
 
 def _check_size(size: object, name: str, largest: int, where: str) -> None:

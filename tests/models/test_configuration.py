@@ -151,8 +151,9 @@ def test_a_size_that_no_tower_has_is_named(model: Path, tower: str, name: str, v
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[" * 100_000, "nested too deep"),
-        ('{"a":' * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested deeper than 32 levels"),
+        ('{"a":' * 100_000, "nested deeper than 32 levels"),
+        ('{"a":' * 40 + "1" + "}" * 40, "nested deeper than 32 levels"),
         ("[]", "expected a JSON object"),
         ("3", "expected a JSON object"),
         ("", "Cannot read"),
