@@ -125,9 +125,7 @@ def finetune(
                 training = run.choose(folder=train) if world.rank == 0 else {}
             if world.rank == 0:
                 training = run.ship(training)
-                for files in (base.files, resolve_model(output.absolute())):
-                    if files is not None:
-                        note_model(files, notify=say)
+                _note_as_chosen(base, output, say)
             world.barrier()
         return training
     finally:
@@ -161,6 +159,13 @@ def check(
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
         return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
+
+
+def _note_as_chosen(base: Base, output: Path, say: Callable[[str], None]) -> None:
+    """Let collections name the base, and the model that was made of it, without a question."""
+    for files in (base.files, resolve_model(output.absolute())):
+        if files is not None:
+            note_model(files, notify=say)
 
 
 def _leave_as_it_is(output: Path, finished: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_code_beside_a_tokenizer_is_not_run(
         ("auto_map", {"AutoTokenizer": "own.Own"}),
         ("gguf_file", "a.gguf"),
         ("reduction_mask", "syntax"),
-        ("cache_dir", "/tmp"),
+        ("cache_dir", "elsewhere"),
         ("clean", "nothing"),
         ("strip_sep_token", "yes"),
         ("additional_special_tokens", [1]),
