@@ -79,17 +79,17 @@ def resolve_model(
     if text.startswith(LOCAL_PREFIX):
         _refuse_arch(text, arch)
         return _from_folder(Path(text[len(LOCAL_PREFIX) :]))
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):  # unlike Path's own, it takes whatever a name may be
         _refuse_arch(text, arch)
         return _from_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _from_checkpoint(path, arch, notify)
     prefix, colon, rest = text.partition(":")
-    if colon and arch is None and Path(rest).expanduser().is_file():
-        return _from_checkpoint(Path(rest).expanduser(), prefix, notify, is_id=True)
-    for named in (path, Path(rest).expanduser()) if colon else (path,):
-        if named.exists() and not named.is_dir():
+    if colon and arch is None and os.path.isfile(os.path.expanduser(rest)):
+        return _from_checkpoint(Path(os.path.expanduser(rest)), prefix, notify, is_id=True)
+    for named in (path, Path(os.path.expanduser(rest))) if colon else (path,):
+        if os.path.exists(named) and not os.path.isdir(named):
             _regular(named)
     if _looks_like_path(text):
         raise ModelError(f"Model '{text}' was not found: no such folder or file.")
@@ -100,7 +100,7 @@ def resolve_model(
 def is_path(name: str) -> bool:
     """Whether a model's name is one of a folder or a file, not of something that can be downloaded."""
     path = name.removeprefix(LOCAL_PREFIX)
-    if path != name or _looks_like_path(name) or Path(name).expanduser().exists():
+    if path != name or _looks_like_path(name) or os.path.exists(os.path.expanduser(name)):
         return True
     return name.lower().endswith(CHECKPOINT_SUFFIXES) or Path(name.partition(":")[2]).is_absolute()
 
@@ -128,8 +128,8 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_folder(folder: Path) -> ModelFiles:
-    folder = folder.expanduser().absolute()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(folder)).absolute()
+    if not os.path.isdir(folder):
         raise ModelError(f"Model folder '{folder}' was not found.")
     config = read_config(folder / CONFIG_NAME)
     weights = _weights_in(folder)

@@ -191,3 +191,11 @@ def set_in(model: Path, change: Callable[[dict[str, Any]], object]) -> None:
     config = json.loads((model / CONFIG_NAME).read_text())
     change(config["model_cfg"])
     (model / CONFIG_NAME).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-of-this-name/model", "a\0b", "x" * 5000, "\udcff", "ViT-B-32:~nobody-here/x.pt"]
+)
+def test_a_name_that_is_none_is_a_sentence(name: str) -> None:
+    with pytest.raises(ModelError, match=r"was not found|Unknown model|no weights"):
+        resolve_model(name)

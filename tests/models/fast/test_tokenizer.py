@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ from imret.models.fast.tokenizer import (
     token_ids,
     warn_truncated,
 )
+from imret.models.resolve import resolve_model
+from imret.models.tokenizer import count_tokens, load_tokenizer
 
 TEXTS = [
     "a red mushroom in the wet grass",
@@ -223,3 +226,29 @@ def test_as_many_words_are_read_as_a_model_has_places_for() -> None:
         text = "red " * n
         assert (len(token_ids(text, enough=77)) > 77) == (len(token_ids(text)) > 77)
     assert len(token_ids("red " * 1_000_000, enough=77)) < 80
+
+
+def test_the_tokenizer_of_a_model_with_options_is_as_quick(random_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "whitespace"}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    quick = load_tokenizer(f"local-dir:{folder}", config["model_cfg"]["text_cfg"], model_id="a model")
+    reference = SimpleTokenizer(clean="whitespace")
+    words = [*_random_words(500, 60, seed=4), *TEXTS]
+    np.testing.assert_array_equal(quick(words).numpy(), reference(words).numpy())
+    assert [count_tokens(quick, word) for word in words] == [
+        len(reference.encode(word)) + 2 for word in words
+    ]
+    began = time.process_time()
+    quick(["a" * 100_000])
+    assert time.process_time() - began < 2.0
+
+
+def test_the_tokenizer_of_a_torch_tower_is_that_of_open_clip(random_model: Path) -> None:
+    files = resolve_model(random_model)
+    ours = load_tokenizer(files.tokenizer, files.model_cfg["text_cfg"], model_id=files.model_id)
+    words = [*_random_words(500, 60, seed=5), *TEXTS]
+    assert ours(words).dtype == tokenize(words).dtype
+    for length in (None, 12):
+        np.testing.assert_array_equal(ours(words, length).numpy(), tokenize(words, length or 77).numpy())
