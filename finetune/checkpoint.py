@@ -26,20 +26,21 @@ from torch import nn
 
 from finetune.model.text_files import shipped_config, write_text_files
 from imret.errors import DataError, ModelError
-from imret.files import write_atomically
+from imret.files import read_regular, write_atomically
 from imret.images.preprocess import Preprocess
 from imret.models.published import CONFIG_NAME
 from imret.models.text_files import TEXT_TOWER_FOLDER
-from imret.models.weights_digest import digest_bytes, digest_tensors
+from imret.models.training_record import TRAINING_NAME, read_training_record
+from imret.models.weights_digest import digest_tensors
 
 if TYPE_CHECKING:
     from finetune.model.base_model import Base
 
 WEIGHTS_NAME = "open_clip_model.safetensors"
-TRAINING_NAME = "training.json"
 METRICS_NAME = "metrics.jsonl"
 _STATE_FOLDER = "checkpoint"
 _STATE_NAME = "state.pt"
+_MAX_TRAINING_BYTES = 256 << 20
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -158,14 +159,13 @@ def discard_state(output: Path) -> None:
 
 
 def read_training(output: Path) -> dict[str, Any] | None:
-    """Return training.json of a finished run, or None where no run has finished."""
-    if not (output / CONFIG_NAME).is_file():
+    """Return training.json of a finished run, or None where no run has finished: its weights are others."""
+    if not (output / CONFIG_NAME).is_file() or not (output / WEIGHTS_NAME).is_file():
         return None
     try:
-        training: dict[str, Any] = json.loads((output / TRAINING_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_training_record(output / WEIGHTS_NAME) or None
+    except ModelError:  # of what no run has written
         return None
-    return training
 
 
 # ---- Which output a run may write to ----------------------------------------------------------------------
@@ -268,7 +268,7 @@ def save_model(
     preprocess: Preprocess,
     training: Mapping[str, Any],
     tokenizer: Any = None,
-    images_of: Mapping[str, str] | None = None,
+    images_of: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a model folder that stock open_clip loads as `local-dir:`.
 
@@ -282,7 +282,7 @@ def save_model(
         preprocess: What its image tower expects.
         training: For training.json.
         tokenizer: `Base.tokenizer`, whose files are written where it has some.
-        images_of: Fingerprints of the model whose image tower this one kept, if any; see `Base.images_of`.
+        images_of: The model whose image tower this one kept, if any; see `Base.images_of`.
 
     Returns:
         The content of training.json.
@@ -306,12 +306,12 @@ def save_model(
     os.replace(new_weights, output / WEIGHTS_NAME)
     text_files = _replace_text_files(staged, output)
     training = {**training, "text_files": text_files} if text_files else dict(training)
+    weights = output / WEIGHTS_NAME
+    training["weights"] = digest_tensors(weights).tensors
     if images_of is not None:
-        weights = output / WEIGHTS_NAME
         training["images_of"] = {
             **images_of,
-            "weights": digest_tensors(weights).tensors,
-            "weights_sha256": digest_bytes(weights),  # for an imret that knows no other digest
+            "weights": training["weights"],
         }
     write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
     config = {
@@ -380,8 +380,8 @@ def _note_text_files(staged: Path, output: Path) -> None:
 def _noted(output: Path) -> dict[str, Any]:
     """Return what an earlier run put down in training.json, whether it came to its end or not."""
     try:
-        noted = json.loads((output / TRAINING_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = json.loads(read_regular(output / TRAINING_NAME, max_bytes=_MAX_TRAINING_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     names = noted.get("text_files", []) if isinstance(noted, dict) else None
     return noted if isinstance(names, list) and all(isinstance(name, str) for name in names) else {}

@@ -29,6 +29,8 @@ from finetune.reporting.tensorboard import require_tensorboard
 from finetune.stages import Run, draw_training
 from imret.datasets.phrases import read_phrases
 from imret.models.device import pick_device
+from imret.models.known_models import note_model
+from imret.models.resolve import resolve_model
 from imret.output.written_files import check_output_folder
 
 
@@ -123,6 +125,7 @@ def finetune(
                 training = run.choose(folder=train) if world.rank == 0 else {}
             if world.rank == 0:
                 training = run.ship(training)
+                _note_as_chosen(base, output, say)
             world.barrier()
         return training
     finally:
@@ -156,6 +159,13 @@ def check(
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
         return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
+
+
+def _note_as_chosen(base: Base, output: Path, say: Callable[[str], None]) -> None:
+    """Let collections name the base, and the model that was made of it, without a question."""
+    for files in (base.files, resolve_model(output.absolute())):
+        if files is not None:
+            note_model(files, notify=say)
 
 
 def _leave_as_it_is(output: Path, finished: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from imret.errors import ImageError as ImageError
 from imret.errors import ImretError as ImretError
 from imret.errors import ModelError as ModelError
 from imret.errors import ModelMismatch as ModelMismatch
+from imret.errors import ModelUnknown as ModelUnknown
 from imret.errors import StoreDamaged as StoreDamaged
 from imret.errors import StoreError as StoreError
 from imret.errors import StoreLocked as StoreLocked

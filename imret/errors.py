@@ -3,7 +3,8 @@
     ImretError
     ├── ImageError         a picture cannot be used; the message is the reason
     ├── ModelError         a model cannot be found, read or loaded
-    │   └── ModelMismatch  a collection was made by another encoder
+    │   ├── ModelMismatch  a collection was made by another encoder
+    │   └── ModelUnknown   a collection names a model that this user has not chosen
     ├── StoreError         the store refused or failed an operation
     │   ├── StoreUnavailable   nothing answers at the address, or it stopped answering
     │   ├── StoreLocked        another process holds the embedded store
@@ -41,6 +42,10 @@ class ModelError(ImretError):
 
 class ModelMismatch(ModelError):
     """A collection was made by another encoder than the one in use."""
+
+
+class ModelUnknown(ModelError):
+    """A model that only a collection names, and that this user has not chosen, was not loaded."""
 
 
 class StoreError(ImretError):

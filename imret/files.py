@@ -323,3 +323,51 @@ def sha256_if_readable(path: str | os.PathLike[str]) -> str | None:
             return sha256_of(file)
     except OSError:
         return None
+
+
+def irregular(path: str | os.PathLike[str]) -> str | None:
+    """Say what is at a path, links followed, if it is no regular file: "a pipe", say. None if it is one.
+
+    Raises:
+        OSError: If nothing is there.
+    """
+    return _kind_of(os.stat(path).st_mode)
+
+
+def _kind_of(mode: int) -> str | None:
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def read_regular(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """Return the content of a file, links followed; neither waits for a pipe nor reads a device.
+
+    Args:
+        path: The file.
+        max_bytes: Of which no more is read.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file, or has more bytes; `strerror` says which.
+    """
+    kind = irregular(path)  # before it is opened, which some devices take as a command
+    if kind is None:
+        # Not waiting for a writer: it may have become a pipe this moment.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        kind = _kind_of(os.fstat(descriptor).st_mode)
+        if kind is not None:
+            os.close(descriptor)
+    if kind is not None:
+        raise OSError(errno.EINVAL, f"it is {kind}, not a file", os.fspath(path))
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes", os.fspath(path))
+    return data

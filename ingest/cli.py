@@ -13,6 +13,7 @@ import click
 
 from imret.cli.options import (
     arch_option,
+    ask_at_terminal,
     collection_option,
     db_option,
     device_option,
@@ -234,6 +235,7 @@ def _ingest(
         device=device,
         precision=precision,
         notify=announce,
+        ask=ask_at_terminal(),
         rebuild=rebuild,
     )
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from imret.datasets.scan import Skipped
 from imret.errors import ChangedMeanwhile, StoreError
 from imret.escape import escape_undecodable
+from imret.models.known_models import note_model
 from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.prefetch import in_lists, map_prefetch, prefetched
@@ -187,6 +188,7 @@ def _ingest_once(
     ) as target:
         report = _empty_report(store, target.version, sources)
         report.notes = list(settlement.notes)
+        note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
         counters = Counters(report, on_progress)
         run = _Run(

@@ -8,13 +8,25 @@ from pathlib import Path
 import pytest
 
 from tests import SHARED_DATA
-from tests.fakes.models import write_full_size, write_random_model
+from tests.fakes.models import share_known_models, write_full_size, write_random_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep fixtures that several tests share away from the user's own store, cache and settings."""
+    home = tmp_path_factory.mktemp("imret-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMRET_HOME", str(home))
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _own_imret_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep every test away from the user's own store, cache and settings."""
-    monkeypatch.setenv("IMRET_HOME", str(tmp_path_factory.mktemp("imret-home")))
+def _own_imret_home(
+    _home_of_the_session: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give every test a store, cache and settings of its own, of a user who chose the fixtures' models."""
+    home = share_known_models(tmp_path_factory.mktemp("imret-home"))
+    monkeypatch.setenv("IMRET_HOME", str(home))
     for name in ("IMRET_DB", "IMRET_SERVER", "QDRANT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -19,13 +19,13 @@ from typing import Any
 import open_clip.factory
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from imret.errors import ModelError
 from imret.images.preprocess import Preprocess
+from imret.models.checkpoint import Checkpoint, name_dtype
 from imret.models.encoder import load_clip
-from imret.models.fast.tokenizer import is_clip_tokenizer
+from imret.models.fast.tokenizer import shortened
 from imret.models.fingerprint import ModelFiles
 from imret.models.resolve import resolve_model
 from imret.models.tokenizer import load_tokenizer, require_transformers
@@ -56,17 +56,23 @@ class Base:
     tokenizer_source: str
 
     @property
-    def images_of(self) -> dict[str, str] | None:
+    def images_of(self) -> dict[str, Any] | None:
         """What training.json says of the image tower of a model that kept this one's; None from scratch.
 
-        See `ModelFiles.images_fingerprint`. The former fingerprint is for collections that are bound to it.
+        See `ModelFiles.images_fingerprint`: whose it is, and in which precision it lies there, by which what
+        is kept of it can be known again.
         """
         if self.files is None:
             return None
-        return {
-            "image_tower": self.files.images_fingerprint,
-            "fingerprint": self.files.former_images_fingerprint,
-        }
+        record = self.files.training_record.get("images_of")
+        if isinstance(record, dict) and record.get("image_tower") == self.files.images_fingerprint:
+            return {key: record[key] for key in ("image_tower", "dtypes") if key in record}  # of its own base
+        tensors = Checkpoint(self.files.weights).tensors.items()
+        dtypes = {name: name_dtype(tensor) for name, tensor in tensors if name.startswith("visual.")}
+        shorter = {name: dtype for name, dtype in dtypes.items() if dtype in ("F16", "BF16")}
+        if len(shorter) == len(dtypes) and len(set(shorter.values())) == 1:
+            shorter = {"": next(iter(shorter.values()))}
+        return {"image_tower": self.files.images_fingerprint, "dtypes": shorter}
 
     @property
     def context_length(self) -> int:
@@ -102,8 +108,6 @@ class Base:
         Raises:
             ModelError: If it cannot be loaded.
         """
-        if is_clip_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"]):
-            return SimpleTokenizer(context_length=self.context_length)
         return load_tokenizer(self.tokenizer_source, self.model_cfg["text_cfg"], model_id=self.model_id)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -112,7 +116,7 @@ class Base:
         Raises:
             ModelError: If the tokenizer cannot be loaded.
         """
-        tokens: Tensor = self.tokenizer(list(texts), context_length=self.context_length)
+        tokens: Tensor = self.tokenizer(list(map(shortened, texts)), context_length=self.context_length)
         return tokens
 
 

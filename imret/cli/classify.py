@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from imret.cli.options import (
     arch_option,
+    ask_at_terminal,
     category_names,
     db_option,
     device_option,
@@ -138,13 +139,16 @@ def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
 ) -> tuple[list[str], LazyEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
+    from imret.models.known_models import note_model
     from imret.models.lazy_encoder import LazyEncoder
-    from imret.retrieval.collection_encoder import collection_encoder
+    from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
     from imret.store import open_store
 
     if labels is not None and collection is None:
         model = encoding.pop("model") or DEFAULT_MODEL
-        return labels, LazyEncoder(model, notify=announce, **encoding)
+        encoder = LazyEncoder(model, notify=announce, **encoding)
+        note_model(encoder.files, notify=announce)
+        return labels, encoder
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False, share="if possible") as store:
         if store.reason:
@@ -156,7 +160,11 @@ def _labels_and_encoder(
                 f"the pictures of collection {collection!r} have no categories. Say what pictures may show: "
                 "--labels dog,cat"
             )
-        return categories, collection_encoder(store, collection, notify=announce, **encoding)
+        encoder = collection_encoder(store, collection, notify=announce, ask=ask_at_terminal(), **encoding)
+        if encoding["model"] is None:
+            with closing(store.open(collection)) as opened:
+                check_same_encoder(opened, encoder, store=store)  # or it is not the model that was chosen
+        return categories, encoder
 
 
 class _PictureFiles:

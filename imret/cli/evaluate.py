@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from imret.cli.options import (
     arch_option,
+    ask_at_terminal,
     category_names,
     db_option,
     device_option,
@@ -153,6 +154,7 @@ def _measure(
     from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
     from imret.models.encoder import Encoder
+    from imret.models.known_models import note_model
     from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
 
@@ -170,7 +172,7 @@ def _measure(
             if store.reason:
                 announce(store.reason)
             encoder = collection_encoder(
-                store, collection, existing=True, model=model, arch=arch, **device
+                store, collection, existing=True, model=model, arch=arch, ask=ask_at_terminal(), **device
             ).encoder
             names = category_names(encoder, names)
             of_collection = evaluate_collection(store, collection, encoder=encoder, names=names)
@@ -178,6 +180,7 @@ def _measure(
         return None, of_collection
     if encoder is None:
         encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
+        note_model(encoder.files, notify=announce)
         names = category_names(encoder, names)
     _warn_of_doubtful(data, names)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
+from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.formats import FORMATS
 
@@ -65,6 +66,13 @@ precision_option = click.option(
 arch_option = click.option(
     "--arch", metavar="ARCH", help="open_clip architecture of --model, where that is a bare checkpoint file."
 )
+
+
+def ask_at_terminal() -> Callable[[str], bool] | None:
+    """Return what asks a yes-or-no question, "no" by default; None where nobody sits at a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    return lambda question: click.confirm(escape_control(question), default=False, err=True)
 
 
 def format_option(meaning: str) -> Callable[[F], F]:

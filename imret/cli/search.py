@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from imret.cli.options import (
     arch_option,
+    ask_at_terminal,
     collection_option,
     db_option,
     device_option,
@@ -328,7 +329,14 @@ def _from_store(
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
         needs_encoder = encoding["model"] is not None or any(t.kind not in ("id", "stored") for t in terms)
         encoder = (
-            collection_encoder(store, options.collection, **encoding, notify=announce, existing=True)
+            collection_encoder(
+                store,
+                options.collection,
+                **encoding,
+                notify=announce,
+                ask=ask_at_terminal(),
+                existing=True,
+            )
             if needs_encoder
             else None
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class Preprocess:
 
 def parse_preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], where: str) -> Preprocess:
     """Merge a stated preprocessing over open_clip's defaults; the image tower states the size."""
+    if not isinstance(value, Mapping):
+        raise ModelError(f"Cannot use the preprocessing of {where}: it is {value!r:.80}, not an object.")
     stated = {key: entry for key, entry in value.items() if entry is not None}
     size = model_cfg["vision_cfg"].get("image_size", 224)
     try:
@@ -48,7 +51,7 @@ def parse_preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], whe
             resize_mode=str(stated.get("resize_mode", "shortest")),
             fill_color=int(stated.get("fill_color", 0)),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"Cannot use the preprocessing of {where}: {error}.") from error
     if (
         min(preprocess.size) < 1
@@ -56,6 +59,7 @@ def parse_preprocess(value: Mapping[str, Any], model_cfg: Mapping[str, Any], whe
         or preprocess.resize_mode not in ("shortest", "longest", "squash")
         or stated.get("mode", "RGB") != "RGB"
         or 0.0 in preprocess.std
+        or not all(map(math.isfinite, (*preprocess.mean, *preprocess.std)))
     ):
         raise ModelError(
             f"Cannot use the preprocessing of {where}: {dict(stated)} is not one of open_clip's."

@@ -30,7 +30,7 @@ from imret.models.clip import encode_tokens, has_batch_norm, load_clip
 from imret.models.device import compute_alone, computes_in_bf16, pick_device
 from imret.models.embedding import unit_mean
 from imret.models.fast.fuse_batch_norm import fuse_batch_norms
-from imret.models.fast.tokenizer import TextTruncated, is_clip_tokenizer, warn_truncated
+from imret.models.fast.tokenizer import TextTruncated, shortened, warn_truncated
 from imret.models.fast.vit import load_vision_transformer
 from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import resolve_model
@@ -348,11 +348,7 @@ class Encoder(ModelInfo):
             ModelError: If the tokenizer cannot be loaded.
         """
         length, tokenizer = self._context_length, self._tokenizer
-        if hasattr(tokenizer, "tokenizer"):  # one of transformers
-            return [text for text in texts if count_tokens(tokenizer, text) > length]
-        # With one place more than the context has, only a text that did not fit reaches it.
-        too_long = tokenizer(list(texts), context_length=length + 1)[:, length] != 0
-        return [text for text, flag in zip(texts, too_long.tolist(), strict=True) if flag]
+        return [text for text in texts if count_tokens(tokenizer, text, enough=length) > length]
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -406,17 +402,13 @@ class Encoder(ModelInfo):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from open_clip.tokenizer import tokenize
-
         text_cfg = self.files.model_cfg["text_cfg"]
-        if is_clip_tokenizer(self.files.tokenizer, text_cfg):
-            return tokenize  # exists since the import; load_tokenizer would build a second one
         return load_tokenizer(self.files.tokenizer, text_cfg, model_id=self.model_id)
 
     def _tokenize(self, texts: list[str]) -> torch.Tensor:
         """Return (B, context length) token ids; warn of each text that did not fit."""
         length = self._context_length
-        tokens: torch.Tensor = self._tokenizer(texts, context_length=length)
+        tokens: torch.Tensor = self._tokenizer(list(map(shortened, texts)), context_length=length)
         # Over encode_texts and its inference_mode, to who called it.
         warn_truncated(self.truncated(texts), length, stacklevel=4)
         return tokens

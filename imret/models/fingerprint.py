@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,7 +14,8 @@ from typing import Any
 
 from imret.images.preprocess import Preprocess
 from imret.models.text_files import text_files
-from imret.models.weights_digest import digest_bytes, digest_tensors
+from imret.models.training_record import TRAINING_NAME, read_training_record
+from imret.models.weights_digest import digest_bytes, digest_image_tower_as, digest_tensors
 
 # Keys that steer training or the download of a base model and leave every embedding as it is.
 _WITHOUT_EFFECT = frozenset({"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_model_pretrained"})
@@ -55,6 +57,15 @@ class ModelFiles:
         return text_files(self.model_cfg, self.tokenizer, self.weights)
 
     @cached_property
+    def training_record(self) -> dict[str, Any]:
+        """What `imret finetune` noted of these very weights; empty if it did not make them.
+
+        Raises:
+            ModelError: If the weights cannot be read.
+        """
+        return read_training_record(self.weights)
+
+    @cached_property
     def fingerprint(self) -> str:
         """64 hex digits that change with the weights, the architecture, the preprocessing or the text files.
 
@@ -67,14 +78,17 @@ class ModelFiles:
             ModelError: If the weights cannot be read.
         """
         weights = digest_tensors(self.weights)
+        read_with = {name: digest_bytes(path) for name, path in self.text_files.items()}
+        whole = self._hashed(weights.tensors, self.model_cfg, text_files=read_with)
+        return whole[:_HALF] + self._hash_of_tower(weights.image_tower)
+
+    def _hash_of_tower(self, weights: str) -> str:
         image_tower = {
             "embed_dim": self.model_cfg["embed_dim"],
             "vision_cfg": self.model_cfg["vision_cfg"],
             "quick_gelu": bool(self.model_cfg.get("quick_gelu", False)),
         }
-        read_with = {name: digest_bytes(path) for name, path in self.text_files.items()}
-        whole = self._hashed(weights.tensors, self.model_cfg, text_files=read_with)
-        return whole[:_HALF] + self._hashed(weights.image_tower, image_tower)[:_HALF]
+        return self._hashed(weights, image_tower)[:_HALF]
 
     @cached_property
     def images_fingerprint(self) -> str:
@@ -82,12 +96,12 @@ class ModelFiles:
 
         Embeddings of pictures that were made by a model of the same images_fingerprint can be searched with
         this one. A folder that `imret finetune --tune text` wrote says in training.json whose tower it kept,
-        in whatever precision; the word counts only for the very weights it was written with.
+        and in which precision that was; the word counts if this tower is that one, value by value.
 
         Raises:
             ModelError: If the weights cannot be read.
         """
-        return self._kept_tower("image_tower") or self.fingerprint
+        return self._kept_tower() or self.fingerprint
 
     @cached_property
     def former_images_fingerprint(self) -> str:
@@ -96,7 +110,7 @@ class ModelFiles:
         Raises:
             ModelError: If the weights cannot be read.
         """
-        return self._kept_tower("fingerprint") or self._hashed(digest_bytes(self.weights), self.model_cfg)
+        return self._hashed(digest_bytes(self.weights), self.model_cfg)
 
     def embeds_as(self, fingerprint: str) -> bool:
         """Whether pictures are embedded by this model as by the one that a collection is bound to.
@@ -137,20 +151,30 @@ class ModelFiles:
         canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
-    def _kept_tower(self, key: str) -> str | None:
-        """Return a fingerprint of the model whose image tower this one kept, as training.json has it."""
-        try:
-            training = json.loads((self.weights.parent / "training.json").read_text(encoding="utf-8"))
-            images_of = training["images_of"]
-            fingerprint = str(images_of[key])
-            is_of_these = (
-                images_of["weights"] == digest_tensors(self.weights).tensors
-                if "weights" in images_of
-                else images_of["weights_sha256"] == digest_bytes(self.weights)
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+    def _kept_tower(self) -> str | None:
+        """Return the fingerprint of the model whose image tower this one kept, if training.json names one.
+
+        None also if this tower is not that one, in the precision that it had there.
+        """
+        images_of = self.training_record.get("images_of")
+        if not isinstance(images_of, dict):
             return None
-        return fingerprint if is_of_these and re.fullmatch(r"[0-9a-f]{64}", fingerprint) else None
+        fingerprint = images_of.get("image_tower")
+        if not isinstance(fingerprint, str) or not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+            return None
+        # One for all tensors; older folders do not say it.
+        stated = images_of.get("dtypes")
+        for dtypes in [stated] if isinstance(stated, dict) else [{}, {"": "F16"}, {"": "BF16"}]:
+            tower = digest_image_tower_as(self.weights, dtypes)
+            if tower is not None and self._hash_of_tower(tower) == fingerprint[_HALF:]:
+                return fingerprint
+        warnings.warn(
+            f"'{self.weights.parent / TRAINING_NAME}' says that the image tower is that of another model, "
+            "and it is not: collections of that one are not searched with this",
+            UserWarning,
+            stacklevel=2,
+        )
+        return None
 
 
 class ModelInfo:

@@ -22,8 +22,9 @@ from typing import Any
 
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError, summary
-from imret.files import write_atomically
+from imret.files import irregular, write_atomically
 from imret.images.preprocess import parse_preprocess
+from imret.models.configuration import checked_model_cfg, read_config
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
@@ -78,19 +79,30 @@ def resolve_model(
     if text.startswith(LOCAL_PREFIX):
         _refuse_arch(text, arch)
         return _from_folder(Path(text[len(LOCAL_PREFIX) :]))
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):  # unlike Path's own, it takes whatever a name may be
         _refuse_arch(text, arch)
         return _from_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _from_checkpoint(path, arch, notify)
     prefix, colon, rest = text.partition(":")
-    if colon and arch is None and Path(rest).expanduser().is_file():
-        return _from_checkpoint(Path(rest).expanduser(), prefix, notify, is_id=True)
+    if colon and arch is None and os.path.isfile(os.path.expanduser(rest)):
+        return _from_checkpoint(Path(os.path.expanduser(rest)), prefix, notify, is_id=True)
+    for named in (path, Path(os.path.expanduser(rest))) if colon else (path,):
+        if os.path.exists(named) and not os.path.isdir(named):
+            _regular(named)
     if _looks_like_path(text):
         raise ModelError(f"Model '{text}' was not found: no such folder or file.")
     _refuse_arch(text, arch)
     return _from_tag(text, notify)
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name is one of a folder or a file, not of something that can be downloaded."""
+    path = name.removeprefix(LOCAL_PREFIX)
+    if path != name or _looks_like_path(name) or os.path.exists(os.path.expanduser(name)):
+        return True
+    return name.lower().endswith(CHECKPOINT_SUFFIXES) or Path(name.partition(":")[2]).is_absolute()
 
 
 def hub_cache() -> Path:
@@ -116,12 +128,12 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _from_folder(folder: Path) -> ModelFiles:
-    folder = folder.expanduser().absolute()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(folder)).absolute()
+    if not os.path.isdir(folder):
         raise ModelError(f"Model folder '{folder}' was not found.")
-    config = _read_config(folder / CONFIG_NAME)
+    config = read_config(folder / CONFIG_NAME)
     weights = _weights_in(folder)
-    model_cfg = _model_cfg(config.get("model_cfg"), str(folder / CONFIG_NAME))
+    model_cfg = checked_model_cfg(config.get("model_cfg"), str(folder / CONFIG_NAME))
     return ModelFiles(
         model_id=str(folder),
         model_cfg=model_cfg,
@@ -133,20 +145,28 @@ def _from_folder(folder: Path) -> ModelFiles:
 
 def _weights_in(folder: Path) -> Path:
     for name in _FOLDER_WEIGHTS:
-        if (folder / name).is_file():
-            return (folder / name).resolve()
+        if (folder / name).exists():
+            return _regular(folder / name).resolve()
     # Not open_clip's: the same names of what was saved in several files. The index is beside them, where a
     # link that is resolved is not.
     for name in _FOLDER_WEIGHTS:
-        if (folder / (name + INDEX_ENDING)).is_file():
-            return folder / (name + INDEX_ENDING)
+        if (folder / (name + INDEX_ENDING)).exists():
+            return _regular(folder / (name + INDEX_ENDING))
     # As open_clip: any other checkpoint, safetensors first, then by name.
     others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
     if not others:
         raise ModelError(
             f"Model folder '{folder}' has {CONFIG_NAME} but no weights: expected {_FOLDER_WEIGHTS[0]}."
         )
-    return min(others, key=lambda path: (path.suffix != ".safetensors", path.name)).resolve()
+    first = min(others, key=lambda path: (path.suffix != ".safetensors", path.name))
+    return _regular(first).resolve()
+
+
+def _regular(path: Path) -> Path:
+    """Refuse what is no file: to read a pipe or a device may take for ever."""
+    if fault := irregular(path):
+        raise ModelError(f"'{path}' holds no weights: it is {fault}, not a file.")
+    return path
 
 
 def _from_checkpoint(
@@ -196,7 +216,7 @@ def _published_of(arch: str) -> tuple[str, str, dict[str, Any], dict[str, dict[s
         raise AssertionError("unreachable")
     if tag and tag not in entry["tags"]:
         raise _unknown_tag(known, tag)
-    return known, tag, _model_cfg(entry["model_cfg"], known), entry["tags"]
+    return known, tag, checked_model_cfg(entry["model_cfg"], known), entry["tags"]
 
 
 def _published(known: str) -> dict[str, Any] | None:
@@ -211,21 +231,6 @@ def _published(known: str) -> dict[str, Any] | None:
         "model_cfg": model_cfg,
         "tags": {tag: dict(pretrained.get_pretrained_cfg(known, tag)) for tag in tags},
     }
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"'{path.parent}' is not a model folder: it has no {CONFIG_NAME}. "
-            "Pass the folder that `imret finetune --output` wrote, or one saved by open_clip."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"Cannot read '{path}': {error}.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"Cannot use '{path}': expected a JSON object.")
-    return config
 
 
 # ---- The hub and open_clip's tags --------------------------------------------------------------
@@ -246,7 +251,7 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     entry = _ask_once("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
     if entry is None:
         raise _unknown_tag(arch, tag)
-    model_cfg, tag_cfg = _model_cfg(entry["model_cfg"], known), entry["tag_cfg"]
+    model_cfg, tag_cfg = checked_model_cfg(entry["model_cfg"], known), entry["tag_cfg"]
     # A tag states the activation its weights were trained with; the plain architecture may state another.
     # open_clip only warns and then encodes with the wrong one.
     model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
@@ -301,8 +306,8 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     config_path = _cached(repo, CONFIG_NAME) or _fetch(
         name, lambda: _download_from_hub(repo, filename=CONFIG_NAME)
     )
-    config = _read_config(config_path)
-    model_cfg = _model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
+    config = read_config(config_path)
+    model_cfg = checked_model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
     weights = _cached_weights(repo, "") or _fetch(name, lambda: _download_from_hub(repo), notify=notify)
     return ModelFiles(
         model_id=name,
@@ -372,7 +377,7 @@ def _architecture(name: str) -> tuple[str, dict[str, Any]]:
             f"Unknown model '{name}': neither a folder, a file, nor an architecture of open_clip.{hint} "
             f"The default is {DEFAULT_MODEL}."
         )
-    return known, _model_cfg(model_cfg, known)
+    return known, checked_model_cfg(model_cfg, known)
 
 
 def _model_config(known: str) -> dict[str, Any] | None:
@@ -419,15 +424,3 @@ def open_clip_version() -> str:
 def _nearest(word: str, known: list[str]) -> list[str]:
     by_lower = {name.lower(): name for name in known}
     return [by_lower[near] for near in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)]
-
-
-# ---- Configurations ----------------------------------------------------------------------------
-
-
-def _model_cfg(value: object, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ModelError(f"Cannot use {where}: it has no 'model_cfg'.")
-    for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)):
-        if not isinstance(value.get(key), kind):
-            raise ModelError(f"Cannot use {where}: '{key}' is missing from the architecture.")
-    return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imret.errors import ModelError, summary
+from imret.files import read_regular
 
 # Left in old checkpoints by torch.jit, transformers and early open_clip; nothing reads them.
 LEFTOVERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
@@ -24,6 +25,7 @@ _PARALLEL = "module."  # of torch's parallel training, which wraps a whole model
 
 # What the index of a checkpoint in several files is called, after the name that it would have in one.
 INDEX_ENDING = ".index.json"
+_MAX_INDEX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ def shards_of(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX_ENDING):
         return [path]
     try:
-        index = json.loads(path.read_bytes())
+        index = json.loads(read_regular(path, max_bytes=_MAX_INDEX_BYTES))
         names = sorted({str(name) for name in index["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"'{path}' is not an index of weights: it has no 'weight_map' of files.") from error
     for name in names:
         if Path(name).name != name or not path.with_name(name).is_file():

@@ -1,19 +1,26 @@
-"""What text towers need of Hugging Face's `transformers`: tokenizers, beside open_clip's own.
+"""The tokenizers of models: CLIP's own, and those of open_clip and of Hugging Face's `transformers`.
 
 Hides which of them a model has, that no code that comes with a model is run, and what is missing where one
-cannot be loaded. CLIP's tokenizer without open_clip is in `imret.models.fast.tokenizer`.
+cannot be loaded. CLIP's own is `imret.models.fast.tokenizer`, whose pairs open_clip's are joined by, too.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imret.errors import ModelError, summary
-from imret.models.text_files import LOCAL_PREFIX, VOCABULARIES
+from imret.models.configuration import check_tokenizer_options
+from imret.models.fast.tokenizer import is_clip_tokenizer, join_pairs, padded, shortened, token_ids
+from imret.models.published import CONFIG_NAME
+from imret.models.text_files import LOCAL_PREFIX, VOCABULARIES, refuse_irregular_files
+
+if TYPE_CHECKING:
+    import torch
 
 
 def require_transformers(text_cfg: Mapping[str, Any], model_id: str) -> None:
@@ -47,14 +54,23 @@ def refuse_foreign_code(text_tower: str) -> None:
         text_tower: Name or folder of its configuration.
 
     Raises:
-        ValueError: If it does; anything else that transformers raises for what it cannot read.
+        ValueError: If it does, or is of a kind that open_clip makes no tower of; anything else that
+            transformers raises for what it cannot read.
     """
+    refuse_irregular_files(Path(text_tower))
     transformers: Any = importlib.import_module("transformers")  # optional, so not for the type checker
-    transformers.AutoConfig.from_pretrained(text_tower, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(text_tower, trust_remote_code=False)
+    kinds = importlib.import_module("open_clip.hf_configs").arch_dict
+    if config.model_type not in kinds:  # transformers may have the configuration and not the tower
+        raise ValueError(
+            f"its text tower is of the kind {config.model_type!r}, and open_clip knows {', '.join(kinds)}"
+        )
 
 
 def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -> Any:
-    """Return open_clip's tokenizer of a model; called with texts, it gives (B, context length) token ids.
+    """Return the tokenizer of a model; called with texts, it gives (B, context length) token ids.
+
+    Longer texts are cut; of one without end the caller cuts off what nobody reads (`shortened`).
 
     Args:
         source: What `open_clip.get_tokenizer` takes for the model.
@@ -62,18 +78,26 @@ def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -
         model_id: Name of the model, for messages.
 
     Raises:
-        ModelError: If it cannot be loaded, or only by running code that came with the model.
+        ModelError: If it cannot be loaded, or only by running code that came with the model, or is given
+            options that are not known.
     """
+    folder = Path(source.removeprefix(LOCAL_PREFIX))
+    where = f"'{folder / CONFIG_NAME}'" if source.startswith(LOCAL_PREFIX) else f"{CONFIG_NAME} of {model_id}"
+    check_tokenizer_options(text_cfg, where)
     require_transformers(text_cfg, model_id)
+    if is_clip_tokenizer(source, text_cfg):
+        return ClipTokenizer(int(text_cfg.get("context_length", 77)))
     from open_clip.factory import get_tokenizer
+    from open_clip.tokenizer import SimpleTokenizer
 
     named = text_cfg.get("hf_tokenizer_name")
+    if named:
+        refuse_irregular_files(folder if source.startswith(LOCAL_PREFIX) else Path(named))
     # A configuration may ask for it; and without a word, transformers asks whoever sits at the terminal.
     never: dict[str, Any] = {"trust_remote_code": False} if named else {}
     try:
-        return get_tokenizer(source, **never)
+        tokenizer = get_tokenizer(source, **never)
     except Exception as error:  # from a damaged vocabulary to an unreachable hub
-        folder = Path(source.removeprefix(LOCAL_PREFIX))
         if named and source.startswith(LOCAL_PREFIX) and not _has_vocabulary(folder):
             raise ModelError(
                 f"cannot load the tokenizer of model {model_id!r}: the folder has none of its files, such as "
@@ -84,13 +108,47 @@ def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -
             f"cannot load the tokenizer of model {model_id!r}: {summary(error)}."
             + (" imret runs no code that comes with a model." if "trust_remote_code" in str(error) else "")
         ) from error
+    if isinstance(tokenizer, SimpleTokenizer):
+        _make_quick(tokenizer)
+    return tokenizer
+
+
+class ClipTokenizer:
+    """CLIP's tokenizer as a torch tower takes it, equal to open_clip's `SimpleTokenizer` without options.
+
+    Args:
+        context_length: Tokens that a model reads, where a call does not say it.
+    """
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+
+    def __call__(self, texts: Sequence[str], context_length: int | None = None) -> torch.Tensor:
+        import torch
+
+        length = context_length or self.context_length
+        return torch.from_numpy(padded([token_ids(text, enough=length) for text in texts], length))
+
+
+def _make_quick(tokenizer: Any) -> None:
+    """Let open_clip's tokenizer join pairs by a heap: on its own it goes over a word for each rank."""
+    ranks, known = tokenizer.bpe_ranks, dict(tokenizer.cache)  # so far the special tokens, which stay whole
+
+    @lru_cache(maxsize=4096)
+    def bpe(word: str) -> str:
+        if word in known:
+            return str(known[word])
+        symbols = [*word[:-1], f"{word[-1]}</w>"]
+        return " ".join(part for part, _ in join_pairs(symbols, lambda left, right: ranks.get((left, right))))
+
+    tokenizer.bpe = bpe
 
 
 def _has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def count_tokens(tokenizer: Any, text: str) -> int:
+def count_tokens(tokenizer: Any, text: str, *, enough: int | None = None) -> int:
     """Return how many tokens a whole text has for a model, those that begin and end it included.
 
     A text of more than the model's context is cut.
@@ -98,7 +156,11 @@ def count_tokens(tokenizer: Any, text: str) -> int:
     Args:
         tokenizer: From `load_tokenizer`.
         text: As it is typed; it is cleaned as the model's texts are.
+        enough: If there are more than so many, how many may be left open.
     """
+    text = shortened(text)
+    if isinstance(tokenizer, ClipTokenizer):
+        return len(token_ids(text, enough=enough))
     from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 
     if isinstance(tokenizer, SimpleTokenizer):

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from imret.settings import cache_dir
 _UNSETTLED_S = 2.0
 _CHUNK_BYTES = 1 << 22
 _IMAGE_TOWER = "visual."
+_NONE = "0" * 64  # kept where there is no digest
 
 _Tensor: TypeAlias = tuple[str, str, list[int], str]  # name, dtype, shape, SHA-256 of its bytes
 
@@ -71,6 +72,24 @@ def digest_bytes(path: Path) -> str:
     return digest
 
 
+def digest_image_tower_as(path: Path, dtypes: Mapping[str, str]) -> str | None:
+    """Return the digest that the image tower would have with its tensors in another precision.
+
+    Args:
+        path: The checkpoint file, or the index of several; safetensors.
+        dtypes: Of tensors in float32 that are to be "F16" or "BF16", by name; under "" of those not named.
+
+    Returns:
+        None if values would be lost by it, or the file is one of torch's.
+
+    Raises:
+        ModelError: If it cannot be read, or is no checkpoint.
+    """
+    spec = json.dumps(dict(dtypes), sort_keys=True)
+    (digest,) = _kept(path, {"image_towers": f"as {spec}"}, lambda path: [_image_tower_as(path, dtypes)])
+    return digest if digest != _NONE else None
+
+
 # ---- Reading ------------------------------------------------------------------------------------------
 
 
@@ -111,6 +130,46 @@ def _safetensors(path: Path) -> Iterator[_Tensor]:
                 digest.update(chunk)
                 left -= len(chunk)
             yield name, entry.dtype, list(entry.shape), digest.hexdigest()
+
+
+def _image_tower_as(path: Path, dtypes: Mapping[str, str]) -> str:
+    shards = shards_of(path)
+    if not all(map(is_safetensors, shards)):
+        return _NONE
+    tensors = []
+    for shard in shards:
+        with shard.open("rb") as file:
+            for name, entry in read_entries(shard).items():
+                if not name.startswith(_IMAGE_TOWER) or name in LEFTOVERS or name.endswith(LEFTOVER_ENDINGS):
+                    continue
+                dtype = entry.dtype
+                if dtype == "F32":
+                    dtype = str(dtypes.get(name, dtypes.get("", dtype)))
+                file.seek(entry.start)
+                digest, left = hashlib.sha256(), entry.size_bytes
+                while left > 0:
+                    chunk = file.read(min(left, _CHUNK_BYTES))
+                    shorter = chunk if dtype == entry.dtype else _shortened(chunk, dtype)
+                    if not chunk or shorter is None:
+                        return _NONE
+                    digest.update(shorter)
+                    left -= len(chunk)
+                tensors.append((name, dtype, list(entry.shape), digest.hexdigest()))
+    return _combined(sorted(tensors)) if tensors else _NONE
+
+
+def _shortened(values: bytes, dtype: str) -> bytes | None:
+    """Return float32 values in a shorter type, as they were before they were widened; None if never."""
+    import numpy as np
+
+    bits = np.frombuffer(values, dtype="<u4")
+    if dtype == "BF16":
+        return None if (bits & np.uint32(0xFFFF)).any() else (bits >> np.uint32(16)).astype("<u2").tobytes()
+    if dtype != "F16":
+        return None
+    with np.errstate(over="ignore"):
+        halves = bits.view("<f4").astype("<f2")
+    return halves.tobytes() if np.array_equal(halves.astype("<f4").view("<u4"), bits) else None
 
 
 def _of_torch(path: Path) -> Iterator[_Tensor]:

@@ -26,10 +26,14 @@ def collection_encoder(
     device: str = "auto",
     precision: str = "auto",
     notify: Callable[[str], None] | None = None,
+    ask: Callable[[str], bool] | None = None,
     existing: bool = False,
     rebuild: bool = False,
 ) -> LazyEncoder:
     """Return an encoder for a collection: the one named, else the collection's own, else the default.
+
+    A model that is named is noted as one that this user has chosen; one that only the collection names has
+    to be such a one.
 
     A text that was asked before needs neither torch nor the model; `LazyEncoder.encoder` loads torch and
     checks the device.
@@ -42,23 +46,32 @@ def collection_encoder(
         device: As for `imret.Encoder`.
         precision: As for `imret.Encoder`.
         notify: Called with a line for the user before anything large is downloaded.
+        ask: Asks the user whether to use a model that only the collection names; None: it is an error.
         existing: Whether the collection has to exist: a name that does not is then refused before the
             default model is downloaded for it.
         rebuild: Whether every picture is embedded again: the model need not be read as it was before.
 
     Raises:
         DataError: If the collection has to exist and does not.
+        ModelUnknown: If only the collection names the model, and this user has not chosen it.
         ModelError: If the model cannot be found.
     """
+    from imret.models.known_models import note_model
     from imret.models.lazy_encoder import LazyEncoder
     from imret.models.resolve import resolve_model
+    from imret.retrieval.own_model import find_own_model
 
     live = store.live(collection)
     if existing and live is None:
         store.open(collection).close()  # says which there are
-    if model is None:
-        model = DEFAULT_MODEL if live is None else live.model
-    files = resolve_model(model, arch=arch, notify=notify)
+    if model is None and live is not None:
+        advice = f"run the same command with --model {shlex.quote(live.model)}"
+        files = find_own_model(
+            collection, live, advice=advice, arch=arch, ask=ask, notify=notify, rebuild=rebuild
+        )
+    else:
+        files = resolve_model(DEFAULT_MODEL if model is None else model, arch=arch, notify=notify)
+        note_model(files, notify=notify)
     if live is not None and not rebuild:
         files = read_as_made(files, collection, live, notify=notify)
     return LazyEncoder(files, device=device, precision=precision)

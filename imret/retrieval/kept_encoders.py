@@ -9,9 +9,9 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from imret.models.lazy_encoder import LazyEncoder
-from imret.models.resolve import resolve_model
 from imret.models.safetensors_map import shards_of
 from imret.retrieval.collection_encoder import read_as_made
+from imret.retrieval.own_model import find_own_model
 
 if TYPE_CHECKING:
     from imret.models.fingerprint import ModelFiles
@@ -36,10 +36,12 @@ def kept_encoder(owner: Store | Collection, collection: Collection) -> LazyEncod
         collection: Its own model is the one.
 
     Raises:
+        ModelUnknown: If only the collection names its model, and this user has not chosen it.
         ModelError: If the model cannot be found.
     """
     identity = collection.identity
-    files = read_as_made(resolve_model(identity.model), collection.name, identity)
+    advice = f"give the encoder: encoder=imret.Encoder({identity.model!r})"
+    files = read_as_made(find_own_model(collection.name, identity, advice=advice), collection.name, identity)
     try:
         state = _state_of(files)
     except OSError:

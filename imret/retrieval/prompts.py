@@ -7,7 +7,6 @@ its article and `{name}` the bare name. A file of names may say otherwise than t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -152,14 +151,13 @@ def recorded_names(encoder: QueryEncoder) -> dict[str, tuple[str, ...]]:
     A folder that `imret finetune` wrote keeps it in training.json; any other model says nothing of it.
     """
     try:
-        training = json.loads((encoder.files.weights.parent / "training.json").read_text(encoding="utf-8"))
-        categories = training["data"]["categories"]
+        categories = encoder.files.training_record["data"]["categories"]
         # "names" are all there are; older folders have only the first of them, "called".
         recorded = {
             name_key(str(category)): tuple(map(str, about.get("names") or [about["called"]]))
             for category, about in categories.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, IndexError):
         return {}
     return {category: names for category, names in recorded.items() if names[0] != common_names(category)[0]}
 

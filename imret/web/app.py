@@ -25,6 +25,7 @@ from imret.web.errors import problem, problem_for
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Uploads
 from imret.web.pool.collections import CollectionPool
+from imret.web.pool.departure import ClientLeft, DepartureWatch
 from imret.web.pool.executors import Busy
 from imret.web.request_bodies import describe_errors
 from imret.web.routes import Api
@@ -88,7 +89,7 @@ def create_app(
     _add_page(app)
     _add_health(app, pool, default)
     _add_error_handlers(app)
-    measured = _MetricsMiddleware(app, pool)
+    measured = _MetricsMiddleware(DepartureWatch(app), pool)
     return SecurityMiddleware(
         measured,
         host=host,
@@ -130,10 +131,11 @@ def _add_health(app: FastAPI, pool: CollectionPool, default: str) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
+        # Asked without the token, so nothing of what is inside is told, not even a name.
         if pool.peek(default) is None:
-            return problem(503, f"the collection {default!r} is not open.", retry_after_s=2)
+            return problem(503, "the collection is not open.", retry_after_s=2)
         if pool.is_away(default):
-            return problem(503, f"the collection {default!r} does not answer now.", retry_after_s=2)
+            return problem(503, "the collection does not answer now.", retry_after_s=2)
         return PlainTextResponse("ready\n")
 
     @app.get("/metrics", include_in_schema=False)
@@ -163,6 +165,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(Exception, known)
     app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(ClientLeft, gone)
     app.add_exception_handler(ImretError, known)
     app.add_exception_handler(Busy, known)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -172,7 +175,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 class _MetricsMiddleware:
     """Counts requests and their latency by route, and writes down errors that nobody foresaw."""
 
-    def __init__(self, app: FastAPI, pool: CollectionPool) -> None:
+    def __init__(self, app: DepartureWatch, pool: CollectionPool) -> None:
         self._app, self._telemetry = app, pool.telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -222,8 +222,11 @@ class Api:
         vectors = [pooled.encoder.submit(search_prompts(text, template=query.template)) for text in words]
         if not all(vector.done() for vector in vectors):
             with stage(self._pool.telemetry, "encode"):
+                waited_for = [asyncio.wrap_future(vector) for vector in vectors]
+                for vector in waited_for:  # also where this client leaves, or another word fails first
+                    vector.add_done_callback(lambda done: done.cancelled() or done.exception())
                 # Shielded: others may wait for the same words.
-                await asyncio.gather(*(asyncio.shield(asyncio.wrap_future(vector)) for vector in vectors))
+                await asyncio.gather(*map(asyncio.shield, waited_for))
 
     async def _ask(
         self, executor: BoundedExecutor, name: str | None, question: Callable[[PooledCollection], T]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.fakes.models import share_known_models
 from tests.fakes.pictures import draw_picture
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model:
         imret.ingest(store, [imret.FolderSource(photos)], encoder=encoder)
         imret.ingest(store, [imret.FolderSource(second)], encoder=encoder, collection="second")
     log = folder / "log"
-    environment = {**os.environ, "IMRET_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "IMRET_HOME": str(share_known_models(folder / "home")),
+        "PYTHONUNBUFFERED": "1",
+    }
     for name in ("IMRET_TOKEN", "IMRET_DB"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "imret", "serve", "--port", "0", "--preload", "--db"]

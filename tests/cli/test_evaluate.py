@@ -20,7 +20,7 @@ from imret.models.encoder import TextTruncated
 from imret.store import open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
-from tests.fakes.models import write_random_model
+from tests.fakes.models import write_random_model, write_training_record
 from tests.fakes.pictures import draw_picture
 
 
@@ -198,7 +198,7 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
 ) -> None:
     model = write_random_model(tmp_path / "tuned", seed=0)
     categories = {"aves": {"called": "owl"}, "fungi": {"called": "toadstool"}}
-    (model / "training.json").write_text(json.dumps({"data": {"categories": categories}}))
+    write_training_record(model, {"data": {"categories": categories}})
     names = tmp_path / "names.csv"
     names.write_text("category,name\nfungi,morel\navse,bird\n")
 

@@ -18,6 +18,7 @@ import pytest
 from imret.client import discovery
 from imret.client.discovery import canonical_address, find_server, register
 from imret.errors import DataError
+from imret.models.known_models import FOLDER
 
 URL = "http://127.0.0.1:8750"
 
@@ -44,7 +45,7 @@ def serve(url: str, address: str) -> subprocess.Popen[str]:
 
 
 def folder() -> Path:
-    (child,) = Path(os.environ["IMRET_HOME"]).iterdir()
+    (child,) = set(Path(os.environ["IMRET_HOME"]).iterdir()) - {Path(os.environ["IMRET_HOME"], FOLDER)}
     return child
 
 

@@ -37,6 +37,7 @@ from imret.store import Store, open_store
 from imret.store.payload import file_of
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+from tests.fakes.models import share_known_models
 from tests.fakes.pictures import draw_picture
 
 CATEGORIES = ("fungi", "aves", "insecta")
@@ -86,7 +87,7 @@ def home(place: Path) -> Iterator[Path]:
         [sys.executable, "-m", "imret", "serve", "--port", "0", "--db", str(place / "db")],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "IMRET_HOME": str(place / "home"), "IMRET_TOKEN": TOKEN},
+        env={**os.environ, "IMRET_HOME": str(share_known_models(place / "home")), "IMRET_TOKEN": TOKEN},
     )
     with server:
         assert server.stderr is not None

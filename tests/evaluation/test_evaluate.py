@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from imret.evaluation.report import EvaluationReport
 from imret.evaluation.text_report import format_report
 from imret.models.encoder import TextTruncated
 from imret.retrieval.prompts import evaluation_queries, recorded_names
-from tests.fakes.models import write_random_model
+from tests.fakes.models import write_random_model, write_training_record
 from tests.fakes.pictures import draw_picture
 
 FITTED = ["zero-shot, tuned prompts", "linear probe", "kNN (k=20)", "class centroid"]
@@ -278,7 +279,7 @@ def test_a_tuned_model_remembers_what_its_categories_were_called(
     folder = write_random_model(tmp_path / "tuned", seed=0)
     assert recorded_names(Encoder(str(folder), device="cpu")) == {}
     categories = {"Aves": about, "fungi": {"called": "mushroom"}}
-    (folder / "training.json").write_text(json.dumps({"data": {"categories": categories}}))
+    write_training_record(folder, {"data": {"categories": categories}})
     names = recorded_names(Encoder(str(folder), device="cpu"))
     assert names == {"aves": tuple(about.get("names", ["owl"]))}
     assert evaluation_queries("Aves", names)[0] == "a photo of the owl."
@@ -287,8 +288,32 @@ def test_a_tuned_model_remembers_what_its_categories_were_called(
 @pytest.mark.parametrize("text", ["", "[]", '{"data": 1}', '{"data": {"categories": {"a": {}}}}'])
 def test_a_training_record_that_says_nothing_of_names_is_no_error(tmp_path: Path, text: str) -> None:
     folder = write_random_model(tmp_path / "tuned", seed=0)
+    if text.startswith('{"'):
+        write_training_record(folder, json.loads(text))
+        assert recorded_names(Encoder(str(folder), device="cpu")) == {}
+        return
     (folder / "training.json").write_text(text)
-    assert recorded_names(Encoder(str(folder), device="cpu")) == {}
+    with pytest.warns(UserWarning, match="is not read") if not text else contextlib.nullcontext():
+        assert recorded_names(Encoder(str(folder), device="cpu")) == {}
+
+
+@pytest.mark.parametrize("how", ["copied", "with other weights", "of no weights"])
+def test_a_training_record_is_believed_beside_its_own_weights_alone(tmp_path: Path, how: str) -> None:
+    folder = write_random_model(tmp_path / "tuned", seed=0)
+    record = {"data": {"categories": {"aves": {"called": "owl"}}}}
+    write_training_record(folder, record)
+    other = write_random_model(tmp_path / "other", seed=1)
+    if how == "copied":
+        shutil.copy(folder / "training.json", other)
+    elif how == "with other weights":
+        shutil.copy(other / "open_clip_model.safetensors", folder)
+        other = folder
+    else:
+        (other / "training.json").write_text(json.dumps(record))
+    with pytest.warns(
+        UserWarning, match=r"training.json' is not believed: it is not of the weights beside it"
+    ):
+        assert recorded_names(Encoder(str(other), device="cpu")) == {}
 
 
 # ---- Bad input -------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
+
+from imret.models.known_models import FOLDER
 
 
 def write_random_model(folder: Path, *, seed: int, dim: int = 32, sigmoid: bool = False) -> Path:
@@ -35,6 +38,23 @@ def write_random_model(folder: Path, *, seed: int, dim: int = 32, sigmoid: bool 
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+def write_training_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the training.json of a model folder as `imret finetune` does, of the weights in it."""
+    from imret.models.weights_digest import digest_tensors
+
+    weights = digest_tensors(folder / "open_clip_model.safetensors").tensors
+    (folder / "training.json").write_text(json.dumps({**record, "weights": weights}))
+
+
+def share_known_models(home: Path) -> Path:
+    """Make a folder the home of a user who has chosen the models of the user that imret runs for."""
+    known = Path(os.environ["IMRET_HOME"]) / FOLDER
+    known.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / FOLDER).symlink_to(known.resolve())
+    return home
 
 
 def write_full_size(folder: Path) -> Path:

@@ -22,7 +22,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finetune.callbacks import Callbacks
 from finetune.checkpoint import RunRecord, load_state, resolve_resume, save_state, sole_owner
@@ -35,6 +35,9 @@ from finetune.run import finetune
 from finetune.trainer import learning_rate
 from imret import Encoder
 from imret.errors import DataError, ModelError
+from imret.models.known_models import is_known_model, is_known_name
+from imret.models.resolve import resolve_model
+from imret.models.weights_digest import digest_tensors
 from tests import ROOT
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -100,6 +103,23 @@ def test_the_folder_loads_in_stock_open_clip_and_gives_what_imret_gives(trained:
     encoder = Encoder(trained, precision="fp32", device="cpu")
     assert (encoder.encode_images([picture]) * stock_image).sum() > 0.999
     np.testing.assert_allclose(encoder.encode_texts(["a photo of a bird"]), stock_text, atol=1e-5)
+
+
+def test_a_collection_may_name_the_model_and_its_record_is_of_these_weights(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    files = resolve_model(trained)
+    assert is_known_model(files.model_id, files)
+    assert files.training_record["weights"] == digest_tensors(trained / WEIGHTS).tensors
+    shutil.copytree(trained, tmp_path / "model")
+    assert not is_known_name(str(tmp_path / "model"))
+    tensors = load_file(trained / WEIGHTS)
+    save_file({**tensors, "logit_scale": tensors["logit_scale"] + 1}, tmp_path / "model" / WEIGHTS)
+    with (
+        pytest.warns(UserWarning, match=r"training\.json' is not believed"),
+        pytest.raises(DataError, match="holds files that no run made"),  # and not: there is nothing to do
+    ):
+        scratch(photos, tmp_path / "model")
 
 
 def test_the_folder_says_how_it_came_about(trained: Path) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from finetune.model.base_model import find_base
 from imret import settings
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError
@@ -695,28 +697,76 @@ def test_a_collection_bound_to_the_bytes_of_the_file_knows_its_model(
     assert not resolve_model(tmp_path / "again").embeds_as(former)  # which other bytes cannot show
 
 
-@pytest.mark.parametrize("said", ["by bytes", "by tensors", "of other weights"])
+def _in_precision(folder: Path, dtypes: dict[str, torch.dtype]) -> None:
+    """Round the image tower of a model to a precision, by the beginning of names, and save it so."""
+    tensors = load_file(folder / WEIGHTS)
+    for name, tensor in tensors.items():
+        if name.startswith("visual."):
+            begin = max((begin for begin in dtypes if name.startswith(begin)), key=len, default="")
+            tensors[name] = tensor.to(dtypes.get(begin, torch.float32))
+    save_file(tensors, folder / WEIGHTS)
+
+
+_PRECISIONS: dict[str, dict[str, torch.dtype]] = {
+    "fp32": {},
+    "bf16": {"visual.": torch.bfloat16},
+    "fp16": {"visual.": torch.float16},
+    "mixed": {"visual.": torch.float16, "visual.ln": torch.float32},
+}
+
+
+def _tune_text(base: Path, tuned: Path) -> dict[str, Any]:
+    """Write a model that kept the image tower of another, in float32, as `imret finetune` does."""
+    shutil.copytree(base, tuned)
+    tensors = {name: tensor.float() for name, tensor in load_file(tuned / WEIGHTS).items()}
+    tensors["text_projection"] += 1
+    save_file(tensors, tuned / WEIGHTS)
+    images_of = find_base(str(base)).images_of
+    assert images_of is not None
+    record = {"images_of": images_of, "weights": digest_tensors(tuned / WEIGHTS).tensors}
+    (tuned / "training.json").write_text(json.dumps(record))
+    return record
+
+
+@pytest.mark.parametrize("precision", _PRECISIONS)
 def test_a_tower_that_was_kept_is_the_bases_as_training_json_says(
+    random_model: Path, tmp_path: Path, precision: str
+) -> None:
+    base = Path(shutil.copytree(random_model, tmp_path / "base"))
+    _in_precision(base, _PRECISIONS[precision])
+    record = _tune_text(base, tmp_path / "tuned")
+    files, of_base = resolve_model(tmp_path / "tuned"), resolve_model(base)
+    assert files.images_fingerprint == of_base.images_fingerprint
+    assert files.fingerprint != of_base.fingerprint
+    assert (files.fingerprint[32:] == of_base.fingerprint[32:]) == (precision == "fp32")
+    _tune_text(tmp_path / "tuned", tmp_path / "tuned again")
+    assert resolve_model(tmp_path / "tuned again").embeds_as(of_base.images_fingerprint)
+    if precision != "mixed":  # as imret wrote it before
+        del record["images_of"]["dtypes"]
+        (tmp_path / "tuned" / "training.json").write_text(json.dumps(record))
+        assert resolve_model(tmp_path / "tuned").embeds_as(of_base.images_fingerprint)
+
+
+@pytest.mark.parametrize("said", ["of another model", "in another precision", "of other weights"])
+def test_a_tower_that_was_not_kept_is_nobodys_whatever_training_json_says(
     random_model: Path, tmp_path: Path, said: str
 ) -> None:
-    base = resolve_model(random_model)
-    tuned = write_random_model(tmp_path / "tuned", seed=2)  # stands for the same tower in another precision
-    images_of = {"fingerprint": fingerprint_of_bytes(random_model)}
-    if said == "by bytes":  # as imret wrote it while it hashed files
-        images_of["weights_sha256"] = hashlib.sha256((tuned / WEIGHTS).read_bytes()).hexdigest()
+    base = Path(shutil.copytree(random_model, tmp_path / "base"))
+    _in_precision(base, _PRECISIONS["bf16"])
+    record = _tune_text(base, tmp_path / "tuned")
+    other = resolve_model(write_random_model(tmp_path / "other", seed=3))
+    claimed = other.images_fingerprint
+    if said == "of another model":
+        record["images_of"]["image_tower"] = claimed
+    elif said == "in another precision":
+        claimed, record["images_of"]["dtypes"] = resolve_model(base).images_fingerprint, {"": "F16"}
     else:
-        images_of["image_tower"] = base.images_fingerprint
-        images_of["weights"] = digest_tensors(tuned / WEIGHTS).tensors
-    (tuned / "training.json").write_text(json.dumps({"images_of": images_of}))
-    if said == "of other weights":
-        shutil.copy(write_random_model(tmp_path / "other", seed=3) / WEIGHTS, tuned)
-    elif said == "by tensors":
-        _saved_again(tuned, "metadata")
-    files = resolve_model(tuned)
-    kept = said != "of other weights"
-    assert files.embeds_as(images_of["fingerprint"]) == kept
-    assert (files.images_fingerprint == base.images_fingerprint) == (said == "by tensors")
-    assert files.fingerprint != base.fingerprint
+        claimed = resolve_model(base).images_fingerprint
+        shutil.copy(other.weights, tmp_path / "tuned")
+    (tmp_path / "tuned" / "training.json").write_text(json.dumps(record))
+    files = resolve_model(tmp_path / "tuned")
+    with pytest.warns(UserWarning, match=r"and it is not: |is not believed"):
+        assert not files.embeds_as(claimed)
 
 
 def test_the_fingerprint_does_not_follow_names_order_or_training_settings(random_model: Path) -> None:

@@ -17,6 +17,7 @@ from imret import Encoder
 from imret.errors import ModelMismatch
 from imret.images.preprocess import parse_preprocess
 from imret.models.fingerprint import ModelFiles
+from imret.models.known_models import note_model
 from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
 from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
@@ -43,6 +44,7 @@ def read_by_default(model: Path, arch: str) -> ModelFiles:
 
 def make_collection(store: Store, model_id: str, fingerprint: str, dim: int) -> Identity:
     identity = Identity(model_id, fingerprint, dim)
+    note_model(resolve_model(model_id))
     store.open_version("photos", identity).close()
     store.promote("photos", identity)
     return identity

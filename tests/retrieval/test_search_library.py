@@ -19,6 +19,8 @@ import imret
 import imret.models.encoder
 from imret import Encoder
 from imret.errors import DataError, ModelMismatch
+from imret.models.known_models import note_model
+from imret.models.resolve import resolve_model
 from imret.retrieval.kept_encoders import kept_encoder
 from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
@@ -200,6 +202,7 @@ def test_an_encoder_is_not_kept_when_the_tokenizer_has_changed(tmp_path: Path) -
     pytest.importorskip("transformers")
     model = write_family(tmp_path / "model", "siglip")
     identity = Identity(str(model), "0" * 64, 32)
+    note_model(resolve_model(model))
     with open_store(tmp_path / "db") as store, closing(store.open_version("photos", identity)) as collection:
         first = kept_encoder(store, collection)
         assert kept_encoder(store, collection) is first

@@ -6,8 +6,10 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +21,19 @@ from starlette.testclient import TestClient
 
 from imret import DataError, Encoder, ImretError, Term, classify, make_filter, search
 from imret.errors import StoreUnavailable
+from imret.retrieval.limits import MAX_TEXT
 from imret.retrieval.query import parse_query
 from imret.retrieval.results import Hit
 from imret.store import Store, open_store
 from imret.store.embedded.locks import locked
 from imret.store.payload import point_id
+from imret.web import handlers
 from imret.web.app import create_app
 from imret.web.errors import NotFound, problem_for
 from imret.web.images.files import ImageFiles
 from imret.web.pool.collections import CollectionPool
+from imret.web.pool.departure import ClientLeft
+from imret.web.schemas import MAX_LABELS
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests import ROOT
@@ -55,8 +61,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pool(
     tmp_path_factory: pytest.TempPathFactory, photos: Path, encoder: Encoder, random_model: Path
 ) -> Iterator[CollectionPool]:
-    home = tmp_path_factory.mktemp("home")
-    os.environ["IMRET_HOME"] = str(home)
     db = str(tmp_path_factory.mktemp("db") / "store")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=encoder)
@@ -630,3 +634,97 @@ def test_a_client_that_goes_while_it_gets_a_picture_leaves_no_open_file(
             until(lambda: not is_open())
     finally:
         file.write_bytes(whole)
+
+
+def _form(fields: list[tuple[str, str]], picture: bytes) -> bytes:
+    """Return a request that classifies a picture."""
+    parts = [
+        b'--x\r\nContent-Disposition: form-data; name="picture"; filename="a.png"\r\n\r\n' + picture,
+        *(
+            f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
+            for name, value in fields
+        ),
+        b"--x--\r\n",
+    ]
+    body = b"\r\n".join(parts)
+    headers = ("Content-Type: multipart/form-data; boundary=x", f"Content-Length: {len(body)}")
+    return request("/api/v1/classify", *headers, method="POST") + body
+
+
+@pytest.mark.filterwarnings("ignore::imret.models.fast.tokenizer.TextTruncated")
+def test_work_ends_when_its_client_has_left_and_holds_up_no_search(
+    app: Any, pool: CollectionPool, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(0)
+    # As long as labels may be, each a word: what took minutes.
+    labels = [("label", "".join(rng.choices("etaoinshrdlu", k=MAX_TEXT))) for _ in range(MAX_LABELS)]
+    data = _form(labels, (photos / "aves" / "01.png").read_bytes())
+    with pool.use("photos") as pooled:
+        pooled.load(pictures=True)
+        encoder, encoded = pooled.encoder, []
+    encode_mean = type(encoder).encode_mean
+
+    def counted(self: Any, texts: Any) -> Any:
+        encoded.append(texts)
+        return encode_mean(self, texts)
+
+    monkeypatch.setattr(type(encoder), "encode_mean", counted)
+    ended: list[BaseException | None] = []
+    classify = handlers.classify
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        try:
+            return classify(*arguments, **options)
+        except BaseException as error:
+            ended.append(error)
+            raise
+
+    monkeypatch.setattr(handlers, "classify", noted)
+    with serving(app) as server:
+        with server.line() as line:
+            line.send(data)
+            until(lambda: len(encoded) > 5)
+            slowest = 0.0
+            for number in range(20):
+                began = time.monotonic()
+                assert server.get(f"/api/v1/search?q=number+{number}").status == 200
+                slowest = max(slowest, time.monotonic() - began)
+        until(lambda: bool(ended), timeout_s=5)
+    assert isinstance(ended[0], ClientLeft)
+    assert len(encoded) < MAX_LABELS
+    assert slowest < 2.0  # seconds on a busy machine; the search waits for one batch, not for all labels
+
+
+def test_what_waits_for_a_client_that_has_left_is_never_begun(
+    app: Any, pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pool.use("photos") as pooled:
+        pooled.load()
+        encode, go, texts = pooled.encoder.inner.encoder.encode_texts, threading.Event(), list[str]()
+
+        def waiting(asked: list[str], **how: Any) -> Any:
+            texts.extend(asked)
+            go.wait(20)
+            return encode(asked, **how)
+
+        monkeypatch.setattr(pooled.encoder.inner.encoder, "encode_texts", waiting)
+    left = re.compile(r"imret_requests_total\{route=.*/search\",status=\"499\"\} (\d+)")
+
+    def n_left() -> int:
+        return sum(int(found[1]) for found in left.finditer(pool.telemetry.exposition().decode()))
+
+    before = n_left()
+    with serving(app) as server, server.line() as staying:
+        with server.line() as first, server.line() as second:
+            first.send(request("/api/v1/search?q=held+by+the+first&template=false"))
+            until(lambda: bool(texts))
+            second.send(request("/api/v1/search?q=nobody+waits+for+this&template=false"))
+            second.send(b"")
+            until(lambda: pool.depth == 1)
+        until(lambda: n_left() == before + 2)
+        staying.send(request("/api/v1/search?q=somebody+does&template=false"))
+        until(lambda: pool.depth == 2)
+        go.set()
+        assert staying.read().status == 200
+    assert "nobody waits for this" not in texts
+    assert texts.count("somebody does") == 1

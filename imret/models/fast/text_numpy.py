@@ -60,12 +60,12 @@ class NumpyTextTower:
 
     def rows(self, texts: Sequence[str]) -> int:
         """Return how many rows go through the tower: texts times the tokens that are read of the longest."""
-        longest = max((len(token_ids(text)) for text in texts), default=0)
+        longest = max((len(self._ids(text)) for text in texts), default=0)
         return len(texts) * min(self._context_length, longest)
 
     def truncated(self, texts: Sequence[str]) -> list[str]:
         """Return which texts do not fit the model's context, and would be cut with a warning."""
-        return [text for text in texts if len(token_ids(text)) > self._context_length]
+        return [text for text in texts if len(self._ids(text)) > self._context_length]
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Encode at least one text, all at once.
@@ -79,7 +79,7 @@ class NumpyTextTower:
         Raises:
             ModelError: If the model gives no direction for a text.
         """
-        ids = [token_ids(text) for text in texts]
+        ids = [self._ids(text) for text in texts]
         too_long = [
             text for text, tokens in zip(texts, ids, strict=True) if len(tokens) > self._context_length
         ]
@@ -95,6 +95,9 @@ class NumpyTextTower:
                 "(zero or not a number) in fp32 on cpu. Its weights may be damaged."
             )
         return np.asarray(features / norms[:, None], dtype=np.float32)
+
+    def _ids(self, text: str) -> list[int]:
+        return token_ids(text, enough=self._context_length)
 
     def _features(self, tokens: NDArray[np.int64]) -> Floats:
         """Return the (N, D) features, not of unit length, of (N, L) token ids.

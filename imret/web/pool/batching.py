@@ -11,7 +11,8 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from imret.images.decode import Source
 from imret.models.fingerprint import ModelInfo
 from imret.models.lazy_encoder import Delegated, LazyEncoder
 from imret.web.metrics import Telemetry, stage
+from imret.web.pool.departure import ClientLeft, check_still_there, departure
 from imret.web.pool.threads import run_in_background
 
 # Queries in one pass: the larger, the longer the first of them waits.
@@ -34,6 +36,18 @@ IDLE_S = 10.0
 
 _Texts: TypeAlias = tuple[str, ...]
 _Vector: TypeAlias = "Future[NDArray[np.float32]]"
+
+
+@dataclass
+class _Query:
+    """Texts that wait to be encoded, and who waits for them: a flag each that says whether they have left."""
+
+    texts: _Texts
+    vector: _Vector
+    asked_by: list[threading.Event | None]
+
+    def is_wanted(self) -> bool:
+        return any(left is None or not left.is_set() for left in self.asked_by)
 
 
 class BatchingEncoder(ModelInfo):
@@ -62,8 +76,8 @@ class BatchingEncoder(ModelInfo):
         self.inner, self.files = inner, inner.files
         self._telemetry = telemetry
         # By hash: six prompts of the longest text are as large as ten vectors.
-        self._known: OrderedDict[bytes, _Vector] = OrderedDict()
-        self._waiting: SimpleQueue[tuple[_Texts, _Vector] | None] = SimpleQueue()  # None: no more
+        self._known: OrderedDict[bytes, _Query] = OrderedDict()
+        self._waiting: SimpleQueue[_Query | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
         self._is_encoding = False
         self._is_stopped = False
@@ -80,32 +94,39 @@ class BatchingEncoder(ModelInfo):
             known = self._known.get(key)
             if known is not None:
                 self._known.move_to_end(key)
-                return known
-            vector: _Vector = Future()
-            self._known[key] = vector
+                if not known.vector.done():
+                    known.asked_by.append(departure())
+                return known.vector
+            query = self._known[key] = _Query(tuple(texts), Future(), [departure()])
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
-            self._waiting.put((tuple(texts), vector))
+            self._waiting.put(query)
             if not self._is_encoding:
                 self._is_encoding = True
                 run_in_background("imret-encode", self._encode_while_asked, stop=self._stop)
-        return vector
+        return query.vector
 
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return what `Encoder.encode_mean` does, encoded together with what others wait for."""
+        check_still_there()
         vector = self.submit(texts)
         if vector.done():
             return vector.result()
         with stage(self._telemetry, "encode"):
-            return vector.result()
+            try:
+                return vector.result()
+            except CancelledError:  # as `_keeps` does it
+                raise ClientLeft from None
 
     def encode_images(self, images: Iterable[Source], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_images`."""
+        check_still_there()
         with stage(self._telemetry, "encode"):
             return self.inner.encode_images(images, batch_size=batch_size)
 
     def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_pixels`."""
+        check_still_there()
         return self.inner.encode_pixels(pixels, batch_size=batch_size)
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -130,32 +151,44 @@ class BatchingEncoder(ModelInfo):
                 while len(waiting) < MAX_BATCH:
                     waiting.append(self._waiting.get_nowait())
             if not self._is_stopped:
-                self._encode([query for query in waiting if query is not None])
+                self._encode([query for query in waiting if query is not None and self._keeps(query)])
 
-    def _encode(self, batch: list[tuple[_Texts, _Vector]]) -> None:
+    def _keeps(self, query: _Query) -> bool:
+        """Whether somebody waits for a query; one that nobody does is forgotten."""
+        with self._lock:  # nobody joins it meanwhile
+            if query.is_wanted():
+                return True
+            self._known.pop(_key(query.texts), None)
+        query.vector.cancel()
+        return False
+
+    def _encode(self, batch: list[_Query]) -> None:
+        if not batch:
+            return
         self._telemetry.observe_batch(len(batch))
         try:
-            rows = self.inner.encoder.encode_texts([text for texts, _ in batch for text in texts])
+            rows = self.inner.encoder.encode_texts([text for query in batch for text in query.texts])
         except Exception as error:
             if len(batch) > 1:  # one of them may have spoilt it for the others
                 for query in batch:
                     self._encode([query])
                 return
-            self._fail(*batch[0], error)
+            self._fail(batch[0], error)
             return
         start = 0
-        for texts, vector in batch:
-            mine = rows[start : start + len(texts)]
-            start += len(texts)
+        for query in batch:
+            mine = rows[start : start + len(query.texts)]
+            start += len(query.texts)
             try:
-                vector.set_result(self.inner.encoder.unit_mean(mine, texts))
+                query.vector.set_result(self.inner.encoder.unit_mean(mine, query.texts))
             except Exception as error:
-                self._fail(texts, vector, error)
+                self._fail(query, error)
+            query.asked_by = []
 
-    def _fail(self, texts: _Texts, vector: _Vector, error: Exception) -> None:
+    def _fail(self, query: _Query, error: Exception) -> None:
         with self._lock:
-            self._known.pop(_key(texts), None)  # the next time may go well
-        vector.set_exception(error)
+            self._known.pop(_key(query.texts), None)  # the next time may go well
+        query.vector.set_exception(error)
 
 
 def _key(texts: Sequence[str]) -> bytes:

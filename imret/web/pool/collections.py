@@ -8,6 +8,7 @@ moment in between is asked again.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import threading
 import time
@@ -15,9 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from imret.errors import ImretError, ModelMismatch, StoreError, StoreUnavailable
+from imret.models.fingerprint import ModelFiles
+from imret.models.known_models import note_model
 from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
 from imret.retrieval.collection_encoder import check_same_encoder, read_as_made
+from imret.retrieval.own_model import find_own_model
 from imret.store import Collection, Store
 from imret.web.metrics import Telemetry
 from imret.web.pool.batching import BatchingEncoder
@@ -220,16 +224,26 @@ class CollectionPool:
             known = self._encoders.get(key)
         if known is not None:
             return known
-        _, model = key
-        arch = self._arch if collection.name in self._models else None
         files = read_as_made(
-            resolve_model(model, arch=arch, notify=self._notify),
-            collection.name,
-            collection.identity,
-            notify=self._notify,
+            self._find_model(collection), collection.name, collection.identity, notify=self._notify
         )
         lazy = LazyEncoder(files, device=self._device, precision=self._precision)
         return BatchingEncoder(lazy, self.telemetry)
+
+    def _find_model(self, collection: Collection) -> ModelFiles:
+        """Find the model of a collection; whoever asks from afar is never asked whether it may be loaded."""
+        name, identity = collection.name, collection.identity
+        if name in self._models:
+            files = resolve_model(self._models[name], arch=self._arch, notify=self._notify)
+            note_model(files, notify=self._notify)
+            return files
+        model = f"--collection {shlex.quote(name)} --model {shlex.quote(identity.model)}"
+        advice = (
+            f"start the server with it: imret serve {model}"
+            if name == self._keep
+            else f"use it once where the server runs: imret search WORDS {model}"
+        )
+        return find_own_model(name, identity, advice=advice, notify=self._notify)
 
     def _retire(self, name: str, pooled: PooledCollection) -> None:
         """Give a collection to no more requests; it is closed when the last of those that have it ends."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from imret.store import Collection, Filter, Identity, Point
 from imret.store.sanitize import sanitize_payload
 from imret.web.metrics import Telemetry, stage
 from imret.web.pool.batching import BatchingEncoder
+from imret.web.pool.departure import check_still_there
+
+T = TypeVar("T")
 
 FACETS_S = 2.0  # how long counts of a whole collection are believed
 HANDLE_S = 60.0  # how long what was learnt of a collection (its spread of scores) is believed
@@ -76,14 +80,25 @@ class PooledCollection:
 class _ServedCollection:
     """A `Collection` whose calls are timed, whose points are sanitized, and whose facets are cached.
 
+    No call begins for a request whose client has left.
+
     Every search asks which categories exist, which on a large collection costs more than the search.
     """
 
     def __init__(self, collection: Collection, telemetry: Telemetry) -> None:
         self._inner = collection
-        self._timed = stage(telemetry, "store")  # a decorator
+        self._telemetry = telemetry
         self._facets: dict[str, tuple[float, dict[str, int]]] = {}
         self.since = time.monotonic()
+
+    def _timed(self, call: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(call)
+        def timed(*arguments: Any, **options: Any) -> T:
+            check_still_there()
+            with stage(self._telemetry, "store"):
+                return call(*arguments, **options)
+
+        return timed
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._inner, name)

@@ -70,18 +70,21 @@ class AllowedHosts:
     its own; its name in the Host header gives it away. An IP literal cannot be rebound.
     """
 
-    def __init__(self, host: str, port: int, allow_hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, host: str, port: int, allow_hosts: Iterable[str] = (), *, is_open: bool = True
+    ) -> None:
         """Take what a server is bound to.
 
         Args:
             host: The address; a loopback one narrows the hosts that pass.
             port: Only messages need it, because a tunnel may show another.
             allow_hosts: Further names (a reverse proxy's), without port.
+            is_open: Whether everybody may learn the port: the server asks for no token.
 
         Raises:
             DataError: If an entry of allow_hosts is no host name.
         """
-        self._port = port
+        self._advice = f"Ask for http://localhost:{port}, or allow" if is_open else "Allow"
         self._loopback = is_loopback(host)
         self._names = {"localhost"} | {_parse_allowed_host(name) for name in allow_hosts}
         if not self._loopback:
@@ -105,8 +108,8 @@ class AllowedHosts:
         if not self._is_allowed(host):
             raise RefusedError(
                 421,
-                f"this server does not answer to the name {host!r}. Ask for http://localhost:{self._port}, "
-                f"or allow the name: imret serve --allow-host {host}",
+                f"this server does not answer to the name {host!r}. {self._advice} the name: "
+                f"imret serve --allow-host {host}",
             )
         return text.lower()
 

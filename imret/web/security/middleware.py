@@ -68,7 +68,7 @@ class SecurityMiddleware:
         self.tokens = TokenGuard(token)
         check_binding(host, token, port=port)
         self._app = app
-        self._hosts = AllowedHosts(host, port, allow_hosts)
+        self._hosts = AllowedHosts(host, port, allow_hosts, is_open=token is None)
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._budget = BodyBudget(BUDGET_BODIES * max_body_bytes)
 

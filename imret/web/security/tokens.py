@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import html
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 MIN_TOKEN_CHARS = 16
 LOGIN_BYTES = 4 << 10  # a form with one token
-LOGIN_DELAY_S = 0.5  # what a wrong token costs; with 16 characters it is courtesy, not defence
+# What a wrong token costs, however it is shown; with 16 characters it is courtesy, not defence.
+GUESS_DELAY_S = 0.5
 SESSION_S = 30 * 24 * 3600  # how long a browser keeps the cookie
 MAX_NEXT_CHARS = 16_000  # of the address that a login leads on to
 
@@ -68,19 +70,25 @@ class TokenGuard:
         """Whether the request carries the token, or the cookie that the token was exchanged for."""
         if self._token is None:
             return True
-        for value in header_values(scope, b"authorization"):
-            scheme, _, given = value.strip().partition(b" ")
-            if scheme.lower() == b"bearer" and self._is_token(given.strip()):
-                return True
+        return any(map(self._is_token, _bearer_tokens(scope))) or any(
+            hmac.compare_digest(given, self._session) for given in self._sessions(scope)
+        )
+
+    def _sessions(self, scope: Scope) -> Iterator[bytes]:
+        """Yield what the request shows as the session."""
         for value in header_values(scope, b"cookie"):
             for pair in value.split(b";"):
                 name, _, given = pair.strip().partition(b"=")
-                if name == self.cookie and hmac.compare_digest(given, self._session):
-                    return True
-        return False
+                if name == self.cookie:
+                    yield given
 
     async def challenge(self, scope: Scope, exchange: Exchange) -> None:
-        """Answer a request without the token: the page leads to the login, everything else is 401."""
+        """Answer a request without the token: the page leads to the login, everything else is 401.
+
+        One with a wrong token waits as it does at the login; whoever shows none, or the right one, does not.
+        """
+        if [*_bearer_tokens(scope), *self._sessions(scope)]:
+            await asyncio.sleep(GUESS_DELAY_S)
         if scope["path"] != "/" or scope["method"] not in ("GET", "HEAD"):
             raise RefusedError(
                 401,
@@ -118,7 +126,7 @@ class TokenGuard:
         if given is None:
             return
         if not self._is_token(given):
-            await asyncio.sleep(LOGIN_DELAY_S)
+            await asyncio.sleep(GUESS_DELAY_S)
             message = '<p class="error" role="alert">That is not the token of this server.</p>'
             page = self._login_page.replace(_MESSAGE_MARK, message)
             await exchange.answer(401, page.encode(), [*HTML, *_AUTHENTICATE])
@@ -146,6 +154,14 @@ class TokenGuard:
         origins = header_values(scope, b"origin")
         secure = scope.get("scheme") == "https" or any(o.lower().startswith(b"https://") for o in origins)
         return b"set-cookie", cookie + (b"; Secure" if secure else b"")
+
+
+def _bearer_tokens(scope: Scope) -> Iterator[bytes]:
+    """Yield what the request shows as the token in its header."""
+    for value in header_values(scope, b"authorization"):
+        scheme, _, given = value.strip().partition(b" ")
+        if scheme.lower() == b"bearer":
+            yield given.strip()
 
 
 async def _posted_token(scope: Scope, exchange: Exchange) -> bytes | None:

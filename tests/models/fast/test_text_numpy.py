@@ -212,10 +212,7 @@ def test_weights_without_a_direction_are_refused_as_by_torch(
         {"hf_tokenizer_name": "bert"},
         {"tokenizer_kwargs": {"clean": "whitespace"}},
         {"heads": 3},
-        {"heads": 0},
-        {"layers": "2"},
         {"vocab_size": None},
-        {"context_length": 77.0},
         {"vocab_size": 1000},
     ],
 )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import shutil
 import subprocess
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from open_clip.tokenizer import tokenize
+from open_clip.tokenizer import SimpleTokenizer, tokenize
 
 from imret.errors import ModelError
 from imret.models.fast import tokenizer
@@ -19,10 +22,13 @@ from imret.models.fast.tokenizer import (
     END,
     TextTruncated,
     is_clip_tokenizer,
+    join_pairs,
     padded,
     token_ids,
     warn_truncated,
 )
+from imret.models.resolve import resolve_model
+from imret.models.tokenizer import count_tokens, load_tokenizer
 
 TEXTS = [
     "a red mushroom in the wet grass",
@@ -147,7 +153,102 @@ def test_a_vocabulary_that_is_not_there_or_damaged_is_refused(
         file.write_bytes(gzip.compress(b"version\ni n\n"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if fault == "no package" else spec)
     tokenizer.load_vocabulary.cache_clear()
-    tokenizer._word_ids.cache_clear()
+    tokenizer._common_ids.cache_clear()
     message = "is not installed" if fault == "no package" else "Cannot read open_clip's vocabulary"
     with pytest.raises(ModelError, match=message):
         token_ids("mushroom")
+
+
+_ALPHABETS = [
+    "a",
+    "ab",
+    "abc",
+    "etaoin",
+    "abcdefghijklmnopqrstuvwxyz",
+    ".!-",
+    "äöüß",
+    "蘑菇鸟",
+    "кошка",
+    "e\u0301",
+    "😂",
+]
+
+
+def _random_words(n: int, longest: int, *, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [
+        "".join(rng.choice(letters) for _ in range(rng.randint(1, longest)))
+        for letters in (
+            rng.choice(_ALPHABETS) if rng.random() < 0.8 else "".join(_ALPHABETS) for _ in range(n)
+        )
+    ]
+
+
+def test_pairs_are_joined_in_the_order_of_the_reference() -> None:
+    reference = SimpleTokenizer()
+    for word in (*_random_words(4000, 48, seed=0), *_random_words(200, 400, seed=1)):
+        ids = token_ids(word)[1:-1]
+        assert ids == reference.encode(word), repr(word)
+
+
+def test_a_pair_that_comes_of_joining_waits_until_all_of_a_rank_are_joined() -> None:
+    ranks = {("a", "b"): 0, ("ab", "c"): 3, ("abc", "ab"): 2, ("abc", "abc"): 4}
+    joined = join_pairs(list("abcabc"), lambda left, right: ranks.get((left, right)))
+    assert joined == [("abcabc", 4)]  # and not "abcab", "c", which the earlier rank of 2 would make
+    assert join_pairs(["x"], lambda left, right: 0) == [("x", None)]
+    assert join_pairs([], lambda left, right: 0) == []
+
+
+@pytest.mark.parametrize(
+    "letters", ["a", ".", "蘑", "etaoin shrdlu", "e\u0301", "\u0301", " ", "&#", "“", "é"]
+)
+def test_a_text_without_end_takes_no_time_and_has_the_tokens_of_its_begin(letters: str) -> None:
+    rng = random.Random(2)
+    text = "".join(
+        rng.choice(letters) if len(letters) > 2 else letters for _ in range(2_000_000 // len(letters))
+    )
+    began = time.process_time()
+    ids = token_ids(text, enough=77)
+    assert time.process_time() - began < 2.0  # 26 s for a word of 120 kB
+    begin = text.lstrip()[:4000]
+    np.testing.assert_array_equal(padded([ids], 77)[0, :-1], tokenize([begin], 77).numpy()[0, :-1])
+
+
+def test_the_first_tokens_of_a_long_word_are_those_of_the_whole_word() -> None:
+    for letters in _ALPHABETS:
+        rng = random.Random(3)
+        word = "".join(rng.choice(letters) for _ in range(20_000))
+        assert token_ids(word, enough=77)[:77] == token_ids(word)[:77]
+
+
+def test_as_many_words_are_read_as_a_model_has_places_for() -> None:
+    for n in range(70, 82):
+        text = "red " * n
+        assert (len(token_ids(text, enough=77)) > 77) == (len(token_ids(text)) > 77)
+    assert len(token_ids("red " * 1_000_000, enough=77)) < 80
+
+
+def test_the_tokenizer_of_a_model_with_options_is_as_quick(random_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"clean": "whitespace"}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    quick = load_tokenizer(f"local-dir:{folder}", config["model_cfg"]["text_cfg"], model_id="a model")
+    reference = SimpleTokenizer(clean="whitespace")
+    words = [*_random_words(500, 60, seed=4), *TEXTS]
+    np.testing.assert_array_equal(quick(words).numpy(), reference(words).numpy())
+    assert [count_tokens(quick, word) for word in words] == [
+        len(reference.encode(word)) + 2 for word in words
+    ]
+    began = time.process_time()
+    quick(["a" * 100_000])
+    assert time.process_time() - began < 2.0
+
+
+def test_the_tokenizer_of_a_torch_tower_is_that_of_open_clip(random_model: Path) -> None:
+    files = resolve_model(random_model)
+    ours = load_tokenizer(files.tokenizer, files.model_cfg["text_cfg"], model_id=files.model_id)
+    words = [*_random_words(500, 60, seed=5), *TEXTS]
+    assert ours(words).dtype == tokenize(words).dtype
+    for length in (None, 12):
+        np.testing.assert_array_equal(ours(words, length).numpy(), tokenize(words, length or 77).numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -19,6 +20,7 @@ pytest.importorskip("uvicorn", reason="needs the extra web")
 
 from imret.errors import DataError
 from imret.net import is_loopback
+from imret.settings import __version__
 from imret.web.security import body_limits, tokens
 from imret.web.security.hosts import check_binding
 from imret.web.security.middleware import SecurityMiddleware
@@ -390,18 +392,64 @@ def test_a_session_outlives_a_restart_and_ends_with_its_token(guarded: Server) -
 def test_a_wrong_token_is_told_on_the_page_and_holds_up_nobody(
     guarded: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 0.05)
+    monkeypatch.setattr(tokens, "GUESS_DELAY_S", 0.05)
     for body in (b"token=wrong", b"token=", b"", b"token=%ff%00&token=x", b"other=1"):
         answer = guarded.post("/login", body, FORM)
         assert answer.status == 401
         assert "That is not the token of this server" in answer.body.decode()
         assert answer["www-authenticate"] == 'Bearer realm="imret"'
         assert "set-cookie" not in answer
-    monkeypatch.setattr(tokens, "LOGIN_DELAY_S", 3.0)
+    monkeypatch.setattr(tokens, "GUESS_DELAY_S", 3.0)
     with guarded.line() as waiting:
         waiting.send(request("/login", FORM, "Content-Length: 7", method="POST") + b"token=x")
         assert guarded.get("/healthz").status == 200
         assert not select.select([waiting.socket], [], [], 0.1)[0]
+
+
+def _guesses(guarded: Server) -> dict[str, tuple[str, ...]]:
+    """Return the headers that show a wrong token, by what they are."""
+    name = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"].partition("=")[0]
+    return {
+        "a bearer": (f"Authorization: Bearer {TOKEN[:-1]}",),
+        "an empty bearer": ("Authorization: Bearer",),
+        "a session": (f"Cookie: {name}={'0' * 64}",),
+        "one of two sessions": (f"Cookie: {name}=; {name}={'1' * 64}",),
+        "both": (f"Authorization: bearer {TOKEN}x", f"Cookie: {name}=x"),
+    }
+
+
+@pytest.mark.parametrize("target", ["/", "/api/echo", "/metrics", "/no/such/place"])
+def test_a_guess_costs_the_same_however_it_is_made_and_honest_clients_wait_for_nothing(
+    guarded: Server, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    right = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"].partition(";")[0]
+    guesses = _guesses(guarded)
+    monkeypatch.setattr(tokens, "GUESS_DELAY_S", 30.0)
+    with contextlib.ExitStack() as opened:
+        waiting = []
+        for headers in guesses.values():
+            waiting.append(opened.enter_context(guarded.line()))
+            waiting[-1].send(request(target, *headers))
+        assert not select.select([line.socket for line in waiting], [], [], 0.3)[0]
+        for honest in ((BEARER,), (f"Cookie: {right}",), (f"Cookie: {right}", "Authorization: Bearer x"), ()):
+            assert guarded.get(target, *honest).status in ((200,) if honest else (303, 401))
+        assert not select.select([line.socket for line in waiting], [], [], 0)[0]
+
+
+def test_whoever_has_no_token_learns_nothing_of_the_server(guarded: Server) -> None:
+    answers = {
+        "no token": guarded.get("/api/v1/collections"),
+        "another host": guarded.get("/healthz", host="evil.example"),
+        "another site": guarded.get("/healthz", "Origin: http://evil.example"),
+        "a wrong path": guarded.get("/static/style.css/.."),
+        "a wrong method": guarded.get("/login", method="DELETE"),
+        "a probe": guarded.get("/healthz"),
+        "the login": guarded.get("/login"),
+    }
+    for what, answer in answers.items():
+        text = answer.body + b"".join(value.encode() for _, value in answer.headers)
+        for inside in (str(guarded.port).encode(), b"photos", b"uvicorn", b"8750", __version__.encode()):
+            assert inside not in text, (what, inside)
 
 
 def test_a_login_that_is_no_small_form_is_refused(guarded: Server) -> None:

@@ -1,0 +1,113 @@
+"""Work that ends when nobody waits for it any more: its client has hung up.
+
+Each request has a flag, which the threads that work for it look at between two parts: a call of the store, a
+text that is to be encoded. What waits for a thread is taken out of the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.responses import Response
+
+_Scope = MutableMapping[str, Any]
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
+
+_has_left: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("has_left", default=None)
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer."""
+
+
+def departure() -> threading.Event | None:
+    """Return what is set once the client of this request has left; None outside of requests."""
+    return _has_left.get()
+
+
+def check_still_there() -> None:
+    """Raise ClientLeft if the client of this request has left.
+
+    Raises:
+        ClientLeft: If it has.
+    """
+    left = _has_left.get()
+    if left is not None and left.is_set():
+        raise ClientLeft
+
+
+class DepartureWatch:
+    """ASGI middleware that ends a request whose client leaves before the answer begins.
+
+    Once the body has been read, the client's leave is the only message that is left to come, and it is waited
+    for beside the app.
+    """
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        left = threading.Event()
+        token = _has_left.set(left)
+        try:
+            await self._watched(scope, receive, send, left)
+        finally:
+            _has_left.reset(token)
+
+    async def _watched(self, scope: _Scope, receive: _Receive, send: _Send, left: threading.Event) -> None:
+        has_begun = False
+        messages: asyncio.Queue[_Message] = asyncio.Queue()
+        watcher: asyncio.Task[None] | None = None
+
+        async def watch() -> None:
+            message: _Message = {"type": ""}
+            while message["type"] != "http.disconnect":
+                message = await receive()
+                messages.put_nowait(message)
+            left.set()
+            if not has_begun:
+                work.cancel()
+
+        async def receive_watched() -> _Message:
+            nonlocal watcher
+            if watcher is not None:
+                return await messages.get()
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                left.set()
+            elif not message.get("more_body", False):
+                watcher = asyncio.ensure_future(watch())
+            return message
+
+        async def send_watched(message: _Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        work = asyncio.ensure_future(self._app(scope, receive_watched, send_watched))
+        names = {name for name, _ in scope["headers"]}
+        if not names & {b"content-length", b"transfer-encoding"}:  # no body, so perhaps nobody asks for one
+            watcher = asyncio.ensure_future(watch())
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not (left.is_set() and work.cancelled()) or has_begun:
+                raise
+            # Nobody reads this; it is counted as nginx does.
+            await Response(status_code=499)(scope, receive, send)
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watcher
