@@ -4,6 +4,9 @@ from __future__ import annotations
 
 MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
 MAX_DEPTH = 10_000  # offset + limit
+MAX_UNIQUE = (
+    1_000  # the same where near copies are folded, which looks at two files for each; of groups: hits
+)
 MAX_TERMS = 16
 MAX_TEXT = 2_000  # characters of a term, a category, a condition
 MAX_WEIGHT = 1e6  # of a term

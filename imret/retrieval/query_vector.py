@@ -198,13 +198,17 @@ class QueryEmbedder:
         return vector
 
     def _decoded_and_encoded(self, source: str | bytes, name: str) -> NDArray[np.float32]:
-        from imret.images.decode import load_image
+        from imret.images.decode_memory import DECODE_MEMORY
+        from imret.images.resize import load_pixels
 
+        encoder = self._encoder
         try:
-            image = load_image(source)
+            with DECODE_MEMORY.reserving() as reserve:
+                pixels, _ = load_pixels(source, encoder.preprocess, reserve=reserve)  # as ingest does
         except ImageError as error:
             raise ImageError(f"cannot use the picture {name}: {error}") from error
-        return self._encoded(image)
+        vector: NDArray[np.float32] = encoder.encode_pixels(pixels[None])[0]
+        return vector
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = self._encoder.encode_images([image])[0]

@@ -27,7 +27,8 @@ class SearchOptions:
         min_score: Least cosine, in [-1, 1].
         relevant: Whether to end where the answers end, which may be at once; see `imret.retrieval.relevance`.
         unique: Whether near copies are folded into the best of them; `Hit.folded` counts them, as far as they
-            rank among twice as many hits as are asked for. Looks at the files, where they can be read.
+            rank among twice as many hits as are asked for. Looks at the files, where they can be read; where
+            too few are left, at the next, a thousand at most. That these were not enough is then told.
         group_by: A payload field, "category" say: the best `per_group` hits of each of its values, in the
             order of the best of each. Pictures without the field are in no group.
         per_group: Hits of each group at most, >= 1.

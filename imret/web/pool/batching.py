@@ -106,7 +106,8 @@ class BatchingEncoder(ModelInfo):
 
     def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_pixels`."""
-        return self.inner.encode_pixels(pixels, batch_size=batch_size)
+        with stage(self._telemetry, "encode"):
+            return self.inner.encode_pixels(pixels, batch_size=batch_size)
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `LazyEncoder.encode_bank`."""
