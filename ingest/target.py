@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
-from imret.errors import DataError, StoreError
+from imret.errors import DataError, StoreError, some_of
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.moved import of_source
@@ -195,7 +195,7 @@ def _would_be_lost(name: str, named: str, left_out: Sequence[str], model: str, w
     gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
     there = "".join(f" {quoted(folder)}" for folder in left_out if folder not in gone)
     lines = [
-        f"collection {name!r} also holds pictures from {' '.join(map(quoted, left_out))}; "
+        f"collection {name!r} also holds pictures from {some_of(map(quoted, left_out), between=' ')}; "
         "a rebuild without them would lose them."
     ]
     for folder in gone:

@@ -34,7 +34,7 @@ from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
 
@@ -168,7 +168,7 @@ def _names(
         if len(strangers) == len(names):
             raise DataError(
                 f"names file {os.fspath(file)!r} names none of the categories, which are "
-                f"{', '.join(sorted(categories)[:10])}; {first}. Write lines of category,name with those."
+                f"{some_of(sorted(categories), 10)}; {first}. Write lines of category,name with those."
             )
         on_message(f"names of {len(strangers):,} categories that there are no pictures of, {first}")
     return {category: called for category, called in names.items() if category in categories}

@@ -1,7 +1,8 @@
-"""Bounds of the HTTP API: what a server refuses, and what its client therefore does not ask it."""
+"""Bounds of a search; the others are of the HTTP API: what a server refuses, its client does not ask it."""
 
 from __future__ import annotations
 
+MAX_HITS = 1_000_000_000  # that anybody may ask for, here or of a server: all there are
 MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
 MAX_DEPTH = 10_000  # offset + limit
 MAX_UNIQUE = (

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.phrases import read_phrases
-from imret.errors import DataError, ImageError
+from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance
 from imret.retrieval.collection_encoder import check_same_encoder
@@ -246,7 +246,7 @@ class QueryEmbedder:
                 f"collection {name!r} has no picture at {value!r}. Give a path as in the hits of "
                 "`imret search --format paths`, or one below the folder that was ingested."
             )
-        several = ", ".join(sorted(file_of(point.payload) for point in points.values()))
+        several = some_of(sorted(file_of(point.payload) for point in points.values()))
         raise DataError(
             f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
         )

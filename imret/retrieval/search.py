@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
@@ -24,6 +24,9 @@ from imret.retrieval.results import Facet, Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.store import Collection, Filter, Match, Store
 from imret.store.payload import file_of
+
+# Of the categories that exist and of the name of one that does not, what is compared for a nearest spelling.
+_COMPARED_CATEGORIES, _COMPARED_LENGTH = 2_000, 100
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -248,9 +251,13 @@ def check_categories(collection: Collection, categories: Sequence[str]) -> None:
                 f"no category {name!r}: the pictures of collection {collection.name!r} have no categories. "
                 "Search without --category."
             )
-        near = difflib.get_close_matches(name, existing, n=len(existing), cutoff=0.6)
-        listed = [*near, *(other for other in sorted(existing) if other not in near)]
+        # Of a hundred thousand, to compare each with what was typed takes seconds; the largest are meant.
+        likely = list(existing)[:_COMPARED_CATEGORIES]
+        near = difflib.get_close_matches(name[:_COMPARED_LENGTH], likely, n=len(likely), cutoff=0.6)
+        nearest = set(near)
+        listed = [*near, *(other for other in sorted(existing) if other not in nearest)]
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(
-            f"no category {name!r} in collection {collection.name!r}.{meant}\nThere are: {', '.join(listed)}"
+            f"no category {some_of([name])!r} in collection {collection.name!r}.{meant}\n"
+            f"There are: {some_of(listed)}"
         )

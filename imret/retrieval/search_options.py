@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from imret.defaults import DEFAULT_COLLECTION
+from imret.retrieval.limits import MAX_HITS
 from imret.retrieval.results import SORTS
 
 if TYPE_CHECKING:
@@ -57,11 +59,14 @@ class SearchOptions:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("per_group", self.per_group)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.offset < 0:
-            raise ValueError(f"offset must be at least 0, not {self.offset}")
+        for name, least in (("limit", 1), ("per_group", 1), ("offset", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
+            if int(value) < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+            if int(value) > MAX_HITS:
+                raise ValueError(f"{name} must be at most {MAX_HITS:,}, not more")
         if self.min_score is not None and not -1 <= self.min_score <= 1:
             raise ValueError(f"min_score is a cosine, in [-1, 1], not {self.min_score}")
         if self.sort not in SORTS:

@@ -1,4 +1,4 @@
-"""Pictures that are decoded at the same time stay within a bound; nobody starves, and nobody waits in vain."""
+"""Pictures decoded at the same time stay within a bound of memory; nobody starves or waits in vain."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreError, StoreLocked, StoreUnavailable, some_of
 from imret.store.collection import Collection, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
@@ -231,7 +231,7 @@ class EdgeStore:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        listed = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
+        listed = f"There are: {some_of(existing)}" if existing else "It holds none yet"
         return DataError(
             f"no collection {name!r} in {self.address!r}. {listed}.\n"
             f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
