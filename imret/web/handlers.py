@@ -13,7 +13,7 @@ from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
 from imret.retrieval.filter_syntax import make_filter
-from imret.retrieval.limits import MAX_TERMS
+from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
 from imret.retrieval.search_options import SearchOptions
@@ -152,6 +152,11 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         sort=query.sort,
     )
     hits, more = _without_spare(hits, query)
+    if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
+        more = False  # the next page would be refused
+        notes.append(
+            f"near copies are folded among the first {MAX_UNIQUE:,} hits; narrow the search to see others."
+        )
     counts = None
     if query.counts:
         everywhere = make_filter(where=query.where)

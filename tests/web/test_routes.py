@@ -225,6 +225,32 @@ def test_more_says_whether_there_is_more(client: TestClient) -> None:
     assert not more(limit=3, group_by="category")
 
 
+def test_what_a_search_left_undone_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(**params: Any) -> tuple[int, bool, list[str]]:
+        answer = client.get("/api/v1/search", params={"q": "wing", "unique": "1", **params}).json()
+        return len(answer["hits"]), answer["more"], answer["notes"]
+
+    assert ask(limit=10) == (10, True, [])
+    assert ask(limit=10, offset=20) == (4, False, [])
+    monkeypatch.setattr("imret.web.handlers.MAX_UNIQUE", 20)
+    [note] = ask(limit=10, offset=5)[2]
+    assert note == "near copies are folded among the first 20 hits; narrow the search to see others."
+    assert not ask(limit=10, offset=5)[1]
+    monkeypatch.setattr("imret.retrieval.dedupe.MAX_FURTHER", 0)
+    monkeypatch.setattr("imret.retrieval.ranking.best", _folds_all)
+    monkeypatch.setattr("imret.retrieval.search.best", _folds_all)
+    n_hits, more, [note] = ask(limit=2)
+    assert (n_hits, more) == (1, False)
+    assert note.startswith("only the best 4 hits were compared for near copies, and there are more.")
+
+
+def _folds_all(collection: Any, vector: Any, filter_: Any, options: Any, _: float, copies: Any) -> Any:
+    """As where all that is looked at is one picture."""
+    points = collection.search(vector, limit=2 * options.limit, filter=filter_ or None)
+    copies.widen(2 * options.limit)
+    return [(points[0], len(points) - 1)]
+
+
 def test_counts_are_of_the_best_hits_whatever_categories_are_asked_for(
     client: TestClient, store: Store, encoder: Encoder
 ) -> None:
