@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.numbers import MAX_SEED, Real, Whole
 from imret.cli.options import arch_option, device_option
 from imret.defaults import DEFAULT_MODEL
 from imret.output.console import announce
@@ -56,7 +57,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.option("--check", is_flag=True, help="Say what would be trained on and left out, and stop.")
 @click.option(
     "--species-share",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     help="Share of texts that name species, where TRAIN is a manifest that has some.  [default: 0.5]",
 )
 @click.option(
@@ -69,21 +70,23 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(1),
+    type=Whole(1),
     help="Passes over the pictures; light and names take 160 steps at least.  [default: 8; from scratch 16]",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(2),
+    type=Whole(2),
     help="Pictures per step.  [default: light, names 64; lora, full, plain 100; from scratch 64]",
 )
 @click.option(
     "--lr",
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="Peak learning rate.  [default: light, names 1e-3; lora 2e-4; full, plain 1e-5; from scratch 3e-3]",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), help="Same seed, same model, on the same kind of machine.  [default: 0]"
+    "--seed",
+    type=Whole(0, MAX_SEED),
+    help="Same seed, same model, on the same kind of machine.  [default: 0]",
 )
 @click.option(
     "--tune",
@@ -99,38 +102,32 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 )
 @click.option(
     "--image-layers",
-    type=click.IntRange(0),
+    type=Whole(0),
     help="Train only so many topmost layers of the image tower; 0: all.",
 )
-@click.option("--lora-rank", type=click.IntRange(1), help="Rank of the adapters.  [default: 16]")
+@click.option("--lora-rank", type=Whole(1), help="Rank of the adapters.  [default: 16]")
 @click.option(
     "--text-lr-factor",
-    type=click.FloatRange(0, min_open=True),
+    type=Real(0, min_open=True),
     help="Learning rate of the text tower, as a multiple of --lr.",
 )
 @click.option(
     "--image-layer-decay",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Real(0, 1, min_open=True),
     help="Learning rate of each layer relative to the one above.",
 )
-@click.option(
-    "--text-layer-decay", type=click.FloatRange(0, 1, min_open=True), help="The same in the text tower."
-)
-@click.option(
-    "--ema", type=click.FloatRange(0, 1, max_open=True), help="Decay of averaged weights; 0 is off."
-)
+@click.option("--text-layer-decay", type=Real(0, 1, min_open=True), help="The same in the text tower.")
+@click.option("--ema", type=Real(0, 1, max_open=True), help="Decay of averaged weights; 0 is off.")
 @click.option(
     "--anchor-images",
-    type=click.FloatRange(0),
+    type=Real(0),
     help="How strongly pictures are held to what the base makes of them; 0 is off.",
 )
-@click.option(
-    "--anchor-replay", type=click.FloatRange(0), help="The same for the pictures of --replay; 0 is off."
-)
-@click.option("--anchor-texts", type=click.FloatRange(0), help="How strongly everyday phrases are held.")
+@click.option("--anchor-replay", type=Real(0), help="The same for the pictures of --replay; 0 is off.")
+@click.option("--anchor-texts", type=Real(0), help="How strongly everyday phrases are held.")
 @click.option(
     "--anchor-phrases",
-    type=click.FloatRange(0),
+    type=Real(0),
     help="How strongly the likeness of pictures to everyday phrases is held.",
 )
 @click.option(
@@ -140,10 +137,10 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
     help="CSV file (path, caption) of captioned pictures of other things, shown again so that they are not "
     "forgotten.",
 )
-@click.option("--replay-weight", "replay", type=click.FloatRange(0), help="Weight of --replay.  [default: 1]")
+@click.option("--replay-weight", "replay", type=Real(0), help="Weight of --replay.  [default: 1]")
 @click.option("--blend/--no-blend", default=None, help="Choose between base and tuned on validation, or not.")
 @click.option(
-    "--micro-batch", type=click.IntRange(0), help="Most pictures on the device at once; 0 is the whole batch."
+    "--micro-batch", type=Whole(0), help="Most pictures on the device at once; 0 is the whole batch."
 )
 @click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
 @click.option("--compile", is_flag=True, help="Compile the towers; for runs of some minutes on a GPU.")

@@ -18,6 +18,8 @@ A message says what failed, the value, the cause if known, and the next command.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ImretError(Exception):
     """Base of every error that a user, not a programmer, can mend.
@@ -92,3 +94,16 @@ def summary(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(lines[0].split())[:300].rstrip(". ")
+
+
+def some_of(names: Iterable[str], most: int = 20, between: str = ", ") -> str:
+    """Return names for a message: "a, b, c and 99,997 more", each of them 100 characters at most.
+
+    Args:
+        names: In the order in which they are worth naming.
+        most: How many are named.
+        between: What stands between them.
+    """
+    listed = list(names)
+    shown = between.join(name if len(name) <= 100 else f"{name[:99]}…" for name in listed[:most])
+    return f"{shown} and {len(listed) - most:,} more" if len(listed) > most else shown

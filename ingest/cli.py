@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
     ask_at_terminal,
@@ -68,15 +69,11 @@ _STDOUT = "/dev/stdout"
     help="A folder with the pictures of one that is gone is a copy, not that one moved.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
-@click.option(
-    "--batch-size", type=click.IntRange(1), help="Pictures per encode.  [default: 32, on a GPU 256]"
-)
-@click.option(
-    "--workers", type=click.IntRange(1), help="Pictures decoded at a time.  [default: one per core]"
-)
+@click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
+@click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
 @click.option(
     "--max-pixels",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=100_000_000,
     show_default=True,
     help="Skip larger pictures.",

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
-from imret.errors import ChangedMeanwhile, DataError, StoreError
+from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.presence import folder_state
@@ -333,7 +333,7 @@ def _would_be_lost(
     gone = [folder for folder in left_out if folder_state(folder) in ("gone", "empty")]
     there = [folder for folder in left_out if folder not in gone]
     lines = [
-        f"collection {name!r} also holds pictures from {' '.join(map(quoted, left_out))}; "
+        f"collection {name!r} also holds pictures from {some_of(map(quoted, left_out), between=' ')}; "
         "a rebuild without them would lose them."
     ]
     for folder in gone:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from finetune.data.records import Record
 from imret.files import sha256_of
-from imret.images.phash import ImageHash, cluster, near_duplicates, unique
+from imret.images.phash import ImageHash, cluster, first_near, unique
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +56,12 @@ def find_leaks(
     """Return, by position, which of N pictures duplicate one of M that the model is scored on."""
     firsts, numbers = unique(hashes)
     scored_firsts, _ = unique(scored_hashes)
-    first_like: dict[int, int] = {}
-    for number, other in near_duplicates(
-        [hashes[i] for i in firsts], [scored_hashes[j] for j in scored_firsts]
-    ):
-        first_like.setdefault(number, scored_firsts[other])
+    like = first_near([hashes[i] for i in firsts], [scored_hashes[j] for j in scored_firsts])
     return {
-        i: Leak(records[i].path, scored[first_like[number]].path)
+        i: Leak(records[i].path, scored[scored_firsts[like[number]]].path)
         for i, number in enumerate(numbers)
-        if number in first_like
+        if like[number] >= 0
     }
-
-
-def find_groups(hashes: Sequence[ImageHash]) -> NDArray[np.int64]:
-    """Return for each of N pictures, (N,), the first of its cluster of near duplicates."""
-    firsts, numbers = unique(hashes)
-    groups = cluster(len(firsts), near_duplicates([hashes[i] for i in firsts]))
-    return np.array(firsts, dtype=np.int64)[groups[numbers]] if numbers else groups
 
 
 def find_duplicates(
@@ -85,7 +74,7 @@ def find_duplicates(
         records: N pictures.
         hashes: Their perceptual hashes.
     """
-    groups = find_groups(hashes)
+    groups = cluster(hashes)
     members: dict[int, list[Record]] = defaultdict(list)
     for record, number in zip(records, groups, strict=True):
         members[int(number)].append(record)

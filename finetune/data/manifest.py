@@ -15,7 +15,7 @@ from typing import Any
 from finetune.data.records import Record, refuse_one_category
 from finetune.data.species import RANKS, read_taxon
 from imret.datasets.csv_rows import read_rows
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 
 _SUFFIXES = (".csv", ".parquet")
 
@@ -199,7 +199,7 @@ def _refuse_columns(file: Path, columns: Sequence[str], known: Sequence[str]) ->
     if missing := [name for name in ("path", "category") if name not in known]:
         raise DataError(
             f"manifest {str(file)!r} has no column {' and no column '.join(missing)}, but "
-            f"{','.join(columns)!r}. It needs at least: path,category"
+            f"{some_of(columns, between=',')!r}. It needs at least: path,category"
         )
     if len(set(known)) < len(known):
         twice = next(name for name in known if known.count(name) > 1)

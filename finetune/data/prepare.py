@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.config import FinetuneConfig
-from finetune.data.duplicates import Leak, find_duplicates, find_groups, find_leaks
+from finetune.data.duplicates import Leak, find_duplicates, find_leaks
 from finetune.data.manifest import is_manifest, read_manifest
 from finetune.data.pixels import ImageSet, training_size
 from finetune.data.records import (
@@ -34,8 +34,8 @@ from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
-from imret.errors import DataError
-from imret.images.phash import ImageHash
+from imret.errors import DataError, some_of
+from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
 
 CAPTIONS_NAME = "captions.csv"
@@ -168,7 +168,7 @@ def _names(
         if len(strangers) == len(names):
             raise DataError(
                 f"names file {os.fspath(file)!r} names none of the categories, which are "
-                f"{', '.join(sorted(categories)[:10])}; {first}. Write lines of category,name with those."
+                f"{some_of(sorted(categories), 10)}; {first}. Write lines of category,name with those."
             )
         on_message(f"names of {len(strangers):,} categories that there are no pictures of, {first}")
     return {category: called for category, called in names.items() if category in categories}
@@ -254,7 +254,7 @@ def prepare(
                 f"of the {len(sources.replay.records):,} captioned pictures to replay none can be read and "
                 "is no picture of validation or of the test. Mend them, or leave out --replay."
             )
-        shown, kept = hold_out(find_groups(replay.hashes).tolist(), seed=config.seed)
+        shown, kept = hold_out(cluster(replay.hashes).tolist(), seed=config.seed)
         captioned = decoder.at_model_size(replay, kept, cache_bytes // 4)
         replay.select(shown)
     categories = {record.category for record in labelled.records}

@@ -20,7 +20,7 @@ from finetune.data.species import Taxon
 from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
 from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
 # Number of a random stream; finetune.data.batches has the others.
@@ -182,9 +182,7 @@ def refuse_doubtful_categories(records: Sequence[Record], root: Path, named: Con
 
 
 def _counted(categories: Sequence[str]) -> str:
-    shown = ", ".join(categories[:5])
-    more = f" and {len(categories) - 5:,} more" if len(categories) > 5 else ""
-    return f"{'categories' if len(categories) > 1 else 'a category'} ({shown}{more})"
+    return f"{'categories' if len(categories) > 1 else 'a category'} ({some_of(categories, 5)})"
 
 
 def manifest_hash(records: Sequence[Record]) -> str:

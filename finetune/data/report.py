@@ -12,6 +12,7 @@ from finetune.data.duplicates import Duplicates, Leak
 from finetune.data.records import Record
 from finetune.data.token_lengths import TokenLengths
 from imret.datasets.scan import Skipped
+from imret.errors import some_of
 from imret.escape import escape_control
 from imret.retrieval.prompts import common_names
 
@@ -168,5 +169,4 @@ def _short(text: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return some_of(names, _SHOWN)

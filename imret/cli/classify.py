@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
+from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
     ask_at_terminal,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     help="What they may show: names or phrases, separated by commas, or @FILE with one a line.  "
     "[default: the categories of the collection]",
 )
-@click.option("--top-k", "-k", type=click.IntRange(1), default=3, show_default=True, help="Labels a picture.")
+@click.option("--top-k", "-k", type=Whole(1), default=3, show_default=True, help="Labels a picture.")
 @click.option(
     "--format",
     "output",

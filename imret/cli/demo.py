@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from imret.cli.numbers import MAX_SEED, Whole
 from imret.output.console import announce
 
 COLLECTION = "demo"
@@ -28,14 +29,12 @@ SEARCHES = (
     epilog="Example:  imret demo build/demo --train 4000 --test 200 --tour",
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--train", type=Whole(10), default=4000, show_default=True, help="Pictures to train on.")
+@click.option("--test", type=Whole(10), default=200, show_default=True, help="Pictures to search.")
 @click.option(
-    "--train", type=click.IntRange(10), default=4000, show_default=True, help="Pictures to train on."
+    "--seed", type=Whole(0, MAX_SEED), default=0, show_default=True, help="Another seed draws other pictures."
 )
-@click.option("--test", type=click.IntRange(10), default=200, show_default=True, help="Pictures to search.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed draws other pictures."
-)
-@click.option("--workers", type=click.IntRange(1), help="Drawing processes.  [default: one per core]")
+@click.option("--workers", type=Whole(1), help="Drawing processes.  [default: one per core]")
 @click.option("--tour", is_flag=True, help="Then train, ingest, search, measure, and write a contact sheet.")
 def command(folder: Path, train: int, test: int, seed: int, workers: int | None, tour: bool) -> None:
     """Draw ten categories of pictures into DIR/train and DIR/test, nothing to download.

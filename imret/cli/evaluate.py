@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
     ask_at_terminal,
@@ -22,7 +23,7 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 @db_option
 @device_option
 @precision_option
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True, help="For intervals.")
+@click.option("--resamples", type=Whole(100), default=2000, show_default=True, help="For intervals.")
 @click.option("--html", "page", metavar="FILE", help="Write the report as one HTML file, failures and all.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
 def command(
@@ -209,7 +210,7 @@ def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]]) -> None:
     for categories, what in ((doubtful.splits, "splits of a data set"), (doubtful.numbers, "numbers")):
         if unnamed := [category for category in categories if name_key(category) not in names]:
             announce(
-                f"Warning: categories of {data} are named like {what}: {', '.join(unnamed[:5])}. They "
+                f"Warning: categories of {data} are named like {what}: {some_of(unnamed, 5)}. They "
                 f"are asked for as that, {evaluation_queries(unnamed[0])[0]!r}; --names FILE names them, "
                 "or give the folder that the categories lie in"
             )
@@ -227,7 +228,7 @@ def _warn_of_strangers(
     if strangers:
         announce(
             f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
-            f"{strangers[0]!r}; there are {', '.join(sorted(categories)[:10])}"
+            f"{strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
         )
 
 

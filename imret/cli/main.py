@@ -18,7 +18,7 @@ import click
 from imret.cli.options import collection_choice, db_option, format_option
 from imret.cli.stopping import farewell, heed_signals, leave
 from imret.errors import ImretError
-from imret.output.console import announce, silence_closed_stdout
+from imret.output.console import announce, prepare_streams, silence_closed_stdout
 from imret.settings import __version__, read_settings
 
 _MODULES = {
@@ -51,6 +51,13 @@ class _Group(click.Group):
             command: click.Command = module.similar if cmd_name == "similar" else module.command
             return command
         return super().get_command(ctx, cmd_name)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)  # which prints help and version
+        except BrokenPipeError:
+            silence_closed_stdout()
+            raise click.exceptions.Exit(0) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         # Not in `main`: click makes a broken pipe exit code 1 before it gets there. Flushed here, for Python
@@ -115,10 +122,7 @@ def main() -> NoReturn:
     130 stopped with Ctrl-C, 143 by SIGTERM, 129 by the end of its terminal.
     """
     heed_signals()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # File names may hold bytes that are no UTF-8; pass them on as they are.
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    prepare_streams()
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:2] or read_settings().debug
     try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from imret.cli.numbers import Real, Whole
 from imret.cli.options import (
     arch_option,
     ask_at_terminal,
@@ -59,20 +60,20 @@ _OPTIONS = (
     click.option(
         *("--limit", "-n", "--top", "-t"),
         "limit",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=SearchOptions.limit,
         show_default=True,
         help="Hits at most.",
     ),
     click.option(
         "--offset",
-        type=click.IntRange(0),
+        type=Whole(0),
         default=SearchOptions.offset,
         help="Leave out so many of the best.",
     ),
     click.option(
         "--min-score",
-        type=click.FloatRange(-1, 1),
+        type=Real(-1, 1),
         help="Least score; what is good differs by query.",
     ),
     click.option(
@@ -88,7 +89,7 @@ _OPTIONS = (
     ),
     click.option(
         "--per-group",
-        type=click.IntRange(1),
+        type=Whole(1),
         default=SearchOptions.per_group,
         show_default=True,
         help="Hits of a group.",

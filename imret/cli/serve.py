@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
     collection_option,
@@ -39,7 +40,7 @@ DEFAULT_PORT = 8750
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
+    "--port", type=Whole(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
 )
 @click.option(
     "--allow-host",
@@ -65,7 +66,7 @@ DEFAULT_PORT = 8750
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--max-upload",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=MAX_BODY_BYTES // 1_000_000,
     show_default=True,
     metavar="MB",
@@ -73,7 +74,7 @@ DEFAULT_PORT = 8750
 )
 @click.option(
     "--thumbnail-cache",
-    type=click.IntRange(0),
+    type=Whole(0),
     default=1000,
     show_default=True,
     metavar="MB",

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -25,7 +26,7 @@ from imret.escape import escape_undecodable
 from imret.retrieval import limits
 from imret.retrieval.limits import MAX_CONDITIONS, MAX_PICTURES_BYTES
 from imret.retrieval.query import Query, Term, read_picture, terms_of
-from imret.retrieval.results import Hit, sort_hits
+from imret.retrieval.results import Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.settings import __version__
 from imret.store.payload import file_of
@@ -95,6 +96,8 @@ def search(
         page = {"limit": limit, "offset": options.offset + len(hits)}
         answer = _ask(server, {**request, **page}, request_terms, is_pathless)
         new = _hits_of(answer)
+        for note in answer.get("notes") or ():
+            warnings.warn(str(note), SearchWarning, stacklevel=2)
         hits += new
         if in_groups or len(hits) >= options.limit or not new or not answer.get("more"):
             break
@@ -125,6 +128,11 @@ def _check_paging(options: SearchOptions) -> None:
         raise FallbackToLocal(f"gives at most {PAGE} hits with {flag}")
     if options.limit > PAGE * MAX_PAGES or options.limit + options.offset > limits.MAX_DEPTH:
         raise FallbackToLocal(f"gives at most {PAGE * MAX_PAGES:,} hits, and none after {limits.MAX_DEPTH:,}")
+    n_folded = (
+        options.offset + options.limit if options.group_by is None else options.limit * options.per_group
+    )
+    if options.unique and n_folded > limits.MAX_UNIQUE:
+        raise FallbackToLocal(f"gives at most {limits.MAX_UNIQUE:,} hits with --unique")
     if options.group_by is not None and options.per_group > limits.MAX_PER_GROUP:
         raise FallbackToLocal(f"gives at most {limits.MAX_PER_GROUP} hits of a group")
     if options.group_by is not None and options.limit * options.per_group > limits.MAX_DEPTH:

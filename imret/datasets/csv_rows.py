@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 
 _QUOTE_THE_CELL = 'Put a cell that holds a comma into quotes: "a bird, red".'
 # What other programs separate by, and what errors call it.
@@ -95,7 +95,7 @@ def _check_header(header: Sequence[str], columns: Sequence[str], once: set[str])
     if missing := [name for name in columns if name not in header]:
         raise _Malformed(
             f"has no column {' and no column '.join(missing)}; its first line is "
-            f"{','.join(header)!r}{_separator_of(header)}. Begin it with: {','.join(columns)}"
+            f"{some_of(header, between=',')!r}{_separator_of(header)}. Begin it with: {','.join(columns)}"
         )
     if twice := [name for name, n in Counter(header).items() if n > 1 and name in once]:
         raise _Malformed(f"has two columns {twice[0]!r}. Give one of them another name.")
@@ -104,7 +104,7 @@ def _check_header(header: Sequence[str], columns: Sequence[str], once: set[str])
 def _wrong_length(number: int, cells: Sequence[str], names: Sequence[str], more_cells: str) -> _Malformed:
     what = (
         f"has {len(cells)} cell{'s' if len(cells) > 1 else ''} in line {number}, and its first line names "
-        f"{len(names)} columns: {','.join(names)}"
+        f"{len(names)} columns: {some_of(names, between=',')}"
     )
     if len(cells) > len(names):
         return _Malformed(f"{what}. {more_cells}")

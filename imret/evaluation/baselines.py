@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.labelled import LabelledFolder, category_of, read_labelled
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.evaluation.dataset import Embedded, embed
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.significance import System
@@ -214,8 +214,8 @@ def training_pictures(train: str | os.PathLike[str], evaluated: LabelledFolder) 
     lacking = [name for name in evaluated.categories if name not in training.categories]
     if lacking:
         raise DataError(
-            f"the training pictures in {os.fspath(train)!r} have no category {', '.join(lacking)}, which is "
-            f"evaluated. There are: {', '.join(training.categories)}. Give a folder that has them all."
+            f"the training pictures in {os.fspath(train)!r} have no category {some_of(lacking)}, which is "
+            f"evaluated. There are: {some_of(training.categories)}. Give a folder that has them all."
         )
     wanted = set(evaluated.categories)
     return replace(
@@ -249,7 +249,7 @@ def fitted_baselines(
     lacking = [name for name in embedded.categories if name not in train.categories]
     if lacking:
         raise DataError(
-            f"no training picture of {', '.join(lacking)} in {str(training.folder)!r} can be read. "
+            f"no training picture of {some_of(lacking)} in {str(training.folder)!r} can be read. "
             "Mend them, or leave out --train."
         )
     number = {name: i for i, name in enumerate(embedded.categories)}

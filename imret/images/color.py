@@ -22,7 +22,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return converted
     if image.has_transparency_data:
         # La and PA have no direct way to RGBA
-        straight = image.convert({"La": "LA", "PA": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
+        straight = image  # not a copy, which of a hundred megapixels is 400 MB
+        if image.mode != "RGBA":
+            straight = image.convert({"La": "LA", "PA": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
         over_white = Image.new("RGB", image.size, "white")
         over_white.paste(straight, mask=straight.getchannel("A"))
         return over_white

@@ -78,16 +78,24 @@ class Header:
     orientation: int
 
 
-def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> Image.Image:
+def load_image(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_side: int | None = None,
+    reserve: Callable[[int], None] | None = None,
+) -> Image.Image:
     """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a PIL image.
         max_pixels: Refuse more, judged from the header before anything is decoded. Pillow's own limit does
-            not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 6 to 12 bytes a pixel.
+            not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 4 to 18 bytes a pixel.
         max_side: What the longer side will be made after this. A large JPEG file then comes at a half, a
             quarter or an eighth of its size, never at less than twice this side: libjpeg skips the fine
             detail instead of decoding it. Other formats, and PIL images, come whole.
+        reserve: Called with about how many bytes it will take to decode a file, before that begins; what it
+            raises ends this. See `imret.images.decode_memory`.
 
     Returns:
         A PIL image of mode RGB that holds no open file.
@@ -96,7 +104,7 @@ def load_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | 
         ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
             large. The message is the reason, without the path.
     """
-    return _load(source, max_pixels, max_side=max_side).image
+    return _load(source, max_pixels, max_side=max_side, reserve=reserve).image
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +123,25 @@ class Reduced:
     extent: tuple[float, float]
 
 
-def load_to_cover(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> Reduced:
+def load_to_cover(
+    source: Source,
+    side: int,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    reserve: Callable[[int], None] | None = None,
+) -> Reduced:
     """Open a picture whose shorter side will be made `side` pixels; a large JPEG comes at a fraction.
 
     Args:
         source: As for `load_image`.
         side: A JPEG file never comes with less than one and a half times that at its shorter side.
         max_pixels: As for `load_image`, of the whole picture.
+        reserve: As for `load_image`.
 
     Raises:
         ImageError: As `load_image`.
     """
-    return _load(source, max_pixels, min_side=side)
+    return _load(source, max_pixels, min_side=side, reserve=reserve)
 
 
 def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -144,6 +159,25 @@ def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
         # PngImageFile.getexif decodes the whole picture to find a chunk that stands behind the pixels.
         orientation = _orientation(image, Image.Image.getexif)
         return Header(image.format or "JPEG", image.mode, orientation if orientation in _UPRIGHT else 1)
+
+
+def bytes_to_decode(file: BinaryIO, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> int:
+    """Return about how many bytes `load_image` would take for a file at most; nothing is decoded.
+
+    Args:
+        file: As for `read_header`.
+        max_pixels: As for `load_image`.
+        max_side: As for `load_image`.
+
+    Raises:
+        ImageError: As `read_header`.
+    """
+    with _pillow_warnings_off(), _identify(file, _head(file)) as image:
+        _check_size(image, max_pixels)
+        full = image.size
+        if isinstance(image, JpegImageFile):
+            _reduce(image, max_side=max_side)
+        return _bytes_of(image, full)
 
 
 def lift_pillow_limit(max_pixels: int) -> None:
@@ -192,7 +226,12 @@ def _file_reason(error: OSError | ValueError) -> str:
 
 
 def _load(
-    source: Source, max_pixels: int, *, max_side: int | None = None, min_side: int | None = None
+    source: Source,
+    max_pixels: int,
+    *,
+    max_side: int | None = None,
+    min_side: int | None = None,
+    reserve: Callable[[int], None] | None = None,
 ) -> Reduced:
     """Return a picture; see `load_image` for one side, `load_to_cover` for the other."""
 
@@ -201,12 +240,11 @@ def _load(
             _check_size(image, max_pixels)
             full, part = image.size, 1
             if isinstance(image, JpegImageFile):
-                if max_side is not None:
-                    scale = min(1.0, REDUCING_GAP * max_side / max(full))
-                    image.draft(None, (math.ceil(full[0] * scale), math.ceil(full[1] * scale)))
-                elif min_side is not None:
-                    part = _part_of(image, min_side)
-                    image.draft(None, (full[0] // part, full[1] // part))
+                part = _reduce(image, max_side=max_side, min_side=min_side)
+            if reserve is not None:
+                n_bytes = _bytes_of(image, full)
+                # To cover a model's size is for the kernel of `imret.images.resize`, which takes an array.
+                reserve(n_bytes if min_side is None else n_bytes + 3 * image.size[0] * image.size[1])
             # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
             loaded = _finish(image, max_pixels, is_ours=True)
             size = full[::-1] if _orientation(image) >= 5 else full
@@ -222,6 +260,56 @@ def _load(
             with _open_file(source) as file:
                 return load(file)
         return load(source if source.seekable() else io.BytesIO(source.read()))
+
+
+def _reduce(image: JpegImageFile, *, max_side: int | None = None, min_side: int | None = None) -> int:
+    """Have libjpeg decode at a fraction, as far as one of the sides allows; by which part, for `min_side`."""
+    width, height = image.size
+    if max_side is not None:
+        scale = min(1.0, REDUCING_GAP * max_side / max(width, height))
+        image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+    elif min_side is not None:
+        part = _part_of(image, min_side)
+        image.draft(None, (width // part, height // part))
+        return part
+    return 1
+
+
+# Bytes of a pixel from the decoder to RGB by mode, which in Pillow takes four itself; what is not here goes
+# through RGBA or floats, several times. And what the decoders of some formats hold beside it.
+_MODE_BYTES = {"RGB": 4, "L": 5, "1": 5, "P": 5, "RGBX": 8, "CMYK": 8, "YCbCr": 8, "RGBA": 9}
+_ANY_MODE_BYTES = 18
+_DECODER_BYTES = {"TIFF": 4, "GIF": 8, "WEBP": 12, "AVIF": 8, "HEIF": 8}
+
+
+def _bytes_of(image: Image.Image, full: tuple[int, int]) -> int:
+    """Return about how many bytes it will take to decode a file that is open; see `bytes_to_decode`."""
+    is_plain = image.mode in _MODE_BYTES and "transparency" not in image.info
+    each = _MODE_BYTES[image.mode] if is_plain else _ANY_MODE_BYTES
+    each += _DECODER_BYTES.get(image.format or "", 0)
+    if _orientation(image, Image.Image.getexif) != 1:
+        each += 4  # turned, it is there twice
+    n_bytes = image.size[0] * image.size[1] * each
+    if isinstance(image, JpegImageFile) and _has_scans(image):
+        # All scans come together before a pixel does: two bytes for each component, at any fraction.
+        n_bytes += full[0] * full[1] * 2 * max(1, image.layers)
+    return n_bytes
+
+
+def _has_scans(image: JpegImageFile) -> bool:
+    """Whether a JPEG comes in several scans: progressive, or each component by itself."""
+    if "progressive" in image.info:
+        return True
+    file = image.fp
+    if file is None:
+        return False
+    # Pillow stops behind the header of the first scan: marker, length, number of components, two bytes each.
+    length = 8 + 2 * image.layers
+    at = file.tell()
+    file.seek(max(0, at - length))
+    header = file.read(length)
+    file.seek(at)
+    return header[:2] != b"\xff\xda" or header[4:5] != bytes([image.layers])
 
 
 def _part_of(image: JpegImageFile, side: int) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imret.errors import ImageError
 from imret.images.decode import Source
+from imret.images.decode_memory import DECODE_MEMORY
 
 if TYPE_CHECKING:
     from imret.images.preprocess import Preprocess
@@ -22,7 +23,7 @@ Pixels: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 # Pictures decoded before they are encoded together.
 BATCH_IMAGES = 64
 
-# A large photo takes some 100 MB while it is decoded; more threads than this help little.
+# More threads than this help little.
 _THREADS = 16
 
 
@@ -41,7 +42,8 @@ def decode_batches(
 
     def decode(source: Source) -> Pixels | str:
         try:
-            return load_pixels(source, preprocess)[0]
+            with DECODE_MEMORY.reserving() as reserve:
+                return load_pixels(source, preprocess, reserve=reserve)[0]
         except (ImageError, OSError) as error:
             return str(error)
 

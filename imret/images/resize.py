@@ -27,7 +27,11 @@ _MAX_RESIZED_PIXELS = 16_000_000
 
 
 def load_pixels(
-    source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS
+    source: Source,
+    preprocess: Preprocess,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    reserve: Callable[[int], None] | None = None,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return what a model takes of a picture, and the picture's own size.
 
@@ -35,6 +39,7 @@ def load_pixels(
         source: As for `load_image`.
         preprocess: Of the model.
         max_pixels: As for `load_image`.
+        reserve: As for `load_image`.
 
     Returns:
         (H, W, 3) uint8, and the (width, height) of the whole picture, upright.
@@ -43,9 +48,9 @@ def load_pixels(
         ImageError: As `load_image`.
     """
     if read_settings().exact_resize:
-        image = load_image(source, max_pixels=max_pixels)
+        image = load_image(source, max_pixels=max_pixels, reserve=reserve)
         return fit(image, preprocess, exact=True), image.size
-    reduced = load_to_cover(source, max(preprocess.size), max_pixels=max_pixels)
+    reduced = load_to_cover(source, max(preprocess.size), max_pixels=max_pixels, reserve=reserve)
     return fit(reduced.image, preprocess, reduced), reduced.size
 
 

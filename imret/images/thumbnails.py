@@ -9,7 +9,8 @@ import os
 from PIL import Image
 
 from imret.errors import ImageError
-from imret.images.decode import REDUCING_GAP, load_image
+from imret.images.decode import REDUCING_GAP
+from imret.images.decode_memory import loaded
 
 # Longer side of a picture on a contact sheet or a report; shown at half of it, to be sharp on a dense screen.
 THUMBNAIL_PIXELS = 240
@@ -36,10 +37,13 @@ def to_jpeg(image: Image.Image, *, max_side: int | None = None, quality: int = 8
         width, height = (max(1, round(length * side / longer)) for length in image.size)
         plain = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     else:
-        plain = image.copy()
+        plain = image
+    profile, info, out = _profile(image), image.info, io.BytesIO()
     plain.info = {}  # Pillow would write the comment that it found
-    out = io.BytesIO()
-    plain.save(out, "JPEG", quality=quality, icc_profile=_profile(image))
+    try:
+        plain.save(out, "JPEG", quality=quality, icc_profile=profile)
+    finally:
+        image.info = info
     return out.getvalue()
 
 
@@ -57,7 +61,8 @@ def _profile(image: Image.Image) -> bytes | None:
 def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:
     """Return a picture as the data URI of a JPEG, its longer side `pixels`; None if it is unreadable."""
     try:
-        data = to_jpeg(load_image(path, max_side=pixels), max_side=pixels, quality=85)
+        with loaded(path, max_side=pixels) as image:
+            data = to_jpeg(image, max_side=pixels, quality=85)
     except ImageError:
         return None
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

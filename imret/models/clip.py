@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from imret.errors import ModelError, summary
+from imret.errors import ModelError, some_of, summary
 from imret.models.checkpoint import Checkpoint
 from imret.models.fingerprint import ModelFiles
 from imret.models.safetensors_map import LEFTOVER_ENDINGS, LEFTOVERS
@@ -357,8 +357,7 @@ def _refuse_differences(
 
 
 def _abridged(names: list[str]) -> str:
-    shown = ", ".join(names[:4])
-    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
+    return some_of(names, 4)
 
 
 def _stored_dtype(module: nn.Module, key: str, old: torch.Tensor, dtype: torch.dtype) -> torch.dtype:

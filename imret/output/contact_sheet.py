@@ -17,7 +17,7 @@ from imret.files import write_atomically
 from imret.images.thumbnails import LARGE_THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, thumbnail
 from imret.retrieval.results import Hit
 
-_THREADS = min(8, os.cpu_count() or 1)  # decoding takes up to 1.2 GB for each picture of the largest size
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

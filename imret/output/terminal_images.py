@@ -22,6 +22,7 @@ from PIL import Image
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import MAX_PIXELS, Source, load_image
+from imret.images.decode_memory import loaded
 from imret.settings import read_settings
 
 # What `protocol_of` returns and `render` takes. "blocks": half blocks in 24-bit colour; "blocks256": in the
@@ -171,12 +172,13 @@ def preview(
     """
     if protocol == "none":
         return ""
+    side = max(1, columns * cell[0], rows * cell[1])
     try:
-        image = load_image(source, max_pixels=max_pixels)
+        with loaded(source, max_pixels=max_pixels, max_side=side) as image:
+            return render(image, protocol, columns=columns, rows=rows, cell=cell)
     except ImageError as error:
         reason = "".join(char if char.isprintable() else "?" for char in str(error))
         return f"(no preview: {reason[:_NOTE_CHARACTERS]})\n"
-    return render(image, protocol, columns=columns, rows=rows, cell=cell)
 
 
 def render(

@@ -1,9 +1,13 @@
-"""Bounds of the HTTP API: what a server refuses, and what its client therefore does not ask it."""
+"""Bounds of a search; the others are of the HTTP API: what a server refuses, its client does not ask it."""
 
 from __future__ import annotations
 
+MAX_HITS = 1_000_000_000  # that anybody may ask for, here or of a server: all there are
 MAX_LIMIT = 500  # hits of one answer; more are had with `offset`
 MAX_DEPTH = 10_000  # offset + limit
+MAX_UNIQUE = (
+    1_000  # the same where near copies are folded, which looks at two files for each; of groups: hits
+)
 MAX_TERMS = 16
 MAX_TEXT = 2_000  # characters of a term, a category, a condition
 MAX_WEIGHT = 1e6  # of a term

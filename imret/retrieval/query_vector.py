@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.phrases import read_phrases
-from imret.errors import DataError, ImageError
+from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance
 from imret.retrieval.collection_encoder import check_same_encoder
@@ -198,13 +198,17 @@ class QueryEmbedder:
         return vector
 
     def _decoded_and_encoded(self, source: str | bytes, name: str) -> NDArray[np.float32]:
-        from imret.images.decode import load_image
+        from imret.images.decode_memory import DECODE_MEMORY
+        from imret.images.resize import load_pixels
 
+        encoder = self._encoder
         try:
-            image = load_image(source)
+            with DECODE_MEMORY.reserving() as reserve:
+                pixels, _ = load_pixels(source, encoder.preprocess, reserve=reserve)  # as ingest does
         except ImageError as error:
             raise ImageError(f"cannot use the picture {name}: {error}") from error
-        return self._encoded(image)
+        vector: NDArray[np.float32] = encoder.encode_pixels(pixels[None])[0]
+        return vector
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = self._encoder.encode_images([image])[0]
@@ -242,7 +246,7 @@ class QueryEmbedder:
                 f"collection {name!r} has no picture at {value!r}. Give a path as in the hits of "
                 "`imret search --format paths`, or one below the folder that was ingested."
             )
-        several = ", ".join(sorted(file_of(point.payload) for point in points.values()))
+        several = some_of(sorted(file_of(point.payload) for point in points.values()))
         raise DataError(
             f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
         )

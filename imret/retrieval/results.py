@@ -9,6 +9,10 @@ from typing import Any
 SORTS = ("score", "date", "path")
 
 
+class SearchWarning(UserWarning):
+    """What a search left undone."""
+
+
 @dataclass(frozen=True)
 class Hit:
     """One ranked result.

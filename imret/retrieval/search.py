@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
-from imret.retrieval.results import Facet, Hit, sort_hits
+from imret.retrieval.ranking import best, best_of_groups, combined
+from imret.retrieval.results import Facet, Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
-from imret.store import Collection, Filter, Match, Point, Store
+from imret.store import Collection, Filter, Match, Store
 from imret.store.payload import file_of
+
+# Of the categories that exist and of the name of one that does not, what is compared for a nearest spelling.
+_COMPARED_CATEGORIES, _COMPARED_LENGTH = 2_000, 100
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -72,7 +73,8 @@ def search(
         collection: This and all that follow are as in `imret.retrieval.search_options.SearchOptions`.
 
     Returns:
-        Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic.
+        Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic. What is
+        left undone is told by a `imret.retrieval.results.SearchWarning`.
 
     Raises:
         DataError: If the query is empty, has nothing that is added, or its terms cancel out; if the
@@ -101,6 +103,11 @@ def search(
     return find_hits(store, query, options, encoder=encoder, filter=filter, fetch=fetch)
 
 
+def warn(message: str) -> None:
+    """Tell what a search left undone as Python's warnings do."""
+    warnings.warn(message, SearchWarning, stacklevel=2)
+
+
 def find_hits(
     store: Store | Collection,
     query: Query,
@@ -109,13 +116,18 @@ def find_hits(
     encoder: QueryEncoder | None = None,
     filter: Filter | None = None,
     fetch: Callable[[str], bytes] | None = None,
+    notify: Callable[[str], None] = warn,
 ) -> list[Hit]:
-    """Return what `search` does, for options in one; arguments, result and errors are those of `search`."""
+    """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
+
+    Args:
+        notify: Called with what the search left undone, in a sentence.
+    """
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
         if encoder is not None:
             check_same_encoder(collection, encoder, store=store)
-        filter_ = _combined(options.make_filter(), filter)
+        filter_ = combined(options.make_filter(), filter)
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
             collection,
@@ -126,12 +138,18 @@ def find_hits(
         )
         vector = embedder.embed(terms)
         if embedder.hashes and not options.include_self:
-            filter_ = _combined(filter_, Filter(must_not=(Match("sha256", tuple(embedder.hashes)),)))
+            filter_ = combined(filter_, Filter(must_not=(Match("sha256", tuple(embedder.hashes)),)))
         min_score = -math.inf if options.min_score is None else options.min_score
         if options.relevant:
             min_score = max(min_score, embedder.relevance_threshold(terms, vector, filter_))
-        find = _best if options.group_by is None else _best_of_groups
-        points = find(collection, vector, filter_, options, min_score, _copies(options))
+        find = best if options.group_by is None else best_of_groups
+        copies = _copies(options)
+        points = find(collection, vector, filter_, options, min_score, copies)
+        if copies is not None and copies.compared:
+            notify(
+                f"only the best {copies.compared:,} hits were compared for near copies, and there are more. "
+                "Narrow the search (categories, conditions), or ask for more hits: then it looks further."
+            )
         if options.offset and not points:
             _check_offset(collection, filter_, options)
     hits = [
@@ -188,14 +206,6 @@ def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncod
     return kept_encoder(owner, collection)
 
 
-def _combined(*filters: Filter | None) -> Filter:
-    given = [filter_ for filter_ in filters if filter_ is not None]
-    return Filter(
-        tuple(condition for filter_ in given for condition in filter_.must),
-        tuple(condition for filter_ in given for condition in filter_.must_not),
-    )
-
-
 # ---- What is found --------------------------------------------------------------------------------------
 
 
@@ -206,49 +216,6 @@ def _copies(options: SearchOptions) -> NearCopies | None:
     from imret.retrieval.dedupe import NearCopies
 
     return NearCopies()
-
-
-def _best(
-    collection: Collection,
-    vector: NDArray[np.float32],
-    filter_: Filter,
-    options: SearchOptions,
-    min_score: float,
-    copies: NearCopies | None,
-) -> list[tuple[Point, int]]:
-    """Return points from the offset on with at least a score, and how many near copies each stands for."""
-    if math.isinf(min_score) and min_score > 0:
-        return []
-    n_wanted = options.offset + options.limit
-    n_asked = n_wanted if copies is None else 2 * n_wanted
-    while True:
-        points = collection.search(vector, limit=n_asked, filter=filter_ or None)
-        good = [point for point in points if (point.score or 0.0) >= min_score]
-        folded = [(point, 0) for point in good] if copies is None else copies.fold(good)
-        if len(folded) >= n_wanted or len(good) < n_asked:
-            return folded[options.offset : n_wanted]
-        n_asked *= 4
-
-
-def _best_of_groups(
-    collection: Collection,
-    vector: NDArray[np.float32],
-    filter_: Filter,
-    options: SearchOptions,
-    min_score: float,
-    copies: NearCopies | None,
-) -> list[tuple[Point, int]]:
-    """Return the best points of each value of a field; one exact filtered search a value."""
-    field = str(options.group_by)
-    within = replace(options, offset=0, limit=options.per_group)
-    groups = []
-    for value in collection.facet(field, filter_ or None):
-        of_value = _combined(filter_, Filter(must=(Match(field, (value,)),)))
-        points = _best(collection, vector, of_value, within, min_score, copies)
-        if points:
-            groups.append(points)
-    groups.sort(key=lambda points: (-(points[0][0].score or 0.0), points[0][0].id))
-    return [point for points in groups[options.offset :][: options.limit] for point in points]
 
 
 def _check_offset(collection: Collection, filter_: Filter, options: SearchOptions) -> None:
@@ -284,9 +251,13 @@ def check_categories(collection: Collection, categories: Sequence[str]) -> None:
                 f"no category {name!r}: the pictures of collection {collection.name!r} have no categories. "
                 "Search without --category."
             )
-        near = difflib.get_close_matches(name, existing, n=len(existing), cutoff=0.6)
-        listed = [*near, *(other for other in sorted(existing) if other not in near)]
+        # Of a hundred thousand, to compare each with what was typed takes seconds; the largest are meant.
+        likely = list(existing)[:_COMPARED_CATEGORIES]
+        near = difflib.get_close_matches(name[:_COMPARED_LENGTH], likely, n=len(likely), cutoff=0.6)
+        nearest = set(near)
+        listed = [*near, *(other for other in sorted(existing) if other not in nearest)]
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(
-            f"no category {name!r} in collection {collection.name!r}.{meant}\nThere are: {', '.join(listed)}"
+            f"no category {some_of([name])!r} in collection {collection.name!r}.{meant}\n"
+            f"There are: {some_of(listed)}"
         )

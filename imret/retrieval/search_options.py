@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from imret.defaults import DEFAULT_COLLECTION
+from imret.retrieval.limits import MAX_HITS
 from imret.retrieval.results import SORTS
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ class SearchOptions:
         min_score: Least cosine, in [-1, 1].
         relevant: Whether to end where the answers end, which may be at once; see `imret.retrieval.relevance`.
         unique: Whether near copies are folded into the best of them; `Hit.folded` counts them, as far as they
-            rank among twice as many hits as are asked for. Looks at the files, where they can be read.
+            rank among twice as many hits as are asked for. Looks at the files, where they can be read; where
+            too few are left, at the next, a thousand at most. That these were not enough is then told.
         group_by: A payload field, "category" say: the best `per_group` hits of each of its values, in the
             order of the best of each. Pictures without the field are in no group.
         per_group: Hits of each group at most, >= 1.
@@ -56,11 +59,14 @@ class SearchOptions:
     include_self: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("per_group", self.per_group)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.offset < 0:
-            raise ValueError(f"offset must be at least 0, not {self.offset}")
+        for name, least in (("limit", 1), ("per_group", 1), ("offset", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
+            if int(value) < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+            if int(value) > MAX_HITS:
+                raise ValueError(f"{name} must be at most {MAX_HITS:,}, not more")
         if self.min_score is not None and not -1 <= self.min_score <= 1:
             raise ValueError(f"min_score is a cosine, in [-1, 1], not {self.min_score}")
         if self.sort not in SORTS:

@@ -23,7 +23,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import ChangedMeanwhile, DataError, StoreError, summary
+from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of, summary
 from imret.escape import escape_undecodable
 from imret.files import check_writable, write_atomically
 from imret.settings import __version__
@@ -376,8 +376,8 @@ class _Reader:
         except (KeyError, TypeError, ValueError) as error:
             raise self._not_ours(f"its note of collection and model is not whole ({error})") from error
         if not schema.equals(_schema(dim), check_metadata=False):
-            columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
-            raise self._not_ours(f"its columns are {columns[:300]}, not those of {dim} dimensions")
+            columns = some_of([f"{field.name}: {field.type}" for field in schema], 10)
+            raise self._not_ours(f"its columns are {columns}, not those of {dim} dimensions")
         if self._metadata.num_rows != points:
             raise self._not_ours(
                 f"it says that it holds {points:,} points, and holds {self._metadata.num_rows:,}"

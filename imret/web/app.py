@@ -18,14 +18,15 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from imret.abandon import AbandonedError
 from imret.errors import ImretError, StoreError, StoreUnavailable
 from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.settings import __version__
+from imret.web.departure import DepartureWatch
 from imret.web.errors import problem, problem_for
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Uploads
 from imret.web.pool.collections import CollectionPool
-from imret.web.pool.departure import ClientLeft, DepartureWatch
 from imret.web.pool.executors import Busy
 from imret.web.request_bodies import describe_errors
 from imret.web.routes import Api
@@ -165,7 +166,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(Exception, known)
     app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(ClientLeft, gone)
+    app.add_exception_handler(AbandonedError, gone)
     app.add_exception_handler(ImretError, known)
     app.add_exception_handler(Busy, known)
     app.add_exception_handler(RequestValidationError, invalid)

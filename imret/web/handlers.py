@@ -13,9 +13,10 @@ from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
 from imret.retrieval.filter_syntax import make_filter
-from imret.retrieval.limits import MAX_TERMS
+from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
 from imret.retrieval.results import Hit
+from imret.retrieval.search_options import SearchOptions
 from imret.retrieval.web_address import shown_url
 from imret.store import Filter, Point
 from imret.store.payload import file_of
@@ -119,21 +120,26 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     """
     points = {term.value: stored_point(pooled, term.value) for term in query.terms if term.kind == "id"}
     terms = [library_term(term, uploads) for term in query.terms]
+    notes: list[str] = []
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
     spare = 0 if query.unique else 1
 
     def find(filter: Filter | None, limit: int, **options: Any) -> list[Hit]:
-        return retrieval.search(
-            pooled.collection,
-            terms,
-            encoder=pooled.encoder,
-            filter=filter,
+        asked = SearchOptions(
             limit=limit,
             min_score=query.min_score,
             relevant=query.relevant,
             template=query.template,
             include_self=query.include_self,
             **options,
+        )
+        return retrieval.find_hits(
+            pooled.collection,
+            terms,
+            asked,
+            encoder=pooled.encoder,
+            filter=filter,
+            notify=notes.append,
         )
 
     hits = find(
@@ -146,6 +152,11 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         sort=query.sort,
     )
     hits, more = _without_spare(hits, query)
+    if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
+        more = False  # the next page would be refused
+        notes.append(
+            f"near copies are folded among the first {MAX_UNIQUE:,} hits; narrow the search to see others."
+        )
     counts = None
     if query.counts:
         everywhere = make_filter(where=query.where)
@@ -157,6 +168,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         "terms": [_term_out(term, points, uploads) for term in query.terms],
         "hits": [_hit_out(hit) for hit in hits],
         "more": more,
+        "notes": notes,
         "counts": counts,
     }
 

@@ -103,9 +103,10 @@ def number_field(form: Form, name: str, default: int) -> int:
     texts = form.texts.get(name)
     if not texts:
         return default
-    if not (texts[0].isascii() and texts[0].isdecimal() and 1 <= int(texts[0][:9]) <= MAX_LABELS):
+    digits = texts[0].lstrip("0") if texts[0].isascii() and texts[0].isdecimal() else ""
+    if not (digits and len(digits) < 10 and int(digits) <= MAX_LABELS):
         raise DataError(f"{name} is a number from 1 to {MAX_LABELS}, not {texts[0][:100]!r}.")
-    return int(texts[0])
+    return int(digits)
 
 
 def parse_json(text: str | bytes) -> Any:

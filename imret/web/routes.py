@@ -15,12 +15,13 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response, StreamingResponse
 
 from imret.errors import DataError, ImretError, StoreError, StoreUnavailable
-from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT
+from imret.images.decode_memory import SMALL_BYTES
+from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT, MAX_UNIQUE
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
 from imret.web.errors import NotFound, told
 from imret.web.images.files import ImageFiles
-from imret.web.images.thumbnails import ImageResponse
+from imret.web.images.thumbnails import ImageResponse, ToDecode
 from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
 from imret.web.pool.collections import CollectionPool
@@ -53,6 +54,7 @@ from imret.web.schemas import (
     TermIn,
     Which,
 )
+from imret.web.single_flight import SingleFlight
 
 T = TypeVar("T")
 
@@ -105,10 +107,22 @@ class Api:
         # The embedded store answers one request at a time, so more threads would only wait there.
         self._queries = BoundedExecutor("queries", threads=4, waiting=256)
         self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
+        # Where there are many groups, a search is hundreds of them: one at a time, beside the others.
+        self._groups = BoundedExecutor("groups", threads=1, waiting=64)
         # Not behind pictures that are fetched from slow hosts or compared by the thousand.
         self._originals = BoundedExecutor("originals", threads=2, waiting=64)
         self._thumbnails = BoundedExecutor("thumbnails", threads=4, waiting=1024)
-        self._executors = (self._queries, self._looks, self._originals, self._thumbnails)
+        # Thumbnails and originals alike; here they may wait for memory.
+        self._large = BoundedExecutor("large pictures", threads=2, waiting=1024, retry_after_s=2)
+        self._flights = SingleFlight()
+        self._executors = (
+            self._queries,
+            self._looks,
+            self._groups,
+            self._originals,
+            self._thumbnails,
+            self._large,
+        )
         for executor in self._executors:
             pool.telemetry.watch_queue(executor.name, lambda executor=executor: executor.depth)  # type: ignore[misc]
         pool.telemetry.watch_queue("texts", lambda: pool.depth)
@@ -200,10 +214,18 @@ class Api:
             raise DataError(
                 f"limit and per_group give at most {MAX_DEPTH:,} hits, not {query.limit * query.per_group:,}."
             )
+        n_folded = query.offset + query.limit if query.group_by is None else query.limit * query.per_group
+        if query.unique and n_folded > MAX_UNIQUE:
+            what = "offset and limit" if query.group_by is None else "limit and per_group"
+            raise DataError(f"with unique, {what} give at most {MAX_UNIQUE:,} hits, not {n_folded:,}.")
         started = time.perf_counter()
         with timings() as stages:
             await self._encode_ahead(query)
-            executor = self._looks if handlers.is_slow(query) else self._queries
+            executor = self._queries
+            if handlers.is_slow(query):
+                executor = self._looks
+            elif query.group_by is not None:
+                executor = self._groups
             result = await self._ask(
                 executor, query.collection, lambda pooled: handlers.search(pooled, query, self._uploads)
             )
@@ -339,7 +361,11 @@ class Api:
 
     async def upload(self, request: Request, sha256: Id, size: Size = 320) -> Response:
         """As long as the server keeps it."""
-        response = await self._thumbnails.run(self._uploads.thumbnail, sha256, size)
+        response = await self._thumbnails.run(self._uploads.ready, sha256, size)
+        if isinstance(response, ToDecode):
+            response = await self._decoded(
+                self._thumbnails, response, lambda: self._uploads.thumbnail(sha256, size)
+            )
         if response is None:
             raise NotFound("this picture is not kept any more. Send it again.")
         return _image_response(request, response)
@@ -347,20 +373,32 @@ class Api:
     async def _serve_image(
         self, request: Request, id: str, collection: str | None, size: int | None
     ) -> Response:
-        def read(pooled: PooledCollection) -> ImageResponse | str:
+        def look(pooled: PooledCollection) -> tuple[ImageResponse | ToDecode | str, dict[str, Any]]:
             payload = handlers.stored_point(pooled, id).payload
             etag = self._image_files.etag(payload, size)
             if etag in request.headers.get("if-none-match", ""):
-                return etag
+                return etag, payload
+            return self._image_files.ready(payload, size), payload
+
+        def make() -> ImageResponse:
             if size is None:
                 return self._image_files.original(payload)
             with stage(self._pool.telemetry, "thumbnail"):
                 return self._image_files.thumbnail(payload, size)
 
-        response = await self._ask(self._originals if size is None else self._thumbnails, collection, read)
+        executor = self._originals if size is None else self._thumbnails
+        response, payload = await self._ask(executor, collection, look)
         if isinstance(response, str):
             return Response(status_code=304, headers={"ETag": response, **_KEEP})
+        if isinstance(response, ToDecode):
+            response = await self._decoded(executor, response, make)
         return _image_response(request, response)
+
+    async def _decoded(self, executor: BoundedExecutor, what: ToDecode, make: Callable[[], T]) -> T:
+        """Return what `make` gives, for all who ask for it now; large pictures keep no others waiting."""
+        if what.n_bytes >= SMALL_BYTES:
+            executor = self._large
+        return await self._flights.do(what.key, lambda: executor.run(make))
 
 
 # A page asks for thumbnails by an address that has the content's hash in it; others look again.

@@ -154,6 +154,7 @@ class SearchOut(BaseModel):
     terms: list[TermOut]
     hits: list[HitOut]
     more: bool = Field(description="Whether there are hits after these.")
+    notes: list[str] = Field(description="What the search left undone, in sentences; mostly empty.")
     counts: Counts | None
     timings_ms: Timings
 

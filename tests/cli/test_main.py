@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,46 @@ def test_a_query_longer_than_the_context_is_cut_with_a_warning(tmp_path: Path, r
     assert done.returncode == 0
     assert done.stderr.count(b"Warning: ") == 1
     assert b"was cut" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["info"]])
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&- <&-", "2>&-", "2>/dev/full", "| true"])
+def test_a_stream_that_is_closed_is_no_error(arguments: list[str], streams: str, store: Path) -> None:
+    command = " ".join(map(shlex.quote, (sys.executable, "-m", "imret", *arguments)))
+    line = f"set -o pipefail; {command} {streams}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "IMRET_DB": str(store)}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["info"], ["info", "--format", "json"], ["sources"]])
+def test_where_stdout_is_full_is_told_in_a_sentence(arguments: list[str], store: Path) -> None:
+    command = [sys.executable, "-m", "imret", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "IMRET_DB": str(store)},
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "Error: the results cannot be written to stdout: No space left on device.",
+        "       Make room there or send them elsewhere, and run the command again.",
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
+    """A store with a picture."""
+    folder = tmp_path_factory.mktemp("streams")
+    draw_picture(folder / "photos" / "owl" / "a.png", seed=1)
+    encoder = Encoder(str(random_model), device="cpu", precision="fp32")
+    with open_store(str(folder / "db")) as filled:
+        ingest(filled, [FolderSource(folder / "photos")], encoder=encoder)
+    return folder / "db"

@@ -20,7 +20,6 @@ import pytest
 from PIL import Image
 
 from imret.errors import DataError, ImageError
-from imret.output import terminal_images as module
 from imret.output.terminal_images import CELL_PIXELS, PROTOCOLS, cell_pixels, preview, protocol_of, render
 from tests.fakes.pictures import draw_picture
 
@@ -374,7 +373,7 @@ def test_a_note_is_short_and_passes_no_control_characters_on(monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> Any:
         raise ImageError("a damaged TIFF picture: \x1b]0;title\x07" + "x" * 500)
 
-    monkeypatch.setattr(module, "load_image", refuse)
+    monkeypatch.setattr("imret.images.decode_memory.load_image", refuse)
     note = preview("a.tif", "kitty")
     assert note.startswith("(no preview: a damaged TIFF picture: ?]0;title?xxx")
     assert len(note) < 120

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +24,20 @@ from PIL import Image
 
 from imret import Encoder
 from imret.errors import DataError, ImageError
-from imret.images.decode import load_image
+from imret.images.decode import load_image, load_to_cover
 from imret.retrieval.query import Term
 from imret.retrieval.query_vector import query_vector
-from imret.retrieval.results import Facet, Hit
-from imret.retrieval.search import facets, search
-from imret.store import Filter, Ids, Match, Store, open_store
+from imret.retrieval.ranking import best_of_groups
+from imret.retrieval.results import Facet, Hit, SearchWarning
+from imret.retrieval.search import facets, find_hits, search
+from imret.retrieval.search_options import SearchOptions
+from imret.store import Collection, Filter, Identity, Ids, Match, Point, Range, Store, open_store
+from imret.store.server.store import ServerStore
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests import ROOT
 from tests.fakes.pictures import draw_picture
+from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, QdrantLikeAServer
 
 CATEGORIES = ("fungi", "aves", "insecta")
 
@@ -66,6 +74,10 @@ def vectors(files: list[Path], encoder: Encoder) -> NDArray[np.float32]:
 
 def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
     return vector / np.linalg.norm(vector)
+
+
+def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def ranked(files: list[Path], scores: NDArray[np.float32]) -> list[str]:
@@ -267,6 +279,115 @@ def test_groups_hold_the_best_of_each_in_the_order_of_the_best(store: Store, enc
     assert [hit.rank for hit in hits] == [1, 2, 3, 4]
 
 
+@pytest.fixture(scope="module", params=["embedded", "server"])
+def many_groups(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Collection, list[Point]]]:
+    """A collection of 60 categories of many sizes, one of them most of it, and pictures without any."""
+    rng = np.random.default_rng(5)
+    identity = Identity("tiny", "a1" * 32, 8)
+    server = ServerStore("http://memory", client=QdrantLikeAServer(), in_flight=1)
+    is_embedded = request.param == "embedded"
+    with open_store(str(tmp_path_factory.mktemp("groups"))) if is_embedded else server as store:
+        points = []
+        for i in range(900):
+            # Most are category 0 and near one direction; what is near another is in few large groups, too.
+            category = 0 if i < 400 else None if i < 500 else int(rng.zipf(1.4)) % 60
+            vector = rng.standard_normal(8) + (4.0 if category in (0, None) else 0.0)
+            payload = {"path": f"{i}.jpg", "sha256": f"{i:064x}", "source": "/photos", "width": i}
+            if category is not None:
+                payload["category"] = f"category {category}"
+            points.append(Point(str(uuid.UUID(int=i)), payload, unit(vector).astype(np.float32)))
+        with closing(store.open_version("images", identity)) as collection:
+            vectors = np.stack([point.vector for point in points if point.vector is not None])
+            collection.upsert([p.id for p in points], vectors, [p.payload for p in points])
+            store.promote("images", identity)
+            yield collection, points
+
+
+def best_groups(points: list[Point], query: NDArray[np.float32], **asked: Any) -> list[str]:
+    """The definition: the best of each category, categories by their best, one at a time."""
+    scores = {p.id: float(p.vector @ query) for p in points if p.vector is not None}
+    passing = [p for p in points if scores[p.id] >= asked.get("min_score", -1) and asked["passes"](p)]
+    ranked = sorted(passing, key=lambda p: (-scores[p.id], p.id))
+    categories = list(dict.fromkeys(p.payload["category"] for p in ranked if "category" in p.payload))
+    wanted = categories[asked["offset"] :][: asked["limit"]]
+    of = {name: [p.id for p in ranked if p.payload.get("category") == name] for name in wanted}
+    return [id for name in wanted for id in of[name][: asked["per_group"]]]
+
+
+@pytest.mark.filterwarnings(*LOCAL_MODE_WARNINGS)
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_are_those_of_one_search_a_category(
+    many_groups: tuple[Collection, list[Point]], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imret.retrieval.ranking._WALK_MIN", 4)  # several rounds
+    collection, points = many_groups
+    rng = random.Random(seed)
+    direction = np.random.default_rng(seed).standard_normal(8) + rng.choice([0.0, 0.0, 3.0, -3.0])
+    query = unit(direction).astype(np.float32)
+    wanted = {
+        "limit": rng.choice([1, 1, 2, 5, 20, 500]),
+        "offset": rng.choice([0, 0, 0, 1, 7, 30]),
+        "per_group": rng.choice([1, 2, 3, 50]),
+    }
+    only, passes = rng.choice(
+        [
+            (None, lambda point: True),
+            (Range("width", gte=450), lambda point: point.payload["width"] >= 450),
+            (
+                Match("category", tuple(f"category {i}" for i in range(9))),
+                lambda point: point.payload.get("category", "") in [f"category {i}" for i in range(9)],
+            ),
+        ]
+    )
+    min_score = rng.choice([None, None, 0.3])
+    options = SearchOptions(group_by="category", min_score=min_score, **wanted)
+    points_found = best_of_groups(
+        collection,
+        query,
+        Filter(must=() if only is None else (only,)),
+        options,
+        -math.inf if min_score is None else min_score,
+        None,
+    )
+    expected = best_groups(points, query, passes=passes, min_score=min_score or -1, **wanted)
+    assert [point.id for point, _ in points_found] == expected
+
+
+def test_a_search_for_one_group_of_thousands_asks_the_store_a_few_times(tmp_path: Path) -> None:
+    identity = Identity("tiny", "a1" * 32, 8)
+    vectors = unit_rows(np.random.default_rng(0).standard_normal((4000, 8)))
+    payloads = [
+        {"path": f"{i}.jpg", "sha256": f"{i:064x}", "source": "/p", "category": f"c{i}"} for i in range(4000)
+    ]
+    with open_store(str(tmp_path / "db")) as store:
+        with closing(store.open_version("images", identity)) as filled:
+            filled.upsert([str(uuid.UUID(int=i)) for i in range(4000)], vectors, payloads)
+            store.promote("images", identity)
+        with closing(store.open("images")) as collection:
+            counted = Counting(collection)
+            options = SearchOptions(group_by="category", limit=1, per_group=1)
+            [(point, _)] = best_of_groups(counted, vectors[7], Filter(), options, -1.0, None)
+            assert point.payload["category"] == "c7"
+            assert counted.calls <= 2
+            counted.calls = 0
+            options = SearchOptions(group_by="category", limit=20, per_group=3, offset=10)
+            assert len(best_of_groups(counted, vectors[7], Filter(), options, -1.0, None)) == 20
+            assert counted.calls <= 22
+
+
+class Counting:
+    """A collection that counts what it is asked."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection, self.calls = collection, 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls += 1
+        return getattr(self._collection, name)
+
+
 def test_facets_count_the_hits_and_the_whole_collection(store: Store, encoder: Encoder) -> None:
     hits = search(store, "wing", encoder=encoder, limit=5)
     counts = facets(store, hits)
@@ -326,20 +447,20 @@ def test_a_search_that_asks_for_more_looks_at_each_file_once_and_at_few_at_a_tim
     widths: list[int] = []
     inside, lock = [0], threading.Lock()
 
-    def counting(source: Any, **options: Any) -> Any:
+    def counting(source: Any, side: int, **options: Any) -> Any:
         with lock:
             looks.append(str(source))
             inside[0] += 1
             widths.append(inside[0])
         try:
-            return load_image(source, **options)
+            return load_to_cover(source, side, **options)
         finally:
             with lock:
                 inside[0] -= 1
 
     with open_store(str(tmp_path / "db")) as store:
         ingest(store, [FolderSource(folder)], encoder=encoder)
-        monkeypatch.setattr("imret.images.decode.load_image", counting)
+        monkeypatch.setattr("imret.images.decode.load_to_cover", counting)
 
         def ask(limit: int) -> list[int]:
             hits = search(store, query, encoder=encoder, limit=limit, unique=True)
@@ -351,6 +472,32 @@ def test_a_search_that_asks_for_more_looks_at_each_file_once_and_at_few_at_a_tim
     assert len(files) == 34
     assert set(files.values()) == {4}, "each search looks at a file once"
     assert max(widths) <= 8
+
+
+def test_copies_by_the_thousand_are_looked_at_so_far_and_that_is_said(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imret.retrieval.dedupe.MAX_FURTHER", 25)
+    folder = tmp_path / "photos"
+    for seed in range(4):
+        draw_picture(folder / f"{seed}.png", seed=seed)
+    query = Image.open(folder / "0.png").convert("RGB")
+    for quality in range(50, 90):
+        query.save(folder / f"{quality}.jpg", quality=quality)
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(folder)], encoder=encoder)
+        with pytest.warns(
+            SearchWarning, match="only the best 31 hits were compared for near copies, and ther"
+        ):
+            [hit] = search(store, query, encoder=encoder, limit=3, unique=True)
+        assert hit.folded == 30
+        notes: list[str] = []
+        options = SearchOptions(limit=20, unique=True)
+        hits = find_hits(store, query, options, encoder=encoder, notify=notes.append)
+        assert [hit.folded for hit in hits] == [40, 0, 0, 0], "all were looked at: nothing to tell"
+        assert notes == []
+        hits = search(store, query, encoder=encoder, limit=1, unique=True)
+        assert len(hits) == 1, "enough were found: nothing to tell"
 
 
 # ---- Where the answers end ------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from imret.models.resolve import resolve_model
 from imret.retrieval.kept_encoders import kept_encoder
 from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
-from imret.retrieval.search import search
+from imret.retrieval.search import check_categories, search
 from imret.store import Collection, Identity, Store, open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -253,3 +254,22 @@ def test_braces_in_a_query_are_text(encoder: Encoder) -> None:
 
 def test_the_package_offers_the_same_search(store: Store, encoder: Encoder) -> None:
     assert imret.search(store, "wing", encoder=encoder) == search(store, "wing", encoder=encoder)
+
+
+def test_of_a_hundred_thousand_categories_a_message_names_a_few_at_once() -> None:
+    class Many:
+        name = "photos"
+
+        def facet(self, field: str) -> dict[str, int]:
+            return {f"category {i}": 1 for i in range(100_000)}
+
+    began = time.perf_counter()
+    with pytest.raises(DataError) as caught:
+        check_categories(cast(Collection, Many()), ["x" * 2000])
+    with pytest.raises(
+        DataError, match=r"no category 'categry 17' in .*Did you mean 'category 17'\?\nThere are: "
+    ):
+        check_categories(cast(Collection, Many()), ["categry 17"])
+    assert time.perf_counter() - began < 5
+    assert len(str(caught.value)) < 800
+    assert str(caught.value).endswith(" and 99,980 more")

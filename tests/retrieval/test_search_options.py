@@ -49,6 +49,11 @@ def test_the_api_takes_them_with_the_same_defaults() -> None:
         ({"offset": -1}, "offset must be at least 0, not -1"),
         ({"min_score": 1.5}, r"min_score is a cosine, in \[-1, 1\], not 1\.5"),
         ({"min_score": float("nan")}, "min_score is a cosine"),
+        ({"limit": 1e20}, r"limit must be a whole number, not 1e\+20"),
+        ({"limit": 10**20}, "limit must be at most 1,000,000,000, not more"),
+        ({"offset": 10**5000}, "offset must be at most 1,000,000,000, not more"),
+        ({"per_group": float("inf")}, "per_group must be a whole number, not inf"),
+        ({"limit": float("nan")}, "limit must be a whole number, not nan"),
         ({"sort": "size"}, "sort must be one of score, date, path, not 'size'"),
     ],
 )

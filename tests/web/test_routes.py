@@ -20,6 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from imret import DataError, Encoder, ImretError, Term, classify, make_filter, search
+from imret.abandon import AbandonedError
 from imret.errors import StoreUnavailable
 from imret.retrieval.limits import MAX_TEXT
 from imret.retrieval.query import parse_query
@@ -32,7 +33,6 @@ from imret.web.app import create_app
 from imret.web.errors import NotFound, problem_for
 from imret.web.images.files import ImageFiles
 from imret.web.pool.collections import CollectionPool
-from imret.web.pool.departure import ClientLeft
 from imret.web.schemas import MAX_LABELS
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -229,6 +229,32 @@ def test_more_says_whether_there_is_more(client: TestClient) -> None:
     assert not more(limit=3, group_by="category")
 
 
+def test_what_a_search_left_undone_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(**params: Any) -> tuple[int, bool, list[str]]:
+        answer = client.get("/api/v1/search", params={"q": "wing", "unique": "1", **params}).json()
+        return len(answer["hits"]), answer["more"], answer["notes"]
+
+    assert ask(limit=10) == (10, True, [])
+    assert ask(limit=10, offset=20) == (4, False, [])
+    monkeypatch.setattr("imret.web.handlers.MAX_UNIQUE", 20)
+    [note] = ask(limit=10, offset=5)[2]
+    assert note == "near copies are folded among the first 20 hits; narrow the search to see others."
+    assert not ask(limit=10, offset=5)[1]
+    monkeypatch.setattr("imret.retrieval.dedupe.MAX_FURTHER", 0)
+    monkeypatch.setattr("imret.retrieval.ranking.best", _folds_all)
+    monkeypatch.setattr("imret.retrieval.search.best", _folds_all)
+    n_hits, more, [note] = ask(limit=2)
+    assert (n_hits, more) == (1, False)
+    assert note.startswith("only the best 4 hits were compared for near copies, and there are more.")
+
+
+def _folds_all(collection: Any, vector: Any, filter_: Any, options: Any, _: float, copies: Any) -> Any:
+    """As where all that is looked at is one picture."""
+    points = collection.search(vector, limit=2 * options.limit, filter=filter_ or None)
+    copies.widen(2 * options.limit)
+    return [(points[0], len(points) - 1)]
+
+
 def test_counts_are_of_the_best_hits_whatever_categories_are_asked_for(
     client: TestClient, store: Store, encoder: Encoder
 ) -> None:
@@ -412,6 +438,25 @@ def test_a_problem_says_what_the_command_would_say(
     [
         ({"q": "owl", "limit": "0"}, 422, "limit: Input should be greater than or equal to 1."),
         ({"q": "owl", "limit": "501"}, 422, "limit: Input should be less than or equal to 500."),
+        ({"q": "owl", "limit": "1e20"}, 422, "limit: Input should be a valid integer"),
+        ({"q": "owl", "limit": "9" * 20}, 422, "limit: Input should be less than or equal to 500."),
+        ({"q": "owl", "limit": "9" * 5000}, 422, "limit: "),
+        ({"q": "owl", "limit": "nan"}, 422, "limit: Input should be a valid integer"),
+        ({"q": "owl", "offset": "9" * 20}, 422, "offset: Input should be less than or equal to 10000."),
+        ({"q": "owl", "offset": "-1"}, 422, "offset: Input should be greater than or equal to 0."),
+        ({"q": "owl", "per_group": "1e9"}, 422, "per_group: Input should be a valid integer"),
+        ({"q": "owl", "min_score": "nan"}, 422, "min_score: Input should be"),
+        ({"q": "owl", "min_score": "inf"}, 422, "min_score: Input should be less than or equal to 1."),
+        (
+            {"q": "owl", "unique": "1", "offset": "999"},
+            400,
+            "with unique, offset and limit give at most 1,000 hits",
+        ),
+        (
+            {"q": "owl", "unique": "1", "group_by": "category", "limit": "500"},
+            400,
+            "with unique, limit and per_group give at most 1,000 hits, not 1,500",
+        ),
         ({"q": "owl", "lmit": "5"}, 422, "lmit: Extra inputs are not permitted."),
         ({"q": "owl", "sort": "size"}, 422, "sort: Input should be 'score', 'date' or 'path'."),
         ({"q": "x" * 2001}, 422, "q.0: String should have at most 2000 characters."),
@@ -444,6 +489,12 @@ def test_wrong_input_is_refused_with_the_reason(
         (b"[]", 400, "the query: Input should be a valid dictionary"),
         (b'{"terms": [{"value": "owl", "weight": 0}]}', 400, "the weight of 'owl' is 0"),
         (b'{"terms": [{"value": "owl", "weight": NaN}]}', 400, "weight"),
+        (b'{"terms": [{"value": "owl", "weight": Infinity}]}', 400, "weight"),
+        (b'{"terms": [], "min_score": NaN}', 400, "min_score"),
+        (b'{"terms": [], "limit": 1e20}', 400, "limit"),
+        (b'{"terms": [], "limit": 1e999}', 400, "limit"),
+        (b'{"terms": [], "offset": ' + b"9" * 20 + b"}", 400, "offset"),
+        (b'{"terms": [], "offset": ' + b"9" * 5000 + b"}", 400, "the query is no JSON"),
         (b'{"terms": [{"kind": "image", "value": "/etc/passwd"}]}', 400, "terms.0.kind: Input should be"),
         (b'{"terms": [{"kind": "picture", "value": "0"}]}', 400, "file number '0' of this request"),
         (b'{"terms": [{"kind": "id", "value": "../1"}]}', 404, "is no id of a picture"),
@@ -690,7 +741,7 @@ def test_work_ends_when_its_client_has_left_and_holds_up_no_search(
                 assert server.get(f"/api/v1/search?q=number+{number}").status == 200
                 slowest = max(slowest, time.monotonic() - began)
         until(lambda: bool(ended), timeout_s=5)
-    assert isinstance(ended[0], ClientLeft)
+    assert isinstance(ended[0], AbandonedError)
     assert len(encoded) < MAX_LABELS
     assert slowest < 2.0  # seconds on a busy machine; the search waits for one batch, not for all labels
 

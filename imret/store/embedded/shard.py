@@ -7,7 +7,6 @@ process that owns the shards.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from imret.errors import DataError, StoreDamaged, StoreError
 from imret.files import sync_folder
+from imret.memory import give_back_memory
 from imret.store.embedded import damage, full_disk, inventory, locks
 from imret.store.embedded import layout as folder
 from imret.store.embedded.edge_filter import edge_filter, has_links
@@ -408,7 +408,7 @@ class Shard:
         self.flush()
         self._optimizing.unlink(missing_ok=True)
         self._indexed, self._plain = self.engine.info().indexed_vectors_count, 0
-        _give_back_memory()
+        give_back_memory()
 
     def stats(self) -> tuple[int, int, int]:
         return self.count(None), self.engine.info().indexed_vectors_count, folder.size_bytes(self.path)
@@ -440,13 +440,6 @@ def _read_ahead(shard: Path) -> None:
             with suppress(OSError), open(os.path.join(parent, name), "rb", buffering=0) as file:
                 while file.readinto(buffer):
                     pass
-
-
-def _give_back_memory() -> None:
-    """Have the C library return what was freed to the system: glibc keeps it, a hundred MB after an index."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _index_of(field: str) -> Any:

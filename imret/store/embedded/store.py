@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable
+from imret.errors import DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
@@ -377,7 +377,7 @@ class EdgeStore:
                 "was cut short, and no picture. Run the ingest again, or delete that: "
                 f"imret collections delete {name} --db {shlex.quote(self.address)}"
             )
-        listed = f"There are: {', '.join(existing)}" if existing else "It holds none yet"
+        listed = f"There are: {some_of(existing)}" if existing else "It holds none yet"
         return DataError(
             f"no collection {name!r} in {self.address!r}. {listed}.\n"
             f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from qdrant_client import QdrantClient, models
 
-from imret.errors import DataError, StoreError, StoreUnavailable
+from imret.errors import DataError, StoreError, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.collection import ServerEngine
@@ -452,7 +452,7 @@ class ServerStore:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        listed = f"There are: {', '.join(existing)}" if existing else "It holds none of imret's yet"
+        listed = f"There are: {some_of(existing)}" if existing else "It holds none of imret's yet"
         return DataError(
             f"no collection {name!r} at {self.address}. {listed}.\n"
             f"Make it: imret ingest FOLDER --collection {name} --db {self.address}",

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.escape import escape_control
-from imret.images.decode import MAX_PIXELS, Header, load_image, read_header
+from imret.images.decode import MAX_PIXELS, Header, bytes_to_decode, read_header
+from imret.images.decode_memory import loaded
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
 from imret.web.images.safe_open import is_below, open_beneath, stored_location
@@ -25,7 +26,7 @@ from imret.web.images.thumbnails import (
     ORIGINAL_QUALITY,
     THUMBNAIL_QUALITY,
     ImageResponse,
-    SingleFlight,
+    ToDecode,
     etag_of,
     jpeg_response,
     named_errors,
@@ -92,7 +93,6 @@ class ImageFiles:
         self._cache = DiskCache(Path(folder), max_bytes)
         self._roots = None if roots is None else tuple(os.path.realpath(root) for root in roots)
         self._max_pixels = max_pixels
-        self._single_flight = SingleFlight()
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
         """Return the entity tag that `thumbnail` (or `original`, without a size) would give.
@@ -111,13 +111,13 @@ class ImageFiles:
     def thumbnail(self, payload: Mapping[str, Any], size: int) -> ImageResponse:
         """Return a JPEG that fits a square, upright, transparency over white, without metadata.
 
-        Kept on disk; asked for by several threads at once, it is decoded once.
+        Kept on disk. Decoding waits for memory: see `imret.images.decode_memory`.
 
         Args:
             payload: Of a stored point.
             size: Pixels of the square, at least 1, rounded up to one of `THUMBNAIL_SIZES`, the largest at
                 most. A picture smaller than that keeps its size.
-                picture smaller than that keeps its size.
+
         Raises:
             ImageError: If the file is gone, may not be shown (see `ImageFiles`) or cannot be decoded. The
                 message names the path below the source, never an absolute one.
@@ -129,8 +129,28 @@ class ImageFiles:
             data = self._cache.get(key)
             if data is None:
                 with named_errors(opened.label):
-                    data = self._single_flight.do(key, lambda: self._make(opened, step, key))
+                    data = self._make(opened, step, key)
         return jpeg_response(data, key)
+
+    def ready(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | ToDecode:
+        """Return what `thumbnail` (or `original`, without a size) would, if it is there; or what that takes.
+
+        Raises:
+            ImageError: As for `thumbnail`, as far as the header of the file shows.
+            ValueError: If the size is not positive.
+        """
+        step = _ORIGINAL if size is None else round_up_size(size)
+        with self._open(payload) as opened:
+            key = opened.key(step)
+            shown = self._as_it_is(opened, key) if size is None else None
+            if shown is not None:
+                return shown
+            data = None if size is None else self._cache.get(key)
+            if data is not None:
+                return jpeg_response(data, key)
+            with named_errors(opened.label):
+                n_bytes = bytes_to_decode(opened.file, max_pixels=self._max_pixels, max_side=size and step)
+            return ToDecode(key, n_bytes)
 
     def original(self, payload: Mapping[str, Any]) -> ImageResponse:
         """Return the picture at its full size, upright, as browsers show it.
@@ -149,28 +169,28 @@ class ImageFiles:
         """
         with self._open(payload) as opened:
             key = opened.key(_ORIGINAL)
-            with named_errors(opened.label):
-                header = read_header(opened.file, max_pixels=self._max_pixels)
-                media_type = _shown_as_it_is(header)
-                if media_type is None:
-                    data = self._single_flight.do(key, lambda: self._convert(opened))
-                    return jpeg_response(data, key)
-            opened.file.seek(0)
-            return ImageResponse(media_type, etag_of(key), opened.info.st_size, file=opened.keep())
+            shown = self._as_it_is(opened, key)
+            if shown is not None:
+                return shown
+            with named_errors(opened.label), loaded(opened.file, max_pixels=self._max_pixels) as image:
+                return jpeg_response(to_jpeg(image, quality=ORIGINAL_QUALITY), key)
+
+    def _as_it_is(self, opened: _OpenImage, key: str) -> ImageResponse | None:
+        with named_errors(opened.label):
+            header = read_header(opened.file, max_pixels=self._max_pixels)
+        media_type = _shown_as_it_is(header)
+        if media_type is None:
+            return None
+        opened.file.seek(0)
+        return ImageResponse(media_type, etag_of(key), opened.info.st_size, file=opened.keep())
 
     def _make(self, opened: _OpenImage, step: int, key: str) -> bytes:
-        # Somebody else may have made it between the look and this turn.
-        data = self._cache.get(key)
-        if data is None:
-            image = load_image(opened.file, max_pixels=self._max_pixels, max_side=step)
+        with loaded(opened.file, max_pixels=self._max_pixels, max_side=step) as image:
             data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
-            # Written while it was read: what was made may be half of each.
-            if opened.is_unchanged():
-                self._cache.put(key, data)
+        # Written while it was read: what was made may be half of each.
+        if opened.is_unchanged():
+            self._cache.put(key, data)
         return data
-
-    def _convert(self, opened: _OpenImage) -> bytes:
-        return to_jpeg(load_image(opened.file, max_pixels=self._max_pixels), quality=ORIGINAL_QUALITY)
 
     def _open(self, payload: Mapping[str, Any]) -> _OpenImage:
         source, path = stored_location(payload)

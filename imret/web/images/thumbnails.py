@@ -6,9 +6,7 @@ Knows nothing of HTTP but media types and entity tags.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -77,6 +75,19 @@ class ImageResponse:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class ToDecode:
+    """What has to be decoded before it can be sent.
+
+    Attributes:
+        key: The same for all who ask for the same.
+        n_bytes: About how much memory that takes.
+    """
+
+    key: str
+    n_bytes: int
+
+
 def round_up_size(size: int) -> int:
     """Return the step of `THUMBNAIL_SIZES` that a size is rounded up to; the largest for all above.
 
@@ -103,32 +114,3 @@ def named_errors(label: str) -> Iterator[None]:
         yield
     except ImageError as error:
         raise ImageError(f"{label}: {error}") from error
-
-
-class SingleFlight:
-    """What several threads ask for at the same time is made by the first, and the others wait for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._at_work: dict[str, Future[bytes]] = {}
-
-    def do(self, key: str, make: Callable[[], bytes]) -> bytes:
-        """Return what `make` returns, here or in the thread that came first; raise what it raises."""
-        with self._lock:
-            others = self._at_work.get(key)
-            if others is None:
-                mine: Future[bytes] = Future()
-                self._at_work[key] = mine
-        if others is not None:
-            return others.result()
-        try:
-            data = make()
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        else:
-            mine.set_result(data)
-            return data
-        finally:
-            with self._lock:
-                del self._at_work[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import threading
 import unicodedata
@@ -10,14 +11,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from imret.errors import ImageError
-from imret.images.decode import MAX_PIXELS, load_image
+from imret.images.decode import MAX_PIXELS, bytes_to_decode
+from imret.images.decode_memory import loaded
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
 from imret.web.images.thumbnails import (
     FORMAT_VERSION,
     THUMBNAIL_QUALITY,
     ImageResponse,
-    SingleFlight,
+    ToDecode,
     jpeg_response,
     named_errors,
     round_up_size,
@@ -60,7 +62,6 @@ class Uploads:
         self._kept: OrderedDict[str, Upload] = OrderedDict()  # used longest ago first
         self._thumbnails: dict[str, dict[int, bytes]] = {}
         self._n_bytes = 0
-        self._single_flight = SingleFlight()
 
     def add(self, name: str, data: bytes) -> Upload:
         """Keep a picture and return it; one that is kept already only gets the new name.
@@ -81,8 +82,8 @@ class Uploads:
         with self._lock:
             is_known = upload.sha256 in self._kept
         if not is_known:
-            with named_errors(name):
-                load_image(data, max_pixels=self._max_pixels)
+            with named_errors(name), loaded(data, max_pixels=self._max_pixels):
+                pass  # it can be decoded
         with self._lock:
             before = self._kept.get(upload.sha256)
             if before is not None:
@@ -108,6 +109,18 @@ class Uploads:
         Raises:
             ValueError: If the size is not positive.
         """
+        upload, response = self.get(sha256), self.ready(sha256, size)
+        if upload is None or not isinstance(response, ToDecode):
+            return response if isinstance(response, ImageResponse) else None
+        with named_errors(upload.name):
+            return jpeg_response(self._make(upload, round_up_size(size)), response.key)
+
+    def ready(self, sha256: str, size: int) -> ImageResponse | ToDecode | None:
+        """Return what `thumbnail` would, if it is there; or what that takes.
+
+        Raises:
+            ValueError: If the size is not positive.
+        """
         step = round_up_size(size)
         upload = self.get(sha256)
         if upload is None:
@@ -115,14 +128,14 @@ class Uploads:
         with self._lock:
             data = self._thumbnails.get(sha256, {}).get(step)
         key = hashlib.sha256(repr((FORMAT_VERSION, __version__, step, sha256)).encode()).hexdigest()
-        if data is None:
-            with named_errors(upload.name):
-                data = self._single_flight.do(key, lambda: self._make(upload, step))
-        return jpeg_response(data, key)
+        if data is not None:
+            return jpeg_response(data, key)
+        file = io.BytesIO(upload.data)
+        return ToDecode(key, bytes_to_decode(file, max_pixels=self._max_pixels, max_side=step))
 
     def _make(self, upload: Upload, step: int) -> bytes:
-        image = load_image(upload.data, max_pixels=self._max_pixels, max_side=step)
-        data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
+        with loaded(upload.data, max_pixels=self._max_pixels, max_side=step) as image:
+            data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
         with self._lock:
             by_size = self._thumbnails.setdefault(upload.sha256, {})
             # A thumbnail must not push out the very picture that it was made of.

@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.abandon import AbandonedError, check_wanted, left
 from imret.images.decode import Source
 from imret.models.fingerprint import ModelInfo
 from imret.models.lazy_encoder import Delegated, LazyEncoder
 from imret.web.metrics import Telemetry, stage
-from imret.web.pool.departure import ClientLeft, check_still_there, departure
 from imret.web.pool.threads import run_in_background
 
 # Queries in one pass: the larger, the longer the first of them waits.
@@ -95,9 +95,9 @@ class BatchingEncoder(ModelInfo):
             if known is not None:
                 self._known.move_to_end(key)
                 if not known.vector.done():
-                    known.asked_by.append(departure())
+                    known.asked_by.append(left())
                 return known.vector
-            query = self._known[key] = _Query(tuple(texts), Future(), [departure()])
+            query = self._known[key] = _Query(tuple(texts), Future(), [left()])
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
             self._waiting.put(query)
@@ -108,7 +108,7 @@ class BatchingEncoder(ModelInfo):
 
     def encode_mean(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return what `Encoder.encode_mean` does, encoded together with what others wait for."""
-        check_still_there()
+        check_wanted()
         vector = self.submit(texts)
         if vector.done():
             return vector.result()
@@ -116,18 +116,19 @@ class BatchingEncoder(ModelInfo):
             try:
                 return vector.result()
             except CancelledError:  # as `_keeps` does it
-                raise ClientLeft from None
+                raise AbandonedError("whoever asked for this has left") from None
 
     def encode_images(self, images: Iterable[Source], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_images`."""
-        check_still_there()
+        check_wanted()
         with stage(self._telemetry, "encode"):
             return self.inner.encode_images(images, batch_size=batch_size)
 
     def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
         """See `Encoder.encode_pixels`."""
-        check_still_there()
-        return self.inner.encode_pixels(pixels, batch_size=batch_size)
+        check_wanted()
+        with stage(self._telemetry, "encode"):
+            return self.inner.encode_pixels(pixels, batch_size=batch_size)
 
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `LazyEncoder.encode_bank`."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from imret.abandon import abandonable
 
 T = TypeVar("T")
 
@@ -52,7 +55,8 @@ class BoundedExecutor:
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Return what `work` returns, run in one of the threads with the caller's context variables.
 
-        A caller that is cancelled (its client has gone) leaves the queue; work that has begun is finished.
+        A caller that is cancelled (its client has gone) leaves the queue; work that has begun learns of it
+        when it looks: see `imret.abandon`.
 
         Raises:
             Busy: If the queue is full.
@@ -60,16 +64,21 @@ class BoundedExecutor:
         if self._held >= self._room:
             raise Busy(self.name, self._retry_after_s)
         self._held += 1
+        left = threading.Event()
         try:
             context = contextvars.copy_context()
-            future = self._pool.submit(context.run, work, *arguments)
+            future = self._pool.submit(context.run, _run, left, work, arguments)
         except BaseException:
             self._held -= 1
             raise
         loop = asyncio.get_running_loop()
         # Counted until the thread is free again, also where nobody waits for the result any more.
         future.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._release))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            left.set()
+            raise
 
     def close(self) -> None:
         """Let no more work begin; what has begun is finished."""
@@ -77,3 +86,8 @@ class BoundedExecutor:
 
     def _release(self) -> None:
         self._held -= 1
+
+
+def _run(left: threading.Event, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    with abandonable(left):
+        return work(*arguments)

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.abandon import check_wanted
 from imret.datasets.phrases import read_phrases
 from imret.errors import StoreError
 from imret.store import Collection, Filter, Identity, Point
 from imret.store.sanitize import sanitize_payload
 from imret.web.metrics import Telemetry, stage
 from imret.web.pool.batching import BatchingEncoder
-from imret.web.pool.departure import check_still_there
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class _ServedCollection:
     def _timed(self, call: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(call)
         def timed(*arguments: Any, **options: Any) -> T:
-            check_still_there()
+            check_wanted()
             with stage(self._telemetry, "store"):
                 return call(*arguments, **options)
 

@@ -21,11 +21,12 @@ export function loadMoreOnto(onto, then) {
 export function showEnd(failed = null) {
   const { answer } = current;
   const more = Boolean(answer?.more);
-  byId("end").hidden = !more && !answer?.cut;
+  const told = answer?.cut ? `Only the best ${SORTED} are sorted. Sort by best first to see more.`
+    : (answer?.notes ?? []).join(" ");
+  byId("end").hidden = !more && !told;
   byId("more").hidden = !more;
   byId("more").textContent = failed ? "Try again" : "Load more";
-  byId("end-text").textContent = failed
-    ?? (answer?.cut ? `Only the best ${SORTED} are sorted. Sort by best first to see more.` : "");
+  byId("end-text").textContent = failed ?? told;
   // Observed anew each time: an observer only speaks when what it sees changes.
   nearEnd.disconnect();
   if (more && !failed) nearEnd.observe(byId("end"));

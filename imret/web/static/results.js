@@ -19,6 +19,7 @@ export class Results {
     this.pages = []; // of {id, category, path, payload}; hits also have rank, score and folded
     this.terms = []; // as the server calls them
     this.counts = null;
+    this.notes = []; // what the server left undone
     this.images = null; // how many pictures there are, without a query
     this.more = false;
     this.next = null;
@@ -67,6 +68,7 @@ export class Results {
       this.cut = said.more && this.state.sort !== "score";
       this.terms = said.terms;
       this.counts ??= said.counts;
+      this.notes = said.notes;
       this.timings = said.timings_ms;
     } else {
       this.images = said.images;

@@ -20,14 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-import imret.web.images.files
-import imret.web.images.uploads
 from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.images.decode import load_image
 from imret.store.payload import make_payload
 from imret.web.images.files import ImageFiles
-from imret.web.images.thumbnails import THUMBNAIL_SIZES, ImageResponse, SingleFlight, round_up_size
+from imret.web.images.thumbnails import THUMBNAIL_SIZES, ImageResponse, round_up_size
 from imret.web.images.uploads import Uploads
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -548,12 +546,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     """A list that grows with each picture that is decoded, really decoded."""
     sides: list[int | None] = []
 
-    def counting(source: Any, *, max_pixels: int, max_side: int | None = None) -> Image.Image:
+    def counting(source: Any, *, max_side: int | None = None, **options: Any) -> Image.Image:
         sides.append(max_side)
-        return load_image(source, max_pixels=max_pixels, max_side=max_side)
+        return load_image(source, max_side=max_side, **options)
 
-    for module in (imret.web.images.files, imret.web.images.uploads):
-        monkeypatch.setattr(module, "load_image", counting)
+    monkeypatch.setattr("imret.images.decode_memory.load_image", counting)
     return sides
 
 
@@ -610,7 +607,7 @@ def test_a_file_that_is_written_while_it_is_read_is_not_kept(
             file.write(b"more")
         return image
 
-    monkeypatch.setattr(imret.web.images.files, "load_image", slow)
+    monkeypatch.setattr("imret.images.decode_memory.load_image", slow)
     assert pictures.thumbnail(payload_of(photos, "fungi/1.jpg"), 320).size > 0
     assert not [name for _, _, names in os.walk(tmp_path / "kept") for name in names]
 
@@ -788,37 +785,6 @@ def test_many_kept_thumbnails_are_not_walked_over_for_one_more(
     kept.put(key_of(400), b"x")
     assert len(seen) == 1
     assert seen[0] <= 20  # of 400, over 100 shards
-
-
-def test_eight_threads_that_ask_for_one_thumbnail_decode_it_once(
-    photos: Path, pictures: ImageFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    n_asking, n_decoded = 0, 0
-    lock, all_wait = threading.Lock(), threading.Event()
-    really_do = SingleFlight.do
-
-    def do(once: Any, key: str, make: Callable[[], bytes]) -> bytes:
-        nonlocal n_asking
-        with lock:
-            n_asking += 1
-            if n_asking == 8:
-                all_wait.set()
-        return really_do(once, key, make)
-
-    def decode(*args: Any, **options: Any) -> Image.Image:
-        nonlocal n_decoded
-        with lock:
-            n_decoded += 1
-        assert all_wait.wait(30)  # the others have arrived by now
-        return load_image(*args, **options)
-
-    monkeypatch.setattr(SingleFlight, "do", do)
-    monkeypatch.setattr(imret.web.images.files, "load_image", decode)
-    payload = payload_of(photos, "fungi/1.jpg")
-    with ThreadPoolExecutor(8) as pool:
-        given = list(pool.map(lambda _: pictures.thumbnail(payload, 320).read(), range(8)))
-    assert len(set(given)) == 1
-    assert n_decoded == 1
 
 
 def test_all_who_wait_for_a_picture_that_cannot_be_read_are_told(photos: Path, pictures: ImageFiles) -> None:

@@ -8,40 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.responses import Response
 
+from imret.abandon import abandonable
+
 _Scope = MutableMapping[str, Any]
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
-
-_has_left: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("has_left", default=None)
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer."""
-
-
-def departure() -> threading.Event | None:
-    """Return what is set once the client of this request has left; None outside of requests."""
-    return _has_left.get()
-
-
-def check_still_there() -> None:
-    """Raise ClientLeft if the client of this request has left.
-
-    Raises:
-        ClientLeft: If it has.
-    """
-    left = _has_left.get()
-    if left is not None and left.is_set():
-        raise ClientLeft
 
 
 class DepartureWatch:
@@ -59,11 +38,8 @@ class DepartureWatch:
             await self._app(scope, receive, send)
             return
         left = threading.Event()
-        token = _has_left.set(left)
-        try:
+        with abandonable(left):
             await self._watched(scope, receive, send, left)
-        finally:
-            _has_left.reset(token)
 
     async def _watched(self, scope: _Scope, receive: _Receive, send: _Send, left: threading.Event) -> None:
         has_begun = False
