@@ -210,11 +210,7 @@ def _ingest_once(
                 report.notes += notes_after(settlement, target.version, sources)
             if on_stage is not None:
                 on_stage("index")
-            target.complete(
-                reconcilers,
-                prune=prune,
-                catch_up=lambda: run.catch_up(sources, prune=prune),
-            )
+            target.complete(reconcilers, prune=prune, catch_up=lambda: run.catch_up(sources, prune=prune))
             report.complete = True
         except StoreError as error:
             if _is_replaced(target):  # that is what went wrong, whatever it showed at

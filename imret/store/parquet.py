@@ -30,6 +30,7 @@ from imret.settings import __version__
 from imret.store import Collection, Identity, Point, Store
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
 from imret.store.replacement import Replacement
+from imret.store.strict_json import parse_object
 
 try:
     import pyarrow
@@ -172,11 +173,7 @@ def import_collection(
                 )
                 identity = live  # and its name for the model, which works on this machine
             elif not replace:
-                raise DataError(
-                    f"collection {name!r} exists already, in {store.address}. Replace it with the file's "
-                    "content (--replace), add to it (--merge), or import under another name "
-                    "(--collection NAME)."
-                )
+                raise _exists(store, name)
         say_stage("verify")
         for ids, _, _ in reader.batches():
             say_points(len(ids))
@@ -201,11 +198,20 @@ def import_collection(
                 target.optimize()
             replacement.carry_out(target) if replacement else store.finish(name, begun)
         except ChangedMeanwhile as error:
-            what = f"another program changed the collection {name!r} while this import ran"
-            what += "; it stays as it is" if replacement else "; what was added to it may be lost"
+            what = "it stays as it is" if replacement else "what was added to it may be lost"
             also = " to replace what that stored, too, or add to it with --merge" if replace else ""
-            raise ChangedMeanwhile(f"{what}. Run it again{also}.") from error
+            raise ChangedMeanwhile(
+                f"another program changed the collection {name!r} while this import ran; {what}. "
+                f"Run it again{also}."
+            ) from error
     return points
+
+
+def _exists(store: Store, name: str) -> DataError:
+    return DataError(
+        f"collection {name!r} exists already, in {store.address}. Replace it with the file's content "
+        "(--replace), add to it (--merge), or import under another name (--collection NAME)."
+    )
 
 
 # ---- Writing -----------------------------------------------------------------------------------
@@ -447,7 +453,7 @@ class _Reader:
             ids = check_ids(columns[0].to_pylist())
             # An engine must not see NaN, and a kept view would keep the whole row group alive.
             vectors = check_vectors(numbers.to_numpy(zero_copy_only=True).reshape(-1, dim), (n, dim))
-            payloads = check_payloads([_payload(text) for text in columns[2].to_pylist()], n)
+            payloads = check_payloads([parse_object(text) for text in columns[2].to_pylist()], n)
         except RecursionError as error:
             raise self._not_ours(f"in {where} a payload is nested too deep") from error
         except (ValueError, TypeError, pa.ArrowException, MemoryError) as error:
@@ -467,30 +473,6 @@ class _Reader:
 
     def _not_ours(self, reason: str) -> DataError:
         return DataError(f"{self.shown} is not as imret exports it: {reason}. Export the collection again.")
-
-
-def _payload(text: str) -> dict[str, Any]:
-    """Return a payload from its JSON.
-
-    Raises:
-        ValueError: If it is no JSON object, has a key twice, or a number that is none.
-        RecursionError: If it is nested deeper than Python reads.
-    """
-    payload = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-    if not isinstance(payload, dict):
-        raise ValueError(f"a payload is an object, not {text[:50]!r}")
-    return payload
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    payload = dict(pairs)
-    if len(payload) != len(pairs):
-        raise ValueError("a payload has a key twice")
-    return payload
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"a payload holds {name}")
 
 
 def _text(value: object) -> str:

@@ -8,9 +8,9 @@ another name on a full disk, too:
     flushed-before-adding.json    something was: the engine's log makes whole what a kill has cut short
     flushed-before-deleting.json  points were deleted as well, so that there may be fewer
 
-A version of an older imret has none until it is opened. Only what is there is looked at, never what is in it:
-a byte that has changed in its place is not found. Knows of the engine what its files are called and which of
-them it removes.
+A version of an older imret has none until it is opened, and none that counts where an older one opened it
+since. Only what is there is looked at, never what is in it: a byte that has changed in its place is not
+found. Knows of the engine what its files are called and which of them it removes.
 """
 
 from __future__ import annotations
@@ -108,6 +108,14 @@ class Ledger:
         self._version = version
         self._noted = self._found = read(version)
         self.is_counted = self._noted is None or self._noted.points is not None
+
+    def forget(self) -> None:
+        """Forget what is noted: an older imret has opened the version since, and noted nothing."""
+        for name in _NAMES.values():
+            with suppress(OSError):
+                (self._version / name).unlink(missing_ok=True)
+        self._noted = self._found = None
+        self.is_counted = True
 
     @property
     def is_closed(self) -> bool:

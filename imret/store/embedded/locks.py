@@ -52,6 +52,9 @@ class VersionLock:
         version: Folder of the version.
         owner: Who will be told to others.
 
+    Attributes:
+        was_held_by_older: Whether an older imret held it last, which noted less.
+
     Raises:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
@@ -61,6 +64,7 @@ class VersionLock:
 
     def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
+        existed = self._path.is_file()
         while True:
             try:
                 descriptor = _open_lock(self._path)
@@ -80,6 +84,7 @@ class VersionLock:
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
+        self.was_held_by_older = existed and os.fstat(descriptor).st_size < _NOTE_BYTES
         self._note(json.dumps(asdict(owner)))
 
     def clear_owner(self) -> None:

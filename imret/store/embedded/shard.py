@@ -94,6 +94,8 @@ class Shard:
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
             ) from None
+        if self._lock.was_held_by_older:
+            self._ledger.forget()
         try:
             if empty:
                 folder.move_to_trash(path)

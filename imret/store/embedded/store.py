@@ -274,7 +274,8 @@ class EdgeStore:
             to_fill: Whether it is open to be filled, and not to be read only.
 
         Raises:
-            StoreError: If it is another, or has been replaced.
+            StoreError: If it is another.
+            ChangedMeanwhile: If it has been replaced.
         """
         collection = version.parent
         try:
@@ -287,10 +288,7 @@ class EdgeStore:
                 "while this one used it. Run the command again."
             )
         if to_fill and folder.is_retired(version):
-            raise StoreError(
-                f"the collection {collection.name!r} in {self.address!r} was switched to another version by "
-                "another program while this one filled it. Run the command again."
-            )
+            raise changed_meanwhile(collection.name, self.address)
 
     def _acquire(
         self, version: Path, identity: Identity | None, *, empty: bool = False

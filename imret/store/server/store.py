@@ -20,6 +20,7 @@ from qdrant_client import QdrantClient, models
 from imret.errors import DataError, StoreError, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
+from imret.store.server.aliases import create_alias, delete_alias
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.marks import Marks
@@ -203,9 +204,9 @@ class ServerStore:
         Raises:
             ChangedMeanwhile: If the state is another than is expected.
         """
-        steps: list[models.AliasOperations] = [_create_alias(name, physical)]
+        steps: list[models.AliasOperations] = [create_alias(name, physical)]
         if old is not None:
-            steps.insert(0, _delete_alias(name))
+            steps.insert(0, delete_alias(name))
         if old is not None and expected is not None:
             try:
                 may_switch = self._marks.begin_switch(old, expected)
@@ -311,7 +312,7 @@ class ServerStore:
             )
 
     def _move_alias(self, old: str, new: str, physical: str) -> None:
-        steps: list[models.AliasOperations] = [_delete_alias(old), _create_alias(new, physical)]
+        steps: list[models.AliasOperations] = [delete_alias(old), create_alias(new, physical)]
         try:
             self._request("rename it", lambda: self._client.update_collection_aliases(steps))
         except StoreUnavailable:
@@ -493,13 +494,3 @@ def _of_encoder(
     if staged:
         return [physical for physical in same if physical != live]
     return [live] if live is not None and live in same else same
-
-
-def _create_alias(name: str, physical: str) -> models.CreateAliasOperation:
-    return models.CreateAliasOperation(
-        create_alias=models.CreateAlias(collection_name=physical, alias_name=name)
-    )
-
-
-def _delete_alias(name: str) -> models.DeleteAliasOperation:
-    return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))

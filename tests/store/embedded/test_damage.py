@@ -226,6 +226,25 @@ def test_a_store_of_an_older_imret_opens_as_before_and_is_watched_from_then_on(d
         Shard(version, None, owner=OWNER, index_from_kb=1)
 
 
+def test_what_an_older_imret_stored_since_is_no_damage(db: Path) -> None:
+    version = db / "photos" / MODEL.version
+    make(version, "closed")
+    answers_of(version)  # by this one, whose lock stays
+    lock = version.with_name(f"{version.name}.lock")
+    note = (version / "flushed.json").read_bytes()
+    shard = Shard(version, MODEL, owner=OWNER, index_from_kb=10_000)
+    add(shard, range(N, N + 5))
+    shard.close()
+    (version / "flushed.json").write_bytes(note)  # which an older one leaves as it is
+    lock.write_bytes(b"")  # and this as it ends
+    shard = Shard(version, None, owner=OWNER, index_from_kb=10_000)
+    assert shard.count(None) == N + 5
+    shard.close()
+    noted = inventory.read(version)
+    assert noted is not None
+    assert noted.points == N + 5
+
+
 def test_a_store_older_than_the_index_of_sources_opens_as_before(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
