@@ -52,6 +52,11 @@ _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}  # the last two are of what is null 
 _SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+_NOT_COMPARABLE = (
+    "Their vectors cannot be compared. Import it under another name (--collection NAME), or in place of this "
+    "one (--replace)."
+)
+
 # (ids, vectors (n, dim) float32, payloads)
 Batch: TypeAlias = tuple[list[str], NDArray[np.float32], list[dict[str, Any]]]
 
@@ -165,11 +170,7 @@ def import_collection(
         if (live := store.live(name)) is not None:
             if merge:
                 live.require_same(
-                    identity,
-                    subject=f"collection {name!r}",
-                    user=reader.shown,
-                    advice="Their vectors cannot be compared. Import it under another name "
-                    "(--collection NAME), or in place of this one (--replace).",
+                    identity, subject=f"collection {name!r}", user=reader.shown, advice=_NOT_COMPARABLE
                 )
                 identity = live  # and its name for the model, which works on this machine
             elif not replace:
