@@ -197,7 +197,8 @@ def import_collection(
                 target.flush()
                 say_stage("index")
                 target.optimize()
-            replacement.carry_out(target) if replacement else store.finish(name, begun)
+                # While it is open, so that nobody else empties it.
+                replacement.carry_out(target) if replacement else store.finish(name, begun)
         except ChangedMeanwhile as error:
             what = "it stays as it is" if replacement else "what was added to it may be lost"
             also = " to replace what that stored, too, or add to it with --merge" if replace else ""

@@ -32,7 +32,7 @@ class Replacement:
         self._held = self._pictures()
 
     def carry_out(self, version: Collection) -> None:
-        """Switch to a version, which may be closed.
+        """Switch to a version, which is open: else another program might begin it anew this moment.
 
         Raises:
             ChangedMeanwhile: If another program has stored or removed pictures since, or switched.

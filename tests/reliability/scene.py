@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imret import open_store
+from imret import ImretError, open_store
 from imret.store.payload import path_of, source_of
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
@@ -222,6 +222,14 @@ def run_alone(scene: Scene, processes: Processes, command: Command) -> None:
     typed = " ".join(command.arguments())
     assert ended.code == (0 if worlds else 1), f"{typed}\n{ended.err}\nbefore: {describe(world)}"
     assert is_one_of(found, worlds or [world]), f"{typed}\n{ended.err}\nfound: {describe(found)}"
+
+
+def stored_after(scene: Scene, story: str) -> Stored:
+    """Return what a store holds after what a story tells; that it cannot be read is part of the story."""
+    try:
+        return scene.stored()
+    except ImretError as error:
+        raise AssertionError(f"{story}\n{error}") from error
 
 
 def check_answers(scene: Scene, processes: Processes) -> None:

@@ -39,6 +39,7 @@ from tests.reliability.scene import (
     is_one_of,
     job,
     run_alone,
+    stored_after,
 )
 
 ALPS, COAST, GARDEN = range(3)
@@ -119,8 +120,8 @@ def kill_once(
         killed = job(command, db, kill_s=rng.uniform(0.0, 1.2), kill=rng.choice(["program", "all"]))
         (ended,) = processes.run(killed)
         check_ended_well(ended)
-        found = scene.stored()
         story = f"{' '.join(killed.arguments)} killed at {killed.kill_s:.3f} s: {ended.code}\n{ended.err}"
+        found = stored_after(scene, story)
         worlds = command.cut_short(world) if ended.code else command.done(world)
         assert is_one_of(found, worlds), f"{story}\nbefore: {describe(world)}\nfound: {describe(found)}"
         is_done = bool(ended.code) and is_one_of(found, command.done(world))

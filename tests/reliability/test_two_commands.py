@@ -38,6 +38,7 @@ from tests.reliability.scene import (
     is_one_of,
     job,
     run_alone,
+    stored_after,
 )
 
 PAIRS = 3  # of commands in a sequence
@@ -105,12 +106,12 @@ def run_pair(scene: Scene, processes: Processes, exported: Exported, tally: Coun
     count(tally, first, second)
     check_ended_well(first)
     check_ended_well(second)
-    found = scene.stored()
-    worlds = allowed(world, commands[0], first.code == 0, commands[1], second.code == 0)
     story = "\n".join(
         f"{' '.join(one.job.arguments)} (after {one.job.after_s:.2f} s): {one.code}\n{one.err}"
         for one in (first, second)
     )
+    found = stored_after(scene, story)
+    worlds = allowed(world, commands[0], first.code == 0, commands[1], second.code == 0)
     assert is_one_of(found, worlds), (
         f"{story}\nbefore:\n    {describe(world)}\nfound:\n    {describe(found)}\nallowed:\n    "
         + "\n  or\n    ".join(describe(one) for one in worlds)

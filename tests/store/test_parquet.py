@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, ModelMismatch, StoreError
 from imret.store import Collection, Identity, Point, Store
@@ -639,8 +639,8 @@ def test_an_import_to_a_server_that_is_cut_short_is_made_again(
     assert server.staged_versions(name) == []
 
 
-def test_points_that_somebody_else_stores_meanwhile_are_noticed(
-    server: Store, folder: Path, name: str
+def test_points_that_another_program_stores_meanwhile_are_noticed(
+    server: Any, folder: Path, name: str
 ) -> None:
     fill(server, name, range(10))
     export_collection(server, name, folder / "a.parquet")
@@ -652,8 +652,9 @@ def test_points_that_somebody_else_stores_meanwhile_are_noticed(
 
     def also(n: int) -> None:
         if "store" in opened:
-            with closing(server.open_version(name, MODEL)) as theirs:
-                theirs.upsert([str(uuid.UUID(int=2**100))], np.ones((1, DIM), np.float32), [{}])
+            point = models.PointStruct(id=str(uuid.UUID(int=2**100)), vector=[1.0] * DIM, payload={})
+            for physical in server._versions(name):  # none of imret's own would fill this one
+                server._client.upsert(physical, [point], wait=True)
 
     with pytest.raises(StoreError, match="holds 11 of the 10 points"):
         import_collection(folder / "a.parquet", server, name, on_points=also, on_stage=intrude)

@@ -554,6 +554,17 @@ def test_a_version_of_the_same_encoder_is_built_beside_the_live_one(store: Store
             assert resumed.facet("category") == {new: 1}
 
 
+def test_two_that_begin_before_there_is_a_collection_have_a_version_each(store: Store, name: str) -> None:
+    with closing(store.create_staging(name, MODEL)) as imported:
+        one_point(imported, "imported")
+        with closing(store.open_version(name, MODEL)) as ingested:  # not the other's, which is not complete
+            assert ingested.count() == 0
+            one_point(ingested, "ingested")
+            store.promote(name, MODEL, version=ingested.version)
+        with closing(store.open(name)) as reader:
+            assert reader.facet("category") == {"ingested": 1}
+
+
 def test_a_version_beside_the_live_one_starts_empty_whatever_was_left(store: Store, name: str) -> None:
     with closing(store.open_version(name, MODEL)) as first:
         one_point(first, "live")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from imret.errors import StoreError, StoreLocked
+from imret.errors import ChangedMeanwhile, StoreError, StoreLocked
 from imret.store.embedded.damage import damaged
 
 SWITCH_LOCK = ".switch.lock"
@@ -40,6 +40,10 @@ class LockOwner:
 
 class LockedElsewhere(StoreLocked):
     """Another process has a version open, perhaps not for long."""
+
+
+class LiveMeanwhile(ChangedMeanwhile):
+    """A version that is to be emptied was made live while its lock was waited for."""
 
 
 class VersionLock:

@@ -65,6 +65,7 @@ class Shard:
 
     Raises:
         LockedElsewhere: If another process has it open.
+        LiveMeanwhile: If it is to be made anew, and is live.
         DataError: If it does not exist and `identity` is None.
         ModelMismatch: If it belongs to another encoder.
         StoreDamaged: If it has lost files, or they cannot be read.
@@ -98,7 +99,7 @@ class Shard:
             self._ledger.forget()
         try:
             if empty:
-                folder.move_to_trash(path)
+                self._empty()
             stored = folder.read_identity(path)
             if stored is None:
                 self.identity = self._create(identity, index_from_kb)
@@ -116,6 +117,20 @@ class Shard:
             if damage.is_engine_failure(error):
                 raise self.failure("open", error) from error
             raise
+
+    def _empty(self) -> None:
+        """Remove what is there; whoever switches to a version has it open, so nobody does this moment.
+
+        Raises:
+            LiveMeanwhile: If it is live.
+        """
+        if folder.read_versions(self.path.parent).live == self.path.name:
+            name, store = self.path.parent.name, self.path.parent.parent
+            raise locks.LiveMeanwhile(
+                f"another program has filled the collection {name!r} of {str(store)!r} meanwhile. "
+                "Run the command again."
+            )
+        folder.move_to_trash(self.path)
 
     def resume(self, identity: Identity) -> None:
         """Make ready to be filled further by the encoder it belongs to.

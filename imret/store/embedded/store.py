@@ -159,7 +159,11 @@ class EdgeStore:
     def _open_to_fill(self, name: str, identity: Identity, *, staged: bool) -> Collection:
         collection = self._folder / check_name(name)
         version = _version_of(collection, identity, staged=staged)
-        opened = self._open(name, collection / version, identity, empty=staged)
+        try:
+            opened = self._open(name, collection / version, identity, empty=staged)
+        except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
+            version = _version_of(collection, identity, staged=staged)
+            opened = self._open(name, collection / version, identity, empty=staged)
         known = folder.read_versions(collection)
         if version in known.retired:
             with locks.switching(collection):
@@ -426,9 +430,11 @@ def _folder_to_share_in(share: Share) -> Path | None:
 
 
 def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
-    """Return the name of a version's folder; an encoder has two, to fill one while the other is live."""
+    """Return the name of a version's folder.
+
+    An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
+    begin at the same time each have their own.
+    """
     plain, second = identity.version, f"{identity.version}-2"
-    live = folder.read_versions(collection).live
-    if live not in (plain, second):
-        return plain
-    return live if not staged else second if live == plain else plain
+    is_second = folder.read_versions(collection).live == second
+    return plain if is_second == staged else second

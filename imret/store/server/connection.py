@@ -293,8 +293,11 @@ class Connection:
                 f"Qdrant at {self.address} {did}. Set it: export QDRANT_API_KEY=...", public=public
             )
         if status in (404, "NOT_FOUND") and "collection" in reason.lower():
-            reason += ". It was replaced or dropped while it was open; open it again"
-            return ReplacedError(f"Qdrant at {self.address} refused to {what}: {reason}", public=public)
+            return ReplacedError(
+                f"another program has replaced or dropped the collection at {self.address} while this one "
+                f"used it (to {what}). Run the command again.",
+                public=public,
+            )
         return StoreError(f"Qdrant at {self.address} refused to {what}: {reason}", public=public)
 
     def _reason_of(self, error: Exception) -> str:

@@ -24,12 +24,14 @@ _FILLING_S = 900.0
 _SAY_FILLING_S = 60.0
 _POLL_S = 0.1
 
+STAGED = {"imret_staged": "1"}  # metadata of a collection from its making on
+
 
 class Marks:
     """The marks of Qdrant collections, each a text, "" where it was never left.
 
-    "switch" and "ended" are those of `LiveState`; "switching" says who is about to replace the version, and
-    "filling" when who last filled it.
+    "switch" and "ended" are those of `LiveState`; "switching" says who is about to replace the version,
+    "filling" when who last filled it, and "staged" that it is for whoever made it alone.
 
     Args:
         connection: To the server.
@@ -111,7 +113,7 @@ class Marks:
             "describe a collection", lambda: self._connection.client.get_collection(physical)
         )
         metadata: dict[str, Any] = info.config.metadata or {}
-        marks = ("switch", "ended", "switching", "filling")
+        marks = ("switch", "ended", "switching", "filling", "staged")
         return {mark: str(metadata.get(f"imret_{mark}", "")) for mark in marks}
 
 

@@ -23,7 +23,7 @@ from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.aliases import create_alias, delete_alias
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
-from imret.store.server.marks import Marks
+from imret.store.server.marks import STAGED, Marks
 from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
 
 if TYPE_CHECKING:
@@ -140,19 +140,23 @@ class ServerStore:
     def open_version(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
         existing = _of_encoder(self._versions(name), identity, live, staged=False)
-        return self._open_to_fill(name, identity, existing[0] if existing else None)
+        mine = (one for one in existing if one == live or not self._marks.read(one, "staged"))
+        return self._open_to_fill(name, identity, next(mine, None))
 
     def create_staging(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
         for physical in _of_encoder(self._versions(name), identity, live, staged=True):
-            if not self._marks.is_filled_by_another(physical):
+            if not self._marks.is_filled_by_another(physical) and self._aliases().get(name) != physical:
                 self._delete(physical)
-        return self._open_to_fill(name, identity, None)
+        return self._open_to_fill(name, identity, None, staged=True)
 
-    def _open_to_fill(self, name: str, identity: Identity, physical: str | None) -> Collection:
+    def _open_to_fill(
+        self, name: str, identity: Identity, physical: str | None, *, staged: bool = False
+    ) -> Collection:
         if physical is None:
             physical = self._free_name(name, identity)
-            self._create(name, physical, identity)
+            # An ingest that begins now does not take it for one of its own that was cut short.
+            self._create(name, physical, identity, STAGED if staged else {})
         stored = self._identity(name, physical)
         if stored is None:
             raise self._foreign(name, physical)
@@ -399,7 +403,7 @@ class ServerStore:
         except (KeyError, TypeError, ValueError):
             return None
 
-    def _create(self, name: str, physical: str, identity: Identity) -> None:
+    def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
         def create() -> bool:
             return self._client.create_collection(
                 physical,
@@ -410,7 +414,7 @@ class ServerStore:
                         type=models.ScalarType.INT8, quantile=0.99, always_ram=True
                     )
                 ),
-                metadata=_metadata(name, identity),
+                metadata={**_metadata(name, identity), **marks},
             )
 
         try:
