@@ -42,7 +42,7 @@ def describe_all(store: Store) -> list[dict[str, Any]]:
         building: list[Identity] = []
         with suppress(StoreError):
             building = store.staged_versions(name)
-        why = "an ingest was cut short; run it again" if building else "an ingest or a deletion was cut short"
+        why = "an ingest, an import or a deletion was cut short; run it again"
         model = building[0].model if building else None
         described.append({"name": name, "model": model, "incomplete": why})
     return sorted(described, key=lambda one: str(one["name"]))

@@ -127,6 +127,10 @@ def _search_options(command: F) -> F:
     return command
 
 
+_STORED_KINDS = ("id", "stored")
+_PERHAPS_STORED = (*_STORED_KINDS, "image")
+
+
 @click.command(
     "search",
     short_help="Find pictures by words, pictures, or sums of them.",
@@ -298,7 +302,7 @@ def _from_server(
         hits = search.search(server, terms, options, fetch=fetch)
     except search.FallbackToLocal as error:
         if str(error):
-            announce(f"imret serve at {server.url} {error}; searching without it")
+            announce(f"imret serve at {server.url} {str(error).rstrip('.')}; searching without it")
         return None, error.problem
     announce(f"answered by imret serve at {server.url} (store {escape_control(server.address)})")
     return hits, None
@@ -328,7 +332,11 @@ def _from_store(
         from imret.retrieval.collection_encoder import collection_encoder
 
         # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
-        needs_encoder = encoding["model"] is not None or any(t.kind not in ("id", "stored") for t in terms)
+        needs_encoder = encoding["model"] is not None or any(t.kind not in _STORED_KINDS for t in terms)
+        if needs_encoder and encoding["model"] is None and all(t.kind in _PERHAPS_STORED for t in terms):
+            from imret.retrieval.query_vector import needs_model
+
+            needs_encoder = needs_model(opening.result(), terms)
         encoder = (
             collection_encoder(
                 store,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imret.defaults import DEFAULT_MODEL
+from imret.escape import quoted
 from imret.files import write_atomically
 from imret.models.fingerprint import ModelFiles
 from imret.settings import state_dir
@@ -105,6 +106,17 @@ def _entries() -> list[str]:
 def _is_private(folder: Path) -> bool:
     info = os.stat(folder)
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
+
+
+def doubt_of_notes() -> str:
+    """Return why what was noted before is not believed, with what mends it; empty if it is."""
+    folder = _folder()
+    try:
+        if _is_private(folder):
+            return ""
+    except OSError:
+        return ""
+    return f"{str(folder)!r} has that, and others can write to it: chmod 700 {quoted(str(folder))}"
 
 
 def _entry(name: str, files: ModelFiles) -> str:

@@ -92,7 +92,9 @@ def resolve_model(
         if os.path.exists(named) and not os.path.isdir(named):
             _regular(named)
     if _looks_like_path(text):
-        raise ModelError(f"Model '{text}' was not found: no such folder or file.")
+        raise ModelError(
+            f"Model '{text}' was not found: no such folder or file. Where it is now: --model FOLDER"
+        )
     _refuse_arch(text, arch)
     return _from_tag(text, notify)
 

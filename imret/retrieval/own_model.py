@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from imret.errors import ModelUnknown
-from imret.models.known_models import is_known_model, is_known_name, note_model
+from imret.models.known_models import doubt_of_notes, is_known_model, is_known_name, note_model
 from imret.models.resolve import is_path, resolve_model
 from imret.store import Identity
 
@@ -55,11 +55,12 @@ def find_own_model(
                 f"{what}. Nothing of it was loaded.\nIf you trust where it comes from, {advice}"
             )
 
+    doubt = doubt_of_notes()
     if not is_known_name(name):
         does = "be loaded from this machine" if is_path(name) else "be downloaded and loaded"
         confirm(
-            f"collection {collection!r} names the model {name!r}, which you have not used before: it was "
-            "chosen by whoever wrote the collection",
+            f"collection {collection!r} names the model {name!r}, which you have not used before"
+            f"{f' (or had; {doubt})' if doubt else ''}: it was chosen by whoever wrote the collection",
             f"It would {does}. Use it?",
         )
         files = resolve_model(name, arch=arch, notify=notify)

@@ -150,9 +150,11 @@ class Collection:
             start: Leave out the points whose id comes before this one; a point of this id need not exist.
 
         Raises:
-            ValueError: If `start` is no UUID in canonical form.
+            ValueError: If `start` is no UUID in canonical form, or a batch would have no points.
         """
         start = check_start(start)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1, not {batch_size}")
         if filter is not None and (filter := filter.reduced()) is None:
             return iter(())
         return self._scan(filter, vectors, batch_size, start)

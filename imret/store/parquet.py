@@ -166,7 +166,6 @@ def import_collection(
     with _reading(file) as reader:
         identity, points = reader.header.identity, reader.header.points
         begun = store.state(name)
-        replacement = Replacement(store, name, begun) if begun.version is None or not merge else None
         if (live := store.live(name)) is not None:
             if merge:
                 live.require_same(
@@ -175,6 +174,7 @@ def import_collection(
                 identity = live  # and its name for the model, which works on this machine
             elif not replace:
                 raise _exists(store, name)
+        replacement = Replacement(store, name, begun) if begun.version is None or not merge else None
         say_stage("verify")
         for ids, _, _ in reader.batches():
             say_points(len(ids))
@@ -197,8 +197,10 @@ def import_collection(
                 target.flush()
                 say_stage("index")
                 target.optimize()
-                # While it is open, so that nobody else empties it.
-                replacement.carry_out(target) if replacement else store.finish(name, begun)
+                if replacement:
+                    replacement.carry_out(target)
+                else:
+                    store.finish(name, begun)
         except ChangedMeanwhile as error:
             what = "it stays as it is" if replacement else "what was added to it may be lost"
             also = " to replace what that stored, too, or add to it with --merge" if replace else ""

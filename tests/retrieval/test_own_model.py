@@ -56,6 +56,7 @@ def db(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mine = os.environ["IMRET_HOME"]
     monkeypatch.setenv("IMRET_HOME", str(tmp_path / "another user"))
     fill(tmp_path / "db", model)
+    draw_picture(tmp_path / "new.png", seed=99)
     monkeypatch.setenv("IMRET_HOME", mine)
     return tmp_path / "db"
 
@@ -107,7 +108,7 @@ DOORS: dict[str, Callable[[Path], object]] = {
     "the encoder of a collection": ask_of,
     "the encoder that a store keeps": search_in_python,
     "a search": command("search", "wing"),
-    "a search by a picture": command("similar", "PHOTOS/aves/1.png"),
+    "a search by a picture": command("similar", "PHOTOS/../new.png"),
     "an ingest": command("ingest", "PHOTOS"),
     "a rebuild": command("ingest", "PHOTOS", "--rebuild"),
     "an evaluation": command("evaluate", "--collection", "photos"),
@@ -225,6 +226,14 @@ def test_another_model_in_the_same_folder_is_another_model(tmp_path: Path, db: P
         ask_of(tmp_path / "other")
     ask_of(tmp_path / "other", model=str(model))
     ask_of(tmp_path / "other")
+
+
+def test_a_picture_that_is_stored_needs_no_model_however_it_is_named(db: Path, tmp_path: Path) -> None:
+    picture = next((tmp_path / "photos").rglob("*.png"))
+    for typed in (("similar", picture), ("search", f"image:{picture}")):
+        done = CliRunner().invoke(cli, [*map(str, typed), "--db", str(db), "--format", "paths"])
+        assert done.exit_code == 0, done.output
+        assert "model" not in done.stderr
 
 
 def test_an_import_writes_a_collection_and_chooses_no_model(db: Path, tmp_path: Path, model: Path) -> None:

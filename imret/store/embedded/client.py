@@ -121,6 +121,8 @@ class WorkerClient:
     def _ask(self, operation: str, arguments: tuple[Any, ...]) -> Future[tuple[bool, Any]]:
         if os.getpid() != self._pid:
             raise StoreError("this store was opened before a fork; open it in the process that uses it")
+        if self.has_died:
+            raise self._closed()
         try:
             return self._talker.submit(self._exchange, (operation, arguments))
         except RuntimeError:  # shut down
@@ -129,6 +131,8 @@ class WorkerClient:
     def _closed(self) -> StoreError:
         if self.is_abandoned:
             return self._dead()
+        if self.has_died:  # whoever asked it then was told why
+            return WorkerGone(f"the process that served the store {self._address!r} has ended")
         return StoreError(f"the store {self._address!r} is closed")
 
     def _exchange(self, request: tuple[str, tuple[Any, ...]]) -> tuple[bool, Any]:

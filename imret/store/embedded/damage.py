@@ -25,6 +25,12 @@ _PASSING = (
     errno.EROFS,
     errno.EAGAIN,
 )
+# What the engine says of files that it cannot read; other refusals say something of what it was asked.
+_OF_FILES = re.compile(
+    r"os error|i/?o error|no such file|corrupt|mmap|deseriali|end of file|unexpected end|invalid data|"
+    r"checksum|(?:fail\w*|unable|cannot|could not|can't) (?:to )?(?:open|read|load|map|decode|parse)",
+    re.IGNORECASE,
+)
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 _LACKING = re.compile(r"no space left|not enough|out of memory|cannot allocate|cancell?ed|timed? ?out", re.I)
 
@@ -99,6 +105,12 @@ def of_engine(version: Path, operation: str, error: BaseException, *, hint: str 
         return StoreError(
             f"the embedded store failed to {doing} collection {version.parent.name!r} in "
             f"{str(version.parent.parent)!r}: {lacking}. {free} the command again."
+        )
+    is_panic = type(error) is not Exception
+    if operation != "open" and not is_panic and not _OF_FILES.search(text):
+        return StoreError(
+            f"the embedded store failed to {doing} collection {version.parent.name!r} in "
+            f"{str(version.parent.parent)!r}: {text.rstrip('.')}."
         )
     reason = f"Qdrant Edge failed to {doing} its files: {text.rstrip('.')}"
     reason += f". {hint.rstrip('.')}" if hint else ""

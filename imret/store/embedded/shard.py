@@ -114,6 +114,7 @@ class Shard:
             with suppress(BaseException):  # where it was loaded at all
                 self.engine.close()
             self._lock.release()
+            self._leave_stand_in()
             if damage.is_engine_failure(error):
                 raise self.failure("open", error) from error
             raise
@@ -407,9 +408,19 @@ class Shard:
                 self.flush()
 
     def _note(self) -> None:
+        """Note what lies there, unless something is lost that did when it was noted before.
+
+        Raises:
+            StoreDamaged: If something is; then the older note stays, by which the next opening finds it, too.
+        """
+        try:
+            self._refuse(self._ledger.find_loss())
+        except StoreDamaged:
+            self._is_broken = True
+            raise
         sources: list[str] = []
         if "source" in self.engine.info().payload_schema:  # else it is older, and not to be filled now
-            response = self.engine.facet(qe.FacetRequest(key="source", limit=MAX_SOURCES, exact=True))
+            response = self.engine.facet(qe.FacetRequest(key="source", limit=MAX_SOURCES, exact=False))
             sources = sorted(str(hit.value) for hit in response.hits if hit.count)
         self._ledger.close(self.identity.model, self.count(None), tuple(sources))
 

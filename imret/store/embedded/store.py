@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable, some_of
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
@@ -249,7 +249,14 @@ class EdgeStore:
         self, name: str, version: Path, identity: Identity | None, *, empty: bool = False
     ) -> Collection:
         opened, stored = self._acquire(version, identity, empty=empty)
-        place = os.open(version, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            place = os.open(version, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:  # another program has removed it this moment
+            with suppress(StoreError):
+                opened.worker.tell("close", opened.handle)
+            raise DataError(
+                f"there is no version {version.name} of collection {name!r} any more: {error.strerror}"
+            ) from error
 
         def reopen() -> Opened:
             again, _ = self._acquire(version, None)
@@ -364,7 +371,7 @@ class EdgeStore:
         """Remove what earlier switches retired, except what is still being read."""
         for version in folder.read_versions(collection).retired:
             if (collection / version).is_dir():
-                with suppress(StoreLocked, StoreDamaged):
+                with suppress(StoreError):  # the next switch tries again
                     self._started().call("remove", collection / version)
         for place in (collection, self._folder):
             folder.empty_trash(place)

@@ -203,6 +203,8 @@ class ServerEngine:
         """Wait until the server has built what it builds by itself."""
         pause = 0.05
         while True:
+            if self._filling is not None:
+                self._filling.say()
             info = self._info()
             if info.status != models.CollectionStatus.YELLOW:  # grey waits for the next write, not for us
                 break

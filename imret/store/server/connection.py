@@ -165,6 +165,8 @@ class Connection:
                 raise StoreError(f"the store {self.address} is closed")
             try:
                 return call()
+            except ChangedMeanwhile:
+                raise
             except Exception as error:
                 is_part = _is_node_away(error)
                 if not is_part and not _is_transient(error):

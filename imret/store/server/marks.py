@@ -16,8 +16,9 @@ from imret.errors import StoreError
 from imret.store.server.connection import Connection
 from imret.store.types import LiveState, new_mark
 
-# What somebody who switches says is void, should it stand for so long: it takes a hundredth of that.
-VOID_S = 10.0
+# What somebody who switches says is void, should it stand for so long: it takes a hundredth of that, and at
+# most a third and the time of one request that the server takes late.
+VOID_S = 50.0
 # From so long ago on a version that was being filled is what a killed program left. By the clocks of
 # different machines; one that was wrongly taken for that costs its program an error, no other anything.
 _FILLING_S = 900.0
@@ -103,7 +104,9 @@ class Marks:
     def is_filled_by_another(self, physical: str) -> bool:
         """Whether another program fills a version this moment, or did a short while ago."""
         when, _, who = self.read(physical, "filling").partition(" ")
-        return bool(when) and who != self._own and abs(time.time() - float(when)) < _FILLING_S
+        if not when.isdecimal() or who == self._own:
+            return False
+        return abs(time.time() - int(when)) < _FILLING_S
 
     def filling(self, physical: str) -> Filling:
         return Filling(self, physical, self._own)

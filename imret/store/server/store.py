@@ -8,7 +8,6 @@ in flight. A collection or an alias that imret did not make is never written to.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,16 +23,14 @@ from imret.store.server.aliases import create_alias, delete_alias
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.marks import STAGED, Marks
+from imret.store.server.versions import FORMAT, is_version, note_of, of_encoder
 from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-
-FORMAT = 1
 # Of two programs that switch at once each sees the other's alias or none after so long.
 SETTLE_S = 0.3
-_VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
 class ServerStore:
@@ -84,7 +81,7 @@ class ServerStore:
 
         def look() -> list[str]:
             names = self._aliases().items()
-            return sorted(name for name, it in names if _is_version(it) and is_ours(name, it))
+            return sorted(name for name, it in names if is_version(it) and is_ours(name, it))
 
         return look_up(look)
 
@@ -92,7 +89,7 @@ class ServerStore:
         aliases = self._aliases()
         names = set()
         for physical in self._names():
-            if _is_version(physical) and physical not in aliases.values():
+            if is_version(physical) and physical not in aliases.values():
                 with suppress(PartAway):  # it cannot be described now
                     names.add(str(self._note(physical, waits_for_part=False).get("collection", "")))
         return sorted(name for name in names - set(aliases) if is_name(name))
@@ -103,7 +100,7 @@ class ServerStore:
 
     def version(self, name: str) -> str | None:
         physical = self._aliases().get(check_name(name))
-        return physical if physical is not None and _is_version(physical) else None
+        return physical if physical is not None and is_version(physical) else None
 
     def state(self, name: str) -> LiveState:
         def look() -> LiveState:
@@ -139,13 +136,13 @@ class ServerStore:
 
     def open_version(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
-        existing = _of_encoder(self._versions(name), identity, live, staged=False)
+        existing = of_encoder(self._versions(name), identity, live, staged=False)
         mine = (one for one in existing if one == live or not self._marks.read(one, "staged"))
         return self._open_to_fill(name, identity, next(mine, None))
 
     def create_staging(self, name: str, identity: Identity) -> Collection:
         live = self._settled_live_name(name)
-        for physical in _of_encoder(self._versions(name), identity, live, staged=True):
+        for physical in of_encoder(self._versions(name), identity, live, staged=True):
             if not self._marks.is_filled_by_another(physical) and self._aliases().get(name) != physical:
                 self._delete(physical)
         return self._open_to_fill(name, identity, None, staged=True)
@@ -168,7 +165,7 @@ class ServerStore:
         )
         if stored.model != identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
-            self._write_note(physical, _metadata(name, identity))
+            self._write_note(physical, note_of(name, identity))
         self._index_payload(physical)
         return self._collection(name, identity, physical, fills=True)
 
@@ -190,7 +187,7 @@ class ServerStore:
         if expected is not None and now != expected:
             raise changed_meanwhile(name, self.address)
         versions = self._versions(name)
-        physical = version or next(iter(_of_encoder(versions, identity, old, staged=staged)), None)
+        physical = version or next(iter(of_encoder(versions, identity, old, staged=staged)), None)
         if physical not in versions:
             raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
         if old != physical:
@@ -214,12 +211,18 @@ class ServerStore:
         if old is not None and expected is not None:
             try:
                 may_switch = self._marks.begin_switch(old, expected)
-                if self._aliases().get(name) != old or not may_switch():
+                if self._aliases().get(name) != old:
                     raise changed_meanwhile(name, self.address)
             except ReplacedError:
                 raise changed_meanwhile(name, self.address) from None
+
+        def switch() -> bool:
+            if old is not None and expected is not None and not may_switch():  # at each try
+                raise changed_meanwhile(name, self.address)
+            return self._client.update_collection_aliases(steps)
+
         try:
-            self._request("switch to it", lambda: self._client.update_collection_aliases(steps))
+            self._request("switch to it", switch)
         except BaseException:
             if old is not None and expected is not None:
                 with suppress(StoreError):
@@ -243,10 +246,10 @@ class ServerStore:
             assert identity is not None
             # From here on it belongs to whichever of the two names is its alias, so that the alias alone
             # decides, in one step.
-            self._write_note(live, _metadata(old, identity, renamed_to=new))
+            self._write_note(live, note_of(old, identity, renamed_to=new))
             self._move_alias(old, new, live)
         for physical, other in self._versions(old).items():  # what is being built
-            self._write_note(physical, _metadata(new, other))
+            self._write_note(physical, note_of(new, other))
         self._settled_live_name(new)
 
     def drop(self, name: str) -> None:
@@ -276,7 +279,7 @@ class ServerStore:
         check_name(name)
         physical = self._aliases().get(name)
         if physical is not None:
-            if not _is_version(physical) or self._identity(name, physical) is None:
+            if not is_version(physical) or self._identity(name, physical) is None:
                 raise self._foreign(name, physical)
         elif name in self._names():
             raise self._foreign(name, name)
@@ -294,7 +297,7 @@ class ServerStore:
         if physical is not None and self._note(physical).get("renamed_to") == name:
             identity = self._identity(name, physical)
             assert identity is not None
-            self._write_note(physical, _metadata(name, identity))
+            self._write_note(physical, note_of(name, identity))
         return physical
 
     def _half_renamed(self, old: str, new: str) -> str | None:
@@ -347,7 +350,7 @@ class ServerStore:
         versions: dict[str, Identity] = {}
         for physical in sorted(self._names()):
             called_so = physical.rpartition(".")[0] == name
-            if _is_version(physical) and (called_so or physical not in others):
+            if is_version(physical) and (called_so or physical not in others):
                 try:
                     identity = self._identity(name, physical, waits_for_part=not skips_away)
                 except PartAway:
@@ -414,7 +417,7 @@ class ServerStore:
                         type=models.ScalarType.INT8, quantile=0.99, always_ram=True
                     )
                 ),
-                metadata={**_metadata(name, identity), **marks},
+                metadata={**note_of(name, identity), **marks},
             )
 
         try:
@@ -470,31 +473,3 @@ class ServerStore:
             f"the Qdrant at {self.address} has {what} named {name!r} that imret did not make; it is left "
             "alone. Use another name: --collection NAME"
         )
-
-
-def _metadata(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:
-    """Return the metadata of a version; of two names, during a rename, the one that is its alias counts."""
-    return {
-        "imret": {
-            "format": FORMAT,
-            "collection": name,
-            "renamed_to": renamed_to,  # always there: Qdrant merges metadata, so an absent key would stay
-            "model": identity.model,
-            "fingerprint": identity.fingerprint,
-            "dim": identity.dim,
-        }
-    }
-
-
-def _is_version(physical: str) -> bool:
-    return bool(_VERSION.fullmatch(physical.rpartition(".")[2]))
-
-
-def _of_encoder(
-    versions: Mapping[str, Identity], identity: Identity, live: str | None, *, staged: bool
-) -> list[str]:
-    """Return the versions of an encoder that a caller may mean: the live one, or those beside it."""
-    same = [physical for physical, stored in versions.items() if stored.version == identity.version]
-    if staged:
-        return [physical for physical in same if physical != live]
-    return [live] if live is not None and live in same else same

@@ -226,6 +226,32 @@ def test_a_store_of_an_older_imret_opens_as_before_and_is_watched_from_then_on(d
         Shard(version, None, owner=OWNER, index_from_kb=1)
 
 
+@pytest.mark.parametrize("what_then", ["store", "delete", "optimize"])
+def test_what_was_lost_while_it_was_open_is_not_noted_as_whole(db: Path, what_then: str) -> None:
+    version = db / "photos" / MODEL.version
+    make(version, "closed")
+    shard = Shard(version, MODEL, owner=OWNER, index_from_kb=10_000)
+    noted = (version / "flushed.json").read_bytes()
+    next(version.rglob("vectors/status.dat")).unlink()
+
+    def go_on() -> None:
+        if what_then == "store":
+            add(shard, range(N, N + 5))
+        elif what_then == "delete":
+            shard.delete([point_of(0)[0]])
+        else:
+            shard.optimize()
+        shard.flush()
+
+    with pytest.raises(StoreDamaged, match=r"status\.dat is missing"):
+        go_on()
+    shard.close()
+    kept = [path for path in version.glob("flushed*.json") if path.read_bytes() == noted]
+    assert len(kept) == 1
+    with pytest.raises(StoreDamaged, match=r"status\.dat is missing"):
+        Shard(version, None, owner=OWNER, index_from_kb=10_000)
+
+
 def test_what_an_older_imret_stored_since_is_no_damage(db: Path) -> None:
     version = db / "photos" / MODEL.version
     make(version, "closed")

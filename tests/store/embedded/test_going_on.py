@@ -9,19 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from imret.errors import DataError, StoreError, StoreLocked
+from imret.errors import ChangedMeanwhile, DataError, StoreDamaged, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Collection, Filter, Match
 from imret.store.embedded import layout, locks, unix_socket
 from imret.store.embedded.store import EdgeStore
 from tests import ROOT
-from tests.fakes.edge_points import MODEL, OTHER_MODEL, point_of, store_points
+from tests.fakes.edge_points import MODEL, OTHER_MODEL, point_of, store_points, worker_pid
 from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
 from tests.store.embedded.test_sharing import (
@@ -186,7 +186,7 @@ def test_a_version_that_was_replaced_meanwhile_is_not_written_to(db: Path) -> No
         assert read.count() == N  # has it open from now on, so that it stays
         other.open_version("photos", OTHER_MODEL).close()
         other.promote("photos", OTHER_MODEL)
-        with pytest.raises(StoreError, match=r"'photos' .* switched to another version by another program"):
+        with pytest.raises(ChangedMeanwhile, match="another program has changed the collection 'photos'"):
             photos.upsert([NEW], NEW_VECTOR[None], [NEW_PAYLOAD])
         assert read.count() == N
         photos.close()
@@ -365,3 +365,27 @@ def test_an_ingest_goes_on_when_the_first_ends_whose_store_it_shared(tmp_path: P
         photos = store.open("photos")
         assert photos.facet("source") == {str(tmp_path / "b"): 40, str(tmp_path / "a"): 8}
         assert layout.version_folders(db / "photos") == [db / "photos" / photos.version]
+
+
+def test_all_collections_of_a_worker_that_died_go_on_and_only_who_asked_it_then_is_told(db: Path) -> None:
+    with EdgeStore(db) as store:
+        for name in ("a", "b"):
+            store_points(store, range(5), name=name)
+        with closing(store.open("a")) as a, closing(store.open("b")) as b:
+            assert (a.count(), b.count()) == (5, 5)
+            os.kill(worker_pid(store), signal.SIGKILL)
+            with pytest.raises(StoreUnavailable, match="was killed by SIGKILL"):
+                a.count()
+            assert (b.count(), a.count()) == (5, 5)
+
+
+def test_what_the_engine_refuses_is_no_damage(db: Path) -> None:
+    with EdgeStore(db) as store:
+        store_points(store, range(5))
+        with closing(store.open("photos")) as opened:
+            before = opened.count()
+            with pytest.raises(StoreError) as raised:
+                opened._engine.facet("unheard_of", None)  # has no index for that
+            assert not isinstance(raised.value, StoreDamaged)
+            assert "delete" not in str(raised.value)
+            assert opened.count() == before

@@ -1,0 +1,41 @@
+"""What a version of a collection is called on a server, and what its metadata says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from imret.store.types import Identity
+
+FORMAT = 1
+_VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
+
+
+def note_of(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:
+    """Return the metadata of a version; of two names, during a rename, the one that is its alias counts."""
+    return {
+        "imret": {
+            "format": FORMAT,
+            "collection": name,
+            "renamed_to": renamed_to,  # always there: Qdrant merges metadata, so an absent key would stay
+            "model": identity.model,
+            "fingerprint": identity.fingerprint,
+            "dim": identity.dim,
+        }
+    }
+
+
+def is_version(physical: str) -> bool:
+    """Whether a collection of Qdrant's is called as only imret's versions are."""
+    return bool(_VERSION.fullmatch(physical.rpartition(".")[2]))
+
+
+def of_encoder(
+    versions: Mapping[str, Identity], identity: Identity, live: str | None, *, staged: bool
+) -> list[str]:
+    """Return the versions of an encoder that a caller may mean: the live one, or those beside it."""
+    same = [physical for physical, stored in versions.items() if stored.version == identity.version]
+    if staged:
+        return [physical for physical in same if physical != live]
+    return [live] if live is not None and live in same else same
