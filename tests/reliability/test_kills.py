@@ -159,17 +159,17 @@ def test_a_killed_command_typed_again_ends_what_it_began(
     kill_once(name, 0, "embedded", tmp_path, library, processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "rounds"),
     [
-        pytest.param("embedded", 10, marks=pytest.mark.slow),
-        pytest.param("server", 4, marks=pytest.mark.slow),
+        *[pytest.param("embedded", range(at, at + 2), id=f"embedded, from {at}") for at in range(1, 11, 2)],
+        *[pytest.param("server", range(at, at + 2), id=f"server, from {at}") for at in range(1, 5, 2)],
     ],
-    ids=["embedded, 150 kills", "server, 60 kills"],
 )
 def test_kills_of_every_command_lose_nothing(
     engine: str,
-    rounds: int,
+    rounds: range,
     tmp_path: Path,
     library: Library,
     processes: Processes,
@@ -177,7 +177,7 @@ def test_kills_of_every_command_lose_nothing(
 ) -> None:
     tally: Counter[str] = Counter()
     failed: dict[str, AssertionError] = {}
-    for seed in range(rounds):
+    for seed in rounds:
         for name in COMMANDS:
             folder = tmp_path / f"{name.replace(' ', '')}{seed}"
             try:
