@@ -13,6 +13,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from imret.store.embedded.locks import is_running
+
 CONFIG = "edge_config.json"
 _PREFIX = "imret-open-"
 
@@ -53,15 +55,5 @@ def _remove_left(place: Path) -> None:
     for folder in place.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         with suppress(OSError):
-            if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not _is_running(int(pid)):
+            if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not is_running(int(pid)):
                 shutil.rmtree(folder)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

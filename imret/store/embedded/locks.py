@@ -213,12 +213,12 @@ def read_owner(version: Path) -> LockOwner | None:
 
 def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewhere:
     """Return the error for a version that another process has open."""
-    shares = owner is not None and owner.socket and owner.pid != own_pid and _is_running(owner.pid)
+    shares = owner is not None and owner.socket and owner.pid != own_pid and is_running(owner.pid)
     if owner is None:
         by = "another process"
     elif owner.pid == own_pid:
         by = f"this process ({owner.pid}), which opened the store twice"
-    elif not _is_running(owner.pid):
+    elif not is_running(owner.pid):
         by = f"what is left of process {owner.pid} ({owner.command}), which ended and is still writing"
     else:
         by = f"process {owner.pid} ({owner.command}), since {owner.since}"
@@ -284,7 +284,8 @@ def _lock_of(version: Path) -> Path:
     return version.with_name(version.name + ".lock")
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
