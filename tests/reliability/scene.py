@@ -120,11 +120,21 @@ class Scene:
         if what == "add":
             self.add_picture(folder)
             return
-        pictures = sorted(Path(folder).rglob("*.png"))
+        pictures = self.pictures(folder)
         if what == "renew" and self._unused:
             shutil.copyfile(self.library.files[self._unused.pop()], self.rng.choice(pictures))
-        elif what == "remove" and len(pictures) > 2:
-            self.rng.choice(pictures).unlink()
+        elif what == "remove":
+            self.remove_picture(folder)
+
+    def pictures(self, folder: str) -> list[Path]:
+        """Return the pictures of a folder."""
+        return sorted(Path(folder).rglob("*.png"))
+
+    def remove_picture(self, folder: str) -> None:
+        """Remove a picture; an empty folder would be one whose drive is away."""
+        spare = [one for one in self.pictures(folder) if len(list(one.parent.iterdir())) > 1]
+        if spare:
+            self.rng.choice(spare).unlink()
 
     def disk(self) -> Disk:
         """Return what is in the folders now."""

@@ -161,6 +161,7 @@ class Shard:
             )
         self._check_free()
         folder.move_to_trash(self.path)  # its making was cut short, so nothing can be in it
+        self._ledger = inventory.Ledger(self.path)  # what was noted of what lay here before is no loss
         shard_folder = self.path / "shard"
         shard_folder.mkdir(parents=True)
         config = qe.EdgeConfig(

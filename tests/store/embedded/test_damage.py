@@ -252,6 +252,18 @@ def test_what_was_lost_while_it_was_open_is_not_noted_as_whole(db: Path, what_th
         Shard(version, None, owner=OWNER, index_from_kb=10_000)
 
 
+def test_a_version_that_is_begun_anew_misses_nothing_of_the_one_before(db: Path) -> None:
+    version = db / "photos" / MODEL.version
+    make(version, "indexed")
+    layout.write_versions(version.parent, layout.Versions("another"))
+    shard = Shard(version, MODEL, owner=OWNER, index_from_kb=10_000, empty=True)
+    add(shard, range(5))
+    shard.close()
+    shard = Shard(version, None, owner=OWNER, index_from_kb=10_000)
+    assert shard.count(None) == 5
+    shard.close()
+
+
 def test_what_an_older_imret_stored_since_is_no_damage(db: Path) -> None:
     version = db / "photos" / MODEL.version
     make(version, "closed")
