@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -97,17 +98,18 @@ def encode(
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
     rows, readable, skipped = [], [], []
     remaining = iter(paths)
-    for batch in decode_batches([folder / path for path in paths], encoder.preprocess):
-        pixels = []
-        for path, (_, result) in zip(islice(remaining, len(batch)), batch, strict=True):
-            if isinstance(result, str):
-                skipped.append(Skipped(path, result))
-            else:
-                pixels.append(result)
-                readable.append(path)
-            on_picture()
-        if pixels:
-            rows.append(encoder.encode_pixels(np.stack(pixels)))
+    with closing(decode_batches([folder / path for path in paths], encoder.preprocess)) as batches:
+        for batch in batches:
+            pixels = []
+            for path, (_, result) in zip(islice(remaining, len(batch)), batch, strict=True):
+                if isinstance(result, str):
+                    skipped.append(Skipped(path, result))
+                else:
+                    pixels.append(result)
+                    readable.append(path)
+                on_picture()
+            if pixels:
+                rows.append(encoder.encode_pixels(np.stack(pixels)))
     vectors = np.concatenate(rows) if rows else np.zeros((0, encoder.dim), np.float32)
     return vectors, readable, skipped
 

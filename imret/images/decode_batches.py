@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -29,10 +29,11 @@ _THREADS = 16
 
 def decode_batches(
     sources: Iterable[Source], preprocess: Preprocess
-) -> Iterator[list[tuple[Source, Pixels | str]]]:
+) -> Generator[list[tuple[Source, Pixels | str]]]:
     """Yield batches of pictures with their pixels of the model's size, or with why they have none.
 
-    While one batch is used, the next is decoded in threads.
+    While one batch is used, the next is decoded in threads. Whoever may not take all closes the generator:
+    then only those that are being decoded are waited for.
 
     Args:
         sources: What `load_image` takes, in any number.
@@ -48,7 +49,8 @@ def decode_batches(
             return str(error)
 
     remaining = iter(sources)
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
         batch = list(islice(remaining, BATCH_IMAGES))
         ahead = pool.map(decode, batch)
         while batch:
@@ -57,3 +59,5 @@ def decode_batches(
             ahead = pool.map(decode, following)
             yield list(zip(batch, ready, strict=True))
             batch = following
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -45,12 +45,16 @@ class DecodeMemory:
         """Give what takes bytes, once, until the end of the block; then they go back, also to the system.
 
         What was decoded has to be let go within the block. The function that is given raises
-        `imret.abandon.AbandonedError` if nobody waits for the work any more.
+        `imret.abandon.AbandonedError` if nobody waits for the work any more, and RuntimeError if it is called
+        again: who holds some and waits for more would wait for itself.
         """
-        taken = 0
+        taken, is_asked = 0, False
 
         def reserve(n_bytes: int) -> None:
-            nonlocal taken
+            nonlocal taken, is_asked
+            if is_asked:
+                raise RuntimeError("memory to decode in is reserved once for a picture, and was before")
+            is_asked = True
             if n_bytes >= self._small_bytes:
                 self._take(n_bytes)
                 taken = n_bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -180,17 +181,18 @@ def _classified(
     encoder: QueryEncoder,
     top_k: int,
 ) -> Iterator[Classification]:
-    for batch in decode_batches(pictures, encoder.preprocess):
-        pixels = [result for _, result in batch if not isinstance(result, str)]
-        if pixels:
-            scores = encoder.encode_pixels(np.stack(pixels)) @ embeddings.T  # (B, L)
-            rows = zip(scores, probabilities(scores, encoder), strict=True)
-        for picture, result in batch:
-            if isinstance(result, str):
-                yield Classification(picture, (), result)
-                continue
-            cosines, shares = next(rows)
-            # By cosine, not by probability: where rounding makes probabilities equal, cosines still differ.
-            best = np.argsort(-cosines, kind="stable")[:top_k]
-            predictions = (Prediction(labels[i], float(shares[i]), float(cosines[i])) for i in best)
-            yield Classification(picture, tuple(predictions))
+    with closing(decode_batches(pictures, encoder.preprocess)) as batches:
+        for batch in batches:
+            pixels = [result for _, result in batch if not isinstance(result, str)]
+            if pixels:
+                scores = encoder.encode_pixels(np.stack(pixels)) @ embeddings.T  # (B, L)
+                rows = zip(scores, probabilities(scores, encoder), strict=True)
+            for picture, result in batch:
+                if isinstance(result, str):
+                    yield Classification(picture, (), result)
+                    continue
+                cosines, shares = next(rows)
+                # By cosine: where rounding makes probabilities equal, cosines still differ.
+                best = np.argsort(-cosines, kind="stable")[:top_k]
+                predictions = (Prediction(labels[i], float(shares[i]), float(cosines[i])) for i in best)
+                yield Classification(picture, tuple(predictions))

@@ -380,18 +380,21 @@ class Api:
                 return etag, payload
             return self._image_files.ready(payload, size), payload
 
-        def make() -> ImageResponse:
+        def make() -> ImageResponse | None:
             if size is None:
-                return self._image_files.original(payload)
+                return self._image_files.decoded(payload)
             with stage(self._pool.telemetry, "thumbnail"):
-                return self._image_files.thumbnail(payload, size)
+                return self._image_files.decoded(payload, size)
 
         executor = self._originals if size is None else self._thumbnails
         response, payload = await self._ask(executor, collection, look)
         if isinstance(response, str):
             return Response(status_code=304, headers={"ETag": response, **_KEEP})
         if isinstance(response, ToDecode):
-            response = await self._decoded(executor, response, make)
+            decoded = await self._decoded(executor, response, make)
+            if decoded is None:  # replaced meanwhile
+                decoded = await executor.run(self._image_files.original, payload)
+            response = decoded
         return _image_response(request, response)
 
     async def _decoded(self, executor: BoundedExecutor, what: ToDecode, make: Callable[[], T]) -> T:

@@ -26,6 +26,7 @@ class SingleFlight:
     async def do(self, key: str, make: Callable[[], Awaitable[T]]) -> T:
         """Return what `make` gives, of this call or of the one that came first; raise what it raises.
 
+        All who wait get the same object: never an open file, whose place one would move for the others.
         If all who wait for it are cancelled, so is it.
         """
         at = (id(asyncio.get_running_loop()), key)

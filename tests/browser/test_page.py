@@ -520,6 +520,36 @@ def test_near_copies_are_folded(visit: Visit, server: str) -> None:
     expect(page.locator("#box-summary")).to_contain_text("+2 near copies")
 
 
+@both_sizes
+def test_what_a_search_left_undone_is_told_below_its_pictures(visit: Visit, size: str) -> None:
+    # The folding of a collection of this size leaves nothing undone, so the notes are added on the way.
+    notes = [
+        "Near copies are folded among the first 1,000 hits.",
+        "Of <img src=x> nothing was read.",
+    ]
+
+    def noted(route: Any) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        route.fulfill(json=route.fetch().json() | {"notes": notes if asked.get("category") else []})
+
+    page = visit(
+        "/?q=red&unique=true&category=fungi",
+        size=size,
+        before=lambda page: page.route("**/api/v1/search?*", noted),
+    )
+    wait_for_results(page)
+    told = page.locator("#end-text")
+    expect(page.locator("#more")).to_be_visible()  # it is told though there are more, and when all are there
+    expect(told).to_have_text(" ".join(notes))
+    page.locator("#more").click()
+    expect(page.locator("#more")).to_be_hidden()
+    expect(told).to_be_visible()
+    expect(told).to_have_text(" ".join(notes))
+    page.locator('.category-chip[data-category="fungi"]').evaluate("chip => chip.click()")
+    wait_for_results(page)
+    expect(told).not_to_contain_text("Near copies")
+
+
 def test_a_condition_of_the_address_is_a_chip(visit: Visit) -> None:
     page = visit("/?where=width>=100")
     expect(page.locator("#count")).to_have_text("30 pictures")

@@ -31,7 +31,7 @@ from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
 from imret.retrieval import limits
 from imret.retrieval.query import Query, Term
-from imret.retrieval.results import Hit, sort_hits
+from imret.retrieval.results import Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.store import Store, open_store
 from imret.store.payload import file_of
@@ -439,6 +439,37 @@ def test_no_page_more_is_asked_for_than_there_are_hits(
         "path": lambda rank: (rank * 7919 % 1000, rank),
     }
     assert [row.rank for row in hits] == sorted(ranks, key=key[sort])
+
+
+def test_what_a_server_left_undone_is_told_as_a_search_without_it_tells_it(
+    place: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    notes = ["near copies are folded among the first 1,000 hits.", "what is <b>left</b> undone"]
+
+    def noted(request: Request) -> bytes:
+        at = request.query["offset"] + 1
+        said = {"hits": [hit(at)], "more": at < 3, "notes": notes[at - 1 : at]}
+        return reply(said)
+
+    with Canned(noted) as server, register(url=server.url, address=place / "twin"):
+        found = ask(server.running, "wing", limit=1000)
+        assert [(type(said.message), str(said.message)) for said in recwarn] == [
+            (SearchWarning, note) for note in notes
+        ]  # of each page its own
+        assert [row.rank for row in found] == [1, 2, 3]
+        command = [sys.executable, "-m", "imret", "search", "wing", "-n", "1", "--format", "json"]
+        shown = subprocess.run([*command, "--db", str(place / "twin")], capture_output=True, text=True)
+    assert json.loads(shown.stdout)["rank"] == 1
+    assert f"Warning: {notes[0]}" in shown.stderr.splitlines()
+
+
+def test_an_older_server_that_says_nothing_of_what_it_left_undone_is_answered_alike(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    for notes in ({}, {"notes": None}, {"notes": []}):
+        with Canned(lambda _, notes=notes: reply({"hits": [hit(1)], "more": False, **notes})) as server:  # type: ignore[misc]
+            assert len(ask(server.running, "wing", limit=10)) == 1
+    assert not list(recwarn)
 
 
 def test_pages_of_two_versions_are_not_put_together() -> None:

@@ -110,6 +110,21 @@ def test_who_has_left_waits_no_more_and_leaves_the_others_their_turn() -> None:
     assert outcome == ["left", "stayed"]
 
 
+@pytest.mark.parametrize(("first", "second"), [(60, 60), (20, 20), (5, 20), (20, 5)])
+def test_taking_twice_in_one_block_is_refused_and_what_was_taken_first_goes_back(
+    first: int, second: int
+) -> None:
+    memory = DecodeMemory(100, small_bytes=10)
+    for _ in range(20):  # what leaked would add up
+        with memory.reserving() as reserve:
+            reserve(first)
+            with pytest.raises(RuntimeError, match="once"):
+                reserve(second)
+    with abandonable(gone := threading.Event()), memory.reserving() as reserve:
+        gone.set()  # whoever had to wait would be told
+        reserve(100)
+
+
 def test_what_is_taken_is_given_back_where_a_picture_cannot_be_decoded(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (4000, 3000)).save(file, "PNG")

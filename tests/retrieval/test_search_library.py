@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import time
@@ -210,6 +211,34 @@ def test_an_encoder_is_not_kept_when_the_tokenizer_has_changed(tmp_path: Path) -
         tokenizer = model / "tokenizer.json"
         tokenizer.write_text(tokenizer.read_text() + " ")
         assert kept_encoder(store, collection) is not first
+
+
+def test_a_model_that_is_kept_is_not_looked_up_again_while_its_files_are_the_same(
+    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(random_model, tmp_path / "model")
+    files = resolve_model(model)
+    identity = Identity(str(model), files.images_fingerprint, files.dim)
+    note_model(files)
+    with open_store(tmp_path / "db") as store, closing(store.open_version("photos", identity)) as collection:
+        first = kept_encoder(store, collection)
+        listed: list[object] = []
+        listdir = os.listdir
+
+        def listing(*place: Any) -> list[str]:
+            listed.append(place)
+            return listdir(*place)
+
+        monkeypatch.setattr(os, "listdir", listing)
+        assert kept_encoder(store, collection) is first
+        assert listed == []
+        config = model / "open_clip_config.json"
+        changed = json.loads(config.read_text())
+        changed["preprocess_cfg"]["mean"] = [0.25, 0.25, 0.25]
+        config.write_text(json.dumps(changed))
+        other = kept_encoder(store, collection)
+        assert other.files.preprocess.mean == (0.25, 0.25, 0.25)
+        assert listed, "whether it is still the one that was chosen has been looked up"
 
 
 def test_of_many_models_those_used_last_are_kept(

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from imret.web import handlers
 from imret.web.app import create_app
 from imret.web.errors import NotFound, problem_for
 from imret.web.images.files import ImageFiles
+from imret.web.images.thumbnails import ImageResponse, ToDecode
 from imret.web.pool.collections import CollectionPool
 from imret.web.schemas import MAX_LABELS
 from ingest.pipeline import ingest
@@ -343,6 +345,45 @@ def test_pictures_are_given_by_id_and_not_again_where_they_are_known(
     stored = client.get(f"/api/v1/images/{id}/payload").json()
     assert stored["path"] == str(photos / "aves" / "01.png")
     assert stored["payload"]["width"] == 64
+
+
+def test_a_picture_that_is_replaced_before_it_is_decoded_reaches_all_who_asked_whole(
+    app: Any, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asking = photos / "aves" / "10.png", 6
+    whole, ready, original = file.read_bytes(), ImageFiles.ready, ImageFiles.original
+    looked: list[object] = []
+    opened: list[ImageResponse] = []
+    # One that is given as it is, of which no part is like another.
+    replaced = whole + random.Random(0).randbytes(8 << 20)
+
+    def looking(self: ImageFiles, *arguments: Any) -> Any:
+        looked.append(ready(self, *arguments))
+        return looked[-1]
+
+    def late(self: ImageFiles, payload: Any) -> Any:
+        until(lambda: len(looked) == asking)
+        if not opened:
+            time.sleep(0.1)  # all of them wait for the same
+            file.write_bytes(replaced)
+        opened.append(original(self, payload))
+        return opened[-1]
+
+    monkeypatch.setattr(ImageFiles, "ready", looking)
+    monkeypatch.setattr(ImageFiles, "original", late)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    try:
+        Image.open(io.BytesIO(whole)).save(file, exif=turned)  # one that has to be decoded
+        with serving(app) as server, ThreadPoolExecutor(asking) as clients:
+            target = f"/api/v1/images/{_id(photos, 'aves/10.png')}"
+            answers = list(clients.map(lambda _: server.get(target), range(asking)))
+        assert [type(it) for it in looked] == [ToDecode] * asking
+        assert [(it.status, it["content-type"]) for it in answers] == [(200, "image/png")] * asking
+        assert all(answer.body == replaced for answer in answers)
+        assert all(response.file is not None and response.file.closed for response in opened)
+    finally:
+        file.write_bytes(whole)
 
 
 def test_timings_tell_the_stages(client: TestClient) -> None:

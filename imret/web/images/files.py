@@ -175,6 +175,22 @@ class ImageFiles:
             with named_errors(opened.label), loaded(opened.file, max_pixels=self._max_pixels) as image:
                 return jpeg_response(to_jpeg(image, quality=ORIGINAL_QUALITY), key)
 
+    def decoded(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | None:
+        """Return what `ready` said has to be decoded, as bytes in memory, which many may be sent.
+
+        None where the file has been replaced since by one that is given as it is: an open file is for one
+        who asks alone, by `original`.
+
+        Raises:
+            ImageError: As for `thumbnail` and `original`.
+            ValueError: If the size is not positive.
+        """
+        response = self.original(payload) if size is None else self.thumbnail(payload, size)
+        if response.file is None:
+            return response
+        response.close()
+        return None
+
     def _as_it_is(self, opened: _OpenImage, key: str) -> ImageResponse | None:
         with named_errors(opened.label):
             header = read_header(opened.file, max_pixels=self._max_pixels)

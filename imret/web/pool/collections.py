@@ -67,6 +67,7 @@ class CollectionPool:
         self._models, self._arch = dict(models or {}), arch
         self._store = open_store()
         self._reopened = 0.0
+        self._lost_at = 0.0  # when the embedded store's process was last found gone
         self._live: dict[str, PooledCollection] = {}
         self._in_use: set[PooledCollection] = set()
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
@@ -120,7 +121,8 @@ class CollectionPool:
             return answer
         except (StoreError, ModelMismatch) as error:
             failure = error
-        lost = isinstance(failure, StoreUnavailable)
+        # With that process all is lost that it had open, whatever else of it says, such as that it is closed.
+        lost = isinstance(failure, StoreUnavailable) or (used is not None and used.opened < self._lost_at)
         if lost and self._store.engine == "server":
             if used is not None:
                 self._note_away(name, failure)
@@ -268,6 +270,7 @@ class CollectionPool:
                     return
             if lost:
                 # The process that had it open has ended.
+                self._lost_at = time.monotonic()
                 try:
                     following = self._open(name)
                     self._notify(f"{name}: opened again")

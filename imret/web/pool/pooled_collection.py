@@ -32,6 +32,9 @@ class PooledCollection:
         name: Of the collection.
         version: Which of its versions.
         encoder: The collection's.
+        opened: When, of the monotonic clock.
+        used: When last, of that clock.
+        users: Who have it: the one that keeps it open for the next request, and requests.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class PooledCollection:
         self.name, self.version, self.encoder = name, collection.version, encoder
         self._collection, self._telemetry = collection, telemetry
         self._served = _ServedCollection(collection, telemetry)
-        self.used = time.monotonic()
+        self.opened = self.used = time.monotonic()
         self.users = 1  # the one that keeps it open for the next request
 
     @property

@@ -216,6 +216,50 @@ def test_a_store_whose_process_was_killed_is_opened_again(pool: CollectionPool, 
     assert any("opened again" in line for line in said)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_all_collections_that_a_killed_process_served_are_opened_again(
+    pool: CollectionPool, photos: Path, random_model: Path, times: int
+) -> None:
+    ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    before = {name: pool.ask(name, _owls) for name in ("photos", "later")}
+    worker: Any = pool.store
+    for _ in range(times):
+        os.kill(worker._worker._process.pid, signal.SIGKILL)
+        for name in ("photos", "later", "later", "photos"):
+            assert pool.ask(name, _owls) == before[name]
+    with pool.use("photos") as one, pool.use("later") as other:
+        assert one.encoder is other.encoder, "the model is in memory once, still"
+
+
+def test_all_who_ask_at_the_moment_at_which_the_process_is_killed_are_answered(
+    pool: CollectionPool, photos: Path, random_model: Path
+) -> None:
+    ingest(pool.store, [FolderSource(photos)], encoder=_encoder(random_model), collection="later")
+    before = {name: pool.ask(name, _owls) for name in ("photos", "later")}
+    stop, failures, answered = threading.Event(), list[Exception](), {"photos": 0, "later": 0}
+
+    def client(name: str) -> None:
+        while not stop.is_set():
+            try:
+                assert pool.ask(name, _owls) == before[name]
+                answered[name] += 1
+            except Exception as error:
+                failures.append(error)
+
+    clients = [threading.Thread(target=client, args=(name,)) for name in ("photos", "later") * 2]
+    for thread in clients:
+        thread.start()
+    worker: Any = pool.store
+    for _ in range(3):
+        seen = dict(answered)
+        os.kill(worker._worker._process.pid, signal.SIGKILL)
+        _until(lambda seen=seen: failures or all(answered[name] > seen[name] + 20 for name in seen))  # type: ignore[misc]
+    stop.set()
+    for thread in clients:
+        thread.join()
+    assert failures == []
+
+
 def test_a_store_whose_process_was_killed_while_nothing_was_open_is_opened_again(
     pool: CollectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,9 +281,13 @@ def test_a_store_that_cannot_be_opened_again_at_once_is_tried_again(
     monkeypatch.setattr(module, "REOPEN_S", 0.0)
     reopen = pool._open_store
 
+    def no_other() -> Any:  # the store starts another by itself, if it can
+        raise StoreUnavailable("cannot start a process: out of memory")
+
     def away() -> Store:
         raise StoreError("cannot use the store: Input/output error")
 
+    monkeypatch.setattr(worker, "_started", no_other)
     monkeypatch.setattr(pool, "_open_store", away)
     with pytest.raises(StoreError, match="Input/output error"):
         pool.ask("photos", _owls)
