@@ -176,9 +176,14 @@ def test_two_signals_at_any_moments_print_no_traceback_and_leave_nothing(
     arguments = {
         "search": ("search", "id:00000000-0000-0000-0000-000000000005", "--db", large),
         "ingest": ("ingest", pictures, "--model", random_model, "--batch-size", "2"),
-        "serve": ("serve", "--port", "0", "--db", large),
+        "serve": ("serve", "--port", "0", "--db", tmp_path / "served"),
         "optimize": ("collections", "optimize", "photos", "--db", large),
     }[what]
+    if what == "serve":  # which needs a collection whose model is there
+        done = Command(
+            *("ingest", pictures, "--model", random_model, "--db", tmp_path / "served"), temporary=tmp_path
+        )
+        assert "added" in done.end()
     draw = random.Random(f"{what} {moments}")
     for moment in range(moments):
         temporary = tmp_path / f"temporary{moment}"
