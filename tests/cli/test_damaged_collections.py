@@ -159,11 +159,12 @@ def test_what_a_kill_left_is_listed_shown_deleted_and_ingested(db: Path, random_
         ["removed", "incomplete"],
         ["whole", "4"],
     ]
-    assert "photos: an ingest was cut short; run it again; or delete what it left: " in listed.stderr
+    why = "an ingest, an import or a deletion was cut short; run it again"
+    assert f"photos: {why}; or delete what it left: " in listed.stderr
     assert f"imret collections delete removed --db {db}" in listed.stderr
     row = json.loads(run("collections", *at, "--format", "json").stdout.splitlines()[0])
     assert (row["state"], row["model"]) == ("incomplete", str(random_model))
-    assert "incomplete   an ingest or a deletion was cut short" in run("info", *at).stdout
+    assert f"incomplete   {why}" in run("info", *at).stdout
     shown = refused("collections", "show", "removed", *at)
     assert f"imret collections delete removed --db {db}" in shown
     assert "deleted removed (not complete)" in run("collections", "delete", "removed", "--yes", *at).stderr
