@@ -56,12 +56,12 @@ def db(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mine = os.environ["IMRET_HOME"]
     monkeypatch.setenv("IMRET_HOME", str(tmp_path / "another user"))
     fill(tmp_path / "db", model)
-    draw_picture(tmp_path / "new.png", seed=99)
     monkeypatch.setenv("IMRET_HOME", mine)
     return tmp_path / "db"
 
 
 def fill(db: Path, model: Path) -> None:
+    draw_picture(db.parent / "new.png", seed=99)  # which is not stored
     for seed in range(4):
         draw_picture(db.parent / "photos" / ("fungi", "aves")[seed % 2] / f"{seed}.png", seed=seed)
     with open_store(db) as store:
