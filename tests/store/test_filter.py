@@ -187,6 +187,7 @@ def _store_without_indexes(folder: str, name: str) -> None:
         shard.update(qe.UpdateOperation.delete_field_index(field))
     shard.flush()
     shard.close()
+    forget_notes(Path(folder))  # which they did not have either
 
 
 def indexed_fields(folder: Path) -> set[str]:
@@ -194,7 +195,14 @@ def indexed_fields(folder: Path) -> set[str]:
     shard = qe.EdgeShard.load(str(shard_folder))
     fields = set(shard.info().payload_schema)
     shard.close()
+    forget_notes(folder)
     return fields
+
+
+def forget_notes(folder: Path) -> None:
+    """Remove what is noted of files that another program than imret has opened since."""
+    for note in folder.glob("*/*/flushed*.json"):
+        note.unlink()
 
 
 # ---- Random filters ------------------------------------------------------------------------------
