@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from imret.datasets.scan import Ignored
@@ -17,7 +16,7 @@ from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.presence import folder_state
-from imret.sources.stored import count_source, exact_sources, naming_options, remove_points
+from imret.sources.stored import count_source, naming_options
 from imret.store import Collection, Identity, Store
 from imret.store.collection import changed_meanwhile
 from imret.store.types import LiveState
@@ -142,18 +141,18 @@ class Target:
         """Switch from the live version to this one when nothing of that would be lost."""
         name, identity = self.version.name, self.version.identity
         named = {escape_undecodable(reconciler.source.root) for reconciler in reconcilers}
-        others = self.version.facet("source").keys() - named
         tried: set[str] = set()
         for _ in range(_LOOKS):
             now = self.store.state(name)
             is_live = now.version == self.version.version  # another run with the same model was faster
-            if not is_live:
-                # An earlier attempt, cut short, may have stored folders that are no sources any more.
-                for root in chain.from_iterable(exact_sources(self.version, other) for other in others):
-                    remove_points(self.version, root)
-                others = set()
+            if not is_live and (others := _others(self.version, named)):
+                # They came meanwhile: see `find_target`. To remove them could be to remove them from what is
+                # live, for that other run may be about to switch.
+                raise ChangedMeanwhile(
+                    f"another command fills the same new version of collection {name!r} with "
+                    f"{some_of(others)}, too. Run this again when it is done."
+                )
             gap = Gap() if is_live else self._gap(now, reconcilers, prune=prune, tried=tried)
-            # That other run may also have taken a folder of this one for such.
             if gap.behind or not all(reconciler.is_stored() for reconciler in reconcilers):
                 tried |= gap.behind
                 if catch_up is not None:
@@ -251,6 +250,7 @@ def find_target(
         ModelMismatch: If the collection was made by another encoder and `rebuild` is not set.
         DataError: If a rebuild would lose pictures of folders that were not named.
     """
+    roots = {escape_undecodable(source.root) for source in sources}
     for _ in range(_LOOKS):
         begun = store.state(name)
         live = store.live(name)
@@ -260,6 +260,10 @@ def find_target(
         if live is not None and not is_live and not is_first:
             _check_rebuild(store, name, live, identity, encoder, sources, taken_over, rebuild=rebuild)
         version = store.open_version(name, identity)
+        if not is_live and not is_first and _others(version, roots | taken_over):
+            # Left by a rebuild of other folders that was cut short, or in the making by one that runs.
+            version.close()
+            version = store.create_staging(name, identity)
         if store.state(name).has_version_of(begun) and (not is_live or version.version == begun.version):
             return Target(store, version, begun, is_live=is_live, is_first=is_first)
         version.close()
@@ -311,6 +315,11 @@ def refuse_left_out(
 def _rebuild_command(store: Store, name: str, identity: Identity, roots: Sequence[str]) -> str:
     named = " ".join(map(quoted, roots))
     return f"imret ingest {named} --model {identity.model}{naming_options(store, name)} --rebuild"
+
+
+def _others(version: Collection, named: Set[str]) -> list[str]:
+    """Return the folders that a version holds pictures of, without those that are named."""
+    return sorted(version.facet("source").keys() - named)
 
 
 def _is_empty(store: Store, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 
 from imret import Encoder, open_store
 from imret.errors import ChangedMeanwhile, DataError, StoreError
+from imret.sources.moved import of_source
 from imret.sources.stored import forget_source, rename_source
-from imret.store import Store
+from imret.store import Identity, Store
 from ingest.pipeline import ingest
 from ingest.report import Report
 from ingest.sources import FolderSource
@@ -216,6 +218,28 @@ def test_a_rebuild_that_takes_a_folder_of_another_for_a_left_over_does_not_lose_
     assert live(address, encoders[1]) == files_in(photos, tmp_path / "more")
 
 
+def test_a_rebuild_removes_nothing_that_another_stores_in_the_same_version_meanwhile(
+    address: str, photos: Path, encoders: list[Encoder]
+) -> None:
+    run(address, encoders[0], photos)
+    identity = Identity(encoders[1].model_id, encoders[1].images_fingerprint, encoders[1].dim)
+    with open_store(address) as other:
+
+        def meanwhile() -> None:  # another rebuild, of one more folder, has got so far
+            with closing(other.open_version("photos", identity)) as beside:
+                payload = {"source": "/more", "path": "a.png", "sha256": "0" * 64}
+                beside.upsert([str(uuid.UUID(int=1))], np.ones((1, identity.dim), np.float32), [payload])
+
+        with pytest.raises(ChangedMeanwhile, match=r"with /more, too\. Run this again when it is done\."):
+            run(address, encoders[1], photos, rebuild=True, on_stage=once(meanwhile))
+        with closing(other.open_version("photos", identity)) as beside:
+            assert beside.count(of_source("/more")) == 1
+    assert live(address, encoders[0]) == files_in(photos), "the old one is live as before"
+    # What such a run left, should it have been killed, is not taken over by one that does not name it.
+    assert run(address, encoders[1], photos, rebuild=True).complete
+    assert live(address, encoders[1]) == files_in(photos)
+
+
 def test_a_rebuild_brings_back_no_picture_that_was_pruned_meanwhile(
     address: str, photos: Path, encoders: list[Encoder]
 ) -> None:
@@ -316,6 +340,7 @@ def test_of_a_first_ingest_and_an_import_at_once_neither_loses_anything(
 
 COMMAND = """
 import sys
+import uuid
 from imret.cli.main import main
 main()
 """
