@@ -34,6 +34,7 @@ from imret.settings import read_settings
 
 if TYPE_CHECKING:
     from imret.errors import ImretError
+    from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.query import Term
     from imret.retrieval.results import Facet, Hit
 
@@ -125,10 +126,6 @@ def _search_options(command: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
-
-
-_STORED_KINDS = ("id", "stored")
-_PERHAPS_STORED = (*_STORED_KINDS, "image")
 
 
 @click.command(
@@ -331,14 +328,8 @@ def _from_store(
         from imret.retrieval import search
         from imret.retrieval.collection_encoder import collection_encoder
 
-        # Stored pictures have their vectors: the model need not even be found, let alone downloaded.
-        needs_encoder = encoding["model"] is not None or any(t.kind not in _STORED_KINDS for t in terms)
-        if needs_encoder and encoding["model"] is None and all(t.kind in _PERHAPS_STORED for t in terms):
-            from imret.retrieval.query_vector import needs_model
-
-            needs_encoder = needs_model(opening.result(), terms)
-        encoder = (
-            collection_encoder(
+        def find_encoder() -> LazyEncoder:
+            return collection_encoder(
                 store,
                 options.collection,
                 **encoding,
@@ -346,10 +337,14 @@ def _from_store(
                 ask=ask_at_terminal(),
                 existing=True,
             )
-            if needs_encoder
-            else None
-        )
+
+        # While the store is opened, unless it may be that nothing has to be encoded: pictures that are stored
+        # have their vectors, and their model need not even be found, let alone downloaded.
+        is_needed = encoding["model"] is not None or any(term.kind == "text" for term in terms)
+        encoder = find_encoder() if is_needed else None
         with closing(opening.result()) as collection:
-            hits = search.find_hits(collection, terms, options, encoder=encoder, fetch=fetch)
+            hits = search.find_hits(
+                collection, terms, options, encoder=encoder, find_encoder=find_encoder, fetch=fetch
+            )
             counts = search.facets(collection, hits, filter=filter_) if show_facets else []
     return hits, counts

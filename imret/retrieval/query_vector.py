@@ -53,23 +53,6 @@ _phrases_of: weakref.WeakKeyDictionary[QueryEncoder, NDArray[np.float32]] = weak
 _samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 
 
-def needs_model(collection: Collection, terms: Sequence[Term]) -> bool:
-    """Whether a term has to be encoded: it is no stored picture, and no file whose content is stored.
-
-    Raises:
-        DataError: If a file cannot be read.
-    """
-    for term in terms:
-        if term.kind in ("id", "stored"):
-            continue
-        if term.kind != "image" or not isinstance(term.value, str):
-            return True
-        digest = read_picture(term.value, sha256_of)
-        if not collection.count(Filter((Match("sha256", (digest,)),))):
-            return True
-    return False
-
-
 class QueryEmbedder:
     """The terms of one query on their way to one vector; encodes and samples as little as it can.
 

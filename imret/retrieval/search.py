@@ -114,6 +114,7 @@ def find_hits(
     options: SearchOptions,
     *,
     encoder: QueryEncoder | None = None,
+    find_encoder: Callable[[], QueryEncoder] | None = None,
     filter: Filter | None = None,
     fetch: Callable[[str], bytes] | None = None,
     notify: Callable[[str], None] = warn,
@@ -121,6 +122,8 @@ def find_hits(
     """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
 
     Args:
+        find_encoder: Where no encoder is given, gives it if something has to be encoded: stored pictures, and
+            files of the same bytes, need none. Default: the collection's own.
         notify: Called with what the search left undone, in a sentence.
     """
     terms = terms_of(query)
@@ -131,7 +134,7 @@ def find_hits(
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
             collection,
-            lambda: encoder or _encoder_of(collection, store),
+            lambda: encoder or (find_encoder() if find_encoder else _encoder_of(collection, store)),
             options.template,
             fetch,
             store=store,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -268,10 +269,9 @@ class WorkerProcess(WorkerClient):
 
 def _is_full(folder: str) -> bool:
     try:
-        state = os.statvfs(Path(folder).expanduser())
+        return shutil.disk_usage(Path(folder).expanduser()).free < _FULL_BYTES
     except OSError:
         return False
-    return state.f_bavail * state.f_frsize < _FULL_BYTES
 
 
 def _file_for_last_words() -> IO[bytes]:

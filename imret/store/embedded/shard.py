@@ -8,6 +8,7 @@ process that owns the shards.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -443,8 +444,7 @@ class Shard:
         return self.count(None), self.engine.info().indexed_vectors_count, folder.size_bytes(self.path)
 
     def _check_free(self) -> None:
-        state = os.statvfs(self.path if self.path.exists() else self.path.parent)
-        free = state.f_bavail * state.f_frsize
+        free = shutil.disk_usage(self.path if self.path.exists() else self.path.parent).free
         if free < MIN_FREE_BYTES:
             raise self._no_room(free)
 

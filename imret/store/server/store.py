@@ -19,11 +19,10 @@ from qdrant_client import QdrantClient, models
 from imret.errors import DataError, StoreError, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
-from imret.store.server.aliases import create_alias, delete_alias
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.marks import STAGED, Marks
-from imret.store.server.versions import FORMAT, is_version, note_of, of_encoder
+from imret.store.server.versions import FORMAT, create_alias, delete_alias, is_version, note_of, of_encoder
 from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
 
 if TYPE_CHECKING:

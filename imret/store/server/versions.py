@@ -1,10 +1,12 @@
-"""What a version of a collection is called on a server, and what its metadata says of it."""
+"""What a version of a collection is called on a server, what its metadata says, and which alias it gets."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from qdrant_client import models
 
 from imret.store.types import Identity
 
@@ -39,3 +41,15 @@ def of_encoder(
     if staged:
         return [physical for physical in same if physical != live]
     return [live] if live is not None and live in same else same
+
+
+def create_alias(name: str, physical: str) -> models.CreateAliasOperation:
+    """Return the change that gives a collection of Qdrant's an alias."""
+    return models.CreateAliasOperation(
+        create_alias=models.CreateAlias(collection_name=physical, alias_name=name)
+    )
+
+
+def delete_alias(name: str) -> models.DeleteAliasOperation:
+    """Return the change that takes an alias away."""
+    return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
