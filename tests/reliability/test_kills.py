@@ -206,5 +206,6 @@ def test_kills_of_every_command_lose_nothing(
                 tally["of those killed, had done it"] += is_done and name not in ("search", "check", "serve")
     with capsys.disabled():
         print(f"\n{engine}: {dict(tally)}; diverged: {sorted(failed)}")
+    assert tally["killed"] >= tally["ended before"], "the kills came too late to mean anything"
     if failed:
         raise AssertionError(f"diverged: {sorted(failed)}") from next(iter(failed.values()))
