@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +61,28 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (
         folder / "open_clip_model.safetensors"
     ).unlink()  # pytest keeps the folders of three runs; not 4 GB of each
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """End the programs that a failed test left running, so that no later test is blamed for them."""
+    started: list[subprocess.Popen[Any]] = []
+    begin = subprocess.Popen.__init__
+
+    def noted(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        started.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", noted)
+        try:
+            yield
+        except BaseException:
+            for process in started:
+                process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout, process.stderr):
+                    if pipe is not None:
+                        with suppress(OSError):  # what was not written yet has no reader any more
+                            pipe.close()
+            raise
