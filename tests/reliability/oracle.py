@@ -133,8 +133,8 @@ class Ingest(Command):
         else:
             if there.may_be_empty():  # its model binds nothing
                 ends.append(new)
-            if self.rebuild and not there.must_be_empty():
-                ends += [new] * self._may_be_rebuilt(there, found)
+            if self.rebuild and there.folders(certain=True) <= set(self.folders):
+                ends.append({**self._kept_of_rebuild(there, found), **new})
         return [{**world, self.collection: Region(self.model, pictures)} for pictures in ends]
 
     def _kept(self, there: Region, found: Mapping[Place, Content]) -> dict[Place, Choice]:
@@ -144,13 +144,11 @@ class Ingest(Command):
             if not (self.prune and place[0] in self.folders and place not in found)
         }
 
-    def _may_be_rebuilt(self, there: Region, found: Mapping[Place, Content]) -> bool:
-        """Whether no folder would be lost, and no picture without a word."""
-        if not there.folders(certain=True) <= set(self.folders):
-            return False
-        return self.prune or not any(
-            ABSENT not in choice and place not in found for place, choice in there.pictures.items()
-        )
+    def _kept_of_rebuild(self, there: Region, found: Mapping[Place, Content]) -> Mapping[Place, Choice]:
+        """Return what has no file any more: without --prune an earlier rebuild must have embedded it."""
+        if self.prune:
+            return {}
+        return {place: choice for place, choice in there.pictures.items() if place not in found}
 
     def cut_short(self, world: World) -> list[World]:
         there = world.get(self.collection)

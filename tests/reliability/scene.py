@@ -196,6 +196,15 @@ def describe(found: Stored | World) -> str:
     return "\n    ".join(lines) or "no collection"
 
 
+def describe_disk(disk: Disk) -> str:
+    """Return what files there are, as `describe` does."""
+    return ", ".join(
+        f"{Path(folder).name}/{path}={content[:4]}"
+        for folder, files in sorted(disk.items())
+        for path, content in sorted(files.items())
+    )
+
+
 def _short(choice: Choice) -> str:
     return "|".join(sorted("-" if one is None else one[:4] for one in choice))
 

@@ -36,6 +36,7 @@ from tests.reliability.scene import (
     check_answers,
     check_ended_well,
     describe,
+    describe_disk,
     is_one_of,
     job,
     run_alone,
@@ -114,8 +115,8 @@ def run_pair(scene: Scene, processes: Processes, exported: Exported, tally: Coun
     found = stored_after(scene, story)
     worlds = allowed(world, commands[0], first.code == 0, commands[1], second.code == 0)
     assert is_one_of(found, worlds), (
-        f"{story}\nbefore:\n    {describe(world)}\nfound:\n    {describe(found)}\nallowed:\n    "
-        + "\n  or\n    ".join(describe(one) for one in worlds)
+        f"{story}\non disk:\n    {describe_disk(scene.disk())}\nbefore:\n    {describe(world)}\n"
+        f"found:\n    {describe(found)}\nallowed:\n    " + "\n  or\n    ".join(map(describe, worlds))
     )
 
 
