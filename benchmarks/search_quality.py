@@ -7,8 +7,11 @@ tiny-clip (a model that knows both). Both splits are made collections.
 
 - Precision at 10 of each category: asked for by its name; by pictures of the other split; by both.
 - A picture of one category and the name of another: how much of each is among the first 10.
+- Less like a picture: each category by its name without its first right hit, of which copies are made, or
+  without a word: how much of the first 10 is right, how many are copies, and how the word ranks them.
 - `relevant`: precision and recall of what is left of each category, and how often a query that has no answer
-  is told so. Captions of captions500 on their own photos: how often the right one is left.
+  is told so; the same under conditions. Captions of captions500 on their own photos: how often the right one
+  is left.
 
 The rule of imret.retrieval.relevance was chosen while looking at both splits, at the captions and at the
 queries CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked.
@@ -33,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from imret import Encoder
 from imret.datasets.phrases import read_phrases
@@ -53,6 +57,10 @@ CHOSEN_WITH = (
     *("a crowd at a concert", "a woman in a wedding dress", "a boat on a lake", "a skier in the snow"),
     *("a bowl of soup", "a basketball game", "a man climbing a rock", "a train at a station"),
     *("a baby in a crib", "a surfer on a wave", "two men boxing", "a construction worker"),
+)
+# What is to be seen on many photos of nature, whatever they are of.
+SUBTRACTED = (
+    *("water", "flower", "green leaves", "close up", "ground", "tree", "night", "sky", "hand", "snow"),
 )
 FRESH = (
     *("a woman talking on a phone", "a boy jumping into a swimming pool", "a man in a suit and tie"),
@@ -83,7 +91,9 @@ def main() -> None:
             measured[split] = {
                 "precision": precision(store, encoder, split, data / "nature10" / other),
                 "mixed": mixed(store, encoder, split, data / "nature10" / other),
+                "less_like": less_like(store, encoder, split, Path(folder) / f"copies-{split}", data),
                 "relevant": relevant(store, encoder, split),
+                "conditions": conditions(store, encoder, split),
                 "none_chosen_with": unanswered(store, encoder, split, CHOSEN_WITH),
                 "none_fresh": unanswered(store, encoder, split, FRESH),
                 "none_captions": unanswered(store, encoder, split, list(captions.values())),
@@ -160,6 +170,111 @@ def mixed(store: Store, encoder: Encoder, split: str, other: Path) -> dict[str, 
         "both_present": _mean(both),
         "queries": len(both),
     }
+
+
+def less_like(
+    store: Store, encoder: Encoder, split: str, made: Path, data: Path
+) -> dict[str, dict[str, float]]:
+    """Return, by rule, what is found of each category without its first right hit; and without words."""
+    names = {category: common_names(category)[0] for category in categories_of(data / "nature10" / split)}
+    first = {}
+    for category, name in names.items():
+        hits = search(store, name, collection=split, encoder=encoder, limit=1_000)
+        right = [hit for hit in hits if hit.category == category]
+        if len(right) > 10:
+            first[category] = Path(right[0].path)
+    for category, path in first.items():
+        write_copies(path, made / category)
+    copies = f"{split}-and-copies"
+    folders = [FolderSource(data / "nature10" / split), FolderSource(made)]
+    ingest(store, folders, encoder=encoder, collection=copies)
+    with closing(store.open(copies)) as collection:
+        points = [point for batch in collection.scan(vectors=True) for point in batch]
+    vectors = np.stack([point.vector for point in points if point.vector is not None])
+    labels = np.array([point.payload["category"] for point in points])
+    is_copy = np.array([point.payload["source"] == str(made) for point in points])
+    words = {name: query_vector(encoder, name) for name in (*names.values(), *SUBTRACTED)}
+    plain: dict[str, float] = {"not subtracted": 0.0, "whole": 1.0, "whole, half": 0.5, "whole, 0.3": 0.3}
+    measured = {
+        rule: _less_like(
+            lambda name, path, weight=weight: vectors  # type: ignore[misc]
+            @ _plain_difference(words[name], encoder.encode_images([path])[0], vectors, weight),
+            first, names, labels, is_copy,
+        )
+        for rule, weight in plain.items()
+    }  # fmt: skip
+    ids = {point.id: i for i, point in enumerate(points)}
+
+    def scores(query: Sequence[Term]) -> Vectors:
+        hits = search(store, query, collection=copies, encoder=encoder, limit=2_000, include_self=True)
+        of = np.full(len(points), -1.0, dtype=np.float32)
+        of[[ids[hit.id] for hit in hits]] = [hit.score for hit in hits]
+        return of
+
+    measured["as in imret"] = _less_like(
+        lambda name, path: scores([Term(name), Term(str(path), "image", -1)]), first, names, labels, is_copy
+    )
+    for rule, row in measured.items():
+        right, rank = [], []
+        for category in first:
+            for word in SUBTRACTED:
+                if rule == "as in imret":
+                    of = scores([Term(names[category]), Term(word, weight=-1)])
+                else:
+                    of = vectors @ _unit(words[names[category]] - plain[rule] * words[word])
+                best = [i for i in np.argsort(-of)[:10] if labels[i] == category]
+                right.append(len(best) / 10)
+                of_word = vectors @ words[word]
+                rank += [float((of_word[labels == category] < of_word[i]).mean()) for i in best]
+        row.update(words_right=_mean(right), word_rank=_mean(rank))
+    return measured
+
+
+def _less_like(
+    scores: Callable[[str, Path], Vectors],
+    first: dict[str, Path],
+    names: dict[str, str],
+    labels: Any,
+    is_copy: Any,
+) -> dict[str, float]:
+    right, left = [], []
+    for category, path in first.items():
+        best = np.argsort(-scores(names[category], path))[:10]
+        right.append((labels[best] == category).mean())
+        left.append(is_copy[best].sum())
+    return {"right": _mean(right), "copies": _mean(left)}
+
+
+def _plain_difference(words: Vectors, picture: Vectors, vectors: Vectors, weight: float) -> Any:
+    """Return words without a whole picture, which is scaled so that both spread the scores alike."""
+    return _unit(words - weight * (vectors @ words).std() / (vectors @ picture).std() * picture)
+
+
+def write_copies(file: Path, folder: Path) -> None:
+    """Write a picture a little smaller, stronger compressed, and without its edge."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
+    width, height = image.size
+    image.resize((width * 3 // 4, height * 3 // 4)).save(folder / f"small-{file.name}")
+    image.save(folder / f"strong-{file.name}", quality=40)
+    edge = (width // 25, height // 25, width - width // 25, height - height // 25)
+    image.crop(edge).save(folder / f"cut-{file.name}")
+
+
+def conditions(store: Store, encoder: Encoder, split: str) -> dict[str, float]:
+    """Return how many hits `relevant` leaves of each category where its pictures are left out."""
+    wrong, kept = [], []
+    for category in {hit.category or "" for hit in search(store, "animal", collection=split, limit=10_000)}:
+        name = common_names(category)[0]
+        hits = search(store, name, collection=split, encoder=encoder, limit=10_000, relevant=True)
+        without = search(
+            store, name, collection=split, encoder=encoder, limit=10_000, relevant=True,
+            not_categories=[category],
+        )  # fmt: skip
+        wrong.append(len(without))
+        kept.append(sum(hit.category != category for hit in hits))
+    return {"queries": len(wrong), "without_category": _mean(wrong), "others_of_all": _mean(kept)}
 
 
 def relevant(store: Store, encoder: Encoder, split: str) -> dict[str, dict[str, float]]:
@@ -320,6 +435,8 @@ def table(measured: dict[str, Any]) -> str:
             "",
             *query_lines(of_split),
             "",
+            *subtraction_lines(of_split["less_like"]),
+            "",
             *alternative_lines(of_split["alternatives"]),
         ]
     c = measured["captions"]
@@ -371,7 +488,28 @@ def query_lines(of_split: dict[str, Any]) -> list[str]:
     ):
         n = of_split[key]
         lines.append(f"| {title} | {n['queries']} | {n['empty']:.2f} | {n['mean_kept']:.1f} |")
+    c = of_split["conditions"]
+    lines += [
+        "",
+        f"A category's name with `relevant`, its own pictures left out: {c['without_category']:.1f} hits; "
+        f"without that condition {c['others_of_all']:.1f} of all hits are others (means of {c['queries']} "
+        "categories).",
+    ]
     return lines
+
+
+def subtraction_lines(less_like: dict[str, dict[str, float]]) -> list[str]:
+    """Return the table of what is found without a picture, and without a word."""
+    return [
+        "| a category's name | less its first right hit: right of ten | its copies among ten "
+        "| less a word: right of ten | their rank by that word, 0 to 1 |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {rule} | {row['right']:.2f} | {row['copies']:.2f} | {row['words_right']:.2f} "
+            f"| {row['word_rank']:.2f} |"
+            for rule, row in less_like.items()
+        ),
+    ]
 
 
 def alternative_lines(alternatives: dict[str, Any]) -> list[str]:

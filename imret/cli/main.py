@@ -6,6 +6,7 @@ their own commands, loaded by name when they are typed; that is the one place wh
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -35,15 +36,38 @@ _MODULES = {
 }
 
 
+# As the help lists them: in the order of work, which is how a newcomer reads them.
+_SECTIONS = {
+    "Every day": ("ingest", "search", "similar", "serve", "info"),
+    "Models and labels": ("demo", "finetune", "evaluate", "classify"),
+    "Stores": ("collections", "sources"),
+}
+
+
 class _Group(click.Group):
     """A group whose larger sub-commands live in modules of their own, imported when first named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # In the order of work, which is how a newcomer reads them.
-        return [
-            *("demo", "finetune", "evaluate", "ingest"),
-            *("search", "similar", "serve", "classify", "info", "collections", "sources"),
-        ]
+        return [name for names in _SECTIONS.values() for name in names]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        limit = formatter.width - 6 - max(map(len, commands))
+        for title, names in _SECTIONS.items():
+            found = [(name, command) for name in names if (command := commands[name]) is not None]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(limit)) for name, command in found])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            # click compares with the commands that are here already, and most are not.
+            near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"no command {name[:100]!r}.{meant}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _MODULES:

@@ -226,7 +226,9 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     note = [f"--category {name}" for name in options.categories]
     note += [f"--not-category {name}" for name in options.not_categories]
     note += [f"--where {condition}" for condition in options.where]
-    return deliver(hits, query=typed, note=" ".join(note), **given)
+    # In another order than by score, hits of one group are apart.
+    group_by = options.group_by if options.sort == "score" else None
+    return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, **given)
 
 
 @contextmanager

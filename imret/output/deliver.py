@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from imret.errors import DataError
 from imret.escape import escape_control
 from imret.output.console import announce, silence_closed_stdout
-from imret.output.formats import write_hits
+from imret.output.formats import groups_of, write_hits
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Hit
@@ -32,6 +32,7 @@ def deliver(
     html: str | None = None,
     copy_to: str | None = None,
     open_them: bool = False,
+    group_by: str | None = None,
 ) -> int:
     """Put hits where somebody wants them.
 
@@ -46,6 +47,7 @@ def deliver(
         html: Where to write a sheet.
         copy_to: Folder to copy the pictures to.
         open_them: Whether to show them in a viewer.
+        group_by: The field by which hits come in groups, whose headings a table and a sheet have.
 
     Returns:
         The exit code: 1 if a picture could not be copied.
@@ -62,10 +64,11 @@ def deliver(
             payload=payload,
             width=shutil.get_terminal_size().columns if stdout.isatty() else None,
             thumbnail=_thumbnails(stdout) if preview and output == "table" else None,
+            group_by=group_by,
         )
     code = 0
     if html is not None:
-        announce(f"Contact sheet: {escape_control(str(_write_sheet(html, query, note, hits)))}")
+        announce(f"Contact sheet: {escape_control(str(_write_sheet(html, query, note, hits, group_by)))}")
     if copy_to is not None:
         from imret.output.copy_files import copy_hits
 
@@ -76,7 +79,7 @@ def deliver(
         announce(f"{_count(copied)} copied to {escape_control(copy_to)}{rest}")
         code = 1 if failed else 0
     if open_them and hits:
-        open_hits(hits, query=query, note=note, sheet=html)
+        open_hits(hits, query=query, note=note, sheet=html, group_by=group_by)
     return code
 
 
@@ -103,7 +106,12 @@ def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
 
 
 def open_hits(
-    hits: Sequence[Hit], *, query: str, note: str = "", sheet: str | os.PathLike[str] | None = None
+    hits: Sequence[Hit],
+    *,
+    query: str,
+    note: str = "",
+    sheet: str | os.PathLike[str] | None = None,
+    group_by: str | None = None,
 ) -> None:
     """Show the pictures of hits in a viewer, or several as a page in a browser: see `imret.output.viewer`.
 
@@ -128,19 +136,21 @@ def open_hits(
     def page() -> Path:
         if sheet is not None:
             return Path(sheet).absolute()
-        return _write_sheet(os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html"), query, note, hits)
+        file = os.path.join(tempfile.mkdtemp(prefix="imret-"), "hits.html")
+        return _write_sheet(file, query, note, hits, group_by)
 
     shown = show(paths, page)
     if shown is not None and sheet is None:
         announce(f"Contact sheet: {escape_control(str(shown))}")
 
 
-def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit]) -> Path:
+def _write_sheet(file: str, query: str, note: str, hits: Sequence[Hit], group_by: str | None) -> Path:
     from imret.output.contact_sheet import Strip, write_sheet
 
     summary = _count(len(hits)) + (f" · {note}" if note else "")
     try:
-        return write_sheet(file, query, summary, [Strip("", "", hits)])
+        strips = [Strip(heading, "", group) for heading, group in groups_of(hits, group_by)]
+        return write_sheet(file, query, summary, strips)
     except OSError as error:
         raise DataError(
             f"cannot write the contact sheet {file!r}: {error.strerror}.\nName another place: --html FILE"

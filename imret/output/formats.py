@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import unicodedata
@@ -26,6 +27,7 @@ def write_hits(
     payload: bool = False,
     width: int | None = None,
     thumbnail: Callable[[Hit], str] | None = None,
+    group_by: str | None = None,
 ) -> None:
     """Write hits in one of the formats, which are a contract.
 
@@ -37,6 +39,7 @@ def write_hits(
         payload: Whether JSON has everything that is stored.
         width: Columns of the terminal that a table has to fit; None for no limit.
         thumbnail: Gives what a table has above a row.
+        group_by: The field by which hits come in groups, each of which has a heading in a table.
     """
     if output == "paths":
         # A file or a pipe gets the bytes of the name; a terminal would obey some of them.
@@ -51,11 +54,27 @@ def write_hits(
         for hit in hits:
             print(f"{hit.rank}\t{hit.score:.6f}\t{tsv(hit.category or '')}\t{tsv(hit.path)}", file=stream)
     else:
-        rows = _rows(hits, width)
-        for hit, row in zip(hits, rows, strict=True):
-            if thumbnail is not None:
-                stream.write(thumbnail(hit))
-            print(row, file=stream)
+        rows = iter(_rows(hits, width))
+        for number, (heading, group) in enumerate(groups_of(hits, group_by)):
+            if heading:
+                print(("\n" if number else "") + shortened(heading, width or len(heading)), file=stream)
+            for hit, row in zip(group, rows, strict=False):
+                if thumbnail is not None:
+                    stream.write(thumbnail(hit))
+                print(row, file=stream)
+
+
+def groups_of(hits: Sequence[Hit], group_by: str | None) -> list[tuple[str, list[Hit]]]:
+    """Return hits in groups, each with its heading; all in one that has none if they come in none.
+
+    Args:
+        hits: Those of one group behind each other.
+        group_by: A payload field, or None.
+    """
+    if group_by is None or not hits:
+        return [("", list(hits))]
+    grouped = itertools.groupby(hits, lambda hit: hit.payload.get(group_by))
+    return [(escape_control(f"{group_by}: {value}"), list(group)) for value, group in grouped]
 
 
 def _rows(hits: Sequence[Hit], width: int | None) -> list[str]:

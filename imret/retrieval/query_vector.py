@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from imret.datasets.phrases import read_phrases
 from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
-from imret.retrieval import relevance
+from imret.retrieval import relevance, subtraction
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.prompts import search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
@@ -109,34 +109,56 @@ class QueryEmbedder:
         return _phrases_of[self._encoder]
 
     def embed(self, terms: Sequence[Term]) -> NDArray[np.float32]:
-        """Return the (D,) unit vector of all terms together.
+        """Return the (D,) unit vector of all terms together; `imret.retrieval.subtraction` has those below 0.
 
         Raises:
             DataError: If they cancel out.
         """
         self._vectors = [self._vector(term) for term in terms]
+        vectors = np.stack(self._vectors)
         weights = np.array([term.weight for term in terms])
-        is_picture = np.array([term.kind in PICTURE_KINDS for term in terms])
-        if is_picture.any() and not is_picture.all() and len(self._sample) > 1:
-            spread = (self._sample @ np.stack(self._vectors).T).std(axis=0)  # (terms,)
-            words, pictures = spread[~is_picture].mean(), spread[is_picture].mean()
-            if words > 0 and pictures > 0:
-                weights = np.where(is_picture, weights * words / pictures, weights)
-        total = (weights[:, None] * np.stack(self._vectors)).sum(axis=0)
-        length = float(np.linalg.norm(total))
-        if length < 1e-3 * float(np.abs(weights).sum()):
+        if np.linalg.norm(weights @ vectors) < 1e-3 * float(np.abs(weights).sum()):
             raise DataError(
                 f"the terms of the query cancel out ({' '.join(term.shown for term in terms)}): what is "
                 "added is subtracted again. Leave one out, or change its weight."
             )
-        unit: NDArray[np.float32] = (total / length).astype(np.float32)
+        is_picture = np.array([term.kind in PICTURE_KINDS for term in terms])
+        added = np.where(weights > 0, weights, 0.0)
+        asked = self._balanced(added, vectors, is_picture) @ vectors
+        total = asked - subtraction.WORDS * (np.where(is_picture, 0.0, added - weights) @ vectors)
+        for weight, vector in zip(weights[is_picture], vectors[is_picture], strict=True):
+            if weight < 0:
+                total += weight * self._less_like(vector, asked / added.sum())
+        unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
         return unit
 
-    def relevance_threshold(
-        self, terms: Sequence[Term], vector: NDArray[np.float32], filter_: Filter
-    ) -> float:
-        """Return the score at which the answers end; infinite where there are none."""
-        best = self._collection.search(vector, limit=relevance.BEST, filter=filter_)
+    def _balanced(
+        self, weights: NDArray[np.float64], vectors: NDArray[np.float32], is_picture: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """Return weights with which words and pictures spread the scores of the collection alike."""
+        words, pictures = (weights > 0) & ~is_picture, (weights > 0) & is_picture
+        if not words.any() or not pictures.any() or len(self._sample) < 2:
+            return weights
+        spread = (self._sample @ vectors.T).std(axis=0)  # (terms,)
+        of_words, of_pictures = spread[words].mean(), spread[pictures].mean()
+        if not (of_words > 0 and of_pictures > 0):
+            return weights
+        return np.where(is_picture, weights * of_words / of_pictures, weights)
+
+    def _less_like(self, picture: NDArray[np.float32], query: NDArray[np.float64]) -> NDArray[np.float32]:
+        unit = (query / np.linalg.norm(query)).astype(np.float32)
+        # Some more than are taken: copies of the picture do not count.
+        nearest = self._collection.search(unit, limit=2 * subtraction.HITS)
+        points = self._collection.get([point.id for point in nearest], vectors=True)
+        hits = [_vector_of(points[point.id]) for point in nearest if point.id in points]
+        of_hits = np.stack(hits) if hits else np.zeros((0, len(unit)), dtype=np.float32)
+        return subtraction.less_like(picture, query.astype(np.float32), of_hits, self._sample)
+
+    def relevance_threshold(self, terms: Sequence[Term], vector: NDArray[np.float32]) -> float:
+        """Return the score at which the collection's answers end; infinite where there are none."""
+        # The pictures that are asked with are there of course.
+        others = Filter(must_not=(Match("sha256", tuple(self.hashes)),)) if self.hashes else None
+        best = self._collection.search(vector, limit=relevance.BEST, filter=others)
         if not best or not len(self._sample):
             return math.inf
         added = [pair for pair in zip(terms, self._vectors, strict=True) if pair[0].weight > 0]
@@ -146,7 +168,7 @@ class QueryEmbedder:
         end = relevance.cut(self._sample @ vector, scores, phrases)
         above = [point.id for point in best if (point.score or 0) >= end]
         points = self._collection.get(above, vectors=True)
-        if not points:  # a filter left nothing that scores more than a picture in general
+        if not points:  # nothing scores more than a picture in general
             return math.inf
         hits = np.stack([_vector_of(point) for point in points.values()])
         for term, term_vector in added:

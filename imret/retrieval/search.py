@@ -60,7 +60,8 @@ def search(
     Several terms are one query: the weighted mean of their unit vectors, made unit again, so that scores
     stay cosines. Where words and pictures are mixed, the weights of the pictures are scaled so that both
     spread the scores of the collection alike: pictures are nearer to each other than to any words, and would
-    drown them.
+    drown them. Words that are subtracted count half; of a picture that is subtracted, what makes it different
+    from the best hits (`imret.retrieval.subtraction`).
 
     Args:
         store: An open store; or a collection that is open, and stays so, in which case its name is not asked.
@@ -144,7 +145,7 @@ def find_hits(
             filter_ = combined(filter_, Filter(must_not=(Match("sha256", tuple(embedder.hashes)),)))
         min_score = -math.inf if options.min_score is None else options.min_score
         if options.relevant:
-            min_score = max(min_score, embedder.relevance_threshold(terms, vector, filter_))
+            min_score = max(min_score, embedder.relevance_threshold(terms, vector))
         find = best if options.group_by is None else best_of_groups
         copies = _copies(options)
         points = find(collection, vector, filter_, options, min_score, copies)

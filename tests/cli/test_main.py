@@ -111,6 +111,32 @@ def test_wrong_usage_exits_with_2() -> None:
     assert b"Usage: imret search" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("serch", "Did you mean 'search'?"),
+        ("Ingest", "Did you mean 'ingest'?"),
+        ("simlar", "'similar'"),
+        ("mushrooms", "no command 'mushrooms'.\n"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_wrong_usage_and_the_nearest_is_named(
+    typed: str, meant: str
+) -> None:
+    done = CliRunner().invoke(cli, [typed, "x"])
+    assert done.exit_code == 2
+    assert meant in done.output
+
+
+def test_the_help_lists_every_command_once_under_a_heading() -> None:
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    _, _, below = shown.partition("\nEvery day:\n")
+    listed = [line.split()[0] for line in below.splitlines() if line[:2] == "  " and line[2:3].isalpha()]
+    context = click.Context(cli)
+    assert [name for name in listed if name != "Example:"] == cli.list_commands(context)
+    assert set(cli.commands) <= set(cli.list_commands(context))
+
+
 def test_an_error_is_a_sentence_on_stderr_with_exit_code_1_and_a_traceback_only_on_request(
     tmp_path: Path,
 ) -> None:

@@ -70,6 +70,33 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Iterator[Callable
 # ---- Formats --------------------------------------------------------------------------------------------
 
 
+def test_hits_in_groups_have_a_heading_each_in_a_table_and_in_nothing_for_programs() -> None:
+    hits = [
+        Hit(rank, 0.9 - rank / 10, str(rank), f"/photos/{rank}.jpg", category, {"category": category})
+        for rank, category in enumerate(["fungi", "fungi", "aves\x1b[31m"], start=1)
+    ]
+    lines = table(hits, group_by="category")
+    assert [line for line in lines if "photos" not in line] == [
+        "category: fungi",
+        "",
+        "category: aves\\x1b[31m",
+    ]
+    assert [line.split()[0] for line in lines if "photos" in line] == ["1", "2", "3"]
+    for output in ("tsv", "json", "paths"):
+        assert written(output, hits, group_by="category") == written(output, hits)
+    assert table([], group_by="category") == []
+
+
+def test_hits_in_groups_have_a_heading_each_on_a_sheet(hits: list[Hit], tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.html"
+    for hit, category in zip(hits, ("fungi", "a<b>"), strict=False):
+        hit.payload["category"] = category
+    deliver(hits, query="owl", html=str(sheet), group_by="category", output="json")
+    page = sheet.read_text(encoding="utf-8")
+    assert re.findall("<h2>(.*?)</h2>", page) == ["category: fungi", "category: a&lt;b&gt;"]
+    assert [part.count("<figure ") for part in page.split("<section>")[1:]] == [1, 1]
+
+
 def test_a_table_is_rank_score_category_and_path() -> None:
     assert written("table") == (
         b"   1  0.500  fungi  /photos/fungi/a.jpg\n   2  0.250  -      /photos/a\\x09b\\x0a\\\\xe9.jpg  +2\n"

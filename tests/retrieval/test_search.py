@@ -31,6 +31,7 @@ from imret.retrieval.ranking import best_of_groups
 from imret.retrieval.results import Facet, Hit, SearchWarning
 from imret.retrieval.search import facets, find_hits, search
 from imret.retrieval.search_options import SearchOptions
+from imret.retrieval.subtraction import COPY, HITS, PICTURE, WORDS
 from imret.store import Collection, Filter, Identity, Ids, Match, Point, Range, Store, open_store
 from imret.store.server.store import ServerStore
 from ingest.pipeline import ingest
@@ -40,6 +41,17 @@ from tests.fakes.pictures import draw_picture
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, QdrantLikeAServer
 
 CATEGORIES = ("fungi", "aves", "insecta")
+# Of the real photos: categories of more than ten pictures, by their common names.
+NAMES = {
+    "fish": "actinopterygii",
+    "amphibian": "amphibia",
+    "bird": "aves",
+    "mushroom": "fungi",
+    "insect": "insecta",
+    "mammal": "mammalia",
+    "plant": "plantae",
+    "reptile": "reptilia",
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +107,8 @@ def test_words_are_added_and_subtracted_as_unit_vectors_and_scores_stay_cosines(
     store: Store, encoder: Encoder, files: list[Path], vectors: NDArray[np.float32]
 ) -> None:
     terms = [Term("a red thing"), Term("a wing", weight=2), Term("one blue square", weight=-0.5)]
-    expected = unit(
-        sum(term.weight * query_vector(encoder, str(term.value)) for term in terms)  # type: ignore[arg-type]
-    )
+    red, wing, blue = (query_vector(encoder, str(term.value)) for term in terms)
+    expected = unit(red + 2 * wing - 0.5 * WORDS * blue)
     hits = search(store, terms, encoder=encoder, limit=24)
     assert paths(hits) == ranked(files, vectors @ expected)
     np.testing.assert_allclose([hit.score for hit in hits], sorted(vectors @ expected)[::-1], atol=1e-4)
@@ -123,6 +134,36 @@ def test_words_and_a_picture_spread_the_scores_alike(
 def test_terms_that_cancel_out_are_an_error(store: Store, encoder: Encoder) -> None:
     with pytest.raises(DataError, match=r"the terms of the query cancel out \(wing wing\).*Leave one out"):
         search(store, [Term("wing"), Term("wing", weight=-1)], encoder=encoder)
+
+
+def test_of_a_subtracted_picture_goes_what_makes_it_different_from_the_best_hits(
+    store: Store, encoder: Encoder, files: list[Path], vectors: NDArray[np.float32]
+) -> None:
+    """By hand: the mean of ten best hits that are no copies is taken from it, the rest weighed by spread."""
+    words = query_vector(encoder, "wing")
+    best = np.argsort(-(vectors @ words))[: 2 * HITS]
+    distances = 1 - vectors[best] @ vectors[5]
+    no_copies = best[distances >= COPY * np.median(distances)][:HITS]
+    different = vectors[5] - vectors[no_copies].mean(axis=0)
+    weight = 2 * PICTURE * (vectors @ words).std() / (vectors @ different).std()
+    expected = unit(words - weight * different)
+    hits = search(store, [Term("wing"), Term(str(files[5]), "image", -2)], encoder=encoder, limit=24)
+    assert paths(hits) == [path for path in ranked(files, vectors @ expected) if path != str(files[5])]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_in_a_collection_of_few_pictures_one_is_subtracted_too(
+    n: int, encoder: Encoder, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "few").mkdir()
+    for file in files[:n]:
+        shutil.copy(file, tmp_path / "few")
+    with open_store(str(tmp_path / "db")) as store:
+        ingest(store, [FolderSource(tmp_path / "few")], encoder=encoder)
+        terms = [Term("wing"), Term(str(files[0]), "image", -1)]
+        hits = search(store, terms, encoder=encoder, include_self=True)
+        assert len(hits) == n
+        assert all(math.isfinite(hit.score) for hit in hits)
 
 
 # ---- Pictures -------------------------------------------------------------------------------------------
@@ -546,6 +587,34 @@ def test_a_filter_that_keeps_the_answers_out_leaves_none(
     ranked = search(store, "mushroom", encoder=encoder, limit=240)
     worst = Filter(must=(Ids(tuple(hit.id for hit in ranked[-5:])),))
     assert search(store, "mushroom", encoder=encoder, filter=worst, relevant=True) == []
+
+
+def test_conditions_do_not_change_what_is_relevant(nature: tuple[Store, Encoder]) -> None:
+    """What is left of the answers passes the condition; what passes it is not judged by itself."""
+    store, encoder = nature
+    for query in ("bird", "mammal", "reptile", "insect"):
+        relevant = search(store, query, encoder=encoder, relevant=True, limit=240)
+        for hits_of in ({hit.category for hit in relevant}, {"aves"}, {"fungi", "plantae"}):
+            names = sorted(str(name) for name in hits_of)
+            kept = search(store, query, encoder=encoder, relevant=True, limit=240, categories=names)
+            assert paths(kept) == [hit.path for hit in relevant if hit.category in hits_of]
+            left = search(store, query, encoder=encoder, relevant=True, limit=240, not_categories=names)
+            assert paths(left) == [hit.path for hit in relevant if hit.category not in hits_of]
+
+
+def test_a_subtracted_picture_and_its_copies_sink_and_what_was_asked_for_stays(
+    nature: tuple[Store, Encoder],
+) -> None:
+    store, encoder = nature
+    precision = []
+    for name, category in NAMES.items():
+        (first, *_) = (hit for hit in search(store, name, encoder=encoder) if hit.category == category)
+        terms = [Term(name), Term(first.path, "image", -1)]
+        # The very picture is the nearest copy that there can be.
+        hits = search(store, terms, encoder=encoder, include_self=True)
+        assert first.path not in paths(hits), name
+        precision.append(np.mean([hit.category == category for hit in hits]))
+    assert np.mean(precision) >= 0.9
 
 
 def test_where_all_pictures_are_answers_most_are_kept(nature: tuple[Store, Encoder]) -> None:
