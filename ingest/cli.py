@@ -275,15 +275,17 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
         if getattr(report, name) or name == "added"
     )
     announce(
-        f"{report.collection}: {counts}, {len(report.skipped):,} skipped "
+        f"{report.collection}: {counts}, {len(report.skipped):,} skipped"
+        f"{f', {report.n_noted:,} taken with a note' if report.noted else ''} "
         f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
     )
     shown = 10
-    for skip in report.skipped[:shown]:
-        announce(f"  skipped {skip['path']}: {skip['reason']}")
-    if len(report.skipped) > shown:
-        where = f"all are in {report_file}" if report_file else "--report FILE lists all"
-        announce(f"  and {len(report.skipped) - shown:,} more; {where}")
+    where = f"all are in {report_file}" if report_file else "--report FILE lists all"
+    for what, told in (("skipped", report.skipped), ("noted of", report.noted)):
+        for entry in told[:shown]:
+            announce(f"  {what} {entry['path']}: {entry['reason' if what == 'skipped' else 'note']}")
+        if len(told) > shown:
+            announce(f"  and {len(told) - shown:,} more; {where}")
     if report.other_content:
         advice = "" if check_content else "; --check-content compares all"
         announce(

@@ -44,12 +44,14 @@ class Pixels:
         width: Of the whole picture, upright, in pixels.
         height: Likewise.
         sha256: 64 hex digits over the file's bytes.
+        notes: What a person should know of it; see `imret.images.notes`.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
 def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
@@ -63,13 +65,16 @@ def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
     Returns:
         The picture, or the reason why there is none.
     """
+    notes: list[str] = []
     try:
         with open(file, "rb") as opened:
             # Decoded before it is hashed, through one handle: what is no picture is refused unread, and no
             # file is ever in memory whole.
-            pixels, (width, height) = load_pixels(opened, preprocess, max_pixels=max_pixels)
+            pixels, (width, height) = load_pixels(
+                opened, preprocess, max_pixels=max_pixels, on_note=notes.append
+            )
             opened.seek(0)
-            return Pixels(pixels, width, height, sha256_of(opened))
+            return Pixels(pixels, width, height, sha256_of(opened), tuple(notes))
     except ImageError as error:
         return str(error)
     except FileNotFoundError:
@@ -250,7 +255,7 @@ class _Worker:
             raise _NeverBegunError from error
         try:
             ipc.send(self._connection, list(files))
-            answers: list[str | tuple[int, int, str]] = ipc.receive(self._connection)
+            answers: list[str | tuple[int, int, str, tuple[str, ...]]] = ipc.receive(self._connection)
             n = sum(not isinstance(answer, str) for answer in answers)
             pixels = np.empty((n, *self._size), dtype=np.uint8)
             ipc.receive_into(self._connection, pixels.reshape(-1).data)
@@ -293,7 +298,9 @@ def _decode_for(connection: socket.socket) -> None:
             ipc.send(
                 connection,
                 [
-                    result if isinstance(result, str) else (result.width, result.height, result.sha256)
+                    result
+                    if isinstance(result, str)
+                    else (result.width, result.height, result.sha256, result.notes)
                     for result in results
                 ],
             )

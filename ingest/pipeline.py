@@ -49,11 +49,12 @@ _ATTEMPTS = 3  # where another program replaces the version that is filled by on
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, and its payload."""
+    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, payload and notes."""
 
     planned: Planned
     pixels: NDArray[np.uint8]
     payload: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def ingest(
@@ -363,6 +364,7 @@ class _Run:
             for outcome in chain.from_iterable(decodings):
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
+                    self.counters.note(reconciler.source.root, outcome.planned.record.path, outcome.notes)
                     n_ahead = 2 * self.batch_size
                     if not spread:
                         spread = True
@@ -465,7 +467,7 @@ def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
     if isinstance(result, str):
         return Skipped(record.path, result)
     payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
-    return Decoded(planned, result.pixels, payload)
+    return Decoded(planned, result.pixels, payload, result.notes)
 
 
 @dataclass(frozen=True)

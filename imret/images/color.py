@@ -6,9 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from imret.images.notes import OnNote, ignore_note
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as 8-bit RGB, transparency over white; always a new one."""
+
+def to_rgb(image: Image.Image, on_note: OnNote = ignore_note) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB, transparency over white; always a new one.
+
+    Args:
+        image: Decoded.
+        on_note: As for `imret.images.decode.load_image`.
+    """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy() if type(image) is Image.Image else image.convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):

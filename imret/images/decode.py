@@ -25,6 +25,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from imret.errors import ImageError
 from imret.images.color import to_rgb
+from imret.images.notes import OnNote, ignore_note
 
 MAX_PIXELS = 100_000_000
 
@@ -84,6 +85,7 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     max_side: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Image.Image:
     """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
 
@@ -96,6 +98,7 @@ def load_image(
             detail instead of decoding it. Other formats, and PIL images, come whole.
         reserve: Called with about how many bytes it will take to decode a file, before that begins; what it
             raises ends this. See `imret.images.decode_memory`.
+        on_note: Told what a person should know of a picture that is returned; see `imret.images.notes`.
 
     Returns:
         A PIL image of mode RGB that holds no open file.
@@ -104,7 +107,7 @@ def load_image(
         ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
             large. The message is the reason, without the path.
     """
-    return _load(source, max_pixels, max_side=max_side, reserve=reserve).image
+    return _load(source, max_pixels, max_side=max_side, reserve=reserve, on_note=on_note).image
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def load_to_cover(
     *,
     max_pixels: int = MAX_PIXELS,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Reduced:
     """Open a picture whose shorter side will be made `side` pixels; a large JPEG comes at a fraction.
 
@@ -137,11 +141,12 @@ def load_to_cover(
         side: A JPEG file never comes with less than one and a half times that at its shorter side.
         max_pixels: As for `load_image`, of the whole picture.
         reserve: As for `load_image`.
+        on_note: As for `load_image`.
 
     Raises:
         ImageError: As `load_image`.
     """
-    return _load(source, max_pixels, min_side=side, reserve=reserve)
+    return _load(source, max_pixels, min_side=side, reserve=reserve, on_note=on_note)
 
 
 def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -232,6 +237,7 @@ def _load(
     max_side: int | None = None,
     min_side: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Reduced:
     """Return a picture; see `load_image` for one side, `load_to_cover` for the other."""
 
@@ -246,13 +252,13 @@ def _load(
                 # To cover a model's size is for the kernel of `imret.images.resize`, which takes an array.
                 reserve(n_bytes if min_side is None else n_bytes + 3 * image.size[0] * image.size[1])
             # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
-            loaded = _finish(image, max_pixels, is_ours=True)
+            loaded = _finish(image, max_pixels, on_note, is_ours=True)
             size = full[::-1] if _orientation(image) >= 5 else full
             return Reduced(loaded, size, (size[0] / part, size[1] / part))
 
     with _pillow_warnings_off():
         if isinstance(source, Image.Image):
-            image = _finish(source, max_pixels)
+            image = _finish(source, max_pixels, on_note)
             return Reduced(image, image.size, image.size)
         if isinstance(source, bytes):
             return load(io.BytesIO(source))
@@ -379,12 +385,16 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
 
 
-def _finish(image: Image.Image, max_pixels: int, *, is_ours: bool = False) -> Image.Image:
+def _finish(image: Image.Image, max_pixels: int, on_note: OnNote, *, is_ours: bool = False) -> Image.Image:
     """Check the size, decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
     _check_size(image, max_pixels)
     try:
         image.load()
-        rgb = image if is_ours and image.mode == "RGB" and "transparency" not in image.info else to_rgb(image)
+        rgb = (
+            image
+            if is_ours and image.mode == "RGB" and "transparency" not in image.info
+            else to_rgb(image, on_note)
+        )
         if "icc_profile" in image.info:  # some conversions make a new picture
             rgb.info["icc_profile"] = image.info["icc_profile"]
     except Exception as error:
