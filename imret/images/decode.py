@@ -26,6 +26,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from imret.errors import ImageError
 from imret.images.color import to_rgb
 from imret.images.notes import OnNote, ignore_note
+from imret.images.tiff.open import SampledTiff, load_tiff, open_tiff
 
 MAX_PIXELS = 100_000_000
 
@@ -295,6 +296,9 @@ def _bytes_of(image: Image.Image, full: tuple[int, int]) -> int:
     each += _DECODER_BYTES.get(image.format or "", 0)
     if _orientation(image, Image.Image.getexif) != 1:
         each += 4  # turned, it is there twice
+    if isinstance(image, SampledTiff):
+        each = 4 if _orientation(image) != 1 else 0
+        return image.bytes_to_decode + image.size[0] * image.size[1] * each
     n_bytes = image.size[0] * image.size[1] * each
     if isinstance(image, JpegImageFile) and _has_scans(image):
         # All scans come together before a pixel does: two bytes for each component, at any fraction.
@@ -354,7 +358,9 @@ def _identify(file: BinaryIO, head: bytes) -> Image.Image:
         try:
             # Anything but True is a refusal, or the name of what this Pillow was built without.
             if opener is not None and accepts is not None and accepts(head[:16]) is True:
-                return _header(opener, file)
+                return open_tiff(file) if name == "TIFF" else _header(opener, file)
+        except ImageError:
+            raise
         except Exception as error:
             fault = (name, error)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
@@ -389,7 +395,10 @@ def _finish(image: Image.Image, max_pixels: int, on_note: OnNote, *, is_ours: bo
     """Check the size, decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
     _check_size(image, max_pixels)
     try:
-        image.load()
+        if is_ours and image.format == "TIFF":
+            load_tiff(image, on_note)
+        else:
+            image.load()
         rgb = (
             image
             if is_ours and image.mode == "RGB" and "transparency" not in image.info
@@ -397,6 +406,8 @@ def _finish(image: Image.Image, max_pixels: int, on_note: OnNote, *, is_ours: bo
         )
         if "icc_profile" in image.info:  # some conversions make a new picture
             rgb.info["icc_profile"] = image.info["icc_profile"]
+    except ImageError:
+        raise
     except Exception as error:
         # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
         raise _refusal(error, image.format) from error

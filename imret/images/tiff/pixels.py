@@ -1,0 +1,126 @@
+"""What the samples of a TIFF picture mean: grey, colours, inks, palettes, how opaque they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops
+
+from imret.images.levels import Levels, used_levels
+from imret.images.tiff import directory as tags
+from imret.images.tiff.directory import DamagedTiffError, Directory
+from imret.images.tiff.layout import (
+    CIELAB,
+    FLOAT,
+    ICCLAB,
+    MIN_IS_WHITE,
+    PALETTE,
+    RGB,
+    SEPARATED,
+    UINT,
+    Layout,
+)
+
+_MODES = {RGB: "RGB", SEPARATED: "CMYK", CIELAB: "LAB", ICCLAB: "LAB", PALETTE: "RGB"}
+
+
+def mode_of(layout: Layout) -> str:
+    """Return Pillow's name of what `to_picture` makes."""
+    if layout.alpha is None or layout.photometric in (CIELAB, ICCLAB):
+        return _MODES.get(layout.photometric, "L")
+    return "RGB" if layout.is_associated else "RGBA"
+
+
+def to_picture(
+    samples: NDArray[Any], directory: Directory, layout: Layout, on_note: Callable[[str], object]
+) -> Image.Image:
+    """Return samples as a picture of 8 bits: grey, RGB, RGBA, CMYK or LAB.
+
+    Args:
+        samples: From `imret.images.tiff.samples.read_samples`; they are changed.
+        directory: The picture's.
+        layout: Of that.
+        on_note: As for `imret.images.decode.load_image`.
+    """
+    colors, alpha = samples[..., : layout.n_colors], None
+    if layout.alpha is not None:
+        alpha = Levels(0.0, _opaque(layout)).to_bytes(samples[..., -1])
+    if layout.photometric == PALETTE:
+        image = Image.fromarray(_palette(directory, layout)[colors[..., 0]])
+    elif layout.photometric in (CIELAB, ICCLAB):
+        return _lab(colors, layout)
+    else:
+        image = _from_colors(colors, directory, layout, on_note)
+    if alpha is None:
+        return image
+    mask = Image.fromarray(alpha)
+    rgb = image.convert("RGB")
+    if layout.is_associated:
+        # What is multiplied by its alpha lies over white when the rest of white is added.
+        rest = ImageChops.invert(mask)
+        return ImageChops.add(rgb, Image.merge("RGB", (rest, rest, rest)))
+    rgb.putalpha(mask)
+    return rgb
+
+
+def _from_colors(
+    colors: NDArray[Any], directory: Directory, layout: Layout, on_note: Callable[[str], object]
+) -> Image.Image:
+    _drop_nodata(colors, directory)
+    if layout.photometric == SEPARATED:
+        levels = Levels(0.0, _opaque(layout))  # little ink is a pale picture
+    else:
+        levels = used_levels(colors, layout.bits)
+    if levels.note:
+        on_note(levels.note)
+    values = levels.to_bytes(colors)
+    if layout.photometric == MIN_IS_WHITE:
+        np.subtract(255, values, out=values)
+    mode = _MODES.get(layout.photometric, "L")
+    return Image.frombytes(mode, (layout.width, layout.height), np.ascontiguousarray(values).data)
+
+
+def _opaque(layout: Layout) -> float:
+    """Return the value of alpha that hides what is behind; as much of an ink hides the paper."""
+    if layout.sample_format == FLOAT:
+        return 1.0
+    return float((1 << (layout.bits if layout.sample_format == UINT else layout.bits - 1)) - 1)
+
+
+def _drop_nodata(values: NDArray[Any], directory: Directory) -> None:
+    """Take the value that maps have where nothing was measured for nothing, in floats.
+
+    Source: GDAL's GTiff driver, tag 42113.
+    """
+    if values.dtype.kind == "f":
+        with contextlib.suppress(ValueError, OverflowError):
+            values[values == values.dtype.type(float(directory.text(tags.GDAL_NODATA)))] = np.nan
+
+
+def _palette(directory: Directory, layout: Layout) -> NDArray[np.uint8]:
+    """Return the colours of a palette, (colours, 3).
+
+    They have 16 bits each; some scanners write 8, which libtiff's own tools tell from that, too.
+    """
+    n = 1 << layout.bits
+    table = directory.numbers(tags.COLOR_MAP, 3 * n)
+    if len(table) < 3 * n:
+        raise DamagedTiffError(f"a palette of {len(table) // 3:,} colours for {layout.bits} bits")
+    scaled = table if table.max() <= 255 else table >> 8
+    return np.ascontiguousarray(scaled.reshape(3, n).T).astype(np.uint8)
+
+
+def _lab(colors: NDArray[Any], layout: Layout) -> Image.Image:
+    """Return Lab of 8 or 16 bits as Pillow has it: a and b about 128.
+
+    Source: TIFF Revision 6.0, section 23; Photoshop's technical notes (2002) for ICC Lab and 16 bits.
+    """
+    whole = colors.astype(np.uint16) if layout.bits == 16 else colors.astype(np.uint8)
+    high = (whole >> (layout.bits - 8)).astype(np.uint8)
+    if layout.photometric == ICCLAB:
+        high[..., 1:] ^= 128  # there from 0 to 255, here as the bits of a signed number
+    return Image.frombytes("LAB", (layout.width, layout.height), np.ascontiguousarray(high).data)
