@@ -64,7 +64,7 @@ class Levels:
         return result
 
 
-def used_levels(values: Values, bits: int | None = None) -> Levels:
+def used_levels(values: Values, bits: int | None = None, kind: str | None = None) -> Levels:
     """Return which values of a picture to show as black and as white.
 
     Unsigned integers of up to 24 bits span what their bits can hold, signed ones that are never negative the
@@ -75,9 +75,10 @@ def used_levels(values: Values, bits: int | None = None) -> Levels:
 
     Args:
         values: (H, W) or (H, W, C), of one kind: colours, but not their transparency.
-        bits: How many each has; those of the type, if not given.
+        bits: How many each has in its file; those of the type, if not given.
+        kind: NumPy's letter for what it is there: u, i or f; that of the type, if not given.
     """
-    kind, bits = values.dtype.kind, bits or 8 * values.dtype.itemsize
+    kind, bits = kind or values.dtype.kind, bits or 8 * values.dtype.itemsize
     low, high = _used(values)
     if low >= 0.0:
         full = 0.0 if kind == "f" else float((1 << (bits - 1 if kind == "i" else bits)) - 1)

@@ -229,6 +229,17 @@ def test_floats_are_read(bits: int, photometric: int, order: str) -> None:
     assert check(data, SHADES if photometric else 255 - SHADES) == []
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("kind", [UINT, INT])
+def test_wide_integers_say_nowhere_what_is_white(bits: int, kind: int) -> None:
+    letter = "u" if kind == UINT else "i"
+    for white in (255, 65535, (1 << (bits - (kind == INT))) - 1):
+        stored = np.array([value * white // 255 for value in range(256)], dtype=f"{letter}{bits // 8}")[
+            SHADES
+        ]
+        assert check(draw(stored, bits, GREY, format=kind), SHADES) == []
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("bits", [8, 16, 32])
 def test_signed_integers_that_are_never_negative_span_the_half_above_zero(bits: int, order: str) -> None:
@@ -407,6 +418,8 @@ def test_lab_is_read(bits: int, planar: bool) -> None:
     values = np.broadcast_to(np.array([130, 60, 236], np.uint16), SCENE.shape)
     stored = (values << (bits - 8)).astype(np.uint8 if bits == 8 else np.uint16)
     check(draw(stored, bits, LAB, planar=planar), shown, 2)
+    floats = np.broadcast_to(np.array([130 / 2.55, 60, 236 - 256], "f4"), SCENE.shape)
+    check(draw(floats, 32, LAB, planar=planar, format=FLOAT), shown, 2)
     icc = np.broadcast_to(np.array([130, 60 + 128, 236 - 128], np.uint16), SCENE.shape)
     check(draw((icc << (bits - 8)).astype(stored.dtype), bits, 9, planar=planar), shown, 2)
 
@@ -658,10 +671,21 @@ def test_a_healthy_file_of_a_kind_that_is_not_read_is_not_called_damaged(what: s
         bytes_to_decode(io.BytesIO(data))
 
 
-def test_webp_inside_is_read() -> None:
+@pytest.mark.parametrize("layout", [{}, {"rows": 9}, {"rows": 7}, {"tile": 16}])
+def test_webp_inside_is_read(layout: dict[str, int]) -> None:
+    width = layout.get("tile", WIDTH)
+
+    def compress(data: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.frombytes("RGB", (width, len(data) // width // 3), data).save(file, "WEBP", lossless=True)
+        return file.getvalue()
+
+    check(draw(SCENE, 8, RGB, compression=50001, compress=compress, **layout), SCENE)
+
+
+def test_webp_of_another_size_than_its_tile_is_refused() -> None:
     file = io.BytesIO()
     Image.fromarray(SCENE).save(file, "WEBP", lossless=True)
-    check(tiff([(tags_of(WIDTH, HEIGHT, 3, 8, RGB, compression=50001), [file.getvalue()])]), SCENE)
     tags = tags_of(WIDTH, HEIGHT + 1, 3, 8, RGB, compression=50001)
     with pytest.raises(ImageError, match="WebP of 50 x 36"):
         load_image(tiff([(tags, [file.getvalue()])]))

@@ -213,7 +213,8 @@ def check_readable(layout: Layout) -> None:
         raise not_supported(layout.describe())
     if layout.n_samples < layout.n_colors or (layout.photometric == PALETTE and (kind != UINT or bits > 16)):
         raise not_supported(layout.describe())
-    if layout.photometric in (CIELAB, ICCLAB) and (kind == FLOAT or bits not in (8, 16)):
+    lab = {CIELAB: kind == FLOAT or bits in (8, 16), ICCLAB: kind != FLOAT and bits in (8, 16)}
+    if not lab.get(layout.photometric, True):
         raise not_supported(layout.describe())
     if not is_webp and layout.compression not in (NO_COMPRESSION, *BYTE_COMPRESSIONS):
         raise not_supported(layout.describe())

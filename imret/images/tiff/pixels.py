@@ -17,6 +17,7 @@ from imret.images.tiff.layout import (
     CIELAB,
     FLOAT,
     ICCLAB,
+    INT,
     MIN_IS_WHITE,
     PALETTE,
     RGB,
@@ -74,7 +75,7 @@ def _from_colors(
     if layout.photometric == SEPARATED:
         levels = Levels(0.0, _opaque(layout))  # little ink is a pale picture
     else:
-        levels = used_levels(colors, layout.bits)
+        levels = used_levels(colors, layout.bits, {INT: "i", FLOAT: "f"}.get(layout.sample_format, "u"))
     if levels.note:
         on_note(levels.note)
     values = levels.to_bytes(colors)
@@ -115,10 +116,15 @@ def _palette(directory: Directory, layout: Layout) -> NDArray[np.uint8]:
 
 
 def _lab(colors: NDArray[Any], layout: Layout) -> Image.Image:
-    """Return Lab of 8 or 16 bits as Pillow has it: a and b about 128.
+    """Return Lab as Pillow has it: a and b about 128.
 
     Source: TIFF Revision 6.0, section 23; Photoshop's technical notes (2002) for ICC Lab and 16 bits.
     """
+    if layout.sample_format == FLOAT:  # L in [0, 100], a and b in [-128, 127], as they are defined
+        bounds = np.array([0.0, -128.0, -128.0]), np.array([255.0, 127.0, 127.0])
+        scaled = np.nan_to_num(colors) * np.array([2.55, 1.0, 1.0], np.float32)
+        values = np.clip(np.rint(scaled), *bounds).astype(np.int16).astype(np.uint8)
+        return Image.frombytes("LAB", (layout.width, layout.height), values.data)
     whole = colors.astype(np.uint16) if layout.bits == 16 else colors.astype(np.uint8)
     high = (whole >> (layout.bits - 8)).astype(np.uint8)
     if layout.photometric == ICCLAB:

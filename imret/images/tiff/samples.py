@@ -105,7 +105,8 @@ def _bands(
                 band = np.frombuffer(data, np.uint8).reshape(rows, -1)
                 yield chunk, start, _REVERSED[band] if layout.is_reversed else band
         return
-    for batch in _batches(chunks, max(1, _BATCH_BYTES // (layout.row_bytes * layout.chunk[1]))):
+    together = _BATCH_BYTES // (layout.row_bytes * layout.chunk[1]) if layout.compression != WEBP else 1
+    for batch in _batches(chunks, max(1, together)):
         packed = [_read_up_to(file, chunk) for chunk in batch]
         if layout.compression == WEBP:
             grey = _from_webp(packed[0], layout, batch[0].rows)
