@@ -55,8 +55,8 @@ class Levels:
             if table is not None:
                 result[rows] = table[values[rows]]
                 continue
-            part = values[rows].astype(np.float64)
             with np.errstate(invalid="ignore", over="ignore"):
+                part = values[rows].astype(np.float64)
                 part -= self.black
                 part *= scale
             np.nan_to_num(part, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import struct
 import tracemalloc
 import zlib
@@ -270,6 +272,9 @@ def test_doubles_beyond_what_a_float_holds_and_what_is_no_number_are_black() -> 
     shown = SHADES.copy()
     shown[0, :4] = 0
     check(draw(values, 64, 1, format=FLOAT), shown)
+    floats = scaled(SHADES, 32, FLOAT)
+    floats[0, :4] = np.array([0x7F800001, 0xFFC00000, 0x7F800000, 0xFF800000], "u4").view("f4")
+    check(draw(floats, 32, 1, format=FLOAT), shown)
 
 
 # ---- Layouts -------------------------------------------------------------------------------------------
@@ -441,7 +446,10 @@ def test_pixels_that_share_their_colour_are_read(shared: tuple[int, int], compre
     data = np.concatenate([blocks.reshape(*blocks.shape[:2], -1), grey], axis=2).tobytes()
     tags = tags_of(width, height, 3, 8, 6, compression=compression) | {530: (3, shared)}
     for order in "<>":
-        check(tiff([(tags, [COMPRESS[compression](data)])], order=order), shades, 2)
+        for orientation in (1, 4, 6):
+            turned = {**tags, 274: (3, [orientation])}
+            wanted = UPRIGHT[orientation](np.dstack([shades] * 3))
+            check(tiff([(turned, [COMPRESS[compression](data)])], order=order), wanted, 2)
 
 
 # ---- Narrow ranges ---------------------------------------------------------------------------------------
@@ -626,6 +634,14 @@ def test_a_file_with_nothing_but_a_small_preview_of_a_raw_picture_is_refused_and
         load_image(tiff([raw_page(6000, 4000)]))
 
 
+def test_a_thumbnail_in_a_file_that_is_much_larger_is_no_photo() -> None:
+    data = tiff([page(SMALL, subfile=1)])
+    check(data + bytes(500_000), SMALL)
+    with pytest.raises(ImageError, match="only a preview of 10 x 6 pixels; what else is in its 2,0"):
+        load_image(data + bytes(2_000_000))
+    check(tiff([page(SMALL)]) + bytes(2_000_000), SMALL)
+
+
 def test_a_large_preview_of_a_raw_picture_is_taken_with_a_note() -> None:
     preview = page(np.full((800, 1200, 3), 200, np.uint8))
     small = page(SMALL, subfile=1)
@@ -653,6 +669,8 @@ def test_a_large_preview_of_a_raw_picture_is_taken_with_a_note() -> None:
         ("24-bit float", {258: (3, [24]), 339: (3, [3])}),
         ("12-bit signed", {258: (3, [12]), 339: (3, [2])}),
         ("12-bit RGB, JPEG", {258: (3, [12]), 259: (3, [7])}),
+        ("16 samples, JPEG", {277: (3, [16]), 259: (3, [7]), 258: (3, [8])}),
+        ("2 samples, CCITT", {277: (3, [2]), 259: (3, [4]), 258: (3, [1])}),
         ("inks other than CMYK", {262: (3, [5]), 277: (3, [4]), 332: (3, [2]), 338: (3, [])}),
         ("9,999 samples a pixel", {277: (3, [9999])}),
         ("predictor 2", {258: (3, [12]), 259: (3, [5]), 317: (3, [2])}),
@@ -788,3 +806,50 @@ def test_strips_that_all_claim_the_whole_file_are_not_read_whole_each() -> None:
     check(data + bytes(10_000_000), np.rint(noise / 257))
     assert tracemalloc.get_traced_memory()[1] < 60_000_000
     tracemalloc.stop()
+
+
+def damaged(data: bytes, count: int, seed: int) -> Iterable[bytes]:
+    """Yield copies of a file with bytes changed, most of them where the directory is, and cut."""
+    chance = random.Random(seed)
+    (directory,) = struct.unpack("<I", data[4:8])
+    for index in range(count):
+        copy = bytearray(data)
+        if index % 8 == 0:
+            del copy[chance.randrange(len(copy)) :]
+        for _ in range(chance.choice((1, 2, 4))):
+            at = chance.randrange(directory, len(data)) if index % 2 else chance.randrange(len(data))
+            if at < len(copy):
+                copy[at] = chance.choice((0, 1, 2, 3, 5, 8, 16, 32, 127, 128, 255, chance.randrange(256)))
+        yield bytes(copy)
+
+
+KINDS: dict[str, bytes] = {
+    "16 bits": draw(scaled(SCENE, 16), 16, RGB, rows=7),
+    "planes": draw(scaled(SCENE, 16), 16, RGB, planar=True, rows=7, compression=5, compress=lzw),
+    "tiles": draw(scaled(SCENE, 12), 12, RGB, tile=16, compression=8, compress=zlib.compress),
+    "floats": draw(
+        scaled(SCENE, 32, FLOAT), 32, RGB, predictor=3, format=FLOAT, compression=32773, compress=packbits
+    ),
+    "palette": draw(SHADES & 15, 4, PALETTE, tags={320: (3, np.arange(48) * 999)}),
+    "alpha": draw(np.dstack([scaled(SCENE, 16)] * 2)[..., :4], 16, RGB, extra=[1], predictor=2, compression=8,
+                  compress=zlib.compress),
+    "thumbnail": tiff([page(SMALL, subfile=1), page(SCENE, 16)]),
+    "raw": tiff([({**page(SMALL, subfile=1)[0], 330: (4, [raw_page(600, 400)])}, page(SMALL)[1])]),
+    "jpeg": tiff([page(SMALL, subfile=1), jpeg_page(SCENE)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_damage_gives_an_image_or_an_image_error_and_nothing_on_the_terminal(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for data in damaged(KINDS[name], 400, seed=len(name)):
+        notes: list[str] = []
+        try:
+            assert load_image(data, max_pixels=1_000_000, on_note=notes.append).mode == "RGB"
+        except ImageError as error:
+            notes.append(str(error))
+        assert all(note and "\n" not in note for note in notes)
+        with contextlib.suppress(ImageError):
+            assert bytes_to_decode(io.BytesIO(data), max_pixels=1_000_000) > 0
+    assert capfd.readouterr() == ("", "")

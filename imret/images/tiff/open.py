@@ -36,6 +36,7 @@ from imret.images.tiff.pixels import mode_of, to_picture
 from imret.images.tiff.samples import read_samples
 
 _LZW = 5
+_MOST_IN_JPEG = 5  # CMYK with transparency
 _CCITT = frozenset((2, 3, 4, 32771))
 _MAX_PROFILE_BYTES = 1 << 24
 
@@ -152,11 +153,13 @@ def load_tiff(image: Image.Image, on_note: Callable[[str], object]) -> None:
 def _is_for_pillow(directory: Directory, layout: Layout) -> bool:
     """Whether Pillow reads a kind, and right."""
     if layout.compression in PICTURE_COMPRESSIONS:
-        if layout.bits != (1 if layout.compression in _CCITT else 8):
+        is_ccitt = layout.compression in _CCITT
+        if layout.bits != (1 if is_ccitt else 8) or layout.n_samples > (1 if is_ccitt else _MOST_IN_JPEG):
             raise not_supported(layout.describe())
         return True
     if layout.photometric == YCBCR:
-        return layout.bits == 8 and layout.sample_format == UINT and layout.compression != WEBP
+        is_whole = layout.bits == 8 and layout.n_samples == 3 and layout.sample_format == UINT
+        return is_whole and layout.compression != WEBP
     if tags.PHOTOMETRIC not in directory or layout.is_planar or layout.sample_format != UINT:
         return False
     if layout.compression == WEBP:

@@ -5,6 +5,7 @@ Source: TIFF Revision 6.0, NewSubfileType; Adobe's Digital Negative specificatio
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -18,6 +19,9 @@ _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _OLD_REDUCED = 2  # a value of SubfileType
 
 _MAX_PAGES, _MAX_SUB_IFDS = 64, 16
+# Below that it is none, where the file holds much more than it needs.
+_SMALL_PREVIEW = 640
+_MUCH_MORE = 1_000_000
 # A preview whose longer side has this is as good as the photo, for a model and to look at.
 _GOOD_PREVIEW = 1024
 
@@ -59,7 +63,14 @@ def find_photo(file: BinaryIO) -> Photo:
     whole = [one for one in plain if not _is_reduced(one)]
     if whole:
         return Photo(whole[0])
-    return Photo(max(plain, key=_n_pixels) if plain else first)
+    best = max(plain, key=_n_pixels) if plain else first
+    n_bytes = file.seek(0, io.SEEK_END)
+    if max(_size_of(best)) < _SMALL_PREVIEW and n_bytes > _MUCH_MORE + 8 * sum(map(_n_pixels, plain)):
+        raise ImageError(
+            f"holds only a preview of {_size_text(best)}; what else is in its {n_bytes:,} bytes is not read. "
+            f"A RAW picture? Export it as JPEG or TIFF"
+        )
+    return Photo(best)
 
 
 class _Pages:
