@@ -22,6 +22,7 @@ _NARROW = 1 / 8
 _ONE_OFF_IN = 10_000
 _FEW = 1_000  # among fewer values, each counts
 _SAMPLE = 1_000_000  # pixels in which the ends are looked for
+_BEYOND = 1e30  # not a number, or what maps have where nothing was measured: no picture has such values
 _AT_ONCE = 4_000_000  # values converted at a time: each takes 8 bytes then
 
 # Floats, and integers wider than 16 bits, say nowhere what is white; these are the usual.
@@ -64,7 +65,9 @@ class Levels:
         return result
 
 
-def used_levels(values: Values, bits: int | None = None, kind: str | None = None) -> Levels:
+def used_levels(
+    values: Values, *, bits: int | None = None, kind: str | None = None, nothing: float | None = None
+) -> Levels:
     """Return which values of a picture to show as black and as white.
 
     Unsigned integers of up to 24 bits span what their bits can hold, signed ones that are never negative the
@@ -77,9 +80,10 @@ def used_levels(values: Values, bits: int | None = None, kind: str | None = None
         values: (H, W) or (H, W, C), of one kind: colours, but not their transparency.
         bits: How many each has in its file; those of the type, if not given.
         kind: NumPy's letter for what it is there: u, i or f; that of the type, if not given.
+        nothing: A value that says that nothing was measured, if there is one.
     """
     kind, bits = kind or values.dtype.kind, bits or 8 * values.dtype.itemsize
-    low, high = _used(values)
+    low, high = _used(values, nothing)
     if low >= 0.0:
         full = 0.0 if kind == "f" else float((1 << (bits - 1 if kind == "i" else bits)) - 1)
         whites = _FLOAT_WHITES if kind == "f" else (*_WIDE_WHITES, full) if bits > 24 else (full,)
@@ -94,7 +98,7 @@ def used_levels(values: Values, bits: int | None = None, kind: str | None = None
     )
 
 
-def _used(values: Values) -> tuple[float, float]:
+def _used(values: Values, nothing: float | None) -> tuple[float, float]:
     """Return the lowest and the highest value, but for the few that may be faults of a sensor."""
     height, width = values.shape[:2]
     if height * width <= _SAMPLE:
@@ -104,7 +108,9 @@ def _used(values: Values) -> tuple[float, float]:
         at = np.random.default_rng(0).integers(0, height * width, _SAMPLE)
         sample = values[at // width, at % width].reshape(-1)
     if sample.dtype.kind == "f":
-        sample = sample[np.isfinite(sample)]
+        sample = sample[np.abs(sample) < _BEYOND]
+    if nothing is not None:
+        sample = sample[sample != nothing]
     if not len(sample):
         return 0.0, 0.0
     off = -(-len(sample) // _ONE_OFF_IN) if len(sample) >= _FEW else 0

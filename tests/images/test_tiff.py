@@ -9,6 +9,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -285,6 +286,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "a strip a row": {"rows": 1},
     "tiles": {"tile": 16},
     "large tiles": {"tile": 64},
+    "tiles of more than is unpacked at a time": {"tile": 1040},
 }
 
 
@@ -501,14 +503,25 @@ def test_an_eighth_of_the_range_or_more_and_one_value_alone_are_left_as_they_are
     assert check(draw(SHADES // 16, 8, GREY), SHADES // 16) == [], "of 8 bits each value is meant"
 
 
-def test_where_nothing_was_measured_does_not_count() -> None:
-    stored = (1200 + SHADES.astype(float) * 2).astype("f4")
-    shown = SHADES.copy()
-    stored[:9], shown[:9] = -9999.0, 0
-    low = float(stored[9:].min())
-    shown[9:] = np.rint((stored[9:] - low) * 255 / (stored.max() - low))
-    (note,) = check(draw(stored, 32, GREY, format=FLOAT, tags={42113: (2, b"-9999\0")}), shown, 2)
-    assert f"from {low:.6g} to" in note
+@pytest.mark.parametrize(
+    ("nothing", "kind", "said"),
+    [
+        (-9999.0, FLOAT, True),
+        (-3.4028234663852886e38, FLOAT, False),
+        (np.nan, FLOAT, False),
+        (-32768, INT, True),
+        (0, UINT, True),
+    ],
+)
+def test_where_nothing_was_measured_does_not_count(nothing: float, kind: int, said: bool) -> None:
+    bits = 32 if kind == FLOAT else 16
+    stored = (1200 + SHADES.astype(float) * 2).astype({FLOAT: "f4", INT: "i2", UINT: "u2"}[kind])
+    low, high = int(stored[9:].min()), int(stored.max())
+    shown = np.rint((stored.astype(float) - low) * 255 / (high - low))
+    stored[:9], shown[:9] = nothing, 0
+    tags = {42113: (2, f"{nothing}\0".encode())} if said else {}
+    (note,) = check(draw(stored, bits, GREY, format=kind, tags=tags), shown, 2)
+    assert note == f"its values are from {low} to {high}, shown stretched from black to white"
 
 
 def test_other_formats_of_sixteen_bits_are_stretched_too() -> None:
@@ -735,6 +748,24 @@ def test_what_libtiff_complains_of_is_in_the_reason_and_not_on_the_terminal(
     with pytest.raises(ImageError, match="TIFF picture: Using code not yet in table"):
         load_image(tiff([(tags, [spoilt])]))
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_libtiff_complains_of_goes_with_its_own_picture_in_each_thread() -> None:
+    tags, chunks = page(SCENE, 16, compression=5)
+    data = {
+        "short": tiff([(tags, [lzw(bytes(300))])]),
+        "spoilt": tiff([(tags, [chunks[0][:200] + b"\xff" * 3000])]),
+    }
+    wanted = {"short": "Not enough data", "spoilt": "Using code not yet in table"}
+
+    def read(index: int) -> bool:
+        name = ("short", "spoilt")[index % 2]
+        with pytest.raises(ImageError) as caught:
+            load_image(data[name])
+        return wanted[name] in str(caught.value)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(200)))
 
 
 def test_what_libtiff_complains_of_and_reads_all_the_same_is_a_note(

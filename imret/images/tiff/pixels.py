@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,7 @@ def to_picture(
     """Return samples as a picture of 8 bits: grey, RGB, RGBA, CMYK or LAB.
 
     Args:
-        samples: From `imret.images.tiff.samples.read_samples`; they are changed.
+        samples: From `imret.images.tiff.samples.read_samples`.
         directory: The picture's.
         layout: Of that.
         on_note: As for `imret.images.decode.load_image`.
@@ -71,11 +70,11 @@ def to_picture(
 def _from_colors(
     colors: NDArray[Any], directory: Directory, layout: Layout, on_note: Callable[[str], object]
 ) -> Image.Image:
-    _drop_nodata(colors, directory)
     if layout.photometric == SEPARATED:
         levels = Levels(0.0, _opaque(layout))  # little ink is a pale picture
     else:
-        levels = used_levels(colors, layout.bits, {INT: "i", FLOAT: "f"}.get(layout.sample_format, "u"))
+        kind = {INT: "i", FLOAT: "f"}.get(layout.sample_format, "u")
+        levels = used_levels(colors, bits=layout.bits, kind=kind, nothing=_nothing(directory))
     if levels.note:
         on_note(levels.note)
     values = levels.to_bytes(colors)
@@ -92,14 +91,15 @@ def _opaque(layout: Layout) -> float:
     return float((1 << (layout.bits if layout.sample_format == UINT else layout.bits - 1)) - 1)
 
 
-def _drop_nodata(values: NDArray[Any], directory: Directory) -> None:
-    """Take the value that maps have where nothing was measured for nothing, in floats.
+def _nothing(directory: Directory) -> float | None:
+    """Return the value that maps have where nothing was measured.
 
     Source: GDAL's GTiff driver, tag 42113.
     """
-    if values.dtype.kind == "f":
-        with contextlib.suppress(ValueError, OverflowError):
-            values[values == values.dtype.type(float(directory.text(tags.GDAL_NODATA)))] = np.nan
+    try:
+        return float(directory.text(tags.GDAL_NODATA))
+    except ValueError:
+        return None
 
 
 def _palette(directory: Directory, layout: Layout) -> NDArray[np.uint8]:

@@ -113,7 +113,7 @@ def _bands(
         else:
             grey = _decompress(packed, layout, batch[0].rows)
         for index, chunk in enumerate(batch):
-            for start in range(0, chunk.rows, step):
+            for start in range(0, min(chunk.rows, layout.height - chunk.y), step):
                 rows, top = min(step, chunk.rows - start), index * chunk.rows + start
                 yield chunk, start, np.asarray(grey.crop((0, top, layout.row_bytes, top + rows)))
 
