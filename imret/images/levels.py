@@ -92,7 +92,7 @@ def used_levels(
         if white is not None and not (is_deep and 0.0 < high - low < white * _NARROW):
             return Levels(0.0, white)
     if low == high:
-        return Levels(min(low, 0.0), max(high, 0.0, 1e-300))
+        return Levels(min(low, 0.0), max(high, 0.0))
     return Levels(
         low, high, f"its values are from {low:.6g} to {high:.6g}, shown stretched from black to white"
     )
