@@ -18,6 +18,7 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     precision_option,
 )
@@ -71,13 +72,7 @@ _STDOUT = "/dev/stdout"
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
 @click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
-@click.option(
-    "--max-pixels",
-    type=Whole(1),
-    default=100_000_000,
-    show_default=True,
-    help="Skip larger pictures.",
-)
+@max_pixels_option
 @device_option
 @precision_option
 def command(
@@ -97,11 +92,9 @@ def command(
     ones are left alone. Stopped half way, it continues where it was.
     """
     from imret.errors import DataError
-    from imret.images.decode import lift_pillow_limit
     from imret.output.written_files import check_outputs
     from imret.store import open_store
 
-    lift_pillow_limit(options["max_pixels"])
     folders = _folders(sources, db, collection, categories=not no_categories)
     if not no_categories:
         _warn_of_splits(folders)

@@ -54,7 +54,7 @@ class Pixels:
     notes: tuple[str, ...] = ()
 
 
-def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
+def decode(file: str, preprocess: Preprocess, max_pixels: int | None) -> Pixels | str:
     """Read, decode, resize and hash one picture.
 
     Args:
@@ -96,7 +96,7 @@ class Decoders:
         at_once: How many pictures to ask for in one call.
     """
 
-    def __init__(self, preprocess: Preprocess, *, max_pixels: int) -> None:
+    def __init__(self, preprocess: Preprocess, *, max_pixels: int | None) -> None:
         self.at_once = 1
         self._preprocess, self._max_pixels = preprocess, max_pixels
         self._lock = threading.Lock()
@@ -183,7 +183,7 @@ class _ForkServer:
         workers: One to each fork.
     """
 
-    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
+    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int | None) -> None:
         self.workers: list[_Worker] = []
         other_ends: list[socket.socket] = []
         try:
@@ -224,7 +224,7 @@ class _Worker:
     `Pixels` has; the pixels of all come after it as they are.
     """
 
-    def __init__(self, connection: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
+    def __init__(self, connection: socket.socket, preprocess: Preprocess, max_pixels: int | None) -> None:
         self._connection = connection
         self._size = (*preprocess.size, 3)
         self._listens = False

@@ -70,7 +70,7 @@ def ingest(
     check_content: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
-    max_pixels: int = 100_000_000,
+    max_pixels: int | None = None,
     on_total: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -104,7 +104,7 @@ def ingest(
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
             core.
-        max_pixels: Larger pictures are skipped, before decoding.
+        max_pixels: As for `imret.images.decode.load_image`: larger pictures are skipped.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
         on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
@@ -173,7 +173,7 @@ def _ingest_once(
     check_content: bool,
     batch_size: int | None,
     workers: int | None,
-    max_pixels: int,
+    max_pixels: int | None,
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
@@ -268,7 +268,7 @@ class _Run:
         *,
         batch_size: int | None,
         workers: int,
-        max_pixels: int,
+        max_pixels: int | None,
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
         on_stored: Callable[[], None],

@@ -92,8 +92,9 @@ class ImageSet:
         def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None, list[str]]:
             notes: list[str] = []
             result = self._try_decode(record, notes.append)
-            has_hash = with_hashes and not isinstance(result, str)
-            return result, compute_hash(result) if has_hash else None, notes
+            if isinstance(result, str) or not with_hashes:
+                return result, None, notes
+            return result, compute_hash(result), notes
 
         results = self._pool.map(decode, self.records)
         for record, (result, image_hash, notes) in zip(self.records, results, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imret.images.decode import MAX_PIXELS, Picture, Reduced, Resample, Source, load_image, load_to_cover
+from imret.images.decode import Picture, Reduced, Resample, Source, load_image, load_to_cover
 from imret.images.notes import OnNote, ignore_note
 from imret.images.preprocess import Preprocess
 from imret.settings import read_settings
@@ -31,7 +31,7 @@ def load_pixels(
     source: Source,
     preprocess: Preprocess,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     reserve: Callable[[int], None] | None = None,
     on_note: OnNote = ignore_note,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:

@@ -303,13 +303,6 @@ def test_a_truncated_file_is_refused(name: str, share: float) -> None:
         load_image(SAMPLES[name][: int(len(SAMPLES[name]) * share)])
 
 
-def test_the_last_bytes_of_a_photo_count() -> None:
-    data = SAMPLES["jpeg"]
-    for missing in (2, 10, 100):
-        with pytest.raises(ImageError, match="truncated JPEG"):
-            load_image(data[:-missing])
-
-
 def test_a_broken_later_frame_does_not_refuse_the_first() -> None:
     assert load_image(SAMPLES["apng"][:-50]).size == (64, 48)
     assert load_image(SAMPLES["gif animation"][:-50]).size == (64, 48)
@@ -344,7 +337,7 @@ def test_a_giant_is_refused_by_its_header_before_anything_is_decoded() -> None:
     giant = png(50_000, 50_000, b"\0" * 64)
     tracemalloc.start()
     try:
-        with pytest.raises(ImageError, match=r"50000 x 50000 pixels .* limit of 100,000,000"):
+        with pytest.raises(ImageError, match=r"50000 x 50000 pixels .* limit of 128,000,000"):
             load_image(giant)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
@@ -591,9 +584,11 @@ def test_a_hint_of_the_size_changes_nothing_else() -> None:
     jpeg = encoded(picture(800, 600), "JPEG")
     with Image.open(io.BytesIO(jpeg)) as opened:
         assert load_image(opened, max_side=10).size == (800, 600)
-    # Judged by the size in the file, not by what would be decoded of it.
-    with pytest.raises(ImageError, match="800 x 600 pixels"):
-        load_image(jpeg, max_pixels=10_000, max_side=10)
+    # Judged by what is decoded of it, but where all of it is in memory before.
+    assert load_image(jpeg, max_pixels=10_000, max_side=10).size == (100, 75)
+    for data, side in ((jpeg, None), (encoded(picture(800, 600), "JPEG", progressive=True), 10)):
+        with pytest.raises(ImageError, match="800 x 600 pixels"):
+            load_image(data, max_pixels=10_000, max_side=side)
     with pytest.raises(ImageError, match="truncated"):
         load_image(jpeg[: len(jpeg) // 2], max_side=10)
 

@@ -8,15 +8,15 @@ Source: TIFF Revision 6.0 (1992), section 2; the BigTIFF design (2007) for 64-bi
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import ImageError
+from imret.images.spliced import size_of
 
 # Tags, by their names in the specification.
 NEW_SUBFILE_TYPE, SUBFILE_TYPE = 254, 255
@@ -65,7 +65,7 @@ class TiffHeader:
     first: int
 
     @classmethod
-    def read(cls, file: BinaryIO) -> TiffHeader:
+    def read(cls, file: IO[bytes]) -> TiffHeader:
         """Read it from the start of a file.
 
         Raises:
@@ -79,7 +79,7 @@ class TiffHeader:
         return cls(order, False, struct.unpack(order + "I", head[4:8])[0])
 
 
-def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+def read_at(file: IO[bytes], offset: int, size: int) -> bytes:
     """Return bytes of a file.
 
     Raises:
@@ -89,7 +89,7 @@ def read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     if not 0 <= offset < 1 << 63:
         raise DamagedTiffError("it points to a place that no file has")
     # Asked first: room is made for what is asked for, not for what there is.
-    if size > _MUCH and offset + size > file.seek(0, io.SEEK_END):
+    if size > _MUCH and offset + size > size_of(file):
         raise EOFError(f"it ends before byte {offset + size:,}")
     file.seek(offset)
     data = file.read(size)
@@ -124,7 +124,7 @@ class Directory:
         DamagedTiffError: If it has more entries than any has, or lies at no place of a file.
     """
 
-    def __init__(self, file: BinaryIO, header: TiffHeader, offset: int) -> None:
+    def __init__(self, file: IO[bytes], header: TiffHeader, offset: int) -> None:
         self.header, self.offset = header, offset
         self._file = file
         order, word = header.order, "Q" if header.is_big else "I"

@@ -5,14 +5,14 @@ What libtiff complains of goes with the picture, or into the reason why there is
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imret.images.notes import ignore_note
+from imret.images.spliced import Part, Spliced, size_of
 from imret.images.tiff import directory as tags
 from imret.images.tiff.directory import Directory, not_supported
 from imret.images.tiff.layout import (
@@ -68,11 +68,11 @@ class SampledTiff(Image.Image):
     format = "TIFF"
     format_description = "TIFF by its samples"
 
-    def __init__(self, file: BinaryIO, directory: Directory, layout: Layout, note: str | None) -> None:
+    def __init__(self, file: IO[bytes], directory: Directory, layout: Layout, note: str | None) -> None:
         super().__init__()
         self._mode, self._size = mode_of(layout), (layout.width, layout.height)
         self.bytes_to_decode, self.note = layout.bytes_to_decode, note
-        self._source: tuple[BinaryIO, Directory, Layout] | None = (file, directory, layout)
+        self._source: tuple[IO[bytes], Directory, Layout] | None = (file, directory, layout)
         profile = directory.data(tags.ICC_PROFILE, _MAX_PROFILE_BYTES)
         if profile:
             self.info["icc_profile"] = profile
@@ -95,7 +95,7 @@ class SampledTiff(Image.Image):
             self.im, self._source = image.im, None
 
 
-def open_tiff(file: BinaryIO) -> PlainTiff | SampledTiff:
+def open_tiff(file: IO[bytes]) -> PlainTiff | SampledTiff:
     """Return the photo of a file, not decoded yet.
 
     Args:
@@ -171,7 +171,7 @@ def _is_for_pillow(directory: Directory, layout: Layout) -> bool:
     return layout.n_samples in n and layout.bits == 8 and not layout.is_reversed and is_cmyk
 
 
-def _open_by_pillow(file: BinaryIO, directory: Directory, layout: Layout) -> PlainTiff:
+def _open_by_pillow(file: IO[bytes], directory: Directory, layout: Layout) -> PlainTiff:
     patches: dict[int, bytes] = {}
     if directory.offset != directory.header.first:
         is_big = directory.header.is_big
@@ -196,46 +196,30 @@ def _open_by_pillow(file: BinaryIO, directory: Directory, layout: Layout) -> Pla
     return image
 
 
-class _Patched(io.RawIOBase):
+class _Patched(Spliced):
     """A file some of whose bytes read as others: how Pillow is led to a page, or around an odd type.
 
-    libtiff reads the file as it is.
+    libtiff, which Pillow has read the pixels, gets the file as it is.
 
     Args:
         file: Open, and can seek.
         patches: Bytes by their offset.
     """
 
-    def __init__(self, file: BinaryIO, patches: Mapping[int, bytes]) -> None:
-        self._file, self._patches = file, patches
-
-    def read(self, size: int = -1) -> bytes:
-        start = self._file.tell()
-        data = self._file.read(size)
-        for offset, patch in self._patches.items():
-            if offset < start + len(data) and start < offset + len(patch):
-                whole = bytearray(data)
-                first, last = max(start, offset), min(start + len(data), offset + len(patch))
-                whole[first - start : last - start] = patch[first - offset : last - offset]
-                data = bytes(whole)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def __init__(self, file: IO[bytes], patches: Mapping[int, bytes]) -> None:
+        parts: list[Part] = []
+        at = 0
+        for offset, patch in sorted(patches.items()):
+            parts += [(at, offset), patch]
+            at = offset + len(patch)
+        super().__init__(file, [*parts, (at, size_of(file))])
+        self._whole = file
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        """Return the descriptor of the file, from which libtiff reads."""
+        return self._whole.fileno()
 
     def getvalue(self) -> bytes:
         """Return the whole file, for libtiff, where it has no descriptor."""
-        self._file.seek(0)
-        return self._file.read()
+        self._whole.seek(0)
+        return self._whole.read()

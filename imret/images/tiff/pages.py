@@ -5,12 +5,12 @@ Source: TIFF Revision 6.0, NewSubfileType; Adobe's Digital Negative specificatio
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 from imret.errors import ImageError
+from imret.images.spliced import size_of
 from imret.images.tiff import directory as tags
 from imret.images.tiff.directory import DamagedTiffError, Directory, TiffHeader
 from imret.images.tiff.layout import CFA, LINEAR_RAW, RAW_COMPRESSIONS
@@ -39,7 +39,7 @@ class Photo:
     note: str | None = None
 
 
-def find_photo(file: BinaryIO) -> Photo:
+def find_photo(file: IO[bytes]) -> Photo:
     """Return which picture of a file is its photo: the first that is not a smaller version of another.
 
     Args:
@@ -64,7 +64,7 @@ def find_photo(file: BinaryIO) -> Photo:
     if whole:
         return Photo(whole[0])
     best = max(plain, key=_n_pixels) if plain else first
-    n_bytes = file.seek(0, io.SEEK_END)
+    n_bytes = size_of(file)
     if max(_size_of(best)) < _SMALL_PREVIEW and n_bytes > _MUCH_MORE + 8 * sum(map(_n_pixels, plain)):
         raise ImageError(
             f"holds only a preview of {_size_text(best)}; what else is in its {n_bytes:,} bytes is not read. "
@@ -76,7 +76,7 @@ def find_photo(file: BinaryIO) -> Photo:
 class _Pages:
     """The directories of a file, in its order, each once, and not more than there may be."""
 
-    def __init__(self, file: BinaryIO, header: TiffHeader) -> None:
+    def __init__(self, file: IO[bytes], header: TiffHeader) -> None:
         self._file, self._header = file, header
         self._seen = {header.first}
 

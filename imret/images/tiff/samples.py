@@ -10,7 +10,7 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from imret.images.spliced import size_of
 from imret.images.tiff import directory as tags
 from imret.images.tiff.directory import DamagedTiffError, Directory, read_at
 from imret.images.tiff.layout import BAND_SAMPLES, FLOAT, INT, NO_COMPRESSION, WEBP, Layout
@@ -37,7 +38,7 @@ class _Chunk:
     size: int
 
 
-def read_samples(file: BinaryIO, directory: Directory, layout: Layout) -> NDArray[Any]:
+def read_samples(file: IO[bytes], directory: Directory, layout: Layout) -> NDArray[Any]:
     """Return the samples of a picture that are wanted, (height, width, channels) of `Layout.kept_type`.
 
     Args:
@@ -96,7 +97,7 @@ def _chunks(directory: Directory, layout: Layout) -> Iterator[_Chunk]:
 
 
 def _bands(
-    file: BinaryIO, chunks: Iterator[_Chunk], layout: Layout
+    file: IO[bytes], chunks: Iterator[_Chunk], layout: Layout
 ) -> Iterator[tuple[_Chunk, int, NDArray[np.uint8]]]:
     """Yield some rows of a chunk at a time, decompressed: the chunk, the first row, and (rows, row_bytes)."""
     step = max(1, BAND_SAMPLES // (layout.chunk[0] * layout.in_chunk))
@@ -133,8 +134,8 @@ def _batches(chunks: Iterator[_Chunk], most: int) -> Iterator[list[_Chunk]]:
         yield batch
 
 
-def _read_up_to(file: BinaryIO, chunk: _Chunk) -> bytes:
-    left = file.seek(0, io.SEEK_END) - chunk.offset
+def _read_up_to(file: IO[bytes], chunk: _Chunk) -> bytes:
+    left = size_of(file) - chunk.offset
     return read_at(file, chunk.offset, max(1, min(chunk.size, left)))
 
 
