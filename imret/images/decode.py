@@ -444,7 +444,7 @@ def _refusal(error: Exception, image: Image.Image | str) -> ImageError:
 def _orientation(
     image: Image.Image, getexif: Callable[[Image.Image], Image.Exif] = lambda image: image.getexif()
 ) -> int:
-    """Return the EXIF orientation, 1 where there is none that can be read: a broken tag spoils no picture.
+    """Return the EXIF orientation, 1 where none can be read or is one: a broken tag spoils no picture.
 
     That of XMP, which Pillow would take where EXIF has none, is for programs that edit: no browser turns by
     it.
@@ -455,7 +455,7 @@ def _orientation(
     }
     try:
         value = getexif(image).get(_ORIENTATION_TAG, 1)
-        return int(value)
+        return int(value) if int(value) in _UPRIGHT else 1
     except Exception:
         return 1
     finally:

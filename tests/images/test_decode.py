@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter, features
 
 from imret.errors import ImageError
-from imret.images.decode import IMAGE_EXTENSIONS, lift_pillow_limit, load_image, read_header
+from imret.images.decode import IMAGE_EXTENSIONS, lift_pillow_limit, load_image, load_to_cover, read_header
 from imret.images.resize import fit_image
 from imret.images.thumbnails import to_jpeg
 
@@ -591,6 +591,15 @@ def test_a_hint_of_the_size_changes_nothing_else() -> None:
             load_image(data, max_pixels=10_000, max_side=side)
     with pytest.raises(ImageError, match="truncated"):
         load_image(jpeg[: len(jpeg) // 2], max_side=10)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(picture(), "JPEG", exif=exif)
+    assert load_image(data).size == load_to_cover(data, 10).size == (64, 48)
+    assert read_header(io.BytesIO(data)).orientation == 1
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imret.errors import ImageError
-from imret.images.decode import bytes_to_decode, load_image, read_header
+from imret.images.decode import bytes_to_decode, load_image, load_to_cover, read_header
 
 GREY, RGB, PALETTE, CMYK, LAB, CFA = 1, 2, 3, 5, 8, 32803
 UINT, INT, FLOAT = 1, 2, 3
@@ -396,6 +396,17 @@ def test_transparency_is_over_white_and_what_is_no_transparency_is_left_out(
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("planar", [False, True])
+def test_a_fourth_sample_of_which_nothing_is_said_is_transparency_unless_it_is_nothing(
+    bits: int, planar: bool
+) -> None:
+    for opaque in (0, 102, 255):
+        samples = scaled(np.dstack([SCENE, np.full((HEIGHT, WIDTH), opaque, np.uint8)]), bits)
+        over_white = SCENE * (opaque / 255) + 255 - opaque if opaque else SCENE
+        check(draw(samples, bits, RGB, planar=planar), over_white, 2)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("planar", [False, True])
 def test_inks_are_read_with_transparency_and_without(bits: int, planar: bool) -> None:
     inks = np.dstack([255 - SCENE, np.full((HEIGHT, WIDTH), 51, np.uint8)])
     shown = np.rint(SCENE * 0.8)
@@ -429,6 +440,24 @@ def test_lab_is_read(bits: int, planar: bool) -> None:
     check(draw(floats, 32, LAB, planar=planar, format=FLOAT), shown, 2)
     icc = np.broadcast_to(np.array([130, 60 + 128, 236 - 128], np.uint16), SCENE.shape)
     check(draw((icc << (bits - 8)).astype(stored.dtype), bits, 9, planar=planar), shown, 2)
+
+
+def test_luma_without_colour_is_grey() -> None:
+    for compression in (1, 5):
+        check(draw(SHADES, 8, 6, compression=compression, compress=COMPRESS[compression]), SHADES)
+
+
+def test_packbits_have_no_predictor_whatever_is_said() -> None:
+    data = draw(scaled(SCENE, 16), 16, RGB, compression=32773, compress=packbits, tags={317: (3, [2])})
+    check(data, SCENE)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_orientation_that_there_is_not_turns_nothing(bits: int) -> None:
+    for orientation in (0, 9, 300):
+        data = draw(scaled(SCENE, bits), bits, RGB, tags={274: (3, [orientation])})
+        check(data, SCENE)
+        assert load_to_cover(io.BytesIO(data), 10).size == (WIDTH, HEIGHT)
 
 
 def test_what_the_samples_mean_is_guessed_where_it_is_not_said() -> None:
@@ -612,6 +641,10 @@ def test_a_thumbnail_that_comes_first_is_not_the_photo(
     check(data, SCENE, 40 if 7 in photo[0][259][1] else 1)
     (tmp_path / "a.tif").write_bytes(data)
     assert load_image(tmp_path / "a.tif").size == (WIDTH, HEIGHT)
+
+
+def test_a_page_that_is_smaller_than_the_thumbnail_before_it_is_not_the_photo() -> None:
+    check(tiff([page(SCENE, subfile=1), page(SMALL)]), SCENE)
 
 
 def test_of_several_whole_pages_and_of_a_pyramid_the_first_is_taken() -> None:

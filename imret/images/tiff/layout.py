@@ -20,6 +20,7 @@ ASSOCIATED, UNASSOCIATED = 1, 2  # kinds of alpha
 
 # What libtiff can undo byte for byte: LZW, Deflate by two numbers, PackBits, LZMA, Zstandard.
 BYTE_COMPRESSIONS = frozenset((5, 8, 32946, 32773, 34925, 50000))
+_PREDICTED = BYTE_COMPRESSIONS - {32773}  # PackBits has none, whatever is said
 # What only makes sense with its pixels: CCITT's, JPEG as it was and as it is. Pillow and libtiff read it.
 PICTURE_COMPRESSIONS = frozenset((2, 3, 4, 6, 7, 32771))
 RAW_COMPRESSIONS = frozenset(
@@ -168,6 +169,8 @@ def read_layout(directory: Directory) -> Layout:
     if not 1 <= n_samples <= _MAX_SAMPLES:
         raise not_supported(f"{n_samples:,} samples a pixel")
     photometric = directory.number(tags.PHOTOMETRIC, _photometric_of(n_samples, compression))
+    if photometric == YCBCR and n_samples == 1:
+        photometric = MIN_IS_BLACK
     bits = _alike(directory, tags.BITS_PER_SAMPLE, n_samples, 1, "bits a sample")
     sample_format = _alike(directory, tags.SAMPLE_FORMAT, n_samples, UINT, "formats of samples")
     is_planar = directory.number(tags.PLANAR_CONFIGURATION, 1) == 2 and n_samples > 1
@@ -189,7 +192,7 @@ def read_layout(directory: Directory) -> Layout:
         sample_format=UINT if sample_format == VOID else sample_format,
         photometric=photometric,
         compression=compression,
-        predictor=1 if compression == NO_COMPRESSION else directory.number(tags.PREDICTOR, 1),
+        predictor=directory.number(tags.PREDICTOR, 1) if compression in _PREDICTED else 1,
         is_reversed=directory.number(tags.FILL_ORDER, 1) == 2,
         alpha=alpha,
         is_associated=is_associated,

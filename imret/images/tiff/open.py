@@ -76,7 +76,8 @@ class SampledTiff(Image.Image):
         profile = directory.data(tags.ICC_PROFILE, _MAX_PROFILE_BYTES)
         if profile:
             self.info["icc_profile"] = profile
-        self.getexif()[tags.ORIENTATION] = directory.number(tags.ORIENTATION, 1)
+        orientation = directory.number(tags.ORIENTATION, 1)
+        self.getexif()[tags.ORIENTATION] = orientation if 1 <= orientation <= 8 else 1
 
     def load(self) -> Any:
         """Decode it, if it is not yet."""
@@ -164,8 +165,12 @@ def _is_for_pillow(directory: Directory, layout: Layout) -> bool:
         return False
     if layout.compression == WEBP:
         return False
+    if directory.number(tags.PHOTOMETRIC) == YCBCR:
+        return False  # luma alone, which Pillow takes for three where it is compressed
     if layout.photometric in (MIN_IS_WHITE, MIN_IS_BLACK):
         return layout.n_samples == 1 and layout.bits in (1, 2, 4, 8)
+    if layout.n_samples == 4 and layout.photometric == RGB and tags.EXTRA_SAMPLES not in directory:
+        return False  # transparency, or nothing: that is seen when it is decoded
     n = {RGB: (3, 4), CIELAB: (3,), SEPARATED: (4,)}.get(layout.photometric, ())
     is_cmyk = directory.number(tags.INK_SET, 1) == 1
     return layout.n_samples in n and layout.bits == 8 and not layout.is_reversed and is_cmyk

@@ -18,7 +18,7 @@ from imret.images.tiff.layout import CFA, LINEAR_RAW, RAW_COMPRESSIONS
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _OLD_REDUCED = 2  # a value of SubfileType
 
-_MAX_PAGES, _MAX_SUB_IFDS = 64, 16
+_MAX_PAGES, _MAX_SUB_IFDS, _MAX_DIRECTORIES = 64, 16, 128
 # Below that it is none, where the file holds much more than it needs.
 _SMALL_PREVIEW = 640
 _MUCH_MORE = 1_000_000
@@ -61,7 +61,8 @@ def find_photo(file: IO[bytes]) -> Photo:
     if raws:
         return _preview(plain, max(raws, key=_n_pixels))
     whole = [one for one in plain if not _is_reduced(one)]
-    if whole:
+    # A thumbnail that is larger than the photo is none.
+    if whole and _n_pixels(whole[0]) >= _n_pixels(first):
         return Photo(whole[0])
     best = max(plain, key=_n_pixels) if plain else first
     n_bytes = size_of(file)
@@ -93,7 +94,7 @@ class _Pages:
             directory = self._at(directory.next)
 
     def _at(self, offset: int) -> Directory | None:
-        if offset <= 0 or offset in self._seen:
+        if offset <= 0 or offset in self._seen or len(self._seen) >= _MAX_DIRECTORIES:
             return None
         self._seen.add(offset)
         try:

@@ -49,6 +49,8 @@ def to_picture(
     colors, alpha = samples[..., : layout.n_colors], None
     if layout.alpha is not None:
         alpha = Levels(0.0, _opaque(layout)).to_bytes(samples[..., -1])
+        if tags.EXTRA_SAMPLES not in directory and not alpha.any():
+            alpha = None  # a fourth sample that is nothing, and said to be nothing
     if layout.photometric == PALETTE:
         image = Image.fromarray(_palette(directory, layout)[colors[..., 0]])
     elif layout.photometric in (CIELAB, ICCLAB):
@@ -56,7 +58,7 @@ def to_picture(
     else:
         image = _from_colors(colors, directory, layout, on_note)
     if alpha is None:
-        return image
+        return image if layout.alpha is None else image.convert(mode_of(layout))
     mask = Image.fromarray(alpha)
     rgb = image.convert("RGB")
     if layout.is_associated:
