@@ -2,7 +2,7 @@
 
 Hides formats, orientation, colours and damage: whatever is wrong with a file comes out as one ImageError
 whose message is the reason. Colour profiles near sRGB are ignored, as open_clip ignores all: see
-`imret.images.icc`. Of an animation or a multi-page file, only the first frame is read.
+`imret.images.icc`. Of an animation only the first frame is read, of a TIFF the first page that is the photo.
 """
 
 from __future__ import annotations

@@ -137,6 +137,8 @@ class Layout:
         n_pixels = self.width * self.height
         # Samples, the same as bytes, a picture of those and one in RGB, each of them four bytes in Pillow.
         kept = n_pixels * (len(self.channels) * (self.kept_type.itemsize + 1) + 9)
+        if self.is_associated:
+            kept += 8 * n_pixels  # white is added to it
         unpacking = 16 * max(BAND_SAMPLES, self.chunk[0] * self.in_chunk)
         return kept + unpacking + (0 if self.compression == NO_COMPRESSION else self._chunk_bytes)
 

@@ -25,6 +25,7 @@ from imret.images.tiff.layout import (
     Layout,
 )
 
+_LAB_ROWS = 64  # converted at a time
 _MODES = {RGB: "RGB", SEPARATED: "CMYK", CIELAB: "LAB", ICCLAB: "LAB", PALETTE: "RGB"}
 
 
@@ -118,17 +119,20 @@ def _palette(directory: Directory, layout: Layout) -> NDArray[np.uint8]:
 
 
 def _lab(colors: NDArray[Any], layout: Layout) -> Image.Image:
-    """Return Lab as Pillow has it: a and b about 128.
+    """Return Lab as Pillow has it: L from 0 to 255, a and b as signed bytes.
 
     Source: TIFF Revision 6.0, section 23; Photoshop's technical notes (2002) for ICC Lab and 16 bits.
     """
-    if layout.sample_format == FLOAT:  # L in [0, 100], a and b in [-128, 127], as they are defined
-        bounds = np.array([0.0, -128.0, -128.0]), np.array([255.0, 127.0, 127.0])
-        scaled = np.nan_to_num(colors) * np.array([2.55, 1.0, 1.0], np.float32)
-        values = np.clip(np.rint(scaled), *bounds).astype(np.int16).astype(np.uint8)
-        return Image.frombytes("LAB", (layout.width, layout.height), values.data)
-    whole = colors.astype(np.uint16) if layout.bits == 16 else colors.astype(np.uint8)
-    high = (whole >> (layout.bits - 8)).astype(np.uint8)
+    lab = np.empty(colors.shape, np.uint8)
+    for top in range(0, layout.height, _LAB_ROWS):
+        rows = colors[top : top + _LAB_ROWS]
+        if layout.sample_format == FLOAT:  # L in [0, 100], a and b in [-128, 127], as they are defined
+            scaled = np.rint(np.nan_to_num(rows) * np.array([2.55, 1.0, 1.0]))
+            bounds = np.array([0.0, -128.0, -128.0]), np.array([255.0, 127.0, 127.0])
+            lab[top : top + _LAB_ROWS] = np.clip(scaled, *bounds).astype(np.int16).astype(np.uint8)
+        else:
+            whole = rows.astype(np.uint16) >> (layout.bits - 8)
+            lab[top : top + _LAB_ROWS] = whole.astype(np.uint8)
     if layout.photometric == ICCLAB:
-        high[..., 1:] ^= 128  # there from 0 to 255, here as the bits of a signed number
-    return Image.frombytes("LAB", (layout.width, layout.height), np.ascontiguousarray(high).data)
+        lab[..., 1:] ^= 128  # there from 0 to 255
+    return Image.frombytes("LAB", (layout.width, layout.height), lab.data)
