@@ -16,7 +16,8 @@ from imret.errors import DataError
 
 __version__ = "0.1.0"
 
-# Of a picture that is decoded whole, 108 megapixels of a phone among them.
+# What phones write is decoded by default: JPEGs of 200 megapixels at an eighth, in 20 MB; others of up to 108
+# whole, in 1 GB as PNG and in 2 as HEIC.
 MAX_PIXELS = 128_000_000
 
 
@@ -36,7 +37,7 @@ class Settings:
         light_text: IMRET_LIGHT_TEXT=off turns it off: texts encoded without torch.
         exact_resize: IMRET_RESIZE=exact turns it on: pixels as open_clip's own transform makes them.
         plain_towers: IMRET_TOWERS=plain turns it on: image towers as open_clip builds them.
-        max_pixels: IMRET_MAX_PIXELS: pictures are refused that would be decoded to more.
+        max_pixels: IMRET_MAX_PIXELS: as it is set; `pixel_limit` says what it means.
     """
 
     db: str | None = None
@@ -51,22 +52,6 @@ class Settings:
     exact_resize: bool = False
     plain_towers: bool = False
     max_pixels: str = ""
-
-    def pixel_limit(self) -> int:
-        """Return how many pixels a picture may be decoded to.
-
-        Raises:
-            DataError: If the environment says what is no number.
-        """
-        digits = self.max_pixels.replace("_", "").replace(",", "")
-        if not digits:
-            return MAX_PIXELS
-        if digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) > 0:
-            return int(digits)
-        raise DataError(
-            f"IMRET_MAX_PIXELS is {self.max_pixels[:50]!r}, which is no number of pixels. Set one, such as "
-            "250000000, or none."
-        )
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -97,6 +82,24 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         exact_resize=word("IMRET_RESIZE") == "exact",
         plain_towers=word("IMRET_TOWERS") == "plain",
         max_pixels=env.get("IMRET_MAX_PIXELS", "").strip(),
+    )
+
+
+def pixel_limit() -> int:
+    """Return how many pixels a picture may be decoded to: of IMRET_MAX_PIXELS alone, for each picture asks.
+
+    Raises:
+        DataError: If that is no number.
+    """
+    text = os.environ.get("IMRET_MAX_PIXELS", "").strip()
+    digits = text.replace("_", "").replace(",", "")
+    if not digits:
+        return MAX_PIXELS
+    if digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) > 0:
+        return int(digits)
+    raise DataError(
+        f"IMRET_MAX_PIXELS is {text[:50]!r}, which is no number of pixels. Set one, such as 250000000, or "
+        "none."
     )
 
 

@@ -84,7 +84,6 @@ def _limit_pixels(context: click.Context, _: click.Parameter, value: int | None)
 max_pixels_option = click.option(
     "--max-pixels",
     type=Whole(1),
-    envvar="IMRET_MAX_PIXELS",
     expose_value=False,
     callback=_limit_pixels,
     metavar="N",

@@ -33,7 +33,7 @@ from imret.images.pillow_warnings import pillow_warnings_off
 from imret.images.spliced import spliced
 from imret.images.tiff.open import load_tiff, open_tiff
 from imret.images.transparency import first_frame, over_white
-from imret.settings import read_settings
+from imret.settings import pixel_limit
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -209,7 +209,7 @@ def lift_pillow_limit(max_pixels: int | None = None) -> None:
     (179 megapixels unless changed), whose readers ask that limit themselves.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
-        limit = read_settings().pixel_limit() if max_pixels is None else max_pixels
+        limit = pixel_limit() if max_pixels is None else max_pixels
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
 
 
@@ -349,7 +349,7 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
         full: The size of the whole picture.
         max_pixels: As for `load_image`.
     """
-    limit = read_settings().pixel_limit() if max_pixels is None else max_pixels
+    limit = pixel_limit() if max_pixels is None else max_pixels
     if min(full) < 1:
         raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
     # All scans of a JPEG come together at its full size before a pixel does.
@@ -367,20 +367,21 @@ def _finish(image: Image.Image, on_note: OnNote, *, is_ours: bool = False) -> Im
         frame = first_frame(image)
         decoded = _decoded(image, on_note) if is_ours else image
         decoded.load()
-        in_srgb = cmyk_to_srgb(decoded)
-        is_plain = decoded.mode == "RGB" and "transparency" not in decoded.info
-        if in_srgb is None and not (is_ours and is_plain):
-            rgb = over_white(decoded, on_note, frame)
-        else:
-            rgb = in_srgb or decoded
-        rgb = rgb if in_srgb else _in_srgb(rgb, image.info)
+        rgb, profile = cmyk_to_srgb(decoded), None
+        if rgb is None:
+            is_plain = decoded.mode == "RGB" and "transparency" not in decoded.info
+            rgb = decoded if is_ours and is_plain else over_white(decoded, on_note, frame)
+            rgb, profile = _in_srgb(rgb, image.info)
     except ImageError:
         raise
     except Exception as error:
         # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
         raise _refusal(error, image) from error
     orientation = _orientation(image)
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    # Nothing that has been applied may be applied again to a picture that comes back.
+    upright.info = {} if profile is None else {"icc_profile": profile}
+    return upright
 
 
 def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
@@ -402,8 +403,10 @@ def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
     return image
 
 
-def _in_srgb(rgb: Image.Image, info: Mapping[str | tuple[int, int], Any]) -> Image.Image:
-    """Return a picture in sRGB where it says that it is in something far from that.
+def _in_srgb(
+    rgb: Image.Image, info: Mapping[str | tuple[int, int], Any]
+) -> tuple[Image.Image, object | None]:
+    """Return a picture in sRGB where it says that it is in something far from that, and else its profile.
 
     Args:
         rgb: Of mode RGB.
@@ -416,12 +419,7 @@ def _in_srgb(rgb: Image.Image, info: Mapping[str | tuple[int, int], Any]) -> Ima
         converted = far_to_srgb(rgb, profile)
     elif cicp is None and isinstance(info.get("gamma"), float) and "srgb" not in info:
         converted = gamma_to_srgb(rgb, info["gamma"])
-    if converted is None:
-        if profile is not None:  # some conversions make a new picture
-            rgb.info["icc_profile"] = profile
-        return rgb
-    converted.info.pop("icc_profile", None)
-    return converted
+    return (rgb, profile) if converted is None else (converted, None)
 
 
 def _refusal(error: Exception, image: Image.Image | str) -> ImageError:

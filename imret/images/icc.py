@@ -28,10 +28,7 @@ def cmyk_to_srgb(image: Image.Image) -> Image.Image | None:
     if image.mode != "CMYK" or not isinstance(profile, bytes) or profile[16:20] != b"CMYK":
         return None
     transform = _transform(profile, "CMYK")
-    converted = None if transform is None else ImageCms.applyTransform(image, transform)
-    if converted is not None:
-        converted.info.pop("icc_profile", None)  # sRGB needs none
-    return converted
+    return None if transform is None else ImageCms.applyTransform(image, transform)
 
 
 def far_to_srgb(image: Image.Image, profile: object) -> Image.Image | None:

@@ -23,7 +23,7 @@ pytestmark = [
 
 FILES = shown_alike() if features.check("avif") else {}
 
-_PIXELS = """
+PIXELS = """
 async (url) => {
   const image = new Image();
   image.src = url;
@@ -57,7 +57,7 @@ def blank(chromium: Browser) -> Iterator[Page]:
 def test_a_model_gets_what_a_browser_shows(kind: str, blank: Any) -> None:
     media_type, data, bound = FILES[kind]
     encoded = base64.b64encode(data).decode("ascii")
-    width, height, pixels = blank.evaluate(_PIXELS, f"data:image/{media_type};base64,{encoded}")
+    width, height, pixels = blank.evaluate(PIXELS, f"data:image/{media_type};base64,{encoded}")
     shown = np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(height, width, 4)[..., :3]
     ours = np.asarray(load_image(data))
     assert ours.shape == shown.shape

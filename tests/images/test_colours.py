@@ -106,6 +106,17 @@ def test_hdr_in_heic_is_as_in_avif(transfer: int) -> None:
     assert apart(load_image(stream.getvalue()), load_image(png)) < 3
 
 
+def test_a_picture_that_was_brought_to_srgb_is_not_again() -> None:
+    png = with_chunks(encoded(in_pq(scene()), "PNG"), chunk(b"cICP", bytes((9, 16, 0, 1))))
+    for data in (
+        png,
+        encoded(scene(), "JPEG", icc_profile=rgb_profile("ProPhoto")),
+        with_chunks(encoded(scene(), "PNG"), chunk(b"gAMA", struct.pack(">I", 100_000))),
+    ):
+        once = load_image(data)
+        np.testing.assert_array_equal(np.asarray(load_image(once)), np.asarray(once))
+
+
 @needs_avif
 def test_ordinary_numbers_change_nothing() -> None:
     plain = np.asarray(load_image(avif(scene(), 1, 13)))

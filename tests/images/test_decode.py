@@ -184,6 +184,14 @@ def test_every_exif_orientation_comes_out_upright(file_format: str, orientation:
     assert near(image.getpixel((42, 4)), WHITE, 40)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_picture_that_was_loaded_is_not_turned_again(file_format: str) -> None:
+    if file_format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    upright = load_image(encoded(picture(), file_format, exif=exif(6)))
+    assert load_image(upright).size == upright.size == (48, 64)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
