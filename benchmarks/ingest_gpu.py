@@ -36,9 +36,9 @@ from ingest_cpu import middle
 from machine import cores
 from torch.utils.flop_counter import FlopCounterMode
 
-from imret.images.decode import MAX_PIXELS
 from imret.models.device import pick_device
 from imret.models.encoder import Encoder
+from imret.settings import MAX_PIXELS
 from imret.store import open_store
 from ingest.decode_workers import Decoders
 from ingest.pipeline import ingest

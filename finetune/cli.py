@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.numbers import MAX_SEED, Real, Whole
-from imret.cli.options import arch_option, device_option
+from imret.cli.options import arch_option, device_option, max_pixels_option
 from imret.defaults import DEFAULT_MODEL
 from imret.output.console import announce
 
@@ -145,6 +145,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
 @click.option("--compile", is_flag=True, help="Compile the towers; for runs of some minutes on a GPU.")
 @click.option("--tensorboard", metavar="DIR", help="Write every step's figures to a folder for TensorBoard.")
+@max_pixels_option
 @device_option
 @click.option(
     "--overwrite", is_flag=True, help="Begin anew where DIR holds the model or state of another run."

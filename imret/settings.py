@@ -8,11 +8,17 @@ The environment is read when it is asked for, so a program may change it between
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.errors import DataError
+
 __version__ = "0.1.0"
+
+# What phones write is decoded by default: JPEGs of 200 megapixels at an eighth, in 20 MB; others of up to 108
+# whole, in 1 GB as PNG and in 2 as HEIC.
+MAX_PIXELS = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Settings:
         light_text: IMRET_LIGHT_TEXT=off turns it off: texts encoded without torch.
         exact_resize: IMRET_RESIZE=exact turns it on: pixels as open_clip's own transform makes them.
         plain_towers: IMRET_TOWERS=plain turns it on: image towers as open_clip builds them.
+        max_pixels: IMRET_MAX_PIXELS: as it is set; `pixel_limit` says what it means.
     """
 
     db: str | None = None
@@ -44,6 +51,7 @@ class Settings:
     light_text: bool = True
     exact_resize: bool = False
     plain_towers: bool = False
+    max_pixels: str = ""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -73,7 +81,40 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         light_text=is_on("IMRET_LIGHT_TEXT"),
         exact_resize=word("IMRET_RESIZE") == "exact",
         plain_towers=word("IMRET_TOWERS") == "plain",
+        max_pixels=env.get("IMRET_MAX_PIXELS", "").strip(),
     )
+
+
+def pixel_limit() -> int:
+    """Return how many pixels a picture may be decoded to: of IMRET_MAX_PIXELS alone, for each picture asks.
+
+    Raises:
+        DataError: If that is no number.
+    """
+    text = os.environ.get("IMRET_MAX_PIXELS", "").strip()
+    digits = text.replace("_", "").replace(",", "")
+    if not digits:
+        return MAX_PIXELS
+    if digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) > 0:
+        return int(digits)
+    raise DataError(
+        f"IMRET_MAX_PIXELS is {text[:50]!r}, which is no number of pixels. Set one, such as 250000000, or "
+        "none."
+    )
+
+
+def set_max_pixels(max_pixels: int) -> Callable[[], None]:
+    """Have IMRET_MAX_PIXELS be another in this process and those that it starts; return what undoes that."""
+    name, before = "IMRET_MAX_PIXELS", os.environ.get("IMRET_MAX_PIXELS")
+    os.environ[name] = str(max_pixels)
+
+    def undo() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+    return undo
 
 
 # platformdirs is imported where it is used: a search with IMRET_HOME, --db or a running server needs none.

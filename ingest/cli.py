@@ -18,6 +18,7 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     precision_option,
 )
@@ -71,13 +72,7 @@ _STDOUT = "/dev/stdout"
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
 @click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
-@click.option(
-    "--max-pixels",
-    type=Whole(1),
-    default=100_000_000,
-    show_default=True,
-    help="Skip larger pictures.",
-)
+@max_pixels_option
 @device_option
 @precision_option
 def command(
@@ -97,11 +92,9 @@ def command(
     ones are left alone. Stopped half way, it continues where it was.
     """
     from imret.errors import DataError
-    from imret.images.decode import lift_pillow_limit
     from imret.output.written_files import check_outputs
     from imret.store import open_store
 
-    lift_pillow_limit(options["max_pixels"])
     folders = _folders(sources, db, collection, categories=not no_categories)
     if not no_categories:
         _warn_of_splits(folders)
@@ -275,15 +268,17 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
         if getattr(report, name) or name == "added"
     )
     announce(
-        f"{report.collection}: {counts}, {len(report.skipped):,} skipped "
+        f"{report.collection}: {counts}, {len(report.skipped):,} skipped"
+        f"{f', {report.n_noted:,} taken with a note' if report.noted else ''} "
         f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
     )
     shown = 10
-    for skip in report.skipped[:shown]:
-        announce(f"  skipped {skip['path']}: {skip['reason']}")
-    if len(report.skipped) > shown:
-        where = f"all are in {report_file}" if report_file else "--report FILE lists all"
-        announce(f"  and {len(report.skipped) - shown:,} more; {where}")
+    where = f"all are in {report_file}" if report_file else "--report FILE lists all"
+    for what, told in (("skipped", report.skipped), ("noted of", report.noted)):
+        for entry in told[:shown]:
+            announce(f"  {what} {entry['path']}: {entry['reason' if what == 'skipped' else 'note']}")
+        if len(told) > shown:
+            announce(f"  and {len(told) - shown:,} more; {where}")
     if report.other_content:
         advice = "" if check_content else "; --check-content compares all"
         announce(

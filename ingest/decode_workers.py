@@ -44,15 +44,17 @@ class Pixels:
         width: Of the whole picture, upright, in pixels.
         height: Likewise.
         sha256: 64 hex digits over the file's bytes.
+        notes: What a person should know of it; see `imret.images.notes`.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     sha256: str
+    notes: tuple[str, ...] = ()
 
 
-def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
+def decode(file: str, preprocess: Preprocess, max_pixels: int | None) -> Pixels | str:
     """Read, decode, resize and hash one picture.
 
     Args:
@@ -63,13 +65,16 @@ def decode(file: str, preprocess: Preprocess, max_pixels: int) -> Pixels | str:
     Returns:
         The picture, or the reason why there is none.
     """
+    notes: list[str] = []
     try:
         with open(file, "rb") as opened:
             # Decoded before it is hashed, through one handle: what is no picture is refused unread, and no
             # file is ever in memory whole.
-            pixels, (width, height) = load_pixels(opened, preprocess, max_pixels=max_pixels)
+            pixels, (width, height) = load_pixels(
+                opened, preprocess, max_pixels=max_pixels, on_note=notes.append
+            )
             opened.seek(0)
-            return Pixels(pixels, width, height, sha256_of(opened))
+            return Pixels(pixels, width, height, sha256_of(opened), tuple(notes))
     except ImageError as error:
         return str(error)
     except FileNotFoundError:
@@ -91,7 +96,7 @@ class Decoders:
         at_once: How many pictures to ask for in one call.
     """
 
-    def __init__(self, preprocess: Preprocess, *, max_pixels: int) -> None:
+    def __init__(self, preprocess: Preprocess, *, max_pixels: int | None) -> None:
         self.at_once = 1
         self._preprocess, self._max_pixels = preprocess, max_pixels
         self._lock = threading.Lock()
@@ -178,7 +183,7 @@ class _ForkServer:
         workers: One to each fork.
     """
 
-    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int) -> None:
+    def __init__(self, n: int, preprocess: Preprocess, max_pixels: int | None) -> None:
         self.workers: list[_Worker] = []
         other_ends: list[socket.socket] = []
         try:
@@ -219,7 +224,7 @@ class _Worker:
     `Pixels` has; the pixels of all come after it as they are.
     """
 
-    def __init__(self, connection: socket.socket, preprocess: Preprocess, max_pixels: int) -> None:
+    def __init__(self, connection: socket.socket, preprocess: Preprocess, max_pixels: int | None) -> None:
         self._connection = connection
         self._size = (*preprocess.size, 3)
         self._listens = False
@@ -250,7 +255,7 @@ class _Worker:
             raise _NeverBegunError from error
         try:
             ipc.send(self._connection, list(files))
-            answers: list[str | tuple[int, int, str]] = ipc.receive(self._connection)
+            answers: list[str | tuple[int, int, str, tuple[str, ...]]] = ipc.receive(self._connection)
             n = sum(not isinstance(answer, str) for answer in answers)
             pixels = np.empty((n, *self._size), dtype=np.uint8)
             ipc.receive_into(self._connection, pixels.reshape(-1).data)
@@ -293,7 +298,9 @@ def _decode_for(connection: socket.socket) -> None:
             ipc.send(
                 connection,
                 [
-                    result if isinstance(result, str) else (result.width, result.height, result.sha256)
+                    result
+                    if isinstance(result, str)
+                    else (result.width, result.height, result.sha256, result.notes)
                     for result in results
                 ],
             )

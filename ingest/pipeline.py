@@ -49,11 +49,12 @@ _ATTEMPTS = 3  # where another program replaces the version that is filled by on
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, and its payload."""
+    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, payload and notes."""
 
     planned: Planned
     pixels: NDArray[np.uint8]
     payload: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def ingest(
@@ -69,7 +70,7 @@ def ingest(
     check_content: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
-    max_pixels: int = 100_000_000,
+    max_pixels: int | None = None,
     on_total: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -103,7 +104,7 @@ def ingest(
         batch_size: Pictures per encode; default 32 on a CPU, 256 on a GPU.
         workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
             core.
-        max_pixels: Larger pictures are skipped, before decoding.
+        max_pixels: As for `imret.images.decode.load_image`: larger pictures are skipped.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
         on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
@@ -172,7 +173,7 @@ def _ingest_once(
     check_content: bool,
     batch_size: int | None,
     workers: int | None,
-    max_pixels: int,
+    max_pixels: int | None,
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
@@ -267,7 +268,7 @@ class _Run:
         *,
         batch_size: int | None,
         workers: int,
-        max_pixels: int,
+        max_pixels: int | None,
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
         on_stored: Callable[[], None],
@@ -363,6 +364,7 @@ class _Run:
             for outcome in chain.from_iterable(decodings):
                 if isinstance(outcome, Decoded):
                     decoded.append(outcome)
+                    self.counters.note(reconciler.source.root, outcome.planned.record.path, outcome.notes)
                     n_ahead = 2 * self.batch_size
                     if not spread:
                         spread = True
@@ -465,7 +467,7 @@ def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
     if isinstance(result, str):
         return Skipped(record.path, result)
     payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
-    return Decoded(planned, result.pixels, payload)
+    return Decoded(planned, result.pixels, payload, result.notes)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -56,6 +56,8 @@ class Report:
         notes: What else is to be told about the sources of the collection.
         encoded: Pictures that went through the image tower.
         skipped: What could not be taken: path and reason, one entry each.
+        noted: Pictures that were taken of which something is to be known, such as that their last rows are
+            missing: path and note, one entry each note. Told when they are decoded, so once.
         ignored: What was left out on purpose, counted by reason.
         seconds: Wall time of the run.
         complete: False if the run was stopped before its end.
@@ -80,6 +82,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     encoded: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
+    noted: list[dict[str, str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     complete: bool = False
@@ -94,6 +97,11 @@ class Report:
         """Pictures met: stored now or before, or skipped."""
         return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
 
+    @property
+    def n_noted(self) -> int:
+        """Pictures of which something is noted."""
+        return len({note["path"] for note in self.noted})
+
     def blank(self) -> Report:
         """Return a report of the same run that nothing was counted into yet."""
         return Report(self.collection, self.store, self.engine, self.model, self.fingerprint, self.sources)
@@ -104,9 +112,10 @@ class Report:
             setattr(self, name, getattr(self, name) + getattr(later, name))
         self.missing, self.out_of_reach = later.missing, later.out_of_reach
         self.skipped += [skip for skip in later.skipped if skip not in self.skipped]
+        self.noted += [note for note in later.noted if note not in self.noted]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-safe values; "skipped" and "out_of_reach" count, other keys list them."""
+        """Return the report as JSON-safe values; "skipped", "noted" and "out_of_reach" count, others list."""
         values = asdict(self)
         values["unreached"] = values.pop("out_of_reach")
         values["out_of_reach"] = sum(one.images for one in self.out_of_reach)
@@ -114,6 +123,8 @@ class Report:
         values["seconds"] = round(self.seconds, 3)
         values["skips"] = values.pop("skipped")
         values["skipped"] = len(self.skipped)
+        values["picture_notes"] = values.pop("noted")
+        values["noted"] = self.n_noted
         return values
 
     def write(self, file: str | os.PathLike[str]) -> None:
@@ -147,10 +158,14 @@ class Counters:
 
     def skip(self, source: str, path: str, reason: str) -> None:
         """Note a picture that could not be taken; an empty path is the source itself."""
-        where = os.path.join(source, *path.split("/")) if path else source
         with self._lock:
-            self.report.skipped.append({"path": escape_undecodable(where), "reason": reason})
+            self.report.skipped.append({"path": _shown(source, path), "reason": reason})
             self._on_progress(1)
+
+    def note(self, source: str, path: str, notes: Sequence[str]) -> None:
+        """Note what is to be known of a picture that was taken; it is counted as such elsewhere."""
+        with self._lock:
+            self.report.noted += [{"path": _shown(source, path), "note": note} for note in notes]
 
     def keep(self, folder: str, reason: str) -> None:
         """Note a point that is kept because of a folder or link that cannot be looked into."""
@@ -168,3 +183,7 @@ class Counters:
         """Note something that was left out on purpose."""
         with self._lock:
             self.report.ignored[reason] = self.report.ignored.get(reason, 0) + 1
+
+
+def _shown(source: str, path: str) -> str:
+    return escape_undecodable(os.path.join(source, *path.split("/")) if path else source)

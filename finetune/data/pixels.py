@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,23 @@ from torch import Tensor
 from finetune.data.records import Record
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, ImageError
+from imret.images.notes import OnNote, ignore_note
 from imret.images.phash import ImageHash, compute_hash
 from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is to be known of a picture that is taken.
+
+    Attributes:
+        path: Below the folder.
+        note: For people; see `imret.images.notes`.
+    """
+
+    path: str
+    note: str
 
 
 class ImageSet:
@@ -51,6 +65,7 @@ class ImageSet:
         # How many pictures are kept.
         self.room = min(len(records), min(budget_bytes, _free_bytes() // 2) // (size[0] * size[1] * 3))
         self.hashes: list[ImageHash] = []  # of each record, if `load` computes them
+        self.noted: list[Noted] = []  # of all that `load` has decoded
         # Memory is taken row by row, as rows are written.
         self._kept: NDArray[np.uint8] = np.empty((self.room, *size, 3), dtype=np.uint8)
         self._n_kept = 0
@@ -74,16 +89,20 @@ class ImageSet:
         rows: list[int] = []
         skipped: list[Skipped] = []
 
-        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None]:
-            result = self._try_decode(record)
-            return result, compute_hash(result) if with_hashes and not isinstance(result, str) else None
+        def decode(record: Record) -> tuple[NDArray[np.uint8] | str, ImageHash | None, list[str]]:
+            notes: list[str] = []
+            result = self._try_decode(record, notes.append)
+            if isinstance(result, str) or not with_hashes:
+                return result, None, notes
+            return result, compute_hash(result), notes
 
         results = self._pool.map(decode, self.records)
-        for record, (result, image_hash) in zip(self.records, results, strict=True):
+        for record, (result, image_hash, notes) in zip(self.records, results, strict=True):
             if isinstance(result, str):
                 skipped.append(Skipped(record.path, result))
             else:
                 rows.append(self._keep(result))
+                self.noted += [Noted(record.path, note) for note in notes]
                 if image_hash is not None:
                     self.hashes.append(image_hash)
                 good.append(record)
@@ -139,10 +158,10 @@ class ImageSet:
         self._kept = np.empty((0, *self.size, 3), dtype=np.uint8)
         self._rows[:], self.room, self._n_kept = -1, 0, 0
 
-    def _try_decode(self, record: Record) -> NDArray[np.uint8] | str:
+    def _try_decode(self, record: Record, on_note: OnNote = ignore_note) -> NDArray[np.uint8] | str:
         """Return a picture's pixels, or why there are none."""
         try:
-            return load_pixels(self.folder / record.path, self.preprocess)[0]
+            return load_pixels(self.folder / record.path, self.preprocess, on_note=on_note)[0]
         except ImageError as error:
             return str(error)
         except OSError as error:

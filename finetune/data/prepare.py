@@ -16,7 +16,7 @@ from pathlib import Path
 from finetune.config import FinetuneConfig
 from finetune.data.duplicates import Leak, find_duplicates, find_leaks
 from finetune.data.manifest import is_manifest, read_manifest
-from finetune.data.pixels import ImageSet, training_size
+from finetune.data.pixels import ImageSet, Noted, training_size
 from finetune.data.records import (
     Record,
     list_pictures,
@@ -263,6 +263,7 @@ def prepare(
         validation=held_out.records,
         names=sources.names,
         skipped=decoder.skipped,
+        noted=decoder.noted,
         duplicates=duplicates,
         leaks=leaks,
         test=sources.n_test,
@@ -274,7 +275,7 @@ def prepare(
 
 
 class _Decoder:
-    """Makes the image sets of a run, and collects the pictures that cannot be read in `skipped`."""
+    """Makes the image sets of a run; collects what cannot be read in `skipped`, notes in `noted`."""
 
     def __init__(
         self,
@@ -284,6 +285,7 @@ class _Decoder:
         on_image: Callable[[int], object],
     ) -> None:
         self.skipped: list[Skipped] = []
+        self.noted: list[Noted] = []
         self._preprocess, self._opened = base.preprocess, opened
         listings = (sources.labelled, sources.replay, sources.test_set)
         total = sum(len(listing.records) for listing in listings if listing)
@@ -294,9 +296,12 @@ class _Decoder:
         size = training_size(self._preprocess.size)
         images = self._image_set(listing.root, listing.records, size, budget_bytes)
         skipped = images.load(self._on_image, with_hashes=True)
+        noted = images.noted
         if full_paths:
             skipped = [replace(skip, path=str(listing.root / skip.path)) for skip in skipped]
+            noted = [replace(one, path=str(listing.root / one.path)) for one in noted]
         self.skipped += skipped
+        self.noted += noted
         return images
 
     def at_model_size(self, images: ImageSet, positions: Sequence[int], budget_bytes: int) -> ImageSet:

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.data.captions import category_captions
 from finetune.data.duplicates import Duplicates, Leak
+from finetune.data.pixels import Noted
 from finetune.data.records import Record
 from finetune.data.token_lengths import TokenLengths
 from imret.datasets.scan import Skipped
@@ -31,6 +32,7 @@ class Report:
         validation: Pictures to validate with.
         names: What categories are called, where a file says so.
         skipped: Pictures that cannot be read.
+        noted: What is to be known of pictures that can: that a part is missing, or was guessed.
         duplicates: Pictures that occur more than once.
         leaks: Pictures left out as duplicates of validation or test pictures.
         test: How many pictures a manifest sets aside for a test; they were not opened.
@@ -43,6 +45,7 @@ class Report:
     validation: Sequence[Record]
     names: Mapping[str, Sequence[str]] | None
     skipped: list[Skipped]
+    noted: list[Noted]
     duplicates: Duplicates
     leaks: list[Leak]
     test: int
@@ -69,6 +72,7 @@ class Report:
                 for category in sorted(counts | held_out)
             },
             "skipped": [asdict(skip) for skip in self.skipped],
+            "noted": [asdict(one) for one in self.noted],
             "copies": asdict(self.duplicates),
             "leaks": [asdict(leak) for leak in self.leaks],
             "lost": self.lost,
@@ -123,10 +127,13 @@ class Report:
             f"{len(self.leaks):,} leaks left out of training"
             + ("" if self.against is None else f" ({self.against:,} test pictures compared)")
         ]
-        for skip in self.skipped[:_SHOWN_SKIPPED]:
-            sentences.append(f"skipped {skip.path}: {skip.reason}")
-        if len(self.skipped) > _SHOWN_SKIPPED:
-            sentences.append(f"and skipped {len(self.skipped) - _SHOWN_SKIPPED:,} more")
+        for what, told in (
+            ("skipped", [f"{skip.path}: {skip.reason}" for skip in self.skipped]),
+            ("noted of", [f"{one.path}: {one.note}" for one in self.noted]),
+        ):
+            sentences += [f"{what} {one}" for one in told[:_SHOWN_SKIPPED]]
+            if len(told) > _SHOWN_SKIPPED:
+                sentences.append(f"and {what} {len(told) - _SHOWN_SKIPPED:,} more")
         for what, groups in (
             ("the same file", duplicates.exact),
             ("look alike, kept on one side of validation", duplicates.near),

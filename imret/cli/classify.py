@@ -19,6 +19,7 @@ from imret.cli.options import (
     category_names,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     precision_option,
 )
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 )
 @model_option("Model to look with.  [default: the collection's; with --labels and no --collection {default}]")
 @arch_option
+@max_pixels_option
 @device_option
 @precision_option
 @click.pass_context
@@ -91,10 +93,8 @@ def command(
     A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     """
     from imret.datasets.names_csv import read_names
-    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
     from imret.retrieval.classify import classify_each
 
-    lift_pillow_limit(MAX_PIXELS)
     names = read_names(names_file) if names_file else {}
     labels = None if labels_text is None else read_labels(labels_text)
     files = _PictureFiles(pictures)

@@ -19,6 +19,7 @@ from imret.cli.options import (
     category_names,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     precision_option,
 )
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     help="Measure a collection that was ingested, through its index and without it; DATA may be left out.",
 )
 @db_option
+@max_pixels_option
 @device_option
 @precision_option
 @click.option("--resamples", type=Whole(100), default=2000, show_default=True, help="For intervals.")

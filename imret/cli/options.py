@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from imret.cli.numbers import Whole
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.formats import FORMATS
+from imret.settings import MAX_PIXELS, set_max_pixels
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -65,6 +67,28 @@ precision_option = click.option(
 )
 arch_option = click.option(
     "--arch", metavar="ARCH", help="open_clip architecture of --model, where that is a bare checkpoint file."
+)
+
+
+def _limit_pixels(context: click.Context, _: click.Parameter, value: int | None) -> None:
+    if value is None:
+        return
+    # Pictures are decoded in many places, and in processes of their own: what is set for one run holds there.
+    context.call_on_close(set_max_pixels(value))
+    if value > MAX_PIXELS:
+        from imret.images.decode import lift_pillow_limit
+
+        lift_pillow_limit(value)
+
+
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=Whole(1),
+    expose_value=False,
+    callback=_limit_pixels,
+    metavar="N",
+    help="Refuse pictures that would be decoded to more; large JPEGs are decoded at a fraction.  "
+    f"[env IMRET_MAX_PIXELS; default: {MAX_PIXELS}]",
 )
 
 

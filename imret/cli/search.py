@@ -20,6 +20,7 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     output_options,
     precision_option,
@@ -116,6 +117,7 @@ _OPTIONS = (
     collection_option,
     model_option("Model to encode the query with. Default: the one the collection was built with."),
     arch_option,
+    max_pixels_option,
     device_option,
     precision_option,
 )

@@ -19,6 +19,7 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    max_pixels_option,
     model_option,
     precision_option,
 )
@@ -84,6 +85,7 @@ DEFAULT_PORT = 8750
 @collection_option
 @model_option("Model to encode queries for that collection with. Default: the one it was built with.")
 @arch_option
+@max_pixels_option
 @device_option
 @precision_option
 def command(
@@ -112,7 +114,6 @@ def command(
     from imret.errors import DataError
 
     _require_web_extra()
-    from imret.images.decode import MAX_PIXELS, lift_pillow_limit
     from imret.settings import cache_dir
     from imret.store import resolve_address
     from imret.web.app import create_app
@@ -120,7 +121,6 @@ def command(
     from imret.web.security.hosts import check_binding
     from imret.web.server import listen
 
-    lift_pillow_limit(MAX_PIXELS)
     hide_queries()
     token = _read_token(token_file)
     check_binding(host, token, port=port)

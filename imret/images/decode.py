@@ -1,32 +1,39 @@
 """Any picture file to an upright RGB image, and that to the pixels a model takes.
 
-Hides formats, orientation, colour modes and damage: whatever is wrong with a file comes out as one ImageError
-whose message is the reason. Colour profiles (ICC) are ignored, as open_clip ignores them. Of an animation or
-a multi-page file, only the first frame is read.
+Hides formats, orientation, colours and damage: whatever is wrong with a file comes out as one ImageError
+whose message is the reason. Colour profiles near sRGB are ignored, as open_clip ignores all: see
+`imret.images.icc`. Of an animation only the first frame is read, of a TIFF the first page that is the photo.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import io
 import math
 import os
-import stat
 import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from imret.errors import ImageError
-from imret.images.color import to_rgb
-
-MAX_PIXELS = 100_000_000
+from imret.images import jpeg, png
+from imret.images.decode_bytes import bytes_of, has_scans
+from imret.images.hdr import needs_tone_map, to_srgb
+from imret.images.icc import cmyk_to_srgb, far_to_srgb, gamma_to_srgb
+from imret.images.incomplete import note_if_filled, what_is_there
+from imret.images.isobmff import read_colours
+from imret.images.notes import OnNote, ignore_note
+from imret.images.opening import file_reason, open_file, read_head
+from imret.images.pillow_warnings import pillow_warnings_off
+from imret.images.spliced import spliced
+from imret.images.tiff.open import load_tiff, open_tiff
+from imret.images.transparency import first_frame, over_white
+from imret.settings import pixel_limit
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -41,6 +48,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _HEIF_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 )
+
+# What Pillow says of healthy files that it does not read.
+_NOT_SUPPORTED = ("unsupported", "not supported", "cannot handle", "unknown compression")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -81,21 +91,25 @@ class Header:
 def load_image(
     source: Source,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     max_side: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Image.Image:
     """Open a picture as it is meant to be seen: first frame, upright, RGB, transparency over white.
 
     Args:
         source: A path, the bytes of a file, an open binary file, or a PIL image.
-        max_pixels: Refuse more, judged from the header before anything is decoded. Pillow's own limit does
-            not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 4 to 18 bytes a pixel.
+        max_pixels: Refuse more, judged before anything is decoded; None for the limit of the settings. A JPEG
+            that is decoded at a fraction is judged by that, unless it comes in several scans. Pillow's own
+            limit does not apply, but for TIFF and WebP: see `lift_pillow_limit`. Decoding takes 4 to 18 bytes
+            a pixel.
         max_side: What the longer side will be made after this. A large JPEG file then comes at a half, a
             quarter or an eighth of its size, never at less than twice this side: libjpeg skips the fine
             detail instead of decoding it. Other formats, and PIL images, come whole.
         reserve: Called with about how many bytes it will take to decode a file, before that begins; what it
             raises ends this. See `imret.images.decode_memory`.
+        on_note: Told what a person should know of a picture that is returned; see `imret.images.notes`.
 
     Returns:
         A PIL image of mode RGB that holds no open file.
@@ -104,7 +118,7 @@ def load_image(
         ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
             large. The message is the reason, without the path.
     """
-    return _load(source, max_pixels, max_side=max_side, reserve=reserve).image
+    return _load(source, max_pixels, max_side=max_side, reserve=reserve, on_note=on_note).image
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,24 +141,26 @@ def load_to_cover(
     source: Source,
     side: int,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Reduced:
     """Open a picture whose shorter side will be made `side` pixels; a large JPEG comes at a fraction.
 
     Args:
         source: As for `load_image`.
         side: A JPEG file never comes with less than one and a half times that at its shorter side.
-        max_pixels: As for `load_image`, of the whole picture.
+        max_pixels: As for `load_image`.
         reserve: As for `load_image`.
+        on_note: As for `load_image`.
 
     Raises:
         ImageError: As `load_image`.
     """
-    return _load(source, max_pixels, min_side=side, reserve=reserve)
+    return _load(source, max_pixels, min_side=side, reserve=reserve, on_note=on_note)
 
 
-def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(file: IO[bytes], *, max_pixels: int | None = None) -> Header:
     """Identify a picture by its content; nothing is decoded, and what follows the header is not looked at.
 
     Args:
@@ -154,14 +170,15 @@ def read_header(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Header:
     Raises:
         ImageError: If it is not a picture that `load_image` knows, its header is damaged, or it is too large.
     """
-    with _pillow_warnings_off(), _identify(file, _head(file)) as image:
-        _check_size(image, max_pixels)
+    with pillow_warnings_off(), _identify(file, read_head(file), whole=False) as image:
+        if not isinstance(image, JpegImageFile):  # at what fraction it will be decoded, is not known
+            _check_size(image, image.size, max_pixels)
         # PngImageFile.getexif decodes the whole picture to find a chunk that stands behind the pixels.
         orientation = _orientation(image, Image.Image.getexif)
         return Header(image.format or "JPEG", image.mode, orientation if orientation in _UPRIGHT else 1)
 
 
-def bytes_to_decode(file: BinaryIO, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None) -> int:
+def bytes_to_decode(file: IO[bytes], *, max_pixels: int | None = None, max_side: int | None = None) -> int:
     """Return about how many bytes `load_image` would take for a file at most; nothing is decoded.
 
     Args:
@@ -172,92 +189,68 @@ def bytes_to_decode(file: BinaryIO, *, max_pixels: int = MAX_PIXELS, max_side: i
     Raises:
         ImageError: As `read_header`.
     """
-    with _pillow_warnings_off(), _identify(file, _head(file)) as image:
-        _check_size(image, max_pixels)
+    with pillow_warnings_off(), _identify(file, read_head(file), whole=False) as image:
         full = image.size
         if isinstance(image, JpegImageFile):
             _reduce(image, max_side=max_side)
+        _check_size(image, full, max_pixels)
         return _bytes_of(image, full)
 
 
-def lift_pillow_limit(max_pixels: int) -> None:
+def _bytes_of(image: Image.Image, full: tuple[int, int]) -> int:
+    # Not PngImageFile.getexif: that decodes.
+    return bytes_of(image, full, is_turned=_orientation(image, Image.Image.getexif) != 1)
+
+
+def lift_pillow_limit(max_pixels: int | None = None) -> None:
     """Let Pillow's own limit be no lower than ours. For programs: it is a setting of the whole process.
 
     `load_image` needs this only for TIFF and WebP files of more than twice PIL.Image.MAX_IMAGE_PIXELS
     (179 megapixels unless changed), whose readers ask that limit themselves.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
-        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+        limit = pixel_limit() if max_pixels is None else max_pixels
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
 
 
 # ---- Opening -----------------------------------------------------------------------------------
 
 
-def _open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    def opener(name: str, flags: int) -> int:
-        # Without O_NONBLOCK, opening a named pipe called a.jpg waits for a writer for ever.
-        return os.open(name, flags | os.O_NONBLOCK)
-
-    try:
-        file = open(path, "rb", opener=opener)  # noqa: SIM115 - returned open; Path.open has no opener
-    except (OSError, ValueError) as error:
-        raise ImageError(_file_reason(error)) from error
-    mode = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(mode):
-        file.close()
-        raise ImageError("not a regular file")
-    return file
-
-
-def _file_reason(error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return f"not a usable path: {error}"
-    known = {
-        errno.ENOENT: "no such file",
-        errno.EACCES: "no permission to read it",
-        errno.EPERM: "no permission to read it",
-        errno.EISDIR: "it is a folder, not a file",
-        errno.ELOOP: "a symbolic link that leads back to itself",
-        errno.ENAMETOOLONG: "the path is too long",
-        errno.EIO: "the disk reports a read error",
-        errno.ESTALE: "the network file system lost the file",
-    }
-    return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
-
-
 def _load(
     source: Source,
-    max_pixels: int,
+    max_pixels: int | None,
     *,
     max_side: int | None = None,
     min_side: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> Reduced:
     """Return a picture; see `load_image` for one side, `load_to_cover` for the other."""
 
-    def load(file: BinaryIO) -> Reduced:
-        with _identify(file, _head(file)) as image:
-            _check_size(image, max_pixels)
+    def load(file: IO[bytes]) -> Reduced:
+        with _identify(file, read_head(file)) as image:
             full, part = image.size, 1
             if isinstance(image, JpegImageFile):
                 part = _reduce(image, max_side=max_side, min_side=min_side)
+            _check_size(image, full, max_pixels)
             if reserve is not None:
                 n_bytes = _bytes_of(image, full)
                 # To cover a model's size is for the kernel of `imret.images.resize`, which takes an array.
                 reserve(n_bytes if min_side is None else n_bytes + 3 * image.size[0] * image.size[1])
             # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
-            loaded = _finish(image, max_pixels, is_ours=True)
+            loaded = _finish(image, on_note, is_ours=True)
             size = full[::-1] if _orientation(image) >= 5 else full
             return Reduced(loaded, size, (size[0] / part, size[1] / part))
 
-    with _pillow_warnings_off():
+    with pillow_warnings_off():
         if isinstance(source, Image.Image):
-            image = _finish(source, max_pixels)
+            _check_size(source, source.size, max_pixels)
+            image = _finish(source, on_note)
             return Reduced(image, image.size, image.size)
         if isinstance(source, bytes):
             return load(io.BytesIO(source))
         if isinstance(source, (str, os.PathLike)):
-            with _open_file(source) as file:
+            with open_file(source) as file:
                 return load(file)
         return load(source if source.seekable() else io.BytesIO(source.read()))
 
@@ -275,43 +268,6 @@ def _reduce(image: JpegImageFile, *, max_side: int | None = None, min_side: int 
     return 1
 
 
-# Bytes of a pixel from the decoder to RGB by mode, which in Pillow takes four itself; what is not here goes
-# through RGBA or floats, several times. And what the decoders of some formats hold beside it.
-_MODE_BYTES = {"RGB": 4, "L": 5, "1": 5, "P": 5, "RGBX": 8, "CMYK": 8, "YCbCr": 8, "RGBA": 9}
-_ANY_MODE_BYTES = 18
-_DECODER_BYTES = {"TIFF": 4, "GIF": 8, "WEBP": 12, "AVIF": 8, "HEIF": 8}
-
-
-def _bytes_of(image: Image.Image, full: tuple[int, int]) -> int:
-    """Return about how many bytes it will take to decode a file that is open; see `bytes_to_decode`."""
-    is_plain = image.mode in _MODE_BYTES and "transparency" not in image.info
-    each = _MODE_BYTES[image.mode] if is_plain else _ANY_MODE_BYTES
-    each += _DECODER_BYTES.get(image.format or "", 0)
-    if _orientation(image, Image.Image.getexif) != 1:
-        each += 4  # turned, it is there twice
-    n_bytes = image.size[0] * image.size[1] * each
-    if isinstance(image, JpegImageFile) and _has_scans(image):
-        # All scans come together before a pixel does: two bytes for each component, at any fraction.
-        n_bytes += full[0] * full[1] * 2 * max(1, image.layers)
-    return n_bytes
-
-
-def _has_scans(image: JpegImageFile) -> bool:
-    """Whether a JPEG comes in several scans: progressive, or each component by itself."""
-    if "progressive" in image.info:
-        return True
-    file = image.fp
-    if file is None:
-        return False
-    # Pillow stops behind the header of the first scan: marker, length, number of components, two bytes each.
-    length = 8 + 2 * image.layers
-    at = file.tell()
-    file.seek(max(0, at - length))
-    header = file.read(length)
-    file.seek(at)
-    return header[:2] != b"\xff\xda" or header[4:5] != bytes([image.layers])
-
-
 def _part_of(image: JpegImageFile, side: int) -> int:
     """Return by how much libjpeg may divide a picture's sides while it decodes: 1, 2, 4 or 8."""
     for part in (8, 4, 2):
@@ -323,32 +279,22 @@ def _part_of(image: JpegImageFile, side: int) -> int:
     return 1
 
 
-def _head(file: BinaryIO) -> bytes:
-    """Return the first bytes, by which formats are told apart."""
-    try:
-        file.seek(0)
-        head = file.read(32)
-    except OSError as error:
-        raise ImageError(_file_reason(error)) from error
-    if not head:
-        raise ImageError("the file is empty")
-    return head
-
-
-def _identify(file: BinaryIO, head: bytes) -> Image.Image:
+def _identify(file: IO[bytes], head: bytes, *, whole: bool = True) -> Image.Image:
     """Read the header by content. Pillow's Image.open would, but it also applies its global pixel limit."""
     Image.init()
     fault: tuple[str, Exception] | None = None
     for name in _FORMATS:
         opener, accepts = Image.OPEN.get(name, (None, None))
-        if name == "JPEG":
-            # Not the registered opener: that turns camera files with previews into MPO, whose first frame
-            # is this very JPEG.
-            opener = JpegImageFile
         try:
             # Anything but True is a refusal, or the name of what this Pillow was built without.
+            if name == "JPEG" and jpeg.accepts(head):
+                return _open_jpeg(file)
+            if name == "PNG" and head.startswith(png.SIGNATURE):
+                return _open_png(file, whole=whole)
             if opener is not None and accepts is not None and accepts(head[:16]) is True:
-                return _header(opener, file)
+                return open_tiff(file) if name == "TIFF" else _header(opener, file)
+        except ImageError:
+            raise
         except Exception as error:
             fault = (name, error)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
@@ -362,39 +308,122 @@ def _identify(file: BinaryIO, head: bytes) -> Image.Image:
             fault = ("HEIF", error)
     if fault is None:
         raise ImageError("not a picture of a known format, whatever its name says")
+    if fault[0] == "JPEG" and (kind := jpeg.not_supported(file)) is not None:
+        raise ImageError(f"not supported: {kind}") from fault[1]
     raise _refusal(fault[1], fault[0]) from fault[1]
 
 
-def _header(opener: Callable[..., Image.Image], file: BinaryIO) -> Image.Image:
+def _header(opener: Callable[..., Image.Image], file: IO[bytes]) -> Image.Image:
     file.seek(0)
     image = opener(file, "")  # no name: given one, Pillow may map the file, and a shrinking file then kills
+    if image.format in ("AVIF", "HEIF") and "icc_profile" not in image.info:
+        image.info["cicp"], image.info["brightest"] = read_colours(file)
     return image
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width < 1 or height < 1:
-        raise ImageError(f"the picture has no pixels ({width} x {height})")
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels are more than the limit of {max_pixels:,} pixels")
-
-
-def _finish(image: Image.Image, max_pixels: int, *, is_ours: bool = False) -> Image.Image:
-    """Check the size, decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
-    _check_size(image, max_pixels)
+def _open_jpeg(file: IO[bytes]) -> JpegImageFile:
+    # Not the registered opener: that turns camera files with previews into MPO, whose first frame is this
+    # very JPEG.
+    file.seek(0)
     try:
-        image.load()
-        rgb = image if is_ours and image.mode == "RGB" and "transparency" not in image.info else to_rgb(image)
-        if "icc_profile" in image.info:  # some conversions make a new picture
-            rgb.info["icc_profile"] = image.info["icc_profile"]
+        return JpegImageFile(file, "")
+    except Exception:
+        plain = jpeg.without_oddities(file)
+        if plain is None:
+            raise
+        return JpegImageFile(plain, "")
+
+
+def _open_png(file: IO[bytes], *, whole: bool) -> Image.Image:
+    chunks = png.read_chunks(file, to_pixels=not whole)
+    image = _header(PngImageFile, file if len(chunks.parts) == 1 else spliced(file, chunks.parts))
+    png.correct_info(image, chunks)
+    return image
+
+
+def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | None) -> None:
+    """Refuse what takes too much to decode.
+
+    Args:
+        image: Of a JPEG, at the fraction at which it will be decoded.
+        full: The size of the whole picture.
+        max_pixels: As for `load_image`.
+    """
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    if min(full) < 1:
+        raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
+    # All scans of a JPEG come together at its full size before a pixel does.
+    width, height = full if isinstance(image, JpegImageFile) and has_scans(image) else image.size
+    if width * height > limit:
+        raise ImageError(
+            f"{full[0]} x {full[1]} pixels are more than the limit of {limit:,} pixels, which --max-pixels "
+            "or IMRET_MAX_PIXELS raises"
+        )
+
+
+def _finish(image: Image.Image, on_note: OnNote, *, is_ours: bool = False) -> Image.Image:
+    """Decode, convert, turn. What is ours, nobody else holds: it need not be copied."""
+    try:
+        frame = first_frame(image)
+        decoded = _decoded(image, on_note) if is_ours else image
+        decoded.load()
+        rgb, profile = cmyk_to_srgb(decoded), None
+        if rgb is None:
+            is_plain = decoded.mode == "RGB" and "transparency" not in decoded.info
+            rgb = decoded if is_ours and is_plain else over_white(decoded, on_note, frame)
+            rgb, profile = _in_srgb(rgb, image.info)
+    except ImageError:
+        raise
     except Exception as error:
         # Decoders meet hostile bytes here; over the years they have raised nearly every built-in exception.
-        raise _refusal(error, image.format) from error
+        raise _refusal(error, image) from error
     orientation = _orientation(image)
-    return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    # Nothing that has been applied may be applied again to a picture that comes back.
+    upright.info = {} if profile is None else {"icc_profile": profile}
+    return upright
 
 
-def _refusal(error: Exception, format_name: str | None) -> ImageError:
+def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
+    """Decode a file that is open, or what is there of it."""
+    if image.format == "TIFF":
+        load_tiff(image, on_note)
+        return image
+    file = image.fp if isinstance(image, ImageFile) else None  # Pillow lets go of it
+    try:
+        image.load()
+    except (MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        found = None if file is None else what_is_there(image, file, on_note)
+        if found is None:
+            raise
+        return found
+    note_if_filled(image, file, on_note)
+    return image
+
+
+def _in_srgb(
+    rgb: Image.Image, info: Mapping[str | tuple[int, int], Any]
+) -> tuple[Image.Image, object | None]:
+    """Return a picture in sRGB where it says that it is in something far from that, and else its profile.
+
+    Args:
+        rgb: Of mode RGB.
+        info: What its file says.
+    """
+    profile, cicp, converted = info.get("icc_profile"), info.get("cicp"), None
+    if cicp is not None and needs_tone_map(*cicp):
+        converted = to_srgb(rgb, cicp[0], cicp[1], info.get("brightest"))
+    elif cicp is None and profile is not None:
+        converted = far_to_srgb(rgb, profile)
+    elif cicp is None and isinstance(info.get("gamma"), float) and "srgb" not in info:
+        converted = gamma_to_srgb(rgb, info["gamma"])
+    return (rgb, profile) if converted is None else (converted, None)
+
+
+def _refusal(error: Exception, image: Image.Image | str) -> ImageError:
+    format_name = image if isinstance(image, str) else image.format
     kind = f"{format_name} picture" if format_name else "picture"
     detail = " ".join(str(error).split())[:200]
     if isinstance(error, MemoryError):
@@ -402,7 +431,9 @@ def _refusal(error: Exception, format_name: str | None) -> ImageError:
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(f"a {kind} of more pixels than its reader takes: {detail}")
     if isinstance(error, OSError) and error.errno is not None:
-        return ImageError(_file_reason(error))
+        return ImageError(file_reason(error))
+    if isinstance(error, NotImplementedError) or any(word in detail.lower() for word in _NOT_SUPPORTED):
+        return ImageError(f"not supported: a {kind}: {detail}")
     if "truncated" in detail.lower() or isinstance(error, (EOFError, struct.error)):
         return ImageError(f"a truncated {kind}" + (f": {detail}" if detail else ""))
     return ImageError(f"a damaged or truncated {kind}: {detail or type(error).__name__}")
@@ -411,39 +442,19 @@ def _refusal(error: Exception, format_name: str | None) -> ImageError:
 def _orientation(
     image: Image.Image, getexif: Callable[[Image.Image], Image.Exif] = lambda image: image.getexif()
 ) -> int:
-    """Return the EXIF orientation, 1 where there is none that can be read: a broken tag spoils no picture."""
+    """Return the EXIF orientation, 1 where none can be read or is one: a broken tag spoils no picture.
+
+    That of XMP, which Pillow would take where EXIF has none, is for programs that edit: no browser turns by
+    it.
+    """
+    info = image.info
+    hidden: dict[str | tuple[int, int], Any] = {
+        name: info.pop(name) for name in ("xmp", "XML:com.adobe.xmp") if name in info
+    }
     try:
         value = getexif(image).get(_ORIENTATION_TAG, 1)
-        return int(value)
+        return int(value) if int(value) in _UPRIGHT else 1
     except Exception:
         return 1
-
-
-# ---- Warnings ----------------------------------------------------------------------------------
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-
-
-@contextlib.contextmanager
-def _pillow_warnings_off() -> Iterator[None]:
-    """Ignore Pillow's warnings about odd metadata while any thread decodes.
-
-    Not warnings.catch_warnings: that saves and restores all filters, and two threads that overlap restore
-    each other's. This adds and removes one filter, for Pillow's modules only.
-    """
-    global _quiet_depth
-    with _quiet_lock:
-        _quiet_depth += 1
-        if _quiet_depth == 1:
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-    try:
-        yield
     finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                for entry in list(warnings.filters):
-                    if entry[0] == "ignore" and getattr(entry[3], "pattern", None) == r"PIL\.":
-                        with contextlib.suppress(ValueError, AttributeError):
-                            warnings.filters.remove(entry)  # type: ignore[attr-defined]
+        info.update(hidden)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -28,7 +28,10 @@ _THREADS = 16
 
 
 def decode_batches(
-    sources: Iterable[Source], preprocess: Preprocess
+    sources: Iterable[Source],
+    preprocess: Preprocess,
+    *,
+    on_note: Callable[[Source, str], object] = lambda source, note: None,
 ) -> Generator[list[tuple[Source, Pixels | str]]]:
     """Yield batches of pictures with their pixels of the model's size, or with why they have none.
 
@@ -38,13 +41,16 @@ def decode_batches(
     Args:
         sources: What `load_image` takes, in any number.
         preprocess: Of the model.
+        on_note: Told of a picture, in a thread that decodes, what `load_image` notes of it.
     """
     from imret.images.resize import load_pixels
 
     def decode(source: Source) -> Pixels | str:
         try:
             with DECODE_MEMORY.reserving() as reserve:
-                return load_pixels(source, preprocess, reserve=reserve)[0]
+                return load_pixels(
+                    source, preprocess, reserve=reserve, on_note=lambda note: on_note(source, note)
+                )[0]
         except (ImageError, OSError) as error:
             return str(error)
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from PIL import Image
 
 from imret.abandon import check_wanted
-from imret.images.decode import MAX_PIXELS, Source, load_image
+from imret.images.decode import Source, load_image
 from imret.memory import give_back_memory
 
 # For all pictures at once: one of 100 megapixels in RGB, or twenty photos of 24 as PNG by half their size.
@@ -99,7 +99,7 @@ def released(image: Image.Image) -> Iterator[Image.Image]:
 
 @contextmanager
 def loaded(
-    source: Source, *, max_pixels: int = MAX_PIXELS, max_side: int | None = None
+    source: Source, *, max_pixels: int | None = None, max_side: int | None = None
 ) -> Iterator[Image.Image]:
     """Give what `load_image` returns until the end of the block, once `DECODE_MEMORY` has room for it.
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from imret.images.decode import MAX_PIXELS, Picture, Reduced, Resample, Source, load_image, load_to_cover
+from imret.images.decode import Picture, Reduced, Resample, Source, load_image, load_to_cover
+from imret.images.notes import OnNote, ignore_note
 from imret.images.preprocess import Preprocess
 from imret.settings import read_settings
 
@@ -30,8 +31,9 @@ def load_pixels(
     source: Source,
     preprocess: Preprocess,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     reserve: Callable[[int], None] | None = None,
+    on_note: OnNote = ignore_note,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Return what a model takes of a picture, and the picture's own size.
 
@@ -40,6 +42,7 @@ def load_pixels(
         preprocess: Of the model.
         max_pixels: As for `load_image`.
         reserve: As for `load_image`.
+        on_note: As for `load_image`.
 
     Returns:
         (H, W, 3) uint8, and the (width, height) of the whole picture, upright.
@@ -48,9 +51,11 @@ def load_pixels(
         ImageError: As `load_image`.
     """
     if read_settings().exact_resize:
-        image = load_image(source, max_pixels=max_pixels, reserve=reserve)
+        image = load_image(source, max_pixels=max_pixels, reserve=reserve, on_note=on_note)
         return fit(image, preprocess, exact=True), image.size
-    reduced = load_to_cover(source, max(preprocess.size), max_pixels=max_pixels, reserve=reserve)
+    reduced = load_to_cover(
+        source, max(preprocess.size), max_pixels=max_pixels, reserve=reserve, on_note=on_note
+    )
     return fit(reduced.image, preprocess, reduced), reduced.size
 
 

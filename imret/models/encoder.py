@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import ImageError, ModelError
-from imret.images.decode import MAX_PIXELS, Source
+from imret.images.decode import Source
 from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels
 from imret.models.checkpoint import Checkpoint
@@ -196,7 +196,7 @@ class Encoder(ModelInfo):
         return number
 
     def encode_images(
-        self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int = MAX_PIXELS
+        self, images: Iterable[Source], *, batch_size: int = 32, max_pixels: int | None = None
     ) -> NDArray[np.float32]:
         """Encode pictures: paths, PIL images, or what else `load_image` takes. One batch is in memory.
 
@@ -221,7 +221,7 @@ class Encoder(ModelInfo):
             rows.append(self.encode_pixels(pixels, batch_size=batch_size))
         return np.concatenate(rows) if rows else self._empty()
 
-    def _pixels(self, image: Source, max_pixels: int) -> NDArray[np.uint8]:
+    def _pixels(self, image: Source, max_pixels: int | None) -> NDArray[np.uint8]:
         try:
             return load_pixels(image, self.preprocess, max_pixels=max_pixels)[0]
         except ImageError as error:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imret.errors import DataError, ImageError
-from imret.images.decode import MAX_PIXELS, Source, load_image
+from imret.images.decode import Source, load_image
 from imret.images.decode_memory import loaded
 from imret.settings import read_settings
 
@@ -152,7 +152,7 @@ def preview(
     columns: int = COLUMNS,
     rows: int = ROWS,
     cell: tuple[int, int] = CELL_PIXELS,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> str:
     """Return the text that shows a picture file, or a note in its place if the file cannot be read any more.
 

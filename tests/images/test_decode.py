@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter, features
 
 from imret.errors import ImageError
-from imret.images.decode import IMAGE_EXTENSIONS, lift_pillow_limit, load_image, read_header
+from imret.images.decode import IMAGE_EXTENSIONS, lift_pillow_limit, load_image, load_to_cover, read_header
 from imret.images.resize import fit_image
 from imret.images.thumbnails import to_jpeg
 
@@ -184,6 +184,14 @@ def test_every_exif_orientation_comes_out_upright(file_format: str, orientation:
     assert near(image.getpixel((42, 4)), WHITE, 40)
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_picture_that_was_loaded_is_not_turned_again(file_format: str) -> None:
+    if file_format == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    upright = load_image(encoded(picture(), file_format, exif=exif(6)))
+    assert load_image(upright).size == upright.size == (48, 64)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -303,13 +311,6 @@ def test_a_truncated_file_is_refused(name: str, share: float) -> None:
         load_image(SAMPLES[name][: int(len(SAMPLES[name]) * share)])
 
 
-def test_the_last_bytes_of_a_photo_count() -> None:
-    data = SAMPLES["jpeg"]
-    for missing in (2, 10, 100):
-        with pytest.raises(ImageError, match="truncated JPEG"):
-            load_image(data[:-missing])
-
-
 def test_a_broken_later_frame_does_not_refuse_the_first() -> None:
     assert load_image(SAMPLES["apng"][:-50]).size == (64, 48)
     assert load_image(SAMPLES["gif animation"][:-50]).size == (64, 48)
@@ -344,7 +345,7 @@ def test_a_giant_is_refused_by_its_header_before_anything_is_decoded() -> None:
     giant = png(50_000, 50_000, b"\0" * 64)
     tracemalloc.start()
     try:
-        with pytest.raises(ImageError, match=r"50000 x 50000 pixels .* limit of 100,000,000"):
+        with pytest.raises(ImageError, match=r"50000 x 50000 pixels .* limit of 128,000,000"):
             load_image(giant)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
@@ -591,11 +592,22 @@ def test_a_hint_of_the_size_changes_nothing_else() -> None:
     jpeg = encoded(picture(800, 600), "JPEG")
     with Image.open(io.BytesIO(jpeg)) as opened:
         assert load_image(opened, max_side=10).size == (800, 600)
-    # Judged by the size in the file, not by what would be decoded of it.
-    with pytest.raises(ImageError, match="800 x 600 pixels"):
-        load_image(jpeg, max_pixels=10_000, max_side=10)
+    # Judged by what is decoded of it, but where all of it is in memory before.
+    assert load_image(jpeg, max_pixels=10_000, max_side=10).size == (100, 75)
+    for data, side in ((jpeg, None), (encoded(picture(800, 600), "JPEG", progressive=True), 10)):
+        with pytest.raises(ImageError, match="800 x 600 pixels"):
+            load_image(data, max_pixels=10_000, max_side=side)
     with pytest.raises(ImageError, match="truncated"):
         load_image(jpeg[: len(jpeg) // 2], max_side=10)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    data = encoded(picture(), "JPEG", exif=exif)
+    assert load_image(data).size == load_to_cover(data, 10).size == (64, 48)
+    assert read_header(io.BytesIO(data)).orientation == 1
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -611,7 +623,7 @@ def test_a_header_tells_format_and_orientation_without_decoding(
     monkeypatch.undo()
     with Image.open(io.BytesIO(SAMPLES[name])) as stock:
         assert header.format == {"MPO": "JPEG"}.get(stock.format or "", stock.format)
-        assert header.mode == stock.mode
+        assert header.mode == {"F": "L"}.get(stock.mode, stock.mode)  # a TIFF of floats comes as bytes
         assert header.orientation == stock.getexif().get(0x0112, 1)
 
 

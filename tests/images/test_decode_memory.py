@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from imret.abandon import AbandonedError, abandonable
@@ -174,16 +177,33 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "16 bit": ("I;16", {"format": "PNG", "compress_level": 1}),
     "tiff": ("RGB", {"format": "TIFF"}),
     "tiff in deflate": ("RGB", {"format": "TIFF", "compression": "tiff_adobe_deflate"}),
+    "tiff of 16 bits": ("RGB;16", {}),
+    "tiff of 16 bits in deflate": ("RGB;16", {"compression": 8}),
+    "tiff of floats": ("F", {"format": "TIFF"}),
     "webp": ("RGB", {"format": "WEBP", "method": 0, "quality": 50}),
     "bmp": ("RGB", {"format": "BMP"}),
     "gif": ("P", {"format": "GIF"}),
 }
 
 
+def deep_tiff(values: NDArray[np.uint16], compression: int = 1) -> bytes:
+    """Write a TIFF of 16 bits in one strip, which is what takes most."""
+    height, width, samples = values.shape
+    data = zlib.compress(values.tobytes(), 1) if compression == 8 else values.tobytes()
+    tags = {256: width, 257: height, 258: 16, 259: compression, 262: 2, 273: 8, 277: samples, 278: height}
+    tags[279] = len(data)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def write_picture(file: Path, mode: str, size: tuple[int, int], options: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     tile = rng.integers(0, 255, (64, 64), dtype=np.uint8)
     grey = np.tile(tile, (size[1] // 64 + 1, size[0] // 64 + 1))[: size[1], : size[0]]
+    if mode == "RGB;16":
+        file.write_bytes(deep_tiff(np.repeat(grey.astype(np.uint16)[..., None] * 257, 3, axis=2), **options))
+        return
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) * 257)
     else:

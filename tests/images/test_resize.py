@@ -127,7 +127,7 @@ def test_what_is_no_picture_or_too_large_is_refused_as_elsewhere() -> None:
     with pytest.raises(ImageError, match="not a picture"):
         load_pixels(b"no picture", _preprocess())
     with pytest.raises(ImageError, match="more than the limit"):
-        load_pixels(_jpeg(_scene((400, 300))), _preprocess(), max_pixels=100_000)
+        load_pixels(_scene((400, 300)), _preprocess(), max_pixels=100_000)
     whole = _jpeg(_scene((2000, 1500)))
     with pytest.raises(ImageError, match="truncated"):
         load_pixels(whole[: len(whole) // 2], _preprocess())

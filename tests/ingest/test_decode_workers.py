@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from imret.images.preprocess import Preprocess
 from ingest import decode_workers
@@ -49,7 +50,12 @@ def spread(decoders: Decoders, n: int) -> None:
 def same(one: Pixels | str, other: Pixels | str) -> bool:
     if isinstance(one, str) or isinstance(other, str):
         return one == other
-    plain = (one.width, one.height, one.sha256) == (other.width, other.height, other.sha256)
+    plain = (one.width, one.height, one.sha256, one.notes) == (
+        other.width,
+        other.height,
+        other.sha256,
+        other.notes,
+    )
     return plain and np.array_equal(one.pixels, other.pixels)
 
 
@@ -219,3 +225,16 @@ def test_processes_end_with_a_program_that_is_killed() -> None:
         assert len(family_of(head)) == 3
         program.kill()
     assert eventually(lambda: not family_of(head))
+
+
+def test_notes_come_back_from_a_process_as_from_a_thread(decoders: Decoders, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    file = tmp_path / "cut.jpg"
+    noise.save(file, quality=95)
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.97)])
+    (plain,) = decoders.decode([str(file)])
+    assert isinstance(plain, Pixels)
+    assert [note.endswith("% are missing") for note in plain.notes] == [True]
+    spread(decoders, 1)
+    (through,) = decoders.decode([str(file)])
+    assert same(plain, through)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from imret import Encoder, open_store
 from imret.errors import DataError, ModelError, ModelMismatch, StoreError
@@ -912,3 +914,21 @@ def test_a_picture_moved_to_another_folder_keeps_its_vector_though_its_old_place
     report = _ingest(both, tmp_path / "db", encoder, prune=True)
     assert _counts(report) == {"added": 1, "unchanged": 5, "removed": 1, "encoded": 0}
     assert Path(_contents(tmp_path / "db")["e.png"].payload["source"]) == tmp_path / "more"
+
+
+def test_a_picture_that_is_taken_with_a_note_is_counted_and_listed(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    cut = photos / "fungi" / "cut.jpg"
+    noise.save(cut, quality=95)
+    cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * 0.97)])
+    report = _ingest(photos, tmp_path / "db", encoder)
+    assert (report.added, report.skipped) == (6, [])
+    ((noted, note),) = [tuple(one.values()) for one in report.noted]
+    assert noted == str(cut)
+    assert re.fullmatch(r"the last \d+ % are missing", note)
+    written = report.as_dict()
+    assert (written["noted"], written["picture_notes"]) == (1, [{"path": str(cut), "note": note}])
+    again = _ingest(photos, tmp_path / "db", encoder)
+    assert (again.unchanged, again.noted) == (6, []), "it is not decoded again"

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from imret.disk_cache import DiskCache
 from imret.errors import ImageError
 from imret.escape import escape_control
-from imret.images.decode import MAX_PIXELS, Header, bytes_to_decode, read_header
+from imret.images.decode import Header, bytes_to_decode, read_header
 from imret.images.decode_memory import loaded
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
@@ -76,7 +76,7 @@ class ImageFiles:
         *,
         max_bytes: int = 1_000_000_000,
         roots: Sequence[str | os.PathLike[str]] | None = None,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
     ) -> None:
         """Remember where thumbnails are kept; nothing is made or read yet.
 

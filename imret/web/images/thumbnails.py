@@ -17,7 +17,7 @@ THUMBNAIL_SIZES = (160, 320, 640, 1280, 2048)
 THUMBNAIL_QUALITY = 80  # of JPEG, 1 to 95
 ORIGINAL_QUALITY = 92  # of originals that browsers do not show, made into a JPEG
 # A new number where thumbnails are made in another way: those of before are then not found, and grow old.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from imret.errors import ImageError
-from imret.images.decode import MAX_PIXELS, bytes_to_decode
+from imret.images.decode import bytes_to_decode
 from imret.images.decode_memory import loaded
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
 from imret.web.images.thumbnails import (
     FORMAT_VERSION,
     THUMBNAIL_QUALITY,
+    THUMBNAIL_SIZES,
     ImageResponse,
     ToDecode,
     jpeg_response,
@@ -50,7 +51,7 @@ class Uploads:
     them.
     """
 
-    def __init__(self, *, max_bytes: int = 128 << 20, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, *, max_bytes: int = 128 << 20, max_pixels: int | None = None) -> None:
         """Begin with none.
 
         Args:
@@ -82,7 +83,7 @@ class Uploads:
         with self._lock:
             is_known = upload.sha256 in self._kept
         if not is_known:
-            with named_errors(name), loaded(data, max_pixels=self._max_pixels):
+            with named_errors(name), loaded(data, max_pixels=self._max_pixels, max_side=THUMBNAIL_SIZES[-1]):
                 pass  # it can be decoded
         with self._lock:
             before = self._kept.get(upload.sha256)

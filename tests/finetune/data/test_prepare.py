@@ -316,6 +316,21 @@ def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
     assert lines[5] == "skipped fungi/0.png: the file is empty"
 
 
+def test_what_is_noted_of_a_picture_is_told_and_it_is_trained_on(
+    photos: Path, gathered: Callable[..., Data]
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    file = photos / "fungi" / "cut.jpg"
+    noise.save(file, quality=95)
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.97)])
+    report = gathered(photos).report
+    assert report.skipped == []
+    ((path, note),) = [(one.path, one.note) for one in report.noted]
+    assert (path, note.endswith("% are missing")) == ("fungi/cut.jpg", True)
+    assert f"noted of fungi/cut.jpg: {note}" in report.text()
+    assert report.as_json()["noted"] == [{"path": path, "note": note}]
+
+
 def test_categories_of_one_name_are_told(photos: Path, tmp_path: Path, gathered: Callable[..., Data]) -> None:
     draw_picture(photos / "bird" / "0.png", seed=700)
     draw_picture(photos / "bird" / "1.png", seed=701)

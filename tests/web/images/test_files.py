@@ -505,8 +505,10 @@ def test_a_bomb_is_refused_by_its_header(photos: Path, pictures: ImageFiles) -> 
         with pytest.raises(ImageError, match=r"^a.png: 50000 x 50000 pixels are more than the limit"):
             ask(payload_of(photos, "a.png"))
     tight = ImageFiles(photos.parent / "kept", max_pixels=800 * 600 - 1)
+    (photos / "b.png").write_bytes(encoded(drawing(800, 600)))
     with pytest.raises(ImageError, match="800 x 600 pixels are more than the limit of 479,999"):
-        tight.thumbnail(payload_of(photos, "fungi/1.jpg"), 160)  # though libjpeg would decode only an eighth
+        tight.thumbnail(payload_of(photos, "b.png"), 160)
+    assert tight.thumbnail(payload_of(photos, "fungi/1.jpg"), 160).data  # libjpeg decodes a part of it
 
 
 def test_a_damaged_picture_has_no_thumbnail_and_is_tried_again(photos: Path, pictures: ImageFiles) -> None:
@@ -842,12 +844,12 @@ def test_what_was_sent_is_found_by_its_hash() -> None:
     assert kept.name == "same.png"
 
 
-@pytest.mark.parametrize("data", [b"", b"<svg/>", encoded(drawing(80, 60), "JPEG")[:-100]])
+@pytest.mark.parametrize("data", [b"", b"<svg/>", encoded(drawing(80, 60), "JPEG")[:900]])
 def test_what_is_no_whole_picture_is_not_kept(data: bytes) -> None:
     uploads = Uploads()
     with pytest.raises(ImageError, match=r"^a.jpg: "):
         uploads.add("/home/me/a.jpg", data)
-    with pytest.raises(ImageError, match=r"^a.png: 80 x 60 pixels are more than the limit of 4,799 pixels$"):
+    with pytest.raises(ImageError, match=r"^a.png: 80 x 60 pixels are more than the limit of 4,799 pixels"):
         Uploads(max_pixels=4799).add("a.png", encoded(drawing(80, 60)))
 
 
@@ -874,7 +876,7 @@ def test_an_upload_has_upright_thumbnails_that_are_made_once_and_count(decoded: 
     assert first is not None
     assert again is not None
     assert (first.etag, first.data, first.media_type) == (again.etag, again.data, "image/jpeg")
-    assert decoded == [None, 320]
+    assert decoded == [2048, 320]
     reference = load_image(data).resize((240, 320), Image.Resampling.LANCZOS)
     assert difference(opened(first), reference) < 4
     smaller = uploads.thumbnail(sha256, 160)

@@ -1,0 +1,214 @@
+"""Pictures a part of which is missing, JPEGs with odd headers, and what is said of either."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imret.errors import ImageError
+from imret.images.decode import load_image, load_to_cover
+from tests.images.test_decode import encoded, picture, png
+
+NOISY = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
+END = b"\xff\xd9"
+
+KINDS: dict[str, Any] = {
+    "4:4:4": {"subsampling": 0},
+    "4:2:0": {"subsampling": 2},
+    "grey": {"mode": "L"},
+    "cmyk": {"mode": "CMYK"},
+    "restarts": {"restart_marker_rows": 1},
+}
+
+
+def jpeg(mode: str = "RGB", **options: Any) -> bytes:
+    return encoded(NOISY.convert(mode), "JPEG", quality=80, **options)
+
+
+def told(data: bytes, **options: Any) -> tuple[Image.Image, list[str]]:
+    notes: list[str] = []
+    return load_image(data, on_note=notes.append, **options), notes
+
+
+def flat_share(image: Image.Image) -> float:
+    """The share of rows at the end that are of one colour: what libjpeg has filled, in a picture of noise."""
+    pixels = np.asarray(image)
+    is_flat = (pixels == pixels[-1, -1]).all(axis=(1, 2))
+    return float(np.argmin(is_flat[::-1]) / len(is_flat)) if not is_flat.all() else 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [None, 100])
+def test_a_jpeg_is_taken_with_a_note_up_to_a_tenth_missing(kind: str, side: int | None) -> None:
+    data = jpeg(**KINDS[kind])
+    for missing in (0.02, 0.05, 0.085):
+        image, (note,) = told(data[: int(len(data) * (1 - missing))], max_side=side)
+        whole = load_image(data, max_side=side)
+        assert image.size == whole.size
+        percent = int(re.fullmatch(r"the last (\d+) % are missing", note)[1])  # type: ignore[index]
+        # Noise takes as many bytes everywhere, but for the tables before it.
+        assert missing * 100 - 1 <= percent <= missing * 100 + 2
+        assert abs(flat_share(image) * 100 - percent) <= 7, "filled are whole rows of blocks"
+        np.testing.assert_array_equal(
+            np.asarray(image)[: int(image.height * 0.85)], np.asarray(whole)[: int(whole.height * 0.85)]
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_that_lacks_more_is_refused_and_says_how_much(kind: str) -> None:
+    data = jpeg(**KINDS[kind])
+    for missing in (0.15, 0.5, 0.9):
+        with pytest.raises(ImageError, match=r"truncated JPEG picture: the last") as caught:
+            load_image(data[: int(len(data) * (1 - missing))])
+        percent = int(re.search(r"(\d+) %", str(caught.value))[1])  # type: ignore[index]
+        assert missing * 100 - 1 <= percent <= missing * 100 + 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_that_was_closed_too_early_is_taken_and_noted(kind: str) -> None:
+    data = jpeg(**KINDS[kind])
+    for missing in (0.03, 0.5):
+        image, (note,) = told(data[: int(len(data) * (1 - missing))] + END)
+        percent = int(re.fullmatch(r"the last (\d+) % are missing", note)[1])  # type: ignore[index]
+        assert missing * 100 - 1 <= percent <= missing * 100 + 5
+        assert image.size == NOISY.size
+
+
+@pytest.mark.parametrize("size", [(64, 48), (9, 7), (640, 480)])
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_jpeg_without_its_last_marker_is_whole(size: tuple[int, int], missing: int) -> None:
+    data = encoded(picture(*size) if min(size) > 8 else Image.new("RGB", size, "red"), "JPEG", quality=90)
+    image, notes = told(data[:-missing])
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(load_image(data)))
+    assert notes == ["the file is cut off behind its last pixels"]
+
+
+def test_a_picture_that_ends_in_grey_has_no_note() -> None:
+    card = Image.new("RGB", (320, 240), (128, 128, 128))
+    for image in (card, card.convert("L")):
+        assert told(encoded(image, "JPEG"))[1] == []
+    card.paste("red", (0, 0, 320, 40))
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        assert told(encoded(card, "JPEG", **options))[1] == []
+        assert told(encoded(card, "JPEG", **options), max_side=20)[1] == []
+
+
+def test_of_a_progressive_jpeg_only_fine_detail_may_be_missing() -> None:
+    data = encoded(picture(320, 240), "JPEG", progressive=True)
+    scans = [found.start() for found in re.finditer(rb"\xff\xda", data)]
+    image, notes = told(data[: scans[-1] + 40])
+    assert notes == ["the file is cut off: some of the finest detail is missing"]
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(load_image(data))).mean() < 6
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(data[: scans[1] + 40])  # no channel has all of its spectrum
+
+
+def test_a_photo_that_is_decoded_at_a_fraction_is_judged_alike() -> None:
+    data = encoded(NOISY.resize((1600, 1200)), "JPEG")
+    notes: list[str] = []
+    reduced = load_to_cover(data[: int(len(data) * 0.95)], 100, on_note=notes.append)
+    assert max(reduced.image.size) <= 400
+    assert re.fullmatch(r"the last [4-8] % are missing", notes[0])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_a_png_follows_the_same_rule(mode: str) -> None:
+    pixels = NOISY if mode != "P" else NOISY.quantize(256)
+    data = encoded(pixels.convert(mode) if mode != "P" else pixels, "PNG", compress_level=0)
+    image, (note,) = told(data[: int(len(data) * 0.95)])
+    assert note in ("the last 5 % are missing", "the last 6 % are missing")
+    grey = np.asarray(image)[-20:]
+    assert (grey == 128).all()
+    whole = np.asarray(load_image(data))
+    np.testing.assert_array_equal(np.asarray(image)[:440], whole[:440])
+    with pytest.raises(ImageError, match=r"truncated PNG picture: the last (40|41) % are missing"):
+        load_image(data[: int(len(data) * 0.6)])
+
+
+def test_a_png_whose_end_alone_is_missing_is_whole() -> None:
+    data = encoded(picture(), "PNG")
+    for missing in (4, 12):
+        np.testing.assert_array_equal(np.asarray(load_image(data[:-missing])), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "BMP"])
+def test_what_else_ends_too_early_is_refused(file_format: str) -> None:
+    data = encoded(NOISY.convert("RGB"), file_format)
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(data[: int(len(data) * 0.97)])
+
+
+# ---- JPEGs with odd headers, and of other kinds --------------------------------------------------------
+
+
+def with_segment(segment: bytes) -> bytes:
+    """The picture with something in the place of its JFIF segment."""
+    data = encoded(picture(), "JPEG")
+    end = 4 + int.from_bytes(data[4:6], "big")
+    return data[:2] + segment + data[end:]
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"",
+        b"\xff\xe0\0\x07JFIF\0",
+        b"\xff\xe0\0\x02",
+        b"\0" * 8,
+        b"\xff\xe0\0\x07JFIF\0\xff\xe1\0\x09Exif\0\0x",
+        b"\xff\xee\0\x07Adobe",
+        b"\xff\xe2\0\x0eICC_PROFILE\0",
+    ],
+)
+def test_a_jpeg_with_an_odd_segment_is_read_as_without_it(segment: bytes) -> None:
+    expected = np.asarray(load_image(encoded(picture(), "JPEG")))
+    np.testing.assert_array_equal(np.asarray(load_image(with_segment(segment))), expected)
+
+
+def frame(marker: int, *, bits: int = 8, channels: int = 3) -> bytes:
+    """A healthy-looking JPEG of another kind: nothing here can decode it."""
+    data = encoded(picture(), "JPEG")
+    at = data.index(b"\xff\xc0")
+    body = struct.pack(">BHHB", bits, 48, 64, channels) + b"".join(
+        bytes((i + 1, 0x11, 0)) for i in range(channels)
+    )
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[:at] + bytes((0xFF, marker)) + struct.pack(">H", 2 + len(body)) + body + data[end:]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (frame(0xC1, bits=12), "a JPEG of 12 bits a channel"),
+        (frame(0xC3, bits=16), "a JPEG of 16 bits a channel"),
+        (frame(0xC3), "a lossless JPEG"),
+        (frame(0xC5), "a hierarchical JPEG"),
+        (frame(0xC0, channels=2), "a JPEG of 2 channels"),
+    ],
+)
+def test_a_jpeg_of_a_kind_that_is_not_read_is_not_called_damaged(data: bytes, kind: str) -> None:
+    with pytest.raises(ImageError, match=f"^not supported: {kind}$"):
+        load_image(data)
+
+
+def test_a_bitmap_of_a_kind_that_is_not_read_is_not_called_damaged() -> None:
+    data = bytearray(encoded(picture(), "BMP"))
+    data[30:34] = struct.pack("<I", 4)  # a JPEG within
+    with pytest.raises(ImageError, match=r"^not supported: a BMP picture"):
+        load_image(bytes(data))
+
+
+def test_a_hostile_end_costs_neither_time_nor_memory() -> None:
+    data = bytearray(encoded(Image.new("RGB", (64, 64), (200, 30, 30)), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", 30_000, 30_000)
+    with pytest.raises(ImageError, match=r"100 % are missing"):
+        load_to_cover(bytes(data[:-20]), 224)
+    # A PNG that unpacks to more than its header says is not unpacked further.
+    short = png(10, 10, bytes(50_000_000))
+    assert load_image(short).size == (10, 10)
