@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.browser.canvas import CHROMIUM_NAMES, find_chromium
 from tests.fakes.models import share_known_models
 from tests.fakes.pictures import draw_picture
 
@@ -124,10 +125,11 @@ def chromium() -> Iterator[Browser]:
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs Playwright: pip install -e '.[dev]' (the page is not tested)"
     )
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
+    path = find_chromium()
     if path is None:
-        pytest.skip(f"no browser ({', '.join(names)}): apt install chromium (the page is not tested)")
+        pytest.skip(
+            f"no browser ({', '.join(CHROMIUM_NAMES)}): apt install chromium (the page is not tested)"
+        )
     sync_api.expect.set_options(timeout=15_000)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
