@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import Any
 
+from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable, quoted
@@ -216,7 +217,7 @@ def _take_over(version: Collection, old: str, source: FolderSource, below: str |
             return payload
         category, _, file = str(payload["path"]).partition("/")
         without = {name: value for name, value in payload.items() if name != "category"}
-        return without | ({"category": category} if source.categories and file else {})
+        return without | ({"category": composed(category)} if source.categories and file else {})
 
     return give_places(version, old, place, renew=renew)
 

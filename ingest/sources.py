@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from imret.datasets.scan import Ignored, Picture, Skipped, left_out, looks_like_picture, walk
+from imret.datasets.spelling import folder_on_disk
 from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.sources.presence import Presence, presence
@@ -51,7 +52,7 @@ class FolderSource:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, categories: bool = True) -> None:
-        self.root = os.path.realpath(folder)
+        self.root = os.path.realpath(folder_on_disk(folder))
         self.categories = categories
         named = repr(os.fspath(folder))
         try:

@@ -34,6 +34,7 @@ from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
+from imret.datasets.spelling import folder_on_disk
 from imret.errors import DataError, some_of
 from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
@@ -130,7 +131,7 @@ def find_sources(
     Raises:
         DataError: If any of them cannot be read or does not fit the others.
     """
-    train = Path(train)
+    train = Path(folder_on_disk(train))
     from_manifest = is_manifest(train)
     root = train.parent if from_manifest else train
     if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
@@ -187,7 +188,7 @@ def _test_set(
 ) -> Listing | None:
     if folder is None:
         return None
-    root = Path(folder)
+    root = Path(folder_on_disk(folder))
     if not root.is_dir():
         raise DataError(f"the test folder {str(root)!r} is no folder. Give one of pictures to --against.")
     if train.resolve().is_relative_to(root.resolve()):

@@ -20,6 +20,7 @@ from finetune.data.species import Taxon
 from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
 from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
+from imret.datasets.spelling import composed, folder_on_disk
 from imret.errors import DataError, some_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
@@ -63,7 +64,7 @@ def read_records(
         DataError: If the folder is missing or holds no pictures in categories, if there is only one
             category, or if captions were given for a path that is no picture in a category.
     """
-    root = Path(folder)
+    root = Path(folder_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(
@@ -95,7 +96,7 @@ def list_pictures(root: Path) -> list[Picture]:
             pictures.append(entry)
         elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
             folder, _, below = entry.path.partition("/")  # decoding finds what is wrong with it
-            pictures.append(Picture(entry.path, folder if below else None, 0, 0))
+            pictures.append(Picture(entry.path, composed(folder) if below else None, 0, 0))
     return sorted(pictures, key=lambda picture: picture.path)
 
 
@@ -104,18 +105,31 @@ def with_captions(
 ) -> list[Record]:
     """Return records with the captions of their paths added to those that they have.
 
+    Of two paths that differ only in the normal form of Unicode, the one that is spelled alike is meant.
+
     Raises:
         DataError: If a path is that of no record; the message counts them and names the first.
     """
     known = {record.path for record in records}
-    if strangers := [path for path in captions if path not in known]:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in known:
+        by_name[composed(path)].append(path)
+    captions_of: dict[str, tuple[str, ...]] = {}
+    strangers = []
+    for path, texts in captions.items():
+        meant = [path] if path in known else by_name.get(composed(path), ())
+        if not meant:
+            strangers.append(path)
+        for spelled in meant:
+            captions_of[spelled] = (*captions_of.get(spelled, ()), *texts)
+    if strangers:
         raise DataError(
             f"{len(strangers):,} of the {len(captions):,} captioned paths are not pictures in a category of "
             f"{str(root)!r}; the first is {strangers[0]!r}, the first picture there {records[0].path!r}. "
             "Write paths relative to that folder, or take those lines out."
         )
     return [
-        replace(record, captions=(*record.captions, *captions.get(record.path, ()))) for record in records
+        replace(record, captions=(*record.captions, *captions_of.get(record.path, ()))) for record in records
     ]
 
 

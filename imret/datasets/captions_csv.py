@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imret.datasets.csv_rows import read_rows
+from imret.datasets.spelling import on_disk
 from imret.errors import DataError
 
 # A folder of this name beside a captions file may hold its pictures.
@@ -55,24 +56,28 @@ def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, dict[str, tuple[
             it.
 
     Returns:
-        What the paths are relative to, and the captions by path.
+        What the paths are relative to, and the captions by path, spelled as on disk.
 
     Raises:
         DataError: If the file is not what it should be, or names a picture that is not there.
     """
     captions = read_captions(file)
     root = Path(file).parent
-    missing = _missing(root, captions)
-    if missing and len(in_images := _missing(root / _IMAGES, captions)) < len(missing):
-        root, missing = root / _IMAGES, in_images
-    if missing:
+    there = _files(root, captions)
+    if len(there) < len(captions) and len(in_images := _files(root / _IMAGES, captions)) > len(there):
+        root, there = root / _IMAGES, in_images
+    if missing := [path for path in captions if path not in there]:
         raise DataError(
             f"captions file {os.fspath(file)!r} names {len(missing):,} pictures that are not in "
             f"{str(root)!r}, the first {missing[0]!r}. Put them there, or take out their lines."
         )
-    return root, captions
+    spelled: dict[str, tuple[str, ...]] = {}
+    for path, texts in captions.items():
+        spelled[there[path]] = (*spelled.get(there[path], ()), *texts)
+    return root, spelled
 
 
-def _missing(root: Path, paths: Iterable[str]) -> list[str]:
+def _files(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return which of the paths are files, and how they are spelled."""
     # Not Path.is_file, which raises where a cell is too long to be a file's name.
-    return [path for path in paths if not os.path.isfile(root / path)]
+    return {path: file for path, file in on_disk(root, paths).items() if os.path.isfile(root / file)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imret.datasets.scan import Picture, Skipped, walk
+from imret.datasets.spelling import composed, folder_on_disk
 from imret.errors import DataError
 from imret.files import sha256_of
 
@@ -38,8 +39,8 @@ class LabelledFolder:
 
 
 def category_of(path: str) -> str:
-    """Return the first folder of a path below the data."""
-    return path.split("/", 1)[0]
+    """Return the first folder of a path below the data, in NFC: of two spellings one category."""
+    return composed(path.split("/", 1)[0])
 
 
 def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
@@ -48,7 +49,7 @@ def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
     Raises:
         DataError: If there is no such folder, or fewer than two categories hold pictures.
     """
-    root = Path(folder)
+    root = Path(folder_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")

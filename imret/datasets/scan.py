@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from imret.datasets.spelling import composed
 from imret.images.decode import IMAGE_EXTENSIONS
 
 SYSTEM_FOLDERS = frozenset(
@@ -33,7 +34,8 @@ class Picture:
 
     Attributes:
         path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
-        category: The first folder of the path; None where it lies in none.
+        category: The first folder of the path, in NFC: two that differ only in the normal form are one
+            category. None where it lies in none.
         size_bytes: Size of the file when it was seen.
         mtime_ns: When it was last changed, in nanoseconds since 1970.
     """
@@ -160,7 +162,7 @@ def _look_at(root: str, path: str, name: str) -> Picture | Skipped | Ignored | o
     if not stat.S_ISREG(info.st_mode):
         return Skipped(path, "not a regular file")
     folder, _, below = path.partition("/")
-    return Picture(path, folder if below else None, info.st_size, info.st_mtime_ns)
+    return Picture(path, composed(folder) if below else None, info.st_size, info.st_mtime_ns)
 
 
 def _kind(name: str) -> str:

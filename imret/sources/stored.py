@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from imret.datasets.spelling import composed, folder_on_disk
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable, quoted
@@ -95,16 +96,20 @@ def exact_sources(opened: Collection, source: str) -> set[str]:
 
 
 def find_source(named: str, sources: Iterable[str]) -> str | None:
-    """Return the source that a user means by a path: as it is stored, relative, with a slash, by a link.
+    """Return the source that a user means by a path: as it is stored, relative, with a slash, by a link, or
+    in the other normal form of Unicode.
 
     Returns:
         As the collection names it; None if it is none of the sources.
     """
     known = set(sources)
-    for path in (named, os.path.realpath(named), os.path.abspath(named)):
-        if escape_undecodable(path) in known:
-            return escape_undecodable(path)
-    return None
+    paths = [named, os.path.realpath(named), os.path.abspath(named)]
+    for path in map(escape_undecodable, (*paths, os.path.realpath(folder_on_disk(named)))):
+        if path in known:
+            return path
+    names = {composed(escape_undecodable(path)) for path in paths}
+    alike = [source for source in sorted(known) if composed(source) in names]
+    return alike[0] if len(alike) == 1 else None
 
 
 def naming_options(store: Store, collection: str) -> str:

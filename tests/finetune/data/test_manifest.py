@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -189,3 +190,17 @@ def test_rows_of_one_picture_agree_on_its_species(folder: Path) -> None:
     (record, other) = read_manifest(write(folder, text))
     assert record.taxon == Taxon("Pica pica", "")
     assert other.taxon is None
+
+
+def test_a_manifest_names_pictures_in_either_normal_form_of_unicode(folder: Path) -> None:
+    birds = folder / unicodedata.normalize("NFD", "Vögel")
+    birds.mkdir()
+    (birds / "Möwe.jpg").write_bytes(b"12345")  # the path is of two forms
+    typed, decomposed = "Vögel/Möwe.jpg", unicodedata.normalize("NFD", "Vögel/Möwe.jpg")
+    text = (
+        f"path,category,caption\n{typed},Vögel,a gull\n{decomposed},{decomposed.split('/')[0]},a bird\n"
+        "fungi/1.jpg,fungi,\n"
+    )
+    (bird, _) = sorted(read_manifest(write(folder, text)), key=lambda record: record.category)
+    assert (bird.path, bird.category) == (f"{birds.name}/Möwe.jpg", "Vögel")
+    assert bird.captions == ("a gull", "a bird")
