@@ -21,7 +21,7 @@ from imret.cli.options import (
     model_option,
     precision_option,
 )
-from imret.escape import escape_control
+from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def command(
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
     from imret.output.written_files import check_outputs
+    from imret.sources.stored import naming_options
     from imret.store import open_store
 
     lift_pillow_limit(options["max_pixels"])
@@ -113,6 +114,7 @@ def command(
     )
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
+        where = naming_options(store, collection)
         moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     failure = None
@@ -121,9 +123,12 @@ def command(
             report.write(report_file)
     except OSError as error:  # what was done is told all the same
         failure = error
-    _summarise(report, None if failure else report_file, check_content=options["check_content"])
+    shown_report = None if failure else report_file
+    _summarise(report, shown_report, check_content=options["check_content"], where=where)
     if failure is not None:
         raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
+    if report.without_pictures:  # the others are done
+        raise DataError("\n".join(report.without_pictures))
     if strict and report.skipped:
         sys.exit(3)
 
@@ -259,8 +264,10 @@ def _ingest(
         )
 
 
-def _summarise(report: Report, report_file: str | None, *, check_content: bool) -> None:
+def _summarise(report: Report, report_file: str | None, *, check_content: bool, where: str) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
+    from imret.datasets.exclusion import originals_in
+    from imret.datasets.kinds import in_words
     from imret.sources.overlap import covers
 
     for source, images in report.taken_over.items():
@@ -278,6 +285,16 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
         f"{report.collection}: {counts}, {len(report.skipped):,} skipped "
         f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
     )
+    if left_out := in_words(report.ignored):
+        announce(f"  left out: {left_out}")
+    if report.misnamed:
+        announce(
+            f"  of these {quoted(report.misnamed[0])} holds a picture by its content, and others may: give "
+            "such files a suffix that says so, such as .jpg"
+        )
+    for library in report.photo_libraries[:3]:
+        if originals := originals_in(library):
+            announce(f"  for the originals of that library: imret ingest {quoted(originals)}{where}")
     shown = 10
     for skip in report.skipped[:shown]:
         announce(f"  skipped {skip['path']}: {skip['reason']}")
@@ -293,6 +310,11 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
     if report.missing:
         announce(
             f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+        )
+    if report.left_out:
+        announce(
+            f"  {report.left_out:,} pictures of the collection are left out now, by their names; "
+            "--prune removes them"
         )
     for one in report.out_of_reach[:shown]:
         announce(f"  kept {one.images:,} pictures: {escape_control(one.folder)} {one.reason}")

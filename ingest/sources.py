@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from imret.datasets.scan import Ignored, Picture, Skipped, left_out, looks_like_picture, walk
+from imret.datasets.exclusion import Exclusion
+from imret.datasets.scan import Ignored, Picture, Skipped, looks_like_picture, walk
 from imret.datasets.spelling import folder_on_disk
 from imret.errors import DataError
 from imret.escape import escape_undecodable
+from imret.sources.overlap import path_within
 from imret.sources.presence import Presence, presence
 from imret.store.payload import modified_time, point_id
 
@@ -46,14 +48,24 @@ class FolderSource:
     Args:
         folder: The folder to walk, nested as deep as it likes; symlinks are followed.
         categories: Whether the first folder below is a picture's category. False for a flat pile.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`. They are remembered
+            with the folder; None for those that are.
 
     Raises:
-        DataError: If the folder is missing, is a file, or cannot be listed.
+        DataError: If the folder is missing, is a file, or cannot be listed, or a pattern cannot be read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, categories: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        categories: bool = True,
+        exclude: Sequence[str] | None = None,
+    ) -> None:
         self.root = os.path.realpath(folder_on_disk(folder))
         self.categories = categories
+        self.exclude = None if exclude is None else tuple(exclude)
+        self.exclusion = Exclusion(self.root, self.exclude or ())
         named = repr(os.fspath(folder))
         try:
             with os.scandir(self.root):
@@ -78,7 +90,7 @@ class FolderSource:
             DataError: If the folder itself has gone, or cannot be read any more.
         """
         try:
-            for entry in walk(self.root):
+            for entry in walk(self.root, self.exclusion):
                 if isinstance(entry, Picture):
                     category = entry.category if self.categories else None
                     yield Record(entry.path, category, entry.size_bytes, entry.mtime_ns, self.root)
@@ -93,10 +105,16 @@ class FolderSource:
     def count(self) -> int:
         """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
         total = 0
-        for _, _, files in os.walk(self.root):
-            total += sum(1 for name in files if looks_like_picture(name) and left_out(name) is None)
+        for folder, folders, files in os.walk(self.root):
+            above = path_within(folder, self.root)
+            paths = {name: f"{above}/{name}" if above else name for name in (*folders, *files)}
+            folders[:] = [name for name in folders if not self.exclusion.reason(paths[name], is_folder=True)]
+            total += sum(
+                looks_like_picture(name) and not self.exclusion.reason(paths[name], is_folder=False)
+                for name in files
+            )
         return total
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
-        """Return for each path whether a picture is there, gone, or out of reach: see `imret.sources`."""
-        return presence(self.root, paths, unseen=unseen)
+        """Return what is at each path now: see `imret.sources.presence`."""
+        return presence(self.root, paths, unseen=unseen, exclusion=self.exclusion)

@@ -12,8 +12,9 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from imret.datasets.exclusion import left_out
 from imret.datasets.names_csv import name_key
-from imret.datasets.scan import left_out, looks_like_picture
+from imret.datasets.scan import looks_like_picture
 
 # train, val2017, test_set, Training Images
 _SPLIT = re.compile(
