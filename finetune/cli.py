@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.numbers import MAX_SEED, Real, Whole
-from imret.cli.options import arch_option, device_option
+from imret.cli.options import arch_option, device_option, exclude_option
 from imret.defaults import DEFAULT_MODEL
 from imret.output.console import announce
 
@@ -54,6 +54,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
     metavar="DIR",
     help="Test pictures: what is like one of them is not trained on.",
 )
+@exclude_option
 @click.option("--check", is_flag=True, help="Say what would be trained on and left out, and stop.")
 @click.option(
     "--species-share",
@@ -158,6 +159,7 @@ def command(
     captions: str | None,
     names: str | None,
     against: str | None,
+    exclude: tuple[str, ...],
     check: bool,
     recipe: str | None,
     replay_file: str | None,
@@ -177,7 +179,11 @@ def command(
     if output is None and not check:
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
     changes = {name: value for name, value in changes.items() if value is not None}
+    from finetune.data.manifest import is_manifest
+
     config = _config(changes, recipe, arch, from_scratch=from_scratch)
+    if exclude and against is None and is_manifest(train):
+        raise click.UsageError("--exclude is about folders, and a manifest names its pictures.")
     _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     from finetune.callbacks import Callbacks
     from finetune.run import check as check_data
@@ -193,6 +199,7 @@ def command(
             "names": names,
             "replay": replay_file,
             "against": against,
+            "exclude": exclude,
             "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
         }
         if output is None or check:

@@ -18,6 +18,7 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    exclude_option,
     model_option,
     precision_option,
 )
@@ -44,6 +45,8 @@ _STDOUT = "/dev/stdout"
 @db_option
 @collection_option
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
+@exclude_option
+@click.option("--no-exclude", is_flag=True, help="Leave out nothing that --exclude named before.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
 @click.option(
     "--check-content",
@@ -85,6 +88,8 @@ def command(
     db: str | None,
     collection: str,
     no_categories: bool,
+    exclude: tuple[str, ...],
+    no_exclude: bool,
     moved_from: tuple[str, ...],
     second_copy: bool,
     report_file: str | None,
@@ -96,6 +101,8 @@ def command(
     Run it again at any time: new and changed pictures are embedded, moved ones are recognised, unchanged
     ones are left alone. Stopped half way, it continues where it was.
     """
+    if exclude and no_exclude:
+        raise click.UsageError("--exclude and --no-exclude contradict each other.")
     from imret.errors import DataError
     from imret.images.decode import lift_pillow_limit
     from imret.output.written_files import check_outputs
@@ -103,9 +110,8 @@ def command(
     from imret.store import open_store
 
     lift_pillow_limit(options["max_pixels"])
-    folders = _folders(sources, db, collection, categories=not no_categories)
-    if not no_categories:
-        _warn_of_splits(folders)
+    excluded = () if no_exclude else exclude or None
+    folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
     if report_file == "-":
         report_file = _STDOUT
     check_outputs(
@@ -115,8 +121,13 @@ def command(
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
         where = naming_options(store, collection)
+        folders = _recall_excluded(store, folders, collection)
+        if not no_categories:
+            _warn_of_splits(folders)
         moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+    if exclude and not report.taken_over:  # of one that was, a folder has more patterns
+        _tell_idle_patterns(folders)
     failure = None
     try:
         if report_file is not None:
@@ -138,7 +149,7 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
     from imret.datasets.doubtful_categories import doubtful_folders
 
     for folder in folders:
-        if splits := doubtful_folders(folder.root).splits:
+        if splits := doubtful_folders(folder.root, folder.exclusion.patterns).splits:
             announce(
                 f"Warning: {', '.join(splits)} in {folder.root} are named like the splits of a data set and "
                 f"become categories; for the folders in them, ingest each: imret ingest "
@@ -147,7 +158,12 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
 
 
 def _folders(
-    sources: Sequence[str], db: str | None, collection: str, *, categories: bool
+    sources: Sequence[str],
+    db: str | None,
+    collection: str,
+    *,
+    categories: bool,
+    exclude: Sequence[str] | None,
 ) -> list[FolderSource]:
     """Return the folders to ingest.
 
@@ -163,7 +179,7 @@ def _folders(
     folders = []
     for source in sources:
         try:
-            folders.append(FolderSource(source, categories=categories))
+            folders.append(FolderSource(source, categories=categories, exclude=exclude))
         except DataError as error:
             stored: dict[str, int] = {}
             where = ""
@@ -177,10 +193,32 @@ def _folders(
             if known is None:
                 raise
             raise DataError(
-                f"{error}\nThe collection holds {stored[known]:,} pictures of it. "
+                f"{error}\nThe collection holds {_pictures(stored[known])} of it. "
                 f"{advice_for_gone(known, where)}"
             ) from None
     return folders
+
+
+def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
+    for pattern in sorted(set.intersection(*(set(folder.exclusion.idle()) for folder in folders))):
+        announce(
+            f"note: --exclude {quoted(pattern)} left out nothing; one with a slash within begins at the "
+            "folder that is ingested"
+        )
+
+
+def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+    """Return the folders with what is remembered of them, and say what that is."""
+    from ingest.excluded import recalled
+
+    with_all = recalled(store, folders, collection)
+    for said, folder in zip(folders, with_all, strict=True):
+        if said.exclude is None and folder.exclude:
+            announce(
+                f"{escape_control(folder.root)} without {' '.join(map(quoted, folder.exclude))}, as before; "
+                "--no-exclude takes all"
+            )
+    return with_all
 
 
 def _ask_what_moved(
@@ -273,7 +311,7 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
     for source, images in report.taken_over.items():
         around = next((folder for folder in report.sources if covers(folder, source)), None)
         what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
-        announce(f"{escape_control(source)} {what}: {images:,} pictures, with their vectors")
+        announce(f"{escape_control(source)} {what}: {_pictures(images)}, with their vectors")
     for note in report.notes:
         announce(f"note: {note}")
     counts = ", ".join(
@@ -309,15 +347,16 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
         )
     if report.missing:
         announce(
-            f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+            f"  {_pictures(report.missing)} of the collection without a file any more; --prune removes "
+            f"{_them(report.missing)}"
         )
     if report.left_out:
         announce(
-            f"  {report.left_out:,} pictures of the collection are left out now, by their names; "
-            "--prune removes them"
+            f"  {_pictures(report.left_out)} of the collection left out now, by name; --prune removes "
+            f"{_them(report.left_out)}"
         )
     for one in report.out_of_reach[:shown]:
-        announce(f"  kept {one.images:,} pictures: {escape_control(one.folder)} {one.reason}")
+        announce(f"  kept {_pictures(one.images)}: {escape_control(one.folder)} {one.reason}")
     if len(report.out_of_reach) > shown:
         announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
     if report.out_of_reach:
@@ -325,3 +364,11 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
             "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
             "If it is gone for good, remove the empty folder or the link, and run again with --prune"
         )
+
+
+def _pictures(n: int) -> str:
+    return f"{n:,} picture{'' if n == 1 else 's'}"
+
+
+def _them(n: int) -> str:
+    return "it" if n == 1 else "them"

@@ -28,6 +28,7 @@ from imret.escape import escape_undecodable
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
+from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
@@ -180,14 +181,18 @@ def _ingest_once(
 ) -> Report:
     """Do what `ingest` does, unless another program switches versions meanwhile."""
     started = time.monotonic()
+    sources = recalled(store, sources, collection)
     sources, without = with_pictures(sources, store, collection, prune=prune, rebuild=rebuild)
     settlement = settle(store, sources, collection=collection, moved_from=moved_from, second_copy=second_copy)
+    sources = inherited(store, sources, collection, settlement)
     with find_target(
         store, collection, encoder, sources, taken_over=settlement.taken_over, rebuild=rebuild
     ) as target:
         report = _empty_report(store, target.version, sources)
         report.without_pictures = without
         report.notes = list(settlement.notes)
+        target.excluded = to_remember(sources, settlement)
+        target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
         counters = Counters(report, on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ class FolderSource:
     ) -> None:
         self.root = os.path.realpath(folder_on_disk(folder))
         self.categories = categories
-        self.exclude = None if exclude is None else tuple(exclude)
-        self.exclusion = Exclusion(self.root, self.exclude or ())
+        self.exclusion = Exclusion(self.root, exclude or ())
+        self.exclude = None if exclude is None else self.exclusion.patterns
         named = repr(os.fspath(folder))
         try:
             with os.scandir(self.root):
@@ -82,6 +83,13 @@ class FolderSource:
             raise DataError(
                 f"cannot list the folder {named}: {error.strerror}. Check its permissions."
             ) from None
+
+    def excluding(self, patterns: Sequence[str]) -> FolderSource:
+        """Return the same folder, with other patterns of what is left out."""
+        other = copy.copy(self)
+        other.exclusion = Exclusion(self.root, patterns)
+        other.exclude = other.exclusion.patterns
+        return other
 
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
         """Yield every picture below the folder, in the order of names, and what is left out, and why.

@@ -6,9 +6,9 @@ the same at the same time: see `imret.store.protocol.Store`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imret.datasets.kinds import in_words
@@ -45,6 +45,7 @@ class Target:
         is_live: Whether searches are answered from it already.
         is_first: Whether there is nothing to protect: no version is live, or one that holds nothing. Then
             this one is live from its first pictures on, and can be searched while it fills.
+        excluded: What is to be remembered of sources once this version is live: patterns by source.
     """
 
     store: Store
@@ -52,6 +53,7 @@ class Target:
     begun: LiveState
     is_live: bool
     is_first: bool = False
+    excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __enter__(self) -> Target:
         return self
@@ -59,6 +61,17 @@ class Target:
     def __exit__(self, *exc_info: object) -> None:
         with suppress(StoreError):  # of a store that is lost; what stopped the run is what is told
             self.version.close()
+
+    def remember(self) -> None:
+        """Note what is excluded from the sources, if this version is live."""
+        known = self.store.excluded(self.version.name) if self.is_live and self.excluded else {}
+        changed = {
+            source: patterns
+            for source, patterns in self.excluded.items()
+            if known.get(source, ()) != patterns
+        }
+        if self.is_live and changed:
+            self.store.exclude(self.version.name, changed)
 
     def go_live(self) -> None:
         """Make a first version live, now that pictures are in it: a model that fails binds no collection.
@@ -75,6 +88,7 @@ class Target:
             live = None if now.version is None else self.store.live(name)
             if now.version == self.version.version:  # by another first ingest with the same model
                 self.begun, self.is_live = now, True
+                self.remember()
                 return
             if live is not None and not _is_empty(self.store, name):
                 live.require_same(
@@ -89,6 +103,7 @@ class Target:
             except ChangedMeanwhile:
                 continue
             self.is_live = True
+            self.remember()
             return
         raise self.replaced()
 
@@ -164,6 +179,7 @@ class Target:
                 continue
             if is_live:
                 self.begun, self.is_live = now, True
+                self.remember()
                 self.complete(reconcilers)
                 return
             try:
@@ -171,6 +187,7 @@ class Target:
             except ChangedMeanwhile:
                 continue
             self.is_live = True
+            self.remember()
             return
         raise ChangedMeanwhile(
             f"other programs go on changing the collection {name!r}, and this ingest, which is to replace "

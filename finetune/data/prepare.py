@@ -32,6 +32,7 @@ from finetune.data.report import Report
 from finetune.data.token_lengths import measure_token_lengths
 from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
 from imret.datasets.spelling import folder_on_disk
@@ -116,6 +117,7 @@ def find_sources(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Sources:
     """Find the pictures and texts of a run and check them against each other.
@@ -126,6 +128,8 @@ def find_sources(
         names: CSV file of what categories are called.
         replay: CSV file of captioned pictures of other things.
         against: A folder of test pictures, whose duplicates are not trained on.
+        exclude: Patterns of what is left out of the folder and of `against`: see
+            `imret.datasets.exclusion.Exclusion`.
         on_message: Called with sentences for a person.
 
     Raises:
@@ -143,7 +147,7 @@ def find_sources(
     if from_manifest:
         records = with_captions(read_manifest(train), captions_of or {}, root)
     else:
-        records = read_records(train, captions_of)
+        records = read_records(train, captions_of, exclude=exclude)
     usable = [record for record in records if record.split != "test"]
     called = _names(names, usable, on_message)
     refuse_doubtful_categories(usable, train, called or ())
@@ -152,7 +156,7 @@ def find_sources(
         n_test=len(records) - len(usable),
         names=called,
         replay=_replayed(replay, on_message),
-        test_set=_test_set(against, root, on_message),
+        test_set=_test_set(against, root, exclude, on_message),
     )
 
 
@@ -184,7 +188,10 @@ def _replayed(file: str | os.PathLike[str] | None, on_message: Callable[[str], N
 
 
 def _test_set(
-    folder: str | os.PathLike[str] | None, train: Path, on_message: Callable[[str], None]
+    folder: str | os.PathLike[str] | None,
+    train: Path,
+    exclude: Sequence[str],
+    on_message: Callable[[str], None],
 ) -> Listing | None:
     if folder is None:
         return None
@@ -196,7 +203,10 @@ def _test_set(
             f"the test folder {str(root)!r} is the training folder {str(train)!r}, or lies above it: every "
             "picture is a copy of itself. Give another to --against."
         )
-    records = [Record(picture.path, "", picture.size_bytes) for picture in list_pictures(root)]
+    records = [
+        Record(picture.path, "", picture.size_bytes)
+        for picture in list_pictures(root, Exclusion(root, exclude))
+    ]
     if not records:
         raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
     on_message(f"{len(records):,} test pictures to compare with from {root}")

@@ -18,6 +18,7 @@ import numpy as np
 
 from finetune.data.species import Taxon
 from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
 from imret.datasets.spelling import composed, folder_on_disk
@@ -47,7 +48,10 @@ class Record(Picture):
 
 
 def read_records(
-    folder: str | os.PathLike[str], captions: Mapping[str, Sequence[str]] | None = None
+    folder: str | os.PathLike[str],
+    captions: Mapping[str, Sequence[str]] | None = None,
+    *,
+    exclude: Sequence[str] = (),
 ) -> list[Record]:
     """List the pictures of a folder that has one sub-folder per category.
 
@@ -56,6 +60,7 @@ def read_records(
     Args:
         folder: The training folder; categories may hold folders of their own.
         captions: Captions by path below the folder, for some of the pictures or all.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`.
 
     Returns:
         Records in the order of their paths.
@@ -73,7 +78,8 @@ def read_records(
         )
     records: list[Record] = []
     loose = 0
-    for picture in list_pictures(root):
+    exclusion = Exclusion(root, exclude)
+    for picture in list_pictures(root, exclusion):
         if picture.category is None:
             loose += 1
             continue
@@ -83,15 +89,16 @@ def read_records(
         raise DataError(
             f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )
-    records = with_captions(records, captions or {}, root)
+    meant = {path: texts for path, texts in (captions or {}).items() if not exclusion.reason_within(path)}
+    records = with_captions(records, meant, root)
     refuse_one_category(records, root)
     return records
 
 
-def list_pictures(root: Path) -> list[Picture]:
-    """Return every file below `root` that is named like a picture, in the order of their paths."""
+def list_pictures(root: Path, exclusion: Exclusion | None = None) -> list[Picture]:
+    """Return every file below `root` that is named like a picture and not left out, in the order of paths."""
     pictures = []
-    for entry in walk(str(root)):
+    for entry in walk(str(root), exclusion):
         if isinstance(entry, Picture):
             pictures.append(entry)
         elif isinstance(entry, Skipped) and looks_like_picture(entry.path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
-from imret.escape import escape_control
+from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ def list_command(db: str | None, collection: str, output: str) -> None:
             print(json.dumps(asdict(source), ensure_ascii=False))
     elif sources:
         _print_table(sources)
+        for source in sources:
+            if source.exclude:
+                without = " ".join(map(quoted, source.exclude))
+                announce(f"{escape_control(source.folder)} is ingested without {without}")
     else:
         announce(f"collection {collection} holds no pictures; fill it: imret ingest FOLDER{where}")
     if any(source.state in ("gone", "empty") for source in sources):

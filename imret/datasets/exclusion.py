@@ -94,8 +94,13 @@ class Exclusion:
     """
 
     def __init__(self, root: str | os.PathLike[str] = "", patterns: Sequence[str] = ()) -> None:
-        self.patterns = tuple(patterns)
-        self._rules = [_Rule(pattern) for pattern in patterns]
+        above = os.path.abspath(root).rstrip(os.sep) + os.sep if root else None
+        # Given whole, as a shell completes it, a path is one that begins at the folder.
+        self.patterns = tuple(
+            pattern[len(above) - 1 :] if above and pattern.startswith(above) else pattern
+            for pattern in patterns
+        )
+        self._rules = [_Rule(pattern) for pattern in self.patterns]
         self._is_library = bool(root) and _suffix(os.path.abspath(root)) in _APPLE_LIBRARIES
 
     def reason(self, path: str, *, is_folder: bool) -> str | None:
@@ -109,9 +114,17 @@ class Exclusion:
             return reason
         if not self._rules:
             return None
-        name = composed(path)
-        decides = next((rule for rule in reversed(self._rules) if rule.fits(name, is_folder)), None)
+        name, decides = composed(path), None
+        for rule in self._rules:
+            if rule.fits(name, is_folder):
+                rule.has_fitted, decides = True, rule
         return EXCLUDED if decides is not None and not decides.takes_in else None
+
+    def idle(self) -> list[str]:
+        """Return the patterns that have fitted nothing yet."""
+        return [
+            pattern for pattern, rule in zip(self.patterns, self._rules, strict=True) if not rule.has_fitted
+        ]
 
     def reason_by_name(self, path: str) -> str | None:
         """Return why it is left out whatever the patterns say, and whatever it is."""
@@ -160,6 +173,7 @@ class _Rule:
         text = composed(pattern)
         self.takes_in = text.startswith("!")
         text = text[1:] if self.takes_in else text
+        self.has_fitted = False
         self._folders_only = text.endswith("/")
         if not text.strip("/"):
             raise DataError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Picture, Skipped, walk
 from imret.datasets.spelling import composed, folder_on_disk
 from imret.errors import DataError
@@ -43,8 +45,12 @@ def category_of(path: str) -> str:
     return composed(path.split("/", 1)[0])
 
 
-def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
+def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LabelledFolder:
     """Find the pictures of a folder that lie in a category, opening none.
+
+    Args:
+        folder: One sub-folder per category.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`.
 
     Raises:
         DataError: If there is no such folder, or fewer than two categories hold pictures.
@@ -54,7 +60,7 @@ def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
     pictures, skipped = [], []
-    for entry in walk(os.fspath(root)):
+    for entry in walk(os.fspath(root), Exclusion(root, exclude)):
         if isinstance(entry, Skipped):
             skipped.append(entry)
         elif isinstance(entry, Picture) and entry.category is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +37,13 @@ class StoredSource:
         folder: Its absolute path, as the collection names it: undecodable bytes are written out.
         images: Pictures that the collection holds of it.
         state: What is there now: "present", "gone", "empty" (nothing in it) or "unreadable".
+        exclude: Patterns of what is left out of it: see `imret.datasets.exclusion.Exclusion`.
     """
 
     folder: str
     images: int
     state: FolderState
+    exclude: tuple[str, ...] = ()
 
 
 def list_sources(store: Store, collection: str = DEFAULT_COLLECTION) -> list[StoredSource]:
@@ -51,8 +53,9 @@ def list_sources(store: Store, collection: str = DEFAULT_COLLECTION) -> list[Sto
         DataError: If there is no such collection.
     """
     with closing(store.open(collection)) as opened:
+        excluded = store.excluded(collection)
         return [
-            StoredSource(source, images, folder_state(exact_source(opened, source)))
+            StoredSource(source, images, folder_state(exact_source(opened, source)), excluded.get(source, ()))
             for source, images in sorted(opened.facet("source").items())
         ]
 
@@ -197,13 +200,18 @@ def rename_source(
                 f"{source!r} stands for two folders, whose names differ in bytes that are written out alike. "
                 "Give one of them another name on disk, and ingest it."
             )
-        _check_rename(opened, source, target, sources, where)
+        excluded = store.excluded(collection)
+        _check_rename(opened, source, target, sources, where, excluded)
         if check:
             _check_holds(opened, source, target, where)
         images = sources[source]
+    if source in excluded:
+        store.exclude(collection, {escape_undecodable(target): excluded[source]})
     for version in versions(store, collection):
         with closing(version):
             give_places(version, source, lambda payload: (target, path_of(payload)), on_points=on_points)
+    if source in excluded:
+        store.exclude(collection, {source: ()})
     store.finish(collection, begun)
     return images
 
@@ -244,6 +252,8 @@ def forget_source(
             n_images = n_images or sum(count_source(version, root) for root in meant or roots)
             for root in meant or roots:
                 remove_points(version, root, on_points=on_points)
+    if found in store.excluded(collection):
+        store.exclude(collection, {found: ()})
     store.finish(collection, begun)
     return n_images
 
@@ -329,14 +339,19 @@ def _placed(
 
 
 def _check_rename(
-    opened: Collection, source: str, target: str, sources: Mapping[str, int], where: str
+    opened: Collection,
+    source: str,
+    target: str,
+    sources: Mapping[str, int],
+    where: str,
+    excluded: Mapping[str, Sequence[str]],
 ) -> None:
     """Refuse a new place that would mix or double the pictures of two folders."""
     new = escape_undecodable(target)
     if new == source:
         raise DataError(f"{new!r} is the place of that source already; there is nothing to rename.")
     for other in sources.keys() - {source, new}:
-        if overlap(other, new):
+        if overlap(other, new, {**excluded, new: excluded.get(source, ())}):
             relation = "lies within" if len(other) < len(new) else "holds"
             raise DataError(
                 f"{new!r} {relation} {other!r}, a source of the collection as well: pictures would be stored "
