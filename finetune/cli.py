@@ -12,6 +12,7 @@ import click
 from imret.cli.numbers import MAX_SEED, Real, Whole
 from imret.cli.options import arch_option, device_option, exclude_option
 from imret.defaults import DEFAULT_MODEL
+from imret.errors import counted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _config(
 def _announce_model(output: str, training: Mapping[str, Any]) -> None:
     """Say where the model is, and what to do next."""
     skipped = len(training["data"]["skipped"])
-    announce(f"Model in {output}" + (f"; {skipped:,} pictures skipped" if skipped else ""))
+    announce(f"Model in {output}" + (f"; {counted(skipped)} skipped" if skipped else ""))
     if "images_of" in training:
         announce(
             "Its image tower is the base's: collections that the base made can be searched as they are, "

@@ -170,7 +170,7 @@ def _folders(
     Raises:
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
-    from imret.errors import DataError, ImretError
+    from imret.errors import DataError, ImretError, counted
     from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
     from ingest.settle import advice_for_gone
@@ -193,7 +193,7 @@ def _folders(
             if known is None:
                 raise
             raise DataError(
-                f"{error}\nThe collection holds {_pictures(stored[known])} of it. "
+                f"{error}\nThe collection holds {counted(stored[known])} of it. "
                 f"{advice_for_gone(known, where)}"
             ) from None
     return folders
@@ -306,12 +306,13 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
     """Print the counts, the first few skips, and what may want doing next."""
     from imret.datasets.exclusion import originals_in
     from imret.datasets.kinds import in_words
+    from imret.errors import counted
     from imret.sources.overlap import covers
 
     for source, images in report.taken_over.items():
         around = next((folder for folder in report.sources if covers(folder, source)), None)
         what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
-        announce(f"{escape_control(source)} {what}: {_pictures(images)}, with their vectors")
+        announce(f"{escape_control(source)} {what}: {counted(images)}, with their vectors")
     for note in report.notes:
         announce(f"note: {note}")
     counts = ", ".join(
@@ -347,16 +348,16 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
         )
     if report.missing:
         announce(
-            f"  {_pictures(report.missing)} of the collection without a file any more; --prune removes "
+            f"  {counted(report.missing)} of the collection without a file any more; --prune removes "
             f"{_them(report.missing)}"
         )
     if report.left_out:
         announce(
-            f"  {_pictures(report.left_out)} of the collection left out now, by name; --prune removes "
+            f"  {counted(report.left_out)} of the collection left out now, by name; --prune removes "
             f"{_them(report.left_out)}"
         )
     for one in report.out_of_reach[:shown]:
-        announce(f"  kept {_pictures(one.images)}: {escape_control(one.folder)} {one.reason}")
+        announce(f"  kept {counted(one.images)}: {escape_control(one.folder)} {one.reason}")
     if len(report.out_of_reach) > shown:
         announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
     if report.out_of_reach:
@@ -364,10 +365,6 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool, 
             "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
             "If it is gone for good, remove the empty folder or the link, and run again with --prune"
         )
-
-
-def _pictures(n: int) -> str:
-    return f"{n:,} picture{'' if n == 1 else 's'}"
 
 
 def _them(n: int) -> str:

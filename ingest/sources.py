@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Ignored, Picture, Skipped, looks_like_picture, walk
-from imret.datasets.spelling import folder_on_disk
+from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.sources.overlap import path_within
@@ -63,7 +63,9 @@ class FolderSource:
         categories: bool = True,
         exclude: Sequence[str] | None = None,
     ) -> None:
-        self.root = os.path.realpath(folder_on_disk(folder))
+        if not os.fspath(folder):  # which the system takes for the folder that one is in
+            raise DataError("no such folder: ''. Is a variable of the shell not set?")
+        self.root = os.path.realpath(path_on_disk(folder))
         self.categories = categories
         self.exclusion = Exclusion(self.root, exclude or ())
         self.exclude = None if exclude is None else self.exclusion.patterns

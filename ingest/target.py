@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from imret.datasets.kinds import in_words
 from imret.datasets.scan import Ignored, Skipped
-from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of
+from imret.errors import ChangedMeanwhile, DataError, StoreError, counted, some_of
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.presence import folder_state
@@ -425,7 +425,7 @@ def _would_lose(
     return DataError(
         "\n".join(
             [
-                f"collection {old.name!r} holds {n_images:,} picture{'' if n_images == 1 else 's'} that "
+                f"collection {old.name!r} holds {counted(n_images)} that "
                 f"could not be embedded again and would be lost. It stays as it is, with "
                 f"{old.identity.model!r}:",
                 *told(gap.losses),

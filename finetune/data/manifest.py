@@ -14,9 +14,9 @@ from typing import Any
 
 from finetune.data.records import Record, refuse_one_category
 from finetune.data.species import RANKS, read_taxon
-from imret.datasets.csv_rows import read_rows
+from imret.datasets.csv_rows import read_rows, stands_for_nothing
 from imret.datasets.spelling import composed, on_disk
-from imret.errors import DataError, some_of
+from imret.errors import DataError, counted, some_of
 
 _SUFFIXES = (".csv", ".parquet")
 
@@ -129,7 +129,7 @@ def _refuse_other_folders(file: Path, known: Mapping[str, Record], lines: Mappin
     wrong = [path for path, top in folders.items() if top in categories and top != known[path].category]
     if wrong:
         raise DataError(
-            f"manifest {str(file)!r} puts {len(wrong):,} pictures in another category than their folder "
+            f"manifest {str(file)!r} puts {counted(len(wrong))} in another category than their folder "
             f"says, the first {wrong[0]!r} in {known[wrong[0]].category!r} ({lines[wrong[0]]}). Correct the "
             "categories, or move the pictures out of folders that are named like a category."
         )
@@ -144,7 +144,7 @@ def _with_sizes(file: Path, known: Mapping[str, Record], lines: Mapping[str, str
             missing.append(path)
     if missing:
         raise DataError(
-            f"manifest {str(file)!r} names {len(missing):,} pictures that are not in {str(file.parent)!r}, "
+            f"manifest {str(file)!r} names {counted(len(missing))} not in {str(file.parent)!r}, "
             f"the first {missing[0]!r} in {lines[missing[0]]}. Put them there, or take out their lines."
         )
     return sorted(records, key=lambda record: record.path)
@@ -170,6 +170,11 @@ def _cell(file: Path, line: str, column: str, value: object) -> str:
             "a picture of several captions has a row for each."
         )
     text = str(value).strip()
+    if column not in ("path", "category") and stands_for_nothing(text):
+        raise DataError(
+            f"manifest {str(file)!r} has {text!r} in column {column} of {line}, which other programs write "
+            'where there is nothing. Leave such cells empty (in R: write.csv(..., na = "")).'
+        )
     return text if column == "path" else " ".join(text.split())
 
 

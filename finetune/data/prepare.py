@@ -35,8 +35,8 @@ from imret.datasets.captions_csv import read_captions
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
-from imret.datasets.spelling import folder_on_disk
-from imret.errors import DataError, some_of
+from imret.datasets.spelling import path_on_disk
+from imret.errors import DataError, counted, some_of
 from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
 
@@ -135,7 +135,9 @@ def find_sources(
     Raises:
         DataError: If any of them cannot be read or does not fit the others.
     """
-    train = Path(folder_on_disk(train))
+    if not os.fspath(train):
+        raise DataError("no training folder: ''. Is a variable of the shell not set?")
+    train = Path(path_on_disk(train))
     from_manifest = is_manifest(train)
     root = train.parent if from_manifest else train
     if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
@@ -143,7 +145,7 @@ def find_sources(
     captions_of = None
     if captions is not None:
         captions_of = read_captions(captions)
-        on_message(f"captions of {len(captions_of):,} pictures from {os.fspath(captions)}")
+        on_message(f"captions of {counted(len(captions_of))} from {os.fspath(captions)}")
     if from_manifest:
         records = with_captions(read_manifest(train), captions_of or {}, root)
     else:
@@ -195,7 +197,7 @@ def _test_set(
 ) -> Listing | None:
     if folder is None:
         return None
-    root = Path(folder_on_disk(folder))
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         raise DataError(f"the test folder {str(root)!r} is no folder. Give one of pictures to --against.")
     if train.resolve().is_relative_to(root.resolve()):

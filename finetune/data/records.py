@@ -21,8 +21,8 @@ from imret.datasets.doubtful_categories import doubtful_categories, looks_like_s
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
-from imret.datasets.spelling import composed, folder_on_disk
-from imret.errors import DataError, some_of
+from imret.datasets.spelling import composed, path_on_disk
+from imret.errors import DataError, counted, some_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
 # Number of a random stream; finetune.data.batches has the others.
@@ -69,7 +69,7 @@ def read_records(
         DataError: If the folder is missing or holds no pictures in categories, if there is only one
             category, or if captions were given for a path that is no picture in a category.
     """
-    root = Path(folder_on_disk(folder))
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(
@@ -85,7 +85,7 @@ def read_records(
             continue
         records.append(Record(picture.path, picture.category, picture.size_bytes, picture.mtime_ns))
     if not records:
-        content = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        content = f"{counted(loose)} in no category" if loose else "no pictures"
         raise DataError(
             f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
+from imret.errors import counted
 from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
@@ -99,9 +100,7 @@ def rename_command(old: str, new: str, db: str | None, collection: str, no_check
                 store, old, new, collection=collection, check=not no_check, on_points=on_points
             )
     if images:
-        announce(
-            f"renamed {escape_control(old)} to {escape_control(new)}: {images:,} pictures of {collection}"
-        )
+        announce(f"renamed {escape_control(old)} to {escape_control(new)}: {counted(images)} of {collection}")
     else:
         announce(f"{collection} holds no pictures of {escape_control(old)} (any more); nothing to rename")
 
@@ -134,9 +133,7 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
             if source is None:
                 raise no_such_source(store, collection, named, known)
             found[source] = known[source]
-        shown = ", ".join(
-            f"{escape_control(source)} ({images:,} pictures)" for source, images in found.items()
-        )
+        shown = ", ".join(f"{escape_control(source)} ({counted(images)})" for source, images in found.items())
         question = f"Remove {shown} from {collection}?"
         if not yes:
             if not sys.stdin.isatty():
@@ -147,6 +144,6 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
         for source, images in found.items():
             with progress_bar("forget", images) as (on_points, _):
                 forget_source(store, source, collection=collection, on_points=on_points)
-            announce(f"forgot {escape_control(source)}: {images:,} pictures of {collection}")
+            announce(f"forgot {escape_control(source)}: {counted(images)} of {collection}")
             again = f"imret ingest {shlex.quote(source)}{naming_options(store, collection)}"
             announce(f"  to have it again: {escape_control(again)}")

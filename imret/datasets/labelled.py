@@ -10,8 +10,8 @@ from pathlib import Path
 
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Picture, Skipped, walk
-from imret.datasets.spelling import composed, folder_on_disk
-from imret.errors import DataError
+from imret.datasets.spelling import composed, path_on_disk
+from imret.errors import DataError, counted
 from imret.files import sha256_of
 
 
@@ -55,7 +55,9 @@ def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -
     Raises:
         DataError: If there is no such folder, or fewer than two categories hold pictures.
     """
-    root = Path(folder_on_disk(folder))
+    if not os.fspath(folder):
+        raise DataError("no such folder: ''. Is a variable of the shell not set?")
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
@@ -71,8 +73,8 @@ def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -
     if len(labelled.categories) < 2:
         where = f"all in {labelled.categories[0]!r}" if pictures else "in any category"
         raise DataError(
-            f"{str(root)!r} holds {len(pictures) or 'no'} pictures {where}, and two categories are needed to "
-            "tell apart. Give a folder with one sub-folder per category."
+            f"{str(root)!r} holds {counted(len(pictures)) if pictures else 'no pictures'} {where}, and two "
+            "categories are needed to tell apart. Give a folder with one sub-folder per category."
         )
     return labelled
 

@@ -51,9 +51,9 @@ def on_disk(root: str | os.PathLike[str], paths: Iterable[str]) -> dict[str, str
     return found
 
 
-def folder_on_disk(folder: str | os.PathLike[str]) -> str:
-    """Return a folder's path as it is spelled on disk; as it was given where nothing is there."""
-    path = os.fspath(folder)
+def path_on_disk(path: str | os.PathLike[str]) -> str:
+    """Return a path as it is spelled on disk; as it was given where nothing is there."""
+    path = os.fspath(path)
     return on_disk("", [path]).get(path, path)
 
 

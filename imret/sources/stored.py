@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from imret.datasets.spelling import composed, folder_on_disk
+from imret.datasets.spelling import composed, path_on_disk
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable, quoted
@@ -105,9 +105,11 @@ def find_source(named: str, sources: Iterable[str]) -> str | None:
     Returns:
         As the collection names it; None if it is none of the sources.
     """
+    if not named:  # which the system takes for the folder that one is in
+        return None
     known = set(sources)
     paths = [named, os.path.realpath(named), os.path.abspath(named)]
-    for path in map(escape_undecodable, (*paths, os.path.realpath(folder_on_disk(named)))):
+    for path in map(escape_undecodable, (*paths, os.path.realpath(path_on_disk(named)))):
         if path in known:
             return path
     names = {composed(escape_undecodable(path)) for path in paths}
@@ -183,6 +185,11 @@ def rename_source(
             pictures of its own, or does not hold those of `old`.
         StoreError: If the store fails. Call it again: what is done stays.
     """
+    if not os.fspath(new):
+        raise DataError(
+            f"the new place of {quoted(os.fspath(old))} is empty. Say where the folder is now: "
+            f"imret sources rename {quoted(os.fspath(old))} NEW{naming_options(store, collection)}"
+        )
     target = os.path.realpath(new)
     begun = store.state(collection)
     with closing(store.open(collection)) as opened:

@@ -10,7 +10,7 @@ import pytest
 from imret.datasets.captions_csv import read_captioned
 from imret.datasets.labelled import read_labelled
 from imret.datasets.scan import Picture, walk
-from imret.datasets.spelling import composed, folder_on_disk, on_disk, spellings
+from imret.datasets.spelling import composed, on_disk, path_on_disk, spellings
 from tests.fakes.pictures import draw_picture
 
 
@@ -39,11 +39,11 @@ def test_what_is_typed_is_found_as_it_is_spelled_on_disk(tmp_path: Path) -> None
     draw_picture(here / "Möwe.png")
     typed = "Vögel/Möwe.png"
     assert on_disk(tmp_path, [typed, "Vögel/Ü.png", "no.png"]) == {typed: f"{nfd('Vögel')}/Möwe.png"}
-    assert folder_on_disk(tmp_path / "Vögel") == str(here)
-    assert folder_on_disk(tmp_path / "Füchse") == str(tmp_path / "Füchse")
+    assert path_on_disk(tmp_path / "Vögel") == str(here)
+    assert path_on_disk(tmp_path / "Füchse") == str(tmp_path / "Füchse")
     (tmp_path / "Vögel").mkdir()  # where both are there, the one that is spelled alike is meant
-    assert folder_on_disk(tmp_path / "Vögel") == str(tmp_path / "Vögel")
-    assert folder_on_disk(here) == str(here)
+    assert path_on_disk(tmp_path / "Vögel") == str(tmp_path / "Vögel")
+    assert path_on_disk(here) == str(here)
 
 
 def test_two_folders_that_differ_only_in_the_form_are_one_category_with_all_files(tmp_path: Path) -> None:

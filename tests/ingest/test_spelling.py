@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -111,6 +112,17 @@ def test_a_stored_picture_and_its_path_are_met_in_either_form(
         assert names(found) == ["Möwe1.png"]
         assert Path(found[0].path).is_file()
     assert names(search(store, "a bird", encoder=encoder, where=[f'path="{path}"'])) == ["Möwe1.png"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_picture_file_is_asked_with_in_either_form(
+    store: Store, photos: Path, encoder: Encoder, form: str
+) -> None:
+    ingest(store, [FolderSource(photos)], encoder=encoder)
+    typed = unicodedata.normalize(form, str(photos / TYPED / "Möwe1.png"))  # type: ignore[arg-type]
+    for asked in (typed, f"file://{quote(typed)}"):
+        found = search(store, [Term(asked, "image")], encoder=encoder, include_self=True, limit=1)
+        assert names(found) == ["Möwe1.png"]
 
 
 def test_of_two_stored_pictures_that_differ_only_in_the_form_the_one_that_is_typed_is_meant(
