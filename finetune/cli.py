@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.numbers import MAX_SEED, Real, Whole
-from imret.cli.options import arch_option, device_option, max_pixels_option
+from imret.cli.options import arch_option, device_option, exclude_option, max_pixels_option
 from imret.defaults import DEFAULT_MODEL
+from imret.errors import counted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
     metavar="DIR",
     help="Test pictures: what is like one of them is not trained on.",
 )
+@exclude_option
 @click.option("--check", is_flag=True, help="Say what would be trained on and left out, and stop.")
 @click.option(
     "--species-share",
@@ -159,6 +161,7 @@ def command(
     captions: str | None,
     names: str | None,
     against: str | None,
+    exclude: tuple[str, ...],
     check: bool,
     recipe: str | None,
     replay_file: str | None,
@@ -178,7 +181,11 @@ def command(
     if output is None and not check:
         raise click.UsageError("Missing option '--output'. It is where the model goes; --check needs none.")
     changes = {name: value for name, value in changes.items() if value is not None}
+    from finetune.data.manifest import is_manifest
+
     config = _config(changes, recipe, arch, from_scratch=from_scratch)
+    if exclude and against is None and is_manifest(train):
+        raise click.UsageError("--exclude is about folders, and a manifest names its pictures.")
     _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     from finetune.callbacks import Callbacks
     from finetune.run import check as check_data
@@ -194,6 +201,7 @@ def command(
             "names": names,
             "replay": replay_file,
             "against": against,
+            "exclude": exclude,
             "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
         }
         if output is None or check:
@@ -229,7 +237,7 @@ def _config(
 def _announce_model(output: str, training: Mapping[str, Any]) -> None:
     """Say where the model is, and what to do next."""
     skipped = len(training["data"]["skipped"])
-    announce(f"Model in {output}" + (f"; {skipped:,} pictures skipped" if skipped else ""))
+    announce(f"Model in {output}" + (f"; {counted(skipped)} skipped" if skipped else ""))
     if "images_of" in training:
         announce(
             "Its image tower is the base's: collections that the base made can be searched as they are, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def finetune(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
     tensorboard: str | os.PathLike[str] | None = None,
@@ -71,6 +72,7 @@ def finetune(
         replay: CSV file of captioned pictures of other things, shown again against forgetting; a fifth of
             them is kept out to measure it.
         against: Folder of test pictures, whose duplicates are not trained on.
+        exclude: Patterns of what is left out of both folders: see `imret.datasets.exclusion.Exclusion`.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         overwrite: Begin anew where the output holds another run, whose model stays until this one is done.
         tensorboard: Folder for TensorBoard's scalars; None for none. It is no part of the run and may be
@@ -101,7 +103,13 @@ def finetune(
     say = callbacks.on_message
     try:
         sources = find_sources(
-            train, captions=captions, names=names, replay=replay, against=against, on_message=say
+            train,
+            captions=captions,
+            names=names,
+            replay=replay,
+            against=against,
+            exclude=exclude,
+            on_message=say,
         )
         base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
         check_output(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
@@ -143,6 +151,7 @@ def check(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     callbacks: Callbacks | None = None,
 ) -> Report:
     """Return what `finetune` would train on, validate with and leave out; no model is built.
@@ -153,7 +162,13 @@ def check(
     callbacks = callbacks or Callbacks()
     say = callbacks.on_message
     sources = find_sources(
-        train, captions=captions, names=names, replay=replay, against=against, on_message=say
+        train,
+        captions=captions,
+        names=names,
+        replay=replay,
+        against=against,
+        exclude=exclude,
+        on_message=say,
     )
     base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once

@@ -96,6 +96,11 @@ def summary(error: BaseException) -> str:
     return " ".join(lines[0].split())[:300].rstrip(". ")
 
 
+def counted(n: int, what: str = "picture") -> str:
+    """Return a number with what it counts: "1 picture", "1,200 pictures"."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def some_of(names: Iterable[str], most: int = 20, between: str = ", ") -> str:
     """Return names for a message: "a, b, c and 99,997 more", each of them 100 characters at most.
 

@@ -18,11 +18,12 @@ from imret.cli.options import (
     collection_option,
     db_option,
     device_option,
+    exclude_option,
     max_pixels_option,
     model_option,
     precision_option,
 )
-from imret.escape import escape_control
+from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _STDOUT = "/dev/stdout"
 @db_option
 @collection_option
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
+@exclude_option
+@click.option("--no-exclude", is_flag=True, help="Leave out nothing that --exclude named before.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
 @click.option(
     "--check-content",
@@ -80,6 +83,8 @@ def command(
     db: str | None,
     collection: str,
     no_categories: bool,
+    exclude: tuple[str, ...],
+    no_exclude: bool,
     moved_from: tuple[str, ...],
     second_copy: bool,
     report_file: str | None,
@@ -91,13 +96,15 @@ def command(
     Run it again at any time: new and changed pictures are embedded, moved ones are recognised, unchanged
     ones are left alone. Stopped half way, it continues where it was.
     """
+    if exclude and no_exclude:
+        raise click.UsageError("--exclude and --no-exclude contradict each other.")
     from imret.errors import DataError
     from imret.output.written_files import check_outputs
+    from imret.sources.stored import naming_options
     from imret.store import open_store
 
-    folders = _folders(sources, db, collection, categories=not no_categories)
-    if not no_categories:
-        _warn_of_splits(folders)
+    excluded = () if no_exclude else exclude or None
+    folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
     if report_file == "-":
         report_file = _STDOUT
     check_outputs(
@@ -106,17 +113,26 @@ def command(
     )
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True) as store:
+        where = naming_options(store, collection)
+        folders = _recall_excluded(store, folders, collection)
+        if not no_categories:
+            _warn_of_splits(folders)
         moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+    if exclude and not report.taken_over:  # of one that was, a folder has more patterns
+        _tell_idle_patterns(folders)
     failure = None
     try:
         if report_file is not None:
             report.write(report_file)
     except OSError as error:  # what was done is told all the same
         failure = error
-    _summarise(report, None if failure else report_file, check_content=options["check_content"])
+    shown_report = None if failure else report_file
+    _summarise(report, shown_report, check_content=options["check_content"], where=where)
     if failure is not None:
         raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
+    if report.without_pictures:  # the others are done
+        raise DataError("\n".join(report.without_pictures))
     if strict and report.skipped:
         sys.exit(3)
 
@@ -126,7 +142,7 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
     from imret.datasets.doubtful_categories import doubtful_folders
 
     for folder in folders:
-        if splits := doubtful_folders(folder.root).splits:
+        if splits := doubtful_folders(folder.root, folder.exclusion.patterns).splits:
             announce(
                 f"Warning: {', '.join(splits)} in {folder.root} are named like the splits of a data set and "
                 f"become categories; for the folders in them, ingest each: imret ingest "
@@ -135,14 +151,19 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
 
 
 def _folders(
-    sources: Sequence[str], db: str | None, collection: str, *, categories: bool
+    sources: Sequence[str],
+    db: str | None,
+    collection: str,
+    *,
+    categories: bool,
+    exclude: Sequence[str] | None,
 ) -> list[FolderSource]:
     """Return the folders to ingest.
 
     Raises:
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
-    from imret.errors import DataError, ImretError
+    from imret.errors import DataError, ImretError, counted
     from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
     from ingest.settle import advice_for_gone
@@ -151,7 +172,7 @@ def _folders(
     folders = []
     for source in sources:
         try:
-            folders.append(FolderSource(source, categories=categories))
+            folders.append(FolderSource(source, categories=categories, exclude=exclude))
         except DataError as error:
             stored: dict[str, int] = {}
             where = ""
@@ -165,10 +186,32 @@ def _folders(
             if known is None:
                 raise
             raise DataError(
-                f"{error}\nThe collection holds {stored[known]:,} pictures of it. "
+                f"{error}\nThe collection holds {counted(stored[known])} of it. "
                 f"{advice_for_gone(known, where)}"
             ) from None
     return folders
+
+
+def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
+    for pattern in sorted(set.intersection(*(set(folder.exclusion.idle()) for folder in folders))):
+        announce(
+            f"note: --exclude {quoted(pattern)} left out nothing; one with a slash within begins at the "
+            "folder that is ingested"
+        )
+
+
+def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+    """Return the folders with what is remembered of them, and say what that is."""
+    from ingest.excluded import recalled
+
+    with_all = recalled(store, folders, collection)
+    for said, folder in zip(folders, with_all, strict=True):
+        if said.exclude is None and folder.exclude:
+            announce(
+                f"{escape_control(folder.root)} without {' '.join(map(quoted, folder.exclude))}, as before; "
+                "--no-exclude takes all"
+            )
+    return with_all
 
 
 def _ask_what_moved(
@@ -252,14 +295,17 @@ def _ingest(
         )
 
 
-def _summarise(report: Report, report_file: str | None, *, check_content: bool) -> None:
+def _summarise(report: Report, report_file: str | None, *, check_content: bool, where: str) -> None:
     """Print the counts, the first few skips, and what may want doing next."""
+    from imret.datasets.exclusion import originals_in
+    from imret.datasets.kinds import in_words
+    from imret.errors import counted
     from imret.sources.overlap import covers
 
     for source, images in report.taken_over.items():
         around = next((folder for folder in report.sources if covers(folder, source)), None)
         what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
-        announce(f"{escape_control(source)} {what}: {images:,} pictures, with their vectors")
+        announce(f"{escape_control(source)} {what}: {counted(images)}, with their vectors")
     for note in report.notes:
         announce(f"note: {note}")
     counts = ", ".join(
@@ -272,13 +318,23 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
         f"{f', {report.n_noted:,} taken with a note' if report.noted else ''} "
         f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
     )
+    if left_out := in_words(report.ignored):
+        announce(f"  left out: {left_out}")
+    if report.misnamed:
+        announce(
+            f"  of these {quoted(report.misnamed[0])} holds a picture by its content, and others may: give "
+            "such files a suffix that says so, such as .jpg"
+        )
+    for library in report.photo_libraries[:3]:
+        if originals := originals_in(library):
+            announce(f"  for the originals of that library: imret ingest {quoted(originals)}{where}")
     shown = 10
-    where = f"all are in {report_file}" if report_file else "--report FILE lists all"
+    listed = f"all are in {report_file}" if report_file else "--report FILE lists all"
     for what, told in (("skipped", report.skipped), ("noted of", report.noted)):
         for entry in told[:shown]:
             announce(f"  {what} {entry['path']}: {entry['reason' if what == 'skipped' else 'note']}")
         if len(told) > shown:
-            announce(f"  and {len(told) - shown:,} more; {where}")
+            announce(f"  and {len(told) - shown:,} more; {listed}")
     if report.other_content:
         advice = "" if check_content else "; --check-content compares all"
         announce(
@@ -287,10 +343,16 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
         )
     if report.missing:
         announce(
-            f"  {report.missing:,} pictures of the collection have no file any more; --prune removes them"
+            f"  {counted(report.missing)} of the collection without a file any more; --prune removes "
+            f"{_them(report.missing)}"
+        )
+    if report.left_out:
+        announce(
+            f"  {counted(report.left_out)} of the collection left out now, by name; --prune removes "
+            f"{_them(report.left_out)}"
         )
     for one in report.out_of_reach[:shown]:
-        announce(f"  kept {one.images:,} pictures: {escape_control(one.folder)} {one.reason}")
+        announce(f"  kept {counted(one.images)}: {escape_control(one.folder)} {one.reason}")
     if len(report.out_of_reach) > shown:
         announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
     if report.out_of_reach:
@@ -298,3 +360,7 @@ def _summarise(report: Report, report_file: str | None, *, check_content: bool) 
             "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
             "If it is gone for good, remove the empty folder or the link, and run again with --prune"
         )
+
+
+def _them(n: int) -> str:
+    return "it" if n == 1 else "them"

@@ -22,6 +22,7 @@ from ingest.reconcile import ALMOST_NONE, Reconciler
 _BATCH = 256
 
 _GONE = "whose files are gone"
+_LEFT_OUT = "that are left out now, by their names"
 _DAMAGED = "whose files are there and cannot be embedded any more"
 _UNREADABLE = "whose files are there and cannot be read"
 _ALMOST_NONE_LEFT = "of a folder that holds almost none of its pictures any more"
@@ -46,7 +47,7 @@ class Loss:
     @property
     def goes_with_prune(self) -> bool:
         """Whether `--prune` lets them go."""
-        return self.reason in (_GONE, _DAMAGED)
+        return self.reason in (_GONE, _LEFT_OUT, _DAMAGED)
 
 
 @dataclass
@@ -141,12 +142,15 @@ class _Look:
 
     def _sort(self, points: list[Point]) -> None:
         gone: list[Point] = []
+        left_out: list[Point] = []
         for point, found in zip(points, self._reconciler.presence(points), strict=True):
             if isinstance(found, OutOfReach):
                 folder = os.path.join(self._reconciler.source.root, *found.folder.split("/")).rstrip("/")
                 self._gap.lose([point], f"out of reach: {quoted(folder or '/')} {found.reason}")
             elif found == "gone":
                 gone.append(point)
+            elif found == "left out":
+                left_out.append(point)
             elif point.id not in self._tried:
                 self._gap.behind.add(point.id)
             elif sha256_if_readable(file_of(point.payload)) is None:
@@ -157,6 +161,8 @@ class _Look:
             # What has moved within its folder is in the new version at its new place.
             held = self._contents_held(gone)
             self._let_go([point for point in gone if point.payload["sha256"] not in held], _GONE)
+        if left_out and not self._prune:
+            self._gap.lose(left_out, _LEFT_OUT)
 
     def _let_go(self, points: list[Point], reason: str) -> None:
         if not self._prune:

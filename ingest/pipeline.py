@@ -28,12 +28,13 @@ from imret.escape import escape_undecodable
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
+from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
-from ingest.target import Target, check_not_empty, find_target
+from ingest.target import Target, find_target, with_pictures
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -115,10 +116,10 @@ def ingest(
         The account of the run.
 
     Raises:
-        DataError: If no folder holds a picture, or one holds none any more though the collection has
-            pictures from it and `prune` is set (an unmounted drive looks like that), or if a rebuild
-            would lose pictures: of folders that were not named, or that are gone, away or damaged now. If
-            folders overlap, or one seems to be a source that has moved: see `ingest.settle.settle`.
+        DataError: If no folder holds a picture (or only such of which the collection has pictures while
+            `prune` is set: an unmounted drive looks like that), or if a rebuild would lose pictures: of
+            folders that were not named, or that are gone, away or damaged now. If folders overlap, or one
+            seems to be a source that has moved: see `ingest.settle.settle`.
         ChangedMeanwhile: If another program made a version of another model live, or deleted the
             collection.
         ModelMismatch: If the collection was made by another encoder and `rebuild` is not set.
@@ -181,14 +182,18 @@ def _ingest_once(
 ) -> Report:
     """Do what `ingest` does, unless another program switches versions meanwhile."""
     started = time.monotonic()
-    for source in sources:
-        check_not_empty(source, store, collection, prune=prune)
+    sources = recalled(store, sources, collection)
+    sources, without = with_pictures(sources, store, collection, prune=prune, rebuild=rebuild)
     settlement = settle(store, sources, collection=collection, moved_from=moved_from, second_copy=second_copy)
+    sources = inherited(store, sources, collection, settlement)
     with find_target(
         store, collection, encoder, sources, taken_over=settlement.taken_over, rebuild=rebuild
     ) as target:
         report = _empty_report(store, target.version, sources)
+        report.without_pictures = without
         report.notes = list(settlement.notes)
+        target.excluded = to_remember(sources, settlement)
+        target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
         counters = Counters(report, on_progress)

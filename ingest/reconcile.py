@@ -131,9 +131,9 @@ class Reconciler:
         adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
-        that was deleted: it goes. The others go only with `missing`. What is out of reach never goes. Nor
-        does anything where at most `ALMOST_NONE` of the source's points have a file: so looks a mount point
-        that something was put into.
+        that was deleted: it goes. The others go only with `missing`, and so does what is left out by its name
+        now, whether it is there or not. What is out of reach never goes. Nor does what is gone where at most
+        `ALMOST_NONE` of the source's points have a file: so looks a mount point that something was put into.
         """
         n_points = count_source(self.target, self.source.root)
         n_with_file = self._n_known + self._n_added
@@ -141,10 +141,12 @@ class Reconciler:
             return
         few_are_left = n_with_file <= ALMOST_NONE * n_points
         for points in scan_source(self.target, self.source.root):
-            gone = []
+            gone, left_out = [], []
             for point, found in zip(points, self.presence(points), strict=True):
                 if found == "gone":
                     gone.append(point)
+                elif found == "left out":
+                    left_out.append(point)
                 elif isinstance(found, OutOfReach):
                     folder = os.path.join(self.source.root, *found.folder.split("/")).rstrip("/") or "/"
                     self.counters.keep(folder, found.reason)
@@ -157,12 +159,15 @@ class Reconciler:
                 else:
                     self.counters.count("missing", len(kept), progress=False)
                 gone = [point for point in gone if point.payload["sha256"] in elsewhere]
-            if gone:
-                self.target.delete([point.id for point in gone])
-                self.counters.count("removed", len(gone), progress=False)
+            if not missing:
+                self.counters.count("left_out", len(left_out), progress=False)
+                left_out = []
+            if gone or left_out:
+                self.target.delete([point.id for point in (*gone, *left_out)])
+                self.counters.count("removed", len(gone) + len(left_out), progress=False)
 
     def presence(self, points: Sequence[Point]) -> list[Presence]:
-        """Return for each point of this source whether its picture is there, gone, or out of reach."""
+        """Return for each point of this source whether its picture is at its place: see `presence`."""
         paths = [path_of(point.payload) for point in points]
         found = self.source.presence(paths, unseen=self._unseen)
         return [found[path] for path in paths]
@@ -191,7 +196,7 @@ class Reconciler:
             if isinstance(entry, Record):
                 yield entry
             elif isinstance(entry, Ignored):
-                self.counters.ignore(entry.reason)
+                self.counters.ignore(self.source.root, entry)
             else:
                 if entry.unseen:
                     self._unseen.add(entry.path)

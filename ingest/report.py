@@ -9,8 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from imret.datasets.exclusion import PHOTO_LIBRARY
+from imret.datasets.kinds import holds_picture, may_be_misnamed
+from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
 from imret.files import write_atomically
+
+_LOOKED_AT = 8  # of the files of each kind that is no picture by its name
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Report:
         removed: Points deleted because their file is gone (`--prune`), or because the same picture now
             stands elsewhere.
         missing: Points whose file is gone and that were kept, because `--prune` was not given.
+        left_out: Points that were kept, because `--prune` was not given, of pictures that are left out now:
+            in a folder of a system, say, or excluded.
         out_of_reach: Points that were kept because it cannot be told whether their file is gone, by the
             folder or link in the way: an empty folder, a link that leads nowhere, what cannot be read.
         taken_over: Pictures of other sources that are those of a walked folder now, by source: one that has
@@ -59,6 +66,10 @@ class Report:
         noted: Pictures that were taken of which something is to be known, such as that their last rows are
             missing: path and note, one entry each note. Told when they are decoded, so once.
         ignored: What was left out on purpose, counted by reason.
+        misnamed: Some of that which are pictures by their content: of those whose names do not tell what they
+            are a few of each kind are looked at.
+        photo_libraries: Of that, the folders that a photo program manages.
+        without_pictures: What is to be said of folders that hold no picture, while others do.
         seconds: Wall time of the run.
         complete: False if the run was stopped before its end.
     """
@@ -77,6 +88,7 @@ class Report:
     moved: int = 0
     removed: int = 0
     missing: int = 0
+    left_out: int = 0
     out_of_reach: list[Unreached] = field(default_factory=list)
     taken_over: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -84,6 +96,9 @@ class Report:
     skipped: list[dict[str, str]] = field(default_factory=list)
     noted: list[dict[str, str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
+    misnamed: list[str] = field(default_factory=list)
+    photo_libraries: list[str] = field(default_factory=list)
+    without_pictures: list[str] = field(default_factory=list)
     seconds: float = 0.0
     complete: bool = False
 
@@ -110,7 +125,8 @@ class Report:
         """Take in what a second walk of the same folders did and found."""
         for name in ("added", "updated", "moved", "removed", "encoded"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
-        self.missing, self.out_of_reach = later.missing, later.out_of_reach
+        self.missing, self.left_out = later.missing, later.left_out
+        self.out_of_reach = later.out_of_reach
         self.skipped += [skip for skip in later.skipped if skip not in self.skipped]
         self.noted += [note for note in later.noted if note not in self.noted]
 
@@ -179,10 +195,16 @@ class Counters:
                 self.report.out_of_reach.append(one)
             one.images += 1
 
-    def ignore(self, reason: str) -> None:
+    def ignore(self, source: str, entry: Ignored) -> None:
         """Note something that was left out on purpose."""
         with self._lock:
-            self.report.ignored[reason] = self.report.ignored.get(reason, 0) + 1
+            self.report.ignored[entry.reason] = self.report.ignored.get(entry.reason, 0) + 1
+            n = self.report.ignored[entry.reason]
+        file = os.path.join(source, entry.path)
+        if entry.reason == PHOTO_LIBRARY:
+            self.report.photo_libraries.append(escape_undecodable(file))
+        elif n <= _LOOKED_AT and may_be_misnamed(entry.reason) and holds_picture(file):
+            self.report.misnamed.append(escape_undecodable(file))
 
 
 def _shown(source: str, path: str) -> str:

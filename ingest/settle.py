@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import Any
 
+from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable, quoted
@@ -104,6 +105,7 @@ def settle(
         if moved_from:
             raise no_such_source(store, collection, moved_from[0], ())
         return settlement
+    excluded = store.excluded(collection)
     with closing(store.open(collection)) as opened:
         stored = opened.facet("source")
         settlement.new = [source for source in sources if escape_undecodable(source.root) not in stored]
@@ -115,11 +117,11 @@ def settle(
         }
         for source in sources:
             for other, place in others.items():
-                if covers(place, source.root):
+                if covers(place, source.root, excluded.get(other, ())):
                     raise _lies_within(source, other, where)
                 if _is_same_folder(place, source.root):
                     raise _same_folder(source, other, where)
-                if covers(source.root, place):
+                if covers(source.root, place, source.exclusion.patterns):
                     # One that is not there stays by itself: as a part of the folder, --prune would remove it.
                     if folder_state(place) == "present":
                         settlement.absorbed.append((other, source))
@@ -168,7 +170,11 @@ def find_moved(
         stored = opened.facet("source")
         named = {escape_undecodable(source.root) for source in sources}
         away = {other: exact_source(opened, other) for other in stored.keys() - named}
-        away = {o: place for o, place in away.items() if not any(covers(s.root, place) for s in sources)}
+        away = {
+            other: place
+            for other, place in away.items()
+            if not any(covers(source.root, place, source.exclusion.patterns) for source in sources)
+        }
         return [one for one in _look_for_moved(opened, stored, sources, away) if is_question(one)]
 
 
@@ -216,7 +222,7 @@ def _take_over(version: Collection, old: str, source: FolderSource, below: str |
             return payload
         category, _, file = str(payload["path"]).partition("/")
         without = {name: value for name, value in payload.items() if name != "category"}
-        return without | ({"category": category} if source.categories and file else {})
+        return without | ({"category": composed(category)} if source.categories and file else {})
 
     return give_places(version, old, place, renew=renew)
 
@@ -225,11 +231,11 @@ def _check_named(sources: Sequence[FolderSource]) -> None:
     for one, other in combinations(sources, 2):
         if one.root == other.root:
             raise DataError(f"the folder {quoted(one.root)} is named twice. Name it once.")
-        outer, inner = sorted((one.root, other.root), key=len)
-        if covers(outer, inner):
+        outer, inner = sorted((one, other), key=lambda source: len(source.root))
+        if covers(outer.root, inner.root, outer.exclusion.patterns):
             raise DataError(
-                f"{quoted(inner)} lies within {quoted(outer)}, so its pictures would be stored twice. "
-                f"Name {quoted(outer)} alone."
+                f"{quoted(inner.root)} lies within {quoted(outer.root)}, so its pictures would be stored "
+                f"twice. Name {quoted(outer.root)} alone."
             )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from imret.datasets.scan import Ignored, Picture, Skipped, left_out, looks_like_picture, walk
+from imret.datasets.exclusion import Exclusion
+from imret.datasets.scan import Ignored, Picture, Skipped, looks_like_picture, walk
+from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError
 from imret.escape import escape_undecodable
+from imret.sources.overlap import path_within
 from imret.sources.presence import Presence, presence
 from imret.store.payload import modified_time, point_id
 
@@ -45,14 +49,26 @@ class FolderSource:
     Args:
         folder: The folder to walk, nested as deep as it likes; symlinks are followed.
         categories: Whether the first folder below is a picture's category. False for a flat pile.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`. They are remembered
+            with the folder; None for those that are.
 
     Raises:
-        DataError: If the folder is missing, is a file, or cannot be listed.
+        DataError: If the folder is missing, is a file, or cannot be listed, or a pattern cannot be read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, categories: bool = True) -> None:
-        self.root = os.path.realpath(folder)
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        categories: bool = True,
+        exclude: Sequence[str] | None = None,
+    ) -> None:
+        if not os.fspath(folder):  # which the system takes for the folder that one is in
+            raise DataError("no such folder: ''. Is a variable of the shell not set?")
+        self.root = os.path.realpath(path_on_disk(folder))
         self.categories = categories
+        self.exclusion = Exclusion(self.root, exclude or ())
+        self.exclude = None if exclude is None else self.exclusion.patterns
         named = repr(os.fspath(folder))
         try:
             with os.scandir(self.root):
@@ -70,6 +86,13 @@ class FolderSource:
                 f"cannot list the folder {named}: {error.strerror}. Check its permissions."
             ) from None
 
+    def excluding(self, patterns: Sequence[str]) -> FolderSource:
+        """Return the same folder, with other patterns of what is left out."""
+        other = copy.copy(self)
+        other.exclusion = Exclusion(self.root, patterns)
+        other.exclude = other.exclusion.patterns
+        return other
+
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
         """Yield every picture below the folder, in the order of names, and what is left out, and why.
 
@@ -77,7 +100,7 @@ class FolderSource:
             DataError: If the folder itself has gone, or cannot be read any more.
         """
         try:
-            for entry in walk(self.root):
+            for entry in walk(self.root, self.exclusion):
                 if isinstance(entry, Picture):
                     category = entry.category if self.categories else None
                     yield Record(entry.path, category, entry.size_bytes, entry.mtime_ns, self.root)
@@ -92,10 +115,16 @@ class FolderSource:
     def count(self) -> int:
         """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
         total = 0
-        for _, _, files in os.walk(self.root):
-            total += sum(1 for name in files if looks_like_picture(name) and left_out(name) is None)
+        for folder, folders, files in os.walk(self.root):
+            above = path_within(folder, self.root)
+            paths = {name: f"{above}/{name}" if above else name for name in (*folders, *files)}
+            folders[:] = [name for name in folders if not self.exclusion.reason(paths[name], is_folder=True)]
+            total += sum(
+                looks_like_picture(name) and not self.exclusion.reason(paths[name], is_folder=False)
+                for name in files
+            )
         return total
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
-        """Return for each path whether a picture is there, gone, or out of reach: see `imret.sources`."""
-        return presence(self.root, paths, unseen=unseen)
+        """Return what is at each path now: see `imret.sources.presence`."""
+        return presence(self.root, paths, unseen=unseen, exclusion=self.exclusion)

@@ -6,13 +6,14 @@ the same at the same time: see `imret.store.protocol.Store`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imret.datasets.scan import Ignored
-from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of
+from imret.datasets.kinds import in_words
+from imret.datasets.scan import Ignored, Skipped
+from imret.errors import ChangedMeanwhile, DataError, StoreError, counted, some_of
 from imret.escape import escape_undecodable, quoted
 from imret.retrieval.collection_encoder import refuse_changed
 from imret.sources.presence import folder_state
@@ -22,8 +23,9 @@ from imret.store.collection import changed_meanwhile
 from imret.store.types import LiveState
 from ingest.last_look import Gap, find_gap, told
 from ingest.reconcile import Reconciler
+from ingest.report import Counters, Report
 from ingest.settle import Settlement, advice_for_gone, carry_out
-from ingest.sources import FolderSource
+from ingest.sources import FolderSource, Record
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -43,6 +45,7 @@ class Target:
         is_live: Whether searches are answered from it already.
         is_first: Whether there is nothing to protect: no version is live, or one that holds nothing. Then
             this one is live from its first pictures on, and can be searched while it fills.
+        excluded: What is to be remembered of sources once this version is live: patterns by source.
     """
 
     store: Store
@@ -50,6 +53,7 @@ class Target:
     begun: LiveState
     is_live: bool
     is_first: bool = False
+    excluded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __enter__(self) -> Target:
         return self
@@ -57,6 +61,17 @@ class Target:
     def __exit__(self, *exc_info: object) -> None:
         with suppress(StoreError):  # of a store that is lost; what stopped the run is what is told
             self.version.close()
+
+    def remember(self) -> None:
+        """Note what is excluded from the sources, if this version is live."""
+        known = self.store.excluded(self.version.name) if self.is_live and self.excluded else {}
+        changed = {
+            source: patterns
+            for source, patterns in self.excluded.items()
+            if known.get(source, ()) != patterns
+        }
+        if self.is_live and changed:
+            self.store.exclude(self.version.name, changed)
 
     def go_live(self) -> None:
         """Make a first version live, now that pictures are in it: a model that fails binds no collection.
@@ -73,6 +88,7 @@ class Target:
             live = None if now.version is None else self.store.live(name)
             if now.version == self.version.version:  # by another first ingest with the same model
                 self.begun, self.is_live = now, True
+                self.remember()
                 return
             if live is not None and not _is_empty(self.store, name):
                 live.require_same(
@@ -87,6 +103,7 @@ class Target:
             except ChangedMeanwhile:
                 continue
             self.is_live = True
+            self.remember()
             return
         raise self.replaced()
 
@@ -162,6 +179,7 @@ class Target:
                 continue
             if is_live:
                 self.begun, self.is_live = now, True
+                self.remember()
                 self.complete(reconcilers)
                 return
             try:
@@ -169,6 +187,7 @@ class Target:
             except ChangedMeanwhile:
                 continue
             self.is_live = True
+            self.remember()
             return
         raise ChangedMeanwhile(
             f"other programs go on changing the collection {name!r}, and this ingest, which is to replace "
@@ -207,24 +226,63 @@ class Target:
         )
 
 
-def check_not_empty(source: FolderSource, store: Store, name: str, *, prune: bool) -> None:
-    """Refuse a folder that holds no picture, before anything is made or removed for it."""
-    if any(not isinstance(entry, Ignored) for entry in source.entries()):
-        return
-    folder, n_stored = escape_undecodable(source.root), 0
-    if store.live(name) is not None:
-        with closing(store.open(name)) as live:
-            n_stored = count_source(live, source.root)
-    if n_stored == 0:
-        raise DataError(
-            f"no pictures in {folder!r}. Expected files such as .jpg or .png, in one sub-folder per category."
+def with_pictures(
+    sources: Sequence[FolderSource], store: Store, name: str, *, prune: bool, rebuild: bool
+) -> tuple[list[FolderSource], list[str]]:
+    """Set folders aside that hold no picture, before anything is made or removed for them.
+
+    Returns:
+        The other folders; and what is to be said of those without, each with what else is in it.
+
+    Raises:
+        DataError: If no folder holds any, or one of a rebuild holds none of those that are stored any more.
+    """
+    filled, said = [], []
+    for source in sources:
+        counters = Counters(Report(name, store.address, store.engine, "", "", []))
+        if any(not isinstance(entry, Ignored) for entry in _counted(source, counters)):
+            filled.append(source)
+            continue
+        folder, n_stored = escape_undecodable(source.root), 0
+        if store.live(name) is not None:
+            with closing(store.open(name)) as live:
+                n_stored = count_source(live, source.root)
+        if n_stored == 0:
+            said.append(_no_pictures(folder, counters.report))
+        elif prune:
+            advice = advice_for_gone(folder, naming_options(store, name))
+            said.append(
+                f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
+                f"Is its drive mounted? Nothing was removed.\n{advice}"
+            )
+            if rebuild:
+                raise DataError(said[-1])
+        else:
+            filled.append(source)
+    if not filled:
+        raise DataError("\n".join(said))
+    return filled, said
+
+
+def _counted(source: FolderSource, counters: Counters) -> Iterator[Record | Skipped | Ignored]:
+    for entry in source.entries():
+        if isinstance(entry, Ignored):
+            counters.ignore(source.root, entry)
+        yield entry
+
+
+def _no_pictures(folder: str, found: Report) -> str:
+    left_out = in_words(found.ignored)
+    what = f", but what is left out: {left_out}" if left_out else ""
+    if found.misnamed:
+        return (
+            f"no pictures in {folder!r}{what}. {quoted(found.misnamed[0])} holds a picture by its content: "
+            "give such files a suffix that says so, such as .jpg."
         )
-    if prune:
-        advice = advice_for_gone(folder, naming_options(store, name))
-        raise DataError(
-            f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
-            f"Is its drive mounted? Nothing was removed.\n{advice}"
-        )
+    return (
+        f"no pictures in {folder!r}{what}. Expected files such as .jpg or .png, in one sub-folder per "
+        "category."
+    )
 
 
 def find_target(
@@ -367,7 +425,7 @@ def _would_lose(
     return DataError(
         "\n".join(
             [
-                f"collection {old.name!r} holds {n_images:,} picture{'' if n_images == 1 else 's'} that "
+                f"collection {old.name!r} holds {counted(n_images)} that "
                 f"could not be embedded again and would be lost. It stays as it is, with "
                 f"{old.identity.model!r}:",
                 *told(gap.losses),

@@ -14,8 +14,9 @@ from typing import Any
 
 from finetune.data.records import Record, refuse_one_category
 from finetune.data.species import RANKS, read_taxon
-from imret.datasets.csv_rows import read_rows
-from imret.errors import DataError, some_of
+from imret.datasets.csv_rows import read_rows, stands_for_nothing
+from imret.datasets.spelling import composed, on_disk
+from imret.errors import DataError, counted, some_of
 
 _SUFFIXES = (".csv", ".parquet")
 
@@ -34,8 +35,9 @@ def read_manifest(file: str | os.PathLike[str]) -> list[Record]:
     Args:
         file: UTF-8 CSV with a header line, or Parquet, with the columns path and category and, if wanted,
             caption, species, common_name, split (train, val or validation, test), and kingdom, phylum,
-            class, order, family, genus; others are ignored. Paths are relative to the file's folder. Several
-            rows for one picture are several captions and agree in everything else.
+            class, order, family, genus; others are ignored. Paths are relative to the file's folder, in
+            either normal form of Unicode. Several rows for one picture are several captions and agree in
+            everything else.
 
     Returns:
         Records in the order of their paths, whatever their split.
@@ -48,8 +50,10 @@ def read_manifest(file: str | os.PathLike[str]) -> list[Record]:
     file = Path(file)
     known: dict[str, Record] = {}
     lines: dict[str, str] = {}
-    for line, row in _rows(file):
-        record = _read_row(file, line, row)
+    rows = [(line, _read_row(file, line, row)) for line, row in _rows(file)]
+    spelled = on_disk(file.parent, dict.fromkeys(record.path for _, record in rows))
+    for line, read in rows:
+        record = replace(read, path=spelled.get(read.path, read.path))
         first = known.setdefault(record.path, record)
         lines.setdefault(record.path, line)
         if first is record:
@@ -91,7 +95,12 @@ def _read_row(file: Path, line: str, row: dict[str, str]) -> Record:
         )
     caption = row.get("caption", "")
     return Record(
-        path, row["category"], 0, captions=(caption,) if caption else (), taxon=read_taxon(row), split=split
+        path,
+        composed(row["category"]),
+        0,
+        captions=(caption,) if caption else (),
+        taxon=read_taxon(row),
+        split=split,
     )
 
 
@@ -116,11 +125,11 @@ def _shown(record: Record) -> str:
 def _refuse_other_folders(file: Path, known: Mapping[str, Record], lines: Mapping[str, str]) -> None:
     """Refuse categories that the folders contradict: aves/1.jpg in fungi, where both are categories."""
     categories = {record.category for record in known.values()}
-    folders = {path: path.split("/", 1)[0] for path in known if "/" in path}
+    folders = {path: composed(path.split("/", 1)[0]) for path in known if "/" in path}
     wrong = [path for path, top in folders.items() if top in categories and top != known[path].category]
     if wrong:
         raise DataError(
-            f"manifest {str(file)!r} puts {len(wrong):,} pictures in another category than their folder "
+            f"manifest {str(file)!r} puts {counted(len(wrong))} in another category than their folder "
             f"says, the first {wrong[0]!r} in {known[wrong[0]].category!r} ({lines[wrong[0]]}). Correct the "
             "categories, or move the pictures out of folders that are named like a category."
         )
@@ -135,7 +144,7 @@ def _with_sizes(file: Path, known: Mapping[str, Record], lines: Mapping[str, str
             missing.append(path)
     if missing:
         raise DataError(
-            f"manifest {str(file)!r} names {len(missing):,} pictures that are not in {str(file.parent)!r}, "
+            f"manifest {str(file)!r} names {counted(len(missing))} not in {str(file.parent)!r}, "
             f"the first {missing[0]!r} in {lines[missing[0]]}. Put them there, or take out their lines."
         )
     return sorted(records, key=lambda record: record.path)
@@ -161,6 +170,11 @@ def _cell(file: Path, line: str, column: str, value: object) -> str:
             "a picture of several captions has a row for each."
         )
     text = str(value).strip()
+    if column not in ("path", "category") and stands_for_nothing(text):
+        raise DataError(
+            f"manifest {str(file)!r} has {text!r} in column {column} of {line}, which other programs write "
+            'where there is nothing. Leave such cells empty (in R: write.csv(..., na = "")).'
+        )
     return text if column == "path" else " ".join(text.split())
 
 

@@ -32,9 +32,11 @@ from finetune.data.report import Report
 from finetune.data.token_lengths import measure_token_lengths
 from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import Skipped
-from imret.errors import DataError, some_of
+from imret.datasets.spelling import path_on_disk
+from imret.errors import DataError, counted, some_of
 from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
 
@@ -115,6 +117,7 @@ def find_sources(
     names: str | os.PathLike[str] | None = None,
     replay: str | os.PathLike[str] | None = None,
     against: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     on_message: Callable[[str], None] = lambda _: None,
 ) -> Sources:
     """Find the pictures and texts of a run and check them against each other.
@@ -125,12 +128,16 @@ def find_sources(
         names: CSV file of what categories are called.
         replay: CSV file of captioned pictures of other things.
         against: A folder of test pictures, whose duplicates are not trained on.
+        exclude: Patterns of what is left out of the folder and of `against`: see
+            `imret.datasets.exclusion.Exclusion`.
         on_message: Called with sentences for a person.
 
     Raises:
         DataError: If any of them cannot be read or does not fit the others.
     """
-    train = Path(train)
+    if not os.fspath(train):
+        raise DataError("no training folder: ''. Is a variable of the shell not set?")
+    train = Path(path_on_disk(train))
     from_manifest = is_manifest(train)
     root = train.parent if from_manifest else train
     if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
@@ -138,11 +145,11 @@ def find_sources(
     captions_of = None
     if captions is not None:
         captions_of = read_captions(captions)
-        on_message(f"captions of {len(captions_of):,} pictures from {os.fspath(captions)}")
+        on_message(f"captions of {counted(len(captions_of))} from {os.fspath(captions)}")
     if from_manifest:
         records = with_captions(read_manifest(train), captions_of or {}, root)
     else:
-        records = read_records(train, captions_of)
+        records = read_records(train, captions_of, exclude=exclude)
     usable = [record for record in records if record.split != "test"]
     called = _names(names, usable, on_message)
     refuse_doubtful_categories(usable, train, called or ())
@@ -151,7 +158,7 @@ def find_sources(
         n_test=len(records) - len(usable),
         names=called,
         replay=_replayed(replay, on_message),
-        test_set=_test_set(against, root, on_message),
+        test_set=_test_set(against, root, exclude, on_message),
     )
 
 
@@ -183,11 +190,14 @@ def _replayed(file: str | os.PathLike[str] | None, on_message: Callable[[str], N
 
 
 def _test_set(
-    folder: str | os.PathLike[str] | None, train: Path, on_message: Callable[[str], None]
+    folder: str | os.PathLike[str] | None,
+    train: Path,
+    exclude: Sequence[str],
+    on_message: Callable[[str], None],
 ) -> Listing | None:
     if folder is None:
         return None
-    root = Path(folder)
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         raise DataError(f"the test folder {str(root)!r} is no folder. Give one of pictures to --against.")
     if train.resolve().is_relative_to(root.resolve()):
@@ -195,7 +205,10 @@ def _test_set(
             f"the test folder {str(root)!r} is the training folder {str(train)!r}, or lies above it: every "
             "picture is a copy of itself. Give another to --against."
         )
-    records = [Record(picture.path, "", picture.size_bytes) for picture in list_pictures(root)]
+    records = [
+        Record(picture.path, "", picture.size_bytes)
+        for picture in list_pictures(root, Exclusion(root, exclude))
+    ]
     if not records:
         raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
     on_message(f"{len(records):,} test pictures to compare with from {root}")

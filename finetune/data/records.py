@@ -18,9 +18,11 @@ import numpy as np
 
 from finetune.data.species import Taxon
 from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key
 from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
-from imret.errors import DataError, some_of
+from imret.datasets.spelling import composed, path_on_disk
+from imret.errors import DataError, counted, some_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
 
 # Number of a random stream; finetune.data.batches has the others.
@@ -46,7 +48,10 @@ class Record(Picture):
 
 
 def read_records(
-    folder: str | os.PathLike[str], captions: Mapping[str, Sequence[str]] | None = None
+    folder: str | os.PathLike[str],
+    captions: Mapping[str, Sequence[str]] | None = None,
+    *,
+    exclude: Sequence[str] = (),
 ) -> list[Record]:
     """List the pictures of a folder that has one sub-folder per category.
 
@@ -55,6 +60,7 @@ def read_records(
     Args:
         folder: The training folder; categories may hold folders of their own.
         captions: Captions by path below the folder, for some of the pictures or all.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`.
 
     Returns:
         Records in the order of their paths.
@@ -63,7 +69,7 @@ def read_records(
         DataError: If the folder is missing or holds no pictures in categories, if there is only one
             category, or if captions were given for a path that is no picture in a category.
     """
-    root = Path(folder)
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(
@@ -72,30 +78,32 @@ def read_records(
         )
     records: list[Record] = []
     loose = 0
-    for picture in list_pictures(root):
+    exclusion = Exclusion(root, exclude)
+    for picture in list_pictures(root, exclusion):
         if picture.category is None:
             loose += 1
             continue
         records.append(Record(picture.path, picture.category, picture.size_bytes, picture.mtime_ns))
     if not records:
-        content = f"{loose} pictures that lie in no category" if loose else "no pictures"
+        content = f"{counted(loose)} in no category" if loose else "no pictures"
         raise DataError(
             f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )
-    records = with_captions(records, captions or {}, root)
+    meant = {path: texts for path, texts in (captions or {}).items() if not exclusion.reason_within(path)}
+    records = with_captions(records, meant, root)
     refuse_one_category(records, root)
     return records
 
 
-def list_pictures(root: Path) -> list[Picture]:
-    """Return every file below `root` that is named like a picture, in the order of their paths."""
+def list_pictures(root: Path, exclusion: Exclusion | None = None) -> list[Picture]:
+    """Return every file below `root` that is named like a picture and not left out, in the order of paths."""
     pictures = []
-    for entry in walk(str(root)):
+    for entry in walk(str(root), exclusion):
         if isinstance(entry, Picture):
             pictures.append(entry)
         elif isinstance(entry, Skipped) and looks_like_picture(entry.path):
             folder, _, below = entry.path.partition("/")  # decoding finds what is wrong with it
-            pictures.append(Picture(entry.path, folder if below else None, 0, 0))
+            pictures.append(Picture(entry.path, composed(folder) if below else None, 0, 0))
     return sorted(pictures, key=lambda picture: picture.path)
 
 
@@ -104,18 +112,31 @@ def with_captions(
 ) -> list[Record]:
     """Return records with the captions of their paths added to those that they have.
 
+    Of two paths that differ only in the normal form of Unicode, the one that is spelled alike is meant.
+
     Raises:
         DataError: If a path is that of no record; the message counts them and names the first.
     """
     known = {record.path for record in records}
-    if strangers := [path for path in captions if path not in known]:
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in known:
+        by_name[composed(path)].append(path)
+    captions_of: dict[str, tuple[str, ...]] = {}
+    strangers = []
+    for path, texts in captions.items():
+        meant = [path] if path in known else by_name.get(composed(path), ())
+        if not meant:
+            strangers.append(path)
+        for spelled in meant:
+            captions_of[spelled] = (*captions_of.get(spelled, ()), *texts)
+    if strangers:
         raise DataError(
             f"{len(strangers):,} of the {len(captions):,} captioned paths are not pictures in a category of "
             f"{str(root)!r}; the first is {strangers[0]!r}, the first picture there {records[0].path!r}. "
             "Write paths relative to that folder, or take those lines out."
         )
     return [
-        replace(record, captions=(*record.captions, *captions.get(record.path, ()))) for record in records
+        replace(record, captions=(*record.captions, *captions_of.get(record.path, ()))) for record in records
     ]
 
 

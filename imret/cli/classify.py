@@ -19,6 +19,7 @@ from imret.cli.options import (
     category_names,
     db_option,
     device_option,
+    exclude_option,
     max_pixels_option,
     model_option,
     precision_option,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="CSV file (category,name) of what categories are called.  [default: what the model was tuned with]",
 )
+@exclude_option
 @db_option
 @click.option(
     "--collection",
@@ -81,6 +83,7 @@ def command(
     top_k: int,
     output: str,
     names_file: str | None,
+    exclude: tuple[str, ...],
     db: str | None,
     collection: str | None,
     **encoding: Any,
@@ -97,7 +100,7 @@ def command(
 
     names = read_names(names_file) if names_file else {}
     labels = None if labels_text is None else read_labels(labels_text)
-    files = _PictureFiles(pictures)
+    files = _PictureFiles(pictures, exclude)
     if not files.report_missing():  # before a model is looked for, which may be a download
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
@@ -171,8 +174,11 @@ def _labels_and_encoder(
 class _PictureFiles:
     """The pictures of the arguments, a folder's by name; what cannot be one is reported and counted."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], exclude: Sequence[str]) -> None:
+        from imret.datasets.exclusion import Exclusion
+
         self._arguments = arguments
+        self._exclusions = {argument: Exclusion(argument, exclude) for argument in arguments}
         self.n_skipped = 0
 
     def report_missing(self) -> bool:
@@ -192,7 +198,7 @@ class _PictureFiles:
                 continue
             n = 0
             try:
-                for entry in walk(argument):
+                for entry in walk(argument, self._exclusions[argument]):
                     if isinstance(entry, Picture):
                         n += 1
                         yield entry.file_in(argument)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from imret.cli.options import (
     category_names,
     db_option,
     device_option,
+    exclude_option,
     max_pixels_option,
     model_option,
     precision_option,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Labelled training pictures, to compare with what needs no tuning: prompts, probe, kNN, centroid.",
 )
+@exclude_option
 @click.option(
     "--collection",
     metavar="NAME",
@@ -97,7 +99,7 @@ def command(
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
-    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train") if options[name]]
+    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train", "exclude") if options[name]]
     if data is None and (needing or page):
         raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
     source = click.get_current_context().get_parameter_source
@@ -168,7 +170,7 @@ def _measure(
         "notify": announce,
     }
     if data is not None:  # before a model is looked for, which may be a download
-        find_inputs(data, retention=options["retention"], train=options["train"])
+        find_inputs(data, retention=options["retention"], train=options["train"], exclude=options["exclude"])
     of_collection = encoder = None
     if collection is not None:
         with open_store(db, create=False, share="if possible") as store:
@@ -185,7 +187,7 @@ def _measure(
         encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
         note_model(encoder.files, notify=announce)
         names = category_names(encoder, names)
-    _warn_of_doubtful(data, names)
+    _warn_of_doubtful(data, names, options["exclude"])
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty()) as bar:
         report = evaluate(
@@ -196,19 +198,20 @@ def _measure(
             names=names,
             retention=options["retention"],
             train=options["train"],
+            exclude=options["exclude"],
             resamples=options["resamples"],
             on_picture=bar.update,
         )
     return report, of_collection
 
 
-def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]]) -> None:
+def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]], exclude: Sequence[str]) -> None:
     """Tell of splits of a data set, and of numbers, that are measured as categories and have no name."""
     from imret.datasets.doubtful_categories import doubtful_folders
     from imret.datasets.names_csv import name_key
     from imret.retrieval.prompts import evaluation_queries
 
-    doubtful = doubtful_folders(data)
+    doubtful = doubtful_folders(data, exclude)
     for categories, what in ((doubtful.splits, "splits of a data set"), (doubtful.numbers, "numbers")):
         if unnamed := [category for category in categories if name_key(category) not in names]:
             announce(

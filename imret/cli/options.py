@@ -55,6 +55,12 @@ def collection_choice(meaning: str, *, multiple: bool = False) -> Callable[[F], 
     return click.option("--collection", metavar="NAME", multiple=multiple, help=meaning)
 
 
+exclude_option = click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out files or folders, as .gitignore does: raw/, '*.tmp.jpg', /2019; may be repeated.",
+)
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."
 )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
-from imret.escape import escape_control
+from imret.errors import counted
+from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def list_command(db: str | None, collection: str, output: str) -> None:
             print(json.dumps(asdict(source), ensure_ascii=False))
     elif sources:
         _print_table(sources)
+        for source in sources:
+            if source.exclude:
+                without = " ".join(map(quoted, source.exclude))
+                announce(f"{escape_control(source.folder)} is ingested without {without}")
     else:
         announce(f"collection {collection} holds no pictures; fill it: imret ingest FOLDER{where}")
     if any(source.state in ("gone", "empty") for source in sources):
@@ -95,9 +100,7 @@ def rename_command(old: str, new: str, db: str | None, collection: str, no_check
                 store, old, new, collection=collection, check=not no_check, on_points=on_points
             )
     if images:
-        announce(
-            f"renamed {escape_control(old)} to {escape_control(new)}: {images:,} pictures of {collection}"
-        )
+        announce(f"renamed {escape_control(old)} to {escape_control(new)}: {counted(images)} of {collection}")
     else:
         announce(f"{collection} holds no pictures of {escape_control(old)} (any more); nothing to rename")
 
@@ -130,9 +133,7 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
             if source is None:
                 raise no_such_source(store, collection, named, known)
             found[source] = known[source]
-        shown = ", ".join(
-            f"{escape_control(source)} ({images:,} pictures)" for source, images in found.items()
-        )
+        shown = ", ".join(f"{escape_control(source)} ({counted(images)})" for source, images in found.items())
         question = f"Remove {shown} from {collection}?"
         if not yes:
             if not sys.stdin.isatty():
@@ -143,6 +144,6 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
         for source, images in found.items():
             with progress_bar("forget", images) as (on_points, _):
                 forget_source(store, source, collection=collection, on_points=on_points)
-            announce(f"forgot {escape_control(source)}: {images:,} pictures of {collection}")
+            announce(f"forgot {escape_control(source)}: {counted(images)} of {collection}")
             again = f"imret ingest {shlex.quote(source)}{naming_options(store, collection)}"
             announce(f"  to have it again: {escape_control(again)}")

@@ -17,6 +17,8 @@ _QUOTE_THE_CELL = 'Put a cell that holds a comma into quotes: "a bird, red".'
 # What other programs separate by, and what errors call it.
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
+_NOTHING = frozenset(("NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"))
+
 _BLANKS = re.compile(r"[ \t]*")
 _BARE_CELL = re.compile(r"[^,\r\n]*")
 _UP_TO_QUOTE = re.compile(r'[^"]*(?:""[^"]*)*')
@@ -64,6 +66,10 @@ def read_rows(
         with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             records = _records(lines)
             number, header = next(records, (1, [""]))
+            if number == 1 and ",".join(header).strip() == "sep=,":  # how Excel is told of commas
+                number, header = next(records, (1, [""]))
+            if not any(map(str.strip, header)):
+                raise _Malformed(f"is empty. Begin it with: {','.join(columns)}")
             known = {*columns, *optional}
             header = [name.lower() if name.lower() in known else name for name in map(str.strip, header)]
             while header and not header[-1]:
@@ -88,6 +94,11 @@ def read_rows(
         raise DataError(f"cannot read the {kind} {shown}: {error.strerror}.") from error
     except _Malformed as error:
         raise DataError(f"{kind} {shown} {error}") from None
+
+
+def stands_for_nothing(cell: str) -> bool:
+    """Whether a cell is what other programs write where there is nothing: NA of R, NaN, #N/A, NULL."""
+    return cell in _NOTHING
 
 
 def _check_header(header: Sequence[str], columns: Sequence[str], once: set[str]) -> None:

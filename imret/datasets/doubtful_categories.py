@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key
-from imret.datasets.scan import left_out, looks_like_picture
+from imret.datasets.scan import looks_like_picture
 
 # train, val2017, test_set, Training Images
 _SPLIT = re.compile(
@@ -55,11 +56,21 @@ def doubtful_categories(categories: Iterable[str], *, nested: Collection[str] = 
     return Doubtful(splits, [name for name in names if _is_number(name)])
 
 
-def doubtful_folders(folder: str | os.PathLike[str]) -> Doubtful:
-    """Return which folders in a folder are hardly categories; nothing where it cannot be read."""
+def doubtful_folders(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -> Doubtful:
+    """Return which folders in a folder are hardly categories; nothing where it cannot be read.
+
+    Args:
+        folder: The folder.
+        exclude: Patterns of what is left out of it.
+    """
+    exclusion = Exclusion(folder, exclude)
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir() and not left_out(entry.name)]
+            names = [
+                entry.name
+                for entry in entries
+                if entry.is_dir() and not exclusion.reason(entry.name, is_folder=True)
+            ]
         nested = {name for name in names if looks_like_split(name) and _is_nested(os.path.join(folder, name))}
     except OSError:  # whoever reads its pictures says what is wrong
         return Doubtful([], [])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Picture, Skipped, walk
-from imret.errors import DataError
+from imret.datasets.spelling import composed, path_on_disk
+from imret.errors import DataError, counted
 from imret.files import sha256_of
 
 
@@ -38,22 +41,28 @@ class LabelledFolder:
 
 
 def category_of(path: str) -> str:
-    """Return the first folder of a path below the data."""
-    return path.split("/", 1)[0]
+    """Return the first folder of a path below the data, in NFC: of two spellings one category."""
+    return composed(path.split("/", 1)[0])
 
 
-def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
+def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LabelledFolder:
     """Find the pictures of a folder that lie in a category, opening none.
+
+    Args:
+        folder: One sub-folder per category.
+        exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`.
 
     Raises:
         DataError: If there is no such folder, or fewer than two categories hold pictures.
     """
-    root = Path(folder)
+    if not os.fspath(folder):
+        raise DataError("no such folder: ''. Is a variable of the shell not set?")
+    root = Path(path_on_disk(folder))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
     pictures, skipped = [], []
-    for entry in walk(os.fspath(root)):
+    for entry in walk(os.fspath(root), Exclusion(root, exclude)):
         if isinstance(entry, Skipped):
             skipped.append(entry)
         elif isinstance(entry, Picture) and entry.category is None:
@@ -64,8 +73,8 @@ def read_labelled(folder: str | os.PathLike[str]) -> LabelledFolder:
     if len(labelled.categories) < 2:
         where = f"all in {labelled.categories[0]!r}" if pictures else "in any category"
         raise DataError(
-            f"{str(root)!r} holds {len(pictures) or 'no'} pictures {where}, and two categories are needed to "
-            "tell apart. Give a folder with one sub-folder per category."
+            f"{str(root)!r} holds {counted(len(pictures)) if pictures else 'no pictures'} {where}, and two "
+            "categories are needed to tell apart. Give a folder with one sub-folder per category."
         )
     return labelled
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 
 from imret.datasets.csv_rows import read_rows
+from imret.datasets.spelling import composed
 from imret.errors import DataError
 
 _MORE_NAMES = "Put a name that holds a comma into quotes, and give a further name a line of its own."
@@ -17,7 +17,7 @@ def name_key(category: str) -> str:
     Case does not matter, nor whether an umlaut is one character or two: folders from a Mac have two, and
     what is typed has one.
     """
-    return unicodedata.normalize("NFC", category).strip().lower()
+    return composed(category).strip().lower()
 
 
 def read_names(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:

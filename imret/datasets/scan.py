@@ -1,7 +1,7 @@
 """A folder of pictures, walked: what is a picture by its name, what is left out, and why.
 
-The one set of rules that `ingest` and `finetune` share, so that both see the same pictures. Hides hidden
-files, system folders and symlink loops; opens no picture.
+The one set of rules that `ingest` and `finetune` share, so that both see the same pictures. What is left
+out by name is in `imret.datasets.exclusion`. Hides symlink loops; opens no picture.
 """
 
 from __future__ import annotations
@@ -12,19 +12,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from imret.datasets.exclusion import Exclusion
+from imret.datasets.kinds import kind_of
+from imret.datasets.spelling import composed
 from imret.images.decode import IMAGE_EXTENSIONS
-
-SYSTEM_FOLDERS = frozenset(
-    {
-        "@eaDir",
-        "#recycle",
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "lost+found",
-        "node_modules",
-        "__MACOSX",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +24,8 @@ class Picture:
 
     Attributes:
         path: Below the folder, with forward slashes; may hold surrogate escapes (undecodable names).
-        category: The first folder of the path; None where it lies in none.
+        category: The first folder of the path, in NFC: two that differ only in the normal form are one
+            category. None where it lies in none.
         size_bytes: Size of the file when it was seen.
         mtime_ns: When it was last changed, in nanoseconds since 1970.
     """
@@ -82,15 +74,20 @@ class _Folder:
     names: Iterator[str] | None = None
 
 
-def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
+def walk(root: str, exclusion: Exclusion | None = None) -> Iterator[Picture | Skipped | Ignored]:
     """Yield every picture below a folder, in the order of names, and what is left out, and why.
 
     Symlinks are followed, loops are not. Memory is bounded by the largest single folder, not by the number
     of pictures.
 
+    Args:
+        root: The folder.
+        exclusion: What is left out by name; None for what always is.
+
     Raises:
         OSError: If the folder itself cannot be looked at.
     """
+    exclusion = exclusion or Exclusion(root)
     top = os.stat(root)
     # An explicit stack, not recursion: a path may be two thousand folders deep.
     stack = [_Folder("", (top.st_dev, top.st_ino), 0)]
@@ -112,7 +109,7 @@ def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
                 yield Skipped(folder.path, "a folder, not a picture")
             continue
         path = f"{folder.path}/{name}" if folder.path else name
-        entry = _look_at(root, path, name)
+        entry = _look_at(root, path, name, exclusion)
         if not isinstance(entry, os.stat_result):
             n_found += isinstance(entry, Picture)
             yield entry
@@ -123,49 +120,45 @@ def walk(root: str) -> Iterator[Picture | Skipped | Ignored]:
             stack.append(_Folder(path, key, n_found))
 
 
-def left_out(name: str) -> str | None:
-    """Return why a file or folder of this name is left out wherever it lies; None if it is not."""
-    # ".git" and "._photo.jpg" are hidden; "..fungi" or "..." is an odd name that somebody chose.
-    if name.startswith(".") and not name.startswith(".."):
-        return "hidden"
-    return "system folder" if name in SYSTEM_FOLDERS else None
-
-
 def looks_like_picture(name: str) -> bool:
     """Whether a file of this name is taken for a picture; looking inside comes later."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def _look_at(root: str, path: str, name: str) -> Picture | Skipped | Ignored | os.stat_result:
+def _look_at(
+    root: str, path: str, name: str, exclusion: Exclusion
+) -> Picture | Skipped | Ignored | os.stat_result:
     """Return what one name is; a folder to descend into comes back as its stat."""
-    reason = left_out(name)
+    reason = exclusion.reason_by_name(path)
     if reason is not None:
         return Ignored(path, reason)
     file = os.path.join(root, path)
     try:
         info = os.stat(file)
-    except FileNotFoundError as error:
-        if os.path.islink(file):
-            return Skipped(path, _why_no_stat(file, error), unseen=True)
-        if looks_like_picture(name):
-            return Skipped(path, _why_no_stat(file, error))
-        return Ignored(path, _kind(name))
     except OSError as error:
-        # Whatever it is called: it may be a folder, such as the place of a share that is away.
-        return Skipped(path, _why_no_stat(file, error), unseen=True)
+        if (reason := exclusion.reason(path, is_folder=True)) is not None:  # it may be a folder
+            return Ignored(path, reason)
+        return _unseen(file, path, name, error)
+    if (reason := exclusion.reason(path, is_folder=stat.S_ISDIR(info.st_mode))) is not None:
+        return Ignored(path, reason)
     if stat.S_ISDIR(info.st_mode):
         return info
     if not looks_like_picture(name):
-        return Ignored(path, _kind(name))
+        return Ignored(path, kind_of(name))
     if not stat.S_ISREG(info.st_mode):
         return Skipped(path, "not a regular file")
     folder, _, below = path.partition("/")
-    return Picture(path, folder if below else None, info.st_size, info.st_mtime_ns)
+    return Picture(path, composed(folder) if below else None, info.st_size, info.st_mtime_ns)
 
 
-def _kind(name: str) -> str:
-    extension = os.path.splitext(name)[1].lower()
-    return f"not a picture by its name (*{extension})" if extension else "not a picture by its name"
+def _unseen(file: str, path: str, name: str, error: OSError) -> Skipped | Ignored:
+    """Return what one name is that the system says nothing of."""
+    if isinstance(error, FileNotFoundError) and not os.path.islink(file):
+        if looks_like_picture(name):
+            return Skipped(path, _why_no_stat(file, error))
+        return Ignored(path, kind_of(name))
+    # Whatever it is called: it may be a folder, such as the place of a share that is away.
+    return Skipped(path, _why_no_stat(file, error), unseen=True)
 
 
 def _why_no_stat(file: str, error: OSError) -> str:

@@ -199,13 +199,15 @@ def _log_softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     return result
 
 
-def training_pictures(train: str | os.PathLike[str], evaluated: LabelledFolder) -> LabelledFolder:
+def training_pictures(
+    train: str | os.PathLike[str], evaluated: LabelledFolder, exclude: Sequence[str] = ()
+) -> LabelledFolder:
     """Find the training pictures of the categories that are evaluated; those of others are left alone.
 
     Raises:
         DataError: If the folder is the one that is evaluated, or lacks a category of it.
     """
-    training = read_labelled(train)
+    training = read_labelled(train, exclude)
     if os.path.realpath(training.folder) == os.path.realpath(evaluated.folder):
         raise DataError(
             f"--train is {os.fspath(train)!r}, the very pictures that are evaluated: a probe would have seen "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -62,13 +62,14 @@ def find_inputs(
     *,
     retention: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> tuple[LabelledFolder, LabelledFolder | None, Captioned | None]:
     """Find the pictures of an evaluation, the training pictures and the captions; no model is needed.
 
     Args and errors are those of `evaluate`.
     """
-    pictures = read_labelled(data)
-    training = training_pictures(train, pictures) if train is not None else None
+    pictures = read_labelled(data, exclude)
+    training = training_pictures(train, pictures, exclude) if train is not None else None
     return pictures, training, captioned_in(retention) if retention is not None else None
 
 
@@ -81,6 +82,7 @@ def evaluate(
     names: Names | None = None,
     retention: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
+    exclude: Sequence[str] = (),
     resamples: int = 2000,
     seed: int = 0,
     on_picture: Callable[[], object] = lambda: None,
@@ -102,6 +104,7 @@ def evaluate(
             has kept. Paths are relative to the file, or to `images` beside it.
         train: Labelled pictures of the same categories, which the probe, kNN, centroid and tuned prompts
             are fitted on, as the baseline (else the model) embeds them.
+        exclude: Patterns of what is left out of both folders: see `imret.datasets.exclusion.Exclusion`.
         resamples: Bootstrap draws for the intervals, >= 1.
         seed: Of the draws.
         on_picture: Called for each picture that was encoded.
@@ -119,7 +122,7 @@ def evaluate(
     """
     began = time.monotonic()
     encoders = _rows(encoder, baseline, also or {})
-    pictures, training, captions = find_inputs(data, retention=retention, train=train)
+    pictures, training, captions = find_inputs(data, retention=retention, train=train, exclude=exclude)
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
     systems = [

@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
+from itertools import chain
 from typing import Any, NoReturn
 
+from imret.datasets.spelling import spellings
 from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.store import Condition, Filter, Ids, Match, Range
@@ -64,7 +66,7 @@ _MICROSECOND = timedelta(microseconds=1)
 def make_filter(
     *, categories: Iterable[str] = (), not_categories: Iterable[str] = (), where: Iterable[str] = ()
 ) -> Filter | None:
-    """Return a filter for all that is asked at once, or None if nothing is.
+    """Return a filter for all that is asked at once, or None if nothing is; see `in_any_spelling`.
 
     Args:
         categories: Only pictures of any of these.
@@ -83,7 +85,22 @@ def make_filter(
         condition = parse_where(text)
         must += condition.must
         must_not += condition.must_not
-    return Filter(tuple(must), tuple(must_not)) or None
+    return in_any_spelling(Filter(tuple(must), tuple(must_not))) or None
+
+
+def in_any_spelling(filter: Filter) -> Filter:
+    """Return a filter by which names and paths are met in either normal form of Unicode.
+
+    Categories are stored composed, but not by an older imret; paths are stored as they are on disk.
+    """
+    return Filter(*(tuple(map(_spelled, conditions)) for conditions in (filter.must, filter.must_not)))
+
+
+def _spelled(condition: Condition) -> Condition:
+    if not isinstance(condition, Match) or condition.field not in ("category", "path", "source"):
+        return condition
+    ways = (spellings(value) if isinstance(value, str) else [value] for value in condition.values)
+    return Match(condition.field, tuple(dict.fromkeys(chain.from_iterable(ways))))
 
 
 def parse_where(text: str) -> Filter:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError, ImageError
 from imret.store.types import is_point_id
 
@@ -194,10 +195,10 @@ def _kind_of(typed: str) -> tuple[str, str]:
 
 
 def path_of_term(typed: str) -> str:
-    """Return the path that a picture term names: ~ and file:// resolved."""
+    """Return the path that a picture term names: ~ and file:// resolved, spelled as on disk."""
     if typed.startswith("file://"):
-        return unquote(urlsplit(typed).path)
-    return os.path.expanduser(typed)
+        return path_on_disk(unquote(urlsplit(typed).path))
+    return path_on_disk(os.path.expanduser(typed))
 
 
 def check_pictures(terms: Sequence[Term], *, if_words: str = "text:{}") -> None:

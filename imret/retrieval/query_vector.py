@@ -10,14 +10,16 @@ import hashlib
 import math
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.phrases import read_phrases
+from imret.datasets.spelling import composed, spellings
 from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
@@ -240,6 +242,9 @@ class QueryEmbedder:
         self.hashes.append(str(point.payload["sha256"]))
         return _vector_of(point)
 
+    def _at(self, places: Iterable[tuple[str, str]]) -> dict[str, Point]:
+        return self._collection.get(list(dict.fromkeys(starmap(point_id, places))), vectors=True)
+
     def _find(self, term: Term) -> Point:
         """Return a stored picture by its id or its path.
 
@@ -259,8 +264,8 @@ class QueryEmbedder:
             for source in sources
             if absolute.startswith(source.rstrip(os.sep) + os.sep)
         ]
-        ids = [point_id(*place) for place in [*places, *((source, value) for source in sources)]]
-        points = self._collection.get(list(dict.fromkeys(ids)), vectors=True)
+        places += [(source, value) for source in sources]
+        points = self._at(places) or self._at(_in_other_spellings(places, absolute, sources))
         if len(points) == 1:
             return next(iter(points.values()))
         if not points:
@@ -272,6 +277,24 @@ class QueryEmbedder:
         raise DataError(
             f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
         )
+
+
+def _in_other_spellings(
+    places: Iterable[tuple[str, str]], absolute: str, sources: Iterable[str]
+) -> list[tuple[str, str]]:
+    """Return the places that a path means in either normal form of Unicode.
+
+    Args:
+        places: Those that it means as it was typed: source, and path below it.
+        absolute: The path.
+        sources: Of the collection.
+    """
+    others = [
+        (source, "/".join(absolute.split(os.sep)[source.rstrip(os.sep).count(os.sep) + 1 :]))
+        for source in sources
+        if composed(absolute).startswith(composed(source).rstrip(os.sep) + os.sep)
+    ]
+    return [(source, way) for source, path in [*places, *others] for way in spellings(path)]
 
 
 def _vector_of(point: Point) -> NDArray[np.float32]:

@@ -14,15 +14,17 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
+from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, some_of
 from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.filter_syntax import in_any_spelling
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.ranking import best, best_of_groups, combined
 from imret.retrieval.results import Facet, Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
-from imret.store import Collection, Filter, Match, Store
+from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of
 
 # Of the categories that exist and of the name of one that does not, what is compared for a nearest spelling.
@@ -131,7 +133,7 @@ def find_hits(
     with _opened(store, options.collection) as collection:
         if encoder is not None:
             check_same_encoder(collection, encoder, store=store)
-        filter_ = combined(options.make_filter(), filter)
+        filter_ = combined(options.make_filter(), in_any_spelling(filter or Filter()))
         _check_categories_of(collection, filter_)
         embedder = QueryEmbedder(
             collection,
@@ -162,7 +164,7 @@ def find_hits(
             score=float(point.score or 0.0),
             id=point.id,
             path=file_of(point.payload),
-            category=point.payload.get("category"),
+            category=_category_of(point),
             payload=point.payload,
             folded=folded,
         )
@@ -192,12 +194,21 @@ def facets(
         One for each value, that of most hits first, then of most pictures.
     """
     with _opened(store, collection) as opened:
-        everywhere = opened.facet(field, filter)
-    among = Counter(str(hit.payload[field]) for hit in hits if field in hit.payload)
+        stored = opened.facet(field, filter)
+    spelled = composed if field == "category" else str
+    everywhere: Counter[str] = Counter()
+    for value, n in stored.items():
+        everywhere[spelled(value)] += n
+    among = Counter(spelled(str(hit.payload[field])) for hit in hits if field in hit.payload)
     return sorted(
         (Facet(value, among[value], n) for value, n in everywhere.items()),
         key=lambda facet: (-facet.hits, -facet.images, facet.value),
     )
+
+
+def _category_of(point: Point) -> str | None:
+    category = point.payload.get("category")
+    return composed(category) if isinstance(category, str) else category
 
 
 def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Collection]:
@@ -246,9 +257,11 @@ def check_categories(collection: Collection, categories: Sequence[str]) -> None:
     """
     if not categories:
         return
-    existing = collection.facet("category")
+    # Composed, each once: an older imret stored categories as their folders are spelled.
+    existing = list(dict.fromkeys(map(composed, collection.facet("category"))))
+    known = set(existing)
     for name in categories:
-        if name in existing:
+        if composed(name) in known:
             continue
         if not existing:
             raise DataError(
@@ -256,8 +269,8 @@ def check_categories(collection: Collection, categories: Sequence[str]) -> None:
                 "Search without --category."
             )
         # Of a hundred thousand, to compare each with what was typed takes seconds; the largest are meant.
-        likely = list(existing)[:_COMPARED_CATEGORIES]
-        near = difflib.get_close_matches(name[:_COMPARED_LENGTH], likely, n=len(likely), cutoff=0.6)
+        likely = existing[:_COMPARED_CATEGORIES]
+        near = difflib.get_close_matches(composed(name)[:_COMPARED_LENGTH], likely, n=len(likely), cutoff=0.6)
         nearest = set(near)
         listed = [*near, *(other for other in sorted(existing) if other not in nearest)]
         meant = f" Did you mean {near[0]!r}?" if near else ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from imret.datasets.scan import left_out
+from imret.datasets.exclusion import Exclusion
 
 
 def path_within(inner: str, outer: str) -> str | None:
@@ -18,15 +20,26 @@ def path_within(inner: str, outer: str) -> str | None:
     return inner[len(above) :] if inner.startswith(above) and inner != above else None
 
 
-def covers(outer: str, inner: str) -> bool:
+def covers(outer: str, inner: str, patterns: Sequence[str] = ()) -> bool:
     """Whether a walk of one source meets the pictures of another, which lies below it.
 
-    One that lies in a hidden or system folder is not met.
+    One that lies in a folder that is left out is not met.
+
+    Args:
+        outer: The source that is walked.
+        inner: The other.
+        patterns: What is excluded from the outer one: see `imret.datasets.exclusion.Exclusion`.
     """
     path = path_within(inner, outer)
-    return path is not None and not any(left_out(part) for part in path.split("/"))
+    return path is not None and Exclusion(outer, patterns).reason_within(path, is_folder=True) is None
 
 
-def overlap(one: str, other: str) -> bool:
-    """Whether two different sources hold the same pictures: one of them covers the other."""
-    return covers(one, other) or covers(other, one)
+def overlap(one: str, other: str, excluded: Mapping[str, Sequence[str]] = MappingProxyType({})) -> bool:
+    """Whether two different sources hold the same pictures: one of them covers the other.
+
+    Args:
+        one: A source.
+        other: Another.
+        excluded: By source, what is excluded from it.
+    """
+    return covers(one, other, excluded.get(one, ())) or covers(other, one, excluded.get(other, ()))

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from imret.datasets.scan import left_out, looks_like_picture
+from imret.datasets.exclusion import Exclusion, left_out
+from imret.datasets.scan import looks_like_picture
 
 FolderState: TypeAlias = Literal["present", "gone", "empty", "unreadable"]
 
@@ -38,7 +39,7 @@ class OutOfReach:
     reason: str
 
 
-Presence: TypeAlias = Literal["here", "gone"] | OutOfReach
+Presence: TypeAlias = Literal["here", "gone", "left out"] | OutOfReach
 
 
 def folder_state(folder: str | os.PathLike[str]) -> FolderState:
@@ -53,31 +54,43 @@ def folder_state(folder: str | os.PathLike[str]) -> FolderState:
     return "empty" if state.reason == EMPTY else "unreadable"
 
 
-def presence(root: str, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
+def presence(
+    root: str, paths: Iterable[str], *, unseen: Collection[str] = (), exclusion: Exclusion | None = None
+) -> dict[str, Presence]:
     """Return for each picture whether a walk of the source would meet it at its place.
+
+    "left out" is what no walk comes to by its name, whether it is there or not; but not what is out of reach.
 
     Args:
         root: The source.
         paths: Below it, with forward slashes.
         unseen: Folders and links below it that a walk could not look into: what lies there is not gone,
             whatever is found now.
+        exclusion: What the walk leaves out by name; None for what always is.
     """
-    found = {path: _look_at(root, path) for path in paths}
+    exclusion = exclusion or Exclusion(root)
+    found: dict[str, Presence] = {
+        path: "left out"
+        if exclusion.reason_within(path) is not None or not looks_like_picture(path)
+        else _look_at(root, path)
+        for path in paths
+    }
     # Folders only after all files: had a drive gone away before, its mount point is seen empty now. And files
     # again after that: had it come back in between, they are found.
     folders = _Folders(root, unseen)
     for path, seen in found.items():
-        if seen == "gone":
+        if seen in ("gone", "left out"):
             above = folders.state_above(path)
-            found[path] = above if isinstance(above, OutOfReach) else _look_at(root, path)
+            if isinstance(above, OutOfReach):
+                found[path] = above
+            elif seen == "gone":
+                found[path] = _look_at(root, path)
     return found
 
 
 def _look_at(root: str, path: str) -> Presence:
     """Return what one file is, believing what the system says of it."""
-    folder, _, name = path.rpartition("/")
-    if not looks_like_picture(name) or any(left_out(part) for part in path.split("/")):
-        return "gone"  # no walk meets it any more
+    folder = path.rpartition("/")[0]
     file = os.path.join(root, path)
     try:
         mode = os.lstat(file).st_mode

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from imret.datasets.spelling import composed, path_on_disk
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.escape import escape_undecodable, quoted
@@ -36,11 +37,13 @@ class StoredSource:
         folder: Its absolute path, as the collection names it: undecodable bytes are written out.
         images: Pictures that the collection holds of it.
         state: What is there now: "present", "gone", "empty" (nothing in it) or "unreadable".
+        exclude: Patterns of what is left out of it: see `imret.datasets.exclusion.Exclusion`.
     """
 
     folder: str
     images: int
     state: FolderState
+    exclude: tuple[str, ...] = ()
 
 
 def list_sources(store: Store, collection: str = DEFAULT_COLLECTION) -> list[StoredSource]:
@@ -50,8 +53,9 @@ def list_sources(store: Store, collection: str = DEFAULT_COLLECTION) -> list[Sto
         DataError: If there is no such collection.
     """
     with closing(store.open(collection)) as opened:
+        excluded = store.excluded(collection)
         return [
-            StoredSource(source, images, folder_state(exact_source(opened, source)))
+            StoredSource(source, images, folder_state(exact_source(opened, source)), excluded.get(source, ()))
             for source, images in sorted(opened.facet("source").items())
         ]
 
@@ -95,16 +99,22 @@ def exact_sources(opened: Collection, source: str) -> set[str]:
 
 
 def find_source(named: str, sources: Iterable[str]) -> str | None:
-    """Return the source that a user means by a path: as it is stored, relative, with a slash, by a link.
+    """Return the source that a user means by a path: as it is stored, relative, with a slash, by a link, or
+    in the other normal form of Unicode.
 
     Returns:
         As the collection names it; None if it is none of the sources.
     """
+    if not named:  # which the system takes for the folder that one is in
+        return None
     known = set(sources)
-    for path in (named, os.path.realpath(named), os.path.abspath(named)):
-        if escape_undecodable(path) in known:
-            return escape_undecodable(path)
-    return None
+    paths = [named, os.path.realpath(named), os.path.abspath(named)]
+    for path in map(escape_undecodable, (*paths, os.path.realpath(path_on_disk(named)))):
+        if path in known:
+            return path
+    names = {composed(escape_undecodable(path)) for path in paths}
+    alike = [source for source in sorted(known) if composed(source) in names]
+    return alike[0] if len(alike) == 1 else None
 
 
 def naming_options(store: Store, collection: str) -> str:
@@ -175,6 +185,11 @@ def rename_source(
             pictures of its own, or does not hold those of `old`.
         StoreError: If the store fails. Call it again: what is done stays.
     """
+    if not os.fspath(new):
+        raise DataError(
+            f"the new place of {quoted(os.fspath(old))} is empty. Say where the folder is now: "
+            f"imret sources rename {quoted(os.fspath(old))} NEW{naming_options(store, collection)}"
+        )
     target = os.path.realpath(new)
     begun = store.state(collection)
     with closing(store.open(collection)) as opened:
@@ -192,13 +207,18 @@ def rename_source(
                 f"{source!r} stands for two folders, whose names differ in bytes that are written out alike. "
                 "Give one of them another name on disk, and ingest it."
             )
-        _check_rename(opened, source, target, sources, where)
+        excluded = store.excluded(collection)
+        _check_rename(opened, source, target, sources, where, excluded)
         if check:
             _check_holds(opened, source, target, where)
         images = sources[source]
+    if source in excluded:
+        store.exclude(collection, {escape_undecodable(target): excluded[source]})
     for version in versions(store, collection):
         with closing(version):
             give_places(version, source, lambda payload: (target, path_of(payload)), on_points=on_points)
+    if source in excluded:
+        store.exclude(collection, {source: ()})
     store.finish(collection, begun)
     return images
 
@@ -239,6 +259,8 @@ def forget_source(
             n_images = n_images or sum(count_source(version, root) for root in meant or roots)
             for root in meant or roots:
                 remove_points(version, root, on_points=on_points)
+    if found in store.excluded(collection):
+        store.exclude(collection, {found: ()})
     store.finish(collection, begun)
     return n_images
 
@@ -324,14 +346,19 @@ def _placed(
 
 
 def _check_rename(
-    opened: Collection, source: str, target: str, sources: Mapping[str, int], where: str
+    opened: Collection,
+    source: str,
+    target: str,
+    sources: Mapping[str, int],
+    where: str,
+    excluded: Mapping[str, Sequence[str]],
 ) -> None:
     """Refuse a new place that would mix or double the pictures of two folders."""
     new = escape_undecodable(target)
     if new == source:
         raise DataError(f"{new!r} is the place of that source already; there is nothing to rename.")
     for other in sources.keys() - {source, new}:
-        if overlap(other, new):
+        if overlap(other, new, {**excluded, new: excluded.get(source, ())}):
             relation = "lies within" if len(other) < len(new) else "holds"
             raise DataError(
                 f"{new!r} {relation} {other!r}, a source of the collection as well: pictures would be stored "

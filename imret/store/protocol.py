@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
@@ -166,6 +167,21 @@ class Store(Protocol):
 
         Raises:
             StoreLocked: If another process holds one (embedded only); then none is removed.
+        """
+
+    def excluded(self, name: str) -> dict[str, tuple[str, ...]]:
+        """Return what is left out of the sources of a collection: patterns by source, where there are some.
+
+        Raises:
+            StoreError: If that is noted and cannot be read.
+        """
+
+    def exclude(self, name: str, excluded: Mapping[str, Sequence[str]]) -> None:
+        """Note what is left out of sources; it stays with the collection, whatever version is live.
+
+        Args:
+            name: Of the collection, of which a version is live.
+            excluded: Patterns by source; none for a source of which nothing is. Others stay as they are.
         """
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def test_it_lists_when_nothing_else_is_said(folder: Path) -> None:
     assert "imret sources rename OLD NEW --db db\n" in done.stderr
     assert "imret sources forget OLD --db db\n" in done.stderr
     (one, other) = map(json.loads, imret(folder, "--format", "json").stdout.splitlines())
-    assert one == {"folder": f"{folder}/old", "images": 3, "state": "gone"}
+    assert one == {"folder": f"{folder}/old", "images": 3, "state": "gone", "exclude": []}
     assert other["state"] == "present"
 
 

@@ -32,7 +32,12 @@ def test_a_picture_may_have_several_captions_and_other_columns_are_ignored(tmp_p
         ("path,caption\na/1.jpg,\n", "empty caption in line 2"),
         ("path,caption\na/1.jpg,x\n,y\n", "empty path in line 3"),
         ("path,caption\na/1.jpg\n", "has 1 cell in line 2"),
-        ("", "no column path"),
+        ("", "is empty. Begin it with: path,caption"),
+        ("\n\n", "is empty. Begin it with: path,caption"),
+        ("sep=,\n", "is empty. Begin it with: path,caption"),
+        ("sep=;\npath;caption\na;b\n", "it looks separated by semicolons"),
+        ("path,caption\na/1.jpg,x\na/2.jpg,NA\n", "has 'NA' for a caption in line 3"),
+        ('path,caption\n"a/1.jpg","#N/A"\n', "has '#N/A' for a caption in line 2"),
         ("path,caption\n", "names no picture"),
     ],
 )
@@ -57,11 +62,17 @@ def test_pictures_lie_beside_the_file_or_in_its_folder_images(tmp_path: Path) ->
     assert inside == (tmp_path / "images", {"a.png": ("a thing", "a dot")})
 
 
+def test_a_first_line_that_tells_excel_of_commas_is_no_header(tmp_path: Path) -> None:
+    for first in ("sep=,", '"sep=,"', "\ufeffsep=,"):
+        file = write(tmp_path / "c.csv", f"{first}\npath,caption\na.png,Naples NA\n")
+        assert read_captions(file) == {"a.png": ("Naples NA",)}
+
+
 @pytest.mark.parametrize("folder", [".", "images"])
 def test_missing_pictures_are_counted_where_the_others_are(tmp_path: Path, folder: str) -> None:
     draw_picture(tmp_path / folder / "a.png")
     (tmp_path / folder / "b.png").mkdir()
     swapped = "a bird on a branch " * 20  # too long for a file's name
     rows = f"path,caption\nb.png,x\n{swapped},c.png\na.png,y\n"
-    with pytest.raises(DataError, match=rf"2 pictures that are not in '{tmp_path / folder}', .*'b.png'"):
+    with pytest.raises(DataError, match=rf"2 pictures not in '{tmp_path / folder}', .*'b.png'"):
         read_captioned(write(tmp_path / "c.csv", rows))

@@ -328,7 +328,7 @@ def test_data_that_is_no_folder_of_categories_is_refused(tmp_path: Path, encoder
     with pytest.raises(DataError, match=r"no pictures in any category.*one sub-folder per category"):
         evaluate(tmp_path, encoder=encoder)
     draw_picture(tmp_path / "aves" / "a.png")
-    with pytest.raises(DataError, match="1 pictures all in 'aves'"):
+    with pytest.raises(DataError, match="1 picture all in 'aves'"):
         evaluate(tmp_path, encoder=encoder)
 
 

@@ -109,3 +109,59 @@ def test_what_was_done_is_told_also_where_the_report_is_lost(photos: Path, rando
     assert "photos: 3 added" in done.stderr
     assert isinstance(done.exception, DataError)
     assert f"cannot write the report '/dev/fd/{writing}': Broken pipe" in str(done.exception)
+
+
+# ---- What is left out ------------------------------------------------------------------------------------
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"of another kind")
+
+
+def test_what_is_left_out_is_told_by_kind(photos: Path, random_model: Path) -> None:
+    touch(*(photos / "aves" / name for name in ("1.NEF", "2.nef", "3.cr2", "a.psd", ".hidden.jpg")))
+    touch(photos / "@Recycle" / "aves" / "1.jpg")
+    (photos / "IMG_0001").write_bytes((photos / "fungi" / "2.png").read_bytes())
+    library = photos / "My Photos.photoslibrary"
+    touch(library / "originals" / "0" / "1.jpg")
+    report = photos.parent / "r.json"
+    done = imret_ingest(photos, random_model, "--report", str(report), "--strict")
+    assert done.exit_code == 0, done.output  # nothing was skipped
+    assert "photos: 3 added, 0 skipped" in done.stderr
+    assert (
+        "left out: 3 RAW (.nef, .cr2), 1 system folder, 1 without a suffix, 1 photo library, 1 .psd"
+        in done.stderr
+    )
+    assert f"of these {photos}/IMG_0001 holds a picture by its content" in done.stderr
+    where = f"--db {photos.parent / 'db'}"
+    assert f"for the originals of that library: imret ingest '{library}/originals' {where}" in done.stderr
+    told = json.loads(report.read_text())
+    assert (told["ignored"]["hidden"], told["ignored"]["not a picture by its name (*.nef)"]) == (1, 2)
+    assert (told["misnamed"], told["photo_libraries"]) == ([f"{photos}/IMG_0001"], [str(library)])
+
+
+def test_a_folder_without_pictures_says_what_is_in_it_and_does_not_stop_the_others(
+    photos: Path, random_model: Path
+) -> None:
+    raw, bare = photos.parent / "raw", photos.parent / "bare"
+    touch(*(raw / f"{n}.NEF" for n in range(3)))
+    bare.mkdir()
+    (photos / "fungi" / "2.png").rename(bare / "photo.png_large")
+    said = f"no pictures in '{raw}', but what is left out: 3 RAW (.nef). Expected files such as .jpg"
+    alone = imret_ingest(raw, random_model)
+    assert isinstance(alone.exception, DataError)
+    assert said in str(alone.exception)
+    done = imret_ingest(raw, random_model, str(photos), str(bare))
+    assert "photos: 2 added, 0 skipped" in done.stderr
+    assert isinstance(done.exception, DataError)
+    assert said in str(done.exception)
+    assert f"no pictures in '{bare}', but what is left out: 1 .png_large." in str(done.exception)
+    assert f"{bare}/photo.png_large holds a picture by its content: give such files" in str(done.exception)
+    # One that has lost its pictures is kept from --prune, and does not stop the others either.
+    for file in (photos / "aves").iterdir():
+        file.rename(raw / file.name)
+    done = imret_ingest(raw, random_model, str(photos), "--prune")
+    assert "photos: 0 added, 2 moved, 0 skipped" in done.stderr or "photos: 2 added" in done.stderr
+    assert f"'{photos}' holds no picture any more, but the collection holds 2 from it" in str(done.exception)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from imret import Encoder, open_store
 from imret.cli.main import cli
+from imret.datasets import exclusion
 from imret.errors import DataError
 from imret.sources.stored import forget_source
 from ingest.pipeline import ingest
@@ -311,3 +312,20 @@ def test_two_folders_whose_names_are_written_out_alike_leave_each_other_their_pi
         assert forget_source(store, folders[0]) == 3
     assert len(paths(photos)) == 4
     assert ingested(1, prune=True).unchanged == 4
+
+
+def test_what_is_left_out_by_its_name_now_is_counted_and_goes_with_prune(
+    photos: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "@Recycle").mkdir()
+    for name in ("0.png", "1.png"):
+        shutil.copy(photos / "local" / name, photos / "@Recycle" / name)
+    with monkeypatch.context() as older:
+        older.setattr(exclusion, "_SYSTEM_FOLDERS", frozenset())
+        assert run(photos, encoder).added == 11
+    report = run(photos, encoder)
+    assert (report.left_out, report.missing, report.removed, report.unchanged) == (2, 0, 0, 9)
+    assert len(paths(photos)) == 11
+    report = run(photos, encoder, prune=True)
+    assert (report.left_out, report.removed, report.encoded) == (0, 2, 0)
+    assert paths(photos) == ALL

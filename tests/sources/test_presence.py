@@ -123,10 +123,11 @@ def test_what_a_walk_could_not_look_into_is_not_gone_though_it_can_be_read_again
     assert seen(root, "b/4.jpg", unseen={"b"}) == "here"
 
 
-def test_what_no_walk_meets_any_more_is_gone_though_it_is_there(root: Path) -> None:
+def test_what_no_walk_meets_by_its_name_is_left_out_whether_it_is_there_or_not(root: Path) -> None:
     (root / "a" / ".hidden.jpg").write_bytes(b"x")
     (root / "a" / "notes.txt").write_bytes(b"x")
-    assert seen(root, "a/.hidden.jpg") == seen(root, "a/notes.txt") == "gone"
+    assert seen(root, "a/.hidden.jpg") == seen(root, "a/notes.txt") == "left out"
+    assert seen(root, "@eaDir/1.jpg") == seen(root, "#recycle/a/1.jpg") == "left out"
 
 
 def test_a_drive_that_goes_while_the_files_are_looked_at_takes_none_with_it(

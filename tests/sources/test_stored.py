@@ -17,6 +17,7 @@ from imret.errors import DataError, StoreError
 from imret.sources.stored import StoredSource, forget_source, list_sources, rename_source
 from imret.store import Collection, Identity, Store, open_store
 from imret.store.payload import file_of, path_of, point_id, source_of
+from ingest.sources import FolderSource
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, QdrantOverHTTP
 from tests.sources.filled import DIM, MODEL, contents, fill, vector_of, write
 
@@ -301,3 +302,16 @@ def test_a_store_that_fails_in_the_middle_is_an_error_and_loses_nothing(
     assert {path for _, path in contents(store)} == set(PATHS)
     imret.rename_source(store, photos, "/elsewhere", check=False)
     check(store, "/elsewhere")
+
+
+def test_an_empty_path_is_not_the_folder_that_one_is_in(
+    store: Store, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    with pytest.raises(DataError, match=r"the new place of .* is empty\. Say where the folder is now"):
+        rename_source(store, photos, "")
+    with pytest.raises(DataError, match="holds no pictures of a folder ''"):
+        forget_source(store, "")
+    check(store, photos)
+    with pytest.raises(DataError, match="no such folder: ''"):
+        FolderSource("")

@@ -3,6 +3,7 @@
     <store>/imret-store.json                      says that the folder is a store, and its format
     <store>/<collection>/live.json                names the live version, those it retired, and the marks
                                                   of `LiveState`
+    <store>/<collection>/excluded.json            what is left out of which source
     <store>/<collection>/<version>.lock           held by the one process that has the version open, with
                                                   a note of who that is and how it may be reached
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
@@ -23,6 +24,7 @@ import re
 import shlex
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +42,7 @@ FORMAT = 1
 MARKER = "imret-store.json"
 IDENTITY = "identity.json"
 LIVE = "live.json"
+EXCLUDED = "excluded.json"
 _TRASH = ".removed-"
 _VERSION = re.compile(r"[0-9a-f]{16}(-2)?")
 SHARING = 4  # which messages the worker of a sharing program understands: another number, other messages
@@ -186,6 +189,36 @@ def write_versions(collection: Path, versions: Versions) -> None:
     write_json(collection / LIVE, asdict(versions))
 
 
+def read_excluded(collection: Path) -> dict[str, tuple[str, ...]]:
+    """Return what is left out of the sources of a collection: patterns by source.
+
+    Raises:
+        StoreError: If it cannot be read or understood.
+    """
+    path = collection / EXCLUDED
+    try:
+        content = json.loads(path.read_bytes())
+        return {str(source): tuple(map(str, patterns)) for source, patterns in content.items() if patterns}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"{str(path)!r}, which says what is excluded from the folders of the collection, is broken: "
+            f"{error}. Remove it, and say again with --exclude what is."
+        ) from error
+
+
+def write_excluded(collection: Path, excluded: Mapping[str, Sequence[str]]) -> None:
+    """Note patterns of some sources; none for a source of which nothing is left out."""
+    with switching(collection):
+        known = {**read_excluded(collection), **excluded}
+        write_json(
+            collection / EXCLUDED, {name: list(patterns) for name, patterns in known.items() if patterns}
+        )
+
+
 def is_retired(version: Path) -> bool:
     """Whether another version has replaced this one.
 
@@ -322,7 +355,7 @@ def is_left_over(collection: Path) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    own = name in (LIVE, SWITCH_LOCK) or name.startswith(_TRASH) or _is_temporary(name)
+    own = name in (LIVE, EXCLUDED, SWITCH_LOCK) or name.startswith(_TRASH) or _is_temporary(name)
     return own or _VERSION.fullmatch(name.removesuffix(".lock")) is not None
 
 

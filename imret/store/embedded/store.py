@@ -14,7 +14,7 @@ import shlex
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +226,12 @@ class EdgeStore:
         if collection.is_dir() and folder.is_own(collection):
             self._started().call("drop", collection)
         folder.empty_trash(self._folder)
+
+    def excluded(self, name: str) -> dict[str, tuple[str, ...]]:
+        return folder.read_excluded(self._folder / check_name(name))
+
+    def exclude(self, name: str, excluded: Mapping[str, Sequence[str]]) -> None:
+        folder.write_excluded(self._folder / check_name(name), excluded)
 
     def close(self) -> None:
         self.kept.clear()

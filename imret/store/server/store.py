@@ -9,7 +9,7 @@ in flight. A collection or an alias that imret did not make is never written to.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient, models
 from imret.errors import DataError, StoreError, StoreUnavailable, some_of
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
+from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.marks import STAGED, Marks
@@ -191,6 +192,8 @@ class ServerStore:
             raise StoreError(f"collection {name!r} at {self.address} has no version {identity.version}")
         if old != physical:
             now = LiveState(physical, new_mark())
+            if old is not None:
+                noted.write(self._connection, physical, noted.read(self._connection, old))
             self._marks.write(physical, switch=now.switch, ended=now.ended, switching="")
             self._switch(name, old, physical, expected)
         for other in versions:
@@ -254,6 +257,19 @@ class ServerStore:
     def drop(self, name: str) -> None:
         for physical in self._versions(name):
             self._delete(physical)  # and with the live one its alias
+
+    def excluded(self, name: str) -> dict[str, tuple[str, ...]]:
+        def look() -> dict[str, tuple[str, ...]]:
+            physical = self.version(name)
+            return {} if physical is None else noted.read(self._connection, physical)
+
+        return look_up(look)
+
+    def exclude(self, name: str, excluded: Mapping[str, Sequence[str]]) -> None:
+        physical = self.version(name)
+        if physical is None:
+            raise self._no_such(name)
+        noted.write(self._connection, physical, excluded)
 
     def close(self) -> None:
         self.kept.clear()

@@ -102,7 +102,7 @@ def test_a_folder_without_two_categories_of_pictures_is_refused(tmp_path: Path) 
         read_records(tmp_path / "nothing")
     with pytest.raises(DataError, match="is not a folder"):
         read_records(paint(tmp_path / "file.png"))
-    with pytest.raises(DataError, match="1 pictures that lie in no category"):
+    with pytest.raises(DataError, match="1 picture in no category"):
         read_records(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no pictures"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def test_a_caption_with_commas_that_nobody_quoted_is_no_category(folder: Path) -
         ("aves/1.jpg,aves,test\n", r"'aves/1.jpg' is for 'test', and for 'train' in line 2"),
         ("/etc/a.jpg,aves,\n", r"'/etc/a.jpg' in line 4, which does not lie below"),
         ("aves/../../a.jpg,aves,\n", r"'aves/../../a.jpg' in line 4, which does not lie below"),
-        ("aves/8.jpg,aves,\naves/9.jpg,aves,\n", r"2 pictures that are not in .*'aves/8.jpg' in line 4"),
-        ("aves/2.jpg,fungi,\n", r"1 pictures in another category .*'aves/2.jpg' in 'fungi' \(line 4\)"),
+        ("aves/8.jpg,aves,\naves/9.jpg,aves,\n", r"2 pictures not in .*'aves/8.jpg' in line 4"),
+        ("aves/2.jpg,fungi,\n", r"1 picture in another category .*'aves/2.jpg' in 'fungi' \(line 4\)"),
     ],
 )
 def test_a_wrong_row_is_refused_naming_the_line_and_the_value(folder: Path, rows: str, message: str) -> None:
@@ -189,3 +190,28 @@ def test_rows_of_one_picture_agree_on_its_species(folder: Path) -> None:
     (record, other) = read_manifest(write(folder, text))
     assert record.taxon == Taxon("Pica pica", "")
     assert other.taxon is None
+
+
+def test_a_manifest_names_pictures_in_either_normal_form_of_unicode(folder: Path) -> None:
+    birds = folder / unicodedata.normalize("NFD", "Vögel")
+    birds.mkdir()
+    (birds / "Möwe.jpg").write_bytes(b"12345")  # the path is of two forms
+    typed, decomposed = "Vögel/Möwe.jpg", unicodedata.normalize("NFD", "Vögel/Möwe.jpg")
+    text = (
+        f"path,category,caption\n{typed},Vögel,a gull\n{decomposed},{decomposed.split('/')[0]},a bird\n"
+        "fungi/1.jpg,fungi,\n"
+    )
+    (bird, _) = sorted(read_manifest(write(folder, text)), key=lambda record: record.category)
+    assert (bird.path, bird.category) == (f"{birds.name}/Möwe.jpg", "Vögel")
+    assert bird.captions == ("a gull", "a bird")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"), [("caption", "NA"), ("species", "NA"), ("genus", "NULL"), ("common_name", "nan")]
+)
+def test_a_cell_that_stands_for_nothing_is_no_text_to_train_on(folder: Path, column: str, cell: str) -> None:
+    text = f"path,category,{column}\naves/1.jpg,aves,\nfungi/1.jpg,NA,{cell}\n"
+    with pytest.raises(DataError, match=rf"has '{cell}' in column {column} of line 3.*Leave such"):
+        read_manifest(write(folder, text))
+    records = read_manifest(write(folder, text.replace(f",NA,{cell}", ",NA,")))
+    assert [record.category for record in records] == ["aves", "NA"], "a category may be called so"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -631,3 +632,22 @@ def test_pictures_of_one_colour_are_no_obstacle(tmp_path: Path, gathered: Callab
     report = gathered(tmp_path / "flat").report
     assert len(report.duplicates.near) == 2
     assert report.duplicates.conflicts == []
+
+
+def test_a_folder_from_a_mac_is_trained_on_with_captions_and_names_as_they_are_typed(
+    photos: Path, tmp_path: Path
+) -> None:
+    decomposed = unicodedata.normalize("NFD", "Vögel")
+    (photos / "aves").rename(photos / decomposed)
+    captions, names = tmp_path / "c.csv", tmp_path / "n.csv"
+    captions.write_text(f"path,caption\nVögel/0.png,a gull\n{decomposed}/1.png,a tern\n", encoding="utf-8")
+    names.write_text("category,name\nvögel,birds\n", encoding="utf-8")
+    (photos.parent / unicodedata.normalize("NFD", "Prüfung")).mkdir()
+    draw_picture(photos.parent / unicodedata.normalize("NFD", "Prüfung") / "1.png", seed=999)
+    found = find_sources(photos, captions=captions, names=names, against=photos.parent / "Prüfung")
+    assert {record.category for record in found.labelled.records} == {"Vögel", "fungi"}
+    captioned = {record.path: record.captions for record in found.labelled.records if record.captions}
+    assert captioned == {f"{decomposed}/0.png": ("a gull",), f"{decomposed}/1.png": ("a tern",)}
+    assert found.names == {"vögel": ("birds",)}
+    assert found.test_set is not None
+    assert [record.path for record in found.test_set.records] == ["1.png"]
