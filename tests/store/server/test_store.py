@@ -28,6 +28,7 @@ from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
+from tests.fakes.web_server import free_port
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
@@ -39,12 +40,6 @@ KEY = "s3cr3t-key-0123456789"
 def qdrant() -> Iterator[QdrantOverHTTP]:
     with QdrantOverHTTP() as running:
         yield running
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def fail_times(n: int, status: int, *, on: str) -> Callable[[str, str], int | None]:
