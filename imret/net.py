@@ -21,6 +21,20 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def qdrant_port(scheme: str, path: str) -> int:
+    """Return the port of a Qdrant server whose URL names none.
+
+    Qdrant's own, 6333; but a URL with a path is that of a proxy, and means what it means in a browser.
+
+    Args:
+        scheme: http or https.
+        path: Of the URL.
+    """
+    if path.strip("/"):
+        return 443 if scheme == "https" else 80
+    return 6333
+
+
 def accepts_connections(host: str, port: int, *, timeout_s: float) -> bool:
     """Whether something listens at a port, and soon. On this machine a free port refuses at once."""
     import socket

@@ -51,6 +51,18 @@ DEFAULT_PORT = 8750
     help="A name that browsers call this server by, such as that of a reverse proxy; may be repeated.",
 )
 @click.option(
+    "--public-url",
+    metavar="URL",
+    help="The address that browsers use, behind a reverse proxy: https://nas.example:8443/photos. Allows its "
+    "host and its pages, and sets --root-path.",
+)
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    help="The path below which a reverse proxy puts this server, such as /photos. The proxy may strip it or "
+    "leave it.",
+)
+@click.option(
     "--token-file",
     metavar="FILE",
     help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
@@ -92,6 +104,8 @@ def command(
     host: str,
     port: int,
     allow_hosts: tuple[str, ...],
+    public_url: str | None,
+    root_path: str | None,
     token_file: str | None,
     roots: tuple[str, ...],
     preload: bool,
@@ -119,11 +133,13 @@ def command(
     from imret.web.app import create_app
     from imret.web.images.files import ImageFiles
     from imret.web.security.hosts import check_binding
+    from imret.web.security.public_address import parse_public_address
     from imret.web.server import listen
 
     hide_queries()
     token = _read_token(token_file)
     check_binding(host, token, port=port)
+    public = parse_public_address(public_url, root_path)
     for root in roots:
         if not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
@@ -143,9 +159,11 @@ def command(
                 port=listener.getsockname()[1],
                 token=token,
                 allow_hosts=allow_hosts,
+                public=public,
                 max_body_bytes=max_upload * 1_000_000,
             )
-            _run(app, listener, host=host, address=address, token=token, open_page=open_page)
+            page = f"{public.origin}{public.root_path}/" if public.origin else ""
+            _run(app, listener, host=host, address=address, token=token, open_page=open_page, page=page)
 
 
 def hide_queries() -> None:
@@ -189,7 +207,14 @@ def _open_pool(
 
 
 def _run(
-    app: App, listener: socket.socket, *, host: str, address: str, token: str | None, open_page: bool
+    app: App,
+    listener: socket.socket,
+    *,
+    host: str,
+    address: str,
+    token: str | None,
+    open_page: bool,
+    page: str,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, found by the searches of this user for the store at address."""
     from imret.client import discovery
@@ -199,7 +224,8 @@ def _run(
     port = listener.getsockname()[1]
     url = local_url(host, port)
     with discovery.register(url=url, address=address, token=token):
-        announce(f"the page is at http://{bracketed(host)}:{port}  (Ctrl-C ends)")
+        here = f"http://{bracketed(host)}:{port}"
+        announce(f"the page is at {f'{page}, here at ' if page else ''}{here}  (Ctrl-C ends)")
         if open_page:
             webbrowser.open(url)
         with stopping_by(lambda: setattr(server, "should_exit", True)):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from imret.errors import DataError
-from imret.net import accepts_connections
+from imret.net import accepts_connections, qdrant_port
 from imret.settings import state_dir
 
 _MAX_BYTES = 65_536
@@ -114,7 +114,7 @@ def canonical_address(address: str | os.PathLike[str]) -> str:
     user, at, host = host.rpartition("@")
     host = host.lower()
     if ":" not in host.rpartition("]")[2]:
-        host += ":6333"  # as `imret.store` takes it
+        host += f":{qdrant_port(scheme.lower(), path)}"
     return f"{scheme.lower()}://{user}{at}{host}{(slash + path).rstrip('/')}"
 
 

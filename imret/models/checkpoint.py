@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imret.errors import ModelError, summary
+from imret.errors import ModelError, some_of, summary
 from imret.models.safetensors_map import is_safetensors, map_safetensors, plain_names, shards_of
 
 # Elements converted at once: 16 MB of float32.
@@ -28,7 +29,19 @@ _SAFETENSORS_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# Under what keys training programs save the weights of a model, the first that is there taken; and averages
+# of them over the training, which are taken where there are no others.
+_TRAINED = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
+_AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema"),
+    *("module_ema", "params_ema"),
+)
+
 _DTYPE_NAMES = {dtype: name for name, dtype in _SAFETENSORS_DTYPES.items()}
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint holds several sets of weights, or averaged ones alone."""
 
 
 def name_dtype(tensor: torch.Tensor) -> str:
@@ -149,7 +162,44 @@ def _unpickle(path: Path) -> object:
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a bare or training checkpoint by the model's own names for them."""
-    inner = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    tensors = {str(k): v for k, v in inner.items() if isinstance(v, torch.Tensor)} if inner else {}
+    """Return the tensors of a bare or training checkpoint by the model's own names for them.
+
+    Raises:
+        ModelError: If it holds none; the message names what it holds.
+    """
+    sets = _weight_sets(loaded)
+    if not sets:
+        what = f"It holds {_contents(loaded)}."
+        raise ModelError(f"'{path}' holds no tensors by name: not a model checkpoint. {what}")
+    taken, *others = sets
+    if others or taken in _AVERAGED:
+        beside = f", and not {some_of([repr(other) for other in others])}" if others else ", its only ones"
+        warnings.warn(
+            f"of '{path}' the weights under {taken!r} are taken{beside}", CheckpointWarning, stacklevel=3
+        )
+    tensors = sets[taken]
     return {name: tensors[stored] for stored, name in plain_names(tensors, path).items()}
+
+
+def _weight_sets(loaded: object, depth: int = 2) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the sets of weights in what a training saved, by their keys, the one to take first.
+
+    Args:
+        loaded: As unpickled.
+        depth: How many keys may lie one in the other, as {"model": {"state_dict": ...}}.
+    """
+    if not isinstance(loaded, Mapping):
+        return {}
+    sets = {}
+    for key in (*_TRAINED, *_AVERAGED) if depth else ():
+        inner = next(iter(_weight_sets(loaded.get(key), depth - 1).values()), None)
+        if inner:
+            sets[key] = inner
+    bare = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    return sets or ({"": bare} if bare else {})
+
+
+def _contents(loaded: object) -> str:
+    if not isinstance(loaded, Mapping):
+        return f"one object ({type(loaded).__name__})"
+    return some_of([f"{name} ({type(value).__name__})" for name, value in loaded.items()]) or "nothing"

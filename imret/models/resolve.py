@@ -32,7 +32,12 @@ from imret.models.text_files import LOCAL_PREFIX
 from imret.settings import cache_dir
 
 HUB_PREFIX = "hf-hub:"
-CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+_SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.\w+)")  # as transformers calls the files of one checkpoint
+_HUB_NAME = re.compile(
+    r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/|hf[-_]?(?:hub)?:/*)?([\w.-]+/[\w.-]+)(?:/.*)?",
+    re.IGNORECASE,
+)
 
 # What open_clip looks for in a model folder, first found first taken.
 _FOLDER_WEIGHTS = (
@@ -123,7 +128,8 @@ def _refuse_arch(name: str, arch: str | None) -> None:
 
 
 def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~", os.sep)) or name.lower().endswith(CHECKPOINT_SUFFIXES)
+    is_file = name.lower().endswith((*CHECKPOINT_SUFFIXES, INDEX_ENDING))
+    return name.startswith((".", "/", "~", os.sep)) or is_file
 
 
 # ---- Folders and files -------------------------------------------------------------------------
@@ -155,13 +161,30 @@ def _weights_in(folder: Path) -> Path:
         if (folder / (name + INDEX_ENDING)).exists():
             return _regular(folder / (name + INDEX_ENDING))
     # As open_clip: any other checkpoint, safetensors first, then by name.
-    others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth")]
+    if indexes := sorted(folder.glob(f"*{INDEX_ENDING}")):
+        return _regular(indexes[0])
+    others = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES]
     if not others:
         raise ModelError(
             f"Model folder '{folder}' has {CONFIG_NAME} but no weights: expected {_FOLDER_WEIGHTS[0]}."
         )
     first = min(others, key=lambda path: (path.suffix != ".safetensors", path.name))
+    _refuse_shard(first)
     return _regular(first).resolve()
+
+
+def _refuse_shard(path: Path) -> None:
+    """Refuse one file of several that a checkpoint is in, as long as nothing names the others."""
+    if found := _SHARD.fullmatch(path.name):
+        index = path.with_name(f"{found[1]}{found[3]}{INDEX_ENDING}")
+        raise ModelError(
+            f"'{path}' is one of {int(found[2])} files of a sharded checkpoint. "
+            + (
+                f"Name its index: '{index}'."
+                if index.is_file()
+                else f"Put the index beside it ('{index.name}'), which names them all, and the other files."
+            )
+        )
 
 
 def _regular(path: Path) -> Path:
@@ -175,7 +198,9 @@ def _from_checkpoint(
     path: Path, arch: str | None, notify: Callable[[str], None] | None, *, is_id: bool = False
 ) -> ModelFiles:
     path = path.absolute()
-    if path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+    _refuse_shard(path)
+    is_index = path.name.endswith(INDEX_ENDING)
+    if path.suffix.lower() not in CHECKPOINT_SUFFIXES and not is_index:
         raise ModelError(
             f"'{path}' is not a checkpoint: expected a file ending in {', '.join(CHECKPOINT_SUFFIXES)}."
         )
@@ -194,7 +219,7 @@ def _from_checkpoint(
         model_id=f"{known}/{tag}:{path}" if tag else f"{known}:{path}",
         model_cfg=published_cfg,
         preprocess=preprocess,
-        weights=path.resolve(),
+        weights=path if is_index else path.resolve(),  # its files lie beside it, not beside what it links to
         tokenizer=known,
     )
     default = replace(files, model_cfg=model_cfg, preprocess=parse_preprocess({}, model_cfg, known))
@@ -252,7 +277,7 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     known = arch.replace("/", "-")
     entry = _ask_once("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
     if entry is None:
-        raise _unknown_tag(arch, tag)
+        raise _unknown_tag(arch, tag, asked=name)
     model_cfg, tag_cfg = checked_model_cfg(entry["model_cfg"], known), entry["tag_cfg"]
     # A tag states the activation its weights were trained with; the plain architecture may state another.
     # open_clip only warns and then encodes with the wrong one.
@@ -276,10 +301,10 @@ def _tagged(known: str, tag: str) -> dict[str, Any] | None:
     return {"model_cfg": model_cfg, "tag_cfg": dict(tag_cfg)} if model_cfg and tag_cfg else None
 
 
-def _unknown_tag(arch: str, tag: str) -> ModelError:
+def _unknown_tag(arch: str, tag: str, *, asked: str = "") -> ModelError:
     from open_clip import pretrained
 
-    known, _ = _architecture(arch)  # which raises if that is what is unknown
+    known, _ = _architecture(arch, asked=asked)  # which raises if that is what is unknown
     tags = pretrained.list_pretrained_tags_by_model(known)
     nearest = _nearest(tag, tags)
     return ModelError(
@@ -365,8 +390,24 @@ def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], No
     return Path(path).resolve()
 
 
-def _architecture(name: str) -> tuple[str, dict[str, Any]]:
-    """Return an architecture's name as open_clip lists it, and its configuration."""
+def _hub_hint(name: str) -> str:
+    """Say how a repository of the hub is named, where a name may be one."""
+    found = _HUB_NAME.fullmatch(name)
+    if not found:
+        return ""
+    return f"\nIf it is a repository of the Hugging Face hub, name it so: --model {HUB_PREFIX}{found[1]}"
+
+
+def _architecture(name: str, *, asked: str = "") -> tuple[str, dict[str, Any]]:
+    """Return an architecture's name as open_clip lists it, and its configuration.
+
+    Args:
+        name: The architecture.
+        asked: The whole name that it stands in.
+
+    Raises:
+        ModelError: If there is none of that name.
+    """
     known = name.replace("/", "-")
     model_cfg = _ask_once("architecture", known, lambda: _model_config(known))
     if model_cfg is None:
@@ -375,9 +416,10 @@ def _architecture(name: str) -> tuple[str, dict[str, Any]]:
         registry: Any = factory  # its functions carry no types
         nearest = _nearest(known, registry.list_models())
         hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+        hub = "" if nearest else _hub_hint(asked or name)
         raise ModelError(
-            f"Unknown model '{name}': neither a folder, a file, nor an architecture of open_clip.{hint} "
-            f"The default is {DEFAULT_MODEL}."
+            f"Unknown model '{asked or name}': neither a folder, a file, nor an architecture of open_clip."
+            f"{hint} The default is {DEFAULT_MODEL}.{hub}"
         )
     return known, checked_model_cfg(model_cfg, known)
 

@@ -20,6 +20,8 @@ LEFTOVER_ENDINGS = (".num_batches_tracked", "embeddings.position_ids")
 # Parts of a name that stand for a wrapper of torch's and for no module of a model: torch.compile, FSDP, and
 # activation checkpointing. Any module may be wrapped, a tower or a single block, so they stand anywhere.
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# What programs call the model that they train, where that is an attribute of something larger.
+_OWNERS = frozenset({"model", "clip", "clip_model", "net", "network", "backbone", "student"})
 _PARALLEL = "module."  # of torch's parallel training, which wraps a whole model or a whole tower
 
 
@@ -137,7 +139,8 @@ def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
     """Return what a model calls its tensors, by the names that a checkpoint stores them under.
 
     Training leaves its wrappers in the names: "_orig_mod." of a model, a tower or a block that was compiled,
-    "module." of parallel training, or both, in any order.
+    "module." of parallel training, or both, in any order. Where all names begin with one attribute that held
+    the model, as "model." in Lightning's checkpoints, that is left off, too.
 
     Args:
         names: As stored.
@@ -148,6 +151,7 @@ def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
     """
     plain = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
     _strip_parallel(plain, "")
+    _strip_owner(plain)
     for tower in {f"{name.partition('.')[0]}." for name in plain.values() if "." in name}:
         _strip_parallel(plain, tower)
     stored_as: dict[str, str] = {}
@@ -159,6 +163,17 @@ def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
             )
         stored_as[name] = stored
     return plain
+
+
+def _strip_owner(plain: dict[str, str]) -> None:
+    """Take off, in place, the attribute that all names begin with and that held a whole model."""
+    roots = {name.partition(".")[0] for name in plain.values()}
+    root = next(iter(roots), "")
+    is_owner = root in _OWNERS or any(name.startswith(f"{root}.visual.") for name in plain.values())
+    if len(roots) != 1 or not is_owner or root in plain.values():
+        return
+    for stored, name in plain.items():
+        plain[stored] = name.removeprefix(f"{root}.")
 
 
 def _strip_parallel(plain: dict[str, str], root: str) -> None:

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,6 +32,7 @@ from imret.web.request_bodies import describe_errors
 from imret.web.routes import Api
 from imret.web.schemas import SearchIn
 from imret.web.security.middleware import SecurityMiddleware
+from imret.web.security.public_address import PublicAddress
 
 STATIC = Path(__file__).with_name("static")
 
@@ -50,6 +51,7 @@ def create_app(
     port: int,
     token: str | None = None,
     allow_hosts: Sequence[str] = (),
+    public: PublicAddress | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> ASGIApp:
@@ -63,9 +65,11 @@ def create_app(
         port: The same.
         token: What clients have to show; None for none.
         allow_hosts: Names that it is called by beside its own.
+        public: The address that browsers use, behind a proxy; None where nothing is known of it.
         max_body_bytes: Of a request; larger ones are refused.
         body_timeout_s: In which a request has to arrive whole.
     """
+    public = public or PublicAddress()
     api = Api(pool, default=default, image_files=image_files, uploads=Uploads())
 
     @contextlib.asynccontextmanager
@@ -81,13 +85,15 @@ def create_app(
         docs_url=None,  # it loads scripts from elsewhere
         redoc_url=None,
         openapi_url=f"/api/{VERSION}/openapi.json",
+        servers=[{"url": public.root_path}] if public.root_path else None,
+        redirect_slashes=False,  # to an address that is made of Host: not what browsers use, behind a proxy
         lifespan=lifespan,
     )
     app.include_router(api.router(), prefix=f"/api/{VERSION}")
     app.include_router(api.router(), prefix="/api", include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe_bodies(app)
-    _add_page(app)
+    _add_page(app, public)
     _add_health(app, pool, default)
     _add_error_handlers(app)
     measured = _MetricsMiddleware(DepartureWatch(app), pool)
@@ -97,6 +103,7 @@ def create_app(
         port=port,
         token=token,
         allow_hosts=allow_hosts,
+        public=public,
         max_body_bytes=max_body_bytes,
         body_timeout_s=body_timeout_s,
     )
@@ -115,10 +122,12 @@ def _describe_bodies(app: FastAPI) -> None:
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page(app: FastAPI, public: PublicAddress) -> None:
+    content = public.in_page((STATIC / "index.html").read_text(encoding="utf-8"))
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(content, headers={"Cache-Control": "no-cache"})
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model: Path) -> Iterator[str]:
-    """The URL of `imret serve`, as a process of its own, over the collections photos and second."""
-    pytest.importorskip("fastapi", reason="needs the extra web: pip install 'imret[web]'")
+def drawn_store(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model: Path) -> Path:
+    """The folder of a store with the collections photos and second."""
     import imret
 
     folder = tmp_path_factory.mktemp("served")
@@ -86,6 +86,20 @@ def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model:
     with imret.open_store(folder / "store") as store:
         imret.ingest(store, [imret.FolderSource(photos)], encoder=encoder)
         imret.ingest(store, [imret.FolderSource(second)], encoder=encoder, collection="second")
+    return folder / "store"
+
+
+@contextmanager
+def imret_serve(store: Path, folder: Path, *options: str, token: str | None = None) -> Iterator[str]:
+    """Run `imret serve` as a process of its own, at a free port, and give its URL.
+
+    Args:
+        store: Its store.
+        folder: For its settings and its log.
+        options: More of the command.
+        token: IMRET_TOKEN.
+    """
+    pytest.importorskip("fastapi", reason="needs the extra web: pip install 'imret[web]'")
     log = folder / "log"
     environment = {
         **os.environ,
@@ -94,16 +108,25 @@ def server(tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model:
     }
     for name in ("IMRET_TOKEN", "IMRET_DB"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "imret", "serve", "--port", "0", "--preload", "--db"]
+    if token is not None:
+        environment["IMRET_TOKEN"] = token
+    command = [sys.executable, "-m", "imret", "serve", "--port", "0", "--preload", "--db", str(store)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, str(folder / "store")], stdout=output, stderr=subprocess.STDOUT, env=environment
+            [*command, *options], stdout=output, stderr=subprocess.STDOUT, env=environment
         )
     try:
         yield _url_in(log, process)
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory, drawn_store: Path) -> Iterator[str]:
+    """The URL of `imret serve` over the drawn store."""
+    with imret_serve(drawn_store, tmp_path_factory.mktemp("server")) as url:
+        yield url
 
 
 def _url_in(log: Path, process: subprocess.Popen[bytes]) -> str:

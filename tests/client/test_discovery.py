@@ -169,7 +169,10 @@ def test_a_store_has_one_server_however_it_is_spelt(tmp_path: Path, monkeypatch:
     [
         ("http://localhost", "http://localhost:6333"),
         ("http://LocalHost:6333/", "http://localhost:6333"),
-        ("HTTPS://example.org/qdrant/", "https://example.org:6333/qdrant"),
+        ("HTTPS://example.org/qdrant/", "https://example.org:443/qdrant"),
+        ("http://example.org/a/b", "http://example.org:80/a/b"),
+        ("http://example.org:6333/qdrant", "http://example.org:6333/qdrant"),
+        ("https://example.org/", "https://example.org:6333"),
         ("http://[::1]", "http://[::1]:6333"),
         ("http://[::1]:80", "http://[::1]:80"),
     ],

@@ -34,6 +34,7 @@ class QdrantOverHTTP:
         api_key: The key that it asks for, if any.
         read_only_key: A key that may not write.
         engine: The engine, whose ways can be set.
+        prefix: The path below which alone it answers, as a proxy puts it.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class QdrantOverHTTP:
         api_key: str | None = None,
         read_only_key: str | None = None,
         version: dict[str, str] = VERSION,
+        port: int = 0,
+        prefix: str = "",
     ) -> None:
         self.api_key, self.read_only_key = api_key, read_only_key
         self.version = version
@@ -50,10 +53,11 @@ class QdrantOverHTTP:
         self.fail: Callable[[str, str], int | tuple[int, str] | None] = lambda method, path: None
         self.engine = QdrantLikeAServer()
         self._one_at_a_time = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}{prefix}"
+        self.prefix = prefix
 
     def __enter__(self) -> QdrantOverHTTP:
         self._thread.start()
@@ -96,6 +100,10 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             path = self.path.split("?")[0]
+            if not path.startswith(qdrant.prefix):
+                self._refuse(404, "this is not what the proxy has at that path")
+                return
+            path = path.removeprefix(qdrant.prefix) or "/"
             length = int(self.headers.get("Content-Length") or 0)
             data = self.rfile.read(length)
             qdrant.length = length

@@ -112,6 +112,14 @@ def request(target: str, *headers: str, host: str | None = "localhost", method: 
     return "\r\n".join(lines).encode("latin-1")
 
 
+def free_port() -> int:
+    """Return a port of loopback at which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
 def until(happened: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Wait for what another thread or process does; fail if it does not."""
     end = time.monotonic() + timeout_s

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 import imret.models.device
 import imret.models.encoder
 from imret.errors import ImageError, ModelError
+from imret.models.checkpoint import CheckpointWarning
 from imret.models.encoder import Encoder, TextTruncated, load_clip
 from imret.models.fast.text_numpy import open_text_tower
 from imret.models.resolve import resolve_model
@@ -569,6 +570,68 @@ def test_a_torch_checkpoint_loads_in_every_wrapping(folder: Path, wrapped: str) 
         _use_new_zipfile_serialization=wrapped != "old format",
     )
     np.testing.assert_array_equal(texts_of(folder), expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [
+        (("state_dict",), None),
+        (("model",), None),
+        (("model_state_dict",), None),
+        (("module",), None),
+        (("model", "state_dict"), None),
+        (("ema",), "'ema' are taken, its only ones"),
+        (("model_ema",), "'model_ema' are taken, its only ones"),
+        (("ema", "module"), "'ema' are taken, its only ones"),
+    ],
+)
+@pytest.mark.parametrize("file", ["open_clip_pytorch_model.bin", "epoch=3.ckpt"])
+def test_weights_are_found_under_the_keys_that_training_programs_save_them_by(
+    folder: Path, keys: tuple[str, ...], taken: str | None, file: str
+) -> None:
+    expected = texts_of(folder)
+    saved: dict[str, Any] = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    for key in reversed(keys):
+        saved = {key: saved, "epoch": 3, "hyper_parameters": {"lr": 1e-3}}
+    torch.save(saved, folder / file)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(texts_of(folder), expected)
+    assert all(taken is not None and taken in str(one.message) for one in said)
+    assert bool(said) == (taken is not None)
+
+
+def test_of_several_sets_of_weights_the_trained_ones_are_taken_and_it_is_said(folder: Path) -> None:
+    expected = texts_of(folder)
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"state_dict_ema": other, "model": state}, folder / "open_clip_pytorch_model.bin")
+    with pytest.warns(CheckpointWarning, match="under 'model' are taken, and not 'state_dict_ema'"):
+        np.testing.assert_array_equal(texts_of(folder), expected)
+
+
+@pytest.mark.parametrize("owner", ["model.", "clip.", "net.", "whatever_holds_it.", "model._orig_mod."])
+@pytest.mark.parametrize("ending", [".bin", ".safetensors"])
+def test_the_attribute_that_held_the_model_is_left_off_its_names(
+    folder: Path, owner: str, ending: str
+) -> None:
+    expected = texts_of(folder)
+    state = {f"{owner}{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    (folder / WEIGHTS).unlink()
+    if ending == ".bin":
+        torch.save({"state_dict": state}, folder / "open_clip_pytorch_model.bin")
+    else:
+        save_file(state, folder / WEIGHTS)
+    np.testing.assert_array_equal(texts_of(folder), expected)
+
+
+def test_a_checkpoint_without_weights_says_what_it_holds(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no tensors by name.*It holds epoch \(int\), optimizer \(dict\)"):
+        texts_of(folder)
 
 
 def _wrapped(name: str, wrapping: str) -> str:

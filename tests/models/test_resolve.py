@@ -212,6 +212,14 @@ def test_an_architecture_is_given_only_with_a_checkpoint_file(random_model: Path
         ("vit-h-14/laion2b_s32b_b79k", r"Unknown model.*Nearest: ViT-H-14"),
         ("ViT-H-14", r"names an architecture but no weights.*ViT-H-14/laion2b_s32b_b79k"),
         ("no-such-thing", r"neither a folder, a file, nor an architecture.*default is ViT-H-14"),
+        (
+            "timm/ViT-B-16-SigLIP",
+            r"Unknown model 'timm/ViT-B-16-SigLIP'.*\n.*--model hf-hub:timm/ViT-B-16-SigLIP$",
+        ),
+        ("laion/CLIP-ViT-B-32-laion2B", r"\n.*hub, name it so: --model hf-hub:laion/CLIP-ViT-B-32-laion2B$"),
+        ("https://huggingface.co/timm/ViT-B/tree/main", r"--model hf-hub:timm/ViT-B$"),
+        ("hf_hub:timm/ViT-B", r"--model hf-hub:timm/ViT-B$"),
+        ("hf://timm/ViT-B", r"--model hf-hub:timm/ViT-B$"),
         ("./models/gone", "no such folder or file"),
         ("gone.safetensors", "no such folder or file"),
         ("local-dir:/nowhere/at/all", "was not found"),
@@ -836,8 +844,32 @@ def test_imret_home_moves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_torch_checkpoints_are_found_like_safetensors(random_model: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
 
     shutil.copy(random_model / CONFIG, tmp_path)
     torch.save(load_file(random_model / WEIGHTS), tmp_path / "open_clip_pytorch_model.bin")
     assert resolve_model(tmp_path).weights.name == "open_clip_pytorch_model.bin"
+
+
+# ---- In several files -----------------------------------------------------------------------------------
+
+
+def test_the_index_of_a_sharded_checkpoint_can_be_named_and_one_of_its_files_says_so(
+    random_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(random_model, tmp_path / "model"))
+
+    whole = resolve_model(random_model).fingerprint
+    first, *_ = _save_sharded(folder, load_file(random_model / WEIGHTS), ".safetensors")
+    index = folder / "model.safetensors.index.json"
+    assert resolve_model(str(index), arch="ViT-B-32").weights == index
+    with pytest.raises(
+        ModelError, match=r"one of 3 files of a sharded checkpoint\. Name its index: '.*json'"
+    ):
+        resolve_model(str(first), arch="ViT-B-32")
+    index.rename(folder / "clip.safetensors.index.json")  # by whatever name
+    assert resolve_model(folder).fingerprint == whole
+    (folder / "clip.safetensors.index.json").unlink()
+    with pytest.raises(
+        ModelError, match=r"one of 3 files.*Put the index beside it \('model\.safetensors\.index"
+    ):
+        resolve_model(folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -36,6 +37,7 @@ from imret.web.images.files import ImageFiles
 from imret.web.images.thumbnails import ImageResponse, ToDecode
 from imret.web.pool.collections import CollectionPool
 from imret.web.schemas import MAX_LABELS
+from imret.web.security.public_address import parse_root_path
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
 from tests import ROOT
@@ -425,6 +427,26 @@ def test_the_document_describes_every_route_and_has_no_dangling_reference(client
     schemas = document["components"]["schemas"]
     for reference in _references(document):
         assert reference.removeprefix("#/components/schemas/") in schemas, reference
+
+
+def test_no_path_of_the_servers_own_can_be_taken_for_one_below_which_a_proxy_puts_it(app: Any) -> None:
+    """A root path may not begin like these: a path that begins with it is one that no proxy has stripped."""
+    while not isinstance(app, FastAPI):
+        app = app._app
+    paths = [*app.openapi()["paths"], *(getattr(route, "path", "/") for route in app.routes)]
+    firsts = {path.split("/")[1] for path in paths} - {""}
+    assert {"api", "static", "healthz"} <= firsts
+    for first in firsts | {"login", "logout"}:
+        with pytest.raises(DataError, match="an address of imret serve itself"):
+            parse_root_path(f"/{first}/photos")
+
+
+def test_an_address_with_a_slash_too_many_is_not_there_rather_than_elsewhere(client: TestClient) -> None:
+    """A redirect would be made of Host and scheme, which behind a proxy are not those of browsers."""
+    for path in ("/api/v1/search/?q=owl", "/static", "/login/"):
+        answer = client.get(path, follow_redirects=False)
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
 
 
 def test_the_guide_names_every_route(client: TestClient) -> None:

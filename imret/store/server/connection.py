@@ -24,7 +24,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from imret.errors import ChangedMeanwhile, StoreError, StoreUnavailable
-from imret.net import accepts_connections, is_loopback
+from imret.net import accepts_connections, is_loopback, qdrant_port
 
 T = TypeVar("T")
 
@@ -99,7 +99,8 @@ class Connection:
     """Requests to one server: tried again while it is away, a few at a time, refused with a reason.
 
     Args:
-        address: "http://host[:port]" or "https://host[:port]"; port 6333 unless it says otherwise.
+        address: "http://host[:port][/path]", or with https; without a port it is 6333, below a path that of
+            the scheme.
         api_key: Default: environment variable QDRANT_API_KEY, if set.
         client: Use this client instead of connecting to the address.
         patience_s: How long an operation is tried again while the server is gone or busy.
@@ -217,7 +218,7 @@ class Connection:
             )
         options: dict[str, Any] = {
             "url": f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}",
-            "port": REST_PORT,
+            "port": url.port or qdrant_port(url.scheme, url.path),
             "timeout": REQUEST_TIMEOUT_S,
             "check_compatibility": False,  # done below, without a thread and a warning from inside
             # As a header, because as an argument it brings a warning for every http address, localhost too.

@@ -37,7 +37,8 @@ class ServerStore:
     """A store on a Qdrant server. See `Store` for what its methods promise.
 
     Args:
-        address: "http://host[:port]" or "https://host[:port]"; port 6333 unless it says otherwise.
+        address: "http://host[:port][/path]", or with https; without a port it is 6333, below a path that of
+            the scheme.
         api_key: Default: environment variable QDRANT_API_KEY, if set.
         client: Use this client instead of connecting to the address.
         patience_s: How long an operation is tried again while the server is gone or busy.

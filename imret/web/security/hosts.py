@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import socket
 from collections.abc import Iterable
 
 from imret.errors import DataError
 from imret.net import is_loopback
-from imret.web.security.http import RefusedError, Scope, header_values
+from imret.web.security.http import DEFAULT_PORTS, RefusedError, Scope, header_values, parse_authority
+from imret.web.security.public_address import PublicAddress
 from imret.web.security.tokens import token_fault
-
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
-_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 def check_binding(host: str, token: str | None, *, port: int = 8750) -> None:
@@ -35,32 +32,19 @@ def check_binding(host: str, token: str | None, *, port: int = 8750) -> None:
         )
 
 
-def _parse_host(text: str) -> str | None:
-    """Return the host in a Host header, in its one canonical spelling; None if it is malformed."""
-    match = _HOST.fullmatch(text)
-    if match is None or int(match[3] or 0) > 65535:
-        return None
-    try:
-        if match[1] is not None:
-            return str(ipaddress.IPv6Address(match[1]))
-    except ValueError:
-        return None
-    name = match[2].lower().removesuffix(".")  # "localhost." is the same name
-    return name if _NAME.fullmatch(name) else None
-
-
 def _parse_allowed_host(name: str) -> str:
-    """Return an entry of allow_hosts as _parse_host would."""
+    """Return an entry of allow_hosts as parse_authority would."""
     bare = name.strip().strip("[]")
     try:
-        host = _parse_host(f"[{bare}]" if ":" in bare else bare.encode("idna").decode())
+        authority = parse_authority(f"[{bare}]" if ":" in bare else bare.encode("idna").decode())
     except UnicodeError:
-        host = None
-    if host is None:
+        authority = None
+    if authority is None:
         raise DataError(
-            f"{name!r} is not a host name. Give it without scheme and port: --allow-host photos.example"
+            f"{name!r} is not a host name. Give it without scheme and port: --allow-host photos.example\n"
+            "or the whole address that browsers use: --public-url https://photos.example:8443/"
         )
-    return host
+    return authority[0]
 
 
 class AllowedHosts:
@@ -71,7 +55,13 @@ class AllowedHosts:
     """
 
     def __init__(
-        self, host: str, port: int, allow_hosts: Iterable[str] = (), *, is_open: bool = True
+        self,
+        host: str,
+        port: int,
+        allow_hosts: Iterable[str] = (),
+        *,
+        public: PublicAddress,
+        is_open: bool = True,
     ) -> None:
         """Take what a server is bound to.
 
@@ -79,6 +69,7 @@ class AllowedHosts:
             host: The address; a loopback one narrows the hosts that pass.
             port: Only messages need it, because a tunnel may show another.
             allow_hosts: Further names (a reverse proxy's), without port.
+            public: The address that browsers use, whose host is allowed, too.
             is_open: Whether everybody may learn the port: the server asks for no token.
 
         Raises:
@@ -87,6 +78,8 @@ class AllowedHosts:
         self._advice = f"Ask for http://localhost:{port}, or allow" if is_open else "Allow"
         self._loopback = is_loopback(host)
         self._names = {"localhost"} | {_parse_allowed_host(name) for name in allow_hosts}
+        if public.host is not None:
+            self._names.add(public.host)
         if not self._loopback:
             # Its first label too: `http://nas:8750` is typed where the machine calls itself nas.home.lan.
             name = socket.gethostname().lower().rstrip(".")
@@ -102,9 +95,10 @@ class AllowedHosts:
         if not values:
             raise RefusedError(400, "a request needs a Host header (RFC 9112, section 3.2)")
         text = values[0].decode("latin-1")
-        host = _parse_host(text)
-        if host is None:
+        authority = parse_authority(text)
+        if authority is None:
             raise RefusedError(400, f"the Host header {text[:80]!r} is not a host")
+        host, _ = authority
         if not self._is_allowed(host):
             raise RefusedError(
                 421,
@@ -123,15 +117,31 @@ class AllowedHosts:
         return not self._loopback or is_loopback(host)
 
 
-def check_origin(scope: Scope, host: str) -> None:
-    """Raise RefusedError for what another site's page makes a browser send (CSRF, embedded pictures).
+def check_origin(scope: Scope, host: str, public: PublicAddress) -> None:
+    """Refuse what another site's page makes a browser send (CSRF, embedded pictures).
 
-    Programs send neither Origin nor Sec-Fetch-Site, and pass.
+    Sec-Fetch-Site decides where it is sent, because it compares the page with the address that the browser
+    itself uses, whatever a proxy makes of Host; no script can set it. Browsers leave it out on plain http to
+    other machines, and there Origin has to name the Host, or the public address. Programs send neither, and
+    pass.
+
+    Args:
+        scope: The request.
+        host: Its Host header.
+        public: The address that browsers use, as far as it was said.
+
+    Raises:
+        RefusedError: For a page that is not this server's own (403).
     """
-    for origin in header_values(scope, b"origin"):
-        if origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-            raise RefusedError(403, "requests from the pages of other sites are refused (Origin)")
     sites = header_values(scope, b"sec-fetch-site")
+    if sites == [b"same-origin"]:
+        return
+    for value in header_values(scope, b"origin"):
+        origin = value.decode("latin-1").lower()
+        if origin != public.origin and not _names_host(origin, host):
+            raise RefusedError(
+                403, "requests from the pages of other sites are refused (Origin)" + _advice(origin, host)
+            )
     if all(site in (b"same-origin", b"none") for site in sites):
         return
     # A link to the page may stand anywhere; /login is where the page leads those who have no session.
@@ -143,3 +153,24 @@ def check_origin(scope: Scope, host: str) -> None:
     )
     if not navigation:
         raise RefusedError(403, "requests from the pages of other sites are refused (Sec-Fetch-Site)")
+
+
+def _names_host(origin: str, host: str) -> bool:
+    """Whether an Origin is the server that a Host header names, at the same port."""
+    scheme, _, authority = origin.partition("://")
+    parsed, wanted = parse_authority(authority), parse_authority(host)
+    if parsed is None or wanted is None or scheme not in DEFAULT_PORTS:
+        return False
+    default = DEFAULT_PORTS[scheme]  # which a browser leaves out, and a proxy may add
+    return (parsed[0], parsed[1] or default) == (wanted[0], wanted[1] or default)
+
+
+def _advice(origin: str, host: str) -> str:
+    """What to do where the Origin looks like this server behind a proxy that does not pass the port."""
+    parsed, wanted = parse_authority(origin.partition("://")[2]), parse_authority(host)
+    if parsed is None or wanted is None or parsed[0] != wanted[0]:
+        return ""
+    return (
+        f". The page was at {origin}, and the request names the host {host}. If a proxy stands between: let "
+        f"it pass the Host header with its port, or start imret serve --public-url {origin}"
+    )

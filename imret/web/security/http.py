@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +33,11 @@ SECURITY_HEADERS: Headers = [
 # The app's own policy is kept beside ours: browsers enforce both, so it can only be stricter.
 REPLACED_HEADERS = {name for name, _ in SECURITY_HEADERS if name != b"content-security-policy"} | {b"server"}
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+
 HTML: Headers = [(b"content-type", b"text/html; charset=utf-8")]
 
 
@@ -41,6 +48,21 @@ class RefusedError(Exception):
         super().__init__(detail)
         self.status = status
         self.headers = list(headers)
+
+
+def parse_authority(text: str) -> tuple[str, int | None] | None:
+    """Return the host, in its one canonical spelling, and the port of a Host header; None if malformed."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or int(match[3] or 0) > 65535:
+        return None
+    port = int(match[3]) if match[3] else None
+    try:
+        if match[1] is not None:
+            return str(ipaddress.IPv6Address(match[1])), port
+    except ValueError:
+        return None
+    name = match[2].lower().removesuffix(".")  # "localhost." is the same name
+    return (name, port) if _NAME.fullmatch(name) else None
 
 
 def header_values(scope: Scope, name: bytes) -> list[bytes]:

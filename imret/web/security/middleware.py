@@ -17,6 +17,7 @@ from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.web.security.body_limits import BUDGET_BODIES, BodyBudget, Exchange
 from imret.web.security.hosts import AllowedHosts, check_binding, check_origin
 from imret.web.security.http import App, Receive, RefusedError, Scope, Send, header_values
+from imret.web.security.public_address import PublicAddress
 from imret.web.security.tokens import LOGIN_BYTES, TokenGuard
 
 MAX_PATH_BYTES = 4 << 10
@@ -47,6 +48,7 @@ class SecurityMiddleware:
         port: int,
         token: str | None = None,
         allow_hosts: Iterable[str] = (),
+        public: PublicAddress | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         body_timeout_s: float = 30.0,
     ) -> None:
@@ -58,6 +60,7 @@ class SecurityMiddleware:
             port: The port bound.
             token: What a request must know, at least 16 visible ASCII characters; None asks for nothing.
             allow_hosts: Further names by which this server is reached (a reverse proxy's), without port.
+            public: The address that browsers use, behind a proxy; None where nothing is known of it.
             max_body_bytes: Largest body that is taken, counted as it arrives.
             body_timeout_s: How long, in all, a request may let the app wait for its body.
 
@@ -65,10 +68,11 @@ class SecurityMiddleware:
             ValueError: If the token is shorter than 16 characters or could not stand in a header.
             DataError: If an entry of allow_hosts is no host name, or the host needs a token (check_binding).
         """
-        self.tokens = TokenGuard(token)
+        self._public = public or PublicAddress()
+        self.tokens = TokenGuard(token, public=self._public)
         check_binding(host, token, port=port)
         self._app = app
-        self._hosts = AllowedHosts(host, port, allow_hosts, is_open=token is None)
+        self._hosts = AllowedHosts(host, port, allow_hosts, public=self._public, is_open=token is None)
         self._max_body_bytes, self._body_timeout_s = max_body_bytes, body_timeout_s
         self._budget = BodyBudget(BUDGET_BODIES * max_body_bytes)
 
@@ -81,6 +85,7 @@ class SecurityMiddleware:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
+        scope = self._public.without_root(scope)
         limit = min(LOGIN_BYTES, self._max_body_bytes) if scope["path"] == "/login" else self._max_body_bytes
         exchange = Exchange(
             scope,
@@ -135,7 +140,7 @@ class SecurityMiddleware:
         for name in _SINGLE:
             if len(header_values(scope, name)) > 1:
                 raise RefusedError(400, f"the header {name.decode()} is given more than once")
-        check_origin(scope, self._hosts.check(scope))
+        check_origin(scope, self._hosts.check(scope), self._public)
         exchange.expect_body()
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
 from imret.web.security.http import HTML, Headers, RefusedError, Scope, header_values, target_of
+from imret.web.security.public_address import PublicAddress
 
 if TYPE_CHECKING:
     from imret.web.security.body_limits import Exchange
@@ -30,7 +31,7 @@ SESSION_S = 30 * 24 * 3600  # how long a browser keeps the cookie
 MAX_NEXT_CHARS = 16_000  # of the address that a login leads on to
 
 # Printable ASCII without the backslash, which browsers read as /.
-_LOCAL_TARGET = re.compile(r"/(?!/)[!-\[\]-~]*")
+_LOCAL_TARGET = re.compile(r"\.?/(?!/)[!-\[\]-~]*")
 _LOGIN_PAGE = Path(__file__).parent.parent / "static" / "login.html"
 _MESSAGE_MARK = "<!-- message -->"
 _AUTHENTICATE: Headers = [(b"www-authenticate", b'Bearer realm="imret"')]
@@ -50,8 +51,12 @@ def token_fault(token: str | None) -> str | None:
 class TokenGuard:
     """Knows who carries the token, and serves /login and /logout."""
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, *, public: PublicAddress) -> None:
         """Take the token; None asks for nothing.
+
+        Args:
+            token: At least 16 visible ASCII characters.
+            public: The address that browsers use: what its redirects begin with.
 
         Raises:
             ValueError: If the token is shorter than 16 characters or could not stand in a header.
@@ -59,12 +64,13 @@ class TokenGuard:
         fault = token_fault(token)
         if fault:
             raise ValueError(fault)
+        self._public = public
         self._token = None if token is None else token.encode("ascii")
         if self._token is not None:
             # Cookies are shared by all ports of a host: a name of its own keeps two servers' sessions apart.
             self.cookie = b"imret_" + _derive(self._token, b"cookie name")[:8]
             self._session = _derive(self._token, b"session")
-            self._login_page = _LOGIN_PAGE.read_text(encoding="utf-8")
+            self._login_page = public.in_page(_LOGIN_PAGE.read_text(encoding="utf-8"))
 
     def admits(self, scope: Scope) -> bool:
         """Whether the request carries the token, or the cookie that the token was exchanged for."""
@@ -92,10 +98,11 @@ class TokenGuard:
         if scope["path"] != "/" or scope["method"] not in ("GET", "HEAD"):
             raise RefusedError(
                 401,
-                "this server asks for its token: send 'Authorization: Bearer TOKEN', or log in at /login",
+                "this server asks for its token: send 'Authorization: Bearer TOKEN', or log in at "
+                f"{self._public.root_path}/login",
                 _AUTHENTICATE,
             )
-        target = target_of(scope)
+        target = self._public.base + target_of(scope)
         if header_values(scope, b"sec-fetch-site")[:1] in ([b"cross-site"], [b"same-site"]):
             # A link from elsewhere (a chat, a mail): SameSite=Strict kept the cookie back, so we cannot know
             # who asks. Let our own page ask again: that request comes from here, and brings the cookie.
@@ -108,11 +115,13 @@ class TokenGuard:
             return
         after = quote(target, safe="")
         # Quoted it may be longer than an address may be; then the login leads to the bare page.
-        await exchange.redirect("/login?next=" + (after if len(after) <= MAX_NEXT_CHARS else "/"))
+        if len(after) > MAX_NEXT_CHARS:
+            after = self._public.base + "/"
+        await exchange.redirect(f"{self._public.base}/login?next={after}")
 
     async def login(self, scope: Scope, exchange: Exchange) -> None:
         """Serve the login page, and exchange a token for a session cookie."""
-        after = _next_target(scope)
+        after = _next_target(scope) or self._public.base + "/"
         method = scope["method"]
         if method not in ("GET", "HEAD", "POST"):
             raise RefusedError(405, "/login takes GET and POST", [(b"allow", b"GET, HEAD, POST")])
@@ -138,9 +147,9 @@ class TokenGuard:
         if scope["method"] != "POST":
             raise RefusedError(405, "/logout takes POST", [(b"allow", b"POST")])
         if self._token is None:
-            await exchange.redirect("/")
+            await exchange.redirect(self._public.base + "/")
             return
-        await exchange.redirect("/login", [self._set_cookie(scope, b"", 0)])
+        await exchange.redirect(self._public.base + "/login", [self._set_cookie(scope, b"", 0)])
 
     def _is_token(self, given: bytes) -> bool:
         assert self._token is not None
@@ -148,11 +157,14 @@ class TokenGuard:
         return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._token).digest())
 
     def _set_cookie(self, scope: Scope, value: bytes, max_age_s: int) -> tuple[bytes, bytes]:
-        cookie = b"%s=%s; Path=/; Max-Age=%d; HttpOnly; SameSite=Strict" % (self.cookie, value, max_age_s)
+        # Without Path a browser keeps it for the folder of the address that it asked: below a proxy's path
+        # it is not shown to what else the proxy serves, and the server need not know that path.
+        cookie = b"%s=%s; Max-Age=%d; HttpOnly; SameSite=Strict" % (self.cookie, value, max_age_s)
         # Behind a proxy that ends TLS only the browser knows that the page came by https, and says so in
         # Origin, which no page can forge. X-Forwarded-Proto is not asked: anyone may send it.
         origins = header_values(scope, b"origin")
-        secure = scope.get("scheme") == "https" or any(o.lower().startswith(b"https://") for o in origins)
+        is_https = scope.get("scheme") == "https" or (self._public.is_https and not origins)
+        secure = is_https or any(o.lower().startswith(b"https://") for o in origins)
         return b"set-cookie", cookie + (b"; Secure" if secure else b"")
 
 
@@ -184,12 +196,12 @@ def _derive(token: bytes, purpose: bytes) -> bytes:
     return hmac.new(token, b"imret " + purpose, hashlib.sha256).hexdigest().encode()
 
 
-def _next_target(scope: Scope) -> str:
-    """Return where a login leads on to: the parameter next if that is an address here, else the page."""
+def _next_target(scope: Scope) -> str | None:
+    """Return where a login leads on to: the parameter next if that is an address here."""
     try:
         fields = parse_qs(scope.get("query_string", b"").decode("ascii"), max_num_fields=10)
     except ValueError:
-        return "/"
-    target = fields.get("next", ["/"])[0]
+        return None
+    target = fields.get("next", [""])[0]
     # `//evil.example` and `/\evil.example` are other hosts to a browser.
-    return target if _LOCAL_TARGET.fullmatch(target) else "/"
+    return target if _LOCAL_TARGET.fullmatch(target) else None

@@ -1,9 +1,9 @@
 // The server, asked over HTTP. What goes wrong is a Problem (the server says what) or a LostConnection.
 
-import { parametersOf } from "./state.js";
+import { BASE, parametersOf } from "./state.js";
 import { parseTerm } from "./query.js";
 
-const API = "/api/v1";
+const API = `${BASE}api/v1`;
 
 /** What the server refused or could not do, in its own words. */
 export class Problem extends Error {
@@ -20,7 +20,7 @@ export class LostConnection extends Error {}
 
 /** Return what to throw; who has no session any more is led to the login, and back from there. */
 function refused(status, said, retryAfter) {
-  if (status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (status === 401) location.assign(`${BASE}login?next=${encodeURIComponent(location.pathname + location.search)}`);
   return new Problem(status, said, retryAfter);
 }
 

@@ -3,6 +3,9 @@
 // What the address does not say, the entry of the history remembers: how far somebody had scrolled, how many
 // pictures had been loaded, and whether the picture that is open was opened from the page before.
 
+/** The path of the page, which a proxy may have put below another: this module is at static/ of it. */
+export const BASE = new URL("..", import.meta.url).pathname;
+
 export const SORTS = ["score", "date", "path"];
 
 const LISTS = ["category", "not_category", "where"];
@@ -42,7 +45,7 @@ export function addressOf(state) {
   const parameters = parametersOf(state);
   if (state.picture) parameters.set("picture", state.picture);
   const query = parameters.toString();
-  return query ? `/?${query}` : "/";
+  return query ? `${BASE}?${query}` : BASE;
 }
 
 /** Return what two states have in common that ask the same, whatever picture is open. */

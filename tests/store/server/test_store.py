@@ -28,6 +28,7 @@ from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import LOCAL_MODE_WARNINGS, VERSION, QdrantOverHTTP
+from tests.fakes.web_server import free_port
 
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in LOCAL_MODE_WARNINGS]
 
@@ -39,12 +40,6 @@ KEY = "s3cr3t-key-0123456789"
 def qdrant() -> Iterator[QdrantOverHTTP]:
     with QdrantOverHTTP() as running:
         yield running
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def fail_times(n: int, status: int, *, on: str) -> Callable[[str, str], int | None]:
@@ -698,3 +693,25 @@ def test_a_rename_never_takes_a_name_from_something_that_imret_did_not_make(qdra
         with pytest.raises(StoreError, match="imret did not make"):
             store.rename("theirs", "mine")
         assert store.collections() == ["photos"]
+
+
+# ---- Below a path ---------------------------------------------------------------------------------------
+
+
+def test_a_server_below_the_path_of_a_proxy_is_asked_there() -> None:
+    with QdrantOverHTTP(prefix="/qdrant") as qdrant:
+        for address in (qdrant.url, f"{qdrant.url}/"):
+            with open_store(address) as store:
+                assert store.collections() == []
+        with pytest.raises(StoreError):
+            open_store(qdrant.url.removesuffix("/qdrant"))
+
+
+def test_a_url_with_a_path_and_without_a_port_means_that_of_its_scheme() -> None:
+    try:
+        qdrant = QdrantOverHTTP(port=80, prefix="/qdrant")
+    except OSError as error:
+        pytest.skip(f"port 80 cannot be listened at here: {error}")
+    with qdrant, open_store("http://127.0.0.1/qdrant") as store:
+        assert store.collections() == []
+        assert ("GET", "/collections") in qdrant.requests

@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import pytest
 
@@ -24,6 +24,7 @@ from imret.settings import __version__
 from imret.web.security import body_limits, tokens
 from imret.web.security.hosts import check_binding
 from imret.web.security.middleware import SecurityMiddleware
+from imret.web.security.public_address import parse_public_address
 from tests.fakes.web_server import Server, request, serving, until
 
 TOKEN = "correct-horse-battery-staple"
@@ -291,6 +292,178 @@ def test_other_sites_may_link_to_the_page_and_no_more(
     assert "access-control-allow-origin" not in answer
 
 
+# Behind a proxy
+
+
+PAGE_SAYS = ["Origin: https://nas:8443", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: cors"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8750", "localhost:8443", "localhost:443"])
+def test_where_the_browser_says_that_the_page_is_our_own_it_does_not_matter_what_a_proxy_makes_of_host(
+    local: Server, host: str
+) -> None:
+    assert local.get("/api/echo", *PAGE_SAYS, host=host).status == 200
+    assert local.get("/api/echo", PAGE_SAYS[0], host=host).status == 403
+    for site in ("cross-site", "same-site", "none", "same-origin, same-origin"):
+        assert local.get("/api/echo", PAGE_SAYS[0], f"Sec-Fetch-Site: {site}", host=host).status == 403
+    twice = local.get("/api/echo", *PAGE_SAYS[:2], "Sec-Fetch-Site: cross-site", host=host)
+    assert twice.status == 403
+    assert local.get("/api/echo", *PAGE_SAYS, host="evil.example").status == 421
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://localhost", "localhost:443", 200),  # nginx: $host:$server_port
+        ("http://localhost", "localhost:80", 200),
+        ("http://localhost", "localhost:443", 403),
+        ("https://localhost", "localhost:80", 403),
+        ("https://localhost:443", "localhost", 200),
+    ],
+)
+def test_a_port_that_goes_without_saying_may_be_said(
+    local: Server, origin: str, host: str, status: int
+) -> None:
+    assert local.get("/api/echo", f"Origin: {origin}", host=host).status == status
+
+
+def test_a_refused_origin_that_lacks_the_port_alone_says_how_to_name_it(local: Server) -> None:
+    detail = local.get("/api/echo", "Origin: http://localhost:8080").problem["detail"]
+    assert "--public-url http://localhost:8080" in detail
+    detail = local.get("/api/echo", "Origin: http://evil.example:8080").problem["detail"]
+    assert "--public-url" not in detail
+
+
+def test_the_public_address_is_ours_and_no_other_origin() -> None:
+    """On plain http browsers send no Sec-Fetch-Site to other machines: Origin is all there is."""
+    public = parse_public_address("http://NAS.example:8080/photos/", None)
+    with serving(_secured(App(), public=public)) as server:
+        for host in ("nas.example", "nas.example:8080", "localhost:8750"):
+            assert server.get("/api/echo", "Origin: http://nas.example:8080", host=host).status == 200
+            for origin in (
+                "http://nas.example:8081",
+                "https://nas.example:8081",
+                "http://nas.example:8080.evil.example",
+                "http://evil.example",
+                "null",
+            ):
+                assert server.get("/api/echo", f"Origin: {origin}", host=host).status == 403
+        forwarded = [
+            "X-Forwarded-Host: evil.example",
+            "X-Forwarded-Proto: http",
+            "Origin: http://evil.example",
+        ]
+        assert server.get("/api/echo", *forwarded, host="nas.example").status == 403
+        assert server.get("/api/echo", host="evil.example").status == 421
+
+
+def test_the_public_address_makes_the_cookie_secure_unless_the_browser_came_by_http() -> None:
+    public = parse_public_address("https://nas.example/photos", None)
+    body = f"token={TOKEN}".encode()
+    with serving(_secured(App(), token=TOKEN, public=public)) as server:
+        assert "; Secure" in server.post("/login", body, FORM)["set-cookie"]
+        assert "; Secure" in server.post("/login", body, FORM, "Origin: https://nas.example")["set-cookie"]
+        assert "Secure" not in server.post("/login", body, FORM, "Origin: http://localhost")["set-cookie"]
+
+
+@pytest.fixture(scope="module")
+def below(app: App) -> Iterator[Server]:
+    """With a token, below /photos."""
+    with serving(_secured(app, token=TOKEN, public=parse_public_address(None, "/photos"))) as server:
+        yield server
+
+
+@pytest.mark.parametrize("prefix", ["", "/photos"])
+def test_below_a_path_requests_are_taken_whether_the_proxy_strips_it_or_not(
+    below: Server, prefix: str
+) -> None:
+    answer = below.get(f"{prefix}/api/echo?q=/photos/x", BEARER)
+    assert json.loads(answer.body) == {"path": "/api/echo", "query": "q=/photos/x", "size": 0}
+    assert below.get(f"{prefix}/static/style.css").status == 200
+    assert below.get(f"{prefix}/static/main.js").status == 401
+    assert below.get(f"{prefix}/api/echo").status == 401
+    assert json.loads(below.get(f"{prefix}/api/photos/x", BEARER).body)["path"] == "/api/photos/x"
+    assert below.get(f"{prefix}/?q=x")["location"] == "/photos/login?next=%2Fphotos%2F%3Fq%3Dx"
+    assert b'"/photos/static/style.css"' in below.get(f"{prefix}/login").body
+    entered = below.post(f"{prefix}/login", f"token={TOKEN}".encode(), FORM)
+    assert entered["location"] == "/photos/"
+    assert "Path" not in entered["set-cookie"]
+    assert below.post(f"{prefix}/logout", b"", BEARER)["location"] == "/photos/login"
+
+
+def test_below_a_path_the_path_alone_is_the_page(below: Server) -> None:
+    assert below.get("/photos?q=x")["location"] == "/photos/login?next=%2Fphotos%2F%3Fq%3Dx"
+    assert json.loads(below.get("/photos", BEARER).body)["path"] == "/"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/photos/photos/static/style.css",
+        "/photosx/static/style.css",
+        "/Photos/static/style.css",
+        "/%70hotos/static/style.css",
+        "/other/static/style.css",
+    ],
+)
+def test_below_a_path_nothing_else_is_taken_for_it(below: Server, target: str) -> None:
+    assert below.get(target).status == 401
+
+
+@pytest.mark.parametrize("target", ["/photos//static/style.css", "/photos/../static/style.css"])
+def test_below_a_path_addresses_are_as_plain_as_elsewhere(below: Server, target: str) -> None:
+    assert below.get(target).status == 400
+
+
+@pytest.mark.parametrize(
+    ("public_url", "root_path", "root", "origin"),
+    [
+        ("https://nas.example:8443/photos", None, "/photos", "https://nas.example:8443"),
+        ("https://NAS.example:443/photos/", "photos", "/photos", "https://nas.example"),
+        ("http://nas.example:80", None, "", "http://nas.example"),
+        ("http://nas:443/a/b", None, "/a/b", "http://nas:443"),
+        ("https://bücher.example/", "/", "", "https://xn--bcher-kva.example"),
+        ("http://[::1]:8080/x", None, "/x", "http://[::1]:8080"),
+        (None, "photos/", "/photos", None),
+        (None, "/a.b/~c_d-e/", "/a.b/~c_d-e", None),
+        (None, "", "", None),
+        (None, None, "", None),
+    ],
+)
+def test_a_public_address_is_read(
+    public_url: str | None, root_path: str | None, root: str, origin: str | None
+) -> None:
+    public = parse_public_address(public_url, root_path)
+    assert (public.root_path, public.origin) == (root, origin)
+
+
+@pytest.mark.parametrize(
+    ("public_url", "root_path", "says"),
+    [
+        ("nas.example/photos", None, "as browsers show it"),
+        ("ftp://nas.example", None, "as browsers show it"),
+        ("https://", None, "as browsers show it"),
+        ("https://me:secret@nas.example/", None, "as browsers show it"),
+        ("https://nas.example:99999/", None, "as browsers show it"),
+        ("https://[nas]/", None, "as browsers show it"),
+        ("https://nas.example/?q=x", None, "leave it out"),
+        ("https://nas.example/a", "/b", "two paths"),
+        ("https://nas.example/api", None, "an address of imret serve itself"),
+        (None, "/static/photos", "an address of imret serve itself"),
+        (None, "/a b", "letters, digits"),
+        (None, "/a/../b", "letters, digits"),
+        (None, "/a//b", "letters, digits"),
+        (None, "/bücher", "letters, digits"),
+        (None, "https://nas.example/photos", "letters, digits"),
+    ],
+)
+def test_a_public_address_that_cannot_be_is_refused(
+    public_url: str | None, root_path: str | None, says: str
+) -> None:
+    with pytest.raises(DataError, match=says):
+        parse_public_address(public_url, root_path)
+
+
 # The token
 
 
@@ -341,26 +514,27 @@ def test_probes_and_the_login_need_no_token(guarded: Server, target: str) -> Non
 def test_the_page_without_the_token_leads_to_the_login_and_back(guarded: Server) -> None:
     answer = guarded.get("/?q=red%20fox&not=a%2Fb")
     assert answer.status == 303
-    assert answer["location"] == "/login?next=%2F%3Fq%3Dred%2520fox%26not%3Da%252Fb"
-    page = guarded.get(answer["location"])
+    assert answer["location"] == "./login?next=.%2F%3Fq%3Dred%2520fox%26not%3Da%252Fb"
+    login = urljoin("/", answer["location"])
+    page = guarded.get(login)
     assert page.status == 200
     assert page["content-type"] == "text/html; charset=utf-8"
     assert '<form method="post">' in page.body.decode()  # to the same address, so that next stays
-    entered = guarded.post(answer["location"], f"token={TOKEN}".encode(), FORM)
+    entered = guarded.post(login, f"token={TOKEN}".encode(), FORM)
     assert entered.status == 303
-    assert entered["location"] == "/?q=red%20fox&not=a%2Fb"
+    assert entered["location"] == "./?q=red%20fox&not=a%2Fb"
     cookie = entered["set-cookie"].partition(";")[0]
-    assert guarded.get(entered["location"], f"Cookie: {cookie}").status == 200
+    assert guarded.get(urljoin(login, entered["location"]), f"Cookie: {cookie}").status == 200
     assert guarded.get("/login?next=%2F%3Fq%3Dx", f"Cookie: {cookie}")["location"] == "/?q=x"
     long = guarded.get("/?q=" + "%20" * 5000)
-    assert long["location"] == "/login?next=/"
+    assert long["location"] == "./login?next=./"
     assert guarded.get("/", method="POST").status == 401
 
 
 def test_the_session_cookie_is_out_of_reach_of_scripts_and_sites(guarded: Server) -> None:
     cookie = guarded.post("/login", f"token={TOKEN}".encode(), FORM)["set-cookie"]
     pair, *flags = cookie.split("; ")
-    assert sorted(flags) == ["HttpOnly", "Max-Age=2592000", "Path=/", "SameSite=Strict"]
+    assert sorted(flags) == ["HttpOnly", "Max-Age=2592000", "SameSite=Strict"]
     assert TOKEN not in cookie
     name, value = pair.split("=")
     assert re.fullmatch("imret_[0-9a-f]{8}", name)
@@ -470,15 +644,20 @@ def test_a_login_that_is_no_small_form_is_refused(guarded: Server) -> None:
     [
         ("/?q=fox", "/?q=fox"),
         ("/", "/"),
-        ("//evil.example", "/"),
-        ("/\\evil.example", "/"),
-        ("/\t/evil.example", "/"),
-        ("/x\r\nSet-Cookie: a=b", "/"),
-        ("https://evil.example/", "/"),
-        ("javascript:alert(1)", "/"),
-        ("evil", "/"),
-        ("", "/"),
-        ("/é", "/"),
+        ("./?q=fox", "./?q=fox"),
+        ("/photos/?q=fox", "/photos/?q=fox"),
+        (".//evil.example", "./"),
+        ("../evil", "./"),
+        ("./\\evil.example", "./"),
+        ("//evil.example", "./"),
+        ("/\\evil.example", "./"),
+        ("/\t/evil.example", "./"),
+        ("/x\r\nSet-Cookie: a=b", "./"),
+        ("https://evil.example/", "./"),
+        ("javascript:alert(1)", "./"),
+        ("evil", "./"),
+        ("", "./"),
+        ("/é", "./"),
     ],
 )
 def test_login_leads_on_only_to_addresses_of_this_server(guarded: Server, after: str, lands: str) -> None:
@@ -492,19 +671,19 @@ def test_a_link_from_elsewhere_asks_again_from_here_where_the_cookie_comes_along
     cross = ["Sec-Fetch-Site: cross-site", *NAVIGATION]
     answer = guarded.get('/?q="><b>fox&x=1;y', *cross)
     assert answer.status == 200
-    refresh = '<meta http-equiv="refresh" content="0; url=/?q=&quot;&gt;&lt;b&gt;fox&amp;x=1;y">'
+    refresh = '<meta http-equiv="refresh" content="0; url=./?q=&quot;&gt;&lt;b&gt;fox&amp;x=1;y">'
     assert refresh in answer.body.decode()
     assert "<b>" not in answer.body.decode()
     here = ["Sec-Fetch-Site: same-origin", *NAVIGATION]
-    assert guarded.get("/?q=fox", *here)["location"] == "/login?next=%2F%3Fq%3Dfox"
+    assert guarded.get("/?q=fox", *here)["location"] == "./login?next=.%2F%3Fq%3Dfox"
     assert guarded.get("/login?next=%2F", *cross).status == 200
 
 
 def test_logout_takes_the_cookie_back(guarded: Server) -> None:
     answer = guarded.post("/logout", b"")
     assert answer.status == 303
-    assert answer["location"] == "/login"
-    assert answer["set-cookie"] == f"{_session_name()}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"
+    assert answer["location"] == "./login"
+    assert answer["set-cookie"] == f"{_session_name()}=; Max-Age=0; HttpOnly; SameSite=Strict"
     assert guarded.get("/logout").status == 405
     assert guarded.post("/logout", b"", "Origin: http://evil.example").status == 403
 
@@ -512,7 +691,7 @@ def test_logout_takes_the_cookie_back(guarded: Server) -> None:
 def test_without_a_token_there_is_nothing_to_log_in_to(local: Server) -> None:
     assert local.get("/login?next=%2F%3Fq%3Dx")["location"] == "/?q=x"
     answer = local.post("/logout", b"")
-    assert answer["location"] == "/"
+    assert answer["location"] == "./"
     assert "set-cookie" not in answer
 
 
