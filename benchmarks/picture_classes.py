@@ -39,6 +39,8 @@ from tests.browser.canvas import PIXELS_OF_URL, find_chromium
 from tests.fakes.drawn_files import shown_alike
 from tests.fakes.tiff_files import kinds_with_their_pixels
 
+NOT_INSTALLED = "not installed"
+
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 
@@ -112,7 +114,7 @@ def pillow(data: bytes) -> Read:
 def vips(data: bytes) -> Read:
     """Read a file with libvips."""
     if importlib.util.find_spec("pyvips") is None:
-        return Read(None, "not installed")
+        return Read(None, NOT_INSTALLED)
     import pyvips
 
     try:
@@ -162,7 +164,7 @@ def cell(right: Read, read: Read, encoder: Encoder | None) -> str:
     if right.pixels is None:
         return f"(Chromium: {right.reason[:60]})"
     if read.pixels is None:
-        return f"refused: {read.reason[:60]}"
+        return read.reason if read.reason == NOT_INSTALLED else "refused"
     if read.pixels.shape != right.pixels.shape:
         return f"another size: {read.pixels.shape[1]} x {read.pixels.shape[0]}"
     apart = np.abs(read.pixels.astype(int) - right.pixels).mean()

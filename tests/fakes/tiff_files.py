@@ -209,7 +209,7 @@ def kinds_with_their_pixels() -> dict[str, tuple[bytes, NDArray[Any]]]:
         "16 bits of which 10 are used": (draw(sensor, 16, GREY), grey),
         "RGB of 16 bits, planes apart": (draw(scaled(SCENE, 16), 16, RGB, planar=True), SCENE),
         "RGB of 12 bits": (draw(scaled(SCENE, 12), 12, RGB), SCENE),
-        "RGB of 4 bits": (draw(scaled(SCENE, 4), 4, RGB), np.rint(scaled(SCENE, 4) * 17.0)),
+        "RGB of 4 bits": (draw(scaled(SCENE, 4), 4, RGB), scaled(SCENE, 4) * np.uint8(17)),
         "RGB of floats": (draw(scaled(SCENE, 32, FLOAT), 32, RGB, format=FLOAT), SCENE),
         "a palette of 8 bits": (
             draw(SHADES, 8, PALETTE, tags={320: (3, np.concatenate([palette] * 3))}),
