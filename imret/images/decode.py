@@ -24,7 +24,7 @@ from imret.errors import DataError, ImageError
 from imret.images import jpeg, png
 from imret.images.decode_bytes import bytes_of, has_scans
 from imret.images.hdr import needs_tone_map, to_srgb
-from imret.images.icc import cmyk_to_srgb, far_to_srgb, gamma_to_srgb
+from imret.images.icc import cicp_of, cmyk_to_srgb, far_to_srgb, gamma_to_srgb
 from imret.images.incomplete import note_if_filled, what_is_there
 from imret.images.isobmff import read_colours
 from imret.images.notes import OnNote, ignore_note
@@ -416,10 +416,11 @@ def _in_srgb(
         rgb: Of mode RGB.
         info: What its file says.
     """
-    profile, cicp, converted = info.get("icc_profile"), info.get("cicp"), None
+    profile, converted = info.get("icc_profile"), None
+    cicp = info.get("cicp") or cicp_of(profile)
     if cicp is not None and needs_tone_map(*cicp):
         converted = to_srgb(rgb, cicp[0], cicp[1], info.get("brightest"))
-    elif cicp is None and profile is not None:
+    elif info.get("cicp") is None and profile is not None:
         converted = far_to_srgb(rgb, profile)
     elif cicp is None and isinstance(info.get("gamma"), float) and "srgb" not in info:
         converted = gamma_to_srgb(rgb, info["gamma"])

@@ -21,6 +21,7 @@ from imret.images.spliced import Part, size_of, spliced
 
 _END = b"\xff\xd9"
 _MAX_SEGMENTS = 10_000
+_MAX_SCANS = 1_000  # ten are usual
 _MAX_JUNK_BYTES = 1 << 16  # between two segments
 _BLOCK = 1 << 20
 _GREY = (127, 128)  # what libjpeg fills with, and its inverse
@@ -206,6 +207,8 @@ def _has_all_scans(image: JpegImageFile, file: IO[bytes]) -> bool:
             begun.append((body[0 : 2 * n : 2], body[-3], body[-2]))
         except (struct.error, IndexError):
             break
+        if len(begun) > _MAX_SCANS:
+            return False
     # The last scan may have been cut anywhere; of a sequential JPEG, how far is measured.
     whole = begun[:-1] if is_progressive else begun
     for number, *_ in image.layer:
