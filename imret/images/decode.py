@@ -403,7 +403,10 @@ def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
         if found is None:
             raise
         return found
-    note_if_filled(image, file, on_note)
+    if isinstance(image, JpegImageFile) and file is not None:
+        if jpeg.ends_in_zeros(file):  # which decode to anything
+            return what_is_there(image, file, on_note) or image
+        note_if_filled(image, file, on_note)
     return image
 
 
