@@ -114,8 +114,8 @@ def load_image(
         A PIL image of mode RGB that holds no open file.
 
     Raises:
-        ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
-            large. The message is the reason, without the path.
+        ImageError: If there is no such file, or it is not a picture, is damaged, empty or too large, or lacks
+            too much (see `imret.images.incomplete`). The message is the reason, without the path.
     """
     return _load(source, max_pixels, max_side=max_side, reserve=reserve, on_note=on_note).image
 
