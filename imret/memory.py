@@ -1,8 +1,9 @@
-"""What this process has freed, back to the system."""
+"""The memory of this machine, and what this process has freed, back to it."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 
 def give_back_memory() -> None:
@@ -14,3 +15,11 @@ def give_back_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def memory_bytes() -> int | None:
+    """Return how much memory this machine has; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -25,6 +25,7 @@ from imret import ipc
 from imret.errors import ImageError
 from imret.files import sha256_of
 from imret.images.decode import lift_pillow_limit
+from imret.images.decode_memory import of_this_machine
 from imret.images.preprocess import Preprocess
 from imret.images.resize import load_pixels, prepare
 
@@ -32,6 +33,8 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ingest.decode_workers import serve; "
     "serve([int(text) for text in sys.argv[1].split(',')])"
 )
+# Of the pictures that threads decode at a time: large ones wait for each other.
+_MEMORY = of_this_machine()
 _AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
 
 
@@ -70,9 +73,10 @@ def decode(file: str, preprocess: Preprocess, max_pixels: int | None) -> Pixels 
         with open(file, "rb") as opened:
             # Decoded before it is hashed, through one handle: what is no picture is refused unread, and no
             # file is ever in memory whole.
-            pixels, (width, height) = load_pixels(
-                opened, preprocess, max_pixels=max_pixels, on_note=notes.append
-            )
+            with _MEMORY.reserving() as reserve:
+                pixels, (width, height) = load_pixels(
+                    opened, preprocess, max_pixels=max_pixels, reserve=reserve, on_note=notes.append
+                )
             opened.seek(0)
             return Pixels(pixels, width, height, sha256_of(opened), tuple(notes))
     except ImageError as error:

@@ -108,7 +108,14 @@ def command(
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
-    results = classify_each(files, labels, encoder=encoder, names=category_names(encoder, names), top_k=top_k)
+    results = classify_each(
+        files,
+        labels,
+        encoder=encoder,
+        names=category_names(encoder, names),
+        top_k=top_k,
+        on_note=lambda picture, note: _report(str(picture), note),
+    )
     n_unreadable = write_predictions(results, labels, output, sys.stdout) + files.n_skipped
     if n_unreadable:
         announce(f"{n_unreadable:,} could not be read")

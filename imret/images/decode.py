@@ -20,11 +20,11 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from imret.errors import ImageError
+from imret.errors import DataError, ImageError
 from imret.images import jpeg, png
 from imret.images.decode_bytes import bytes_of, has_scans
 from imret.images.hdr import needs_tone_map, to_srgb
-from imret.images.icc import cmyk_to_srgb, far_to_srgb, gamma_to_srgb
+from imret.images.icc import cicp_of, cmyk_to_srgb, far_to_srgb, gamma_to_srgb
 from imret.images.incomplete import note_if_filled, what_is_there
 from imret.images.isobmff import read_colours
 from imret.images.notes import OnNote, ignore_note
@@ -33,7 +33,7 @@ from imret.images.pillow_warnings import pillow_warnings_off
 from imret.images.spliced import spliced
 from imret.images.tiff.open import load_tiff, open_tiff
 from imret.images.transparency import first_frame, over_white
-from imret.settings import pixel_limit
+from imret.settings import pixel_limit, read_settings
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -115,8 +115,8 @@ def load_image(
         A PIL image of mode RGB that holds no open file.
 
     Raises:
-        ImageError: If there is no such file, or it is not a picture, is damaged, truncated, empty or too
-            large. The message is the reason, without the path.
+        ImageError: If there is no such file, or it is not a picture, is damaged, empty or too large, or lacks
+            too much (see `imret.images.incomplete`). The message is the reason, without the path.
     """
     return _load(source, max_pixels, max_side=max_side, reserve=reserve, on_note=on_note).image
 
@@ -209,7 +209,7 @@ def lift_pillow_limit(max_pixels: int | None = None) -> None:
     (179 megapixels unless changed), whose readers ask that limit themselves.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
-        limit = pixel_limit() if max_pixels is None else max_pixels
+        limit = _limit(max_pixels)
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
 
 
@@ -349,7 +349,7 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
         full: The size of the whole picture.
         max_pixels: As for `load_image`.
     """
-    limit = pixel_limit() if max_pixels is None else max_pixels
+    limit = _limit(max_pixels)
     if min(full) < 1:
         raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
     # All scans of a JPEG come together at its full size before a pixel does.
@@ -359,6 +359,16 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
             f"{full[0]} x {full[1]} pixels are more than the limit of {limit:,} pixels, which --max-pixels "
             "or IMRET_MAX_PIXELS raises"
         )
+
+
+def _limit(max_pixels: int | None) -> int:
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    if limit is None:
+        raise DataError(
+            f"IMRET_MAX_PIXELS is {read_settings().max_pixels[:50]!r}, which is no number of pixels. "
+            "Set one, such as 250000000, or none."
+        )
+    return limit
 
 
 def _finish(image: Image.Image, on_note: OnNote, *, is_ours: bool = False) -> Image.Image:
@@ -399,7 +409,10 @@ def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
         if found is None:
             raise
         return found
-    note_if_filled(image, file, on_note)
+    if isinstance(image, JpegImageFile) and file is not None:
+        if jpeg.ends_in_zeros(file):  # which decode to anything
+            return what_is_there(image, file, on_note) or image
+        note_if_filled(image, file, on_note)
     return image
 
 
@@ -412,10 +425,11 @@ def _in_srgb(
         rgb: Of mode RGB.
         info: What its file says.
     """
-    profile, cicp, converted = info.get("icc_profile"), info.get("cicp"), None
+    profile, converted = info.get("icc_profile"), None
+    cicp = info.get("cicp") or cicp_of(profile)
     if cicp is not None and needs_tone_map(*cicp):
         converted = to_srgb(rgb, cicp[0], cicp[1], info.get("brightest"))
-    elif cicp is None and profile is not None:
+    elif info.get("cicp") is None and profile is not None:
         converted = far_to_srgb(rgb, profile)
     elif cicp is None and isinstance(info.get("gamma"), float) and "srgb" not in info:
         converted = gamma_to_srgb(rgb, info["gamma"])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imret.abandon import check_wanted
 from imret.images.decode import Source, load_image
-from imret.memory import give_back_memory
+from imret.memory import give_back_memory, memory_bytes
 
 # For all pictures at once: one of 100 megapixels in RGB, or twenty photos of 24 as PNG by half their size.
 MAX_BYTES = 512_000_000
@@ -86,6 +86,11 @@ class DecodeMemory:
 
 
 DECODE_MEMORY = DecodeMemory()
+
+
+def of_this_machine() -> DecodeMemory:
+    """Return a bound for a program that may take a quarter of the machine's memory, where that is more."""
+    return DecodeMemory(max(MAX_BYTES, (memory_bytes() or 0) // 4))
 
 
 @contextmanager

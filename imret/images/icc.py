@@ -50,6 +50,22 @@ def far_to_srgb(image: Image.Image, profile: object) -> Image.Image | None:
     return image
 
 
+def cicp_of(profile: object) -> tuple[int, int] | None:
+    """Return the primaries and transfer that a profile states by number, as those of PQ and HLG do.
+
+    Source: ICC.1:2022, section 9.2.17, the cicp tag.
+    """
+    if not isinstance(profile, bytes) or b"cicp" not in profile:
+        return None
+    table = profile[132 : 132 + 12 * min(100, int.from_bytes(profile[128:132], "big"))]
+    for at in range(0, len(table) - 11, 12):
+        if table[at : at + 4] == b"cicp":
+            start = int.from_bytes(table[at + 4 : at + 8], "big")
+            tag = profile[start : start + 12]
+            return (tag[8], tag[9]) if len(tag) == 12 and tag[:4] == b"cicp" else None
+    return None
+
+
 def gamma_to_srgb(image: Image.Image, gamma: float) -> Image.Image | None:
     """Return an RGB picture whose file states its gamma in sRGB; None if it can stay as it is.
 

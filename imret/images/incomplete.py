@@ -53,7 +53,7 @@ def what_is_there(image: Image.Image, file: IO[bytes], on_note: OnNote) -> Image
     return None
 
 
-def note_if_filled(image: Image.Image, file: IO[bytes] | None, on_note: OnNote) -> None:
+def note_if_filled(image: JpegImageFile, file: IO[bytes], on_note: OnNote) -> None:
     """Note how much is missing of a JPEG that decoded without a complaint, where it looks so at its end.
 
     Args:
@@ -61,10 +61,8 @@ def note_if_filled(image: Image.Image, file: IO[bytes] | None, on_note: OnNote) 
         file: What Pillow read it from.
         on_note: Told how much is missing.
     """
-    if not isinstance(image, JpegImageFile) or file is None or not jpeg.may_be_filled(image):
+    if not jpeg.may_be_filled(image) or has_scans(image):  # nothing is grey for want of a last scan
         return
-    if has_scans(image):
-        return  # nothing is grey for want of a last scan
     try:
         missing = jpeg.missing_share(image, file, is_closed=True)
     except Exception:

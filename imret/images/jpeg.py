@@ -21,8 +21,10 @@ from imret.images.spliced import Part, size_of, spliced
 
 _END = b"\xff\xd9"
 _MAX_SEGMENTS = 10_000
+_MAX_SCANS = 1_000  # ten are usual
 _MAX_JUNK_BYTES = 1 << 16  # between two segments
 _BLOCK = 1 << 20
+_PADDING = 16  # so many zeros are none of the picture
 _GREY = (127, 128)  # what libjpeg fills with, and its inverse
 
 _NAMES = {
@@ -84,7 +86,17 @@ def closed(image: JpegImageFile, file: IO[bytes]) -> JpegImageFile | None:
     """
     if not _has_all_scans(image, file):
         return None
-    return _like(image, spliced(file, [(0, size_of(file)), _END]))
+    return _like(image, spliced(file, [(0, _end_of_data(file)), _END]))
+
+
+def ends_in_zeros(file: IO[bytes]) -> bool:
+    """Whether a JPEG has zeros in the place of its end, as a copy leaves them that was broken off."""
+    size = size_of(file)
+    file.seek(max(0, size - _PADDING))
+    if file.read(_PADDING).strip(b"\0"):
+        return False
+    file.seek(max(0, _end_of_data(file) - 2))
+    return file.read(2) != _END
 
 
 def may_be_filled(image: JpegImageFile) -> bool:
@@ -103,7 +115,7 @@ def missing_share(image: JpegImageFile, file: IO[bytes], *, is_closed: bool) -> 
         is_closed: Whether the file has an end: then it may lack only what should stand before that. Such a
             one must not come in several scans.
     """
-    end = _end_of_scan(file) if is_closed else size_of(file)
+    end = _end_of_scan(file) if is_closed else _end_of_data(file)
     other = random.Random(1).randbytes(1 << 12).replace(b"\xff", b"\x01")
     file.seek(max(0, end - 1))
     if file.read(1) == b"\xff":
@@ -168,6 +180,20 @@ def _segments(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
+def _end_of_data(file: IO[bytes]) -> int:
+    """Return where a file ends, but for the zeros that a copy that was broken off has left at its end."""
+    size = end = size_of(file)
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        kept = file.read(end - start).rstrip(b"\0")
+        if kept:
+            end = start + len(kept)
+            break
+        end = start
+    return end if size - end >= _PADDING else size
+
+
 def _end_of_scan(file: IO[bytes]) -> int:
     """Return where the data of the first scan ends: at the next marker, or with the file."""
     start = next((end for marker, _, end in _segments(file) if marker == 0xDA), None)
@@ -206,6 +232,8 @@ def _has_all_scans(image: JpegImageFile, file: IO[bytes]) -> bool:
             begun.append((body[0 : 2 * n : 2], body[-3], body[-2]))
         except (struct.error, IndexError):
             break
+        if len(begun) > _MAX_SCANS:
+            return False
     # The last scan may have been cut anywhere; of a sequential JPEG, how far is measured.
     whole = begun[:-1] if is_progressive else begun
     for number, *_ in image.layer:

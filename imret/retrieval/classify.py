@@ -8,7 +8,7 @@ sentences, batching, and the two ways in which models turn cosines into probabil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,10 +91,12 @@ def classify_each(
     encoder: QueryEncoder,
     names: Names | None = None,
     top_k: int = 3,
+    on_note: Callable[[Source, str], object] = lambda picture, note: None,
 ) -> Iterator[Classification]:
     """Return the iterator that `classify` collects: any number of pictures in the memory of two batches.
 
-    What is wrong with the labels or the model is raised by the call, not by the iteration.
+    What is wrong with the labels or the model is raised by the call, not by the iteration. `on_note` is told
+    what is to be known of a picture that is classified: see `imret.images.decode_batches.decode_batches`.
     """
     if isinstance(pictures, (str, os.PathLike, bytes)):
         raise TypeError("classify takes a list of pictures; put the one picture in a list")
@@ -105,7 +107,7 @@ def classify_each(
     texts = _texts_by_label(labels, encoder, names)
     encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
     embeddings = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])  # (L, D)
-    return _classified(pictures, list(texts), embeddings, encoder, top_k)
+    return _classified(pictures, list(texts), embeddings, encoder, top_k, on_note)
 
 
 def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArray[np.float64]:
@@ -180,8 +182,9 @@ def _classified(
     embeddings: NDArray[np.float32],
     encoder: QueryEncoder,
     top_k: int,
+    on_note: Callable[[Source, str], object],
 ) -> Iterator[Classification]:
-    with closing(decode_batches(pictures, encoder.preprocess)) as batches:
+    with closing(decode_batches(pictures, encoder.preprocess, on_note=on_note)) as batches:
         for batch in batches:
             pixels = [result for _, result in batch if not isinstance(result, str)]
             if pixels:

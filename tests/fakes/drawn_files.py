@@ -151,6 +151,12 @@ def shown_alike() -> dict[str, tuple[str, bytes, float]]:
         numbers = (9, 16 if name == "PQ" else 18)
         shown[f"AVIF in {name}"] = ("avif", avif(made(scene()), *numbers), 1.0)
         cicp = chunk(b"cICP", bytes((*numbers, 0, 1)))
+        profile = rgb_profile("BT.2020", cicp=numbers)
+        shown[f"PNG in {name} by its profile"] = (
+            "png",
+            encoded(made(scene()), "PNG", icc_profile=profile),
+            1.0,
+        )
         shown[f"PNG in {name}"] = ("png", with_chunks(encoded(made(scene()), "PNG"), cicp), 1.0)
     shown["PNG in PQ up to 4,000 cd/m2"] = (
         "png",

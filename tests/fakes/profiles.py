@@ -16,13 +16,15 @@ RGB_SPACES: dict[str, tuple[tuple[tuple[float, float, float], ...], float]] = {
 }
 
 
-def rgb_profile(space: str) -> bytes:
-    """Return a profile of one of `RGB_SPACES`."""
+def rgb_profile(space: str, *, cicp: tuple[int, int] | None = None) -> bytes:
+    """Return a profile of one of `RGB_SPACES`, which may state primaries and transfer by number, too."""
     primaries, gamma = RGB_SPACES[space]
     tags = [
         (name, _xyz(primary)) for name, primary in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
     ]
     tags += [(name, _curve(gamma)) for name in (b"rTRC", b"gTRC", b"bTRC")]
+    if cicp is not None:
+        tags.append((b"cicp", b"cicp\0\0\0\0" + bytes((*cicp, 0, 1))))
     return _profile(b"RGB ", b"XYZ ", b"mntr", tags)
 
 

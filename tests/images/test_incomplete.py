@@ -69,6 +69,19 @@ def test_a_jpeg_that_lacks_more_is_refused_and_says_how_much(kind: str) -> None:
         assert missing * 100 - 1 <= percent <= missing * 100 + 5
 
 
+def test_zeros_in_the_place_of_the_end_count_as_missing() -> None:
+    data = jpeg()
+    for missing in (0.05, 0.5):
+        end = int(len(data) * (1 - missing))
+        padded = data[:end] + bytes(len(data) - end)
+        if missing > 0.1:
+            with pytest.raises(ImageError, match=r"truncated JPEG picture: the last 5\d % are missing"):
+                load_image(padded)
+        else:
+            assert told(padded)[1] == told(data[:end])[1]
+            np.testing.assert_array_equal(np.asarray(load_image(padded)), np.asarray(load_image(data[:end])))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_jpeg_that_was_closed_too_early_is_taken_and_noted(kind: str) -> None:
     data = jpeg(**KINDS[kind])

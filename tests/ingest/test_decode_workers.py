@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imret.images.decode_memory import DecodeMemory
 from imret.images.preprocess import Preprocess
 from ingest import decode_workers
 from ingest.decode_workers import Decoders, Pixels, decode
@@ -238,3 +239,24 @@ def test_notes_come_back_from_a_process_as_from_a_thread(decoders: Decoders, tmp
     spread(decoders, 1)
     (through,) = decoders.decode([str(file)])
     assert same(plain, through)
+
+
+class Watched(DecodeMemory):
+    """Remembers the most that was taken at the same time, and how often some was."""
+
+    most = times = 0
+
+    def _take(self, n_bytes: int) -> None:
+        super()._take(n_bytes)
+        self.most, self.times = max(self.most, self._taken), self.times + 1
+
+
+def test_large_pictures_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Watched(60_000_000)
+    monkeypatch.setattr(decode_workers, "_MEMORY", memory)
+    files = [str(draw_picture(tmp_path / f"{seed}.png", seed=seed, size=(3000, 2000))) for seed in range(4)]
+    with closing(Decoders(PREPROCESS, max_pixels=10_000_000)) as decoders, ThreadPoolExecutor(4) as pool:
+        results = [result for (result,) in pool.map(lambda file: decoders.decode([file]), files)]
+    assert all(isinstance(result, Pixels) for result in results)
+    assert memory.times == 4
+    assert 40_000_000 < memory.most <= 60_000_000, "one at a time"

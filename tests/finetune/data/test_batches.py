@@ -211,9 +211,9 @@ def test_as_many_pictures_as_fit_are_decoded_once_and_the_others_for_every_batch
 ) -> None:
     decoded: list[str] = []
 
-    def count(path: Path, preprocess: Preprocess) -> Any:
+    def count(path: Path, preprocess: Preprocess, **options: Any) -> Any:
         decoded.append(path.name)
-        return load_pixels(path, preprocess)
+        return load_pixels(path, preprocess, **options)
 
     monkeypatch.setattr("finetune.data.pixels.load_pixels", count)
     some, none = pictures(folder, 3 * 36 * 36 * 3), pictures(folder, 0)

@@ -572,9 +572,9 @@ def test_a_run_decodes_a_picture_of_validation_twice_however_often_it_is_scored(
 ) -> None:
     decoded: Counter[tuple[str, tuple[int, int]]] = Counter()
 
-    def count(path: Path, preprocess: Preprocess) -> Any:
+    def count(path: Path, preprocess: Preprocess, **options: Any) -> Any:
         decoded[path.relative_to(photos).as_posix(), preprocess.size] += 1
-        return load_pixels(path, preprocess)
+        return load_pixels(path, preprocess, **options)
 
     monkeypatch.setattr("finetune.data.pixels.load_pixels", count)
     config = FinetuneConfig.of("light", epochs=1, least_steps=0, batch_size=8)

@@ -1,13 +1,16 @@
-"""One limit of pixels, for every command that reads pictures."""
+"""What the commands that read pictures share: one limit of pixels, and notes on what is taken."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from finetune.data.pixels import ImageSet
 from finetune.data.records import Record
@@ -91,6 +94,16 @@ def test_what_is_given_to_a_function_counts_before_the_environment(
     assert (report.added, report.skipped) == (5, [])
 
 
+def test_classify_tells_what_is_noted_of_a_picture(tmp_path: Path, random_model: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    file = tmp_path / "cut.jpg"
+    noise.save(file, quality=95)
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * 0.97)])
+    told = run("classify", file, "--model", random_model, "--labels", "a,b")
+    assert told.exit_code == 0
+    assert re.search(rf"{file}: the last \d+ % are missing", told.stderr)
+
+
 @pytest.mark.parametrize(
     "command", ["ingest", "search", "similar", "classify", "evaluate", "finetune", "serve"]
 )
@@ -106,5 +119,6 @@ def test_a_limit_that_is_no_number_is_refused_where_it_is_asked_for(monkeypatch:
         assert pixel_limit() == limit
     for text in ("many", "-5", "0", "1e9", "\u0663"):
         monkeypatch.setenv("IMRET_MAX_PIXELS", text)
+        assert pixel_limit() is None
         with pytest.raises(DataError, match=r"IMRET_MAX_PIXELS is .* no number of pixels"):
-            pixel_limit()
+            load_image(Image.new("RGB", (4, 4)))
