@@ -783,6 +783,19 @@ def test_what_libtiff_complains_of_is_in_the_reason_and_not_on_the_terminal(
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_libtiff_says_to_other_parts_of_a_program_stays_where_it_was(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tags, chunks = page(SCENE, 8, compression=5)
+    data = tiff([(tags, [chunks[0][:200] + b"\xff" * 3000])])
+    with pytest.raises(ImageError):
+        load_image(data)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(OSError, match="decoder error"):
+        Image.open(io.BytesIO(data)).load()
+    assert "not yet in table" in capfd.readouterr().err
+
+
 def test_what_libtiff_complains_of_goes_with_its_own_picture_in_each_thread() -> None:
     tags, chunks = page(SCENE, 16, compression=5)
     data = {
