@@ -719,6 +719,20 @@ def test_what_a_file_claims_takes_neither_memory_nor_time(name: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("compression", [5, 8])
+def test_one_colour_in_one_large_strip_is_read_though_it_takes_few_bytes(compression: int) -> None:
+    file = io.BytesIO()
+    name = {5: "tiff_lzw", 8: "tiff_adobe_deflate"}[compression]
+    bytes_of_it = Image.new("L", (5000 * 2, 2000), 77)
+    bytes_of_it.save(file, "TIFF", compression=name, strip_size=1 << 30)
+    with Image.open(file) as opened:
+        offsets, sizes = opened.tag_v2[273], opened.tag_v2[279]  # type: ignore[attr-defined]
+    assert len(offsets) == 1
+    packed = file.getvalue()[offsets[0] : offsets[0] + sizes[0]]
+    data = tiff([(tags_of(5000, 2000, 1, 16, GREY, compression=compression), [packed])])
+    check(data, np.full((2000, 5000), 77))
+
+
 def test_strips_that_all_claim_the_whole_file_are_not_read_whole_each() -> None:
     noise = np.random.default_rng(0).integers(0, 65536, (400, 400), dtype=np.uint16)
     tags = tags_of(400, 400, 1, 16, GREY, compression=8, rows=1)
