@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imret.errors import DataError
-
 __version__ = "0.1.0"
 
 # What phones write is decoded by default: JPEGs of 200 megapixels at an eighth, in 20 MB; others of up to 108
@@ -85,22 +83,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
-def pixel_limit() -> int:
-    """Return how many pixels a picture may be decoded to: of IMRET_MAX_PIXELS alone, for each picture asks.
+def pixel_limit() -> int | None:
+    """Return how many pixels a picture may be decoded to; None where IMRET_MAX_PIXELS is no number.
 
-    Raises:
-        DataError: If that is no number.
+    Of that variable alone, for each picture asks.
     """
-    text = os.environ.get("IMRET_MAX_PIXELS", "").strip()
-    digits = text.replace("_", "").replace(",", "")
+    digits = os.environ.get("IMRET_MAX_PIXELS", "").strip().replace("_", "").replace(",", "")
     if not digits:
         return MAX_PIXELS
-    if digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) > 0:
-        return int(digits)
-    raise DataError(
-        f"IMRET_MAX_PIXELS is {text[:50]!r}, which is no number of pixels. Set one, such as 250000000, or "
-        "none."
-    )
+    is_number = digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) > 0
+    return int(digits) if is_number else None
 
 
 def set_max_pixels(max_pixels: int) -> Callable[[], None]:

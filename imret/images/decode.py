@@ -20,7 +20,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from imret.errors import ImageError
+from imret.errors import DataError, ImageError
 from imret.images import jpeg, png
 from imret.images.decode_bytes import bytes_of, has_scans
 from imret.images.hdr import needs_tone_map, to_srgb
@@ -33,7 +33,7 @@ from imret.images.pillow_warnings import pillow_warnings_off
 from imret.images.spliced import spliced
 from imret.images.tiff.open import load_tiff, open_tiff
 from imret.images.transparency import first_frame, over_white
-from imret.settings import pixel_limit
+from imret.settings import pixel_limit, read_settings
 
 IMAGE_EXTENSIONS = frozenset(
     (
@@ -209,7 +209,7 @@ def lift_pillow_limit(max_pixels: int | None = None) -> None:
     (179 megapixels unless changed), whose readers ask that limit themselves.
     """
     if Image.MAX_IMAGE_PIXELS is not None:
-        limit = pixel_limit() if max_pixels is None else max_pixels
+        limit = _limit(max_pixels)
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
 
 
@@ -349,7 +349,7 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
         full: The size of the whole picture.
         max_pixels: As for `load_image`.
     """
-    limit = pixel_limit() if max_pixels is None else max_pixels
+    limit = _limit(max_pixels)
     if min(full) < 1:
         raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
     # All scans of a JPEG come together at its full size before a pixel does.
@@ -359,6 +359,16 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
             f"{full[0]} x {full[1]} pixels are more than the limit of {limit:,} pixels, which --max-pixels "
             "or IMRET_MAX_PIXELS raises"
         )
+
+
+def _limit(max_pixels: int | None) -> int:
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    if limit is None:
+        raise DataError(
+            f"IMRET_MAX_PIXELS is {read_settings().max_pixels[:50]!r}, which is no number of pixels. "
+            "Set one, such as 250000000, or none."
+        )
+    return limit
 
 
 def _finish(image: Image.Image, on_note: OnNote, *, is_ours: bool = False) -> Image.Image:

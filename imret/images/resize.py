@@ -2,7 +2,8 @@
 
 Large JPEGs are decoded at a half, a quarter or an eighth of their size where that is enough, and resized by
 PyTorch's vectorised kernel for bytes. That kernel and Pillow's round alike but for a level or two in a
-channel; IMRET_RESIZE=exact decodes whole and resizes with Pillow: to the pixel open_clip's own transform.
+channel; IMRET_RESIZE=exact decodes whole and resizes with Pillow: to the pixel open_clip's own transform, of
+every picture whose colours are what it takes them for (see `imret.images.decode`).
 """
 
 from __future__ import annotations

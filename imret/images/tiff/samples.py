@@ -141,7 +141,7 @@ def _read_up_to(file: IO[bytes], chunk: _Chunk, layout: Layout) -> bytes:
     n_bytes = chunk.rows * layout.row_bytes
     if layout.compression in _LIMITED and n_bytes > _MOST_TIMES * (size + 64):
         # Told before room is made for it.
-        raise DamagedTiffError(f"truncated: {n_bytes:,} bytes of pixels cannot be in {size:,} bytes")
+        raise EOFError(f"{n_bytes:,} bytes of pixels cannot be in {size:,} bytes")
     return read_at(file, chunk.offset, size)
 
 
