@@ -1,4 +1,4 @@
-"""TIFF files of any kind, written by hand, with the pixels that were drawn."""
+"""TIFF files of any kind, written by hand: for readers of TIFFs, and their benchmark."""
 
 from __future__ import annotations
 
@@ -188,43 +188,3 @@ def scaled(image: NDArray[np.uint8], bits: int, kind: int = UINT) -> NDArray[Any
     size = next(size for size in (1, 2, 4, 8) if bits <= 8 * size)
     values = np.array([round(value * white / 255) for value in range(256)], dtype=np.uint64)[image]
     return values.astype(f"{'i' if kind == INT else 'u'}{size}")
-
-
-def kinds_with_their_pixels() -> dict[str, tuple[bytes, NDArray[Any]]]:
-    """Return files of kinds that readers easily take wrongly, with the (H, W, 3) pixels that are right."""
-    grey = np.dstack([SHADES] * 3)
-    thermal = np.rint(27_000 + SHADES / 255 * 4_000).astype(np.uint16)
-    sensor = np.rint(SHADES / 255 * 1_023).astype(np.uint16)
-    opaque = np.full_like(SHADES, 255)
-    palette = np.arange(256, dtype=np.uint16)
-    thumbnail = SCENE[::6, ::6].copy()
-    small = tags_of(thumbnail.shape[1], thumbnail.shape[0], 3, 8, RGB, subfile=1)
-    whole = tags_of(WIDTH, HEIGHT, 3, 8, RGB)
-    return {
-        "grey of 12 bits": (draw(scaled(SHADES, 12), 12, GREY), grey),
-        "grey of 16 bits, white is zero": (draw(scaled(255 - SHADES, 16), 16, 0), grey),
-        "grey of 32 bits": (draw(scaled(SHADES, 32), 32, GREY), grey),
-        "grey of floats": (draw(scaled(SHADES, 32, FLOAT), 32, GREY, format=FLOAT), grey),
-        "16 bits of a narrow range (thermal)": (draw(thermal, 16, GREY), grey),
-        "16 bits of which 10 are used": (draw(sensor, 16, GREY), grey),
-        "RGB of 16 bits, planes apart": (draw(scaled(SCENE, 16), 16, RGB, planar=True), SCENE),
-        "RGB of 12 bits": (draw(scaled(SCENE, 12), 12, RGB), SCENE),
-        "RGB of 4 bits": (draw(scaled(SCENE, 4), 4, RGB), scaled(SCENE, 4) * np.uint8(17)),
-        "RGB of floats": (draw(scaled(SCENE, 32, FLOAT), 32, RGB, format=FLOAT), SCENE),
-        "a palette of 8 bits": (
-            draw(SHADES, 8, PALETTE, tags={320: (3, np.concatenate([palette] * 3))}),
-            grey,
-        ),
-        "grey with alpha, planes apart": (
-            draw(np.dstack([SHADES, opaque]), 8, GREY, planar=True, extra=[2]),
-            grey,
-        ),
-        "turned, by a BYTE": (
-            draw(np.rot90(SCENE), 8, RGB, tags={274: (1, [6])}),
-            SCENE,
-        ),
-        "its thumbnail first": (
-            tiff([(small, [thumbnail.tobytes()]), (whole, [SCENE.tobytes()])]),
-            SCENE,
-        ),
-    }

@@ -59,9 +59,13 @@ def _set_handler() -> object:
     # A va_list is handed on as one pointer on x86-64 and on arm64, by Linux and by macOS.
     vsnprintf.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_void_p]
 
+    before: int | None = None
+
     def handle(module: bytes | None, text: bytes, values: int | None) -> None:
         complaints: Complaints | None = getattr(_local, "complaints", None)
-        if complaints is None:
+        if complaints is None:  # another part of the program reads or writes: as if we were not here
+            if before:
+                prototype(before)(module, text, values)
             return
         complaints.count += 1
         if complaints.count == 1:
@@ -75,5 +79,5 @@ def _set_handler() -> object:
     prototype: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
     handler = prototype(handle)
     set_handler.argtypes, set_handler.restype = [prototype], ctypes.c_void_p
-    set_handler(handler)
+    before = set_handler(handler)
     return handler

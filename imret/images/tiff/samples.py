@@ -23,6 +23,8 @@ from imret.images.tiff import directory as tags
 from imret.images.tiff.directory import DamagedTiffError, Directory, read_at
 from imret.images.tiff.layout import BAND_SAMPLES, FLOAT, INT, NO_COMPRESSION, WEBP, Layout
 
+# LZW makes at most 1,400 bytes of one, Deflate 1,032, PackBits 64.
+_LIMITED, _MOST_TIMES = frozenset((5, 8, 32946, 32773)), 1500
 _BATCH_BYTES = 16_000_000  # decompressed, of the chunks that libtiff gets at a time
 
 
@@ -111,7 +113,7 @@ def _bands(
         return
     together = _BATCH_BYTES // (layout.row_bytes * layout.chunk[1]) if layout.compression != WEBP else 1
     for batch in _batches(chunks, max(1, together)):
-        packed = [_read_up_to(file, chunk) for chunk in batch]
+        packed = [_read_up_to(file, chunk, layout) for chunk in batch]
         if layout.compression == WEBP:
             grey = _from_webp(packed[0], layout, batch[0].rows)
         else:
@@ -134,9 +136,13 @@ def _batches(chunks: Iterator[_Chunk], most: int) -> Iterator[list[_Chunk]]:
         yield batch
 
 
-def _read_up_to(file: IO[bytes], chunk: _Chunk) -> bytes:
-    left = size_of(file) - chunk.offset
-    return read_at(file, chunk.offset, max(1, min(chunk.size, left)))
+def _read_up_to(file: IO[bytes], chunk: _Chunk, layout: Layout) -> bytes:
+    size = max(1, min(chunk.size, size_of(file) - chunk.offset))
+    n_bytes = chunk.rows * layout.row_bytes
+    if layout.compression in _LIMITED and n_bytes > _MOST_TIMES * (size + 64):
+        # Told before room is made for it.
+        raise EOFError(f"{n_bytes:,} bytes of pixels cannot be in {size:,} bytes")
+    return read_at(file, chunk.offset, size)
 
 
 def _decompress(chunks: Sequence[bytes], layout: Layout, rows: int) -> Image.Image:

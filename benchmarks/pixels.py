@@ -1,14 +1,14 @@
 """Kinds of picture files that readers easily take wrongly: imret beside libvips and Chromium.
 
-    python benchmarks/picture_classes.py [--model MODEL] [--output FOLDER]
+    python benchmarks/pixels.py [--model MODEL] [--output FOLDER]
 
-One drawn scene is written as a file of each kind. What is right is, for the formats of the web, what Chromium
-shows (in a canvas over white), and for TIFF what was drawn. How far imret, Pillow and libvips are from it:
-levels of 255 on average, and with --model the cosine of the embeddings. Pillow is asked as open_clip's own
+One drawn scene is written as a file of each kind (`tests/fakes/drawn_files.py`). What is right is what Chromium
+shows, in a canvas over white. How far imret, Pillow and libvips are from it: levels of 255 on average, and with
+--model the cosine of the embeddings. Pillow is asked as open_clip's own
 transform asks it (convert to RGB), libvips as its users do (turned, profile to sRGB, over white); that needs
 `pip install 'pyvips[binary]'`. Chromium is the system's.
 
-Writes benchmarks/results/picture_classes-DATE.md.
+Writes benchmarks/results/pixels-DATE.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from imret.errors import ImageError
 from imret.images.decode import load_image
 from tests.browser.canvas import PIXELS_OF_URL, find_chromium
 from tests.fakes.drawn_files import shown_alike
-from tests.fakes.tiff_files import kinds_with_their_pixels
 
 NOT_INSTALLED = "not installed"
 
@@ -63,11 +62,9 @@ def main() -> None:
     with chromium_pixels() as (version, show):
         for kind, (media_type, data, _) in shown_alike().items():
             rows.append((kind, show(data, media_type), [read(data) for read in (ours, pillow, vips)]))
-    for kind, (data, drawn) in kinds_with_their_pixels().items():
-        rows.append((f"TIFF, {kind}", Read(drawn), [read(data) for read in (ours, pillow, vips)]))
     text = table(rows, version, encoder)
     arguments.output.mkdir(exist_ok=True)
-    (arguments.output / f"picture_classes-{date.today().isoformat()}.md").write_text(text, encoding="utf-8")
+    (arguments.output / f"pixels-{date.today().isoformat()}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
@@ -137,10 +134,10 @@ def table(rows: list[tuple[str, Read, list[Read]]], version: str, encoder: Encod
     lines = [
         "# Kinds of picture files, and what readers make of them",
         "",
-        f"{date.today().isoformat()}; {named}. Command: `python benchmarks/picture_classes.py"
+        f"{date.today().isoformat()}; {named}. Command: `python benchmarks/pixels.py"
         + (" --model MODEL`." if encoder else "`."),
-        "How far from what is right (formats of the web: what Chromium shows; TIFF: what was drawn), in",
-        "levels of 255 on average" + ("; and the cosine of the embeddings." if encoder else "."),
+        "How far from what Chromium shows, in levels of 255 on average"
+        + ("; and the cosine of the embeddings." if encoder else "."),
         "",
         "| kind | imret | Pillow | libvips |",
         "|---|---|---|---|",
