@@ -95,6 +95,7 @@ ALL = ["a.jpg", "raw/1.jpg", "trips/raw/2.jpg", "trips/rome/3.jpg", "trips/rome/
         (["raw"], ["a.jpg", "trips/rome/3.jpg", "trips/rome/raw.jpg"]),
         (["raw/"], ["a.jpg", "trips/rome/3.jpg", "trips/rome/raw.jpg"]),
         (["RAW"], ["a.jpg", "trips/rome/3.jpg", "trips/rome/raw.jpg"]),
+        (["./raw"], ["a.jpg", "trips/raw/2.jpg", "trips/rome/3.jpg", "trips/rome/raw.jpg"]),
         (["/raw"], ["a.jpg", "trips/raw/2.jpg", "trips/rome/3.jpg", "trips/rome/raw.jpg"]),
         (["raw*"], ["a.jpg", "trips/rome/3.jpg"]),
         (["raw.jpg"], ["a.jpg", "raw/1.jpg", "trips/raw/2.jpg", "trips/rome/3.jpg"]),

@@ -210,7 +210,10 @@ def test_everything_that_walks_a_folder_excludes(photos: Path, random_model: Pat
         *("--against", str(tmp_path / "test")),
     )
     assert isinstance(done.exception, DataError)
-    assert "holds no pictures. Give another to --against" in str(done.exception)
+    assert (
+        "holds no pictures, but what is left out: 1 excluded by a pattern. Give another to --against"
+        in str(done.exception)
+    )
     done = imret("finetune", str(photos), "--from-scratch", "--check", "--exclude", "raw")
     assert done.exit_code == 0, done.output
     assert "raw" not in done.stdout
