@@ -27,8 +27,13 @@ _SYSTEM_FOLDERS = frozenset(
         *("@eadir", "#recycle", "#snapshot", "@sharesnap", "@tmp"),  # Synology
         *("@recycle", "@recently-snapshot", "@__thumb", "@transcode"),  # QNAP
         *("$recycle.bin", "recycler", "system volume information", "found.000"),  # Windows
-        *("network trash folder", "temporary items", "__macosx"),  # macOS, and what serves it
-        *("~snapshot", "lost+found", "lost.dir"),  # NetApp, Linux, Android
+        *(
+            "network trash folder",
+            "temporary items",
+            "__macosx",
+            "backups.backupdb",
+        ),  # macOS, and its servers
+        *("~snapshot", "trashbox", "lost+found", "lost.dir"),  # NetApp, Buffalo, Linux, Android
         *("files_trashbin", "files_versions"),  # Nextcloud
         "node_modules",
     )
