@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from imret.datasets.exclusion import originals_in
 from imret.datasets.kinds import in_words
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import ChangedMeanwhile, DataError, StoreError, counted, some_of
@@ -248,7 +249,7 @@ def with_pictures(
             with closing(store.open(name)) as live:
                 n_stored = count_source(live, source.root)
         if n_stored == 0:
-            said.append(_no_pictures(folder, counters.report))
+            said.append(_no_pictures(folder, counters.report, naming_options(store, name)))
         elif prune:
             advice = advice_for_gone(folder, naming_options(store, name))
             said.append(
@@ -271,9 +272,15 @@ def _counted(source: FolderSource, counters: Counters) -> Iterator[Record | Skip
         yield entry
 
 
-def _no_pictures(folder: str, found: Report) -> str:
+def _no_pictures(folder: str, found: Report, where: str) -> str:
     left_out = in_words(found.ignored)
     what = f", but what is left out: {left_out}" if left_out else ""
+    libraries = filter(None, map(originals_in, found.photo_libraries))
+    if originals := next(libraries, None):
+        return (
+            f"no pictures in {folder!r}{what}. For the originals of the library: imret ingest "
+            f"{quoted(originals)}{where}"
+        )
     if found.misnamed:
         return (
             f"no pictures in {folder!r}{what}. {quoted(found.misnamed[0])} holds a picture by its content: "

@@ -34,7 +34,7 @@ from finetune.model.base_model import Base
 from imret.datasets.captions_csv import read_captions
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key, read_names
-from imret.datasets.scan import Skipped
+from imret.datasets.scan import Skipped, but_left_out
 from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError, counted, some_of
 from imret.images.phash import ImageHash, cluster
@@ -210,7 +210,10 @@ def _test_set(
         for picture in list_pictures(root, Exclusion(root, exclude))
     ]
     if not records:
-        raise DataError(f"the test folder {str(root)!r} holds no pictures. Give another to --against.")
+        left_out = but_left_out(str(root), Exclusion(root, exclude))
+        raise DataError(
+            f"the test folder {str(root)!r} holds no pictures{left_out}. Give another to --against."
+        )
     on_message(f"{len(records):,} test pictures to compare with from {root}")
     return Listing(root, records)
 

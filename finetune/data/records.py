@@ -20,7 +20,7 @@ from finetune.data.species import Taxon
 from imret.datasets.doubtful_categories import doubtful_categories, looks_like_split
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key
-from imret.datasets.scan import Picture, Skipped, looks_like_picture, walk
+from imret.datasets.scan import Picture, Skipped, but_left_out, looks_like_picture, walk
 from imret.datasets.spelling import composed, path_on_disk
 from imret.errors import DataError, counted, some_of
 from imret.retrieval.prompts import TRAINING_TEMPLATES, fill
@@ -86,6 +86,7 @@ def read_records(
         records.append(Record(picture.path, picture.category, picture.size_bytes, picture.mtime_ns))
     if not records:
         content = f"{counted(loose)} in no category" if loose else "no pictures"
+        content += "" if loose else but_left_out(str(root), exclusion)
         raise DataError(
             f"training folder {str(root)!r} holds {content}. Put them in one sub-folder per category."
         )

@@ -197,7 +197,7 @@ class _PictureFiles:
         return bool(self._arguments)
 
     def __iter__(self) -> Iterator[str]:
-        from imret.datasets.scan import Picture, Skipped, walk
+        from imret.datasets.scan import Picture, Skipped, but_left_out, walk
 
         for argument in self._arguments:
             if not os.path.isdir(argument):
@@ -215,7 +215,8 @@ class _PictureFiles:
                 self._report(argument, f"cannot be read: {error.strerror}")
                 continue
             if not n:
-                self._report(argument, "no pictures in this folder")
+                left_out = but_left_out(argument, self._exclusions[argument])
+                self._report(argument, f"no pictures in this folder{left_out}")
 
     def _report(self, path: str, reason: str) -> None:
         self.n_skipped += 1

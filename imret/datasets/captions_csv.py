@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from imret.datasets.csv_rows import read_rows, stands_for_nothing
-from imret.datasets.spelling import on_disk
+from imret.datasets.spelling import on_disk, path_on_disk
 from imret.errors import DataError, counted
 
 # A folder of this name beside a captions file may hold its pictures.
@@ -68,7 +68,7 @@ def read_captioned(file: str | os.PathLike[str]) -> tuple[Path, dict[str, tuple[
         DataError: If the file is not what it should be, or names a picture that is not there.
     """
     captions = read_captions(file)
-    root = Path(file).parent
+    root = Path(path_on_disk(file)).parent
     there = _files(root, captions)
     if len(there) < len(captions) and len(in_images := _files(root / _IMAGES, captions)) > len(there):
         root, there = root / _IMAGES, in_images

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError, some_of
 
 _QUOTE_THE_CELL = 'Put a cell that holds a comma into quotes: "a bird, red".'
@@ -63,7 +64,7 @@ def read_rows(
     shown = repr(os.fspath(file))
     try:
         # What is no UTF-8 is found line by line, so that its line can be named.
-        with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        with open(path_on_disk(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             records = _records(lines)
             number, header = next(records, (1, [""]))
             if number == 1 and ",".join(header).strip() == "sep=,":  # how Excel is told of commas

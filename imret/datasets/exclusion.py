@@ -27,8 +27,13 @@ _SYSTEM_FOLDERS = frozenset(
         *("@eadir", "#recycle", "#snapshot", "@sharesnap", "@tmp"),  # Synology
         *("@recycle", "@recently-snapshot", "@__thumb", "@transcode"),  # QNAP
         *("$recycle.bin", "recycler", "system volume information", "found.000"),  # Windows
-        *("network trash folder", "temporary items", "__macosx"),  # macOS, and what serves it
-        *("~snapshot", "lost+found", "lost.dir"),  # NetApp, Linux, Android
+        *(
+            "network trash folder",
+            "temporary items",
+            "__macosx",
+            "backups.backupdb",
+        ),  # macOS, and its servers
+        *("~snapshot", "trashbox", "lost+found", "lost.dir"),  # NetApp, Buffalo, Linux, Android
         *("files_trashbin", "files_versions"),  # Nextcloud
         "node_modules",
     )
@@ -110,8 +115,10 @@ class Exclusion:
             path: Below the folder, with forward slashes.
             is_folder: Whether it is one.
         """
-        if (reason := self.reason_by_name(path)) is not None:
-            return reason
+        return self.reason_by_name(path) or self.reason_by_pattern(path, is_folder=is_folder)
+
+    def reason_by_pattern(self, path: str, *, is_folder: bool) -> str | None:
+        """Return why it is left out if the patterns say so."""
         if not self._rules:
             return None
         name, decides = composed(path), None
@@ -173,6 +180,7 @@ class _Rule:
         text = composed(pattern)
         self.takes_in = text.startswith("!")
         text = text[1:] if self.takes_in else text
+        text = text[1:] if text.startswith("./") else text
         self.has_fitted = False
         self._folders_only = text.endswith("/")
         if not text.strip("/"):

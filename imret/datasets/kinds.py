@@ -57,6 +57,8 @@ def may_be_misnamed(reason: str) -> bool:
 
 def holds_picture(file: str) -> bool:
     """Whether the first bytes of a file are those of a picture of a kind that is read."""
+    if not os.path.isfile(file):  # a pipe would be waited for
+        return False
     try:
         with open(file, "rb") as data:
             start = data.read(12)

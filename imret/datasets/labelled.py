@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imret.datasets.exclusion import Exclusion
-from imret.datasets.scan import Picture, Skipped, walk
+from imret.datasets.scan import Picture, Skipped, but_left_out, walk
 from imret.datasets.spelling import composed, path_on_disk
 from imret.errors import DataError, counted
 from imret.files import sha256_of
@@ -72,6 +72,8 @@ def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -
     labelled = LabelledFolder(root, sorted(pictures, key=lambda picture: picture.path), skipped)
     if len(labelled.categories) < 2:
         where = f"all in {labelled.categories[0]!r}" if pictures else "in any category"
+        if not pictures and not skipped:
+            where += but_left_out(os.fspath(root), Exclusion(root, exclude))
         raise DataError(
             f"{str(root)!r} holds {counted(len(pictures)) if pictures else 'no pictures'} {where}, and two "
             "categories are needed to tell apart. Give a folder with one sub-folder per category."

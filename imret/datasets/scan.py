@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imret.datasets.exclusion import Exclusion
-from imret.datasets.kinds import kind_of
+from imret.datasets.kinds import in_words, kind_of
 from imret.datasets.spelling import composed
 from imret.images.decode import IMAGE_EXTENSIONS
 
@@ -120,6 +121,17 @@ def walk(root: str, exclusion: Exclusion | None = None) -> Iterator[Picture | Sk
             stack.append(_Folder(path, key, n_found))
 
 
+def but_left_out(root: str, exclusion: Exclusion | None = None) -> str:
+    """Return what to say of a folder without pictures: ", but what is left out: 3 RAW (.nef)"; or nothing.
+
+    Raises:
+        OSError: If the folder cannot be looked at.
+    """
+    reasons = (entry.reason for entry in walk(root, exclusion) if isinstance(entry, Ignored))
+    found = in_words(Counter(reasons))
+    return f", but what is left out: {found}" if found else ""
+
+
 def looks_like_picture(name: str) -> bool:
     """Whether a file of this name is taken for a picture; looking inside comes later."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
@@ -136,10 +148,10 @@ def _look_at(
     try:
         info = os.stat(file)
     except OSError as error:
-        if (reason := exclusion.reason(path, is_folder=True)) is not None:  # it may be a folder
+        if (reason := exclusion.reason_by_pattern(path, is_folder=True)) is not None:  # it may be a folder
             return Ignored(path, reason)
         return _unseen(file, path, name, error)
-    if (reason := exclusion.reason(path, is_folder=stat.S_ISDIR(info.st_mode))) is not None:
+    if (reason := exclusion.reason_by_pattern(path, is_folder=stat.S_ISDIR(info.st_mode))) is not None:
         return Ignored(path, reason)
     if stat.S_ISDIR(info.st_mode):
         return info

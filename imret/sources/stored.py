@@ -190,7 +190,7 @@ def rename_source(
             f"the new place of {quoted(os.fspath(old))} is empty. Say where the folder is now: "
             f"imret sources rename {quoted(os.fspath(old))} NEW{naming_options(store, collection)}"
         )
-    target = os.path.realpath(new)
+    target = os.path.realpath(path_on_disk(new))
     begun = store.state(collection)
     with closing(store.open(collection)) as opened:
         sources = opened.facet("source")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,5 @@ def test_a_picture_is_known_by_its_first_bytes(tmp_path: Path, suffix: str) -> N
     file.write_bytes(b"II")
     assert not holds_picture(str(file))
     assert not holds_picture(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    assert not holds_picture(str(tmp_path / "pipe"))

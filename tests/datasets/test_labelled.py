@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
+from finetune.data.records import read_records
 from imret.datasets.labelled import duplicates_in, read_labelled
 from imret.datasets.scan import Ignored, Picture, walk
+from imret.errors import DataError
 from tests.fakes.pictures import draw_picture
 
 
@@ -30,3 +34,13 @@ def test_duplicates_are_the_same_bytes_whatever_their_names(tmp_path: Path) -> N
     assert duplicates_in(train, test) == ["fungi/3.png"]
     (tmp_path / "train" / "aves" / "renamed.png").unlink()  # gone since the folder was read
     assert duplicates_in(train, test) == []
+
+
+def test_a_folder_without_pictures_says_what_else_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "aves").mkdir()
+    for name in ("1.NEF", "2.nef", "3.psd"):
+        (tmp_path / "aves" / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no pictures in any category, but what is left out: 2 RAW \(.nef\)"):
+        read_labelled(tmp_path)
+    with pytest.raises(DataError, match="holds no pictures, but what is left out: 2 RAW"):
+        read_records(tmp_path)

@@ -59,4 +59,8 @@ def test_captions_of_pictures_find_them_as_they_are_spelled_on_disk(tmp_path: Pa
     draw_picture(tmp_path / folder / nfd("Möwe.png"))
     file = tmp_path / "c.csv"
     file.write_text(f"path,caption\nMöwe.png,a gull\n{nfd('Möwe.png')},a bird\n", encoding="utf-8")
-    assert read_captioned(file) == (tmp_path / folder, {nfd("Möwe.png"): ("a gull", "a bird")})
+    expected = {nfd("Möwe.png"): ("a gull", "a bird")}
+    assert read_captioned(file) == (tmp_path / folder, expected)
+    whole = tmp_path.rename(tmp_path.with_name(nfd("größe-") + folder.strip(".")))
+    typed = whole.with_name(composed(whole.name)) / file.name
+    assert read_captioned(typed) == (whole / folder, expected)

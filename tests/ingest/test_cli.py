@@ -159,6 +159,12 @@ def test_a_folder_without_pictures_says_what_is_in_it_and_does_not_stop_the_othe
     assert said in str(done.exception)
     assert f"no pictures in '{bare}', but what is left out: 1 .png_large." in str(done.exception)
     assert f"{bare}/photo.png_large holds a picture by its content: give such files" in str(done.exception)
+    library = photos.parent / "Pictures" / "My.photoslibrary"
+    touch(library / "originals" / "0" / "1.heic")
+    alone = imret_ingest(library.parent, random_model)
+    assert f"1 photo library. For the originals of the library: imret ingest {library}/originals --db" in str(
+        alone.exception
+    )
     # One that has lost its pictures is kept from --prune, and does not stop the others either.
     for file in (photos / "aves").iterdir():
         file.rename(raw / file.name)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from imret import Encoder, open_store
 from imret.cli.main import cli
-from imret.errors import DataError, StoreError
+from imret.errors import ChangedMeanwhile, DataError, StoreError
 from imret.sources.stored import forget_source, list_sources, rename_source
 from imret.store import Store
 from ingest.pipeline import ingest
@@ -210,10 +210,21 @@ def test_everything_that_walks_a_folder_excludes(photos: Path, random_model: Pat
         *("--against", str(tmp_path / "test")),
     )
     assert isinstance(done.exception, DataError)
-    assert "holds no pictures. Give another to --against" in str(done.exception)
+    assert (
+        "holds no pictures, but what is left out: 1 excluded by a pattern. Give another to --against"
+        in str(done.exception)
+    )
     done = imret("finetune", str(photos), "--from-scratch", "--check", "--exclude", "raw")
     assert done.exit_code == 0, done.output
     assert "raw" not in done.stdout
     (photos / "m.csv").write_text("path,category\naves/1.png,aves\n")
     done = imret("finetune", str(photos / "m.csv"), "--from-scratch", "--check", "--exclude", "raw")
     assert done.exit_code == 2
+
+
+def test_what_is_excluded_of_a_collection_that_went_away_is_an_error(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "db")) as store:
+        assert store.excluded("photos") == {}
+        with pytest.raises(ChangedMeanwhile):
+            store.exclude("photos", {"/a": ["raw/"]})
+        assert store.collections() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -302,6 +303,14 @@ def test_a_store_that_fails_in_the_middle_is_an_error_and_loses_nothing(
     assert {path for _, path in contents(store)} == set(PATHS)
     imret.rename_source(store, photos, "/elsewhere", check=False)
     check(store, "/elsewhere")
+
+
+def test_a_folder_is_renamed_to_what_is_on_disk_in_either_normal_form_of_unicode(
+    store: Store, photos: Path
+) -> None:
+    moved = photos.rename(photos.with_name(unicodedata.normalize("NFD", "Vögel")))
+    assert rename_source(store, photos, photos.with_name("Vögel")) == 4
+    check(store, moved)
 
 
 def test_an_empty_path_is_not_the_folder_that_one_is_in(

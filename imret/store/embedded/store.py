@@ -231,7 +231,10 @@ class EdgeStore:
         return folder.read_excluded(self._folder / check_name(name))
 
     def exclude(self, name: str, excluded: Mapping[str, Sequence[str]]) -> None:
-        folder.write_excluded(self._folder / check_name(name), excluded)
+        try:
+            folder.write_excluded(self._folder / check_name(name), excluded)
+        except FileNotFoundError:  # the collection is gone, or has another name
+            raise changed_meanwhile(name, self.address) from None
 
     def close(self) -> None:
         self.kept.clear()
