@@ -34,6 +34,7 @@ from imret.store.collection import is_name
 from imret.store.embedded import inventory
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.locks import SWITCH_LOCK, remove_if_empty, switching
+from imret.store.embedded.permissions import obstacle
 from imret.store.types import Identity, LiveState
 
 FORMAT = 1
@@ -87,7 +88,8 @@ def prepare(folder: Path, *, create: bool) -> None:
                 "imret, or use another folder."
             )
     except OSError as error:
-        raise StoreError(f"cannot use the store {str(folder)!r}: {error.strerror or error}") from error
+        why = obstacle(folder, write=create, error=error) or error.strerror or error
+        raise StoreError(f"cannot use the store {str(folder)!r}: {why}") from error
 
 
 def _read_marker(folder: Path) -> Any:
@@ -104,6 +106,8 @@ def _read_marker(folder: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:
+        if why := obstacle(path, write=False, error=error):
+            raise StoreError(f"cannot read the store {str(folder)!r}: {why}.") from error
         raise StoreError(
             f"cannot read {str(path)!r}: {error.strerror or error}. Mend that, or move it away: it is made "
             "anew where there are collections."
@@ -158,6 +162,8 @@ def collection_names(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and is_name(entry.name))
     except OSError as error:
+        if why := obstacle(folder, write=False, error=error):
+            raise StoreUnavailable(f"cannot read the store {str(folder)!r}: {why}.") from error
         raise StoreUnavailable(
             f"the store {str(folder)!r} cannot be read any more: {error.strerror or error}. Put it back, or "
             "run the command again."
@@ -368,7 +374,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except IsADirectoryError:
         raise _broken(path, "is a folder where a file should be") from None
     except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        why = obstacle(path, write=False, error=error)
+        raise StoreError(f"cannot read {str(path)!r}: {why or error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"is broken: {error}") from error
     if not isinstance(content, dict):
