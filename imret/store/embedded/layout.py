@@ -89,7 +89,9 @@ def prepare(folder: Path, *, create: bool) -> None:
             )
     except OSError as error:
         why = obstacle(folder, write=create, error=error) or error.strerror or error
-        raise StoreError(f"cannot use the store {str(folder)!r}: {why}") from error
+        raise StoreError(
+            f"cannot use the store {str(folder)!r}: {why}.\nName another: --db FOLDER"
+        ) from error
 
 
 def _read_marker(folder: Path) -> Any:

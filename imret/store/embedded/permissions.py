@@ -37,6 +37,11 @@ def obstacle(path: Path, *, write: bool, error: OSError | None = None) -> str:
             info = os.stat(place)
         except PermissionError:
             continue  # its folder says why
+        except FileNotFoundError:
+            above = place.parent  # where it would be made
+            if write and not os.access(above, os.W_OK | os.X_OK):
+                return _whose(above, os.stat(above), write=True)
+            return ""
         except OSError:
             return ""
         is_folder = stat.S_ISDIR(info.st_mode)
