@@ -298,9 +298,11 @@ def protected(version: Path, error: OSError | None = None, *, write: bool = True
             "To change it, copy the folder to where files can be written, and name that with --db."
         )
     places = [_lock_of(version), version, version.parent]
-    why = next(filter(None, (obstacle(place, write=write) for place in places if place.exists())), "")
-    if why:
-        return ProtectedStore(f"{what}{why}.")
+    folder = version.parent.parent
+    found = (obstacle(place, store=folder, write=write) for place in places if place.exists())
+    if why := next(filter(None, found), ""):
+        public = f"the collection {version.parent.name!r} cannot be {'written to' if write else 'read'}."
+        return ProtectedStore(f"{what}{why}.", public=public)
     reason = (error and error.strerror) or "its files are protected from writing"
     return ProtectedStore(
         f"{what}{reason}.\n"

@@ -183,9 +183,10 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _unreadable(version: Path, error: OSError) -> StoreError:
     where = Path(error.filename) if error.filename else version
-    why = obstacle(where, write=False, error=error)
+    why = obstacle(where, store=version.parent.parent, write=False, error=error)
     return StoreError(
         f"cannot read the collection {version.parent.name!r} in {str(version.parent.parent)!r}: "
         + (why or f"{error.strerror or error}: {str(where)!r}")
-        + "."
+        + ".",
+        public=f"the collection {version.parent.name!r} cannot be read.",
     )

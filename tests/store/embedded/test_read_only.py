@@ -149,8 +149,8 @@ def test_a_store_that_another_user_made_is_read_by_whom_he_lets(db: Path) -> Non
     assert tuple(said[line] for line in READS) == ANSWERS
     for line in WRITES[:4]:
         assert said[line].startswith("ProtectedStore cannot write to the collection 'photos'"), said[line]
-        assert "belongs to nobody, has mode 0644, and cannot be written by root" in said[line]
-        assert "sudo chmod -R o+rwX" in said[line]
+        assert "belongs to nobody, has mode 0644, and cannot be written to by root" in said[line]
+        assert f"Run imret as nobody, or make the store yours: sudo chown -R root {db}" in said[line]
     assert snapshot(db) == before
 
 
@@ -166,7 +166,16 @@ def test_a_store_that_another_user_keeps_to_himself_says_which_file_whose_and_wh
     said = bound_by_permissions(db, READS[1])[READS[1]]
     kind = "folder" if (db / shut).is_dir() else "file"
     assert f"the {kind} {str(db / shut)!r} belongs to nobody, has mode {mode:04o}" in said
-    assert f"sudo chmod -R o+rX {db / shut} (or run imret as nobody)" in said
+    assert f"sudo chmod -R o+rX {db} (or run imret as nobody)" in said
+
+
+def test_of_a_folder_above_the_store_no_more_is_opened_than_the_way_through(db: Path) -> None:
+    give_away(db)
+    os.chown(db.parent, NOBODY, NOBODY)
+    db.parent.chmod(0o700)
+    said = bound_by_permissions(db, READS[1])[READS[1]]
+    assert f"the folder {str(db.parent)!r} belongs to nobody" in said
+    assert f"Let others pass: sudo chmod o+x {db.parent}." in said
 
 
 def test_a_shut_file_of_the_engine_is_named(db: Path) -> None:
@@ -285,5 +294,5 @@ def test_what_is_open_to_be_read_only_refuses_every_change(
 
 
 def test_nothing_is_in_the_way_of_what_can_be_read(version: Path) -> None:
-    assert obstacle(version, write=False) == ""
-    assert obstacle(version / "no such file", write=False) == ""
+    assert obstacle(version, store=version.parent.parent, write=False) == ""
+    assert obstacle(version / "no such file", store=version.parent.parent, write=False) == ""
