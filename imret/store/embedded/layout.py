@@ -117,7 +117,7 @@ def _read_marker(folder: Path) -> Any:
 
 
 def _unreadable(kind: type[StoreError], folder: Path, why: str) -> StoreError:
-    """Return the error for a store that this user may not read; whose it is, no client of a server is told."""
+    """Return the error for a store that this user may not read; clients of a server learn less."""
     return kind(f"cannot read the store {str(folder)!r}: {why}.", public="the store cannot be read.")
 
 
