@@ -83,6 +83,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+# Below what is no folder, so that nothing is found or made there: what stands for a folder of a user who has
+# no home, as in a container under a number that nobody has, or whose HOME is no absolute path.
+NO_HOME = Path(os.devnull, "no-home-folder")
+
+
 def pixel_limit() -> int | None:
     """Return how many pixels a picture may be decoded to; None where IMRET_MAX_PIXELS is no number.
 
@@ -118,7 +123,7 @@ def cache_dir() -> Path:
         return home / "cache"
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("imret"))
+    return _folder_of(lambda: platformdirs.user_cache_dir("imret"))
 
 
 def store_dir() -> Path:
@@ -127,7 +132,7 @@ def store_dir() -> Path:
         return home / "store"
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("imret", appauthor=False)) / "store"
+    return _folder_of(lambda: platformdirs.user_data_dir("imret", appauthor=False)) / "store"
 
 
 def state_dir() -> Path:
@@ -136,4 +141,13 @@ def state_dir() -> Path:
         return home
     import platformdirs
 
-    return Path(platformdirs.user_state_dir("imret", appauthor=False))
+    return _folder_of(lambda: platformdirs.user_state_dir("imret", appauthor=False))
+
+
+def _folder_of(platform: Callable[[], str]) -> Path:
+    """Return a folder of the platform's; not one that would be made in whatever folder a command runs."""
+    try:
+        folder = platform()
+    except RuntimeError:  # platformdirs finds no home; an older one returns "~/..."
+        return NO_HOME
+    return Path(folder) if os.path.isabs(folder) else NO_HOME

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from imret import settings
+from imret.disk_cache import DiskCache
+from imret.errors import StoreError
 from imret.settings import Settings, read_settings
+from imret.store import resolve_address
 from tests import ROOT
 
 
@@ -64,3 +68,27 @@ def test_the_folders_lie_below_the_home_that_is_set_else_where_the_platform_has_
         monkeypatch.delenv(name, raising=False)
     for folder in (settings.cache_dir(), settings.store_dir(), settings.state_dir()):
         assert folder.is_relative_to(tmp_path / "me")
+
+
+@pytest.mark.parametrize("home", [None, "here"])
+def test_without_a_home_nothing_is_kept_anywhere_and_a_store_has_to_be_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)  # as in a container under a number that nobody has
+    for name in ("IMRET_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.chdir(tmp_path)
+    for folder in (settings.cache_dir(), settings.state_dir(), settings.store_dir()):
+        assert folder.is_relative_to(settings.NO_HOME)
+    monkeypatch.setattr("imret.store._is_qdrant", lambda url: False)
+    with pytest.raises(StoreError, match="--db FOLDER, or set IMRET_HOME"):
+        resolve_address()
+    cache = DiskCache(settings.cache_dir() / "queries", 1 << 20)
+    cache.put("0" * 64, b"x")
+    assert cache.get("0" * 64) is None
+    assert list(tmp_path.iterdir()) == []

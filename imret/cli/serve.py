@@ -188,15 +188,26 @@ def _require_web_extra() -> None:
 def _open_pool(
     address: str, collection: str, *, model: str | None, arch: str | None, device: str, precision: str
 ) -> CollectionPool:
+    from imret.errors import StoreError
     from imret.settings import store_dir
-    from imret.store import open_store
+    from imret.store import Store, open_store
     from imret.web.pool.collections import CollectionPool
 
     # The user's own store may still be to come, and the page then says how; a folder that was named and is
     # not there is a mistake.
     is_own = address == str(store_dir())
+
+    def open_shared() -> Store:
+        try:
+            return open_store(address, create=is_own, share=True)
+        except StoreError as error:
+            # Whatever else is wrong is raised again; only sharing can be done without.
+            store = open_store(address, create=is_own, share="if possible")
+            announce(f"Warning: {error}\n(Without that, other commands have to wait for this one.)")
+            return store
+
     return CollectionPool(
-        lambda: open_store(address, create=is_own, share=True),
+        open_shared,
         device=device,
         precision=precision,
         keep=collection,
@@ -218,12 +229,17 @@ def _run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, found by the searches of this user for the store at address."""
     from imret.client import discovery
+    from imret.errors import DataError
     from imret.web.server import bracketed, local_url, make_server, raise_file_limit
 
     server = make_server(app, max_connections=raise_file_limit())
     port = listener.getsockname()[1]
     url = local_url(host, port)
-    with discovery.register(url=url, address=address, token=token):
+    with contextlib.ExitStack() as registered:
+        try:
+            registered.enter_context(discovery.register(url=url, address=address, token=token))
+        except DataError as error:  # as where this user has no home
+            announce(f"Warning: {error}\n(It serves all the same; imret search does not find it.)")
         here = f"http://{bracketed(host)}:{port}"
         announce(f"the page is at {f'{page}, here at ' if page else ''}{here}  (Ctrl-C ends)")
         if open_page:

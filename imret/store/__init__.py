@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from imret.errors import StoreError
 from imret.net import accepts_connections
-from imret.settings import read_settings, store_dir
+from imret.settings import NO_HOME, read_settings, store_dir
 
 if TYPE_CHECKING:
     from imret.store.collection import Collection
@@ -101,6 +101,9 @@ def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str,
 
     Returns:
         The address as it was named; and why, for people, empty if it was given.
+
+    Raises:
+        StoreError: If none was given, and this user has no home.
     """
     if address is not None:
         return os.fspath(address), ""
@@ -110,6 +113,11 @@ def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str,
     if _is_qdrant(LOCAL_SERVER):
         return LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
     folder = str(store_dir())
+    if store_dir().is_relative_to(NO_HOME):
+        raise StoreError(
+            "there is no home folder for a store: HOME is not set, or is no absolute path.\n"
+            "Name one with --db FOLDER, or set IMRET_HOME to a folder that you can write to."
+        )
     return folder, f"store {folder} (embedded; no Qdrant answers at {LOCAL_SERVER})"
 
 

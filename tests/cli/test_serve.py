@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,6 +140,47 @@ def test_it_says_what_it_serves_answers_and_ends_in_peace(db: Path, random_model
         assert server.said[-1] == "imret serve has ended"
     with open_store(str(db)) as store:  # nobody holds it any more
         assert store.open("photos").count() == 12
+
+
+def test_without_a_folder_to_write_to_it_serves_all_the_same(
+    db: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMRET_HOME", "/dev/null/nowhere")
+    with serving("--db", db, "--model", random_model) as server:
+        status, answer = server.get("/api/v1/search?q=owl&limit=3")
+        assert (status, len(answer["hits"])) == (200, 3)
+        assert server.get(f"/api/v1/thumbnails/{answer['hits'][0]['id']}")[0] == 200
+        said = "\n".join(server.said)
+        assert said.count("cannot note in '/dev/null/nowhere/running-") == 1
+        assert said.count("It serves all the same") == 1
+    search = [*IMRET, "search", "owl", "--db", str(db), "--model", str(random_model), "--format", "paths"]
+    done = subprocess.run(search, capture_output=True, text=True)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 10)
+    assert done.stderr.count("cannot") == 1
+
+
+def test_a_store_that_may_only_be_read_is_served(db: Path, random_model: Path) -> None:
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root, to mount a folder so that it may only be read")
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" || exit 77; exec "$@"'
+    serve = [*IMRET, "serve", "--port", "0", "--db", str(db), "--model", str(random_model)]
+    process = subprocess.Popen(
+        ["unshare", "-m", "bash", "-c", mounted, str(db), *serve], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if found := re.search(r"the page is at (http://\S+)", line):
+                break
+        else:
+            pytest.skip("nothing can be mounted here")
+        for _ in range(2):
+            with urllib.request.urlopen(f"{found[1]}/api/v1/search?q=owl&limit=3", timeout=60) as answer:
+                assert len(json.load(answer)["hits"]) == 3
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.stderr.close()
+        process.wait(30)
 
 
 def test_requests_that_run_are_answered_before_it_ends(db: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from imret.store.embedded.locks import is_running
 
 CONFIG = "edge_config.json"
-_PREFIX = "imret-open-"
+PREFIX = "imret-open-"
 
 
 def is_full(error: BaseException) -> bool:
@@ -33,9 +33,9 @@ def stand_in(shard: Path) -> tempfile.TemporaryDirectory[str] | None:
     for place in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm", tempfile.gettempdir()):
         if not os.path.isabs(place) or not os.path.isdir(place):
             continue
-        _remove_left(Path(place))
+        remove_left(Path(place))
         try:
-            folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=place)
+            folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=place)
         except OSError:
             continue
         try:
@@ -50,10 +50,10 @@ def stand_in(shard: Path) -> tempfile.TemporaryDirectory[str] | None:
     return None
 
 
-def _remove_left(place: Path) -> None:
+def remove_left(place: Path) -> None:
     """Remove what processes that were killed have left of it, which is often: a full disk kills."""
-    for folder in place.glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+    for folder in place.glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
         with suppress(OSError):
             if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not is_running(int(pid)):
                 shutil.rmtree(folder)

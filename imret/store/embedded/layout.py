@@ -36,6 +36,7 @@ from imret.store.collection import is_name
 from imret.store.embedded import inventory
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.locks import SWITCH_LOCK, remove_if_empty, switching
+from imret.store.embedded.permissions import obstacle
 from imret.store.types import Identity, LiveState
 
 FORMAT = 1
@@ -90,7 +91,10 @@ def prepare(folder: Path, *, create: bool) -> None:
                 "imret, or use another folder."
             )
     except OSError as error:
-        raise StoreError(f"cannot use the store {str(folder)!r}: {error.strerror or error}") from error
+        why = obstacle(folder, store=folder, write=create, error=error) or error.strerror or error
+        raise StoreError(
+            f"cannot use the store {str(folder)!r}: {why}.\nName another: --db FOLDER"
+        ) from error
 
 
 def _read_marker(folder: Path) -> Any:
@@ -107,10 +111,17 @@ def _read_marker(folder: Path) -> Any:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     except OSError as error:
+        if why := obstacle(path, store=folder, write=False, error=error):
+            raise _unreadable(StoreError, folder, why) from error
         raise StoreError(
             f"cannot read {str(path)!r}: {error.strerror or error}. Mend that, or move it away: it is made "
             "anew where there are collections."
         ) from error
+
+
+def _unreadable(kind: type[StoreError], folder: Path, why: str) -> StoreError:
+    """Return the error for a store that this user may not read; clients of a server learn less."""
+    return kind(f"cannot read the store {str(folder)!r}: {why}.", public="the store cannot be read.")
 
 
 def _holds_collections(folder: Path) -> bool:
@@ -161,6 +172,8 @@ def collection_names(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and is_name(entry.name))
     except OSError as error:
+        if why := obstacle(folder, store=folder, write=False, error=error):
+            raise _unreadable(StoreUnavailable, folder, why) from error
         raise StoreUnavailable(
             f"the store {str(folder)!r} cannot be read any more: {error.strerror or error}. Put it back, or "
             "run the command again."
@@ -401,6 +414,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except IsADirectoryError:
         raise _broken(path, "is a folder where a file should be") from None
     except OSError as error:
+        store = path.parent.parent if path.name == LIVE else path.parent.parent.parent
+        if why := obstacle(path, store=store, write=False, error=error):
+            raise _unreadable(StoreError, store, why) from error
         raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"is broken: {error}") from error

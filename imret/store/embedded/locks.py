@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from imret.errors import ChangedMeanwhile, StoreError, StoreLocked
 from imret.store.embedded.damage import damaged
+from imret.store.embedded.permissions import PROTECTED, is_read_only_disk, obstacle
 
 SWITCH_LOCK = ".switch.lock"
 _NOTE_BYTES = 2048  # what a note takes at least: the rest is spaces, which JSON allows
@@ -42,6 +42,10 @@ class LockedElsewhere(StoreLocked):
     """Another process has a version open, perhaps not for long."""
 
 
+class ProtectedStore(StoreError):
+    """Files of a store cannot be written to: it can be searched, and nothing else."""
+
+
 class LiveMeanwhile(ChangedMeanwhile):
     """A version that is to be emptied was made live while its lock was waited for."""
 
@@ -63,19 +67,14 @@ class VersionLock:
         LockedElsewhere: If another process holds it: maybe for a moment only, one that was killed may still
             be closing.
         StoreDamaged: If something else is in its place.
-        StoreError: If the store cannot be written to.
+        ProtectedStore: If the store cannot be written to.
     """
 
     def __init__(self, version: Path, owner: LockOwner) -> None:
         self._path = _lock_of(version)
         existed = self._path.is_file()
         while True:
-            try:
-                descriptor = _open_lock(self._path)
-            except OSError as error:
-                if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                    raise _protected(version, error) from error
-                raise
+            descriptor = _open_lock(self._path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_file(descriptor, self._path):
@@ -112,6 +111,52 @@ class VersionLock:
         with suppress(OSError):
             size = max(_NOTE_BYTES, os.fstat(self._descriptor).st_size)
             os.pwrite(self._descriptor, text.encode().ljust(size), 0)
+
+
+class ReaderLock:
+    """The right to read a version that cannot be written to: many have it, and meanwhile nobody writes.
+
+    Whoever cannot write to it cannot note who reads, either. A version without a lock's file is one that
+    nobody has open, as on a disc.
+
+    Args:
+        version: Folder of the version.
+        owner: Who asks.
+
+    Attributes:
+        was_held_by_older: As of `VersionLock`.
+
+    Raises:
+        LockedElsewhere: If somebody who can write to it has it open.
+        ProtectedStore: If it cannot be read, either.
+    """
+
+    def __init__(self, version: Path, owner: LockOwner) -> None:
+        self.was_held_by_older = False
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(_lock_of(version), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise protected(version, error, write=False) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise locked(version, read_owner(version), owner.pid) from None
+        except OSError:  # a medium without locks, which nobody writes to
+            pass
+        self.was_held_by_older = os.fstat(self._descriptor).st_size < _NOTE_BYTES
+
+    def clear_owner(self) -> None:
+        """There is none noted."""
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let others write to it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 class Turn:
@@ -237,12 +282,31 @@ def locked(version: Path, owner: LockOwner | None, own_pid: int) -> LockedElsewh
     )
 
 
-def _protected(version: Path, error: OSError) -> StoreError:
+def protected(version: Path, error: OSError | None = None, *, write: bool = True) -> ProtectedStore:
+    """Return the error for a version that cannot be written to, or, without `write`, not even be read.
+
+    Args:
+        version: Its folder.
+        error: What the system said, if it was asked.
+        write: Whether it was to be written to.
+    """
     store = str(version.parent.parent)
-    return StoreError(
-        f"cannot open the collection {version.parent.name!r} in {store!r}: {error.strerror}. The files of an "
-        "embedded store are written to also when it is only searched.\n"
-        "Make them writable, or copy the folder to where they are, and name that with --db."
+    what = f"cannot {'write to' if write else 'read'} the collection {version.parent.name!r} in {store!r}: "
+    if write and is_read_only_disk(version.parent.parent):
+        return ProtectedStore(
+            f"{what}its disk is mounted to be read only. It can be searched.\n"
+            "To change it, copy the folder to where files can be written, and name that with --db."
+        )
+    places = [_lock_of(version), version, version.parent]
+    folder = version.parent.parent
+    found = (obstacle(place, store=folder, write=write) for place in places if place.exists())
+    if why := next(filter(None, found), ""):
+        public = f"the collection {version.parent.name!r} cannot be {'written to' if write else 'read'}."
+        return ProtectedStore(f"{what}{why}.", public=public)
+    reason = (error and error.strerror) or "its files are protected from writing"
+    return ProtectedStore(
+        f"{what}{reason}.\n"
+        "Make its files writable, or copy the folder to where they are, and name that with --db."
     )
 
 
@@ -262,6 +326,7 @@ def _open_lock(path: Path) -> int:
 
     Raises:
         StoreDamaged: If something else is in its place.
+        ProtectedStore: If it cannot be written to.
         FileNotFoundError: If the collection is gone.
     """
     if path.is_dir():
@@ -270,6 +335,10 @@ def _open_lock(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except IsADirectoryError:
         raise damaged(path.parent, f"{path.name} is a folder where a file should be") from None
+    except OSError as error:
+        if error.errno not in PROTECTED:
+            raise
+        raise protected(path.with_suffix(""), error) from error
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

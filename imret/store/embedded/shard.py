@@ -7,7 +7,6 @@ process that owns the shards.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,17 +22,18 @@ from numpy.typing import NDArray
 from imret.errors import DataError, StoreDamaged, StoreError
 from imret.files import sync_folder
 from imret.memory import give_back_memory
-from imret.store.embedded import damage, full_disk, inventory, locks
+from imret.store.embedded import damage, full_disk, inventory, locks, read_only
 from imret.store.embedded import layout as folder
 from imret.store.embedded.edge_filter import edge_filter, has_links
-from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS, Filter
-from imret.store.types import EF_CONSTRUCT, HNSW_EF, OVERSAMPLING, Identity, M
+from imret.store.embedded.engine_config import FULL_SCAN_KB, engine_config, payload_index
+from imret.store.embedded.permissions import PROTECTED
+from imret.store.embedded.read_ahead import read_ahead
+from imret.store.filter import INDEXED_FIELDS, Filter
+from imret.store.types import HNSW_EF, OVERSAMPLING, Identity
 
 # Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
 # error. 32 MiB each for two log files and the open page of the segment, and something to spare.
 MIN_FREE_BYTES = 150_000_000
-
-FULL_SCAN_KB = 10_000  # what a filter keeps of fewer vectors, the engine scans; values of more get links
 
 # A filter that keeps fewer bytes of vectors than this is answered by an exact scan. Where one value of a
 # field with links is asked for, it is half again what the engine scans by itself: for just as many as that
@@ -85,20 +85,22 @@ class Shard:
         self.path = path
         self.idle_since = 0.0
         self._stand_in: tempfile.TemporaryDirectory[str] | None = None  # where the disk is full
+        self._copy: read_only.Copy | None = None  # where it cannot be written to
+        self._place = path  # where the engine's files are, and what is noted of them
         self._indexed = self._plain = self._unflushed = 0  # points: with an index, later ones, changes
-        self._ledger = inventory.Ledger(path)
         self._is_broken = False
-        if identity is not None:
-            path.parent.mkdir(exist_ok=True)
         try:
-            self._lock = locks.VersionLock(path, owner)
+            self._lock = self._take_lock(owner, to_fill=identity is not None or empty)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"there is no collection {path.parent.name!r} in {str(path.parent.parent)!r} any more"
             ) from None
-        if self._lock.was_held_by_older:
-            self._ledger.forget()
         try:
+            if isinstance(self._lock, locks.ReaderLock) or not read_only.is_writable(path):
+                self._copy_to_read(to_fill=identity is not None)
+            self._ledger = inventory.Ledger(self._place)
+            if self._lock.was_held_by_older:
+                self._ledger.forget()
             if empty:
                 self._empty()
             stored = folder.read_identity(path)
@@ -120,6 +122,40 @@ class Shard:
                 raise self.failure("open", error) from error
             raise
 
+    def _take_lock(self, owner: locks.LockOwner, *, to_fill: bool) -> locks.VersionLock | locks.ReaderLock:
+        try:
+            if to_fill:
+                self.path.parent.mkdir(exist_ok=True)
+            return locks.VersionLock(self.path, owner)
+        except locks.ProtectedStore:
+            if to_fill:
+                raise
+            return locks.ReaderLock(self.path, owner)
+        except OSError as error:
+            if error.errno not in PROTECTED:
+                raise
+            raise locks.protected(self.path, error) from error
+
+    def _copy_to_read(self, *, to_fill: bool) -> None:
+        """Take a copy of what the engine writes to, and open that: it opens no files to read them only."""
+        if to_fill:
+            raise locks.protected(self.path)
+        if folder.read_identity(self.path) is None:
+            return  # to be told so
+        noted = inventory.read(self.path)
+        self._refuse("" if noted is None else inventory.find_loss(self.path, noted))
+        self._copy = read_only.copy_of(self.path)
+        self._place = self._copy.version
+
+    def opening_note(self) -> str:
+        """Return what whoever opens it should know, for people; empty for nothing."""
+        return "" if self._copy is None else self._copy.note
+
+    def _check_writable(self) -> None:
+        """Raise ProtectedStore where only a copy is open, which is thrown away."""
+        if self._copy is not None:
+            raise locks.protected(self.path)
+
     def _empty(self) -> None:
         """Remove what is there; whoever switches to a version has it open, so nobody does this moment.
 
@@ -140,6 +176,7 @@ class Shard:
         Raises:
             ModelMismatch: If it belongs to another.
         """
+        self._check_writable()
         self.identity.require_same(
             identity,
             subject=repr(str(self.path)),
@@ -165,23 +202,9 @@ class Shard:
         self._ledger = inventory.Ledger(self.path)  # what was noted of what lay here before is no loss
         shard_folder = self.path / "shard"
         shard_folder.mkdir(parents=True)
-        config = qe.EdgeConfig(
-            vectors=qe.EdgeVectorParams(
-                size=identity.dim, distance=qe.Distance.Cosine, memory=qe.Memory.Cold
-            ),
-            hnsw_config=qe.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_KB),
-            quantization_config=qe.ScalarQuantizationConfig(
-                type=qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Cached
-            ),
-            id_tracker_memory=qe.Memory.Cached,
-            # One graph however many cores there are: to walk five finds no more in four times the time.
-            optimizers=qe.EdgeOptimizersConfig(
-                indexing_threshold=index_from_kb, default_segment_number=2, max_segment_size=1 << 40
-            ),
-        )
-        self.engine = qe.EdgeShard.create(str(shard_folder), config)
+        self.engine = qe.EdgeShard.create(str(shard_folder), engine_config(identity.dim, index_from_kb))
         for field in INDEXED_FIELDS:
-            self.engine.update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+            self.engine.update(qe.UpdateOperation.create_field_index(field, payload_index(field)))
         self.engine.flush()
         sync_folder(self.path)
         folder.write_identity(self.path, identity, _engine_version())
@@ -196,14 +219,14 @@ class Shard:
         if missing:
             self._check_free()
         for field in missing:
-            self._update(qe.UpdateOperation.create_field_index(field, _index_of(field)))
+            self._update(qe.UpdateOperation.create_field_index(field, payload_index(field)))
         if missing:
             self.flush()
 
     def _load(self) -> None:
         self._refuse(self._ledger.find_loss())
         self._ledger.begin_loading()
-        _read_ahead(self.path / "shard")
+        read_ahead(self._place / "shard")
         try:
             self.engine = self._open_engine()
         except Exception as error:
@@ -231,6 +254,7 @@ class Shard:
         return told
 
     def _update(self, operation: qe.UpdateOperation, since: inventory.Since = "adding") -> None:
+        self._check_writable()
         self._ledger.begin(since)
         try:
             self.engine.update(operation)
@@ -240,7 +264,7 @@ class Shard:
             raise
 
     def _open_engine(self) -> qe.EdgeShard:
-        path = self.path / "shard"
+        path = self._place / "shard"
         try:
             return qe.EdgeShard.load(str(path))
         except Exception as error:
@@ -261,7 +285,7 @@ class Shard:
                 if not remove and not self._is_broken:
                     self._settle()
                 self.engine.close()
-            if remove:
+            if remove and self._copy is None:
                 with suppress(OSError):  # then whoever switches next will do it
                     folder.move_to_trash(self.path)
                     removed = True
@@ -282,8 +306,9 @@ class Shard:
         self._leave_stand_in()
 
     def _leave_stand_in(self) -> None:
-        if self._stand_in is not None:
-            self._stand_in.cleanup()
+        for stand_in in (self._stand_in, self._copy):
+            if stand_in is not None:
+                stand_in.cleanup()
 
     @contextmanager
     def _at_the_end(self) -> Iterator[None]:
@@ -295,6 +320,7 @@ class Shard:
                 raise
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
+        self._check_writable()
         self._check_free()
         points = [
             qe.Point(id=id_, vector=vector, payload=payload)  # takes float32 rows
@@ -308,6 +334,7 @@ class Shard:
             self._unflushed = 0
 
     def overwrite_payloads(self, ids: list[str], payloads: list[dict[str, Any]]) -> None:
+        self._check_writable()
         self._check_free()
         existing = {str(record.id) for record in self.engine.retrieve(list(ids), False, False)}
         missing = [id_ for id_ in ids if id_ not in existing]
@@ -396,6 +423,8 @@ class Shard:
         return {str(hit.value): hit.count for hit in response.hits}
 
     def flush(self) -> None:
+        if self._copy is not None:
+            return
         self.engine.flush()
         self._unflushed = 0
         if not self._ledger.is_closed:
@@ -403,7 +432,7 @@ class Shard:
 
     def _settle(self) -> None:
         """Flush what is not, also what the engine took from its log, so that it can be noted."""
-        if not self._ledger.is_closed:
+        if self._copy is None and not self._ledger.is_closed:
             with suppress(StoreError):  # a full disk is searched all the same
                 if not self._unflushed:
                     self._check_free()
@@ -430,6 +459,7 @@ class Shard:
         return self._plain >= max(INDEX_POINTS, self._indexed)
 
     def optimize(self) -> None:
+        self._check_writable()
         self._check_free()
         self.flush()
         self._ledger.begin("adding")
@@ -454,36 +484,6 @@ class Shard:
             f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
             "again; what was stored is safe."
         )
-
-
-def _read_ahead(shard: Path) -> None:
-    """Read from start to end what the engine is about to map: it touches pages one by one, in no order.
-
-    All but vectors and payloads, of which a search takes a few. From a disk, 100,000 x 1,024 open in 0.5 s
-    instead of 2.2; where the files are in memory already, it costs 0.1.
-    """
-    buffer = bytearray(1 << 20)
-    for parent, folders, names in os.walk(shard / "segments"):
-        folders[:] = set(folders) - {"payload_storage", "vectors"}  # those of a segment without an index
-        for name in set(names) - {"matrix.dat"}:  # and those of one that has an index
-            with suppress(OSError), open(os.path.join(parent, name), "rb", buffering=0) as file:
-                while file.readinto(buffer):
-                    pass
-
-
-def _index_of(field: str) -> Any:
-    # No links in the graph for numbers and datetimes: with them, 30,000 vectors of 1,024 took four times as
-    # long to index (88 s), and behind a range that keeps a tenth ACORN finds as much without (recall 0.998;
-    # 0.51 with neither).
-    mapped = qe.Memory.Cached
-    if field in INTEGER_FIELDS:
-        return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=mapped)
-    if field in DATETIME_FIELDS:
-        return qe.DatetimeIndexParams(enable_hnsw=False, memory=mapped)
-    if field in ("path", "sha256"):  # a value for each point
-        return qe.KeywordIndexParams(memory=mapped)
-    # On the heap: a walk looks up each point that it comes to, and takes half the time, at a million points.
-    return qe.PayloadSchemaType.Keyword
 
 
 def _id(id_: object) -> str | int:

@@ -13,6 +13,7 @@ import random
 import shlex
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _POLL_S = 0.05
+
+
+class StoreWarning(UserWarning):
+    """Something about an embedded store that whoever uses it should know."""
+
+
 MAX_CRASHES = 2  # of the worker over one opening: then it is the files
 
 
@@ -333,6 +340,8 @@ class EdgeStore:
                     worker = self._started()
                     try:
                         handle, stored = worker.call("open", version, identity, empty)
+                        if note := worker.call("opening_note", handle):
+                            warnings.warn(note, StoreWarning, stacklevel=2)
                         return Opened(worker, handle), stored
                     except StoreUnavailable:
                         if not worker.crash:

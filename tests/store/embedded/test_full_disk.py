@@ -175,7 +175,7 @@ def test_a_store_that_is_protected_from_writing_is_refused_in_words(
         raise PermissionError(13, os.strerror(13), path)
 
     monkeypatch.setattr(locks.os, "open", protected)  # root may write everywhere
-    with pytest.raises(StoreError, match=r"'photos' in .*: Permission denied. .*\n.* copy the folder"):
+    with pytest.raises(StoreError, match=r"'photos' in .*: Permission denied\.\n.* copy the folder"):
         locks.VersionLock(version, OWNER)
 
 

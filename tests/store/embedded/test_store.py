@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from imret.errors import StoreDamaged, StoreError, StoreLocked, StoreUnavailable
 from imret.store import Filter, Identity, Match
-from imret.store.embedded import layout, locks
+from imret.store.embedded import engine_config, layout, locks
 from imret.store.embedded import shard as edge_shard
+from imret.store.embedded.read_ahead import read_ahead
 from imret.store.embedded.store import EdgeStore
 from tests import ROOT
 from tests.fakes.edge_points import DIM, MODEL, OTHER_MODEL, point_of, store_points, worker_pid
@@ -542,7 +543,7 @@ def test_opening_reads_ahead_all_but_vectors_and_payloads(
         forget(one)
     if any(in_memory(one) for one in files):
         pytest.skip("this file system keeps its files in memory")
-    edge_shard._read_ahead(shard)
+    read_ahead(shard)
     left = {one.name if one.name == "matrix.dat" else one.parent.name for one in files if in_memory(one) < 1}
     assert left == {"matrix.dat", "payload_storage", "vectors"}
 
@@ -555,7 +556,8 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     above: int,
 ) -> None:
     # Of just as many it neither scans the vectors nor has links between them.
-    monkeypatch.setattr(edge_shard, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
+    for module in (edge_shard, engine_config):
+        monkeypatch.setattr(module, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
     vectors = clustered[0][:6_000]
     few = np.random.default_rng(0).permutation(len(vectors))[: 80 + above]
     names = np.full(len(vectors), "many", object)
