@@ -1,4 +1,4 @@
-"""How much a missing part changes an embedding: what `MOST_MISSING` of imret.images.incomplete rests on.
+"""How much a missing part changes an embedding: what MOST_MISSING of incomplete.py rests on.
 
     python benchmarks/incomplete.py PICTURES --model MODEL [--limit 200] [--output FILE.md]
 

@@ -2,10 +2,10 @@
 
     python benchmarks/pixels.py [--model MODEL] [--output FOLDER]
 
-One drawn scene is written as a file of each kind (`tests/fakes/drawn_files.py`). What is right is what Chromium
-shows, in a canvas over white. How far imret, Pillow and libvips are from it: levels of 255 on average, and with
---model the cosine of the embeddings. Pillow is asked as open_clip's own
-transform asks it (convert to RGB), libvips as its users do (turned, profile to sRGB, over white); that needs
+One drawn scene is written as a file of each kind (`tests/fakes/drawn_files.py`). What is right is what
+Chromium shows, in a canvas over white. How far imret, Pillow and libvips are from it: levels of 255 on
+average, and with --model the cosine of the embeddings. Pillow is asked as open_clip's own transform asks it
+(convert to RGB), libvips as its users do (turned, profile to sRGB, over white); that needs
 `pip install 'pyvips[binary]'`. Chromium is the system's.
 
 Writes benchmarks/results/pixels-DATE.md.

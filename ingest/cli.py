@@ -102,6 +102,7 @@ def command(
     from imret.output.written_files import check_outputs
     from imret.sources.stored import naming_options
     from imret.store import open_store
+    from ingest.summary import summarise
 
     excluded = () if no_exclude else exclude or None
     folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
@@ -128,7 +129,7 @@ def command(
     except OSError as error:  # what was done is told all the same
         failure = error
     shown_report = None if failure else report_file
-    _summarise(report, shown_report, check_content=options["check_content"], where=where)
+    summarise(report, shown_report, check_content=options["check_content"], where=where)
     if failure is not None:
         raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
     if report.without_pictures:  # the others are done
@@ -293,74 +294,3 @@ def _ingest(
             on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
             **options,
         )
-
-
-def _summarise(report: Report, report_file: str | None, *, check_content: bool, where: str) -> None:
-    """Print the counts, the first few skips, and what may want doing next."""
-    from imret.datasets.exclusion import originals_in
-    from imret.datasets.kinds import in_words
-    from imret.errors import counted
-    from imret.sources.overlap import covers
-
-    for source, images in report.taken_over.items():
-        around = next((folder for folder in report.sources if covers(folder, source)), None)
-        what = "has moved" if around is None else f"is a part of {escape_control(around)} now"
-        announce(f"{escape_control(source)} {what}: {counted(images)}, with their vectors")
-    for note in report.notes:
-        announce(f"note: {note}")
-    counts = ", ".join(
-        f"{getattr(report, name):,} {name}"
-        for name in ("added", "updated", "moved", "unchanged", "removed", "missing")
-        if getattr(report, name) or name == "added"
-    )
-    announce(
-        f"{report.collection}: {counts}, {len(report.skipped):,} skipped"
-        f"{f', {report.n_noted:,} taken with a note' if report.noted else ''} "
-        f"in {report.seconds:.1f} s ({report.images_per_s:.1f} images/s encoded)"
-    )
-    if left_out := in_words(report.ignored):
-        announce(f"  left out: {left_out}")
-    if report.misnamed:
-        announce(
-            f"  of these {quoted(report.misnamed[0])} holds a picture by its content, and others may: give "
-            "such files a suffix that says so, such as .jpg"
-        )
-    for library in report.photo_libraries[:3]:
-        if originals := originals_in(library):
-            announce(f"  for the originals of that library: imret ingest {quoted(originals)}{where}")
-    shown = 10
-    listed = f"all are in {report_file}" if report_file else "--report FILE lists all"
-    for what, told in (("skipped", report.skipped), ("noted of", report.noted)):
-        for entry in told[:shown]:
-            announce(f"  {what} {entry['path']}: {entry['reason' if what == 'skipped' else 'note']}")
-        if len(told) > shown:
-            announce(f"  and {len(told) - shown:,} more; {listed}")
-    if report.other_content:
-        advice = "" if check_content else "; --check-content compares all"
-        announce(
-            f"  {report.other_content:,} of {report.compared:,} files with size and time as before that were "
-            f"compared had other content, which is renewed{advice}"
-        )
-    if report.missing:
-        announce(
-            f"  {counted(report.missing)} of the collection without a file any more; --prune removes "
-            f"{_them(report.missing)}"
-        )
-    if report.left_out:
-        announce(
-            f"  {counted(report.left_out)} of the collection left out now, by name; --prune removes "
-            f"{_them(report.left_out)}"
-        )
-    for one in report.out_of_reach[:shown]:
-        announce(f"  kept {counted(one.images)}: {escape_control(one.folder)} {one.reason}")
-    if len(report.out_of_reach) > shown:
-        announce(f"  and those of {len(report.out_of_reach) - shown:,} more such folders")
-    if report.out_of_reach:
-        announce(
-            "  is a drive not mounted, or a share away? What cannot be reached is never removed. "
-            "If it is gone for good, remove the empty folder or the link, and run again with --prune"
-        )
-
-
-def _them(n: int) -> str:
-    return "it" if n == 1 else "them"

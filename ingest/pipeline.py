@@ -189,18 +189,15 @@ def _ingest_once(
     with find_target(
         store, collection, encoder, sources, taken_over=settlement.taken_over, rebuild=rebuild
     ) as target:
-        report = _empty_report(store, target.version, sources)
-        report.without_pictures = without
-        report.notes = list(settlement.notes)
+        report = _empty_report(store, target.version, sources, without, settlement.notes)
         target.excluded = to_remember(sources, settlement)
         target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
-        counters = Counters(report, on_progress)
         run = _Run(
             target.version,
             encoder,
-            counters,
+            Counters(report, on_progress),
             batch_size=batch_size,
             workers=workers or os.cpu_count() or 1,
             max_pixels=max_pixels,
@@ -209,8 +206,7 @@ def _ingest_once(
             on_stored=target.go_live,
         )
         try:
-            if on_total is not None:
-                _count_aside(sources, on_total)
+            _count_aside(sources, on_total)
             reconcilers = run.reconcile(sources, check_content=check_content, prune=prune)
             if not second_copy:
                 report.notes += notes_after(settlement, target.version, sources)
@@ -235,7 +231,13 @@ def _is_replaced(target: Target) -> bool:
         return False
 
 
-def _empty_report(store: Store, version: Collection, sources: Sequence[FolderSource]) -> Report:
+def _empty_report(
+    store: Store,
+    version: Collection,
+    sources: Sequence[FolderSource],
+    without: Sequence[str],
+    notes: Sequence[str],
+) -> Report:
     return Report(
         collection=version.name,
         store=store.address,
@@ -243,11 +245,15 @@ def _empty_report(store: Store, version: Collection, sources: Sequence[FolderSou
         model=version.identity.model,
         fingerprint=version.identity.fingerprint,
         sources=[escape_undecodable(source.root) for source in sources],
+        without_pictures=list(without),
+        notes=list(notes),
     )
 
 
-def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None]) -> None:
-    """Count the files to expect, in a thread: nothing waits for it."""
+def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None] | None) -> None:
+    """Count the files to expect, if somebody wants to know, in a thread: nothing waits for it."""
+    if on_total is None:
+        return
     threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
 
 

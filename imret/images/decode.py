@@ -21,17 +21,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from imret.errors import DataError, ImageError
-from imret.images import jpeg, png
 from imret.images.decode_bytes import bytes_of, has_scans
+from imret.images.formats import jpeg, png
+from imret.images.formats.incomplete import note_if_filled, what_is_there
+from imret.images.formats.isobmff import read_colours
+from imret.images.formats.spliced import spliced
+from imret.images.formats.tiff.open import load_tiff, open_tiff
 from imret.images.hdr import needs_tone_map, to_srgb
 from imret.images.icc import cicp_of, cmyk_to_srgb, far_to_srgb, gamma_to_srgb
-from imret.images.incomplete import note_if_filled, what_is_there
-from imret.images.isobmff import read_colours
 from imret.images.notes import OnNote, ignore_note
 from imret.images.opening import file_reason, open_file, read_head
 from imret.images.pillow_warnings import pillow_warnings_off
-from imret.images.spliced import spliced
-from imret.images.tiff.open import load_tiff, open_tiff
 from imret.images.transparency import first_frame, over_white
 from imret.settings import pixel_limit, read_settings
 
@@ -116,7 +116,7 @@ def load_image(
 
     Raises:
         ImageError: If there is no such file, or it is not a picture, is damaged, empty or too large, or lacks
-            too much (see `imret.images.incomplete`). The message is the reason, without the path.
+            too much (see `imret.images.formats.incomplete`). The message is the reason, without the path.
     """
     return _load(source, max_pixels, max_side=max_side, reserve=reserve, on_note=on_note).image
 

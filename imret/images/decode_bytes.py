@@ -5,8 +5,8 @@ from __future__ import annotations
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from imret.images.formats.tiff.open import SampledTiff
 from imret.images.hdr import needs_tone_map
-from imret.images.tiff.open import SampledTiff
 
 # Bytes of a pixel from the decoder to RGB by mode, which in Pillow takes four itself; what is not here goes
 # through RGBA or floats, several times. And what the decoders of some formats hold beside it.

@@ -7,8 +7,8 @@ from typing import TypeAlias
 from PIL import Image
 
 from imret.images.color import to_rgb
+from imret.images.formats.png import transparent_grey
 from imret.images.notes import OnNote
-from imret.images.png import transparent_grey
 
 Box: TypeAlias = tuple[int, int, int, int]
 

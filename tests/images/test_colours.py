@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, features
 
 from imret.images.decode import load_image, read_header
-from imret.images.isobmff import read_colours
+from imret.images.formats.isobmff import read_colours
 from imret.images.thumbnails import to_jpeg
 from tests.fakes.drawn_files import (
     avif,

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import IO
 
 from imret.errors import ImageError
-from imret.images.spliced import size_of
-from imret.images.tiff import directory as tags
-from imret.images.tiff.directory import DamagedTiffError, Directory, TiffHeader
-from imret.images.tiff.layout import CFA, LINEAR_RAW, RAW_COMPRESSIONS
+from imret.images.formats.spliced import size_of
+from imret.images.formats.tiff import directory as tags
+from imret.images.formats.tiff.directory import DamagedTiffError, Directory, TiffHeader
+from imret.images.formats.tiff.layout import CFA, LINEAR_RAW, RAW_COMPRESSIONS
 
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _OLD_REDUCED = 2  # a value of SubfileType

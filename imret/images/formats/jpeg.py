@@ -17,7 +17,7 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imret.images.decode_bytes import has_scans
-from imret.images.spliced import Part, size_of, spliced
+from imret.images.formats.spliced import Part, size_of, spliced
 
 _END = b"\xff\xd9"
 _MAX_SEGMENTS = 10_000

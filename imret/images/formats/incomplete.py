@@ -15,11 +15,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from imret.errors import ImageError
-from imret.images import jpeg
 from imret.images.color import to_rgb
 from imret.images.decode_bytes import has_scans
+from imret.images.formats import jpeg
+from imret.images.formats.png import missing_rows
 from imret.images.notes import OnNote
-from imret.images.png import missing_rows
 
 # Embeddings of photos a tenth of which is grey have a cosine of 0.99 to those of the whole photo at the
 # median; with three tenths it is 0.94. Measured by benchmarks/incomplete.py.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imret.images.tiff import directory as tags
-from imret.images.tiff.directory import DamagedTiffError, Directory, not_supported
+from imret.images.formats.tiff import directory as tags
+from imret.images.formats.tiff.directory import DamagedTiffError, Directory, not_supported
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, SEPARATED, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 5, 6, 8, 9
 CFA, LINEAR_RAW = 32803, 34892  # what a camera's sensor saw, in DNG and the like
@@ -204,7 +204,7 @@ def read_layout(directory: Directory) -> Layout:
 
 
 def check_readable(layout: Layout) -> None:
-    """Refuse what `imret.images.tiff.samples` does not read.
+    """Refuse what `imret.images.formats.tiff.samples` does not read.
 
     Raises:
         ImageError: If it is a kind that is not read.

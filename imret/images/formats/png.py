@@ -15,7 +15,7 @@ from typing import IO
 
 from PIL import Image
 
-from imret.images.spliced import Part, size_of
+from imret.images.formats.spliced import Part, size_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

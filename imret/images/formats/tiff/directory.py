@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import ImageError
-from imret.images.spliced import size_of
+from imret.images.formats.spliced import size_of
 
 # Tags, by their names in the specification.
 NEW_SUBFILE_TYPE, SUBFILE_TYPE = 254, 255

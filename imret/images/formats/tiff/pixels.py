@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from imret.images.levels import Levels, used_levels
-from imret.images.tiff import directory as tags
-from imret.images.tiff.directory import DamagedTiffError, Directory
-from imret.images.tiff.layout import (
+from imret.images.formats.tiff import directory as tags
+from imret.images.formats.tiff.directory import DamagedTiffError, Directory
+from imret.images.formats.tiff.layout import (
     CIELAB,
     FLOAT,
     ICCLAB,
@@ -24,6 +23,7 @@ from imret.images.tiff.layout import (
     UINT,
     Layout,
 )
+from imret.images.levels import Levels, used_levels
 
 _LAB_ROWS = 64  # converted at a time
 _MODES = {RGB: "RGB", SEPARATED: "CMYK", CIELAB: "LAB", ICCLAB: "LAB", PALETTE: "RGB"}
@@ -42,7 +42,7 @@ def to_picture(
     """Return samples as a picture of 8 bits: grey, RGB, RGBA, CMYK or LAB.
 
     Args:
-        samples: From `imret.images.tiff.samples.read_samples`.
+        samples: From `imret.images.formats.tiff.samples.read_samples`.
         directory: The picture's.
         layout: Of that.
         on_note: As for `imret.images.decode.load_image`.

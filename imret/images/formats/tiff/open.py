@@ -11,11 +11,10 @@ from typing import IO, Any
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from imret.images.notes import ignore_note
-from imret.images.spliced import Part, Spliced, size_of
-from imret.images.tiff import directory as tags
-from imret.images.tiff.directory import Directory, not_supported
-from imret.images.tiff.layout import (
+from imret.images.formats.spliced import Part, Spliced, size_of
+from imret.images.formats.tiff import directory as tags
+from imret.images.formats.tiff.directory import Directory, not_supported
+from imret.images.formats.tiff.layout import (
     CIELAB,
     MIN_IS_BLACK,
     MIN_IS_WHITE,
@@ -30,10 +29,11 @@ from imret.images.tiff.layout import (
     check_readable,
     read_layout,
 )
-from imret.images.tiff.libtiff import libtiff_complaints
-from imret.images.tiff.pages import find_photo
-from imret.images.tiff.pixels import mode_of, to_picture
-from imret.images.tiff.samples import read_samples
+from imret.images.formats.tiff.libtiff import libtiff_complaints
+from imret.images.formats.tiff.pages import find_photo
+from imret.images.formats.tiff.pixels import mode_of, to_picture
+from imret.images.formats.tiff.samples import read_samples
+from imret.images.notes import ignore_note
 
 _LZW = 5
 _MOST_IN_JPEG = 5  # CMYK with transparency

@@ -18,10 +18,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imret.images.spliced import size_of
-from imret.images.tiff import directory as tags
-from imret.images.tiff.directory import DamagedTiffError, Directory, read_at
-from imret.images.tiff.layout import BAND_SAMPLES, FLOAT, INT, NO_COMPRESSION, WEBP, Layout
+from imret.images.formats.spliced import size_of
+from imret.images.formats.tiff import directory as tags
+from imret.images.formats.tiff.directory import DamagedTiffError, Directory, read_at
+from imret.images.formats.tiff.layout import BAND_SAMPLES, FLOAT, INT, NO_COMPRESSION, WEBP, Layout
 
 # LZW makes at most 1,400 bytes of one, Deflate 1,032, PackBits 64.
 _LIMITED, _MOST_TIMES = frozenset((5, 8, 32946, 32773)), 1500
