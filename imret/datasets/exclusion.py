@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 
 from imret.datasets.spelling import composed
 from imret.errors import DataError
@@ -198,13 +199,21 @@ def _regex(pattern: str) -> re.Pattern[str]:
     names = pattern.strip("/").split("/")
     if not _is_anchored(pattern):
         names.insert(0, "**")
-    text = ""
-    for number, name in enumerate(names):
-        is_last = number == len(names) - 1
-        if name == "**":
-            text += ".+" if is_last else "(?:[^/]+/)*"
-        else:
-            text += _name_regex(name) + ("" if is_last else "/")
+    # What stands between two `**`, and within a name between two `*`, is looked for from the left and kept
+    # where it is found first, which is enough: without that, every star would multiply the time.
+    runs: list[list[str]] = [[]]
+    for name in names:
+        if name != "**":
+            runs[-1].append(name)
+        elif len(runs) == 1 or runs[-1]:
+            runs.append([])
+    numbers = count()
+    first, *later = ("/".join(_name_regex(name, numbers) for name in run) for run in runs)
+    text = first + ("/" if first and later else "")
+    for run in later[:-1]:
+        text += _first_found("(?:[^/]+/)*?" + run + "/", numbers)
+    if later:
+        text += "(?:[^/]+/)*" + later[-1] if later[-1] else ".+"
     try:
         return re.compile(text, re.IGNORECASE | re.DOTALL)
     except re.error:
@@ -213,18 +222,46 @@ def _regex(pattern: str) -> re.Pattern[str]:
         ) from None
 
 
-_TOKEN = re.compile(r"\\(.)|(\*+)|(\?)|\[([!^]?)([^\]]+|\][^\]]*)\]|(.)", re.DOTALL)
+def _first_found(text: str, numbers: Iterator[int]) -> str:
+    """Return an expression that is kept where it fits first: an atomic group, new in Python 3.11."""
+    name = f"g{next(numbers)}"
+    return f"(?=(?P<{name}>{text}))(?P={name})"
 
 
-def _name_regex(name: str) -> str:
-    text = ""
+_MEMBER = r"(?:\\.|\[:[a-z]+:\]|[^\]\\])"
+_TOKEN = re.compile(rf"\\(.)|(\*+)|(\?)|\[([!^]?)(\]{_MEMBER}*|{_MEMBER}+)\]|(.)", re.DOTALL)
+_AMONG = re.compile(r"\\(.)|\[:([a-z]+):\]|(.)", re.DOTALL)
+_CLASSES = {
+    "alpha": "a-z", "digit": "0-9", "alnum": "a-z0-9", "upper": "a-z", "lower": "a-z", "xdigit": "0-9a-f",
+    "space": r"\s", "blank": r" \t", "punct": r"!-/:-@\[-`{-~", "graph": "!-~", "print": " -~",
+}  # fmt: skip
+
+
+def _name_regex(name: str, numbers: Iterator[int]) -> str:
+    """Return the expression of one name in a pattern."""
+    between = [""]  # the stars
     for escaped, stars, mark, negated, among, other in _TOKEN.findall(name):
         if stars:
-            text += "[^/]*"
+            between.append("")
         elif mark:
-            text += "[^/]"
+            between[-1] += "[^/]"
         elif among:
-            text += ("(?!/)[^" if negated else "[") + re.sub(r"([]\\[&~|^])", r"\\\1", among) + "]"
+            between[-1] += ("(?!/)[^" if negated else "[") + _among_regex(among) + "]"
         else:
-            text += re.escape(escaped or other)
-    return text
+            between[-1] += re.escape(escaped or other)
+    first, *later = between
+    if not later:
+        return first
+    middle = "".join(_first_found("[^/]*?" + part, numbers) for part in later[:-1] if part)
+    return first + middle + "[^/]*" + later[-1]
+
+
+def _among_regex(text: str) -> str:
+    """Return what stands between brackets, as an expression has it."""
+    found = ""
+    for escaped, kind, other in _AMONG.findall(text):
+        if kind:
+            found += _CLASSES.get(kind, "")
+        else:  # a minus that is not escaped makes a range
+            found += re.escape(escaped) if escaped else re.sub(r"[]\\[&~|^]", r"\\\g<0>", other)
+    return found

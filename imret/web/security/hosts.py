@@ -138,7 +138,7 @@ def check_origin(scope: Scope, host: str, public: PublicAddress) -> None:
         return
     for value in header_values(scope, b"origin"):
         origin = value.decode("latin-1").lower()
-        if origin != public.origin and not _names_host(origin, host):
+        if origin != public.origin and not _names_host(origin, host, public):
             raise RefusedError(
                 403, "requests from the pages of other sites are refused (Origin)" + _advice(origin, host)
             )
@@ -155,12 +155,14 @@ def check_origin(scope: Scope, host: str, public: PublicAddress) -> None:
         raise RefusedError(403, "requests from the pages of other sites are refused (Sec-Fetch-Site)")
 
 
-def _names_host(origin: str, host: str) -> bool:
+def _names_host(origin: str, host: str, public: PublicAddress) -> bool:
     """Whether an Origin is the server that a Host header names, at the same port."""
     scheme, _, authority = origin.partition("://")
     parsed, wanted = parse_authority(authority), parse_authority(host)
     if parsed is None or wanted is None or scheme not in DEFAULT_PORTS:
         return False
+    if wanted[0] == public.host and wanted[1] in (None, public.port):
+        return False  # through the proxy, whose origin is known; it may have left out the port
     default = DEFAULT_PORTS[scheme]  # which a browser leaves out, and a proxy may add
     return (parsed[0], parsed[1] or default) == (wanted[0], wanted[1] or default)
 

@@ -27,11 +27,13 @@ class PublicAddress:
         root_path: The path below which the proxy puts the server, such as /photos; empty for none.
         origin: Scheme, host and port of its pages, as a browser writes them; None where it was not said.
         host: The name in the origin.
+        port: The port in the origin, also where a browser leaves it out.
     """
 
     root_path: str = ""
     origin: str | None = None
     host: str | None = None
+    port: int | None = None
 
     @property
     def base(self) -> str:
@@ -121,4 +123,4 @@ def parse_public_address(public_url: str | None, root_path: str | None) -> Publi
     host, port = authority
     named = f"[{host}]" if ":" in host else host
     origin = f"{url.scheme}://{named}" + ("" if port in (None, DEFAULT_PORTS[url.scheme]) else f":{port}")
-    return PublicAddress(from_url, origin, host)
+    return PublicAddress(from_url, origin, host, port or DEFAULT_PORTS[url.scheme])

@@ -341,6 +341,9 @@ def test_the_public_address_is_ours_and_no_other_origin() -> None:
         for host in ("nas.example", "nas.example:8080", "localhost:8750"):
             assert server.get("/api/echo", "Origin: http://nas.example:8080", host=host).status == 200
             for origin in (
+                "http://nas.example",  # of another program, where the proxy leaves out the port of Host
+                "https://nas.example",
+                "https://nas.example:8080",
                 "http://nas.example:8081",
                 "https://nas.example:8081",
                 "http://nas.example:8080.evil.example",
@@ -348,6 +351,10 @@ def test_the_public_address_is_ours_and_no_other_origin() -> None:
                 "null",
             ):
                 assert server.get("/api/echo", f"Origin: {origin}", host=host).status == 403
+        # Without the proxy, at a port of its own.
+        assert (
+            server.get("/api/echo", "Origin: http://nas.example:8750", host="nas.example:8750").status == 200
+        )
         forwarded = [
             "X-Forwarded-Host: evil.example",
             "X-Forwarded-Proto: http",
