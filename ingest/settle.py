@@ -129,6 +129,8 @@ def settle(
                         settlement.notes.append(_not_there(other, source, where))
         for source in settlement.new:
             around = _linked_around(opened, source) - settlement.taken_over
+            if left_out := {other for other in around if path_within(source.root, others.get(other, other))}:
+                raise _still_stored(source, min(left_out), where)
             if around:
                 raise _lies_within(source, min(around), where, how="by a link ")
         if not second_copy:
@@ -364,6 +366,15 @@ def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "")
         f"{quoted(source.root)} lies {how}within {quoted(other)}, a source of the collection: its "
         "pictures would be stored twice.\n"
         f"Ingest that folder: imret ingest {quoted(other)}{where}"
+    )
+
+
+def _still_stored(source: FolderSource, other: str, where: str) -> DataError:
+    return DataError(
+        f"{quoted(source.root)} is left out of {quoted(other)}, a source of the collection, but pictures of "
+        "it are stored there still, and would be stored twice.\n"
+        f"Take them out first: imret ingest {quoted(other)} --prune{where}\n"
+        f"or take it in again: imret ingest {quoted(other)} --no-exclude{where}"
     )
 
 

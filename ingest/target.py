@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from imret.datasets.exclusion import originals_in
+from imret.datasets.exclusion import EXCLUDED, originals_in
 from imret.datasets.kinds import in_words
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import ChangedMeanwhile, DataError, StoreError, counted, some_of
@@ -251,11 +251,7 @@ def with_pictures(
         if n_stored == 0:
             said.append(_no_pictures(folder, counters.report, naming_options(store, name)))
         elif prune:
-            advice = advice_for_gone(folder, naming_options(store, name))
-            said.append(
-                f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
-                f"Is its drive mounted? Nothing was removed.\n{advice}"
-            )
+            said.append(_none_left(folder, n_stored, counters.report, naming_options(store, name)))
             if rebuild:
                 raise DataError(said[-1])
         else:
@@ -263,6 +259,19 @@ def with_pictures(
     if not filled:
         raise DataError("\n".join(said))
     return filled, said
+
+
+def _none_left(folder: str, n_stored: int, found: Report, where: str) -> str:
+    """Say why what is stored of a folder without pictures stays under --prune."""
+    if EXCLUDED in found.ignored:
+        return (
+            f"all pictures of {folder!r} are left out by --exclude, and the collection holds {n_stored} from "
+            f"it. Nothing was removed.\nTo take the folder out: imret sources forget {quoted(folder)}{where}"
+        )
+    return (
+        f"{folder!r} holds no picture any more, but the collection holds {n_stored} from it. "
+        f"Is its drive mounted? Nothing was removed.\n{advice_for_gone(folder, where)}"
+    )
 
 
 def _counted(source: FolderSource, counters: Counters) -> Iterator[Record | Skipped | Ignored]:

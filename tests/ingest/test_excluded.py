@@ -228,3 +228,27 @@ def test_what_is_excluded_of_a_collection_that_went_away_is_an_error(tmp_path: P
         with pytest.raises(ChangedMeanwhile):
             store.exclude("photos", {"/a": ["raw/"]})
         assert store.collections() == []
+
+
+def test_an_excluded_folder_of_which_pictures_are_stored_is_taken_in_when_they_are_out(
+    store: Store, photos: Path, encoder: Encoder
+) -> None:
+    run(store, photos, encoder)
+    run(store, photos, encoder, ["raw/"])
+    with pytest.raises(DataError, match=r"(?s)raw.* is left out of .*stored there still.*--prune") as refused:
+        run(store, photos / "raw", encoder)
+    assert "link" not in str(refused.value)
+    run(store, photos, encoder, prune=True)
+    assert run(store, photos / "raw", encoder).added == 1
+
+
+def test_a_folder_all_of_which_is_excluded_is_not_taken_for_a_drive_that_is_away(
+    store: Store, photos: Path, encoder: Encoder
+) -> None:
+    run(store, photos, encoder)
+    with pytest.raises(
+        DataError, match=r"(?s)all pictures of .* are left out by --exclude.*4 from it"
+    ) as refused:
+        run(store, photos, encoder, ["*"], prune=True)
+    assert "mounted" not in str(refused.value)
+    assert len(paths(store)) == 4

@@ -215,7 +215,8 @@ def read_excluded(collection: Path) -> dict[str, tuple[str, ...]]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise StoreError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        why = obstacle(path, store=collection.parent, write=False, error=error)
+        raise StoreError(f"cannot read {str(path)!r}: {why or error.strerror or error}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"{str(path)!r}, which says what is excluded from the folders of the collection, is broken: "
