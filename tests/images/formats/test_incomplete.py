@@ -92,6 +92,23 @@ def test_a_jpeg_that_was_closed_too_early_is_taken_and_noted(kind: str) -> None:
         assert image.size == NOISY.size
 
 
+@pytest.mark.parametrize("restarts", [{"restart_marker_rows": 1}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("behind", [-1, 0, 1, 2, 3])
+def test_a_jpeg_that_was_cut_at_a_restart_says_how_much_is_missing(
+    restarts: dict[str, int], behind: int
+) -> None:
+    data = jpeg(**restarts)
+    marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", data)]
+    for part in (0.45, 0.5, 0.55):
+        cut = data[: marks[int(part * len(marks))] + behind]
+        for broken in (cut, cut + bytes(len(data) - len(cut))):
+            with pytest.raises(ImageError, match=r"truncated JPEG picture: the last") as caught:
+                load_image(broken)
+            percent = int(re.search(r"(\d+) %", str(caught.value))[1])  # type: ignore[index]
+            assert abs(100 - 100 * part - percent) <= 4
+        assert told(cut + END)[1] == [f"the last {percent} % are missing"]
+
+
 @pytest.mark.parametrize("size", [(64, 48), (9, 7), (640, 480)])
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_jpeg_without_its_last_marker_is_whole(size: tuple[int, int], missing: int) -> None:
