@@ -413,6 +413,8 @@ def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
         if jpeg.ends_in_zeros(file):  # which decode to anything
             return what_is_there(image, file, on_note) or image
         note_if_filled(image, file, on_note)
+    if isinstance(image, PngImageFile) and file is not None and png.may_lack(image, file):
+        return what_is_there(image, file, on_note) or image
     return image
 
 
