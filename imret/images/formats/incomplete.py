@@ -19,6 +19,7 @@ from imret.errors import ImageError
 from imret.images.color import to_rgb
 from imret.images.decode_bytes import has_scans
 from imret.images.formats import jpeg, png
+from imret.images.formats.broken_copy import has_zeros_for_pixels
 from imret.images.notes import OnNote
 
 # Embeddings of photos a tenth of which is grey have a cosine of 0.99 to those of the whole photo at the
@@ -46,6 +47,22 @@ def what_is_there(image: Image.Image, file: IO[bytes], on_note: OnNote) -> Image
     if isinstance(image, PngImageFile):
         return _png(image, file, on_note)
     return None
+
+
+def refuse_zeros(image: Image.Image, file: IO[bytes]) -> None:
+    """Refuse a picture that would decode to garbage, as it has zeros in the place of its end.
+
+    Args:
+        image: As Pillow opened it.
+        file: What Pillow read it from.
+
+    Raises:
+        ImageError: If it is one.
+    """
+    if image.format is not None and has_zeros_for_pixels(file, image.format, image.size):
+        raise ImageError(
+            f"a damaged {image.format} picture: its end is zeros, as a copy that was broken off leaves them"
+        )
 
 
 def note_if_filled(image: JpegImageFile, file: IO[bytes], on_note: OnNote) -> None:

@@ -293,6 +293,37 @@ def test_what_else_ends_too_early_is_refused(file_format: str) -> None:
         load_image(data[: int(len(data) * 0.97)])
 
 
+@pytest.mark.parametrize("file_format", ["WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("missing", [0.05, 0.3, 0.6])
+def test_zeros_in_the_place_of_the_end_are_not_decoded(
+    file_format: str, lossless: bool, missing: float
+) -> None:
+    if file_format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    data = encoded(NOISY, file_format, **({"lossless": lossless} if file_format == "WEBP" else {}))
+    assert load_image(data).size == NOISY.size
+    n = int(len(data) * missing)
+    with pytest.raises(ImageError, match="its end is zeros, as a copy that was broken off leaves them"):
+        load_image(data[:-n] + bytes(n))
+
+
+@pytest.mark.parametrize("file_format", ["WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("color", ["black", "white", "grey", "red"])
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (1000, 500)])
+def test_healthy_pictures_of_one_colour_and_zeros_behind_the_pixels_are_taken(
+    file_format: str, color: str, size: tuple[int, int]
+) -> None:
+    if file_format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    exif = Image.Exif()
+    exif[0x9286] = bytes(5000)
+    card = Image.new("RGB", size, color)
+    for data in (encoded(card, file_format), encoded(card, file_format, exif=exif.tobytes())):
+        assert told(data)[1] == []
+        assert told(data + bytes(4096))[1] == []
+
+
 # ---- JPEGs with odd headers, and of other kinds --------------------------------------------------------
 
 
