@@ -351,6 +351,8 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
         max_pixels: As for `load_image`.
     """
     limit = _limit(max_pixels)
+    if image.format == "BMP" and full[0] >= 1 << 31:  # Pillow reads a width without its sign
+        full = (full[0] - (1 << 32), full[1])
     if min(full) < 1:
         raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
     # All scans of a JPEG come together at its full size before a pixel does.

@@ -40,6 +40,7 @@ class Chunks:
         bits: Of a channel.
         colour_type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA.
         is_interlaced: Whether rows come in seven passes.
+        n_colours: Of the palette.
         cicp: Primaries and transfer of cICP, as ITU-T H.273 numbers them.
         brightest: Light level of the brightest pixel in cd/m2, of cLLI.
         profile: Of iCCP, unpacked.
@@ -51,6 +52,7 @@ class Chunks:
     bits: int = 8
     colour_type: int = 2
     is_interlaced: bool = False
+    n_colours: int = 0
     cicp: tuple[int, int] | None = None
     brightest: int | None = None
     profile: bytes | None = None
@@ -70,7 +72,9 @@ class Chunks:
         elif kind == b"sRGB" and len(data) == 1:
             self.is_srgb = True
         if kind == b"tRNS":
-            return len(data) == {0: 2, 2: 6}.get(self.colour_type) or self.colour_type == 3
+            if self.colour_type == 3:  # of a longer one, or before the palette, libpng takes nothing
+                return 0 < len(data) <= self.n_colours
+            return len(data) == {0: 2, 2: 6}.get(self.colour_type)
         is_raw_exif = kind in (b"tEXt", b"zTXt", b"iTXt") and data.startswith(b"Raw profile type exif\0")
         return kind == b"eXIf" or (is_raw_exif and _is_small_text(kind, data))
 
@@ -100,6 +104,8 @@ def read_chunks(file: IO[bytes], *, to_pixels: bool = False) -> Chunks:
             ihdr = file.read(13)
             if len(ihdr) == 13:
                 found.bits, found.colour_type, found.is_interlaced = ihdr[8], ihdr[9], ihdr[12] == 1
+        elif kind == b"PLTE":
+            found.n_colours = length // 3
         elif not is_kept and length <= _MAX_CHUNK_BYTES and _is_wanted(kind):
             data, crc = file.read(length), file.read(4)
             if len(crc) == 4 and zlib.crc32(kind + data) == int.from_bytes(crc, "big"):

@@ -260,6 +260,23 @@ def test_a_png_that_ends_in_black_has_no_note(mode: str, size: tuple[int, int]) 
     assert notes == []
 
 
+@pytest.mark.parametrize(
+    ("n", "is_transparent"), [(1, True), (2, True), (3, False), (256, False), (300, False)]
+)
+def test_transparency_of_more_colours_than_the_palette_has_is_left_out(n: int, is_transparent: bool) -> None:
+    head = HEAD[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 8, 3, 0, 0, 0))
+    colours = chunk(b"PLTE", bytes((200, 0, 0, 0, 0, 200))) + chunk(b"tRNS", bytes(n))
+    image = load_image(head + colours + chunk(b"IDAT", zlib.compress(bytes(5))) + CLOSE)
+    assert image.getpixel((0, 0)) == ((255, 255, 255) if is_transparent else (200, 0, 0))
+
+
+def test_a_bitmap_of_negative_width_is_told_by_that() -> None:
+    data = bytearray(encoded(picture(), "BMP"))
+    data[18:22] = struct.pack("<i", -4)
+    with pytest.raises(ImageError, match=r"^the picture has no pixels \(-4 x \d+\)$"):
+        load_image(bytes(data))
+
+
 @pytest.mark.parametrize("missing", [0.05, 0.5])
 def test_an_interlaced_png_that_lacks_a_part_is_refused(missing: float) -> None:
     passes = [
