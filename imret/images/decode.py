@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from imret.errors import DataError, ImageError
 from imret.images.decode_bytes import bytes_of, has_scans
 from imret.images.formats import jpeg, png
-from imret.images.formats.incomplete import note_if_filled, what_is_there
+from imret.images.formats.incomplete import note_if_filled, refuse_zeros, what_is_there
 from imret.images.formats.isobmff import read_colours
 from imret.images.formats.spliced import spliced
 from imret.images.formats.tiff.open import load_tiff, open_tiff
@@ -237,6 +237,7 @@ def _load(
                 n_bytes = _bytes_of(image, full)
                 # To cover a model's size is for the kernel of `imret.images.resize`, which takes an array.
                 reserve(n_bytes if min_side is None else n_bytes + 3 * image.size[0] * image.size[1])
+            refuse_zeros(image, file)
             # Only now: to find the orientation of a PNG is to decode it, and errors would be lost there.
             loaded = _finish(image, on_note, is_ours=True)
             size = full[::-1] if _orientation(image) >= 5 else full
@@ -350,6 +351,8 @@ def _check_size(image: Image.Image, full: tuple[int, int], max_pixels: int | Non
         max_pixels: As for `load_image`.
     """
     limit = _limit(max_pixels)
+    if image.format == "BMP" and full[0] >= 1 << 31:  # Pillow reads a width without its sign
+        full = (full[0] - (1 << 32), full[1])
     if min(full) < 1:
         raise ImageError(f"the picture has no pixels ({full[0]} x {full[1]})")
     # All scans of a JPEG come together at its full size before a pixel does.
@@ -413,6 +416,8 @@ def _decoded(image: Image.Image, on_note: OnNote) -> Image.Image:
         if jpeg.ends_in_zeros(file):  # which decode to anything
             return what_is_there(image, file, on_note) or image
         note_if_filled(image, file, on_note)
+    if isinstance(image, PngImageFile) and file is not None and png.may_lack(image, file):
+        return what_is_there(image, file, on_note) or image
     return image
 
 

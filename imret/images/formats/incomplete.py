@@ -1,8 +1,9 @@
 """Pictures a part of which is missing: which are taken with a note, and which are refused.
 
 One rule for JPEG and PNG: with at most `MOST_MISSING` of its pixels missing, a picture is taken, the rest is
-grey, and it is noted; a file that its program closed without having all of it is always taken, and noted. All
-else that ends too early (WebP, GIF, BMP, AVIF, HEIC) is refused, for their readers give no part of it.
+grey, and it is noted; a file that its program closed without having all of it is always taken, and noted. A
+PNG whose pixels are not what its checksums say is damaged. All else that ends too early (WebP, GIF, BMP,
+AVIF, HEIC) is refused, for their readers give no part of it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from PIL.PngImagePlugin import PngImageFile
 from imret.errors import ImageError
 from imret.images.color import to_rgb
 from imret.images.decode_bytes import has_scans
-from imret.images.formats import jpeg
-from imret.images.formats.png import missing_rows
+from imret.images.formats import jpeg, png
+from imret.images.formats.broken_copy import has_zeros_for_pixels
 from imret.images.notes import OnNote
 
 # Embeddings of photos a tenth of which is grey have a cosine of 0.99 to those of the whole photo at the
@@ -43,14 +44,25 @@ def what_is_there(image: Image.Image, file: IO[bytes], on_note: OnNote) -> Image
         if (kind := jpeg.not_supported(file)) is not None:
             raise ImageError(f"not supported: {kind}")
         return _jpeg(image, file, on_note)
-    if isinstance(image, PngImageFile) and not image.info.get("interlace"):
-        missing, rows = missing_rows(file, image.size)
-        _tell(missing, "PNG", on_note)
-        image.tile = []  # so that Pillow takes what is decoded for all
-        rgb = to_rgb(image, on_note)
-        rgb.paste(_GREY, (0, min(rows, image.size[1]), *image.size))
-        return rgb
+    if isinstance(image, PngImageFile):
+        return _png(image, file, on_note)
     return None
+
+
+def refuse_zeros(image: Image.Image, file: IO[bytes]) -> None:
+    """Refuse a picture that would decode to garbage, as it has zeros in the place of its end.
+
+    Args:
+        image: As Pillow opened it.
+        file: What Pillow read it from.
+
+    Raises:
+        ImageError: If it is one.
+    """
+    if image.format is not None and has_zeros_for_pixels(file, image.format, image.size):
+        raise ImageError(
+            f"a damaged {image.format} picture: its end is zeros, as a copy that was broken off leaves them"
+        )
 
 
 def note_if_filled(image: JpegImageFile, file: IO[bytes], on_note: OnNote) -> None:
@@ -83,11 +95,33 @@ def _jpeg(image: JpegImageFile, file: IO[bytes], on_note: OnNote) -> Image.Image
     return again
 
 
-def _tell(missing: float, kind: str, on_note: OnNote) -> None:
-    if missing > MOST_MISSING:
+def _png(image: PngImageFile, file: IO[bytes], on_note: OnNote) -> Image.Image:
+    found = png.read_pixels(file, image.size)
+    if found.is_damaged:
+        raise ImageError(
+            "a damaged PNG picture: its pixels do not match its checksums, or cannot be unpacked"
+        )
+    if found.missing > 0 and image.info.get("interlace"):
+        raise ImageError(f"a truncated PNG picture: {_percent(found.missing)} of it are missing")
+    if found.missing > 0 or not found.is_closed:
+        _tell(found.missing, "PNG", on_note, is_closed=found.is_closed)
+    image.tile = []  # so that Pillow takes what is decoded for all
+    if not found.missing:
+        return image
+    rgb = to_rgb(image, on_note)
+    rgb.paste(_GREY, (0, min(found.rows, image.size[1]), *image.size))
+    return rgb
+
+
+def _tell(missing: float, kind: str, on_note: OnNote, *, is_closed: bool = False) -> None:
+    if missing > MOST_MISSING and not is_closed:
         raise ImageError(f"a truncated {kind} picture: {_words(missing)}")
     on_note(_words(missing) if missing > 0 else "the file is cut off behind its last pixels")
 
 
 def _words(missing: float) -> str:
-    return f"the last {math.ceil(100 * missing)} % are missing"
+    return f"the last {_percent(missing)} are missing"
+
+
+def _percent(share: float) -> str:
+    return f"{math.ceil(100 * share)} %"

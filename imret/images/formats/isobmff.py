@@ -1,4 +1,4 @@
-"""The colours that an AVIF or HEIC file states, which Pillow does not tell: its colr and clli boxes.
+"""What imret reads of an AVIF or HEIC by itself: its colours (colr, clli), and where its pixels lie (iloc).
 
 Source: ISO/IEC 14496-12 (boxes, colr), ISO/IEC 23008-12 (item properties), ISO/IEC 14496-12 clli.
 """
@@ -13,6 +13,7 @@ Cicp: TypeAlias = tuple[int, int]  # primaries and transfer, as ITU-T H.273 numb
 
 _MAX_META_BYTES = 16 << 20
 _MAX_BOXES = 10_000
+_CODED = (b"av01", b"hvc1", b"hev1", b"avc1", b"vvc1", b"jpeg", b"j2k1")
 
 
 def read_colours(file: IO[bytes]) -> tuple[Cicp | None, int | None]:
@@ -27,6 +28,55 @@ def read_colours(file: IO[bytes]) -> tuple[Cicp | None, int | None]:
         return _of_primary_item(_meta_box(file))
     except (struct.error, IndexError, ValueError):
         return None, None
+
+
+def read_extents(file: IO[bytes]) -> list[tuple[int, int]]:
+    """Return start and end of the parts of a file that hold coded pictures, but for thumbnails.
+
+    What is broken states nothing.
+
+    Args:
+        file: Open, and can seek.
+    """
+    try:
+        boxes = dict(_boxes(_meta_box(file)))
+        iinf, iref = boxes[b"iinf"], boxes.get(b"iref", b"")
+        coded: set[int] = set()
+        for kind, data in _boxes(iinf[6 if iinf[0] == 0 else 8 :]):
+            if kind == b"infe" and data[0] in (2, 3):
+                n = 2 if data[0] == 2 else 4
+                if data[6 + n : 10 + n] in _CODED:
+                    coded.add(int.from_bytes(data[4 : 4 + n], "big"))
+        n = 4 if iref[:1] == b"\1" else 2
+        thumbnails = {int.from_bytes(data[:n], "big") for kind, data in _boxes(iref[4:]) if kind == b"thmb"}
+        return list(_extents(boxes[b"iloc"], coded - thumbnails))
+    except (struct.error, IndexError, KeyError, ValueError):
+        return []
+
+
+def _extents(iloc: bytes, wanted: set[int]) -> Iterator[tuple[int, int]]:
+    version, at = iloc[0], 6
+    offset_bytes, length_bytes, base_bytes = iloc[4] >> 4, iloc[4] & 15, iloc[5] >> 4
+    index_bytes = iloc[5] & 15 if version else 0
+
+    def number(n: int) -> int:
+        nonlocal at
+        if at + n > len(iloc):
+            raise ValueError("an iloc box that is too short")
+        at += n
+        return int.from_bytes(iloc[at - n : at], "big")
+
+    wide = 4 if version == 2 else 2
+    for _ in range(min(_MAX_BOXES, number(wide))):
+        item = number(wide)
+        method = number(2) & 15 if version else 0
+        number(2)  # of the file itself
+        base = number(base_bytes)
+        for _ in range(number(2)):
+            number(index_bytes)
+            start, length = base + number(offset_bytes), number(length_bytes)
+            if item in wanted and method == 0 and length:
+                yield start, start + length
 
 
 def _meta_box(file: IO[bytes]) -> bytes:

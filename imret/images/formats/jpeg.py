@@ -17,6 +17,8 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imret.images.decode_bytes import has_scans
+from imret.images.formats import broken_copy
+from imret.images.formats.broken_copy import end_of_data
 from imret.images.formats.spliced import Part, size_of, spliced
 
 _END = b"\xff\xd9"
@@ -24,7 +26,6 @@ _MAX_SEGMENTS = 10_000
 _MAX_SCANS = 1_000  # ten are usual
 _MAX_JUNK_BYTES = 1 << 16  # between two segments
 _BLOCK = 1 << 20
-_PADDING = 16  # so many zeros are none of the picture
 _GREY = (127, 128)  # what libjpeg fills with, and its inverse
 
 _NAMES = {
@@ -86,16 +87,14 @@ def closed(image: JpegImageFile, file: IO[bytes]) -> JpegImageFile | None:
     """
     if not _has_all_scans(image, file):
         return None
-    return _like(image, spliced(file, [(0, _end_of_data(file)), _END]))
+    return _like(image, spliced(file, [(0, end_of_data(file)), _END]))
 
 
 def ends_in_zeros(file: IO[bytes]) -> bool:
     """Whether a JPEG has zeros in the place of its end, as a copy leaves them that was broken off."""
-    size = size_of(file)
-    file.seek(max(0, size - _PADDING))
-    if file.read(_PADDING).strip(b"\0"):
+    if not broken_copy.ends_in_zeros(file):
         return False
-    file.seek(max(0, _end_of_data(file) - 2))
+    file.seek(max(0, end_of_data(file) - 2))
     return file.read(2) != _END
 
 
@@ -115,11 +114,13 @@ def missing_share(image: JpegImageFile, file: IO[bytes], *, is_closed: bool) -> 
         is_closed: Whether the file has an end: then it may lack only what should stand before that. Such a
             one must not come in several scans.
     """
-    end = _end_of_scan(file) if is_closed else _end_of_data(file)
+    end = _end_of_scan(file) if is_closed else end_of_data(file)
     other = random.Random(1).randbytes(1 << 12).replace(b"\xff", b"\x01")
     file.seek(max(0, end - 1))
     if file.read(1) == b"\xff":
         other = b"\0" + other  # or it would be a marker
+    # Where the interval of restarts that was cut is whole, what follows it is skipped up to its marker.
+    other = other + _next_restart(file, end) + other
     several = has_scans(image)
     filled, changed = (
         _like(image, spliced(file, [(0, end), *more, _END]), part=8, is_grey=not several)
@@ -180,26 +181,26 @@ def _segments(file: IO[bytes]) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def _end_of_data(file: IO[bytes]) -> int:
-    """Return where a file ends, but for the zeros that a copy that was broken off has left at its end."""
-    size = end = size_of(file)
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        file.seek(start)
-        kept = file.read(end - start).rstrip(b"\0")
-        if kept:
-            end = start + len(kept)
-            break
-        end = start
-    return end if size - end >= _PADDING else size
-
-
 def _end_of_scan(file: IO[bytes]) -> int:
     """Return where the data of the first scan ends: at the next marker, or with the file."""
     start = next((end for marker, _, end in _segments(file) if marker == 0xDA), None)
     if start is None:
         return size_of(file)
     return next(_markers(file, start), (0, size_of(file)))[1]
+
+
+def _next_restart(file: IO[bytes], end: int) -> bytes:
+    """Return the marker at which a scan that was cut off at a place would have restarted next."""
+    last = b""  # of the bytes behind a block
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        file.seek(start)
+        block = file.read(end - start) + last
+        if found := re.findall(rb"\xff[\xd0-\xd7\xda]", block):
+            n = 0 if found[-1] == b"\xff\xda" else (found[-1][1] + 1) & 7
+            return bytes((0xFF, 0xD0 + n))
+        end, last = start, block[:1]
+    return b"\xff\xd0"
 
 
 def _markers(file: IO[bytes], start: int) -> Iterator[tuple[int, int]]:
