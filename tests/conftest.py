@@ -14,8 +14,8 @@ import pytest
 from tests import SHARED_DATA
 from tests.fakes.models import share_known_models, write_full_size, write_random_model
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of the terminal, and
-# so would what they start.
+# A shell that starts the tests in the background has them ignore Ctrl-C, nohup the end of the terminal; what
+# they start would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
