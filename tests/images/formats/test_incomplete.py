@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -310,15 +311,22 @@ def test_what_else_ends_too_early_is_refused(file_format: str) -> None:
         load_image(data[: int(len(data) * 0.97)])
 
 
+def written(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    """An encoded picture; the plugin for HEIC is not registered for it."""
+    if file_format != "HEIF":
+        return encoded(image, file_format, **options)
+    stream = io.BytesIO()
+    pytest.importorskip("pillow_heif").from_pillow(image).save(stream, **options)
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize("file_format", ["WEBP", "AVIF", "HEIF"])
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("missing", [0.05, 0.3, 0.6])
 def test_zeros_in_the_place_of_the_end_are_not_decoded(
     file_format: str, lossless: bool, missing: float
 ) -> None:
-    if file_format == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
-    data = encoded(NOISY, file_format, **({"lossless": lossless} if file_format == "WEBP" else {}))
+    data = written(NOISY, file_format, **({"lossless": lossless} if file_format == "WEBP" else {}))
     assert load_image(data).size == NOISY.size
     n = int(len(data) * missing)
     with pytest.raises(ImageError, match="its end is zeros, as a copy that was broken off leaves them"):
@@ -331,12 +339,10 @@ def test_zeros_in_the_place_of_the_end_are_not_decoded(
 def test_healthy_pictures_of_one_colour_and_zeros_behind_the_pixels_are_taken(
     file_format: str, color: str, size: tuple[int, int]
 ) -> None:
-    if file_format == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
     exif = Image.Exif()
     exif[0x9286] = bytes(5000)
     card = Image.new("RGB", size, color)
-    for data in (encoded(card, file_format), encoded(card, file_format, exif=exif.tobytes())):
+    for data in (written(card, file_format), written(card, file_format, exif=exif.tobytes())):
         assert told(data)[1] == []
         assert told(data + bytes(4096))[1] == []
 
