@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -119,7 +121,7 @@ def running(proxy: Proxy, folder: Path, *, upstream: int, site: str | None = Non
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **home})
     try:
         deadline = time.monotonic() + 30
-        while not accepts_connections("127.0.0.1", proxy.port, timeout_s=1):
+        while not _is_ready(proxy):
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < deadline, said.read_text()
             time.sleep(0.02)
@@ -127,6 +129,23 @@ def running(proxy: Proxy, folder: Path, *, upstream: int, site: str | None = Non
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _is_ready(proxy: Proxy) -> bool:
+    """Whether it answers; Caddy listens before it has made its certificate."""
+    if not accepts_connections("127.0.0.1", proxy.port, timeout_s=1):
+        return False
+    if proxy.scheme == "http":
+        return True
+    trusting = ssl._create_unverified_context()
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as plain,
+            trusting.wrap_socket(plain, server_hostname="localhost"),
+        ):
+            return True
+    except OSError:  # ssl.SSLError is one
+        return False
 
 
 def _make_certificate(certificate: Path, key: Path) -> None:
