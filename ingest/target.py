@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from imret.datasets.exclusion import EXCLUDED, originals_in
-from imret.datasets.kinds import in_words
+from imret.datasets.kinds import but_left_out
 from imret.datasets.scan import Ignored, Skipped
 from imret.errors import ChangedMeanwhile, DataError, StoreError, counted, some_of
 from imret.escape import escape_undecodable, quoted
@@ -282,8 +282,7 @@ def _counted(source: FolderSource, counters: Counters) -> Iterator[Record | Skip
 
 
 def _no_pictures(folder: str, found: Report, where: str) -> str:
-    left_out = in_words(found.ignored)
-    what = f", but what is left out: {left_out}" if left_out else ""
+    what = but_left_out(found.ignored)
     libraries = filter(None, map(originals_in, found.photo_libraries))
     if originals := next(libraries, None):
         return (

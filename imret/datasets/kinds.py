@@ -71,6 +71,12 @@ def _suffix_in(reason: str) -> str:
     return reason[len(_NOT_BY_NAME) + 3 : -1]
 
 
+def but_left_out(ignored: Mapping[str, int]) -> str:
+    """Return what to say of a folder without pictures: ", but what is left out: 3 RAW (.nef)"; or nothing."""
+    found = in_words(ignored)
+    return f", but what is left out: {found}" if found else ""
+
+
 def in_words(ignored: Mapping[str, int]) -> str:
     """Return what was left out: "120 RAW (.cr2, .nef), 3 .psd, 7 without a suffix"; most first.
 

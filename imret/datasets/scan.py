@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from imret.datasets import kinds
 from imret.datasets.exclusion import Exclusion
-from imret.datasets.kinds import in_words, kind_of
 from imret.datasets.spelling import composed
 from imret.images.decode import IMAGE_EXTENSIONS
 
@@ -122,14 +122,13 @@ def walk(root: str, exclusion: Exclusion | None = None) -> Iterator[Picture | Sk
 
 
 def but_left_out(root: str, exclusion: Exclusion | None = None) -> str:
-    """Return what to say of a folder without pictures: ", but what is left out: 3 RAW (.nef)"; or nothing.
+    """Walk a folder without pictures, and return what `imret.datasets.kinds.but_left_out` says of it.
 
     Raises:
         OSError: If the folder cannot be looked at.
     """
     reasons = (entry.reason for entry in walk(root, exclusion) if isinstance(entry, Ignored))
-    found = in_words(Counter(reasons))
-    return f", but what is left out: {found}" if found else ""
+    return kinds.but_left_out(Counter(reasons))
 
 
 def looks_like_picture(name: str) -> bool:
@@ -156,7 +155,7 @@ def _look_at(
     if stat.S_ISDIR(info.st_mode):
         return info
     if not looks_like_picture(name):
-        return Ignored(path, kind_of(name))
+        return Ignored(path, kinds.kind_of(name))
     if not stat.S_ISREG(info.st_mode):
         return Skipped(path, "not a regular file")
     folder, _, below = path.partition("/")
@@ -168,7 +167,7 @@ def _unseen(file: str, path: str, name: str, error: OSError) -> Skipped | Ignore
     if isinstance(error, FileNotFoundError) and not os.path.islink(file):
         if looks_like_picture(name):
             return Skipped(path, _why_no_stat(file, error))
-        return Ignored(path, kind_of(name))
+        return Ignored(path, kinds.kind_of(name))
     # Whatever it is called: it may be a folder, such as the place of a share that is away.
     return Skipped(path, _why_no_stat(file, error), unseen=True)
 
