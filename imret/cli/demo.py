@@ -15,12 +15,6 @@ from imret.cli.numbers import MAX_SEED, Whole
 from imret.output.console import announce
 
 COLLECTION = "demo"
-SEARCHES = (
-    ("mushroom",),
-    ("a red mushroom with white spots",),
-    ("three blue butterflies",),
-    ("yellow", "--category", "aves"),
-)
 
 
 @click.command(
@@ -57,10 +51,12 @@ def command(folder: Path, train: int, test: int, seed: int, workers: int | None,
     store, model = folder / "store", folder / "model"
     _run("finetune", folder / "train", "--model", "imret-tiny", "--from-scratch", "--output", model)
     _run("ingest", folder / "test", "--model", model, "--db", store, "--collection", COLLECTION)
-    for query, *options in SEARCHES:
-        _run("search", query, *options, "--limit", "5", "--db", store, "--collection", COLLECTION)
+    from imret.demo.tour import examples, measure
 
-    from imret.demo.tour import measure
+    _search("mushroom", store, "--category", "fungi")
+    for query, pictures in examples(folder):
+        _search(query, store)
+        announce(f"({pictures} of the {test:,} pictures show{'s' if pictures == 1 else ''} this)")
 
     announce("\nMeasuring: every query ranks every test picture")
     click.echo(measure(folder, store, COLLECTION, sheet=folder / "sheet.html"))
@@ -68,6 +64,10 @@ def command(folder: Path, train: int, test: int, seed: int, workers: int | None,
         f"The whole tour took {time.monotonic() - started:.0f} s. To look through the pictures yourself: "
         f"imret serve --db {store} --collection {COLLECTION} --open"
     )
+
+
+def _search(query: str, store: Path, *options: str) -> None:
+    _run("search", query, *options, "--limit", "5", "--db", store, "--collection", COLLECTION)
 
 
 def _run(*arguments: str | os.PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""The measuring end of the tour: searches with known answers become scores and a contact sheet."""
+"""Searches with known answers: what the tour asks, and what becomes scores and a contact sheet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from imret.datasets.csv_rows import read_rows
-from imret.demo.dataset import attribute_queries, category_queries
+from imret.demo.dataset import AttributeQuery, attribute_queries, category_queries
 from imret.evaluation.metrics import average_precision
 from imret.output.contact_sheet import Strip, write_sheet
 from imret.retrieval.collection_encoder import collection_encoder
@@ -40,6 +40,30 @@ class Scored:
     chance: float
 
 
+def examples(folder: Path) -> list[tuple[str, int]]:
+    """Return a query about a colour, one about a number and one about a place, and how many pictures show it.
+
+    Of each kind it is the one that most test pictures answer, whether or not the model finds them.
+
+    Args:
+        folder: A data set that `write_dataset` made.
+    """
+    attributes = _attributes(folder)
+
+    def shown(query: AttributeQuery) -> int:
+        return sum(query.matches(row) for row in attributes.values())
+
+    kinds = ({"color", "category"}, {"count", "category"}, {"category", "background"})
+    most = [max((q for q in attribute_queries() if q.needs.keys() == kind), key=shown) for kind in kinds]
+    return [(query.text, shown(query)) for query in most if shown(query)]
+
+
+def _attributes(folder: Path) -> dict[str, dict[str, str]]:
+    """Return what each test picture shows, by its path in the collection."""
+    rows = read_rows(folder / "test" / "attributes.csv", ("path", "category"), kind="table of attributes")
+    return {row["path"]: row for _, row in rows}
+
+
 def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
     """Score category and attribute queries over the whole drawn test set; write the contact sheet.
 
@@ -52,8 +76,7 @@ def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
     Returns:
         A table for the terminal, ending with where the sheet is.
     """
-    rows = read_rows(folder / "test" / "attributes.csv", ("path", "category"), kind="table of attributes")
-    attributes = {row["path"]: row for _, row in rows}
+    attributes = _attributes(folder)
     with open_store(str(db), create=False) as store:
         encoder = collection_encoder(store, collection).encoder
 
@@ -76,8 +99,11 @@ def measure(folder: Path, db: Path, collection: str, *, sheet: Path) -> str:
                 by_attribute.append(score(query.text, answers))
 
     table, summary = _summary(len(attributes), list(by_category.values()), by_attribute)
-    strips = [_strip(query, "") for query in by_attribute]
-    strips += [_strip(query, f"category {name}, ") for name, query in by_category.items()]
+    strips = _chapters(by_attribute)
+    strips += [
+        _strip(query, f"category {name}, ", chapter="" if at else "By category")
+        for at, (name, query) in enumerate(by_category.items())
+    ]
     written = write_sheet(sheet, "imret demo", summary, strips)
     return f"{table}\n\nContact sheet: open {written.as_uri()} in a browser"
 
@@ -99,7 +125,7 @@ def _summary(n_images: int, by_category: Sequence[Scored], by_attribute: Sequenc
     line = (
         f"{n_images:,} drawn test pictures, none of them trained on. Category mAP {category_map:.3f} "
         f"(chance {category_chance:.3f}). {len(by_attribute)} attribute queries: mAP {attribute_map:.3f} "
-        f"(chance {attribute_chance:.3f}), first hit right {first:.0%}."
+        f"(chance {attribute_chance:.3f}), first hit right {first:.0%}. Pale: all right ones stand before it."
     )
     return "\n".join(table), line
 
@@ -110,8 +136,29 @@ def _means(queries: Sequence[Scored]) -> tuple[float, float]:
     return precision, float(np.mean([query.chance for query in queries]))
 
 
-def _strip(query: Scored, before: str) -> Strip:
+def _chapters(queries: Sequence[Scored]) -> list[Strip]:
+    """Return the queries as strips: those that begin with a right picture, then those that do not."""
+    found, missed = ([query for query in queries if query.right[0] is first] for first in (True, False))
+    titles = (
+        f"A right picture comes first: {len(found)} of {len(queries)} queries",
+        f"Another picture comes first: {len(missed)} of {len(queries)} queries, which this small model, "
+        "trained for minutes, gets wrong",
+    )
+    return [
+        _strip(query, "", chapter="" if at else title)
+        for title, part in zip(titles, (found, missed), strict=True)
+        for at, query in enumerate(part)
+    ]
+
+
+def _strip(query: Scored, before: str, *, chapter: str) -> Strip:
+    """Return a query as a strip, its hits marked up to the last right one.
+
+    What comes after that is no mistake: nothing was left to find.
+    """
     n_right = sum(query.right)
     plural = "s" if n_right > 1 else ""
     note = f"{before}average precision {query.average_precision:.2f}, {n_right} right picture{plural}"
-    return Strip(query.text, note, query.hits[:SHOWN], query.right[:SHOWN])
+    last = max(rank for rank, right in enumerate(query.right) if right)
+    marks = [right if rank <= last else None for rank, right in enumerate(query.right[:SHOWN])]
+    return Strip(query.text, note, query.hits[:SHOWN], marks, chapter)

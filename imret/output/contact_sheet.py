@@ -28,13 +28,16 @@ class Strip:
         title: The query as it was asked.
         note: What else to say about it: its filter, its score; may be empty.
         hits: What it found, best first.
-        right: For each hit, whether it answers the query; None where that is not known.
+        right: For each hit, whether it answers the query; None, for all or for one, where that is not known
+            or there is nothing left to find. Hits that bear no mark beside others that do are shown paler.
+        chapter: Stands as a heading above this search, where it begins a part of the page.
     """
 
     title: str
     note: str
     hits: Sequence[Hit]
-    right: Sequence[bool] | None = None
+    right: Sequence[bool | None] | None = None
+    chapter: str = ""
 
 
 def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: Sequence[Strip]) -> Path:
@@ -76,7 +79,9 @@ def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
     )
     note = f" <small>{_text(strip.note)}</small>" if strip.note else ""
     heading = f"<h2>{_text(strip.title)}{note}</h2>\n" if strip.title or note else ""
-    return f"<section>\n{heading}<div class=strip>\n{figures}\n</div>\n</section>"
+    chapter = f"<p class=chapter>{_text(strip.chapter)}</p>\n" if strip.chapter else ""
+    marked = " marked" if strip.right is not None else ""
+    return f'{chapter}<section>\n{heading}<div class="strip{marked}">\n{figures}\n</div>\n</section>'
 
 
 def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
@@ -93,9 +98,10 @@ def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
         link = html.escape(Path(hit.path).as_uri(), quote=True)
         image = f'<a href="{link}"><img src="{picture}" alt="{name}" loading=lazy></a>'
     category = f"<div>{_text(hit.category)}</div>" if hit.category else ""
+    sure = "" if right is None else " class=sure"
     # bdi: a name in Hebrew or Arabic turns round only itself.
     return (
-        f'<figure title="{name}">{image}<figcaption>{mark}<b>{hit.rank}</b> {hit.score:.3f}{more}'
+        f'<figure title="{name}"{sure}>{image}<figcaption>{mark}<b>{hit.rank}</b> {hit.score:.3f}{more}'
         f"{category}<div><bdi>{_text(os.path.basename(hit.path))}</bdi></div></figcaption></figure>"
     )
 
@@ -125,6 +131,8 @@ a:focus-visible {{ outline: 3px solid var(--ink); outline-offset: 2px; }}
 a:hover img {{ filter: brightness(1.08); }}
 img, .gone {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; background: var(--line); outline: 1px solid #8883; outline-offset: -1px; }}
 .gone {{ font-size: .8rem; color: var(--soft); display: grid; place-items: center; text-align: center; padding: .5rem; box-sizing: border-box; }}
+.marked figure:not(.sure) img {{ opacity: .45; }} .marked figure:hover img {{ opacity: 1; }}
+.chapter {{ font-weight: 600; margin: 1.6rem 0 .9rem; }}
 figcaption {{ font-size: .8rem; color: var(--soft); margin-top: .3rem; font-variant-numeric: tabular-nums; }}
 figcaption b {{ font-weight: 600; color: var(--ink); }}
 figcaption div {{ white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }}
