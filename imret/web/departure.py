@@ -78,8 +78,11 @@ class DepartureWatch:
         try:
             await work
         except asyncio.CancelledError:
-            if not (left.is_set() and work.cancelled()) or has_begun:
+            if has_begun or not work.cancelled():
                 raise
+            if not left.is_set():  # the server ends, and has waited for this as long as it waits
+                await Response("the server is ending.\n", 503, {"Retry-After": "10"})(scope, receive, send)
+                return
             # Nobody reads this; it is counted as nginx does.
             await Response(status_code=499)(scope, receive, send)
         finally:

@@ -16,6 +16,7 @@ import uvicorn
 from imret.errors import DataError
 
 MAX_HEAD_BYTES = 64 << 10  # the security middleware allows less, and says why; this bounds what h11 holds
+GRACE_S = 10  # how long requests that run may take until the server ends; docker stop waits as long
 STALL_S = 60  # how long a client may take none of what is sent to it
 
 FILES_WANTED = 65_536
@@ -93,7 +94,7 @@ def make_server(app: Any, *, max_connections: int) -> uvicorn.Server:
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             limit_concurrency=max_connections,
             timeout_keep_alive=5,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=GRACE_S,
             log_level="error",  # a warning is about what a client sent
             access_log=False,  # queries are nobody's business
             server_header=False,

@@ -30,6 +30,7 @@ from imret.cli.serve import hide_queries
 from imret.errors import ImretError
 from imret.models.fast.tokenizer import TextTruncated
 from imret.store import open_store
+from imret.web.server import GRACE_S
 from ingest import pipeline
 from ingest.sources import FolderSource
 from tests.fakes.models import write_random_model
@@ -189,8 +190,11 @@ def test_requests_that_run_are_answered_before_it_ends(db: Path) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
         connection.request("GET", "/api/v1/search?q=a+red+owl")
         assert server.get("/healthz")[0] == 200  # came after it, so the search is at work
+        asked = time.monotonic()
         assert server.end() == 0
-        assert connection.getresponse().status == 200
+        waited = time.monotonic() - asked
+        # On a very busy machine the model is not loaded in the time that the end waits for requests.
+        assert connection.getresponse().status == (200 if waited < GRACE_S else 503)
         connection.close()
 
 
