@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
+from imret.retrieval import fetch as web_pictures
 from imret.retrieval import search as retrieval
 from imret.retrieval.classify import classify_each
+from imret.retrieval.counts import HitCounts, composed_counts, count_hits
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
@@ -26,9 +28,6 @@ from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
 from imret.web.pool.pooled_collection import PooledCollection
 from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
-
-# Of how many best hits the spread over categories is told.
-COUNTED = 200
 
 _UPLOAD = re.compile(r"(?:([0-9.]+):)?upload:([0-9a-f]{64})")
 
@@ -121,47 +120,22 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     points = {term.value: stored_point(pooled, term.value) for term in query.terms if term.kind == "id"}
     terms = [library_term(term, uploads) for term in query.terms]
     notes: list[str] = []
+    # A picture on the web is asked for once, and not again for the counts.
+    fetch = functools.cache(web_pictures.fetch_picture)
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
-    spare = 0 if query.unique else 1
-
-    def find(filter: Filter | None, limit: int, **options: Any) -> list[Hit]:
-        asked = SearchOptions(
-            limit=limit,
-            min_score=query.min_score,
-            relevant=query.relevant,
-            template=query.template,
-            include_self=query.include_self,
-            **options,
-        )
-        return retrieval.find_hits(
-            pooled.collection,
-            terms,
-            asked,
-            encoder=pooled.encoder,
-            filter=filter,
-            notify=notes.append,
-        )
-
-    hits = find(
-        _filter_of(query),
-        query.limit + spare,
-        offset=query.offset,
-        unique=query.unique,
-        group_by=query.group_by,
-        per_group=query.per_group,
-        sort=query.sort,
+    options = _options(query, limit=query.limit + (0 if query.unique else 1))
+    hits = retrieval.find_hits(
+        pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, notify=notes.append
     )
     hits, more = _without_spare(hits, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
         more = False  # the next page would be refused
         notes.append(
-            f"near copies are folded among the first {MAX_UNIQUE:,} hits; narrow the search to see others."
+            f"duplicates are looked for among the first {MAX_UNIQUE:,} hits. Narrow the search to see others."
         )
-    counts = None
-    if query.counts:
-        everywhere = make_filter(where=query.where)
-        facet = pooled.collection.facet("category", everywhere)
-        counts = _category_counts(find(everywhere, COUNTED), facet)
+    counted = None
+    if query.counts or (not query.include_self and any(term.kind != "text" for term in query.terms)):
+        counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
     return {
         "collection": pooled.name,
         "model": pooled.identity.model,
@@ -169,18 +143,48 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         "hits": [_hit_out(hit) for hit in hits],
         "more": more,
         "notes": notes,
-        "counts": counts,
+        "left_out": 0 if counted is None else counted.left_out,
+        "counts": _counts_out(counted, _images_of(pooled, query)) if counted and query.counts else None,
     }
+
+
+def _options(query: SearchIn, *, limit: int) -> SearchOptions:
+    return SearchOptions(
+        categories=query.category,
+        not_categories=query.not_category,
+        where=query.where,
+        limit=limit,
+        offset=query.offset,
+        min_score=query.min_score,
+        relevant=query.relevant,
+        unique=query.unique,
+        group_by=query.group_by,
+        per_group=query.per_group,
+        sort=query.sort,
+        template=query.template,
+        include_self=query.include_self,
+    )
+
+
+def _images_of(pooled: PooledCollection, query: Which) -> dict[str, int]:
+    """Return how many pictures of each category there are under the conditions, without a query."""
+    return composed_counts(pooled.collection.facet("category", make_filter(where=query.where)))
 
 
 def _filter_of(query: Which) -> Filter | None:
     return make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
 
 
-def _category_counts(best: Sequence[Hit], facet: Mapping[str, int]) -> dict[str, Any]:
-    among = Counter(hit.category for hit in best if hit.category is not None)
-    categories = [{"category": name, "hits": among[name], "images": n} for name, n in facet.items()]
-    return {"of": COUNTED, "hits": len(best), "categories": categories}
+def _counts_out(counted: HitCounts, images: Mapping[str, int]) -> dict[str, Any]:
+    categories = [
+        {"category": name, "hits": counted.categories.get(name, 0), "images": n} for name, n in images.items()
+    ]
+    return {
+        "hits": counted.hits,
+        "complete": counted.complete,
+        "uncategorised": counted.uncategorised,
+        "categories": categories,
+    }
 
 
 def _hit_out(hit: Hit) -> dict[str, Any]:
@@ -269,12 +273,12 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
     """
     retrieval.check_categories(pooled.collection, [*query.category, *query.not_category])
     filter = _filter_of(query)
-    counts = pooled.collection.facet("category", filter)
+    counts = composed_counts(pooled.collection.facet("category", filter))
     images = pooled.collection.count(filter)
     return {
         "collection": pooled.name,
         "images": images,
-        "uncategorised": images - sum(counts.values()),
+        "uncategorised": max(0, images - sum(counts.values())),  # it may be written to between the two
         "categories": [{"category": name, "images": n} for name, n in counts.items()],
     }
 
@@ -342,4 +346,4 @@ def _picture_out(point: Point) -> dict[str, Any]:
 def _checked_id(text: str) -> str:
     if is_point_id(text):
         return text
-    raise NotFound(f"{text[:100]!r} is no id of a picture.")
+    raise NotFound(f"{text[:100]!r} is not the id of a picture.")

@@ -71,8 +71,10 @@ class Conditions(Which):
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="Hits at most; with group_by, groups.")
     offset: int = Field(0, ge=0, le=MAX_DEPTH, description="Best hits (groups) to leave out.")
     min_score: float | None = Field(None, ge=-1, le=1)
-    relevant: bool = Field(False, description="End where the answers end, which may be at once.")
-    unique: bool = Field(False, description="Fold near copies into the best of them.")
+    relevant: bool = Field(
+        False, description="Only good matches: end where the answers end, which may be at once."
+    )
+    unique: bool = Field(False, description="Hide duplicates: of pictures that look alike, give the best.")
     group_by: Literal["category"] | None = Field(None, description="The best few of each.")
     per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
@@ -80,7 +82,7 @@ class Conditions(Which):
     include_self: bool = Field(False, description="Keep a picture that is asked for among the hits.")
     counts: bool = Field(
         False,
-        description="Also say how the best 200 hits spread over categories, whatever is asked of those.",
+        description="Also say how many pictures are found, in all and of each category.",
     )
 
 
@@ -118,7 +120,7 @@ class HitOut(BaseModel):
     id: str
     category: str | None
     path: str
-    folded: int = Field(description="Near copies that it stands for.")
+    folded: int = Field(description="Hidden duplicates that it stands for.")
     payload: dict[str, Any]
 
 
@@ -126,15 +128,20 @@ class CategoryCount(BaseModel):
     """A category, and how many pictures are in it."""
 
     category: str
-    hits: int = Field(description="Among the best hits.")
-    images: int = Field(description="In the whole collection.")
+    hits: int = Field(
+        description="That this query finds when it asks for this category alone, whatever it asks for now."
+    )
+    images: int = Field(description="In the whole collection, under the conditions of `where`.")
 
 
 class Counts(BaseModel):
-    """How the best hits spread over categories."""
+    """How many pictures a query finds, however many are given; with `unique`, duplicates included."""
 
-    of: int = Field(description="How many hits were looked at, at most.")
-    hits: int = Field(description="How many there were.")
+    hits: int = Field(description="Of the categories that are asked for: as many as there are page by page.")
+    complete: bool = Field(
+        description=f"False where there are more: the numbers are of the best {MAX_DEPTH:,}."
+    )
+    uncategorised: int = Field(description="Of no category, whatever categories are asked for.")
     categories: list[CategoryCount]
 
 
@@ -155,6 +162,10 @@ class SearchOut(BaseModel):
     hits: list[HitOut]
     more: bool = Field(description="Whether there are hits after these.")
     notes: list[str] = Field(description="What the search left undone, in sentences; mostly empty.")
+    left_out: int = Field(
+        description="Pictures that are left out because they are, by their bytes, what is asked with; "
+        "`include_self` keeps them."
+    )
     counts: Counts | None
     timings_ms: Timings
 

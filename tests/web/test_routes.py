@@ -242,7 +242,7 @@ def test_what_a_search_left_undone_is_said(client: TestClient, monkeypatch: pyte
     assert ask(limit=10, offset=20) == (4, False, [])
     monkeypatch.setattr("imret.web.handlers.MAX_UNIQUE", 20)
     [note] = ask(limit=10, offset=5)[2]
-    assert note == "near copies are folded among the first 20 hits; narrow the search to see others."
+    assert note == "duplicates are looked for among the first 20 hits. Narrow the search to see others."
     assert not ask(limit=10, offset=5)[1]
     monkeypatch.setattr("imret.retrieval.dedupe.MAX_FURTHER", 0)
     monkeypatch.setattr("imret.retrieval.ranking.best", _folds_all)
@@ -259,18 +259,17 @@ def _folds_all(collection: Any, vector: Any, filter_: Any, options: Any, _: floa
     return [(points[0], len(points) - 1)]
 
 
-def test_counts_are_of_the_best_hits_whatever_categories_are_asked_for(
+def test_counts_are_of_all_hits_whatever_categories_are_asked_for(
     client: TestClient, store: Store, encoder: Encoder
 ) -> None:
-    params = {"q": "owl", "category": "aves", "counts": True, "min_score": 0.0}
+    params = {"q": "owl", "category": "aves", "counts": True, "min_score": 0.0, "limit": 1}
     counts = client.get("/api/v1/search", params=params).json()["counts"]
-    best = search(store, "owl", encoder=encoder, limit=200, min_score=0.0)
-    assert counts["of"] == 200
-    assert counts["hits"] == len(best)
+    found = search(store, "owl", encoder=encoder, limit=200, min_score=0.0)
+    assert counts["hits"] == sum(hit.category == "aves" for hit in found)
     assert {entry["category"]: (entry["hits"], entry["images"]) for entry in counts["categories"]} == {
-        "fungi": (sum(hit.category == "fungi" for hit in best), 9),
-        "aves": (sum(hit.category == "aves" for hit in best), 8),
-        "insecta": (sum(hit.category == "insecta" for hit in best), 8),
+        "fungi": (sum(hit.category == "fungi" for hit in found), 9),
+        "aves": (sum(hit.category == "aves" for hit in found), 8),
+        "insecta": (sum(hit.category == "insecta" for hit in found), 8),
     }
 
 
@@ -546,9 +545,9 @@ def test_wrong_input_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        (b"", 400, "the query is no JSON"),
-        (b"{", 400, "the query is no JSON"),
-        (b"[" * 100_000, 400, "the query is no JSON"),
+        (b"", 400, "the query is not JSON"),
+        (b"{", 400, "the query is not JSON"),
+        (b"[" * 100_000, 400, "the query is not JSON"),
         (b"[]", 400, "the query: Input should be a valid dictionary"),
         (b'{"terms": [{"value": "owl", "weight": 0}]}', 400, "the weight of 'owl' is 0"),
         (b'{"terms": [{"value": "owl", "weight": NaN}]}', 400, "weight"),
@@ -557,10 +556,10 @@ def test_wrong_input_is_refused_with_the_reason(
         (b'{"terms": [], "limit": 1e20}', 400, "limit"),
         (b'{"terms": [], "limit": 1e999}', 400, "limit"),
         (b'{"terms": [], "offset": ' + b"9" * 20 + b"}", 400, "offset"),
-        (b'{"terms": [], "offset": ' + b"9" * 5000 + b"}", 400, "the query is no JSON"),
+        (b'{"terms": [], "offset": ' + b"9" * 5000 + b"}", 400, "the query is not JSON"),
         (b'{"terms": [{"kind": "image", "value": "/etc/passwd"}]}', 400, "terms.0.kind: Input should be"),
         (b'{"terms": [{"kind": "picture", "value": "0"}]}', 400, "file number '0' of this request"),
-        (b'{"terms": [{"kind": "id", "value": "../1"}]}', 404, "is no id of a picture"),
+        (b'{"terms": [{"kind": "id", "value": "../1"}]}', 404, "is not the id of a picture"),
         (b'{"terms": [], "limit": 1e9}', 400, "limit: Input should be less than or equal to 500"),
         (b'{"terms": [{"value": "\\ud800"}]}', 400, "terms.0.value"),
     ],
