@@ -29,6 +29,7 @@ from imret.errors import DataError, StoreLocked, StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.deliver import deliver
+from imret.retrieval.notes import notes_of, on_command_line
 from imret.retrieval.results import SORTS
 from imret.retrieval.search_options import SearchOptions
 from imret.settings import read_settings
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from imret.errors import ImretError
     from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.query import Term
-    from imret.retrieval.results import Facet, Hit
+    from imret.retrieval.results import Facet, Hits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -206,7 +207,8 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
     is_default = all(ctx.get_parameter_source(name) is ParameterSource.DEFAULT for name in encoding)
-    hits, problem = None, None
+    hits: Hits | None = None
+    problem = None
     if is_default and not show_facets and read_settings().use_server:
         hits, problem = _from_server(db, terms, options, fetch)
     counts: list[Facet] = []
@@ -217,9 +219,7 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
             if problem is None:
                 raise
             raise problem from None  # the server has the store, and said what is wrong
-    if not hits:
-        nothing = "no picture is about that (without --relevant, the nearest are shown)"
-        announce(f"no hits: {nothing}" if options.relevant else "no hits")
+    _tell(hits)
     if show_facets:
         from imret.output.formats import write_facets
 
@@ -230,7 +230,17 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     note += [f"--where {condition}" for condition in options.where]
     # In another order than by score, hits of one group are apart.
     group_by = options.group_by if options.sort == "score" else None
-    return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, **given)
+    return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, left_out=hits.left_out, **given)
+
+
+def _tell(hits: Hits) -> None:
+    """Say what was left out; and of no hits, which condition left none."""
+    from imret.output.formats import near_path
+
+    for note in notes_of(hits, on_command_line, shown=lambda path: escape_control(near_path(path))):
+        announce(note)
+    if not hits and not hits.emptied_by:
+        announce("no hits")
 
 
 @contextmanager
@@ -289,7 +299,7 @@ def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
 
 def _from_server(
     db: str | None, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
-) -> tuple[list[Hit] | None, ImretError | None]:
+) -> tuple[Hits | None, ImretError | None]:
     """Return what a running server answers; else None, and what it says is wrong, if anything."""
     from imret.client.discovery import find_server
     from imret.store import resolve_address
@@ -317,7 +327,7 @@ def _from_store(
     encoding: dict[str, Any],
     *,
     show_facets: bool,
-) -> tuple[list[Hit], list[Facet]]:
+) -> tuple[Hits, list[Facet]]:
     """Search in this process; return the hits, and how they spread if that is wanted."""
     from concurrent.futures import ThreadPoolExecutor
 

@@ -11,14 +11,15 @@ from typing import Any
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import search as retrieval
+from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
-from imret.retrieval.results import Hit
+from imret.retrieval.results import Hit, Hits, WithoutCondition
 from imret.retrieval.search_options import SearchOptions
 from imret.retrieval.web_address import shown_url
-from imret.store import Filter, Point
+from imret.store import Collection, Filter, Point
 from imret.store.payload import file_of
 from imret.store.types import is_point_id
 from imret.web.errors import NotFound
@@ -124,9 +125,10 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
     spare = 0 if query.unique else 1
 
-    def find(filter: Filter | None, limit: int, **options: Any) -> list[Hit]:
+    def find(limit: int, **options: Any) -> Hits:
         asked = SearchOptions(
             limit=limit,
+            where=query.where,
             min_score=query.min_score,
             relevant=query.relevant,
             template=query.template,
@@ -138,20 +140,20 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
             terms,
             asked,
             encoder=pooled.encoder,
-            filter=filter,
             notify=notes.append,
         )
 
-    hits = find(
-        _filter_of(query),
+    found = find(
         query.limit + spare,
+        categories=query.category,
+        not_categories=query.not_category,
         offset=query.offset,
         unique=query.unique,
         group_by=query.group_by,
         per_group=query.per_group,
         sort=query.sort,
     )
-    hits, more = _without_spare(hits, query)
+    hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
         more = False  # the next page would be refused
         notes.append(
@@ -161,20 +163,23 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     if query.counts:
         everywhere = make_filter(where=query.where)
         facet = pooled.collection.facet("category", everywhere)
-        counts = _category_counts(find(everywhere, COUNTED), facet)
+        counts = _category_counts(find(COUNTED), facet)
     return {
         "collection": pooled.name,
         "model": pooled.identity.model,
         "terms": [_term_out(term, points, uploads) for term in query.terms],
         "hits": [_hit_out(hit) for hit in hits],
         "more": more,
-        "notes": notes,
+        "left_out": found.left_out,
+        "emptied_by": [_without_out(without) for without in found.emptied_by],
+        "notes": [*found.remarks, *notes],
         "counts": counts,
     }
 
 
-def _filter_of(query: Which) -> Filter | None:
-    return make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
+def _filter_of(collection: Collection, query: Which) -> Filter | None:
+    asked = make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
+    return with_stored_categories(collection, [asked])[0] if asked else None
 
 
 def _category_counts(best: Sequence[Hit], facet: Mapping[str, int]) -> dict[str, Any]:
@@ -192,6 +197,16 @@ def _hit_out(hit: Hit) -> dict[str, Any]:
         "path": hit.path,
         "folded": hit.folded,
         "payload": hit.payload,
+    }
+
+
+def _without_out(without: WithoutCondition) -> dict[str, Any]:
+    return {
+        "conditions": [{"field": field, "value": value} for field, value in without.conditions],
+        "kept": without.kept,
+        "of": without.of,
+        "score": round(without.score, 6),
+        "path": without.path,
     }
 
 
@@ -228,8 +243,7 @@ def browse(pooled: PooledCollection, query: BrowseQuery) -> dict[str, Any]:
         NotFound: If `after` is no id.
     """
     collection = pooled.collection
-    retrieval.check_categories(collection, [*query.category, *query.not_category])
-    filter = _filter_of(query)
+    filter = _filter_of(collection, query)
     start = None if query.after is None else _checked_id(query.after)
     points = next(iter(collection.scan(filter, batch_size=query.limit + 1, start=start)), [])
     return {
@@ -267,8 +281,7 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
     Raises:
         DataError: If a category does not exist or a condition cannot be read.
     """
-    retrieval.check_categories(pooled.collection, [*query.category, *query.not_category])
-    filter = _filter_of(query)
+    filter = _filter_of(pooled.collection, query)
     counts = pooled.collection.facet("category", filter)
     images = pooled.collection.count(filter)
     return {

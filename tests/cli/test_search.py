@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +156,42 @@ def test_facets_take_the_place_of_hits(db: Path) -> None:
 
 def test_no_hits_are_said_on_stderr(db: Path) -> None:
     result = imret(db, "search", "wing", "--min-score", "0.99")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no hits\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(
+        r"no hits: --min-score 0\.99 leaves none of 12 pictures; without it the best is \S+ \S+\.png\n",
+        result.stderr,
+    )
+
+
+def test_what_was_left_out_is_said_on_stderr_and_in_every_line_of_json(db: Path) -> None:
+    picture = str(db / "photos" / "aves" / "01.png")
+    for arguments in (["similar", picture], ["search", "wing", "-", picture], ["search", picture]):
+        result = imret(db, *arguments, "--format", "json")
+        assert result.stderr == "1 identical picture left out (--include-self)\n"
+        assert {row["left_out"] for row in rows(result)} == {1}
+        result = imret(db, *arguments, "--include-self", "--format", "json")
+        assert result.stderr == ""
+        assert {row["left_out"] for row in rows(result)} == {0}
+
+
+def test_the_case_of_a_category_does_not_matter_wherever_one_is_taken(db: Path) -> None:
+    expected = rows(imret(db, "search", "wing", "--category", "aves", "--format", "json"))
+    assert len(expected) == 6
+    for arguments in (
+        ["--category", "Aves"],
+        ["--not-category", "FUNGI"],
+        ["--where", "category=AVES"],
+        ["--where", "category!=Fungi"],
+    ):
+        assert rows(imret(db, "search", "wing", *arguments, "--format", "json")) == expected
+    counts = rows(imret(db, "search", "wing", "--category", "Aves", "--facets", "--format", "json"))
+    assert counts == [{"category": "aves", "hits": 6, "images": 6}]
+
+
+def test_paths_that_hits_are_told_by_obey_nobody(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(db)
+    result = imret(db, "search", "wing", "--where", "width>=9999")
+    assert re.search(r"the best is \S+ photos/(aves|fungi)/\d\d\.png$", result.stderr)
 
 
 @pytest.mark.parametrize(

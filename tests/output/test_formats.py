@@ -113,13 +113,14 @@ def test_tsv_is_a_header_and_a_line_for_each_hit() -> None:
 
 def test_json_is_one_object_per_line_that_opens_the_file() -> None:
     assert written("json") == (
-        b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1"}\n'
-        b'{"rank": 2, "score": 0.25, "category": null, "path": "/photos/a\\tb\\n\\\\\\udce9.jpg", '
-        b'"id": "id-2", "folded": 2}\n'
-    )
-    assert written("json", HITS[:1], payload=True) == (
         b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1", '
-        b'"payload": {"width": 4}}\n'
+        b'"folded": 0, "left_out": 0}\n'
+        b'{"rank": 2, "score": 0.25, "category": null, "path": "/photos/a\\tb\\n\\\\\\udce9.jpg", '
+        b'"id": "id-2", "folded": 2, "left_out": 0}\n'
+    )
+    assert written("json", HITS[:1], payload=True, left_out=3) == (
+        b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1", '
+        b'"folded": 0, "left_out": 3, "payload": {"width": 4}}\n'
     )
     assert [json.loads(line)["path"] for line in written("json").splitlines()] == [hit.path for hit in HITS]
 
