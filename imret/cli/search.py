@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from imret.cli.help import MODEL, STORE, SectionedCommand, examples
 from imret.cli.numbers import Real, Whole
 from imret.cli.options import (
     arch_option,
@@ -42,6 +43,18 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# The options of both under the headings of their help; those that are used most have none.
+_SECTIONS = {
+    "Which pictures": (
+        *("--not-category", "--where", "--min-score", "--offset"),
+        *("--include-self", "--allow-private-urls"),
+    ),
+    "Order and groups": ("--group-by", "--per-group", "--sort", "--facets"),
+    "Output": ("--format", "--null", "--payload", "--preview", "--html", "--copy-to", "--open"),
+    "Store": STORE,
+    "Model": ("--no-template", *MODEL),
+}
+
 # Options that `search` and `similar` share. Those that are fields of SearchOptions have its names.
 _OPTIONS = (
     click.option(
@@ -50,15 +63,22 @@ _OPTIONS = (
         "categories",
         multiple=True,
         metavar="NAME",
-        help="Any of these categories.",
+        help="Only pictures of this category; may be repeated, for any of them. The case of letters does not "
+        "matter.",
     ),
-    click.option("--not-category", "not_categories", multiple=True, metavar="NAME", help="None of these."),
+    click.option(
+        "--not-category",
+        "not_categories",
+        multiple=True,
+        metavar="NAME",
+        help="No pictures of this category; may be repeated.",
+    ),
     click.option(
         "--where",
         multiple=True,
         metavar="CONDITION",
-        help="Such as 'width>=1000', 'modified=2024-05', 'size_bytes<5MB', 'path!=a.jpg'; may be "
-        "repeated, all of them hold.",
+        help="Only pictures that meet a condition, such as 'width>=1000', 'modified=2024-05', "
+        "'size_bytes<5MB' or 'path!=a.jpg'; may be repeated, for all of them.",
     ),
     click.option(
         *("--limit", "-n", "--top", "-t"),
@@ -66,52 +86,60 @@ _OPTIONS = (
         type=Whole(1),
         default=SearchOptions.limit,
         show_default=True,
-        help="Hits at most.",
+        help="Show this many pictures at most.",
     ),
     click.option(
         "--offset",
         type=Whole(0),
         default=SearchOptions.offset,
-        help="Leave out so many of the best.",
+        help="Leave out this many of the best, to go on where an answer ended.",
     ),
     click.option(
         "--min-score",
         type=Real(-1, 1),
-        help="Least score; what is good differs by query.",
+        help="Only pictures of this score or more. Which score is good differs from query to query.",
     ),
     click.option(
         "--relevant",
         is_flag=True,
-        help="End where the answers end, which may be at once. Better than --min-score.",
+        help="Only good matches: stop where they end. Where nothing fits, nothing is found.",
     ),
-    click.option("--unique", is_flag=True, help="Fold near copies into the best; +2 stands for two."),
+    click.option(
+        "--unique",
+        is_flag=True,
+        help="Hide duplicates: of pictures that look the same show the best; +2 says that two are hidden.",
+    ),
     click.option(
         "--group-by",
         type=click.Choice(["category"]),
-        help="The best few of each; --limit is then the number of groups.",
+        help="Show the best few of each category; --limit is then the number of categories.",
     ),
     click.option(
         "--per-group",
         type=Whole(1),
         default=SearchOptions.per_group,
         show_default=True,
-        help="Hits of a group.",
+        help="Pictures of each group at most.",
     ),
     click.option(
         "--sort",
         type=click.Choice(SORTS),
         default=SearchOptions.sort,
         show_default=True,
-        help="Order of the hits that were found; date has the newest first.",
+        help="In which order to show what was found; date: the newest first.",
     ),
     click.option(
         "--facets",
         is_flag=True,
-        help="Instead of hits, how they and the whole collection spread over categories.",
+        help="Instead of pictures show how many of each category were found, and how many there are.",
     ),
-    click.option("--include-self", is_flag=True, help="Keep the picture that is asked for among the hits."),
     click.option(
-        "--allow-private-urls", is_flag=True, help="Fetch pictures from this machine's network, too."
+        "--include-self", is_flag=True, help="Show the picture that is asked with, and identical ones, too."
+    ),
+    click.option(
+        "--allow-private-urls",
+        is_flag=True,
+        help="Fetch pictures from addresses of this machine and its network, too.",
     ),
     output_options,
     db_option,
@@ -133,15 +161,23 @@ def _search_options(command: F) -> F:
 
 @click.command(
     "search",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Find pictures by words, pictures, or sums of them.",
-    epilog='Example:  imret search "golden retriever" + ./pool.jpg - 2:fruit --category mammalia --relevant',
+    epilog=examples(
+        "imret search red mushroom",
+        "imret search bird --category aves --relevant --limit 20",
+        "imret search 'golden retriever' + ./pool.jpg - 2:fruit",
+        "imret search bird --where 'width>=60' --where modified=2020.. --unique",
+        "imret search mushroom --html mushrooms.html --copy-to mushrooms",
+    ),
 )
 @click.argument("terms", nargs=-1, metavar="TERM [+|- TERM]...")
 @click.option(
     "--no-template",
     is_flag=True,
-    help='Take words as they are. Otherwise up to three of them are asked for as "a photo of a ...", in six '
-    "wordings, averaged.",
+    help='Take words as they are. Otherwise one to three words are asked for as "a photo of a ..." and five '
+    "sentences like it, and the mean is taken.",
 )
 @_search_options
 @click.pass_context
@@ -153,7 +189,7 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     double. Within a term nothing is parsed: "black-and-white" is words. text:16:9 says that it is words.
 
     A score is the cosine of query and picture. Scores of one query can be compared with each other, not with
-    those of another query; --relevant finds where the answers end.
+    those of another query; --relevant shows only good matches.
     """
     from imret.retrieval.query import check_pictures, parse_query
 
@@ -165,8 +201,16 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
 
 @click.command(
     "similar",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Find pictures like one.",
-    epilog="Example:  imret similar ./pool.jpg --limit 5",
+    epilog=examples(
+        "imret similar ./pool.jpg --limit 5",
+        "imret similar stored:fungi/0.jpg",
+        "imret similar photos/fungi/0.jpg --not-category fungi --unique",
+        "imret similar ./pool.jpg --format json --payload",
+        "imret similar https://example.com/pool.jpg --relevant",
+    ),
 )
 @click.argument("picture", metavar="PATH|ID|URL")
 @_search_options
