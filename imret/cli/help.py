@@ -87,7 +87,7 @@ class SectionedGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            # click compares with the commands that are here already; of a group that loads them, most are not.
+            # click compares with the commands that are loaded already; of imret's own most are not.
             near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"no command {name[:100]!r}.{meant}")

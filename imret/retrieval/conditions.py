@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imret.datasets.spelling import composed
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.filter_syntax import in_any_spelling, make_filter
 from imret.retrieval.ranking import best, best_of_groups, combined
@@ -42,8 +43,16 @@ class Condition:
     value: Any
     filter: Filter
 
+    @property
+    def names(self) -> set[str]:
+        """The values of its matches, composed: of `categories` and `not_categories` the categories."""
+        matches = (one for one in (*self.filter.must, *self.filter.must_not) if isinstance(one, Match))
+        return {composed(str(value)) for match in matches for value in match.values}
 
-def conditions_on(collection: Collection, options: SearchOptions, filter: Filter | None) -> list[Condition]:
+
+def conditions_on(
+    collection: Collection, options: SearchOptions, filter: Filter | None = None
+) -> list[Condition]:
     """Return the conditions that pictures of a collection have to meet.
 
     Raises:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
+from imret.retrieval import fetch as web_pictures
 from imret.retrieval import search as retrieval
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
+from imret.retrieval.conditions import conditions_on
+from imret.retrieval.counts import composed_counts, count_hits
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
-from imret.retrieval.results import Hit, Hits, WithoutCondition
+from imret.retrieval.ranking import combined
+from imret.retrieval.results import Hit, WithoutCondition
 from imret.retrieval.search_options import SearchOptions
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Point
@@ -27,9 +31,6 @@ from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
 from imret.web.pool.pooled_collection import PooledCollection
 from imret.web.schemas import BrowseQuery, SearchIn, TermIn, Which
-
-# Of how many best hits the spread over categories is told.
-COUNTED = 200
 
 _UPLOAD = re.compile(r"(?:([0-9.]+):)?upload:([0-9a-f]{64})")
 
@@ -122,48 +123,19 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     points = {term.value: stored_point(pooled, term.value) for term in query.terms if term.kind == "id"}
     terms = [library_term(term, uploads) for term in query.terms]
     notes: list[str] = []
+    # A picture on the web is asked for once, and not again for the counts.
+    fetch = functools.cache(web_pictures.fetch_picture)
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
-    spare = 0 if query.unique else 1
-
-    def find(limit: int, **options: Any) -> Hits:
-        asked = SearchOptions(
-            limit=limit,
-            where=query.where,
-            min_score=query.min_score,
-            relevant=query.relevant,
-            template=query.template,
-            include_self=query.include_self,
-            **options,
-        )
-        return retrieval.find_hits(
-            pooled.collection,
-            terms,
-            asked,
-            encoder=pooled.encoder,
-            notify=notes.append,
-        )
-
-    found = find(
-        query.limit + spare,
-        categories=query.category,
-        not_categories=query.not_category,
-        offset=query.offset,
-        unique=query.unique,
-        group_by=query.group_by,
-        per_group=query.per_group,
-        sort=query.sort,
+    options = _options(query, limit=query.limit + (0 if query.unique else 1))
+    found = retrieval.find_hits(
+        pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, notify=notes.append
     )
     hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
         more = False  # the next page would be refused
         notes.append(
-            f"near copies are folded among the first {MAX_UNIQUE:,} hits; narrow the search to see others."
+            f"duplicates are looked for among the first {MAX_UNIQUE:,} hits. Narrow the search to see others."
         )
-    counts = None
-    if query.counts:
-        everywhere = make_filter(where=query.where)
-        facet = pooled.collection.facet("category", everywhere)
-        counts = _category_counts(find(COUNTED), facet)
     return {
         "collection": pooled.name,
         "model": pooled.identity.model,
@@ -173,8 +145,26 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         "left_out": found.left_out,
         "emptied_by": [_without_out(without) for without in found.emptied_by],
         "notes": [*found.remarks, *notes],
-        "counts": counts,
+        "counts": _counts_of(pooled, terms, options, fetch) if query.counts else None,
     }
+
+
+def _options(query: SearchIn, *, limit: int) -> SearchOptions:
+    return SearchOptions(
+        categories=query.category,
+        not_categories=query.not_category,
+        where=query.where,
+        limit=limit,
+        offset=query.offset,
+        min_score=query.min_score,
+        relevant=query.relevant,
+        unique=query.unique,
+        group_by=query.group_by,
+        per_group=query.per_group,
+        sort=query.sort,
+        template=query.template,
+        include_self=query.include_self,
+    )
 
 
 def _filter_of(collection: Collection, query: Which) -> Filter | None:
@@ -182,10 +172,22 @@ def _filter_of(collection: Collection, query: Which) -> Filter | None:
     return with_stored_categories(collection, [asked])[0] if asked else None
 
 
-def _category_counts(best: Sequence[Hit], facet: Mapping[str, int]) -> dict[str, Any]:
-    among = Counter(hit.category for hit in best if hit.category is not None)
-    categories = [{"category": name, "hits": among[name], "images": n} for name, n in facet.items()]
-    return {"of": COUNTED, "hits": len(best), "categories": categories}
+def _counts_of(
+    pooled: PooledCollection, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
+) -> dict[str, Any]:
+    counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
+    # How many there are without the query.
+    asked = [one.filter for one in conditions_on(pooled.collection, options) if one.field == "where"]
+    images = composed_counts(pooled.collection.facet("category", combined(*asked) or None))
+    categories = [
+        {"category": name, "hits": counted.categories.get(name, 0), "images": n} for name, n in images.items()
+    ]
+    return {
+        "hits": counted.hits,
+        "complete": counted.complete,
+        "uncategorised": counted.uncategorised,
+        "categories": categories,
+    }
 
 
 def _hit_out(hit: Hit) -> dict[str, Any]:
@@ -282,12 +284,12 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
         DataError: If a category does not exist or a condition cannot be read.
     """
     filter = _filter_of(pooled.collection, query)
-    counts = pooled.collection.facet("category", filter)
+    counts = composed_counts(pooled.collection.facet("category", filter))
     images = pooled.collection.count(filter)
     return {
         "collection": pooled.name,
         "images": images,
-        "uncategorised": images - sum(counts.values()),
+        "uncategorised": max(0, images - sum(counts.values())),  # it may be written to between the two
         "categories": [{"category": name, "images": n} for name, n in counts.items()],
     }
 

@@ -71,8 +71,10 @@ class Conditions(Which):
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="Hits at most; with group_by, groups.")
     offset: int = Field(0, ge=0, le=MAX_DEPTH, description="Best hits (groups) to leave out.")
     min_score: float | None = Field(None, ge=-1, le=1)
-    relevant: bool = Field(False, description="End where the answers end, which may be at once.")
-    unique: bool = Field(False, description="Fold near copies into the best of them.")
+    relevant: bool = Field(
+        False, description="Only good matches: end where the answers end, which may be at once."
+    )
+    unique: bool = Field(False, description="Hide duplicates: of pictures that look alike, give the best.")
     group_by: Literal["category"] | None = Field(None, description="The best few of each.")
     per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
@@ -82,7 +84,7 @@ class Conditions(Which):
     )
     counts: bool = Field(
         False,
-        description="Also say how the best 200 hits spread over categories, whatever is asked of those.",
+        description="Also say how many pictures are found, in all and of each category.",
     )
 
 
@@ -120,7 +122,7 @@ class HitOut(BaseModel):
     id: str
     category: str | None
     path: str
-    folded: int = Field(description="Near copies that it stands for.")
+    folded: int = Field(description="Hidden duplicates that it stands for.")
     payload: dict[str, Any]
 
 
@@ -128,15 +130,20 @@ class CategoryCount(BaseModel):
     """A category, and how many pictures are in it."""
 
     category: str
-    hits: int = Field(description="Among the best hits.")
-    images: int = Field(description="In the whole collection.")
+    hits: int = Field(
+        description="That this query finds when it asks for this category alone, whatever it asks for now."
+    )
+    images: int = Field(description="In the whole collection, under the conditions of `where`.")
 
 
 class Counts(BaseModel):
-    """How the best hits spread over categories."""
+    """How many pictures a query finds, however many are given; with `unique`, duplicates included."""
 
-    of: int = Field(description="How many hits were looked at, at most.")
-    hits: int = Field(description="How many there were.")
+    hits: int = Field(description="Of the categories that are asked for: as many as there are page by page.")
+    complete: bool = Field(
+        description=f"False where there are more: the numbers are of the best {MAX_DEPTH:,}."
+    )
+    uncategorised: int = Field(description="Of no category, whatever categories are asked for.")
     categories: list[CategoryCount]
 
 
@@ -175,14 +182,14 @@ class SearchOut(BaseModel):
     terms: list[TermOut]
     hits: list[HitOut]
     more: bool = Field(description="Whether there are hits after these.")
-    left_out: int = Field(
-        description="How many pictures were left out because they are, by their bytes, what is asked with; "
-        "include_self keeps them."
-    )
     emptied_by: list[WithoutOut] = Field(
         description="Of no hits: which conditions, each left out alone, would give some."
     )
     notes: list[str] = Field(description="What the search left undone, in sentences; mostly empty.")
+    left_out: int = Field(
+        description="Pictures that are left out because they are, by their bytes, what is asked with; "
+        "`include_self` keeps them."
+    )
     counts: Counts | None
     timings_ms: Timings
 

@@ -81,7 +81,7 @@ class PooledCollection:
 
 
 class _ServedCollection:
-    """A `Collection` whose calls are timed, whose points are sanitized, and whose facets are cached.
+    """A `Collection` whose calls are timed, whose points are sanitized, and whose counts are cached.
 
     No call begins for a request whose client has left.
 
@@ -92,6 +92,7 @@ class _ServedCollection:
         self._inner = collection
         self._telemetry = telemetry
         self._facets: dict[str, tuple[float, dict[str, int]]] = {}
+        self._n_images = 0
         self.since = time.monotonic()
 
     def _timed(self, call: Callable[..., T]) -> Callable[..., T]:
@@ -126,8 +127,15 @@ class _ServedCollection:
         counted, counts = self._facets.get(field, (0.0, {}))
         if time.monotonic() - counted > FACETS_S:
             counts = facet(field)
+            self._n_images = self._timed(self._inner.count)() if field == "category" else self._n_images
             self._facets[field] = (time.monotonic(), counts)
         return dict(counts)
+
+    def count(self, filter: Filter | None = None) -> int:
+        if filter:
+            return self._timed(self._inner.count)(filter)
+        self.facet("category")  # of the same moment: beside them it tells how many have no category
+        return self._n_images
 
     def close(self) -> None:
         """Do nothing: other requests use it, too."""
