@@ -89,7 +89,7 @@ class _Group(SectionedGroup):
         "imret search mushroom --category fungi",
         "imret similar data/test/fungi/0.jpg",
         "imret serve --open",
-        "imret search --help",
+        "imret collections",
     ),
 )
 @click.version_option(__version__, "-V", "--version", message="imret %(version)s")

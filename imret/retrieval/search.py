@@ -147,8 +147,9 @@ def find_hits(
         points = asked.find(copies)
         if copies is not None and copies.compared:
             notify(
-                f"only the best {copies.compared:,} hits were compared for near copies, and there are more. "
-                "Narrow the search (categories, conditions), or ask for more hits: then it looks further."
+                f"duplicates were looked for among the best {copies.compared:,} hits only, and there are "
+                "more. Narrow the search (categories, conditions), or ask for more hits: then it looks "
+                "further."
             )
         if options.offset and not points:
             _check_offset(asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from imret import Encoder
+from imret.cli.help import examples_of
 from imret.cli.main import cli
 from imret.cli.reference import commands
 from imret.store import open_store
@@ -46,17 +48,36 @@ def test_help_loads_no_torch(arguments: list[str]) -> None:
     assert "Usage: imret" in done.stdout
 
 
-def test_every_command_has_help_that_ends_with_an_example() -> None:
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        assert command.help
-        assert command.epilog is not None
-        assert command.epilog.startswith(f"Example:  imret {name}")
+def test_every_command_has_help_that_ends_with_examples() -> None:
+    for typed, command, _ in commands():
+        assert command.help, typed
+        examples = examples_of(command)
+        own = [example for example in examples if f"{example} ".startswith(f"{typed} ")]
+        assert len(own) >= 3, typed  # whose options are shown; and of a group, its commands
+        assert len(set(examples)) == len(examples), typed
+        shown = CliRunner().invoke(cli, [*typed.split()[1:], "--help"]).output
+        assert [line.strip() for line in shown.splitlines()[-len(examples) :]] == examples, typed
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert parameter.help, f"{name} {parameter.name} has no help"
+                assert parameter.help, f"{typed} {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", ["search", "similar", "evaluate", "classify"])
+def test_the_options_of_a_long_help_stand_once_each_under_a_heading(name: str) -> None:
+    shown = CliRunner().invoke(cli, [name, "--help"]).output
+    shown = shown[shown.index("\nOptions:\n") :]
+    listed = [line for line in shown.splitlines() if re.match(r"  -", line)]
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    flags = [parameter.opts[-1] for parameter in command.params if isinstance(parameter, click.Option)]
+    for flag in [*flags, "--help"]:
+        assert sum(bool(re.search(rf"{flag}(?![\w-])", line[:34])) for line in listed) == 1, flag
+    assert len(listed) == len(flags) + 1
+    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert headings[0] == "Options"
+    assert len(headings) >= 3
+    first = shown.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    assert sum(line[:3] == "  -" for line in first.splitlines()) <= 9  # what is used most, at one glance
 
 
 def test_one_thing_has_one_spelling_in_all_commands() -> None:
@@ -133,7 +154,7 @@ def test_the_help_lists_every_command_once_under_a_heading() -> None:
     _, _, below = shown.partition("\nEvery day:\n")
     listed = [line.split()[0] for line in below.splitlines() if line[:2] == "  " and line[2:3].isalpha()]
     context = click.Context(cli)
-    assert [name for name in listed if name != "Example:"] == cli.list_commands(context)
+    assert [name for name in listed if name != "Examples:"] == cli.list_commands(context)
     assert set(cli.commands) <= set(cli.list_commands(context))
 
 
