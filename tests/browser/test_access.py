@@ -64,7 +64,7 @@ def test_everything_is_done_by_keyboard(visit: Visit) -> None:
     way = tab_to(page, "^1, ")
     # On the way lie all controls, each with a name; the pictures are one stop.
     assert all(way)
-    for control in ("with a picture", "Keys and how", "fungi, ", "Collection", "Fold near copies"):
+    for control in ("with a picture", "Keys and how", "fungi, ", "Collection", "Hide duplicates"):
         assert any(control in name for name in way), (control, way)
 
     page.keyboard.press("ArrowRight")

@@ -5,6 +5,9 @@ import { parseTerm } from "./query.js";
 
 const API = `${BASE}api/v1`;
 
+/** Pictures of each group, where they come in groups. */
+export const PER_GROUP = 5;
+
 /** What the server refused or could not do, in its own words. */
 export class Problem extends Error {
   constructor(status, said, retryAfter) {
@@ -43,20 +46,11 @@ async function get(path, parameters, { signal } = {}) {
   return said;
 }
 
-/**
- * Whether a picture that is asked for may be among its own hits: who sends one wants to know whether it is in
- * the collection; who asks for more like one of the collection has seen that one.
- */
-function findsItself({ terms }) {
-  const kinds = terms.map(({ typed }) => parseTerm(typed).kind);
-  return kinds.some((kind) => kind === "upload" || kind === "url") && !kinds.includes("id") && !kinds.includes("stored");
-}
-
-/** Hits `offset` to `offset + limit` of a query, and how it spreads over categories. */
+/** Hits `offset` to `offset + limit` of a query (groups, if it comes in groups), and how many there are in all. */
 export function search(state, { offset = 0, limit, signal }) {
   const parameters = parametersOf(state);
   parameters.set("limit", limit);
-  if (findsItself(state)) parameters.set("include_self", "true");
+  if (state.group_by) parameters.set("per_group", PER_GROUP);
   if (offset) parameters.set("offset", offset);
   else parameters.set("counts", "true");
   return get("/search", parameters, { signal });
@@ -64,7 +58,7 @@ export function search(state, { offset = 0, limit, signal }) {
 
 /** Pictures of the collection without a query, from the id `after` on. */
 export function images(state, { after = null, limit, signal }) {
-  const parameters = parametersOf({ ...state, terms: [], relevant: false, unique: false, sort: "score" });
+  const parameters = conditionsOf(state);
   parameters.set("limit", limit);
   if (after) parameters.set("after", after);
   return get("/images", parameters, { signal });
@@ -72,11 +66,14 @@ export function images(state, { after = null, limit, signal }) {
 
 export const collections = (options) => get("/collections", null, options);
 
+/** How many pictures of each category there are without a query, whatever categories are chosen. */
 export function categories(state, options) {
-  const parameters = parametersOf({ ...state, terms: [], category: [], not_category: [], sort: "score" });
-  parameters.delete("relevant");
-  parameters.delete("unique");
-  return get("/categories", parameters, options);
+  return get("/categories", conditionsOf({ ...state, category: [], not_category: [] }), options);
+}
+
+/** What of a state says which pictures, not which query. */
+function conditionsOf(state) {
+  return parametersOf({ ...state, terms: [], relevant: false, unique: false, include_self: false, sort: "score", group_by: null });
 }
 
 /** What is stored of one picture. */
@@ -131,9 +128,9 @@ export function send(state, files, { limit, signal, progressed }) {
     return { ...term, weight: minus ? -term.weight : term.weight };
   });
   files.forEach((_, at) => terms.push({ kind: "picture", value: String(at), weight: 1 }));
-  const { relevant, unique, sort } = state;
-  const sent = { terms: [...state.terms, { typed: "upload:", minus: false }] };
-  const query = { terms, limit, counts: true, relevant, unique, sort, include_self: findsItself(sent) };
+  const { relevant, unique, include_self, sort } = state;
+  const query = { terms, limit, counts: true, relevant, unique, include_self, sort };
+  if (state.group_by) Object.assign(query, { group_by: state.group_by, per_group: PER_GROUP });
   for (const key of ["category", "not_category", "where"]) if (state[key].length) query[key] = state[key];
   if (state.collection) query.collection = state.collection;
 

@@ -11,27 +11,31 @@ let all = false;
 let order = { key: null, names: [] };
 
 /**
- * Show the chips. `listed` is [{category, images}]; `counts` how the best hits of a query spread, or null;
+ * Show the chips. `counts` is {categories: [{category, hits, images}], uncategorised, complete}: what each of
+ * them shows when it is clicked; or null where that is not known, and `listed` the categories that there are.
  * `changed(category, how)` is told what somebody wants: "only", "not" or "any".
  */
-export function showCategories(listed, counts, state, changed) {
-  const hits = new Map(counts?.categories.map(({ category, hits: number }) => [category, number]));
-  const entries = listed.map((entry) => ({ ...entry, hits: counts ? hits.get(entry.category) ?? 0 : null }));
+export function showCategories(counts, listed, state, changed) {
+  const entries = (counts?.categories ?? listed).map((entry) => ({ ...entry }));
   // What the address names may be gone from the collection; it can still be taken back.
   for (const category of [...state.category, ...state.not_category]) {
-    if (!entries.some((entry) => entry.category === category)) entries.push({ category, images: 0, hits: counts ? 0 : null });
+    if (!entries.some((entry) => entry.category === category)) entries.push({ category, images: 0, hits: 0 });
   }
   const chosen = (entry) => state.category.includes(entry.category) || state.not_category.includes(entry.category);
-  arrange(entries, chosen, JSON.stringify([state.collection, state.terms, state.where, Boolean(counts)]));
+  arrange(entries, chosen, JSON.stringify([state.collection, state.terms, state.where, state.relevant, Boolean(counts)]));
   const shown = all ? entries : entries.filter((entry, at) => at < FEW || chosen(entry));
 
   const list = byId("categories");
   const filter = byId("category-filter");
   const section = byId("category-section");
   section.hidden = !entries.length;
-  const again = () => showCategories(listed, counts, state, changed);
+  const again = () => showCategories(counts, listed, state, changed);
   keepFocus(list, () => {
     list.replaceChildren(...shown.map((entry) => chip(entry, counts, state, changed)));
+    // With them, the numbers add up to how many pictures there are.
+    if (counts?.uncategorised > 0 && !state.category.length) {
+      list.append(el("li", { class: "uncategorised" }, `${counts.uncategorised.toLocaleString()} without a category`));
+    }
     if (entries.length > FEW) {
       list.append(el("li", {}, el("button", { type: "button", class: "quiet", "data-key": "all", "aria-expanded": String(all),
         onclick: () => {
@@ -65,17 +69,17 @@ function arrange(entries, chosen, key) {
   entries.sort((a, b) => place(a) - place(b));
 }
 
-function chip({ category, images, hits }, counts, state, changed) {
+function chip({ category, hits }, counts, state, changed) {
   const how = state.category.includes(category) ? "only" : state.not_category.includes(category) ? "not" : "any";
-  const pictures = `${images.toLocaleString()} ${images === 1 ? "picture" : "pictures"}`;
-  const count = hits === null ? pictures : `${hits} of the best ${counts.hits}, ${pictures} in all`;
+  const adds = how === "any" && state.category.length > 0;
   const next = { any: "only", only: "not", not: "any" }[how];
-  const does = { any: "Click to see only these", only: "Click to leave these out", not: "Click to take these as they come" }[how];
+  const does = { any: adds ? "Click to see these too" : "Click to see only these", only: "Click to leave these out", not: "Click to take these as they come" }[how];
   const said = { any: "", only: "Only these. ", not: "Left out. " }[how];
+  const count = counts ? `${inWords(hits, counts, state)}. ` : "";
   return el("li", {}, el("button", {
-    type: "button", class: `category-chip ${how}${hits === 0 ? " none" : ""}`, "data-key": category, "data-category": category, "data-how": how,
-    title: `${category}: ${count}. ${does}.`,
-    "aria-label": `${category}, ${count}. ${said}${does}`,
+    type: "button", class: `category-chip ${how}${counts && hits === 0 ? " none" : ""}`, "data-key": category, "data-category": category, "data-how": how,
+    title: `${category}: ${count}${does}.`,
+    "aria-label": `${category}, ${count}${said}${does}`,
     onclick: () => changed(category, next),
     onkeydown: (event) => {
       const wish = { "+": "only", "-": "not", Delete: "any", Backspace: "any" }[event.key];
@@ -85,7 +89,22 @@ function chip({ category, images, hits }, counts, state, changed) {
     },
   },
   el("span", { class: "label" }, category),
-  el("span", { class: "count" }, hits === null ? images.toLocaleString() : hits.toLocaleString())));
+  counts && el("span", { class: "count" }, `${hits && adds ? "+" : SIGNS[exactness(hits, counts, state)]}${hits.toLocaleString()}`)));
+}
+
+const SIGNS = { exact: "", most: "\u2264\u2009", least: "\u2265\u2009" };
+const BOUNDS = { exact: "", most: "up to ", least: "at least " };
+
+/** How exact a number is: duplicates count, but are not shown; of very many, only the best are counted. */
+function exactness(number, { isSearch, complete }, { unique }) {
+  if (!number) return "exact";
+  return unique && isSearch ? "most" : complete ? "exact" : "least";
+}
+
+/** Say how many pictures there are: all that a category, or a whole query, shows. */
+export function inWords(number, counts, state) {
+  const [one, many] = state.relevant && counts.isSearch ? ["good match", "good matches"] : ["picture", "pictures"];
+  return `${BOUNDS[exactness(number, counts, state)]}${number.toLocaleString()} ${number === 1 ? one : many}`;
 }
 
 /** Return a state that asks for a category only, not at all, or any way. */

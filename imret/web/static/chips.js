@@ -5,12 +5,15 @@ import { icon } from "./icons.js";
 import { parseTerm } from "./query.js";
 import { thumbnailUrl, uploadUrl } from "./api.js";
 
+/** What a slider leads to; the middle is what a term counts by itself. */
+export const WEIGHTS = [0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5];
+
 /**
  * Return the chips of a state. `named` are the terms as the server calls them; `flipped(typed)`,
- * `removed(typed)`, `dropped(condition)` and `cleared()` are told what somebody does.
+ * `weighed(typed, weight)`, `removed(typed)`, `dropped(condition)` and `cleared()` are told what somebody does.
  */
-export function chipsOf(state, named, { flipped, removed, dropped, cleared }) {
-  const chips = state.terms.map((term) => termChip(term, state, named, { flipped, removed }));
+export function chipsOf(state, named, { flipped, weighed, removed, dropped, cleared }) {
+  const chips = state.terms.map((term) => termChip(term, state, named, { flipped, weighed, removed }));
   chips.push(...state.where.map((condition) => el("li", { class: "chip" },
     el("span", { class: "label" }, condition),
     removeButton(condition, () => dropped(condition), `where:${condition}`))));
@@ -29,7 +32,7 @@ export function needsChips(state) {
   });
 }
 
-function termChip({ typed, minus }, state, named, { flipped, removed }) {
+function termChip({ typed, minus }, state, named, { flipped, weighed, removed }) {
   const term = parseTerm(typed);
   const label = labelOf(term, named);
   const verb = minus ? "Subtracted" : "Added";
@@ -39,8 +42,25 @@ function termChip({ typed, minus }, state, named, { flipped, removed }) {
       "aria-label": `${verb}: ${label}. ${minus ? "Add" : "Subtract"} it instead` }, icon(minus ? "minus" : "plus")),
     preview(term, state),
     el("span", { class: "label", title: label }, label),
-    term.weight !== 1 && el("span", { class: "weight", title: `weight ${term.weight}` }, `\u00d7${term.weight}`),
+    ...weightOf(typed, term, label, state.terms.length > 1, weighed),
     removeButton(label, () => removed(typed), `remove:${typed}`));
+}
+
+/** How much a term counts, beside others with a slider: alone, its weight changes nothing. */
+function weightOf(typed, { kind, value, weight }, label, beside, weighed) {
+  const shown = el("span", { class: "weight", title: "How much this counts", "aria-hidden": String(beside) }, `\u00d7${weight}`);
+  if (!beside) return weight === 1 ? [] : [shown];
+  const nearest = WEIGHTS.reduce((best, step, at) => (Math.abs(Math.log(step / weight)) < Math.abs(Math.log(WEIGHTS[best] / weight)) ? at : best), 0);
+  const slider = el("input", { type: "range", class: "weigher", min: "0", max: String(WEIGHTS.length - 1), step: "1", value: String(nearest),
+    "data-key": `weight:${kind}:${value}`, "aria-label": `How much it counts: ${label}`, "aria-valuetext": `${weight} times`,
+    title: "How much this counts" });
+  slider.addEventListener("input", () => {
+    const chosen = WEIGHTS[Number(slider.value)];
+    shown.textContent = `\u00d7${chosen}`;
+    slider.setAttribute("aria-valuetext", `${chosen} times`);
+  });
+  slider.addEventListener("change", () => weighed(typed, WEIGHTS[Number(slider.value)]));
+  return [slider, shown];
 }
 
 function removeButton(label, removed, key) {

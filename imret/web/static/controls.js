@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { showBox } from "./search-box.js";
-import { showCategories, withCategory } from "./categories.js";
+import { inWords, showCategories, withCategory } from "./categories.js";
 import { chipsOf, labelOf, needsChips } from "./chips.js";
 import { byId, el, keepFocus } from "./dom.js";
 import { change, current } from "./navigation.js";
@@ -10,7 +10,7 @@ import * as query from "./query.js";
 
 let collections = null;
 let usual = null; // the collection that an address need not name
-let listed = { key: null, promise: null };
+let shownTerms = null; // what the chips of the query were made of
 
 /** Bring the controls in line with the state; none of this waits for the server. */
 export function showControls() {
@@ -18,7 +18,7 @@ export function showControls() {
   showBox();
   byId("relevant").checked = state.relevant;
   byId("unique").checked = state.unique;
-  byId("sort").value = state.sort;
+  byId("sort").value = state.group_by ?? state.sort;
   byId("options").hidden = !query.canBeAsked(state.terms);
   showTerms();
   showCollections();
@@ -29,14 +29,34 @@ export function showTerms() {
   const { state, answer } = current;
   document.title = state.terms.length ? `${queryInWords()} \u2013 imret` : "imret";
   byId("terms").hidden = !needsChips(state);
+  // A slider that somebody holds would be let go by one that takes its place.
+  const names = answer?.terms?.map(({ kind, value, label }) => [kind, value, label]);
+  const made = JSON.stringify([state.terms, state.where, state.collection, names]);
+  if (made === shownTerms) return;
+  shownTerms = made;
   const flip = (term) => ({ ...term, minus: !term.minus });
   const chips = byId("terms").hidden ? [] : chipsOf(state, answer?.terms, {
     flipped: (typed) => change({ terms: state.terms.map((term) => (term.typed === typed ? flip(term) : term)) }),
+    weighed: weigh,
     removed: (typed) => change({ terms: query.withoutTerm(state.terms, typed) }),
     dropped: (condition) => change({ where: state.where.filter((other) => other !== condition) }),
     cleared: () => change({ terms: [], where: [] }),
   });
   keepFocus(byId("terms"), () => byId("term-list").replaceChildren(...chips), byId("words"));
+}
+
+const WAIT_MS = 300; // after a key that moved a slider: more may follow
+let wanted = new Map(); // weights that are to be asked for, by typed term
+let waiting = 0;
+
+function weigh(typed, weight) {
+  wanted.set(typed, weight);
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    const terms = current.state.terms.map((term) => (wanted.has(term.typed) ? { ...term, typed: query.weighted(term.typed, wanted.get(term.typed)) } : term));
+    wanted = new Map();
+    if (JSON.stringify(terms) !== JSON.stringify(current.state.terms)) change({ terms });
+  }, WAIT_MS);
 }
 
 /** The query in a few words, for titles and messages. */
@@ -60,11 +80,36 @@ function countInWords({ state, answer }) {
   const number = (count) => `${count.toLocaleString()} ${count === 1 ? "picture" : "pictures"}`;
   if (!answer.isSearch) return shown ? number(answer.images) : "";
   if (!shown) return "Nothing found";
-  const order = { score: "", date: ", newest first", path: ", by path" }[state.sort];
-  if (answer.cut) return `The best ${shown.toLocaleString()}${order}`;
-  if (state.relevant) return answer.more ? `The best ${shown.toLocaleString()} that are about it` : `${number(shown)} about it${order}`;
-  if (answer.more) return `The best ${shown.toLocaleString()}`;
-  return `${number(shown)}${order || ", best first"}`;
+  const counts = { ...answer.counts, isSearch: true };
+  const order = { score: ", best first", date: ", newest first", path: ", by path" }[state.sort];
+  if (state.group_by) return `The best ${api.PER_GROUP} of each category`;
+  if (answer.cut && !answer.more) return `The best ${shown.toLocaleString()} of ${inWords(counts.hits, counts, state)}${order}`;
+  if (answer.more) return `${capitalized(inWords(counts.hits, counts, state))}${order}`;
+  const all = inWords(shown, { ...counts, complete: true }, { ...state, unique: false });
+  const hidden = counts.hits - shown;
+  if (!state.unique || hidden <= 0) return `${all}${order}`;
+  // Where a search looked no further, what it did not show is not all duplicates.
+  if (answer.notes.length) return `${all} of ${inWords(counts.hits, counts, state)}${order}`;
+  return `${all}${order}, ${hidden.toLocaleString()} ${hidden === 1 ? "duplicate" : "duplicates"} hidden`;
+}
+
+const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Say that the very picture that is asked with is left out, and let it in. */
+export function showLeftOut() {
+  const { state, answer } = current;
+  const place = byId("left-out");
+  const said = [];
+  const button = (label, include_self) => el("button", { type: "button", class: "quiet", "data-key": "self",
+    onclick: () => change({ include_self }) }, label);
+  if (answer?.leftOut) {
+    said.push(`${answer.leftOut.toLocaleString()} identical ${answer.leftOut === 1 ? "picture" : "pictures"} left out`,
+      button(answer.leftOut === 1 ? "Show it" : "Show them", true));
+  } else if (answer?.isSearch && state.include_self && state.terms.some(({ typed }) => query.parseTerm(typed).kind !== "text")) {
+    said.push("Identical pictures are shown", button("Leave them out", false));
+  }
+  keepFocus(place, () => place.replaceChildren(...said), byId("words"));
+  place.hidden = !said.length;
 }
 
 // --- collections --------------------------------------------------------------------------------------------
@@ -100,30 +145,22 @@ export function openCollection(name) {
 /** Forget what was learnt of the server's collections: they may have changed. */
 export function forgetCollections() {
   collections = null;
-  listed = { key: null, promise: null };
 }
 
 // --- categories ---------------------------------------------------------------------------------------------
 
-/** The categories of what is searched in; asked for once. */
-export function categoriesHere() {
-  const { state } = current;
-  const key = `${state.collection}\n${state.where.join("\n")}`;
-  if (listed.key !== key) listed = { key, promise: api.categories(state) };
-  return listed.promise;
-}
-
+/** Show the chips of what is shown; where nothing is, those that can be chosen, without a number. */
 export async function showCategoryChips() {
-  const mine = categoriesHere();
-  let said;
-  try {
-    said = await mine;
-  } catch {
-    if (listed.promise === mine) listed = { key: null, promise: null };
-    said = { categories: [] }; // what is shown besides says what is wrong
+  const { state, answer } = current;
+  const changed = (category, how) => {
+    // A click on a category shows all of it, not the best few.
+    const grouped = how === "only" ? null : current.state.group_by;
+    change({ ...withCategory(current.state, category, how), group_by: grouped });
+  };
+  if (answer) {
+    showCategories(answer.counts && { ...answer.counts, isSearch: answer.isSearch }, [], state, changed);
+    return;
   }
-  if (listed.key && listed.promise !== mine) return;
-  // Where nothing is about the query, how many there are says more than noughts.
-  const counts = current.answer?.counts?.hits ? current.answer.counts : null;
-  showCategories(said.categories, counts, current.state, (category, how) => change(withCategory(current.state, category, how)));
+  const said = await api.categories(state).catch(() => null); // what is shown besides says what is wrong
+  if (current.state === state && !current.answer) showCategories(null, said?.categories ?? [], state, changed);
 }

@@ -13,6 +13,7 @@ export const grid = new Grid(byId("pictures"), {
   addressFor: (picture) => addressOf({ ...current.state, picture: picture.id }),
   opened: openPicture,
   weighed: weigh,
+  narrowed: (category) => change({ category: [category], not_category: [], group_by: null }),
 });
 
 const lightbox = new Lightbox({ moved: move, closed: closePicture, weighed: weigh, only: onlyLike });
@@ -49,7 +50,7 @@ export async function showPicture() {
   // Without a query it is known how many there are; of hits, how many are shown.
   const of = answer?.images ?? pictures.length;
   const place = at < 0 ? null : { at, of, more: answer.more };
-  const canSubtract = state.terms.some((term) => !term.minus && term.typed !== `id:${id}`);
+  const canSubtract = state.terms.some((term) => !term.minus && !query.isSame(term.typed, `id:${id}`));
   lightbox.show(picture, { collection: state.collection, place, sign: query.signOf(state.terms, id), canSubtract, asked: state.terms.length > 0 });
   if (place) {
     lightbox.prepare(pictures[at + 1]);
@@ -96,7 +97,8 @@ function closePicture() {
 /** Add a stored picture to the query or subtract it; the same once more takes it back. */
 function weigh(id, sign) {
   const { terms: before } = current.state;
-  const typed = `id:${id}`;
+  const known = before.find((term) => query.isSame(term.typed, `id:${id}`));
+  const typed = known?.typed ?? `id:${id}`; // what it weighs, it keeps
   const terms = query.signOf(before, id) === sign
     ? query.withoutTerm(before, typed)
     : query.withTerm(before, { typed, minus: sign < 0 });

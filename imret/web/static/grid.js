@@ -12,20 +12,34 @@ const SKELETONS = [1.5, 1, 0.75, 1.33, 1.5, 0.67, 1.33, 1, 1.5, 1.78, 0.75, 1.33
 
 export const nameOf = (picture) => String(picture.payload?.path ?? picture.path ?? "").split("/").pop();
 
+const valueOf = (picture, field) => (field === "category" ? picture.category : picture.payload?.[field]);
+
+/** Return pictures in groups; those of one group are behind each other. */
+function groupsOf(pictures, field) {
+  const groups = [];
+  for (const picture of pictures) {
+    const last = groups.at(-1);
+    if (last && valueOf(last[0], field) === valueOf(picture, field)) last.push(picture);
+    else groups.push([picture]);
+  }
+  return groups;
+}
+
 /** Whole pixels that fit: clientWidth rounds up as well as down. */
 const widthOf = (element) => Math.floor(element.getBoundingClientRect().width);
 
 export class Grid {
   /**
-   * `root` is the list; `addressFor(picture)` where its link leads; `opened(id)`, and `weighed(id, sign)`
-   * are told what somebody does.
+   * `root` is the list; `addressFor(picture)` where its link leads; `opened(id)`, `weighed(id, sign)` and
+   * `narrowed(category)` are told what somebody does.
    */
-  constructor(root, { addressFor, opened, weighed }) {
+  constructor(root, { addressFor, opened, weighed, narrowed }) {
     this.root = root;
     this.addressFor = addressFor;
     this.opened = opened;
     this.weighed = weighed;
-    this.pages = []; // of {card, ratio, picture}
+    this.narrowed = narrowed;
+    this.pages = []; // of {card, ratio, picture}; where pictures come in groups, each group is one
     this.current = null;
     root.addEventListener("keydown", (event) => this.#pressed(event));
     root.addEventListener("click", (event) => this.#clicked(event));
@@ -51,8 +65,9 @@ export class Grid {
 
   /** Show a further page of the same answer; what is there does not move. */
   append(page) {
+    const first = this.pages.length;
     this.#add(page);
-    this.layOut(this.pages.length - 1);
+    this.layOut(first);
   }
 
   /** Show boxes where pictures will be. */
@@ -78,17 +93,30 @@ export class Grid {
   }
 
   #add(page) {
-    const cards = page.map((picture) => ({ picture, ratio: ratioOf(picture), card: this.#card(picture) }));
-    this.pages.push(cards);
-    this.root.append(...cards.map(({ card }) => card));
-    if (!this.current) this.#makeCurrent(cards[0]?.card);
+    const field = this.answer.state.group_by;
+    for (const pictures of field ? groupsOf(page, field) : [page]) {
+      if (field) this.root.append(this.#heading(field, pictures));
+      const cards = pictures.map((picture) => ({ picture, ratio: ratioOf(picture), card: this.#card(picture) }));
+      this.pages.push(cards);
+      this.root.append(...cards.map(({ card }) => card));
+      if (!this.current) this.#makeCurrent(cards[0]?.card);
+    }
+  }
+
+  /** What stands above a group, as in the table and the contact sheet (groups_of of imret.output.formats). */
+  #heading(field, pictures) {
+    const value = valueOf(pictures[0], field);
+    const { hits } = this.answer.counts?.categories.find(({ category }) => category === value) ?? {};
+    const all = hits > pictures.length && el("button", { type: "button", class: "quiet", "data-category": value,
+      "aria-label": `Show all of ${value}`, onclick: () => this.narrowed(value) }, this.answer.state.unique ? "Show all" : `Show all ${hits.toLocaleString()}`);
+    return el("li", { class: "group" }, el("h2", {}, `${field}: ${value}`), all);
   }
 
   #card(picture) {
     const name = nameOf(picture);
     const score = picture.score === undefined ? null : picture.score.toFixed(3);
     const said = [picture.rank && `${picture.rank}`, name, picture.category, score && `score ${score}`];
-    if (picture.folded) said.push(`and ${picture.folded} near ${picture.folded === 1 ? "copy" : "copies"}`);
+    if (picture.folded) said.push(`and ${picture.folded} hidden ${picture.folded === 1 ? "duplicate" : "duplicates"}`);
     const image = el("img", { alt: "", loading: "lazy", decoding: "async", draggable: "false" });
     image.addEventListener("load", () => image.classList.add("loaded"));
     image.addEventListener("error", () => image.getAttribute("src") && image.closest(".card").classList.add("broken"));
@@ -96,7 +124,7 @@ export class Grid {
       el("a", { class: "frame", href: this.addressFor(picture), tabindex: "-1", "aria-label": said.filter(Boolean).join(", ") },
         image,
         el("span", { class: "gone" }, icon("picture"), "No preview"),
-        picture.folded ? el("span", { class: "folded", title: `stands for ${picture.folded} near copies too` },
+        picture.folded ? el("span", { class: "folded", title: `${picture.folded} ${picture.folded === 1 ? "duplicate" : "duplicates"} hidden` },
           `+${picture.folded}`) : null),
       el("div", { class: "weigh" },
         el("button", { type: "button", class: "round more", tabindex: "-1", title: "More like this (+)",
@@ -133,7 +161,7 @@ export class Grid {
     const target = Number.parseFloat(style.getPropertyValue("--row-height")) || 200;
     const gap = Number.parseFloat(style.columnGap) || 0;
     this.pages.slice(first).forEach((cards, at) => {
-      const ends = first + at === this.pages.length - 1 && !this.answer?.more;
+      const ends = Boolean(this.answer?.state.group_by) || (first + at === this.pages.length - 1 && !this.answer?.more);
       const boxes = justify(cards.map(({ ratio }) => ratio), this.width, { target, gap, least: 92, ends });
       cards.forEach(({ card, picture }, index) => {
         const { width, height } = boxes[index];

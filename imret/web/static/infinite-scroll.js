@@ -1,6 +1,6 @@
 // The end of the pictures: more come by themselves when it is near, or when the button is pressed.
 
-import { SORTED } from "./results.js";
+import { DEEPEST, SORTED } from "./results.js";
 import { byId } from "./dom.js";
 import { current } from "./navigation.js";
 import { remember } from "./state.js";
@@ -21,8 +21,10 @@ export function loadMoreOnto(onto, then) {
 export function showEnd(failed = null) {
   const { answer } = current;
   const more = Boolean(answer?.more);
-  const told = answer?.cut ? `Only the best ${SORTED} are sorted. Sort by best first to see more.`
-    : (answer?.notes ?? []).join(" ");
+  const told = {
+    sorted: `Only the best ${SORTED} are sorted. Sort by best first to see more.`,
+    deep: `A search shows its best ${DEEPEST.toLocaleString()} pictures. Choose a category or other words to see others.`,
+  }[answer?.cut] ?? (answer?.notes ?? []).map((note) => note.charAt(0).toUpperCase() + note.slice(1)).join(" ");
   byId("end").hidden = !more && !told;
   byId("more").hidden = !more;
   byId("more").textContent = failed ? "Try again" : "Load more";

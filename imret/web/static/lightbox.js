@@ -60,7 +60,7 @@ export class Lightbox {
     summary.replaceChildren(...[
       picture.category && el("span", { class: "tag" }, picture.category),
       picture.score !== undefined && el("span", { class: "score" }, `score ${picture.score.toFixed(3)}`),
-      picture.folded ? el("span", {}, `+${picture.folded} near ${picture.folded === 1 ? "copy" : "copies"}`) : null,
+      picture.folded ? el("span", {}, `${picture.folded} ${picture.folded === 1 ? "duplicate" : "duplicates"} hidden`) : null,
     ].filter(Boolean));
     byId("box-more").setAttribute("aria-pressed", String(sign === 1));
     byId("box-less").setAttribute("aria-pressed", String(sign === -1));

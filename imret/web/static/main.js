@@ -4,8 +4,8 @@ import * as api from "./api.js";
 import { Results, cacheResults, cachedResults } from "./results.js";
 import { enterBox, listenToBox } from "./search-box.js";
 import {
-  categoriesHere, forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls,
-  showCount, showTerms,
+  forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls, showCount, showLeftOut,
+  showTerms,
 } from "./controls.js";
 import { byId, isTyping } from "./dom.js";
 import { hideEnd, loadMoreOnto, showEnd } from "./infinite-scroll.js";
@@ -15,7 +15,7 @@ import { nothingFound, nothingPasses, nothingYet, onlySubtracted } from "./notic
 import { again, change, current, followHistory, go } from "./navigation.js";
 import * as query from "./query.js";
 import { acceptPictures } from "./upload.js";
-import { keyOf, readState, writeState } from "./state.js";
+import { GROUPS, keyOf, readState, writeState } from "./state.js";
 import { errorPanel, stopWaiting } from "./error-panel.js";
 
 const SLOW_MS = 4000; // after which somebody is told why it may take long
@@ -57,11 +57,10 @@ async function show({ scroll = 0, shown = 0, fresh = false } = {}) {
 async function fetchAnswer(answer, { signal, shown }) {
   showBusy();
   const slow = setTimeout(() => {
-    byId("count").textContent = "Still at work: the first search after a start has a model to load.";
+    byId("count").textContent = "Still working: the first search after a start has to load the model.";
   }, SLOW_MS);
   try {
-    // Chips and pictures come together: chips that came later would push the pictures down.
-    await Promise.all([answer.begin({ signal, shown }), categoriesHere().catch(() => null)]);
+    await answer.begin({ signal, shown });
     stopWaiting({ answered: true });
   } finally {
     clearTimeout(slow);
@@ -90,6 +89,7 @@ function showAnswer(answer) {
   grid.show(answer);
   showTerms();
   showCount();
+  showLeftOut();
   showEnd();
   showCategoryChips();
   showNotice(answer.pictures.length ? null : nothingPanel());
@@ -101,6 +101,7 @@ function showNothing(panel) {
   current.answer = null;
   grid.clear();
   byId("count").textContent = "";
+  showLeftOut();
   hideEnd();
   showCategoryChips();
   showNotice(panel);
@@ -120,7 +121,8 @@ function nothingPanel() {
   const { state, answer } = current;
   const everywhere = () => change(EVERYWHERE);
   if (answer.isSearch) {
-    return nothingFound(state, queryInWords(), { nearest: () => change({ relevant: false }), everywhere, reset: goHome });
+    return nothingFound(answer, queryInWords(), {
+      nearest: () => change({ relevant: false }), identical: () => change({ include_self: true }), everywhere, reset: goHome });
   }
   return isNarrowed(state) ? nothingPasses(everywhere) : nothingYet(answer.collection, reload);
 }
@@ -199,7 +201,7 @@ function listen() {
   byId("collection").onchange = (event) => openCollection(event.target.value);
   byId("relevant").onchange = (event) => change({ relevant: event.target.checked });
   byId("unique").onchange = (event) => change({ unique: event.target.checked });
-  byId("sort").onchange = (event) => change({ sort: event.target.value });
+  byId("sort").onchange = ({ target: { value } }) => change(GROUPS.includes(value) ? { sort: "score", group_by: value } : { sort: value, group_by: null });
   byId("help").onclick = () => byId("keys").showModal();
   byId("keys").addEventListener("click", (event) => event.target === event.currentTarget && event.target.close());
   document.querySelector(".skip").addEventListener("click", (event) => {

@@ -31,19 +31,27 @@ function quoted(word) {
   return /^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-/** A query found nothing. */
-export function nothingFound(state, words, { nearest, everywhere, reset }) {
+/** A query found nothing: say why, and offer what would find something. */
+export function nothingFound({ state, counts, leftOut }, words, { nearest, identical, everywhere, reset }) {
   const narrowed = state.category.length || state.not_category.length || state.where.length;
+  const elsewhere = counts.uncategorised + counts.categories.reduce((sum, { hits }) => sum + hits, 0);
+  const said = [];
   const actions = [];
-  if (state.relevant) actions.push(["Show the nearest anyway", nearest]);
-  if (narrowed) actions.push(["Look in the whole collection", everywhere]);
+  if (leftOut) {
+    const [what, is, it] = leftOut === 1 ? ["identical picture", "is", "it"] : ["identical pictures", "are", "them"];
+    said.push(`${leftOut.toLocaleString()} ${what} ${is} left out.`);
+    actions.push([`Show ${it}`, identical]);
+  }
+  if (elsewhere) said.push(`In other categories there ${elsewhere === 1 ? "is 1" : `are ${elsewhere.toLocaleString()}`}.`);
+  else if (state.where.length) said.push("Remove a condition, and there may be some.");
+  else if (state.relevant && !leftOut) said.push("The nearest pictures may still help.");
+  if (narrowed) actions.push([state.where.length ? "Search in all pictures" : "Search in all categories", everywhere]);
+  if (state.relevant) actions.push(["Show the nearest pictures", nearest]);
   actions.push(["See all pictures", reset]);
   return notice({
     drawing: "search",
-    title: state.relevant ? `Nothing here is about ${words}` : `No picture for ${words} passes the conditions`,
-    text: state.relevant
-      ? "Each of these pictures is nearer to something else. The nearest may still be of use."
-      : "Take back a category or a condition, and there may be some.",
+    title: state.relevant ? `No good matches for ${words}` : leftOut ? `No other picture for ${words}` : `No picture for ${words}`,
+    text: said.join(" "),
     actions,
   });
 }

@@ -62,18 +62,32 @@ export function asked(terms, text) {
   if (typed.length === 1 && !isWords(typed[0])) return withTerm(terms, typed[0]);
   const main = terms.find(isMain);
   if (!typed.length) return terms.filter((term) => term !== main);
-  const others = terms.filter((term) => term !== main && term.typed !== typed[0].typed);
+  const others = terms.filter((term) => term !== main && !isSame(term.typed, typed[0].typed));
   return [typed[0], ...others];
 }
 
-/** Return the terms with one more; a term that was there gets the new sign. */
+/** Whether two typed terms are the same words or the same picture, whatever they weigh. */
+export function isSame(typed, other) {
+  const [a, b] = [parseTerm(typed), parseTerm(other)];
+  return a.kind === b.kind && a.value === b.value;
+}
+
+/** Return the terms with one more; a term that was there gets the new sign and the new weight. */
 export function withTerm(terms, term) {
-  const at = terms.findIndex((other) => other.typed === term.typed);
+  const at = terms.findIndex((other) => isSame(other.typed, term.typed));
   return at < 0 ? [...terms, term] : terms.with(at, term);
 }
 
 export function withoutTerm(terms, typed) {
   return terms.filter((term) => term.typed !== typed);
+}
+
+/** Return a typed term with another weight. */
+export function weighted(typed, weight) {
+  const found = WEIGHT.exec(typed);
+  const rest = found && Number(found[1]) > 0 ? found[2] : typed;
+  if (weight !== 1) return `${weight}:${rest}`;
+  return WEIGHT.test(rest) ? `text:${rest}` : rest; // words that begin like a weight
 }
 
 /** Return 1 where a stored picture is added, -1 where it is subtracted, else 0. */

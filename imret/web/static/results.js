@@ -5,10 +5,11 @@ import { canBeAsked } from "./query.js";
 import { keyOf } from "./state.js";
 
 export const PAGE = 60;
-/** Sorting is of the best hits of a query: as many as the server takes into account for counts, too. */
+/** Sorting is of so many of the best hits of a query. */
 export const SORTED = 200;
+export const DEEPEST = 10_000; // offset and limit together, that the server goes down to
 const MOST = 500; // that the server gives at once
-const DEEPEST = 10_000; // offset and limit together, that the server goes down to
+const MOST_GROUPS = 200; // the same, with the pictures of each
 const KEPT = 12;
 
 /** The pictures that a state asks for, as far as they were loaded. */
@@ -18,12 +19,14 @@ export class Results {
     this.isSearch = canBeAsked(state.terms);
     this.pages = []; // of {id, category, path, payload}; hits also have rank, score and folded
     this.terms = []; // as the server calls them
-    this.counts = null;
+    this.counts = null; // {hits, complete, uncategorised, categories}: how many there are, however many were loaded
+    this.leftOut = 0; // pictures that are the very one that is asked with
     this.notes = []; // what the server left undone
     this.images = null; // how many pictures there are, without a query
     this.more = false;
+    this.cut = null; // why there is no more to load though there are more: "sorted" or "deep"
     this.next = null;
-    this.asked = 0; // hits that were asked for: where the next page begins
+    this.asked = 0; // hits (groups) that were asked for: where the next page begins
     this.loading = null;
   }
 
@@ -31,16 +34,24 @@ export class Results {
     return this.pages.flat();
   }
 
-  /** How many hits are asked for at first; `shown` is how many there were before a reload. */
+  /** How many hits are asked for at first; `shown` is how many pictures there were before a reload. */
   firstLimit(shown = 0) {
     if (this.isSearch && this.state.sort !== "score") return SORTED;
+    if (this.isSearch && this.state.group_by) return Math.min(MOST_GROUPS, Math.max(PAGE, Math.ceil(shown / api.PER_GROUP)));
     return Math.min(MOST, Math.max(PAGE, shown));
   }
 
   async begin({ signal, shown }) {
     const limit = this.firstLimit(shown);
-    if (this.isSearch) this.take(await api.search(this.state, { limit, signal }), limit);
-    else this.take(await api.images(this.state, { limit, signal }), limit);
+    if (this.isSearch) {
+      this.take(await api.search(this.state, { limit, signal }), limit);
+      return;
+    }
+    // Chips and pictures come together: chips that came later would push the pictures down.
+    const listed = api.categories(this.state, { signal }).catch(() => null);
+    this.take(await api.images(this.state, { limit, signal }), limit);
+    const said = await listed;
+    if (said) this.counts = { ...said, complete: true, categories: said.categories.map((entry) => ({ ...entry, hits: entry.images })) };
   }
 
   /** Load the next page and return it; two who ask at once get the same one. */
@@ -64,10 +75,12 @@ export class Results {
     this.collection = said.collection;
     if (this.isSearch) {
       this.asked += limit;
-      this.more = said.more && this.state.sort === "score" && this.asked + PAGE <= DEEPEST;
-      this.cut = said.more && this.state.sort !== "score";
+      const isSorted = this.state.sort !== "score";
+      this.more = said.more && !isSorted && this.asked + PAGE <= DEEPEST;
+      this.cut = said.more && !this.more ? (isSorted ? "sorted" : "deep") : null;
       this.terms = said.terms;
       this.counts ??= said.counts;
+      this.leftOut = said.left_out;
       this.notes = said.notes;
       this.timings = said.timings_ms;
     } else {

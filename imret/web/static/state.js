@@ -7,15 +7,16 @@
 export const BASE = new URL("..", import.meta.url).pathname;
 
 export const SORTS = ["score", "date", "path"];
+export const GROUPS = ["category"];
 
 const LISTS = ["category", "not_category", "where"];
-const FLAGS = ["relevant", "unique"];
+const FLAGS = ["relevant", "unique", "include_self"];
 
 /** Return the state that an address names; what it says that nothing knows is left out. */
 export function readState(search = location.search) {
   const state = {
-    terms: [], category: [], not_category: [], where: [], relevant: false, unique: false, sort: "score",
-    collection: null, picture: null,
+    terms: [], category: [], not_category: [], where: [], relevant: false, unique: false, include_self: false,
+    sort: "score", group_by: null, collection: null, picture: null,
   };
   for (const [key, value] of new URLSearchParams(search)) {
     if ((key === "q" || key === "not") && value.trim()) {
@@ -24,8 +25,10 @@ export function readState(search = location.search) {
     } else if (LISTS.includes(key) && !state[key].includes(value)) state[key].push(value);
     else if (FLAGS.includes(key)) state[key] = value === "true" || value === "1";
     else if (key === "sort" && SORTS.includes(value)) state.sort = value;
+    else if (key === "group_by" && GROUPS.includes(value)) state.group_by = value;
     else if (key === "collection" || key === "picture") state[key] = value || null;
   }
+  if (state.group_by) state.sort = "score"; // in another order, pictures of one group are apart
   return state;
 }
 
@@ -36,6 +39,7 @@ export function parametersOf(state) {
   for (const key of LISTS) for (const value of state[key]) parameters.append(key, value);
   for (const key of FLAGS) if (state[key]) parameters.set(key, "true");
   if (state.sort !== "score") parameters.set("sort", state.sort);
+  if (state.group_by) parameters.set("group_by", state.group_by);
   if (state.collection) parameters.set("collection", state.collection);
   return parameters;
 }
