@@ -96,9 +96,15 @@ def summary(error: BaseException) -> str:
     return " ".join(lines[0].split())[:300].rstrip(". ")
 
 
-def counted(n: int, what: str = "picture") -> str:
-    """Return a number with what it counts: "1 picture", "1,200 pictures"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def counted(n: int, what: str = "picture", many: str = "") -> str:
+    """Return a number with what it counts: "1 picture", "1,200 pictures".
+
+    Args:
+        n: The number.
+        what: One of it.
+        many: Several of it, where that is not `what` with an s.
+    """
+    return f"{n:,} {what if n == 1 else many or what + 's'}"
 
 
 def some_of(names: Iterable[str], most: int = 20, between: str = ", ") -> str:
@@ -143,3 +149,18 @@ def meant_and_listed(name: str, existing: Iterable[str]) -> tuple[str, list[str]
     others = set(names).difference(near)
     meant = f" Did you mean {some_of(near[:1])!r}?" if near else ""
     return meant, [*near, *sorted(others)]
+
+
+def no_such_collection(name: str, existing: Iterable[str], where: str, otherwise: str) -> str:
+    """Return the message for a collection that is not there: what was meant, and those there are.
+
+    Args:
+        name: As it was typed.
+        existing: Those of the store.
+        where: The store, such as "in '/photos/db'"; "" for those who must not know.
+        otherwise: What is said of a store that has none.
+    """
+    meant, listed = meant_and_listed(name, existing)
+    at = f" {where}" if where else ""
+    there = f"There are: {some_of(listed)}" if listed else otherwise
+    return f"no collection {name!r}{at}.{meant} {there}."

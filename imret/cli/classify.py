@@ -26,7 +26,7 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -123,9 +123,10 @@ def command(
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
     labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
-    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
+    n_labels = counted(len(labels), "label")
+    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {n_labels}")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
-        announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
+        announce(f"each picture gets {n_labels}, not {top_k}: there are no more")
     results = classify_each(
         files,
         labels,

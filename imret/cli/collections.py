@@ -15,7 +15,7 @@ import click
 
 from imret.cli.help import ListByDefault, examples
 from imret.cli.options import collection_choice, db_option, format_option, progress_bar
-from imret.errors import StoreUnavailable
+from imret.errors import StoreUnavailable, counted
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -84,7 +84,7 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
     elif rows:
         _print_table(rows)
     else:
-        announce(f"no collections in {address} yet; make one: imret ingest FOLDER")
+        announce(f"no collections in {address} yet; make one: imret ingest FOLDER{_db(address, db)}")
 
 
 def _why_not_listed(described: dict[str, Any], how: str, db: str) -> str:
@@ -197,7 +197,7 @@ def check_command(
 
 
 def _print_check(report: CheckReport) -> None:
-    print(f"checked      {report.checked:,} points")
+    print(f"checked      {counted(report.checked, 'point')}")
     kinds = ", ".join(f"{n:,} by {kind}" for kind, n in report.kinds.items() if n)
     print(f"found        {report.found:,} that imret did not write" + (f" ({kinds})" if kinds else ""))
     if report.removed:
@@ -299,7 +299,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
                 images = opened.count()
                 sources = sorted(opened.facet("source"))
                 model = opened.identity.model
-            shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+            shown = f"{name} ({counted(images, 'image')})"
     except StoreDamaged as error:
         shown, sources, model = f"{name} (damaged)", list(error.sources), error.model
     except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
@@ -345,7 +345,7 @@ def export_command(
             total = opened.count()
         with progress_bar("export", total) as (on_points, _):
             n = export_collection(store, name, file, overwrite=overwrite, on_points=on_points)
-    announce(f"exported {n:,} images of {name} to {file} in {time.monotonic() - started:.1f} s")
+    announce(f"exported {counted(n, 'image')} of {name} to {file} in {time.monotonic() - started:.1f} s")
 
 
 @command.command(
@@ -386,13 +386,14 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
         address = store.address
         away = [source for source in list_sources(store, name) if source.state != "present"]
     announce(
-        f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
+        f"imported {counted(n, 'image')} into {name} at {address} in {time.monotonic() - started:.1f} s; "
         f"its model is {escape_control(header.identity.model)}"
     )
     if away:
+        are = "is" if len(away) == 1 else "are"
         announce(
-            f"  {len(away):,} of its folders are not here; where one is: imret sources rename OLD NEW "
-            f"--collection {name}"
+            f"  {counted(len(away), 'folder')} of it {are} not here; where one is now: imret sources rename "
+            f"OLD NEW --collection {name}{_db(address, db)}"
         )
 
 

@@ -26,7 +26,7 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError, some_of
+from imret.errors import DataError, counted, some_of
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -260,8 +260,8 @@ def _warn_of_strangers(
     strangers = sorted(names.keys() - set(map(name_key, categories)))
     if strangers:
         announce(
-            f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
-            f"{strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
+            f"Warning: --names names {counted(len(strangers), 'category', 'categories')} without pictures, "
+            f"the first {strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 import traceback
 import warnings
@@ -122,10 +123,11 @@ def info_command(db: str | None, collection: str | None, output: str) -> None:
 
     with open_store(db, create=False, share="if possible") as store:
         description = describe(store, collection)
+        where = f" --db {shlex.quote(store.address)}" if db is not None else ""
     print(
         json.dumps(description, indent=2, ensure_ascii=False)
         if output == "json"
-        else format_table(description)
+        else format_table(description, where)
     )
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from imret.datasets.spelling import composed
 from imret.escape import escape_control
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def groups_of(hits: Sequence[Hit], group_by: str | None) -> list[tuple[str, list
     """
     if group_by is None or not hits:
         return [("", list(hits))]
-    grouped = itertools.groupby(hits, lambda hit: hit.payload.get(group_by))
+    # A Mac's names are decomposed, and an older imret stored them so.
+    grouped = itertools.groupby(hits, lambda hit: composed(str(hit.payload.get(group_by))))
     return [(escape_control(f"{group_by}: {value}"), list(group)) for value, group in grouped]
 
 

@@ -156,7 +156,9 @@ def find_hits(
         left_out = asked.count_left_out()
         emptied_by = [] if points else asked.emptied_by()
     hits = [_hit(rank, *found) for rank, found in enumerate(points, start=options.offset + 1)]
-    return Hits(sort_hits(hits, options.sort), left_out=left_out, emptied_by=emptied_by)
+    return Hits(
+        sort_hits(hits, options.sort), left_out=left_out, emptied_by=emptied_by, remarks=embedder.remarks
+    )
 
 
 def _hit(rank: int, point: Point, folded: int) -> Hit:

@@ -198,9 +198,7 @@ def test_export_and_import_through_a_file(folder: Path) -> None:
     done = imret(folder, "import", "many.parquet", "--collection", "copy")
     assert done.returncode == 0
     assert "imported 3 images into copy at db in " in done.stderr
-    assert "2 of its folders are not here; where one is: imret sources rename OLD NEW --collection copy" in (
-        done.stderr
-    )
+    assert "2 folders of it are not here; where one is now: imret sources rename OLD NEW" in done.stderr
     assert "its model is models/nature tuned" in done.stderr
     assert imret(folder, "import", "many.parquet", "--collection", "many", "--merge").returncode == 0
     assert imret(folder, "import", "many.parquet", "--replace").returncode == 0

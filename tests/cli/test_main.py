@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -130,6 +131,73 @@ def test_wrong_usage_exits_with_2() -> None:
     done = _imret("search", "mushroom", "--limit", "0")
     assert done.returncode == 2
     assert b"Usage: imret search" in done.stderr
+
+
+def _wrong_usages() -> Iterator[tuple[str, ...]]:
+    """Give for every command an option, a value and a command that are none, and a value too few."""
+    for typed, command, _ in commands():
+        words = tuple(typed.split()[1:])
+        yield (*words, "--no-such-option")
+        if isinstance(command, click.Group):
+            yield (*words, "nosuchcommand")
+            continue
+        required = [one for one in command.params if isinstance(one, click.Argument) and one.required]
+        if required:
+            yield words
+        arguments = ["x"] * len(required)
+        for option in command.params:
+            if not isinstance(option, click.Option) or option.is_flag:
+                continue
+            given = (*words, *arguments, option.opts[0])
+            if (typed, option.name) != ("imret evaluate", "collection"):  # whose value may be left out
+                yield given
+            if isinstance(option.type, (click.Choice, click.IntRange, click.FloatRange)):
+                yield (*given, "no such value")
+            elif option.name == "device":
+                yield (*given, "foo")
+
+
+@pytest.mark.parametrize("typed", list(_wrong_usages()), ids=" ".join)
+def test_wrong_usage_of_any_command_exits_with_2_before_anything_is_made(
+    typed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMRET_DB", str(tmp_path / "db"))
+    done = CliRunner().invoke(cli, typed, prog_name="imret")
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert "Error: " in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:", "cuda:x", "gpu", "", "cuda:-1"])
+def test_a_device_that_is_none_is_wrong_usage_that_names_those_there_are(device: str) -> None:
+    done = CliRunner().invoke(cli, ["search", "wing", "--device", device])
+    assert done.exit_code == 2
+    assert "There are cpu, cuda, cuda:0 (the first of several), mps and auto." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["collections", "show"], ["collections", "rename", "{}", "new"], ["collections", "delete", "--yes"]],
+    ids=" ".join,
+)
+def test_a_collection_that_is_not_there_is_told_with_those_that_are_nearest_first(
+    arguments: list[str], tmp_path: Path, random_model: Path
+) -> None:
+    draw_picture(tmp_path / "photos" / "fungi" / "a.png")
+    db = str(tmp_path / "db")
+    with open_store(db) as store:
+        for name in ("alps", "Holidays"):
+            ingest(store, [FolderSource(tmp_path / "photos")], encoder=Encoder(random_model), collection=name)
+    typed = [word.format("holiday") for word in arguments]
+    typed += [] if "holiday" in typed else ["holiday"]
+    done = CliRunner().invoke(cli, [*typed, "--db", db])
+    assert str(done.exception) == (
+        f"no collection 'holiday' in {db!r}. Did you mean 'Holidays'? There are: Holidays, alps."
+    )
+    done = CliRunner().invoke(cli, [*typed, "--db", str(tmp_path / "other")])
+    assert "imret ingest FOLDER" in str(done.exception)  # there is none that could be meant
 
 
 @pytest.mark.parametrize(
@@ -273,3 +341,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
     with open_store(str(folder / "db")) as filled:
         ingest(filled, [FolderSource(folder / "photos")], encoder=encoder)
     return folder / "db"
+
+
+def test_advice_on_an_empty_store_names_the_store_where_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "my store"
+    open_store(str(db)).close()
+    for command in (["info"], ["collections"]):
+        done = CliRunner().invoke(cli, [*command, "--db", str(db)])
+        assert f"imret ingest FOLDER --db '{db}'\n" in done.output, done.output

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from imret import Encoder
 from imret.cli.main import cli
@@ -259,3 +260,20 @@ def test_a_private_address_is_not_asked_unless_that_is_wanted(db: Path) -> None:
     with pytest.raises(ImageError, match=r"Cannot fetch http://127\.0\.0\.1:9/a\.jpg") as caught:
         imret(db, "similar", "http://127.0.0.1:9/a.jpg", "--allow-private-urls")
     assert "loopback" not in str(caught.value)
+
+
+def test_what_is_noted_of_a_picture_that_is_asked_with_is_told_each_time(db: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.jpg"
+    draw_picture(tmp_path / "drawn.png", seed=70)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        drawn.convert("RGB").resize((256, 256)).save(whole, quality=95)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 40])
+    for _ in range(2):  # of a picture that is kept, too
+        for arguments in (["similar", str(cut)], ["search", "wing", "-", str(cut)]):
+            result = imret(db, *arguments, "--format", "json")
+            (note,) = result.stderr.splitlines()
+            assert note.startswith(f"the picture {str(cut)!r}: "), note
+            assert "missing" in note
+            assert len(rows(result)) == 10
+    assert imret(db, "similar", str(whole)).stderr == ""

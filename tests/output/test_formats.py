@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from imret.errors import DataError
 from imret.output.copy_files import copy_hits
 from imret.output.deliver import deliver, open_hits
-from imret.output.formats import display_width, shortened, tsv, write_facets, write_hits
+from imret.output.formats import display_width, groups_of, shortened, tsv, write_facets, write_hits
 from imret.output.viewer import show
 from imret.retrieval.results import Facet, Hit
 from tests.fakes.pictures import draw_picture
@@ -741,3 +741,10 @@ def test_a_viewer_that_stays_open_is_not_waited_for(
     seen = programs("xdg-open", "exec /bin/sleep 3")
     assert show([hits[0].path], _no_page, platform="linux") is None
     assert seen.read_text() == f"{hits[0].path}\n"
+
+
+def test_a_heading_is_composed_and_both_spellings_of_a_name_are_under_one() -> None:
+    names = ("cafe\u0301", "caf\u00e9", "aves")
+    hits = [Hit(n, 0.5, f"id-{n}", f"/{n}.jpg", name, {"category": name}) for n, name in enumerate(names, 1)]
+    groups = [(heading, [hit.rank for hit in group]) for heading, group in groups_of(hits, "category")]
+    assert groups == [("category: caf\u00e9", [1, 2]), ("category: aves", [3])]
