@@ -357,4 +357,4 @@ def _picture_out(point: Point) -> dict[str, Any]:
 def _checked_id(text: str) -> str:
     if is_point_id(text):
         return text
-    raise NotFound(f"{text[:100]!r} is no id of a picture.")
+    raise NotFound(f"{text[:100]!r} is not the id of a picture.")

@@ -118,7 +118,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"the query is no JSON: {str(error)[:200]}") from error
+        raise DataError(f"the query is not JSON: {str(error)[:200]}") from error
 
 
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:

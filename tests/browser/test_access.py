@@ -64,7 +64,7 @@ def test_everything_is_done_by_keyboard(visit: Visit) -> None:
     way = tab_to(page, "^1, ")
     # On the way lie all controls, each with a name; the pictures are one stop.
     assert all(way)
-    for control in ("with a picture", "Keys and how", "fungi, ", "Collection", "Hide duplicates"):
+    for control in ("with a picture", "Help", "fungi, ", "Collection", "Hide duplicates"):
         assert any(control in name for name in way), (control, way)
 
     page.keyboard.press("ArrowRight")
@@ -89,7 +89,7 @@ def test_everything_is_done_by_keyboard(visit: Visit) -> None:
     expect(card(page, 0).locator("a")).to_be_focused()
 
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys and how to ask")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Help")).to_be_visible()
     page.keyboard.press("Escape")
     expect(card(page, 0).locator("a")).to_be_focused()
 

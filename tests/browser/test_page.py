@@ -362,7 +362,7 @@ def test_nothing_can_be_subtracted_from_nothing(visit: Visit) -> None:
     expect(card(page, 0).locator(".less")).to_be_hidden()
     card(page, 0).locator("a").press("-")
     expect(page.locator("#toast")).to_have_text(
-        "Say first what to look for; then pictures can be subtracted from it."
+        "First search for something. Then you can subtract pictures from it."
     )
     assert parameters(page) == {}
 
@@ -928,7 +928,7 @@ def test_what_is_no_picture_is_refused_with_the_reason(visit: Visit, watch: Watc
     text.write_bytes(b"%PDF-1.7")
     page.locator("#file").set_input_files(text)
     expect(page.get_by_role("alert")).to_contain_text(
-        "\u201cletter.pdf\u201d is no picture (application/pdf)."
+        "\u201cletter.pdf\u201d is not a picture (application/pdf)."
     )
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
@@ -1068,7 +1068,7 @@ def test_a_category_that_does_not_exist_can_be_taken_back(visit: Visit, watch: W
     page = visit("/?category=aces")
     expect(page.locator(".notice")).to_contain_text("aces")
     expect(page.locator('.category-chip[data-category="aces"]')).to_be_visible()
-    page.get_by_role("button", name="Look in the whole collection").click()
+    page.get_by_role("button", name="Search in all categories").click()
     expect(page.locator("#count")).to_have_text(f"{ALL} pictures")
 
 
@@ -1116,8 +1116,8 @@ def test_an_empty_collection_says_how_to_fill_it(visit: Visit) -> None:
 
 def test_conditions_that_nothing_passes_can_be_taken_back(visit: Visit) -> None:
     page = visit("/?where=width>=9999")
-    expect(page.get_by_role("heading", name="No picture passes these conditions")).to_be_visible()
-    page.get_by_role("button", name="See the whole collection").click()
+    expect(page.get_by_role("heading", name="No picture meets these conditions")).to_be_visible()
+    page.get_by_role("button", name="See all pictures").click()
     expect(page.locator("#count")).to_have_text(f"{ALL} pictures")
 
 

@@ -42,7 +42,7 @@ async function get(path, parameters, { signal } = {}) {
     return null;
   });
   if (!response.ok) throw refused(response.status, said, response.headers.get("retry-after"));
-  if (said === null) throw new LostConnection("The answer of the server broke off.");
+  if (said === null) throw new LostConnection("The answer of the server was cut off.");
   return said;
 }
 

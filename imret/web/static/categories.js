@@ -73,7 +73,7 @@ function chip({ category, hits }, counts, state, changed) {
   const how = state.category.includes(category) ? "only" : state.not_category.includes(category) ? "not" : "any";
   const adds = how === "any" && state.category.length > 0;
   const next = { any: "only", only: "not", not: "any" }[how];
-  const does = { any: adds ? "Click to see these too" : "Click to see only these", only: "Click to leave these out", not: "Click to take these as they come" }[how];
+  const does = { any: adds ? "Click to see these too" : "Click to see only these", only: "Click to leave these out", not: "Click to show these again, with the others" }[how];
   const said = { any: "", only: "Only these. ", not: "Left out. " }[how];
   const count = counts ? `${inWords(hits, counts, state)}. ` : "";
   return el("li", {}, el("button", {

@@ -46,18 +46,20 @@ function termChip({ typed, minus }, state, named, { flipped, weighed, removed })
     removeButton(label, () => removed(typed), `remove:${typed}`));
 }
 
+const timesOf = (weight) => (weight === 1 ? "normal" : `${weight} times`);
+
 /** How much a term counts, beside others with a slider: alone, its weight changes nothing. */
 function weightOf(typed, { kind, value, weight }, label, beside, weighed) {
   const shown = el("span", { class: "weight", title: "How much this counts", "aria-hidden": String(beside) }, `\u00d7${weight}`);
   if (!beside) return weight === 1 ? [] : [shown];
   const nearest = WEIGHTS.reduce((best, step, at) => (Math.abs(Math.log(step / weight)) < Math.abs(Math.log(WEIGHTS[best] / weight)) ? at : best), 0);
   const slider = el("input", { type: "range", class: "weigher", min: "0", max: String(WEIGHTS.length - 1), step: "1", value: String(nearest),
-    "data-key": `weight:${kind}:${value}`, "aria-label": `How much it counts: ${label}`, "aria-valuetext": `${weight} times`,
+    "data-key": `weight:${kind}:${value}`, "aria-label": `How much it counts: ${label}`, "aria-valuetext": timesOf(weight),
     title: "How much this counts" });
   slider.addEventListener("input", () => {
     const chosen = WEIGHTS[Number(slider.value)];
     shown.textContent = `\u00d7${chosen}`;
-    slider.setAttribute("aria-valuetext", `${chosen} times`);
+    slider.setAttribute("aria-valuetext", timesOf(chosen));
   });
   slider.addEventListener("change", () => weighed(typed, WEIGHTS[Number(slider.value)]));
   return [slider, shown];

@@ -102,7 +102,7 @@ export function showLeftOut() {
   const said = [];
   const button = (label, include_self) => el("button", { type: "button", class: "quiet", "data-key": "self",
     onclick: () => change({ include_self }) }, label);
-  if (answer?.leftOut) {
+  if (answer?.leftOut && answer.pictures.length) { // where there are none, the notice says it
     said.push(`${answer.leftOut.toLocaleString()} identical ${answer.leftOut === 1 ? "picture" : "pictures"} left out`,
       button(answer.leftOut === 1 ? "Show it" : "Show them", true));
   } else if (answer?.isSearch && state.include_self && state.terms.some(({ typed }) => query.parseTerm(typed).kind !== "text")) {

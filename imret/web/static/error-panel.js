@@ -51,7 +51,7 @@ export function errorPanel(error, retry, actions = []) {
   }
   return notice({
     drawing: "alert",
-    title: error instanceof Problem && error.status < 500 ? "This cannot be answered" : "Something went wrong",
+    title: error instanceof Problem && error.status < 500 ? "imret cannot answer this" : "Something went wrong",
     text: sentence(error.message),
     actions: error instanceof Problem && error.status < 500 ? [...actions, ["Try again", again]] : [["Try again", again], ...actions],
   });

@@ -103,7 +103,7 @@ function weigh(id, sign) {
     ? query.withoutTerm(before, typed)
     : query.withTerm(before, { typed, minus: sign < 0 });
   if (sign < 0 && !query.canBeAsked(terms)) {
-    say("Say first what to look for; then pictures can be subtracted from it.");
+    say("First search for something. Then you can subtract pictures from it.");
     return;
   }
   hidePicture();

@@ -151,7 +151,7 @@ async function showError(error) {
   }
   const actions = [];
   if (error.status === 404 && state.terms.some(isSent)) actions.push(["Choose the picture again", chooseAgain]);
-  if (isNarrowed(state)) actions.push(["Look in the whole collection", () => change(EVERYWHERE)]);
+  if (isNarrowed(state)) actions.push([state.where.length ? "Search in all pictures" : "Search in all categories", () => change(EVERYWHERE)]);
   if (state.terms.length) actions.push(["See all pictures", goHome]);
   showNotice(errorPanel(error, reload, actions));
 }

@@ -59,9 +59,9 @@ export function nothingFound({ state, counts, leftOut }, words, { nearest, ident
 /** The collection has pictures, but none that pass what was narrowed. */
 export function nothingPasses(everywhere) {
   return notice({
-    title: "No picture passes these conditions",
-    text: "Take back a category or a condition, and there may be some.",
-    actions: [["See the whole collection", everywhere]],
+    title: "No picture meets these conditions",
+    text: "Remove a category or a condition to see more.",
+    actions: [["See all pictures", everywhere]],
   });
 }
 
@@ -70,7 +70,7 @@ export function onlySubtracted(words, write) {
   return notice({
     drawing: "minus",
     title: "What are you looking for?",
-    text: `So far this only says what not to look for (${words}). Add words or a picture, or click a sign to add instead of subtract.`,
+    text: `Your search only says what you do not want (${words}). Add words or a picture that you want, or click a minus sign to make it a plus.`,
     actions: [["Say what to look for", write]],
   });
 }

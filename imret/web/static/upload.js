@@ -55,7 +55,7 @@ function acceptDrops(take, linked) {
     const folder = [...event.dataTransfer.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
     const { files } = event.dataTransfer;
     const link = event.dataTransfer.getData("text/uri-list").split(/\r?\n/).find((line) => /^https?:/i.test(line));
-    if (folder) complain("A folder cannot be searched with. Drop a picture; folders are taken in with: imret ingest FOLDER");
+    if (folder) complain("Drop a picture, not a folder. To add a folder to the collection: imret ingest FOLDER");
     else if (files.length) take(files);
     else if (link) linked(link);
   });
@@ -70,7 +70,7 @@ async function begin(files, sent) {
   const { signal } = controller;
   const other = files.find((file) => file.type && !file.type.startsWith("image/"));
   if (other) {
-    complain(`\u201c${other.name}\u201d is no picture (${other.type}).`);
+    complain(`\u201c${other.name}\u201d is not a picture (${other.type}).`);
     return;
   }
   const bar = el("progress", { max: "1", value: "0", "aria-label": "Sent" });

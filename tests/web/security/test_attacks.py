@@ -308,7 +308,7 @@ def test_queries_that_would_hold_up_everybody_are_refused_in_few_words(server: P
         ("", JSON, b"{" + many + b"}", "at most 100"),
         ("", JSON, b'{"terms":[{' + many + b"}]}", "at most 100"),
         ("", JSON, b'{"category":[' + b"1," * 900_000 + b"1]}", "category: List should have at most 200"),
-        ("", JSON, b"[" * 500_000, "no JSON"),
+        ("", JSON, b"[" * 500_000, "not JSON"),
         ("", JSON, b'{"' + b"x" * 1_000_000 + b'":1}', "Extra inputs"),
         ("classify", *reversed(_form(picture, *labels)), "a label has at most 2,000 characters"),
         ("", *reversed(_form(*[("x", None, b"")] * 5_000)), "Too many fields"),
