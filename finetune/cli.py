@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.numbers import MAX_SEED, Real, Whole
 from imret.cli.options import arch_option, device_option, exclude_option, max_pixels_option
 from imret.defaults import DEFAULT_MODEL
@@ -26,8 +27,13 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.command(
     "finetune",
     short_help="Adapt a model to labelled pictures.",
-    epilog="Example:  imret finetune data/train --output models/nature  &&  "
-    "imret ingest data/test --model models/nature",
+    epilog=examples(
+        "imret finetune data/train --output models/nature",
+        "imret finetune data/train --check --against data/test",
+        "imret finetune data/train --output models/nature --names names.csv",
+        "imret finetune data/train --output models/nature --recipe lora --epochs 4",
+        "imret ingest data/test --model models/nature",
+    ),
 )
 @click.argument("train", metavar="TRAIN", type=click.Path(path_type=str))
 @click.option("--output", metavar="DIR", help="Where the model goes; also the checkpoint.")

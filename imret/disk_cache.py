@@ -86,10 +86,14 @@ class DiskCache:
         return self._folder / f"{int(key[:12], 16) % self._n_shards:05x}" / key
 
     def _tidy(self) -> None:
-        """Once a process, remove the shards that a larger bound had made and this one does not look at."""
+        """Once a process, remove what is not looked at: shards of a larger bound, entries beside the shards.
+
+        An older imret kept its entries in the folder itself.
+        """
         if self._is_tidy:
             return
         self._is_tidy = True
+        _make_room(self._folder, 0)
         for name in os.listdir(self._folder):
             if _SHARD_NAME.fullmatch(name) and int(name, 16) >= self._n_shards:
                 shard = self._folder / name

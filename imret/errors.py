@@ -96,9 +96,15 @@ def summary(error: BaseException) -> str:
     return " ".join(lines[0].split())[:300].rstrip(". ")
 
 
-def counted(n: int, what: str = "picture") -> str:
-    """Return a number with what it counts: "1 picture", "1,200 pictures"."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
+def counted(n: int, what: str = "picture", many: str = "") -> str:
+    """Return a number with what it counts: "1 picture", "1,200 pictures".
+
+    Args:
+        n: The number.
+        what: One of it.
+        many: Several of it, where that is not `what` with an s.
+    """
+    return f"{n:,} {what if n == 1 else many or what + 's'}"
 
 
 def some_of(names: Iterable[str], most: int = 20, between: str = ", ") -> str:
@@ -112,3 +118,49 @@ def some_of(names: Iterable[str], most: int = 20, between: str = ", ") -> str:
     listed = list(names)
     shown = between.join(name if len(name) <= 100 else f"{name[:99]}…" for name in listed[:most])
     return f"{shown} and {len(listed) - most:,} more" if len(listed) > most else shown
+
+
+# Of the names that exist and of one that does not, what is compared for the nearest spelling: of a hundred
+# thousand, to compare each with what was typed takes seconds; the first are the likeliest.
+_COMPARED_NAMES, _COMPARED_LENGTH = 2_000, 100
+
+
+def meant_and_listed(name: str, existing: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the question what was meant by a name that does not exist, and those that do, nearest first.
+
+    The case of letters does not matter.
+
+    Args:
+        name: As it was typed.
+        existing: The likeliest first.
+
+    Returns:
+        " Did you mean 'fungi'?", or "" where nothing is near; and the names, those that are not near sorted.
+    """
+    import difflib
+
+    names = list(dict.fromkeys(existing))
+    folded: dict[str, list[str]] = {}
+    for one in names[:_COMPARED_NAMES]:
+        folded.setdefault(one.casefold(), []).append(one)
+    typed = name[:_COMPARED_LENGTH].casefold()
+    matches = difflib.get_close_matches(typed, folded, n=max(len(folded), 1), cutoff=0.6)
+    near = [one for match in matches for one in folded[match]]
+    others = set(names).difference(near)
+    meant = f" Did you mean {some_of(near[:1])!r}?" if near else ""
+    return meant, [*near, *sorted(others)]
+
+
+def no_such_collection(name: str, existing: Iterable[str], where: str, otherwise: str) -> str:
+    """Return the message for a collection that is not there: what was meant, and those there are.
+
+    Args:
+        name: As it was typed.
+        existing: Those of the store.
+        where: The store, such as "in '/photos/db'"; "" for those who must not know.
+        otherwise: What is said of a store that has none.
+    """
+    meant, listed = meant_and_listed(name, existing)
+    at = f" {where}" if where else ""
+    there = f"There are: {some_of(listed)}" if listed else otherwise
+    return f"no collection {name!r}{at}.{meant} {there}."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -38,7 +39,13 @@ _STDOUT = "/dev/stdout"
 @click.command(
     "ingest",
     short_help="Fill a collection from folders.",
-    epilog="Example:  imret ingest data/test --model models/nature --report ingest.json",
+    epilog=examples(
+        "imret ingest data/test --model models/nature --report ingest.json",
+        "imret ingest photos",
+        "imret ingest photos holiday --collection holidays",
+        "imret ingest photos --prune --exclude raw/ --exclude '*.tmp.jpg'",
+        "imret ingest photos --model models/nature --rebuild",
+    ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
 @model_option("Model to embed with. Default: the collection's own, or {default} for a new one.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 
+from imret.cli.help import MODEL, STORE, SectionedCommand, examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -25,7 +26,7 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -33,10 +34,20 @@ if TYPE_CHECKING:
     from imret.retrieval.classify import Classification
 
 
+_SECTIONS = {"Store": STORE, "Model": MODEL}
+
+
 @click.command(
     "classify",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Say what pictures show.",
-    epilog='Example:  imret classify holiday/ --labels "dog,cat,a cat that sits on a dog" --top-k 1',
+    epilog=examples(
+        "imret classify holiday/ --labels 'dog,cat,a cat that sits on a dog' --top-k 1",
+        "imret classify ./pool.jpg",
+        "imret classify ./pool.jpg holiday/ --collection photos --format tsv",
+        "imret classify holiday/ --names names.csv --format json",
+    ),
 )
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
 @click.option(
@@ -46,7 +57,14 @@ if TYPE_CHECKING:
     help="What they may show: names or phrases, separated by commas, or @FILE with one a line.  "
     "[default: the categories of the collection]",
 )
-@click.option("--top-k", "-k", type=Whole(1), default=3, show_default=True, help="Labels a picture.")
+@click.option(
+    "--top-k",
+    "-k",
+    type=Whole(1),
+    default=3,
+    show_default=True,
+    help="Show this many labels of each picture.",
+)
 @click.option(
     "--format",
     "output",
@@ -105,9 +123,10 @@ def command(
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
     labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
-    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {len(labels):,} labels")
+    n_labels = counted(len(labels), "label")
+    announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {n_labels}")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
-        announce(f"there are {len(labels)} labels, so each picture gets {len(labels)}, not {top_k}")
+        announce(f"each picture gets {n_labels}, not {top_k}: there are no more")
     results = classify_each(
         files,
         labels,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import ListByDefault, collection_choice, db_option, format_option, progress_bar
-from imret.errors import StoreUnavailable
+from imret.cli.help import ListByDefault, examples
+from imret.cli.options import collection_choice, db_option, format_option, progress_bar
+from imret.errors import StoreUnavailable, counted
 from imret.escape import escape_control
 from imret.output.console import announce
 
@@ -31,16 +32,33 @@ _collection_option = collection_choice("The same as NAME.")
 @click.group(
     "collections",
     cls=ListByDefault,
+    sections={
+        "Every day": ("list", "show", "rename", "delete"),
+        "To another machine or store": ("export", "import"),
+        "Now and then": ("check", "optimize"),
+    },
     short_help="List, show, check, rename, delete, move and optimize collections.",
-    epilog="Example:  imret collections export photos photos.parquet  &&  "
-    "imret collections import photos.parquet --db http://localhost:6333",
+    epilog=examples(
+        "imret collections",
+        "imret collections show photos",
+        "imret collections rename photos holidays",
+        "imret collections export photos photos.parquet",
+        "imret collections import photos.parquet --db http://localhost:6333",
+    ),
 )
 def command() -> None:
     """Look after the collections of a store. Without a command, list them."""
 
 
 @command.command(
-    "list", short_help="List them (the default).", epilog="Example:  imret collections --format json"
+    "list",
+    short_help="List them (the default).",
+    epilog=examples(
+        "imret collections",
+        "imret collections list --format json",
+        "imret collections list --collection photos",
+        "imret collections list --db http://localhost:6333",
+    ),
 )
 @db_option
 @collection_choice("List this one alone.  [default: all]")
@@ -66,7 +84,7 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
     elif rows:
         _print_table(rows)
     else:
-        announce(f"no collections in {address} yet; make one: imret ingest FOLDER")
+        announce(f"no collections in {address} yet; make one: imret ingest FOLDER{_db(address, db)}")
 
 
 def _why_not_listed(described: dict[str, Any], how: str, db: str) -> str:
@@ -98,7 +116,16 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         print(f"{name:<{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {model}")
 
 
-@command.command("show", short_help="Show one collection.", epilog="Example:  imret collections show photos")
+@command.command(
+    "show",
+    short_help="Show one collection.",
+    epilog=examples(
+        "imret collections show photos",
+        "imret collections show --collection photos",
+        "imret collections show photos --format json",
+        "imret collections show photos --db http://localhost:6333",
+    ),
+)
 @_name_argument
 @_collection_option
 @db_option
@@ -127,7 +154,12 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
 @command.command(
     "check",
     short_help="Look for points that imret did not write.",
-    epilog="Example:  imret collections check photos --remove",
+    epilog=examples(
+        "imret collections check photos",
+        "imret collections check photos --remove",
+        "imret collections check photos --format json",
+        "imret collections check photos --db http://localhost:6333",
+    ),
 )
 @_name_argument
 @_collection_option
@@ -165,7 +197,7 @@ def check_command(
 
 
 def _print_check(report: CheckReport) -> None:
-    print(f"checked      {report.checked:,} points")
+    print(f"checked      {counted(report.checked, 'point')}")
     kinds = ", ".join(f"{n:,} by {kind}" for kind, n in report.kinds.items() if n)
     print(f"found        {report.found:,} that imret did not write" + (f" ({kinds})" if kinds else ""))
     if report.removed:
@@ -179,7 +211,11 @@ def _print_check(report: CheckReport) -> None:
 @command.command(
     "rename",
     short_help="Give a collection another name.",
-    epilog="Example:  imret collections rename photos holidays",
+    epilog=examples(
+        "imret collections rename photos holidays",
+        "imret collections rename --collection photos holidays",
+        "imret collections rename photos holidays --db http://localhost:6333",
+    ),
 )
 @click.argument("old", required=False, metavar="OLD")
 @click.argument("new", required=False, metavar="NEW")
@@ -200,7 +236,12 @@ def rename_command(old: str | None, new: str | None, collection: str | None, db:
 @command.command(
     "delete",
     short_help="Delete collections; asks first.",
-    epilog="Example:  imret collections delete photos --yes",
+    epilog=examples(
+        "imret collections delete photos --yes",
+        "imret collections delete photos",
+        "imret collections delete photos holidays",
+        "imret collections delete photos --db http://localhost:6333",
+    ),
 )
 @click.argument("names", nargs=-1, metavar="NAME...")
 @collection_choice("The same as NAME; may be repeated.", multiple=True)
@@ -258,7 +299,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
                 images = opened.count()
                 sources = sorted(opened.facet("source"))
                 model = opened.identity.model
-            shown = f"{name} ({images:,} image{'' if images == 1 else 's'})"
+            shown = f"{name} ({counted(images, 'image')})"
     except StoreDamaged as error:
         shown, sources, model = f"{name} (damaged)", list(error.sources), error.model
     except StoreUnavailable:  # of a full disk not all can be opened, but each can be deleted
@@ -274,7 +315,12 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
 @command.command(
     "export",
     short_help="Write a collection to a Parquet file.",
-    epilog="Example:  imret collections export photos photos.parquet",
+    epilog=examples(
+        "imret collections export photos photos.parquet",
+        "imret collections export photos photos.parquet --overwrite",
+        "imret collections export --collection photos photos.parquet",
+        "imret collections export photos photos.parquet --db http://localhost:6333",
+    ),
 )
 @_name_argument
 @click.argument("file", required=False, metavar="FILE", type=click.Path())
@@ -299,13 +345,19 @@ def export_command(
             total = opened.count()
         with progress_bar("export", total) as (on_points, _):
             n = export_collection(store, name, file, overwrite=overwrite, on_points=on_points)
-    announce(f"exported {n:,} images of {name} to {file} in {time.monotonic() - started:.1f} s")
+    announce(f"exported {counted(n, 'image')} of {name} to {file} in {time.monotonic() - started:.1f} s")
 
 
 @command.command(
     "import",
     short_help="Make a collection of an exported file.",
-    epilog="Example:  imret collections import photos.parquet --db http://localhost:6333",
+    epilog=examples(
+        "imret collections import photos.parquet",
+        "imret collections import photos.parquet --collection holidays",
+        "imret collections import photos.parquet --replace",
+        "imret collections import photos.parquet --merge",
+        "imret collections import photos.parquet --db http://localhost:6333",
+    ),
 )
 @click.argument("file", type=click.Path())
 @db_option
@@ -334,18 +386,25 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
         address = store.address
         away = [source for source in list_sources(store, name) if source.state != "present"]
     announce(
-        f"imported {n:,} images into {name} at {address} in {time.monotonic() - started:.1f} s; "
+        f"imported {counted(n, 'image')} into {name} at {address} in {time.monotonic() - started:.1f} s; "
         f"its model is {escape_control(header.identity.model)}"
     )
     if away:
+        are = "is" if len(away) == 1 else "are"
         announce(
-            f"  {len(away):,} of its folders are not here; where one is: imret sources rename OLD NEW "
-            f"--collection {name}"
+            f"  {counted(len(away), 'folder')} of it {are} not here; where one is now: imret sources rename "
+            f"OLD NEW --collection {name}{_db(address, db)}"
         )
 
 
 @command.command(
-    "optimize", short_help="Build the index.", epilog="Example:  imret collections optimize photos"
+    "optimize",
+    short_help="Build the index.",
+    epilog=examples(
+        "imret collections optimize photos",
+        "imret collections optimize --collection photos",
+        "imret collections optimize photos --db http://localhost:6333",
+    ),
 )
 @_name_argument
 @_collection_option

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.numbers import MAX_SEED, Whole
 from imret.output.console import announce
 
@@ -20,7 +21,12 @@ COLLECTION = "demo"
 @click.command(
     "demo",
     short_help="Draw a data set, and tour the chain.",
-    epilog="Example:  imret demo build/demo --train 4000 --test 200 --tour",
+    epilog=examples(
+        "imret demo build/demo --train 40 --test 20",
+        "imret demo build/demo",
+        "imret demo build/other --seed 1",
+        "imret demo build/demo --train 4000 --test 200 --tour",
+    ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--train", type=Whole(10), default=4000, show_default=True, help="Pictures to train on.")

@@ -97,11 +97,16 @@ def undescribed(collection: dict[str, Any]) -> str:
     return next((how for how in UNDESCRIBED if how in collection), "")
 
 
-def format_table(description: dict[str, Any]) -> str:
-    """Return the description as text for a terminal."""
+def format_table(description: dict[str, Any], where: str = "") -> str:
+    """Return the description as text for a terminal.
+
+    Args:
+        description: From `describe`.
+        where: The options that name the store in a command, after a blank; "" where it is found without.
+    """
     lines = [f"store        {description['address']} ({description['engine']})"]
     if not description["collections"]:
-        lines.append("             no collections yet; make one: imret ingest FOLDER")
+        lines.append(f"             no collections yet; make one: imret ingest FOLDER{where}")
     for collection in description["collections"]:
         lines += ["", f"collection   {collection['name']}"]
         how = undescribed(collection)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from imret.cli.help import MODEL, STORE, SectionedCommand, examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -25,18 +26,33 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError, some_of
+from imret.errors import DataError, counted, some_of
 from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.evaluation.report import CollectionReport, EvaluationReport
 
 
+_SECTIONS = {
+    "Model": MODEL,
+    "Comparison": ("--baseline", "--also", "--train", "--retention", "--resamples"),
+    "Collection": STORE,
+    "Output": ("--html", "--json"),
+}
+
+
 @click.command(
     "evaluate",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Measure a model on labelled pictures.",
-    epilog="Example:  imret evaluate data/test --model models/nature --baseline ViT-H-14/laion2b_s32b_b79k "
-    "--html report.html",
+    epilog=examples(
+        "imret evaluate data/test --model models/nature --html report.html",
+        "imret evaluate data/test --model models/nature --baseline ViT-H-14/laion2b_s32b_b79k",
+        "imret evaluate data/test --model models/nature --names names.csv --json -",
+        "imret evaluate --collection photos",
+        "imret evaluate data/test --train data/train --model models/nature",
+    ),
 )
 @click.argument("data", metavar="DATA", required=False, type=click.Path(path_type=str))
 @model_option("Model to measure.  [default: {default}, or the collection's]")
@@ -70,14 +86,26 @@ if TYPE_CHECKING:
     metavar="NAME",
     is_flag=False,
     flag_value=DEFAULT_COLLECTION,
-    help="Measure a collection that was ingested, through its index and without it; DATA may be left out.",
+    help="Measure a collection, through its index and without it; without NAME the default one. DATA may be "
+    "left out; --html and --baseline need it.",
 )
 @db_option
 @max_pixels_option
 @device_option
 @precision_option
-@click.option("--resamples", type=Whole(100), default=2000, show_default=True, help="For intervals.")
-@click.option("--html", "page", metavar="FILE", help="Write the report as one HTML file, failures and all.")
+@click.option(
+    "--resamples",
+    type=Whole(100),
+    default=2000,
+    show_default=True,
+    help="How often pictures are drawn anew, which the intervals are computed from.",
+)
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    help="Write the report on DATA as one HTML file, with the pictures that were not found.",
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output.")
 def command(
     data: str | None,
@@ -232,8 +260,8 @@ def _warn_of_strangers(
     strangers = sorted(names.keys() - set(map(name_key, categories)))
     if strangers:
         announce(
-            f"Warning: --names names {len(strangers):,} categories that there are no pictures of, the first "
-            f"{strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
+            f"Warning: --names names {counted(len(strangers), 'category', 'categories')} without pictures, "
+            f"the first {strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
         )
 
 

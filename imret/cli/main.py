@@ -6,9 +6,9 @@ their own commands, loaded by name when they are typed; that is the one place wh
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
+import shlex
 import sys
 import traceback
 import warnings
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from imret.cli.help import SectionedGroup, examples
 from imret.cli.options import collection_choice, db_option, format_option
 from imret.cli.stopping import farewell, heed_signals, leave
 from imret.errors import ImretError
@@ -44,30 +45,8 @@ _SECTIONS = {
 }
 
 
-class _Group(click.Group):
+class _Group(SectionedGroup):
     """A group whose larger sub-commands live in modules of their own, imported when first named."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for names in _SECTIONS.values() for name in names]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        limit = formatter.width - 6 - max(map(len, commands))
-        for title, names in _SECTIONS.items():
-            found = [(name, command) for name in names if (command := commands[name]) is not None]
-            with formatter.section(title):
-                formatter.write_dl([(name, command.get_short_help_str(limit)) for name, command in found])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            # click compares with the commands that are here already, and most are not.
-            near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            ctx.fail(f"no command {name[:100]!r}.{meant}")
-        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _MODULES:
@@ -104,8 +83,15 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
+    sections=_SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog='Example:  imret ingest data/test  &&  imret search "mushroom" --category fungi',
+    epilog=examples(
+        "imret ingest data/test",
+        "imret search mushroom --category fungi",
+        "imret similar data/test/fungi/0.jpg",
+        "imret serve --open",
+        "imret collections",
+    ),
 )
 @click.version_option(__version__, "-V", "--version", message="imret %(version)s")
 @click.option("--debug", is_flag=True, envvar="IMRET_DEBUG", help="Show the traceback of an error.")
@@ -120,7 +106,12 @@ def cli(debug: bool) -> None:
 @cli.command(
     "info",
     short_help="Show what a store holds.",
-    epilog="Example:  imret info --db http://localhost:6333 --format json",
+    epilog=examples(
+        "imret info",
+        "imret info --collection photos",
+        "imret info --format json",
+        "imret info --db http://localhost:6333",
+    ),
 )
 @db_option
 @collection_choice("Show this one alone.  [default: all]")
@@ -132,10 +123,11 @@ def info_command(db: str | None, collection: str | None, output: str) -> None:
 
     with open_store(db, create=False, share="if possible") as store:
         description = describe(store, collection)
+        where = f" --db {shlex.quote(store.address)}" if db is not None else ""
     print(
         json.dumps(description, indent=2, ensure_ascii=False)
         if output == "json"
-        else format_table(description)
+        else format_table(description, where)
     )
 
 

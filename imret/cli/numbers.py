@@ -14,6 +14,8 @@ MAX_SEED = 2**63 - 1
 class Whole(click.IntRange):
     """A whole number from `low` to `high`; help shows the bounds that are not the usual one."""
 
+    name = "n"  # what stands for it in help, in capitals
+
     def __init__(self, low: int, high: int = MAX_COUNT) -> None:
         super().__init__(low, high)
         self._high = high
@@ -34,6 +36,8 @@ class Whole(click.IntRange):
 
 class Real(click.FloatRange):
     """A finite number within bounds, which are those of `click.FloatRange`."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType.convert`."""

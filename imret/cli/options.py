@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ListByDefault(click.Group):
-    """A group that lists when no sub-command is named, with the options of the list."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of their definition
-
-
 db_option = click.option(
     "--db",
     envvar="IMRET_DB",
@@ -61,8 +49,28 @@ exclude_option = click.option(
     metavar="GLOB",
     help="Leave out files or folders, as .gitignore does: raw/, '*.tmp.jpg', /2019; may be repeated.",
 )
+
+
+def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    kind, colon, number = value.partition(":")
+    # xpu, and what torch may come to have, is no kind to advertise, and works where torch has it.
+    is_one = kind.isascii() and kind.isalpha() and (number.isdecimal() if colon else True)
+    if is_one and (kind in ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia")):
+        return value
+    raise click.BadParameter(
+        f"{value[:50]!r} is no device. There are cpu, cuda, cuda:0 (the first of several), mps and auto.",
+        context,
+        parameter,
+    )
+
+
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    callback=_check_device,
+    help="What to compute on: auto, cpu, cuda, cuda:1 (the second of several) or mps.",
 )
 precision_option = click.option(
     "--precision",

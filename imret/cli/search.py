@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from imret.cli.help import MODEL, STORE, SectionedCommand, examples
 from imret.cli.numbers import Real, Whole
 from imret.cli.options import (
     arch_option,
@@ -29,6 +30,7 @@ from imret.errors import DataError, StoreLocked, StoreUnavailable
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.deliver import deliver
+from imret.retrieval.notes import notes_of, on_command_line
 from imret.retrieval.results import SORTS
 from imret.retrieval.search_options import SearchOptions
 from imret.settings import read_settings
@@ -37,9 +39,21 @@ if TYPE_CHECKING:
     from imret.errors import ImretError
     from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.query import Term
-    from imret.retrieval.results import Facet, Hit
+    from imret.retrieval.results import Facet, Hits
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The options of both under the headings of their help; those that are used most have none.
+_SECTIONS = {
+    "Which pictures": (
+        *("--not-category", "--where", "--min-score", "--offset"),
+        *("--include-self", "--allow-private-urls"),
+    ),
+    "Order and groups": ("--group-by", "--per-group", "--sort", "--facets"),
+    "Output": ("--format", "--null", "--payload", "--preview", "--html", "--copy-to", "--open"),
+    "Store": STORE,
+    "Model": ("--no-template", *MODEL),
+}
 
 # Options that `search` and `similar` share. Those that are fields of SearchOptions have its names.
 _OPTIONS = (
@@ -49,15 +63,22 @@ _OPTIONS = (
         "categories",
         multiple=True,
         metavar="NAME",
-        help="Any of these categories.",
+        help="Only pictures of this category; may be repeated, for any of them. The case of letters does not "
+        "matter.",
     ),
-    click.option("--not-category", "not_categories", multiple=True, metavar="NAME", help="None of these."),
+    click.option(
+        "--not-category",
+        "not_categories",
+        multiple=True,
+        metavar="NAME",
+        help="No pictures of this category; may be repeated.",
+    ),
     click.option(
         "--where",
         multiple=True,
         metavar="CONDITION",
-        help="Such as 'width>=1000', 'modified=2024-05', 'size_bytes<5MB', 'path!=a.jpg'; may be "
-        "repeated, all of them hold.",
+        help="Only pictures that meet a condition, such as 'width>=1000', 'modified=2024-05', "
+        "'size_bytes<5MB' or 'path!=a.jpg'; may be repeated, for all of them.",
     ),
     click.option(
         *("--limit", "-n", "--top", "-t"),
@@ -65,52 +86,60 @@ _OPTIONS = (
         type=Whole(1),
         default=SearchOptions.limit,
         show_default=True,
-        help="Hits at most.",
+        help="Show this many pictures at most.",
     ),
     click.option(
         "--offset",
         type=Whole(0),
         default=SearchOptions.offset,
-        help="Leave out so many of the best.",
+        help="Leave out this many of the best, to go on where an answer ended.",
     ),
     click.option(
         "--min-score",
         type=Real(-1, 1),
-        help="Least score; what is good differs by query.",
+        help="Only pictures of this score or more. Which score is good differs from query to query.",
     ),
     click.option(
         "--relevant",
         is_flag=True,
-        help="End where the answers end, which may be at once. Better than --min-score.",
+        help="Only good matches: stop where they end. Where nothing fits, nothing is found.",
     ),
-    click.option("--unique", is_flag=True, help="Fold near copies into the best; +2 stands for two."),
+    click.option(
+        "--unique",
+        is_flag=True,
+        help="Hide duplicates: of pictures that look the same show the best; +2 says that two are hidden.",
+    ),
     click.option(
         "--group-by",
         type=click.Choice(["category"]),
-        help="The best few of each; --limit is then the number of groups.",
+        help="Show the best few of each category; --limit is then the number of categories.",
     ),
     click.option(
         "--per-group",
         type=Whole(1),
         default=SearchOptions.per_group,
         show_default=True,
-        help="Hits of a group.",
+        help="Pictures of each group at most.",
     ),
     click.option(
         "--sort",
         type=click.Choice(SORTS),
         default=SearchOptions.sort,
         show_default=True,
-        help="Order of the hits that were found; date has the newest first.",
+        help="In which order to show what was found; date: the newest first.",
     ),
     click.option(
         "--facets",
         is_flag=True,
-        help="Instead of hits, how they and the whole collection spread over categories.",
+        help="Instead of pictures show how many of each category were found, and how many there are.",
     ),
-    click.option("--include-self", is_flag=True, help="Keep the picture that is asked for among the hits."),
     click.option(
-        "--allow-private-urls", is_flag=True, help="Fetch pictures from this machine's network, too."
+        "--include-self", is_flag=True, help="Show the picture that is asked with, and identical ones, too."
+    ),
+    click.option(
+        "--allow-private-urls",
+        is_flag=True,
+        help="Fetch pictures from addresses of this machine and its network, too.",
     ),
     output_options,
     db_option,
@@ -132,15 +161,23 @@ def _search_options(command: F) -> F:
 
 @click.command(
     "search",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Find pictures by words, pictures, or sums of them.",
-    epilog='Example:  imret search "golden retriever" + ./pool.jpg - 2:fruit --category mammalia --relevant',
+    epilog=examples(
+        "imret search red mushroom",
+        "imret search bird --category aves --relevant --limit 20",
+        "imret search 'golden retriever' + ./pool.jpg - 2:fruit",
+        "imret search bird --where 'width>=60' --where modified=2020.. --unique",
+        "imret search mushroom --html mushrooms.html --copy-to mushrooms",
+    ),
 )
 @click.argument("terms", nargs=-1, metavar="TERM [+|- TERM]...")
 @click.option(
     "--no-template",
     is_flag=True,
-    help='Take words as they are. Otherwise up to three of them are asked for as "a photo of a ...", in six '
-    "wordings, averaged.",
+    help='Take words as they are. Otherwise one to three words are asked for as "a photo of a ..." and five '
+    "sentences like it, and the mean is taken.",
 )
 @_search_options
 @click.pass_context
@@ -152,7 +189,7 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     double. Within a term nothing is parsed: "black-and-white" is words. text:16:9 says that it is words.
 
     A score is the cosine of query and picture. Scores of one query can be compared with each other, not with
-    those of another query; --relevant finds where the answers end.
+    those of another query; --relevant shows only good matches.
     """
     from imret.retrieval.query import check_pictures, parse_query
 
@@ -164,8 +201,16 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
 
 @click.command(
     "similar",
+    cls=SectionedCommand,
+    sections=_SECTIONS,
     short_help="Find pictures like one.",
-    epilog="Example:  imret similar ./pool.jpg --limit 5",
+    epilog=examples(
+        "imret similar ./pool.jpg --limit 5",
+        "imret similar stored:fungi/0.jpg",
+        "imret similar photos/fungi/0.jpg --not-category fungi --unique",
+        "imret similar ./pool.jpg --format json --payload",
+        "imret similar https://example.com/pool.jpg --relevant",
+    ),
 )
 @click.argument("picture", metavar="PATH|ID|URL")
 @_search_options
@@ -206,7 +251,8 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
     is_default = all(ctx.get_parameter_source(name) is ParameterSource.DEFAULT for name in encoding)
-    hits, problem = None, None
+    hits: Hits | None = None
+    problem = None
     if is_default and not show_facets and read_settings().use_server:
         hits, problem = _from_server(db, terms, options, fetch)
     counts: list[Facet] = []
@@ -217,9 +263,7 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
             if problem is None:
                 raise
             raise problem from None  # the server has the store, and said what is wrong
-    if not hits:
-        nothing = "no picture is about that (without --relevant, the nearest are shown)"
-        announce(f"no hits: {nothing}" if options.relevant else "no hits")
+    _tell(hits)
     if show_facets:
         from imret.output.formats import write_facets
 
@@ -230,7 +274,17 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
     note += [f"--where {condition}" for condition in options.where]
     # In another order than by score, hits of one group are apart.
     group_by = options.group_by if options.sort == "score" else None
-    return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, **given)
+    return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, left_out=hits.left_out, **given)
+
+
+def _tell(hits: Hits) -> None:
+    """Say what was left out; and of no hits, which condition left none."""
+    from imret.output.formats import near_path
+
+    for note in notes_of(hits, on_command_line, shown=lambda path: escape_control(near_path(path))):
+        announce(note)
+    if not hits and not hits.emptied_by:
+        announce("no hits")
 
 
 @contextmanager
@@ -289,7 +343,7 @@ def _fetcher(allow_private: bool) -> Callable[[str], bytes]:
 
 def _from_server(
     db: str | None, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
-) -> tuple[list[Hit] | None, ImretError | None]:
+) -> tuple[Hits | None, ImretError | None]:
     """Return what a running server answers; else None, and what it says is wrong, if anything."""
     from imret.client.discovery import find_server
     from imret.store import resolve_address
@@ -317,7 +371,7 @@ def _from_store(
     encoding: dict[str, Any],
     *,
     show_facets: bool,
-) -> tuple[list[Hit], list[Facet]]:
+) -> tuple[Hits, list[Facet]]:
     """Search in this process; return the hits, and how they spread if that is wanted."""
     from concurrent.futures import ThreadPoolExecutor
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -37,7 +38,12 @@ DEFAULT_PORT = 8750
 @click.command(
     "serve",
     short_help="Search in the browser: a page and an API, with the model kept warm.",
-    epilog="Example:  imret serve --open",
+    epilog=examples(
+        "imret serve --open",
+        "imret serve --collection photos --port 8080",
+        "imret serve --root photos --preload",
+        "imret serve --host 0.0.0.0 --allow-host nas.example --token-file token.txt",
+    ),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imret.cli.options import ListByDefault, collection_option, db_option, format_option, progress_bar
+from imret.cli.help import ListByDefault, examples
+from imret.cli.options import collection_option, db_option, format_option, progress_bar
 from imret.errors import counted
 from imret.escape import escape_control, quoted
 from imret.output.console import announce
@@ -23,15 +24,28 @@ if TYPE_CHECKING:
 @click.group(
     "sources",
     cls=ListByDefault,
+    sections={"Commands": ("list", "rename", "forget")},
     short_help="List, rename and forget the folders of a collection.",
-    epilog="Example:  imret sources --format json",
+    epilog=examples(
+        "imret sources",
+        "imret sources --collection photos --format json",
+        "imret sources rename photos /mnt/nas/photos --no-check",
+        "imret sources forget photos",
+    ),
 )
 def command() -> None:
     """Look after the folders that a collection was filled from. Without a command, list them."""
 
 
 @command.command(
-    "list", short_help="List them (the default).", epilog="Example:  imret sources --collection photos"
+    "list",
+    short_help="List them (the default).",
+    epilog=examples(
+        "imret sources",
+        "imret sources list --collection photos",
+        "imret sources list --format json",
+        "imret sources list --db http://localhost:6333",
+    ),
 )
 @db_option
 @collection_option
@@ -72,7 +86,12 @@ def _print_table(sources: Sequence[StoredSource]) -> None:
 @command.command(
     "rename",
     short_help="Say where a folder is now.",
-    epilog="Example:  imret sources rename photos /mnt/nas/photos --no-check",
+    epilog=examples(
+        "imret sources rename photos /mnt/nas/photos --no-check",
+        "imret sources rename photos /mnt/nas/photos",
+        "imret sources rename photos /mnt/nas/photos --collection holidays",
+        "imret sources rename photos /mnt/nas/photos --db http://localhost:6333",
+    ),
 )
 @click.argument("old", type=click.Path(path_type=str))
 @click.argument("new", type=click.Path(path_type=str))
@@ -108,7 +127,12 @@ def rename_command(old: str, new: str, db: str | None, collection: str, no_check
 @command.command(
     "forget",
     short_help="Remove what is stored of folders; asks first.",
-    epilog="Example:  imret sources forget photos --yes",
+    epilog=examples(
+        "imret sources forget photos --yes",
+        "imret sources forget photos",
+        "imret sources forget photos /mnt/nas/photos",
+        "imret sources forget photos --collection holidays",
+    ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
 @db_option

@@ -26,7 +26,7 @@ from imret.escape import escape_undecodable
 from imret.retrieval import limits
 from imret.retrieval.limits import MAX_CONDITIONS, MAX_PICTURES_BYTES
 from imret.retrieval.query import Query, Term, read_picture, terms_of
-from imret.retrieval.results import Hit, SearchWarning, sort_hits
+from imret.retrieval.results import Hit, Hits, SearchWarning, WithoutCondition, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.settings import __version__
 from imret.store.payload import file_of
@@ -63,7 +63,7 @@ def search(
     options: SearchOptions | None = None,
     *,
     fetch: Callable[[str], bytes] | None = None,
-) -> list[Hit]:
+) -> Hits:
     """Return the hits that `imret.search` finds, from a server that runs over the same store.
 
     Args:
@@ -103,7 +103,9 @@ def search(
             break
     if len({hit.id for hit in hits}) < len(hits):
         raise FallbackToLocal("answers from another version of the collection on each page")
-    return sort_hits(hits, options.sort)
+    # What was left out is the same on every page. Of pages that others came before, none is without hits.
+    emptied_by = () if hits else new.emptied_by
+    return Hits(sort_hits(hits, options.sort), left_out=new.left_out, emptied_by=emptied_by)
 
 
 def _request_of(options: SearchOptions) -> dict[str, Any]:
@@ -341,9 +343,9 @@ def _error_of(server: RunningServer, status: int, answer: dict[str, Any]) -> Imr
     return ImretError(detail)
 
 
-def _hits_of(answer: dict[str, Any]) -> list[Hit]:
+def _hits_of(answer: dict[str, Any]) -> Hits:
     try:
-        return [
+        hits = [
             Hit(
                 rank=int(hit["rank"]),
                 score=float(hit["score"]),
@@ -355,8 +357,24 @@ def _hits_of(answer: dict[str, Any]) -> list[Hit]:
             )
             for hit in answer["hits"]
         ]
-    except (KeyError, TypeError, ValueError) as error:
+        # An older server tells neither.
+        emptied_by = [_without_of(without) for without in answer.get("emptied_by") or ()]
+        return Hits(hits, left_out=int(answer.get("left_out", 0)), emptied_by=emptied_by)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FallbackToLocal("gives hits that this version of imret does not understand") from error
+
+
+def _without_of(without: dict[str, Any]) -> WithoutCondition:
+    asked = [(str(one["field"]), one["value"]) for one in without["conditions"]]
+    return WithoutCondition(
+        conditions=tuple(
+            (field, tuple(value) if isinstance(value, list) else value) for field, value in asked
+        ),
+        kept=int(without["kept"]),
+        of=str(without["of"]),
+        score=float(without["score"]),
+        path=str(without["path"]),
+    )
 
 
 def _json(query: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from imret.datasets.labelled import LabelledFolder, category_of
 from imret.datasets.scan import Skipped
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.images.decode_batches import decode_batches
 from imret.models.encoder import TextTruncated
 from imret.retrieval.prompts import Names, evaluation_queries
@@ -66,8 +66,9 @@ def embed(
     if len(embedded.categories) < 2:
         first = f" The first: {unreadable[0].path!r}: {unreadable[0].reason}" if unreadable else ""
         raise DataError(
-            f"of the {len(pictures.paths):,} pictures in {str(pictures.folder)!r} only {len(readable):,} can "
-            f"be read, in {len(embedded.categories)} categories, and two are needed.{first}"
+            f"of {counted(len(pictures.paths))} in {str(pictures.folder)!r} only {len(readable):,} can "
+            f"be read, in {counted(len(embedded.categories), 'category', 'categories')}, and two are needed."
+            f"{first}"
         )
     return embedded
 

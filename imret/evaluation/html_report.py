@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imret.datasets.scan import Skipped
+from imret.errors import counted
 from imret.evaluation.plots import confusion, curves, legend
 from imret.evaluation.report import (
     CollectionReport,
@@ -58,8 +59,8 @@ def write_page(
     ]
     page = _PAGE.format(
         title=f"{_text(_last(ours.model_id))} on {_text(_last(data.source))}",
-        summary=f"{data.images:,} pictures of {_text(data.source)} in {len(data.categories)} "
-        f"categories. imret {_text(provenance.imret)}, {_text(provenance.date)}, {_text(provenance.device)} in "
+        summary=f"{counted(data.images)} of {_text(data.source)} in "
+        f"{counted(len(data.categories), 'category', 'categories')}. imret {_text(provenance.imret)}, {_text(provenance.date)}, {_text(provenance.device)} in "
         f"{_text(provenance.precision)}, {provenance.seconds:,.0f} s.",
         body="\n".join(part for part in body if part),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.evaluation.dataset import category_queries
 from imret.evaluation.report import CollectionCategory, CollectionRanking, CollectionReport, rounded
 from imret.retrieval.collection_encoder import check_same_encoder
@@ -47,8 +47,9 @@ def evaluate_collection(
         categories = sorted(n_of)
         if len(categories) < 2:
             raise DataError(
-                f"collection {collection!r} has pictures in {len(categories)} categories, and two are needed "
-                "to tell apart. Ingest a folder with one sub-folder per category."
+                f"collection {collection!r} has pictures in "
+                f"{counted(len(categories), 'category', 'categories')}, and two are needed to tell apart. "
+                "Ingest a folder with one sub-folder per category."
             )
         n = opened.count()
         queries = category_queries(encoder, categories, names)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeAlias
 
 from imret.datasets.scan import Skipped
+from imret.errors import counted
 
 Interval: TypeAlias = tuple[float, float]  # 95 % bootstrap interval over pictures
 
@@ -360,9 +361,9 @@ class CollectionReport:
     def size(self) -> str:
         """Its pictures, and those in the index where that is known."""
         if self.indexed is None:
-            return f"{self.images:,} pictures"
+            return counted(self.images)
         rest = ", the others scanned" if self.indexed < self.images else ""
-        return f"{self.images:,} pictures, {self.indexed:,} in the index{rest}"
+        return f"{counted(self.images)}, {self.indexed:,} in the index{rest}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in JSON's types."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.captions_csv import read_captioned
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.evaluation.dataset import encode, encode_captions
 from imret.evaluation.report import HitRates, Retention, rounded
 
@@ -59,7 +59,7 @@ def captioned_in(file: str | os.PathLike[str]) -> Captioned:
     root, captions = read_captioned(file)
     if len(captions) <= _DEPTH:
         raise DataError(
-            f"captions file {os.fspath(file)!r} names {len(captions):,} pictures: every caption finds its "
+            f"captions file {os.fspath(file)!r} names {counted(len(captions))}: every caption finds its "
             f"own among the first {_DEPTH}, whatever the model. Name more of them, some hundreds if you can."
         )
     return Captioned(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from imret.errors import counted
 from imret.escape import escape_control
 from imret.evaluation.report import BaselineReport, CollectionReport, EvaluationReport, ModelReport, as_dict
 from imret.evaluation.significance import IMAGES, MAP, RETENTION, TOP1
@@ -95,11 +96,11 @@ def format_report(report: EvaluationReport | None, collection: CollectionReport 
         parts += [_rows(report), _differences(report), _categories(report)]
         if duplicates := report.data.duplicates_in_train:
             parts.append(
-                f"{len(duplicates):,} pictures are among those of --train too: the rows fitted on them "
-                "flatter themselves; --json lists them"
+                f"{counted(len(duplicates))} of --train too: the rows fitted on those flatter themselves; "
+                "--json lists them"
             )
         if report.data.skipped:
-            parts.append(f"{len(report.data.skipped):,} pictures left out; --json and --html list them")
+            parts.append(f"{counted(len(report.data.skipped))} left out; --json and --html list them")
     if collection:
         parts.append(_collection(collection))
     return "\n\n".join(part for part in parts if part)

@@ -21,7 +21,13 @@ def pick_device(device: str | torch.device) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:  # torch names two dozen kinds, most of which are not here
+        raise ModelError(
+            f"there is no device {str(device)!r}. Use cpu, cuda, cuda:0 (the first of several), mps or auto."
+        ) from error
+    try:
+        chosen = named
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(

@@ -88,7 +88,7 @@ def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
     name = _text(hit.path)
     mark = "" if right is None else f'<b class="{"yes" if right else "no"}">{"✓" if right else "✗"}</b> '
     more = (
-        f' <b class=more title="near copies folded into this one: {hit.folded:,}">+{hit.folded:,}</b>'
+        f' <b class=more title="hidden duplicates of this one: {hit.folded:,}">+{hit.folded:,}</b>'
         if hit.folded
         else ""
     )

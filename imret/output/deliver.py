@@ -33,6 +33,7 @@ def deliver(
     copy_to: str | None = None,
     open_them: bool = False,
     group_by: str | None = None,
+    left_out: int = 0,
 ) -> int:
     """Put hits where somebody wants them.
 
@@ -48,6 +49,7 @@ def deliver(
         copy_to: Folder to copy the pictures to.
         open_them: Whether to show them in a viewer.
         group_by: The field by which hits come in groups, whose headings a table and a sheet have.
+        left_out: How many identical pictures were left out, for JSON.
 
     Returns:
         The exit code: 1 if a picture could not be copied.
@@ -65,6 +67,7 @@ def deliver(
             width=shutil.get_terminal_size().columns if stdout.isatty() else None,
             thumbnail=_thumbnails(stdout) if preview and output == "table" else None,
             group_by=group_by,
+            left_out=left_out,
         )
     code = 0
     if html is not None:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from imret.datasets.spelling import composed
 from imret.escape import escape_control
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def write_hits(
     width: int | None = None,
     thumbnail: Callable[[Hit], str] | None = None,
     group_by: str | None = None,
+    left_out: int = 0,
 ) -> None:
     """Write hits in one of the formats, which are a contract.
 
@@ -40,6 +42,7 @@ def write_hits(
         width: Columns of the terminal that a table has to fit; None for no limit.
         thumbnail: Gives what a table has above a row.
         group_by: The field by which hits come in groups, each of which has a heading in a table.
+        left_out: How many identical pictures were left out, which JSON has in every line.
     """
     if output == "paths":
         # A file or a pipe gets the bytes of the name; a terminal would obey some of them.
@@ -48,7 +51,7 @@ def write_hits(
             print(shown(hit.path), file=stream, end="\0" if null else "\n")
     elif output == "json":
         for hit in hits:
-            print(json_line(hit, payload=payload), file=stream)
+            print(json_line(hit, payload=payload, left_out=left_out), file=stream)
     elif output == "tsv":
         print("rank\tscore\tcategory\tpath", file=stream)
         for hit in hits:
@@ -73,7 +76,8 @@ def groups_of(hits: Sequence[Hit], group_by: str | None) -> list[tuple[str, list
     """
     if group_by is None or not hits:
         return [("", list(hits))]
-    grouped = itertools.groupby(hits, lambda hit: hit.payload.get(group_by))
+    # A Mac's names are decomposed, and an older imret stored them so.
+    grouped = itertools.groupby(hits, lambda hit: composed(str(hit.payload.get(group_by))))
     return [(escape_control(f"{group_by}: {value}"), list(group)) for value, group in grouped]
 
 
@@ -81,7 +85,7 @@ def _rows(hits: Sequence[Hit], width: int | None) -> list[str]:
     """Return the rows of a table, its columns in line, none wider than the terminal if that can be."""
     heads = _in_line([f"{hit.rank:>4}" for hit in hits], [f"{hit.score:.3f}" for hit in hits])
     categories = [escape_control(hit.category or "-") for hit in hits]
-    paths = [escape_control(_near(hit.path)) for hit in hits]
+    paths = [escape_control(near_path(hit.path)) for hit in hits]
     marks = [f"  +{hit.folded:,}" if hit.folded else "" for hit in hits]
     column = max(map(display_width, categories), default=0)
     around = [len(head) + 4 + len(mark) for head, mark in zip(heads, marks, strict=True)]
@@ -106,17 +110,23 @@ def _in_line(ranks: Sequence[str], scores: Sequence[str]) -> list[str]:
     return [f"{r:>{rank}}  {s:>{score}}" for r, s in zip(ranks, scores, strict=True)]
 
 
-def json_line(hit: Hit, *, payload: bool = False) -> str:
-    """Return a hit as a line of JSON."""
+def json_line(hit: Hit, *, payload: bool = False, left_out: int = 0) -> str:
+    """Return a hit as a line of JSON.
+
+    Args:
+        hit: The hit.
+        payload: Whether everything that is stored is in it.
+        left_out: How many identical pictures its answer leaves out.
+    """
     fields: dict[str, Any] = {
         "rank": hit.rank,
         "score": round(hit.score, 6),
         "category": hit.category,
         "path": hit.path,
         "id": hit.id,
+        "folded": hit.folded,
+        "left_out": left_out,
     }
-    if hit.folded:
-        fields["folded"] = hit.folded
     if payload:
         fields["payload"] = hit.payload
     return _json_text(fields)
@@ -201,8 +211,8 @@ def _fitting(chars: Iterable[str], room: int) -> str:
     return "".join(kept)
 
 
-def _near(path: str) -> str:
-    """Return a path as seen from here, if it lies below."""
+def near_path(path: str) -> str:
+    """Return a path as seen from the working folder, if it lies below it."""
     try:
         here = os.getcwd()
     except FileNotFoundError:  # somebody has removed it

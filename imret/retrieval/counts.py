@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.spelling import composed
-from imret.retrieval.filter_syntax import in_any_spelling
+from imret.retrieval.conditions import conditions_on
 from imret.retrieval.limits import MAX_DEPTH
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # How far a ranking is followed, step by step; the last is as far as a search of the API goes.
 _STEPS = (1_024, 4_096, MAX_DEPTH)
 
+_CATEGORIES = ("categories", "not_categories")
+
 
 @dataclass(frozen=True)
 class HitCounts:
@@ -39,7 +41,6 @@ class HitCounts:
         categories: By category, whatever categories are asked for: what a search for that one alone finds.
         uncategorised: Those of no category, counted likewise.
         hits: Those of the categories that are asked for.
-        left_out: Pictures of them that are left out because they are, by their bytes, what is asked with.
         complete: Whether all are counted; False where there are more than a ranking is followed for, and the
             numbers are of the best MAX_DEPTH.
     """
@@ -47,7 +48,6 @@ class HitCounts:
     categories: Mapping[str, int]
     uncategorised: int
     hits: int
-    left_out: int
     complete: bool
 
 
@@ -77,18 +77,20 @@ def count_hits(
     least = -1.0 if options.min_score is None else options.min_score
     if options.relevant:
         least = max(least, embedder.relevance_threshold(terms, vector))
-    among = _filter(replace(options, categories=(), not_categories=()))
+    conditions = conditions_on(collection, options)
+    among = combined(*(one.filter for one in conditions if one.field not in _CATEGORIES))
+    only, never = (
+        {name for one in conditions if one.field == field for name in one.names} for field in _CATEGORIES
+    )
     hidden = None
-    n_left_out = 0
     if embedder.hashes and not options.include_self:
         hidden = Match("sha256", tuple(embedder.hashes))
-        n_left_out = _at_least(collection, vector, combined(_filter(options), Filter((hidden,))), least)
     counts, n_uncategorised, complete = _by_category(collection, vector, among, hidden, least)
-    wanted = set(map(composed, options.categories or counts)) - set(map(composed, options.not_categories))
+    wanted = (only or set(counts)) - never
     n_hits = sum(n for category, n in counts.items() if category in wanted)
     if not options.categories:
         n_hits += n_uncategorised
-    return HitCounts(counts, n_uncategorised, n_hits, n_left_out, complete)
+    return HitCounts(counts, n_uncategorised, n_hits, complete)
 
 
 def composed_counts(counts: Mapping[str, int]) -> dict[str, int]:
@@ -97,10 +99,6 @@ def composed_counts(counts: Mapping[str, int]) -> dict[str, int]:
     for category, n in counts.items():
         added[composed(category)] += n
     return dict(sorted(added.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def _filter(options: SearchOptions) -> Filter:
-    return in_any_spelling(options.make_filter() or Filter())
 
 
 def _by_category(
@@ -144,13 +142,3 @@ def _down_to(
         if len(good) < limit:
             return good, True
     return good, False
-
-
-def _at_least(collection: Collection, vector: NDArray[np.float32], filter_: Filter, least: float) -> int:
-    n = collection.count(filter_)
-    if not n or least <= -1:
-        return n
-    if math.isinf(least):
-        return 0
-    points = collection.search(vector, limit=n, filter=filter_)
-    return sum((point.score or 0.0) >= least for point in points)

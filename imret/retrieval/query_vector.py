@@ -11,6 +11,7 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import starmap
 from typing import TYPE_CHECKING
@@ -48,11 +49,17 @@ def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) ->
 
 # Of pictures that were asked for, by the hash of their files: the next page of hits asks for them again.
 PICTURES_KEPT = 256
-_pictures_of: weakref.WeakKeyDictionary[QueryEncoder, dict[str, NDArray[np.float32]]] = (
-    weakref.WeakKeyDictionary()
-)
+_pictures_of: weakref.WeakKeyDictionary[QueryEncoder, dict[str, _Encoded]] = weakref.WeakKeyDictionary()
 _phrases_of: weakref.WeakKeyDictionary[QueryEncoder, NDArray[np.float32]] = weakref.WeakKeyDictionary()
 _samples_of: weakref.WeakKeyDictionary[Collection, NDArray[np.float32]] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A picture that was asked with: its (D,) unit vector, and what was noted of it."""
+
+    vector: NDArray[np.float32]
+    notes: tuple[str, ...]
 
 
 class QueryEmbedder:
@@ -67,6 +74,7 @@ class QueryEmbedder:
 
     Attributes:
         hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
+        remarks: What was noticed of those pictures, such as that the end of one is missing, in sentences.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class QueryEmbedder:
         self._collection, self._get_encoder, self._store = collection, encoder, store
         self._template, self._fetch = template, fetch
         self.hashes: list[str] = []
+        self.remarks: list[str] = []
 
     @cached_property
     def _encoder(self) -> QueryEncoder:
@@ -211,28 +220,29 @@ class QueryEmbedder:
         same = Filter((Match("sha256", (digest,)),))
         for points in self._collection.scan(same, vectors=True, batch_size=1):
             return self._stored(points[0])
-        vectors = _pictures_of.setdefault(self._encoder, {})
-        vector = vectors.get(digest)
-        if vector is None:
-            vector = self._decoded_and_encoded(source, name)
-            for oldest in list(vectors)[: len(vectors) - PICTURES_KEPT + 1]:
-                vectors.pop(oldest, None)  # another thread may have been faster
-            vectors[digest] = vector
+        kept = _pictures_of.setdefault(self._encoder, {})
+        encoded = kept.get(digest)
+        if encoded is None:
+            encoded = self._decoded_and_encoded(source, name)
+            for oldest in list(kept)[: len(kept) - PICTURES_KEPT + 1]:
+                kept.pop(oldest, None)  # another thread may have been faster
+            kept[digest] = encoded
         self.hashes.append(digest)
-        return vector
+        self.remarks += [f"the picture {name}: {note}" for note in encoded.notes]
+        return encoded.vector
 
-    def _decoded_and_encoded(self, source: str | bytes, name: str) -> NDArray[np.float32]:
+    def _decoded_and_encoded(self, source: str | bytes, name: str) -> _Encoded:
         from imret.images.decode_memory import DECODE_MEMORY
         from imret.images.resize import load_pixels
 
         encoder = self._encoder
+        notes: list[str] = []
         try:
-            with DECODE_MEMORY.reserving() as reserve:
-                pixels, _ = load_pixels(source, encoder.preprocess, reserve=reserve)  # as ingest does
+            with DECODE_MEMORY.reserving() as reserve:  # as ingest does
+                pixels, _ = load_pixels(source, encoder.preprocess, reserve=reserve, on_note=notes.append)
         except ImageError as error:
             raise ImageError(f"cannot use the picture {name}: {error}") from error
-        vector: NDArray[np.float32] = encoder.encode_pixels(pixels[None])[0]
-        return vector
+        return _Encoded(encoder.encode_pixels(pixels[None])[0], tuple(dict.fromkeys(notes)))
 
     def _encoded(self, image: Picture) -> NDArray[np.float32]:
         vector: NDArray[np.float32] = self._encoder.encode_images([image])[0]

@@ -1,4 +1,4 @@
-"""What a search gives: ranked pictures, and how many there are of a kind. Loads nothing else."""
+"""A search's results: hits, what is to be said of them, how many there are of a kind. Loads nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SORTS = ("score", "date", "path")
+# Of pictures that are good enough, so many are counted where a search found nothing.
+MANY = 1_000
 
 
 class SearchWarning(UserWarning):
@@ -34,6 +36,56 @@ class Hit:
     category: str | None
     payload: dict[str, Any] = field(repr=False)
     folded: int = 0
+
+
+@dataclass(frozen=True)
+class WithoutCondition:
+    """What a search that found nothing would have found without one of its conditions.
+
+    Attributes:
+        conditions: A field of `imret.retrieval.search_options.SearchOptions` with its value, of `where` one
+            of its texts ("filter" for a `Filter` that was given). Several: only all together give a hit.
+        kept: How many pictures meet the others; of those that `of` are good enough, MANY at most.
+        of: By which field they are good enough: "relevant", "min_score", or "" where any score is.
+        score: Of the best of them.
+        path: Its path.
+    """
+
+    conditions: tuple[tuple[str, Any], ...]
+    kept: int
+    of: str
+    score: float
+    path: str
+
+
+class Hits(list[Hit]):
+    """The hits of one search in order, and what is to be said of them.
+
+    Attributes:
+        left_out: How many pictures were left out because they are, by their bytes, what is asked with.
+        emptied_by: Of no hits: which conditions, each left out alone, would give some.
+        remarks: What was noticed of the pictures that were asked with, in sentences.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        *,
+        left_out: int = 0,
+        emptied_by: Iterable[WithoutCondition] = (),
+        remarks: Iterable[str] = (),
+    ) -> None:
+        super().__init__(hits)
+        self.left_out = left_out
+        self.emptied_by = tuple(emptied_by)
+        self.remarks = tuple(remarks)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of them, in sentences; mostly empty."""
+        from imret.retrieval.notes import notes_of
+
+        return notes_of(self)
 
 
 @dataclass(frozen=True)

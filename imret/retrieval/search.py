@@ -1,34 +1,31 @@
 """A query and a filter become ranked hits: the one function that command line and Python share.
 
-Hides near copies, groups, offsets and the naming of categories that do not exist. What a query means is in
-`imret.retrieval.query_vector`.
+Hides near copies, groups, offsets and what is said of an answer. What a query means is in
+`imret.retrieval.query_vector`, what is asked beside it in `imret.retrieval.conditions`.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError, some_of
+from imret.errors import DataError
+from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.conditions import Asked, conditions_on
 from imret.retrieval.filter_syntax import in_any_spelling
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
-from imret.retrieval.ranking import best, best_of_groups, combined
-from imret.retrieval.results import Facet, Hit, SearchWarning, sort_hits
+from imret.retrieval.results import Facet, Hit, Hits, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
-from imret.store import Collection, Filter, Match, Point, Store
+from imret.store import Collection, Filter, Point, Store
 from imret.store.payload import file_of
-
-# Of the categories that exist and of the name of one that does not, what is compared for a nearest spelling.
-_COMPARED_CATEGORIES, _COMPARED_LENGTH = 2_000, 100
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -56,7 +53,7 @@ def search(
     sort: str = "score",
     template: bool = True,
     include_self: bool = False,
-) -> list[Hit]:
+) -> Hits:
     """Return the pictures of a collection whose meaning is nearest to a query, best first.
 
     Several terms are one query: the weighted mean of their unit vectors, made unit again, so that scores
@@ -76,8 +73,9 @@ def search(
         collection: This and all that follow are as in `imret.retrieval.search_options.SearchOptions`.
 
     Returns:
-        Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic. What is
-        left undone is told by a `imret.retrieval.results.SearchWarning`.
+        Hits; their ranks are those by score. Equal scores rank by id, so the result is deterministic. What
+        was left out, and of no hits which condition left none, is in their `notes`; what was left undone is
+        told by a `imret.retrieval.results.SearchWarning`.
 
     Raises:
         DataError: If the query is empty, has nothing that is added, or its terms cancel out; if the
@@ -121,7 +119,7 @@ def find_hits(
     filter: Filter | None = None,
     fetch: Callable[[str], bytes] | None = None,
     notify: Callable[[str], None] = warn,
-) -> list[Hit]:
+) -> Hits:
     """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
 
     Args:
@@ -133,8 +131,7 @@ def find_hits(
     with _opened(store, options.collection) as collection:
         if encoder is not None:
             check_same_encoder(collection, encoder, store=store)
-        filter_ = combined(options.make_filter(), in_any_spelling(filter or Filter()))
-        _check_categories_of(collection, filter_)
+        conditions = conditions_on(collection, options, filter)
         embedder = QueryEmbedder(
             collection,
             lambda: encoder or (find_encoder() if find_encoder else _encoder_of(collection, store)),
@@ -143,34 +140,37 @@ def find_hits(
             store=store,
         )
         vector = embedder.embed(terms)
-        if embedder.hashes and not options.include_self:
-            filter_ = combined(filter_, Filter(must_not=(Match("sha256", tuple(embedder.hashes)),)))
-        min_score = -math.inf if options.min_score is None else options.min_score
+        asked = Asked(collection, vector, options, tuple(conditions), tuple(dict.fromkeys(embedder.hashes)))
         if options.relevant:
-            min_score = max(min_score, embedder.relevance_threshold(terms, vector))
-        find = best if options.group_by is None else best_of_groups
+            asked = replace(asked, good_from=embedder.relevance_threshold(terms, vector))
         copies = _copies(options)
-        points = find(collection, vector, filter_, options, min_score, copies)
+        points = asked.find(copies)
         if copies is not None and copies.compared:
             notify(
-                f"only the best {copies.compared:,} hits were compared for near copies, and there are more. "
-                "Narrow the search (categories, conditions), or ask for more hits: then it looks further."
+                f"duplicates were looked for among the best {copies.compared:,} hits only, and there are "
+                "more. Narrow the search (categories, conditions), or ask for more hits: then it looks "
+                "further."
             )
         if options.offset and not points:
-            _check_offset(collection, filter_, options)
-    hits = [
-        Hit(
-            rank=rank,
-            score=float(point.score or 0.0),
-            id=point.id,
-            path=file_of(point.payload),
-            category=_category_of(point),
-            payload=point.payload,
-            folded=folded,
-        )
-        for rank, (point, folded) in enumerate(points, start=options.offset + 1)
-    ]
-    return sort_hits(hits, options.sort)
+            _check_offset(asked)
+        left_out = asked.count_left_out()
+        emptied_by = [] if points else asked.emptied_by()
+    hits = [_hit(rank, *found) for rank, found in enumerate(points, start=options.offset + 1)]
+    return Hits(
+        sort_hits(hits, options.sort), left_out=left_out, emptied_by=emptied_by, remarks=embedder.remarks
+    )
+
+
+def _hit(rank: int, point: Point, folded: int) -> Hit:
+    return Hit(
+        rank=rank,
+        score=float(point.score or 0.0),
+        id=point.id,
+        path=file_of(point.payload),
+        category=_category_of(point),
+        payload=point.payload,
+        folded=folded,
+    )
 
 
 def facets(
@@ -194,6 +194,8 @@ def facets(
         One for each value, that of most hits first, then of most pictures.
     """
     with _opened(store, collection) as opened:
+        if filter is not None:
+            (filter,) = with_stored_categories(opened, [in_any_spelling(filter)])
         stored = opened.facet(field, filter)
     spelled = composed if field == "category" else str
     everywhere: Counter[str] = Counter()
@@ -233,48 +235,17 @@ def _copies(options: SearchOptions) -> NearCopies | None:
     return NearCopies()
 
 
-def _check_offset(collection: Collection, filter_: Filter, options: SearchOptions) -> None:
+def _check_offset(asked: Asked) -> None:
+    options, collection = asked.options, asked.collection
     field = options.group_by
-    n = len(collection.facet(field, filter_ or None)) if field else collection.count(filter_ or None)
+    n = (
+        len(collection.facet(field, asked.filter or None))
+        if field
+        else collection.count(asked.filter or None)
+    )
     what = "groups" if field else "pictures"
-    if options.offset >= n:
+    if 0 < n <= options.offset:  # where there is none at all, a condition is the reason
         raise DataError(
             f"offset {options.offset:,} is past the end: {n:,} {what} of collection {collection.name!r} pass "
             "the filter."
-        )
-
-
-def _check_categories_of(collection: Collection, filter_: Filter) -> None:
-    conditions = [c for c in (*filter_.must, *filter_.must_not) if isinstance(c, Match)]
-    check_categories(collection, [str(v) for c in conditions if c.field == "category" for v in c.values])
-
-
-def check_categories(collection: Collection, categories: Sequence[str]) -> None:
-    """Refuse a category that the collection does not have.
-
-    Raises:
-        DataError: Naming the unknown category and those that exist, nearest spelling first.
-    """
-    if not categories:
-        return
-    # Composed, each once: an older imret stored categories as their folders are spelled.
-    existing = list(dict.fromkeys(map(composed, collection.facet("category"))))
-    known = set(existing)
-    for name in categories:
-        if composed(name) in known:
-            continue
-        if not existing:
-            raise DataError(
-                f"no category {name!r}: the pictures of collection {collection.name!r} have no categories. "
-                "Search without --category."
-            )
-        # Of a hundred thousand, to compare each with what was typed takes seconds; the largest are meant.
-        likely = existing[:_COMPARED_CATEGORIES]
-        near = difflib.get_close_matches(composed(name)[:_COMPARED_LENGTH], likely, n=len(likely), cutoff=0.6)
-        nearest = set(near)
-        listed = [*near, *(other for other in sorted(existing) if other not in nearest)]
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"no category {some_of([name])!r} in collection {collection.name!r}.{meant}\n"
-            f"There are: {some_of(listed)}"
         )

@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
 from imret.retrieval import fetch as web_pictures
 from imret.retrieval import search as retrieval
+from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
-from imret.retrieval.counts import HitCounts, composed_counts, count_hits
+from imret.retrieval.conditions import conditions_on
+from imret.retrieval.counts import composed_counts, count_hits
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
-from imret.retrieval.results import Hit
+from imret.retrieval.ranking import combined
+from imret.retrieval.results import Hit, WithoutCondition
 from imret.retrieval.search_options import SearchOptions
 from imret.retrieval.web_address import shown_url
-from imret.store import Filter, Point
+from imret.store import Collection, Filter, Point
 from imret.store.payload import file_of
 from imret.store.types import is_point_id
 from imret.web.errors import NotFound
@@ -124,27 +127,25 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     fetch = functools.cache(web_pictures.fetch_picture)
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
     options = _options(query, limit=query.limit + (0 if query.unique else 1))
-    hits = retrieval.find_hits(
+    found = retrieval.find_hits(
         pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, notify=notes.append
     )
-    hits, more = _without_spare(hits, query)
+    hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
         more = False  # the next page would be refused
         notes.append(
             f"duplicates are looked for among the first {MAX_UNIQUE:,} hits. Narrow the search to see others."
         )
-    counted = None
-    if query.counts or (not query.include_self and any(term.kind != "text" for term in query.terms)):
-        counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
     return {
         "collection": pooled.name,
         "model": pooled.identity.model,
         "terms": [_term_out(term, points, uploads) for term in query.terms],
         "hits": [_hit_out(hit) for hit in hits],
         "more": more,
-        "notes": notes,
-        "left_out": 0 if counted is None else counted.left_out,
-        "counts": _counts_out(counted, _images_of(pooled, query)) if counted and query.counts else None,
+        "left_out": found.left_out,
+        "emptied_by": [_without_out(without) for without in found.emptied_by],
+        "notes": [*found.remarks, *notes],
+        "counts": _counts_of(pooled, terms, options, fetch) if query.counts else None,
     }
 
 
@@ -166,16 +167,18 @@ def _options(query: SearchIn, *, limit: int) -> SearchOptions:
     )
 
 
-def _images_of(pooled: PooledCollection, query: Which) -> dict[str, int]:
-    """Return how many pictures of each category there are under the conditions, without a query."""
-    return composed_counts(pooled.collection.facet("category", make_filter(where=query.where)))
+def _filter_of(collection: Collection, query: Which) -> Filter | None:
+    asked = make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
+    return with_stored_categories(collection, [asked])[0] if asked else None
 
 
-def _filter_of(query: Which) -> Filter | None:
-    return make_filter(categories=query.category, not_categories=query.not_category, where=query.where)
-
-
-def _counts_out(counted: HitCounts, images: Mapping[str, int]) -> dict[str, Any]:
+def _counts_of(
+    pooled: PooledCollection, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
+) -> dict[str, Any]:
+    counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
+    # How many there are without the query.
+    asked = [one.filter for one in conditions_on(pooled.collection, options) if one.field == "where"]
+    images = composed_counts(pooled.collection.facet("category", combined(*asked) or None))
     categories = [
         {"category": name, "hits": counted.categories.get(name, 0), "images": n} for name, n in images.items()
     ]
@@ -196,6 +199,16 @@ def _hit_out(hit: Hit) -> dict[str, Any]:
         "path": hit.path,
         "folded": hit.folded,
         "payload": hit.payload,
+    }
+
+
+def _without_out(without: WithoutCondition) -> dict[str, Any]:
+    return {
+        "conditions": [{"field": field, "value": value} for field, value in without.conditions],
+        "kept": without.kept,
+        "of": without.of,
+        "score": round(without.score, 6),
+        "path": without.path,
     }
 
 
@@ -232,8 +245,7 @@ def browse(pooled: PooledCollection, query: BrowseQuery) -> dict[str, Any]:
         NotFound: If `after` is no id.
     """
     collection = pooled.collection
-    retrieval.check_categories(collection, [*query.category, *query.not_category])
-    filter = _filter_of(query)
+    filter = _filter_of(collection, query)
     start = None if query.after is None else _checked_id(query.after)
     points = next(iter(collection.scan(filter, batch_size=query.limit + 1, start=start)), [])
     return {
@@ -271,8 +283,7 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
     Raises:
         DataError: If a category does not exist or a condition cannot be read.
     """
-    retrieval.check_categories(pooled.collection, [*query.category, *query.not_category])
-    filter = _filter_of(query)
+    filter = _filter_of(pooled.collection, query)
     counts = composed_counts(pooled.collection.facet("category", filter))
     images = pooled.collection.count(filter)
     return {

@@ -79,7 +79,9 @@ class Conditions(Which):
     per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
     template: bool = Field(True, description="Put short texts into prompt templates, averaged.")
-    include_self: bool = Field(False, description="Keep a picture that is asked for among the hits.")
+    include_self: bool = Field(
+        False, description="Keep pictures of the same bytes as one that is asked for among the hits."
+    )
     counts: bool = Field(
         False,
         description="Also say how many pictures are found, in all and of each category.",
@@ -153,6 +155,25 @@ class Timings(BaseModel):
     total: float
 
 
+class ConditionOut(BaseModel):
+    """A condition that was asked for."""
+
+    field: str = Field(description="categories, not_categories, where, relevant, min_score, offset ...")
+    value: Any = Field(description="What was asked of it: names, one condition, a number or true.")
+
+
+class WithoutOut(BaseModel):
+    """What would have been found without a condition."""
+
+    conditions: list[ConditionOut] = Field(
+        description="One that, left out alone, gives hits; several where only all together do."
+    )
+    kept: int = Field(description="How many pictures meet the others.")
+    of: Literal["relevant", "min_score", ""] = Field(description="By what those are good enough.")
+    score: float = Field(description="Of the best of them.")
+    path: str
+
+
 class SearchOut(BaseModel):
     """What was found."""
 
@@ -161,6 +182,9 @@ class SearchOut(BaseModel):
     terms: list[TermOut]
     hits: list[HitOut]
     more: bool = Field(description="Whether there are hits after these.")
+    emptied_by: list[WithoutOut] = Field(
+        description="Of no hits: which conditions, each left out alone, would give some."
+    )
     notes: list[str] = Field(description="What the search left undone, in sentences; mostly empty.")
     left_out: int = Field(
         description="Pictures that are left out because they are, by their bytes, what is asked with; "

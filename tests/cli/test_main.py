@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from imret import Encoder
+from imret.cli.help import examples_of
 from imret.cli.main import cli
 from imret.cli.reference import commands
 from imret.store import open_store
@@ -46,17 +49,36 @@ def test_help_loads_no_torch(arguments: list[str]) -> None:
     assert "Usage: imret" in done.stdout
 
 
-def test_every_command_has_help_that_ends_with_an_example() -> None:
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        assert command.help
-        assert command.epilog is not None
-        assert command.epilog.startswith(f"Example:  imret {name}")
+def test_every_command_has_help_that_ends_with_examples() -> None:
+    for typed, command, _ in commands():
+        assert command.help, typed
+        examples = examples_of(command)
+        own = [example for example in examples if f"{example} ".startswith(f"{typed} ")]
+        assert len(own) >= 3, typed  # whose options are shown; and of a group, its commands
+        assert len(set(examples)) == len(examples), typed
+        shown = CliRunner().invoke(cli, [*typed.split()[1:], "--help"]).output
+        assert [line.strip() for line in shown.splitlines()[-len(examples) :]] == examples, typed
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert parameter.help, f"{name} {parameter.name} has no help"
+                assert parameter.help, f"{typed} {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("name", ["search", "similar", "evaluate", "classify"])
+def test_the_options_of_a_long_help_stand_once_each_under_a_heading(name: str) -> None:
+    shown = CliRunner().invoke(cli, [name, "--help"]).output
+    shown = shown[shown.index("\nOptions:\n") :]
+    listed = [line for line in shown.splitlines() if re.match(r"  -", line)]
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    flags = [parameter.opts[-1] for parameter in command.params if isinstance(parameter, click.Option)]
+    for flag in [*flags, "--help"]:
+        assert sum(bool(re.search(rf"{flag}(?![\w-])", line[:34])) for line in listed) == 1, flag
+    assert len(listed) == len(flags) + 1
+    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert headings[0] == "Options"
+    assert len(headings) >= 3
+    first = shown.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    assert sum(line[:3] == "  -" for line in first.splitlines()) <= 9  # what is used most, at one glance
 
 
 def test_one_thing_has_one_spelling_in_all_commands() -> None:
@@ -111,6 +133,73 @@ def test_wrong_usage_exits_with_2() -> None:
     assert b"Usage: imret search" in done.stderr
 
 
+def _wrong_usages() -> Iterator[tuple[str, ...]]:
+    """Give for every command an option, a value and a command that are none, and a value too few."""
+    for typed, command, _ in commands():
+        words = tuple(typed.split()[1:])
+        yield (*words, "--no-such-option")
+        if isinstance(command, click.Group):
+            yield (*words, "nosuchcommand")
+            continue
+        required = [one for one in command.params if isinstance(one, click.Argument) and one.required]
+        if required:
+            yield words
+        arguments = ["x"] * len(required)
+        for option in command.params:
+            if not isinstance(option, click.Option) or option.is_flag:
+                continue
+            given = (*words, *arguments, option.opts[0])
+            if (typed, option.name) != ("imret evaluate", "collection"):  # whose value may be left out
+                yield given
+            if isinstance(option.type, (click.Choice, click.IntRange, click.FloatRange)):
+                yield (*given, "no such value")
+            elif option.name == "device":
+                yield (*given, "foo")
+
+
+@pytest.mark.parametrize("typed", list(_wrong_usages()), ids=" ".join)
+def test_wrong_usage_of_any_command_exits_with_2_before_anything_is_made(
+    typed: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMRET_DB", str(tmp_path / "db"))
+    done = CliRunner().invoke(cli, typed, prog_name="imret")
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert "Error: " in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:", "cuda:x", "gpu", "", "cuda:-1"])
+def test_a_device_that_is_none_is_wrong_usage_that_names_those_there_are(device: str) -> None:
+    done = CliRunner().invoke(cli, ["search", "wing", "--device", device])
+    assert done.exit_code == 2
+    assert "There are cpu, cuda, cuda:0 (the first of several), mps and auto." in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["collections", "show"], ["collections", "rename", "{}", "new"], ["collections", "delete", "--yes"]],
+    ids=" ".join,
+)
+def test_a_collection_that_is_not_there_is_told_with_those_that_are_nearest_first(
+    arguments: list[str], tmp_path: Path, random_model: Path
+) -> None:
+    draw_picture(tmp_path / "photos" / "fungi" / "a.png")
+    db = str(tmp_path / "db")
+    with open_store(db) as store:
+        for name in ("alps", "Holidays"):
+            ingest(store, [FolderSource(tmp_path / "photos")], encoder=Encoder(random_model), collection=name)
+    typed = [word.format("holiday") for word in arguments]
+    typed += [] if "holiday" in typed else ["holiday"]
+    done = CliRunner().invoke(cli, [*typed, "--db", db])
+    assert str(done.exception) == (
+        f"no collection 'holiday' in {db!r}. Did you mean 'Holidays'? There are: Holidays, alps."
+    )
+    done = CliRunner().invoke(cli, [*typed, "--db", str(tmp_path / "other")])
+    assert "imret ingest FOLDER" in str(done.exception)  # there is none that could be meant
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
@@ -133,7 +222,7 @@ def test_the_help_lists_every_command_once_under_a_heading() -> None:
     _, _, below = shown.partition("\nEvery day:\n")
     listed = [line.split()[0] for line in below.splitlines() if line[:2] == "  " and line[2:3].isalpha()]
     context = click.Context(cli)
-    assert [name for name in listed if name != "Example:"] == cli.list_commands(context)
+    assert [name for name in listed if name != "Examples:"] == cli.list_commands(context)
     assert set(cli.commands) <= set(cli.list_commands(context))
 
 
@@ -252,3 +341,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
     with open_store(str(folder / "db")) as filled:
         ingest(filled, [FolderSource(folder / "photos")], encoder=encoder)
     return folder / "db"
+
+
+def test_advice_on_an_empty_store_names_the_store_where_it_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "my store"
+    open_store(str(db)).close()
+    for command in (["info"], ["collections"]):
+        done = CliRunner().invoke(cli, [*command, "--db", str(db)])
+        assert f"imret ingest FOLDER --db '{db}'\n" in done.output, done.output

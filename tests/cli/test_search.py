@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from imret import Encoder
 from imret.cli.main import cli
@@ -155,7 +157,42 @@ def test_facets_take_the_place_of_hits(db: Path) -> None:
 
 def test_no_hits_are_said_on_stderr(db: Path) -> None:
     result = imret(db, "search", "wing", "--min-score", "0.99")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no hits\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(
+        r"no hits: --min-score 0\.99 leaves none of 12 pictures; without it the best is \S+ \S+\.png\n",
+        result.stderr,
+    )
+
+
+def test_what_was_left_out_is_said_on_stderr_and_in_every_line_of_json(db: Path) -> None:
+    picture = str(db / "photos" / "aves" / "01.png")
+    for arguments in (["similar", picture], ["search", "wing", "-", picture], ["search", picture]):
+        result = imret(db, *arguments, "--format", "json")
+        assert result.stderr == "1 identical picture left out (--include-self)\n"
+        assert {row["left_out"] for row in rows(result)} == {1}
+        result = imret(db, *arguments, "--include-self", "--format", "json")
+        assert result.stderr == ""
+        assert {row["left_out"] for row in rows(result)} == {0}
+
+
+def test_the_case_of_a_category_does_not_matter_wherever_one_is_taken(db: Path) -> None:
+    expected = rows(imret(db, "search", "wing", "--category", "aves", "--format", "json"))
+    assert len(expected) == 6
+    for arguments in (
+        ["--category", "Aves"],
+        ["--not-category", "FUNGI"],
+        ["--where", "category=AVES"],
+        ["--where", "category!=Fungi"],
+    ):
+        assert rows(imret(db, "search", "wing", *arguments, "--format", "json")) == expected
+    counts = rows(imret(db, "search", "wing", "--category", "Aves", "--facets", "--format", "json"))
+    assert counts == [{"category": "aves", "hits": 6, "images": 6}]
+
+
+def test_paths_that_hits_are_told_by_obey_nobody(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(db)
+    result = imret(db, "search", "wing", "--where", "width>=9999")
+    assert re.search(r"the best is \S+ photos/(aves|fungi)/\d\d\.png$", result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -223,3 +260,20 @@ def test_a_private_address_is_not_asked_unless_that_is_wanted(db: Path) -> None:
     with pytest.raises(ImageError, match=r"Cannot fetch http://127\.0\.0\.1:9/a\.jpg") as caught:
         imret(db, "similar", "http://127.0.0.1:9/a.jpg", "--allow-private-urls")
     assert "loopback" not in str(caught.value)
+
+
+def test_what_is_noted_of_a_picture_that_is_asked_with_is_told_each_time(db: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.jpg"
+    draw_picture(tmp_path / "drawn.png", seed=70)
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        drawn.convert("RGB").resize((256, 256)).save(whole, quality=95)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 40])
+    for _ in range(2):  # of a picture that is kept, too
+        for arguments in (["similar", str(cut)], ["search", "wing", "-", str(cut)]):
+            result = imret(db, *arguments, "--format", "json")
+            (note,) = result.stderr.splitlines()
+            assert note.startswith(f"the picture {str(cut)!r}: "), note
+            assert "missing" in note
+            assert len(rows(result)) == 10
+    assert imret(db, "similar", str(whole)).stderr == ""

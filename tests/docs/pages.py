@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.cli.help import examples_of
 from imret.cli.reference import commands
 from tests import ROOT
 
@@ -86,8 +87,8 @@ def blocks(page: Path) -> Iterator[Block]:
 def typed(page: Path) -> Iterator[Command]:
     """Yield the commands of a page in order; those of the reference are the examples of the help."""
     if page == REFERENCE:
-        for n, (_, command, _) in enumerate(commands(), start=1):
-            example = (command.epilog or "").removeprefix("Example:").strip()
+        examples = [example for _, command, _ in commands() for example in examples_of(command)]
+        for n, example in enumerate(examples, start=1):
             yield from commands_of(example, page.name, n)
         return
     for block in blocks(page):

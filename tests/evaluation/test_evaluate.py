@@ -204,7 +204,7 @@ def test_pictures_that_are_in_the_training_set_too_are_told(
     shutil.copy(photos / "fungi" / "1.png", train / "fungi" / "renamed.png")
     report = evaluate(photos, encoder=encoder, train=train, resamples=100)
     assert report.data.duplicates_in_train == ["fungi/1.png"]
-    assert "1 pictures are among those of --train too" in format_report(report)
+    assert "1 picture of --train too: the rows fitted on those" in format_report(report)
     assert "flatters these rows" in write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
 
@@ -338,7 +338,7 @@ def test_pictures_of_which_only_one_category_can_be_read_are_refused(
     draw_picture(tmp_path / "aves" / "a.png")
     (tmp_path / "fungi").mkdir()
     (tmp_path / "fungi" / "b.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"only 1 can be read, in 1 categories.*'fungi/b\.png': not a pic"):
+    with pytest.raises(DataError, match=r"only 1 can be read, in 1 category, and.*'fungi/b\.png': not a pic"):
         evaluate(tmp_path, encoder=encoder)
 
 

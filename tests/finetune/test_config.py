@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from finetune.cli import command
 from finetune.config import RECIPES, FinetuneConfig
+from imret.cli.main import cli
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,7 +42,7 @@ def test_settings_that_do_not_change_the_result_are_no_part_of_the_identity() ->
 
 def test_a_recipe_is_for_pretrained_models(tmp_path: Path) -> None:
     arguments = [str(tmp_path), "--from-scratch", "--recipe", "light", "--output", str(tmp_path / "model")]
-    result = CliRunner().invoke(command, arguments)
+    result = CliRunner().invoke(cli, ["finetune", *arguments])
     assert result.exit_code == 2
     assert "--recipe is for pretrained models" in result.output
 
@@ -79,7 +79,9 @@ def test_settings_that_would_do_nothing_together_are_refused(changes: dict[str, 
 def test_options_that_would_do_nothing_together_are_wrong_usage(
     tmp_path: Path, options: list[str], says: str
 ) -> None:
-    result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "model"), *options])
+    result = CliRunner().invoke(
+        cli, ["finetune", str(tmp_path), "--output", str(tmp_path / "model"), *options]
+    )
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
 
@@ -95,6 +97,8 @@ def test_what_is_tuned_decides_the_recipe_where_none_is_named(
         return {}
 
     monkeypatch.setattr("finetune.run.finetune", finetune)
-    result = CliRunner().invoke(command, [str(tmp_path), "--output", str(tmp_path / "model"), "--tune", tune])
+    result = CliRunner().invoke(
+        cli, ["finetune", str(tmp_path), "--output", str(tmp_path / "model"), "--tune", tune]
+    )
     assert result.exit_code == 0, result.output
     assert configs == [FinetuneConfig.of(recipe, tune=tune)]

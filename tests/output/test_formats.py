@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from imret.errors import DataError
 from imret.output.copy_files import copy_hits
 from imret.output.deliver import deliver, open_hits
-from imret.output.formats import display_width, shortened, tsv, write_facets, write_hits
+from imret.output.formats import display_width, groups_of, shortened, tsv, write_facets, write_hits
 from imret.output.viewer import show
 from imret.retrieval.results import Facet, Hit
 from tests.fakes.pictures import draw_picture
@@ -113,13 +113,14 @@ def test_tsv_is_a_header_and_a_line_for_each_hit() -> None:
 
 def test_json_is_one_object_per_line_that_opens_the_file() -> None:
     assert written("json") == (
-        b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1"}\n'
-        b'{"rank": 2, "score": 0.25, "category": null, "path": "/photos/a\\tb\\n\\\\\\udce9.jpg", '
-        b'"id": "id-2", "folded": 2}\n'
-    )
-    assert written("json", HITS[:1], payload=True) == (
         b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1", '
-        b'"payload": {"width": 4}}\n'
+        b'"folded": 0, "left_out": 0}\n'
+        b'{"rank": 2, "score": 0.25, "category": null, "path": "/photos/a\\tb\\n\\\\\\udce9.jpg", '
+        b'"id": "id-2", "folded": 2, "left_out": 0}\n'
+    )
+    assert written("json", HITS[:1], payload=True, left_out=3) == (
+        b'{"rank": 1, "score": 0.5, "category": "fungi", "path": "/photos/fungi/a.jpg", "id": "id-1", '
+        b'"folded": 0, "left_out": 3, "payload": {"width": 4}}\n'
     )
     assert [json.loads(line)["path"] for line in written("json").splitlines()] == [hit.path for hit in HITS]
 
@@ -740,3 +741,10 @@ def test_a_viewer_that_stays_open_is_not_waited_for(
     seen = programs("xdg-open", "exec /bin/sleep 3")
     assert show([hits[0].path], _no_page, platform="linux") is None
     assert seen.read_text() == f"{hits[0].path}\n"
+
+
+def test_a_heading_is_composed_and_both_spellings_of_a_name_are_under_one() -> None:
+    names = ("cafe\u0301", "caf\u00e9", "aves")
+    hits = [Hit(n, 0.5, f"id-{n}", f"/{n}.jpg", name, {"category": name}) for n, name in enumerate(names, 1)]
+    groups = [(heading, [hit.rank for hit in group]) for heading, group in groups_of(hits, "category")]
+    assert groups == [("category: caf\u00e9", [1, 2]), ("category: aves", [3])]

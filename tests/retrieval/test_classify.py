@@ -378,7 +378,7 @@ def test_the_command_classifies_files_and_folders_and_exits_with_1_if_one_could_
         "gone.jpg: no such file",
         "empty: no pictures in this folder",
         "3 could not be read",
-        "there are 2 labels, so each picture gets 2, not 9",
+        "each picture gets 2 labels, not 9: there are no more",
     ):
         assert said in done.stderr
     assert "notes.txt" not in done.stderr

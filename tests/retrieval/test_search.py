@@ -528,7 +528,7 @@ def test_copies_by_the_thousand_are_looked_at_so_far_and_that_is_said(
     with open_store(str(tmp_path / "db")) as store:
         ingest(store, [FolderSource(folder)], encoder=encoder)
         with pytest.warns(
-            SearchWarning, match="only the best 31 hits were compared for near copies, and ther"
+            SearchWarning, match="duplicates were looked for among the best 31 hits only, and there are more"
         ):
             [hit] = search(store, query, encoder=encoder, limit=3, unique=True)
         assert hit.folded == 30

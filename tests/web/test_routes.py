@@ -246,10 +246,10 @@ def test_what_a_search_left_undone_is_said(client: TestClient, monkeypatch: pyte
     assert not ask(limit=10, offset=5)[1]
     monkeypatch.setattr("imret.retrieval.dedupe.MAX_FURTHER", 0)
     monkeypatch.setattr("imret.retrieval.ranking.best", _folds_all)
-    monkeypatch.setattr("imret.retrieval.search.best", _folds_all)
+    monkeypatch.setattr("imret.retrieval.conditions.best", _folds_all)
     n_hits, more, [note] = ask(limit=2)
     assert (n_hits, more) == (1, False)
-    assert note.startswith("only the best 4 hits were compared for near copies, and there are more.")
+    assert note.startswith("duplicates were looked for among the best 4 hits only, and there are more.")
 
 
 def _folds_all(collection: Any, vector: Any, filter_: Any, options: Any, _: float, copies: Any) -> Any:

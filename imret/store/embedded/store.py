@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, some_of
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
 from imret.store.embedded import locks
@@ -404,11 +404,10 @@ class EdgeStore:
                 "was cut short, and no picture. Run the ingest again, or delete that: "
                 f"imret collections delete {name} --db {shlex.quote(self.address)}"
             )
-        listed = f"There are: {some_of(existing)}" if existing else "It holds none yet"
-        return DataError(
-            f"no collection {name!r} in {self.address!r}. {listed}.\n"
-            f"Make it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
-        )
+        what = no_such_collection(name, existing, f"in {self.address!r}", "It holds none yet")
+        # Whoever renames, deletes or shows one does not want to make it; where there are some, one is meant.
+        ingest = f"\nMake it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
+        return DataError(what if existing else what + ingest)
 
     def _check_open(self) -> None:
         if self._closed:

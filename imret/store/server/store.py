@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qdrant_client import QdrantClient, models
 
-from imret.errors import DataError, StoreError, StoreUnavailable, some_of
+from imret.errors import DataError, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server import excluded as noted
@@ -476,11 +476,12 @@ class ServerStore:
         existing = self.collections()
         if self.staged_versions(name):
             return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        listed = f"There are: {some_of(existing)}" if existing else "It holds none of imret's yet"
+        none = "It holds none of imret's yet"
+        what = no_such_collection(name, existing, f"at {self.address}", none)
+        # Whoever renames, deletes or shows one does not want to make it; where there are some, one is meant.
+        ingest = f"\nMake it: imret ingest FOLDER --collection {name} --db {self.address}"
         return DataError(
-            f"no collection {name!r} at {self.address}. {listed}.\n"
-            f"Make it: imret ingest FOLDER --collection {name} --db {self.address}",
-            public=f"no collection {name!r}. {listed}.",
+            what if existing else what + ingest, public=no_such_collection(name, existing, "", none)
         )
 
     def _foreign(self, name: str, physical: str) -> StoreError:

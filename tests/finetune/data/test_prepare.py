@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from finetune.callbacks import Callbacks
-from finetune.cli import command
 from finetune.config import FinetuneConfig
 from finetune.data.prepare import Data, find_sources, prepare
 from finetune.model.base_model import find_base
 from finetune.run import check, finetune
 from finetune.validation import Validation
+from imret.cli.main import cli
 from imret.errors import DataError
 from imret.images.decode import load_image
 from imret.images.preprocess import Preprocess
@@ -356,14 +356,16 @@ def test_check_prints_the_report_on_stdout_and_builds_nothing(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune.model.base_model.Base.build", None)
-    result = CliRunner().invoke(command, [str(photos), "--from-scratch", "--check"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        cli, ["finetune", str(photos), "--from-scratch", "--check"], catch_exceptions=False
+    )
     assert result.exit_code == 0
     assert result.stdout.startswith("category  called ")
     assert "0 unreadable" in result.stdout
 
 
 def test_without_an_output_a_run_is_wrong_usage(photos: Path) -> None:
-    result = CliRunner().invoke(command, [str(photos), "--from-scratch"])
+    result = CliRunner().invoke(cli, ["finetune", str(photos), "--from-scratch"])
     assert result.exit_code == 2
     assert "--output" in result.stderr
 

@@ -707,6 +707,16 @@ def test_the_bound_holds_after_every_one_of_many_writes(tmp_path: Path) -> None:
     assert kept_bytes(tmp_path) == before
 
 
+def test_entries_that_an_older_version_kept_beside_the_shards_are_removed(tmp_path: Path) -> None:
+    for name in (key_of(1), "other", "README"):
+        (tmp_path / name).write_bytes(b"kept")
+    kept = DiskCache(tmp_path, 1 << 20)
+    key = key_of(2)
+    kept.put(key, b"data")
+    assert kept.get(key) == b"data"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["README", "other"]
+
+
 def test_the_bound_holds_over_many_shards_and_when_it_is_changed(tmp_path: Path) -> None:
     large = DiskCache(tmp_path, 40 << 20)
     for number in range(60):
