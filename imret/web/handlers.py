@@ -273,8 +273,8 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
     """
     retrieval.check_categories(pooled.collection, [*query.category, *query.not_category])
     filter = _filter_of(query)
-    counts = composed_counts(pooled.collection.facet("category", filter))
     images = pooled.collection.count(filter)
+    counts = composed_counts(pooled.collection.facet("category", filter))
     return {
         "collection": pooled.name,
         "images": images,
