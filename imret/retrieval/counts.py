@@ -126,9 +126,10 @@ def _by_category(
 
 
 def _stored(collection: Collection, filter_: Filter) -> tuple[dict[str, int], int]:
+    n_images = collection.count(filter_ or None)
     counts = composed_counts(collection.facet("category", filter_ or None))
     # A collection that is written to meanwhile may have grown between the two questions.
-    return counts, max(0, collection.count(filter_ or None) - sum(counts.values()))
+    return counts, max(0, n_images - sum(counts.values()))
 
 
 def _down_to(

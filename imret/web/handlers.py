@@ -284,8 +284,8 @@ def categories(pooled: PooledCollection, query: Which) -> dict[str, Any]:
         DataError: If a category does not exist or a condition cannot be read.
     """
     filter = _filter_of(pooled.collection, query)
-    counts = composed_counts(pooled.collection.facet("category", filter))
     images = pooled.collection.count(filter)
+    counts = composed_counts(pooled.collection.facet("category", filter))
     return {
         "collection": pooled.name,
         "images": images,

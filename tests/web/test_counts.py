@@ -48,17 +48,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(
+def pool(
     tmp_path_factory: pytest.TempPathFactory, photos: Path, random_model: Path
-) -> Iterator[TestClient]:
+) -> Iterator[CollectionPool]:
     db = str(tmp_path_factory.mktemp("db") / "store")
     with open_store(db) as store:
         ingest(store, [FolderSource(photos)], encoder=Encoder(str(random_model), device="cpu"))
     pool = CollectionPool(lambda: open_store(db, create=False), device="cpu", precision="fp32")
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory, pool: CollectionPool) -> TestClient:
     files = ImageFiles(tmp_path_factory.mktemp("thumbnails"))
     app = create_app(pool, default="photos", image_files=files, host="127.0.0.1", port=8750)
-    yield TestClient(app, base_url="http://127.0.0.1:8750")
-    pool.close()
+    return TestClient(app, base_url="http://127.0.0.1:8750")
 
 
 def _get(client: TestClient, path: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -200,3 +205,16 @@ def test_more_hits_than_a_ranking_is_followed_for_are_said_to_be_of_the_best(
     assert (best["hits"], best["complete"]) == (9, False)
     monkeypatch.setattr("imret.retrieval.counts._STEPS", (4, whole["hits"] + 1))
     assert _get(client, "search", params)["counts"] == whole
+
+
+def test_pictures_that_come_meanwhile_are_in_their_category_at_once(
+    client: TestClient, pool: CollectionPool, random_model: Path, tmp_path: Path
+) -> None:
+    before = _get(client, "categories", {})
+    draw_picture(tmp_path / "fungi" / "new.png", seed=500)
+    ingest(pool.store, [FolderSource(tmp_path)], encoder=Encoder(str(random_model), device="cpu"))
+    after = _get(client, "categories", {})
+    assert after["images"] == before["images"] + 1
+    assert after["uncategorised"] == before["uncategorised"]
+    counts = _get(client, "search", {"q": "red", "counts": True})["counts"]
+    assert (counts["hits"], counts["uncategorised"]) == (after["images"], after["uncategorised"])

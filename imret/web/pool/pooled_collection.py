@@ -81,7 +81,7 @@ class PooledCollection:
 
 
 class _ServedCollection:
-    """A `Collection` whose calls are timed, whose points are sanitized, and whose counts are cached.
+    """A `Collection` whose calls are timed, whose points are sanitized, and whose facets are cached.
 
     No call begins for a request whose client has left.
 
@@ -127,15 +127,16 @@ class _ServedCollection:
         counted, counts = self._facets.get(field, (0.0, {}))
         if time.monotonic() - counted > FACETS_S:
             counts = facet(field)
-            self._n_images = self._timed(self._inner.count)() if field == "category" else self._n_images
             self._facets[field] = (time.monotonic(), counts)
         return dict(counts)
 
     def count(self, filter: Filter | None = None) -> int:
-        if filter:
-            return self._timed(self._inner.count)(filter)
-        self.facet("category")  # of the same moment: beside them it tells how many have no category
-        return self._n_images
+        n_images = self._timed(self._inner.count)(filter)
+        if not filter and n_images != self._n_images:
+            # Beside it, older counts of categories would tell a wrong number of pictures that have none.
+            self._facets.clear()
+            self._n_images = n_images
+        return n_images
 
     def close(self) -> None:
         """Do nothing: other requests use it, too."""
