@@ -165,7 +165,7 @@ def test_counts_are_announced(visit: Visit) -> None:
     expect(page.get_by_role("status").filter(has_text=f"{ALL} pictures")).to_have_count(1)
     page.locator("#words").fill("red")
     page.locator("#words").press("Enter")
-    expect(page.get_by_role("status").filter(has_text="The best 60")).to_have_count(1)
+    expect(page.get_by_role("status").filter(has_text=f"{ALL} pictures, best first")).to_have_count(1)
 
 
 def test_a_result_says_what_it_is(visit: Visit) -> None:
@@ -200,9 +200,18 @@ def nothing(page: Any) -> None:
     pass
 
 
+def ask_for_more_like_it(page: Any) -> None:
+    card(page, 0).locator("a").press("+")
+    expect(page.locator("#left-out")).to_be_visible()
+    wait_for_results(page)
+
+
 PLACES = {
     "browse": ("/", nothing),
     "results": ("/?q=red&q=2:round&not=green&category=twins&not_category=fungi&unique=true", nothing),
+    "left out": ("/?q=red", ask_for_more_like_it),
+    "groups": ("/?q=red&group_by=category&unique=true", nothing),
+    "nothing found": ("/?q=red&category=twins&where=width>=9999", nothing),
     "lightbox": ("/?q=red&category=twins", open_lightbox),
     "keys": ("/?category=twins", open_keys),
     "no picture": ("/?where=width>=9999", nothing),
