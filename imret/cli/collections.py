@@ -317,7 +317,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
     short_help="Write a collection to a Parquet file.",
     epilog=examples(
         "imret collections export photos photos.parquet",
-        "imret collections export photos photos.parquet --overwrite",
+        "imret collections export --overwrite photos photos.parquet",
         "imret collections export --collection photos photos.parquet",
         "imret collections export photos photos.parquet --db http://localhost:6333",
     ),

@@ -23,9 +23,8 @@ COLLECTION = "demo"
     short_help="Draw a data set, and tour the chain.",
     epilog=examples(
         "imret demo build/demo --train 40 --test 20",
-        "imret demo build/demo",
-        "imret demo build/other --seed 1",
-        "imret demo build/demo --train 4000 --test 200 --tour",
+        "imret demo build/other --train 40 --test 20 --seed 1",
+        "imret demo build/large --train 4000 --test 200 --tour",
     ),
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))

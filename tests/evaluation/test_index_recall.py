@@ -124,7 +124,7 @@ def test_an_unknown_collection_another_model_and_a_single_category_are_refused(
         evaluate_collection(store, "photos", encoder=other)
     draw_picture(tmp_path / "one" / "aves" / "a.png")
     ingest(store, [FolderSource(tmp_path / "one")], encoder=encoder, collection="single")
-    with pytest.raises(DataError, match="1 categories, and two are needed"):
+    with pytest.raises(DataError, match="1 category, and two are needed"):
         evaluate_collection(store, "single", encoder=encoder)
 
 
