@@ -34,8 +34,8 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.option(
     "--model",
     metavar="MODEL",
-    help=f"Model to start from.  [default: {DEFAULT_MODEL}]  With --from-scratch: imret-tiny, or an "
-    "architecture of open_clip.  [default: imret-tiny]",
+    help=f"Model to start from, as in imret ingest.  [default: {DEFAULT_MODEL}]  With --from-scratch: "
+    "imret-tiny, or an architecture of open_clip.  [default: imret-tiny]",
 )
 @click.option("--from-scratch", is_flag=True, help="Begin with random weights.")
 @arch_option
