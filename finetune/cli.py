@@ -18,6 +18,7 @@ from imret.output.console import announce
 if TYPE_CHECKING:
     from finetune.callbacks import Step
     from finetune.config import FinetuneConfig
+    from finetune.data.sources import Sources
 
 # The recipe where none is named, by --tune.
 _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
@@ -188,20 +189,28 @@ def command(
         raise click.UsageError("--exclude is about folders, and a manifest names its pictures.")
     _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     from finetune.callbacks import Callbacks
-    from finetune.run import check as check_data
-    from finetune.run import finetune
 
     with _Bar() as bar:
-        arguments: dict[str, Any] = {
-            "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
-            "from_scratch": from_scratch,
-            "arch": arch,
-            "config": config,
+        inputs: dict[str, Any] = {
             "captions": captions,
             "names": names,
             "replay": replay_file,
             "against": against,
             "exclude": exclude,
+        }
+        sources = _check_inputs(
+            train, None if check else output, tensorboard, None if from_scratch else model, arch, inputs, bar
+        )
+        from finetune.run import check as check_data
+        from finetune.run import finetune
+
+        arguments: dict[str, Any] = {
+            **inputs,
+            "sources": sources,
+            "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
+            "from_scratch": from_scratch,
+            "arch": arch,
+            "config": config,
             "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
         }
         if output is None or check:
@@ -214,6 +223,32 @@ def command(
         click.echo(report.text())
     elif training:  # empty in all but the first of several processes
         _announce_model(output, training)
+
+
+def _check_inputs(
+    train: str,
+    output: str | None,
+    tensorboard: str | None,
+    model: str | None,
+    arch: str | None,
+    inputs: Mapping[str, Any],
+    bar: _Bar,
+) -> Sources:
+    """Check what costs little, before torch is imported or a model downloaded; return pictures and texts.
+
+    Raises:
+        DataError: If a file or folder is not what it should be.
+        ModelError: If the model is a folder or file that is none.
+    """
+    from finetune.data.sources import find_sources
+    from imret.models.resolve import check_name
+    from imret.output.written_files import check_output_folder
+
+    check_output_folder("--output", output)
+    check_output_folder("--tensorboard", tensorboard)
+    if model is not None:
+        check_name(model, arch=arch)
+    return find_sources(train, **inputs, on_message=bar.on_message)
 
 
 def _config(

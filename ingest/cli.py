@@ -103,6 +103,7 @@ def command(
     from imret.sources.stored import naming_options
     from imret.store import open_store
     from ingest.summary import summarise
+    from ingest.target import with_pictures
 
     excluded = () if no_exclude else exclude or None
     folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
@@ -119,6 +120,8 @@ def command(
         if not no_categories:
             _warn_of_splits(folders)
         moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        # Before a model is looked for, which may be a download.
+        with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)

@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.options import db_option, device_option, format_option, precision_option
+from imret.cli.options import (
+    collection_choice,
+    db_option,
+    device_option,
+    format_option,
+    precision_option,
+)
 from imret.errors import ImretError
 from imret.escape import escape_control
 from imret.output.console import announce
+from imret.settings import read_settings
 
 if TYPE_CHECKING:
     from imret.models.choices import Choice
@@ -27,10 +34,11 @@ _FIGURES = ("imagenet", "flickr", "coco", "species")
     epilog="Example:  imret models  &&  imret ingest photos --model base",
 )
 @db_option
+@collection_choice("Say of this one alone what it uses.  [default: all]")
 @device_option
 @precision_option
 @format_option("json: one object, for programs; it names the source of each figure.")
-def command(db: str | None, device: str, precision: str, output: str) -> None:
+def command(db: str | None, collection: str | None, device: str, precision: str, output: str) -> None:
     """List models to choose from by a short name: --model small, base, large, huge, multilingual, biology.
 
     Of each: the memory and the download it takes, published figures, the licence, and about how many pictures
@@ -43,7 +51,7 @@ def command(db: str | None, device: str, precision: str, output: str) -> None:
     from imret.models.choices import CHOICES
     from imret.models.download import hub_cache
 
-    used = _used_by(db)
+    used = _used_by(db, collection)
     listed = [
         _described(choice, used.pop(choice.model, []), device, precision) for choice in CHOICES.values()
     ]
@@ -58,19 +66,21 @@ def command(db: str | None, device: str, precision: str, output: str) -> None:
     _print_table(described)
 
 
-def _used_by(db: str | None) -> dict[str, list[str]]:
+def _used_by(db: str | None, collection: str | None) -> dict[str, list[str]]:
     """Return the names of collections by their model; of a store that was named, or that can be read."""
     from imret.store import open_store
 
     used: defaultdict[str, list[str]] = defaultdict(list)
     try:
         with open_store(db, create=False, share="if possible") as store:
-            for name in store.collections():
+            if collection is not None:
+                store.open(collection).close()  # says which there are
+            for name in store.collections() if collection is None else [collection]:
                 with suppress(ImretError):
                     if live := store.live(name):
                         used[live.model].append(name)
     except ImretError:
-        if db is not None:
+        if collection is not None or (db is not None and db != read_settings().db):  # typed
             raise
     return dict(used)
 

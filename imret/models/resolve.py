@@ -123,6 +123,20 @@ def resolve_model(
     return _from_tag(text, notify, advice)
 
 
+def check_name(name: str, *, arch: str | None = None) -> None:
+    """Refuse what can be seen to be no model without a download and without importing open_clip.
+
+    Args:
+        name: As for `resolve_model`.
+        arch: As for `resolve_model`.
+
+    Raises:
+        ModelError: If it is a folder or a file that is not there or holds no model, or a misspelt short name.
+    """
+    if name not in CHOICES and not name.startswith(HUB_PREFIX) and (is_path(name) or "/" not in name):
+        resolve_model(name, arch=arch)
+
+
 def is_path(name: str) -> bool:
     """Whether a model's name is one of a folder or a file, not of something that can be downloaded."""
     path = name.removeprefix(LOCAL_PREFIX)
