@@ -262,6 +262,7 @@ def _ingest(
     from tqdm import tqdm
 
     from imret.retrieval.collection_encoder import collection_encoder
+    from ingest.forecast import Forecast
     from ingest.pipeline import ingest
 
     encoder = collection_encoder(
@@ -279,6 +280,7 @@ def _ingest(
     if device not in ("auto", "cpu"):
         encoder.device  # noqa: B018
     announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
+    forecast = Forecast(store, collection, folders, rebuild=rebuild)
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 
         def expect(total: int) -> None:
@@ -294,6 +296,6 @@ def _ingest(
             on_total=None if bar.disable else expect,
             on_progress=bar.update,
             on_stage=bar.set_description,
-            on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
+            on_encoder=lambda: announce(forecast.told(encoder)),
             **options,
         )
