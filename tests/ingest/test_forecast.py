@@ -61,8 +61,8 @@ def test_where_it_takes_long_the_quicker_model_is_named_before_it_is_too_late(
     with open_store(tmp_path / "db") as store:
         assert told(store, photos, "huge") == (
             "30 pictures to embed, about 5 minutes with ViT-H-14/laion2b_s32b_b79k on cpu in fp32; "
-            "with --model base about 15 seconds (to choose that, stop this now with Ctrl-C: a collection keeps "
-            "its first model)"
+            "with --model base about 15 seconds (to choose that, stop this now with Ctrl-C: "
+            "a collection keeps its first model)"
         )
         # A collection that there is keeps its model.
         ingest(store, [FolderSource(photos)], encoder=LazyEncoder(random_model, device="cpu"))

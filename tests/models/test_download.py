@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from imret.models.choices import CHOICES
 from imret.models.resolve import resolve_model
 from tests import ROOT
-from tests.fakes.hub import Hub, running_hub
+from tests.fakes.hub import Hub, put_into_cache, running_hub
 
 WEIGHTS = "open_clip_model.safetensors"
 
@@ -216,3 +216,18 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_downloaded(hub: Hub,
     assert "HF_HOME=" in told
     assert "Smaller: --model base (0.6 GB)" in told
     assert not any(request.startswith("GET") for request in hub.requests)
+
+
+def test_the_commands_of_the_message_bring_a_model_from_another_machine(
+    random_model: Path, tmp_path: Path
+) -> None:
+    there, here = tmp_path / "there" / "hub", tmp_path / "here" / "hub"
+    put_into_cache(there, CHOICES["small"].repo, random_model)
+    told, _ = resolve_elsewhere("small", HF_HOME=str(here.parent), HF_HUB_OFFLINE="1")
+    lines = dict(re.findall(r"^  (there|here):  +(\S.*)$", told, re.MULTILINE))
+    assert lines["there"].startswith("tar -C ~/.cache/huggingface/hub -cf model.tar ")
+    lines["there"] = lines["there"].replace("~/.cache/huggingface/hub", str(there))
+    for side in ("there", "here"):
+        subprocess.run(lines[side], shell=True, check=True, cwd=tmp_path)
+    told, _ = resolve_elsewhere("small", HF_HOME=str(here.parent), HF_HUB_OFFLINE="1")
+    assert told.startswith(f"found: {CHOICES['small'].model} ")
