@@ -26,6 +26,9 @@ from imret.models.choices import choice_of, smaller_than
 _ANSWER_S, _AT_MOST_S = 5.0, 8.0
 _SPARE_BYTES = 100_000_000  # that a download leaves free
 
+# Of a tokenizer of transformers, the one first that each has.
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
+
 Notify = Callable[[str], None]
 
 
@@ -37,12 +40,14 @@ class Wanted:
         model: Name of the model, for messages.
         repo: Of the hub.
         files: Names that the file may have there, the first that is there is taken.
+        beside: Other files that the model needs of that repository: to name them, they are not fetched.
         is_weights: Whether it is the large file, which a person is told of.
     """
 
     model: str
     repo: str
     files: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     is_weights: bool = True
 
 
@@ -65,6 +70,15 @@ def cached_file(repo: str, files: Sequence[str]) -> Path | None:
         if isinstance(path, str) and os.path.isfile(path):
             return Path(path).resolve()
     return None
+
+
+def cached_folder(repo: str, files: Sequence[str]) -> Path | None:
+    """Return the folder of the cache that has all of some files of a repository; None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    paths = [try_to_load_from_cache(repo, name) for name in files]
+    folders = {Path(path).parent for path in paths if isinstance(path, str)}
+    return folders.pop() if len(folders) == 1 and all(isinstance(path, str) for path in paths) else None
 
 
 def fetch(wanted: Wanted, notify: Notify | None = None, *, advice: Callable[[], str] | None = None) -> Path:
@@ -251,27 +265,17 @@ def _unavailable(wanted: Wanted, why: str) -> ModelError:
     choice = choice_of(wanted.model)
     size = f" ({_gigabytes(choice.size_bytes)})" if choice is not None and wanted.is_weights else ""
     again = " without HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in why else ""
+    files = " ".join((wanted.files[0], *wanted.beside))
     cache, folder = hub_cache(), f"models--{wanted.repo.replace('/', '--')}"
     return ModelError(
         f"Cannot get model '{wanted.model}'{size}: {why}, and it is not in {cache} (HF_HOME sets that).\n"
         f"With a network, run the same command again{again}. Without one, fetch it where there is one, "
         "and bring it here:\n"
-        f"  there:  pip install huggingface_hub  &&  hf download {wanted.repo} {fetched_files(wanted)}\n"
+        f"  there:  pip install huggingface_hub  &&  hf download {wanted.repo} {files}\n"
         f"  there:  tar -C ~/.cache/huggingface/hub -cf model.tar {folder}\n"
         f"  here:   mkdir -p {quoted(str(cache))}  &&  tar -C {quoted(str(cache))} -xf model.tar\n"
         "Or name a model folder of this machine: --model PATH"
     )
-
-
-def fetched_files(wanted: Wanted) -> str:
-    """Return the files of a repository that a model needs, as `hf download` takes them."""
-    names = [wanted.files[0]] if wanted.is_weights else ["open_clip_model.safetensors"]
-    choice = choice_of(wanted.model)
-    if wanted.model.startswith("hf-hub:"):
-        names.append("open_clip_config.json")
-    if choice is not None and choice.extra == "transformers":
-        names += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-    return " ".join(names)
 
 
 def _endpoint() -> str:

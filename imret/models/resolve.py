@@ -26,7 +26,7 @@ from imret.files import irregular, write_atomically
 from imret.images.preprocess import parse_preprocess
 from imret.models.choices import CHOICES, choice_of
 from imret.models.configuration import checked_model_cfg, read_config
-from imret.models.download import Wanted, cached_file, fetch
+from imret.models.download import TOKENIZER_FILES, Wanted, cached_file, fetch
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
@@ -360,7 +360,7 @@ def _from_hub(
     repo = name[len(HUB_PREFIX) :]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ModelError(f"'{name}' is not a hub repository: write {HUB_PREFIX}ORG/REPO.")
-    config = read_config(fetch(Wanted(name, repo, (CONFIG_NAME,), is_weights=False)))
+    config = read_config(fetch(Wanted(name, repo, (CONFIG_NAME,), beside=_HUB_WEIGHTS[:1], is_weights=False)))
     model_cfg = checked_model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
     weights = _fetch(name, repo, "", notify, advice)
     return ModelFiles(
@@ -388,7 +388,13 @@ def _fetch(
     files = (filename,) if filename else _HUB_WEIGHTS
     if filename.endswith((".bin", ".pth")):
         files = (f"{filename[:-4]}.safetensors", filename)
-    return fetch(Wanted(name, repo, files), notify, advice=None if advice is None else lambda: advice(name))
+    choice = choice_of(name)
+    beside: tuple[str, ...] = (CONFIG_NAME,) if name.startswith(HUB_PREFIX) else ()
+    if choice is not None and choice.extra == "transformers":
+        beside += TOKENIZER_FILES
+    return fetch(
+        Wanted(name, repo, files, beside), notify, advice=None if advice is None else lambda: advice(name)
+    )
 
 
 def _hub_hint(name: str) -> str:

@@ -45,7 +45,12 @@ def hub(random_model: Path) -> Iterator[Hub]:
 
 
 def resolve_elsewhere(*names: str, **environment: str) -> tuple[str, float]:
-    """Resolve in another process, for huggingface_hub reads its environment when it is imported.
+    """Resolve in another process: see `run_elsewhere`."""
+    return run_elsewhere(RESOLVE, *names, **environment)
+
+
+def run_elsewhere(code: str, *arguments: str, **environment: str) -> tuple[str, float]:
+    """Run Python in another process, for huggingface_hub reads its environment when it is imported.
 
     Returns:
         All that it printed, and how many seconds it took.
@@ -53,7 +58,7 @@ def resolve_elsewhere(*names: str, **environment: str) -> tuple[str, float]:
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", RESOLVE, *names],
+        [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -231,3 +236,36 @@ def test_the_commands_of_the_message_bring_a_model_from_another_machine(
         subprocess.run(lines[side], shell=True, check=True, cwd=tmp_path)
     told, _ = resolve_elsewhere("small", HF_HOME=str(here.parent), HF_HUB_OFFLINE="1")
     assert told.startswith(f"found: {CHOICES['small'].model} ")
+
+
+LOAD_TOKENIZER = """
+import sys
+from imret.errors import ModelError
+from imret.models.tokenizer import load_tokenizer
+from open_clip import get_model_config
+arch = "ViT-B-16-SigLIP-i18n-256"
+try:
+    tokenizer = load_tokenizer(arch, get_model_config(arch)["text_cfg"], model_id="multilingual")
+    print("tokens:", tuple(tokenizer(["a mushroom"]).shape))
+except ModelError as error:
+    print("error:", error)
+"""
+
+
+def test_a_tokenizer_of_the_hub_is_read_from_the_cache_and_told_of_within_seconds_without_a_network(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.fakes.model_families import unigram_tokenizer
+
+    home = {"HF_HOME": str(tmp_path / "hf"), **nobody_listens(tmp_path)}
+    told, seconds = run_elsewhere(LOAD_TOKENIZER, **home)
+    assert told.startswith("error: Cannot get model 'multilingual': ")
+    repo = CHOICES["multilingual"].repo
+    assert f"hf download {repo} tokenizer_config.json tokenizer.json special_tokens_map.json\n" in told
+    assert seconds < 30  # most of it is importing open_clip
+    unigram_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    put_into_cache(tmp_path / "hf" / "hub", CHOICES["multilingual"].repo, tmp_path / "tokenizer")
+    told, seconds = run_elsewhere(LOAD_TOKENIZER, **home)
+    assert told == "tokens: (1, 64)\n"
+    assert seconds < 30
