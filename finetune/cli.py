@@ -198,9 +198,8 @@ def command(
             "against": against,
             "exclude": exclude,
         }
-        sources = _check_inputs(
-            train, None if check else output, tensorboard, None if from_scratch else model, arch, inputs, bar
-        )
+        pretrained = None if from_scratch else model or DEFAULT_MODEL
+        sources = _check_inputs(train, None if check else output, tensorboard, pretrained, arch, inputs, bar)
         from finetune.run import check as check_data
         from finetune.run import finetune
 
@@ -234,21 +233,24 @@ def _check_inputs(
     inputs: Mapping[str, Any],
     bar: _Bar,
 ) -> Sources:
-    """Check what costs little, before torch is imported or a model downloaded; return pictures and texts.
+    """Check what costs little, then have the model, before torch is imported; return pictures and texts.
 
     Raises:
         DataError: If a file or folder is not what it should be.
-        ModelError: If the model is a folder or file that is none.
+        ModelError: If the model is a folder or file that is none, or cannot be downloaded.
     """
     from finetune.data.sources import find_sources
-    from imret.models.resolve import check_name
+    from imret.models.resolve import check_name, fetch_weights
     from imret.output.written_files import check_output_folder
 
     check_output_folder("--output", output)
     check_output_folder("--tensorboard", tensorboard)
     if model is not None:
         check_name(model, arch=arch)
-    return find_sources(train, **inputs, on_message=bar.on_message)
+    sources = find_sources(train, **inputs, on_message=bar.on_message)
+    if model is not None:
+        fetch_weights(model, notify=bar.on_message)
+    return sources
 
 
 def _config(

@@ -47,12 +47,10 @@ class Forecast:
         how = f"with {encoder.model_id} on {encoder.device} in {encoder.precision}"
         if n <= _FEW:
             return f"{counted(n)} to embed {how}"
-        from imret.models.speed import duration_in_words, estimate_speed, speed_of
+        from imret.models.speed import duration_in_words, estimate_speed, measure_speed, speed_of
 
         where = {"device": encoder.device, "precision": encoder.precision}
-        speed = estimate_speed(encoder.files.model_cfg, **where)
-        if speed is None:
-            return f"{counted(n)} to embed {how}"
+        speed = estimate_speed(encoder.files.model_cfg, **where) or measure_speed(encoder)
         seconds = n / speed.pictures_per_s
         told = f"{counted(n)} to embed, {duration_in_words(seconds)} {how}"
         smaller = smaller_than(encoder.model_id) if self._is_new and seconds > _LONG_S else None

@@ -125,6 +125,12 @@ def advice_for(*, device: Any = "auto", precision: str = "auto") -> Callable[[st
     return advice
 
 
+def smaller_in_words(model: str) -> str:
+    """Return the smaller choice for who finds a download too large; empty if there is none."""
+    smaller = smaller_than(model)
+    return f"Smaller: --model {smaller.name} ({_gigabytes(smaller.size_bytes)})" if smaller else ""
+
+
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
 
@@ -219,11 +225,10 @@ def _refuse_full_disk(wanted: Wanted, size: int | None) -> None:
         return
     free = shutil.disk_usage(folder).free
     if size + _SPARE_BYTES > free:
-        smaller = smaller_than(wanted.model)
         raise ModelError(
             f"Cannot download model '{wanted.model}': it takes {_gigabytes(size)} in '{cache}', where "
             f"{_gigabytes(free)} are free. Make room, {elsewhere}"
-            + (f"\nSmaller: --model {smaller.name} ({_gigabytes(smaller.size_bytes)})" if smaller else "")
+            + (f"\n{smaller}" if (smaller := smaller_in_words(wanted.model)) else "")
         )
 
 

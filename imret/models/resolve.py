@@ -26,7 +26,7 @@ from imret.files import irregular, write_atomically
 from imret.images.preprocess import parse_preprocess
 from imret.models.choices import CHOICES, choice_of
 from imret.models.configuration import checked_model_cfg, read_config
-from imret.models.download import TOKENIZER_FILES, Wanted, cached_file, fetch
+from imret.models.download import TOKENIZER_FILES, Wanted, cached_file, fetch, smaller_in_words
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
@@ -135,6 +135,24 @@ def check_name(name: str, *, arch: str | None = None) -> None:
     """
     if name not in CHOICES and not name.startswith(HUB_PREFIX) and (is_path(name) or "/" not in name):
         resolve_model(name, arch=arch)
+
+
+def fetch_weights(name: str, notify: Callable[[str], None]) -> None:
+    """Download a model now, if it is of a kind that can be without open_clip, and not here yet.
+
+    Args:
+        name: As for `resolve_model`, which does it for all.
+        notify: Called with a sentence before a download starts.
+
+    Raises:
+        ModelError: If it cannot be had.
+    """
+    if os.path.exists(os.path.expanduser(name)) and name not in CHOICES:
+        return
+    if (choice := choice_of(name)) is not None:
+        _fetch(choice.model, choice.repo, "", notify, smaller_in_words)
+    elif name.startswith(HUB_PREFIX):
+        _fetch(name, name[len(HUB_PREFIX) :], "", notify, smaller_in_words)
 
 
 def is_path(name: str) -> bool:

@@ -137,3 +137,33 @@ def test_a_wrong_input_is_told_before_torch_is_imported_or_a_model_is_looked_for
     assert "Traceback" not in done.stderr
     assert done.stderr.rstrip().endswith("torch imported: False"), done.stderr
     assert seconds < 10  # with a busy machine beside it
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "ingest photos",
+        "ingest photos --model small",
+        "ingest photos --model hf-hub:org/repo",
+        "classify photos --labels a,b",
+        "evaluate photos",
+        "evaluate photos --baseline small --model hf-hub:org/repo",
+        "finetune photos --output tuned",
+        "finetune photos --output tuned --model biology",
+        "search dog --db store",
+        "serve --db store --model small --port 0",
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_before_torch_is_imported(typed: str, scene: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *shlex.split(typed)],
+        cwd=scene,
+        env=environment(scene),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "Cannot get model" in done.stderr
+    assert "hf download" in done.stderr
+    assert done.stderr.rstrip().endswith("torch imported: False"), done.stderr

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from imret.models.choices import CHOICES
 from imret.models.fast.vit import VisionTransformer, ViTConfig
+from imret.models.lazy_encoder import LazyEncoder
 from imret.models.speed import (
     Speed,
     advice_before_download,
     duration_in_words,
     estimate_speed,
+    measure_speed,
     operations,
     rate_in_words,
     speed_of,
 )
+from tests.fakes.model_families import write_family
 
 SMALL = {"embed_dim": 512, "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32}}
 
@@ -107,3 +111,10 @@ def test_a_time_is_told_in_one_unit(seconds: float, words: str) -> None:
 )
 def test_a_rate_has_no_more_digits_than_it_is_worth(rate: float, words: str) -> None:
     assert rate_in_words(Speed(rate, "cpu", "fp32")) == words
+
+
+def test_a_tower_of_any_kind_is_measured_by_encoding_a_few_pictures(tmp_path: Path) -> None:
+    model = write_family(tmp_path / "convnext", "convnext")
+    speed = measure_speed(LazyEncoder(model, device="cpu", precision="fp32"))
+    assert (speed.device, speed.precision) == ("cpu", "fp32")
+    assert 0.1 < speed.pictures_per_s < 10_000
