@@ -23,6 +23,7 @@ Everything loads on first use: `import finetune` itself loads no torch.
     cli.py                   `imret finetune`
     data/records.py          a folder to records; the split of training and validation
     data/manifest.py         a CSV or Parquet file to records
+    data/sources.py          pictures and texts of a run, found and checked before torch is imported
     data/species.py          species, and the texts that name them
     data/captions.py         category names to training captions
     data/duplicates.py       duplicates, conflicting labels, leaks from test pictures

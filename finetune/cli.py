@@ -19,6 +19,7 @@ from imret.output.console import announce
 if TYPE_CHECKING:
     from finetune.callbacks import Step
     from finetune.config import FinetuneConfig
+    from finetune.data.sources import Sources
 
 # The recipe where none is named, by --tune.
 _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
@@ -40,8 +41,8 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.option(
     "--model",
     metavar="MODEL",
-    help=f"Model to start from.  [default: {DEFAULT_MODEL}]  With --from-scratch: imret-tiny, or an "
-    "architecture of open_clip.  [default: imret-tiny]",
+    help=f"Model to start from, as in imret ingest.  [default: {DEFAULT_MODEL}]  With --from-scratch: "
+    "imret-tiny, or an architecture of open_clip.  [default: imret-tiny]",
 )
 @click.option("--from-scratch", is_flag=True, help="Begin with random weights.")
 @arch_option
@@ -194,20 +195,27 @@ def command(
         raise click.UsageError("--exclude is about folders, and a manifest names its pictures.")
     _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
     from finetune.callbacks import Callbacks
-    from finetune.run import check as check_data
-    from finetune.run import finetune
 
     with _Bar() as bar:
-        arguments: dict[str, Any] = {
-            "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
-            "from_scratch": from_scratch,
-            "arch": arch,
-            "config": config,
+        inputs: dict[str, Any] = {
             "captions": captions,
             "names": names,
             "replay": replay_file,
             "against": against,
             "exclude": exclude,
+        }
+        pretrained = None if from_scratch else model or DEFAULT_MODEL
+        sources = _check_inputs(train, None if check else output, tensorboard, pretrained, arch, inputs, bar)
+        from finetune.run import check as check_data
+        from finetune.run import finetune
+
+        arguments: dict[str, Any] = {
+            **inputs,
+            "sources": sources,
+            "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
+            "from_scratch": from_scratch,
+            "arch": arch,
+            "config": config,
             "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
         }
         if output is None or check:
@@ -220,6 +228,35 @@ def command(
         click.echo(report.text())
     elif training:  # empty in all but the first of several processes
         _announce_model(output, training)
+
+
+def _check_inputs(
+    train: str,
+    output: str | None,
+    tensorboard: str | None,
+    model: str | None,
+    arch: str | None,
+    inputs: Mapping[str, Any],
+    bar: _Bar,
+) -> Sources:
+    """Check what costs little, then have the model, before torch is imported; return pictures and texts.
+
+    Raises:
+        DataError: If a file or folder is not what it should be.
+        ModelError: If the model is a folder or file that is none, or cannot be downloaded.
+    """
+    from finetune.data.sources import find_sources
+    from imret.models.resolve import check_name, fetch_weights
+    from imret.output.written_files import check_output_folder
+
+    check_output_folder("--output", output)
+    check_output_folder("--tensorboard", tensorboard)
+    if model is not None:
+        check_name(model, arch=arch)
+    sources = find_sources(train, **inputs, on_message=bar.on_message)
+    if model is not None:
+        fetch_weights(model, notify=bar.on_message)
+    return sources
 
 
 def _config(

@@ -18,8 +18,9 @@ import torch
 from finetune.callbacks import Callbacks
 from finetune.checkpoint import RunRecord, check_output, read_training, resolve_resume, sole_owner
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import find_sources, prepare
+from finetune.data.prepare import prepare
 from finetune.data.report import Report
+from finetune.data.sources import Sources, find_sources
 from finetune.distributed import World
 from finetune.memory import keep_freed_memory
 from finetune.model.base_model import Base, find_base
@@ -51,6 +52,7 @@ def finetune(
     overwrite: bool = False,
     tensorboard: str | os.PathLike[str] | None = None,
     callbacks: Callbacks | None = None,
+    sources: Sources | None = None,
 ) -> dict[str, Any]:
     """Train a model on labelled pictures and write it to a model folder.
 
@@ -78,6 +80,7 @@ def finetune(
         tensorboard: Folder for TensorBoard's scalars; None for none. It is no part of the run and may be
             given, or changed, when a run is resumed.
         callbacks: Functions that the run reports to.
+        sources: What `find_sources` gives for the other arguments, where that is known already.
 
     Returns:
         The content of training.json; in all but the first of several processes, an empty dict.
@@ -102,7 +105,7 @@ def finetune(
         callbacks, tensorboard = Callbacks(), None
     say = callbacks.on_message
     try:
-        sources = find_sources(
+        sources = sources or find_sources(
             train,
             captions=captions,
             names=names,
@@ -153,6 +156,7 @@ def check(
     against: str | os.PathLike[str] | None = None,
     exclude: Sequence[str] = (),
     callbacks: Callbacks | None = None,
+    sources: Sources | None = None,
 ) -> Report:
     """Return what `finetune` would train on, validate with and leave out; no model is built.
 
@@ -161,7 +165,7 @@ def check(
     config = config or FinetuneConfig.of("scratch" if from_scratch else "light")
     callbacks = callbacks or Callbacks()
     say = callbacks.on_message
-    sources = find_sources(
+    sources = sources or find_sources(
         train,
         captions=captions,
         names=names,

@@ -87,13 +87,17 @@ class DataError(ImretError):
 
 
 def summary(error: BaseException) -> str:
-    """Return an error's message on one line, without its last full stop, 300 characters at most.
+    """Return an error's message on one line, without its last full stop; of a long one the first words.
 
     Only the first line that says something: libraries append hints and stack traces to it. The name of its
     class where it says nothing.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(lines[0].split())[:300].rstrip(". ")
+    line = " ".join(lines[0].split())
+    if len(line) > 300:
+        words = line[:299].rpartition(" ")[0] or line[:299]
+        return f"{words.rstrip('. ')} …"[:300]
+    return line.rstrip(". ")
 
 
 def counted(n: int, what: str = "picture", many: str = "") -> str:

@@ -110,6 +110,7 @@ def command(
     from imret.sources.stored import naming_options
     from imret.store import open_store
     from ingest.summary import summarise
+    from ingest.target import with_pictures
 
     excluded = () if no_exclude else exclude or None
     folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
@@ -126,6 +127,8 @@ def command(
         if not no_categories:
             _warn_of_splits(folders)
         moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        # Before a model is looked for, which may be a download.
+        with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
@@ -266,6 +269,7 @@ def _ingest(
     from tqdm import tqdm
 
     from imret.retrieval.collection_encoder import collection_encoder
+    from ingest.forecast import Forecast
     from ingest.pipeline import ingest
 
     encoder = collection_encoder(
@@ -283,6 +287,7 @@ def _ingest(
     if device not in ("auto", "cpu"):
         encoder.device  # noqa: B018
     announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
+    forecast = Forecast(store, collection, folders, rebuild=rebuild)
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 
         def expect(total: int) -> None:
@@ -298,6 +303,6 @@ def _ingest(
             on_total=None if bar.disable else expect,
             on_progress=bar.update,
             on_stage=bar.set_description,
-            on_encoder=lambda: announce(f"encoding on {encoder.device} in {encoder.precision}"),
+            on_encoder=lambda: announce(forecast.told(encoder)),
             **options,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imret.errors import some_of
+from imret.errors import some_of, summary
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,20 @@ def test_so_many_are_named_and_the_others_counted(n: int, most: int, shown: str)
 def test_no_name_is_longer_than_a_line() -> None:
     assert len(some_of(["x" * 5000, "y" * 100])) == 202
     assert some_of(["a", "b"], between=",") == "a,b"
+
+
+def test_a_long_message_is_cut_between_words() -> None:
+    said = summary(ValueError("please check your connection and try again " * 20))
+    assert len(said) <= 300
+    assert said.endswith(" …")
+    assert said.removesuffix(" …").split()[-1] in [
+        "please",
+        "check",
+        "your",
+        "connection",
+        "and",
+        "try",
+        "again",
+    ]
+    assert len(summary(ValueError("x" * 1000))) <= 301
+    assert summary(ValueError("short.")) == "short"

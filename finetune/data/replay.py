@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +11,6 @@ from torch import Tensor
 from finetune.data.batches import TextSet, text_set
 from finetune.data.captions import caption_key
 from finetune.data.pixels import ImageSet
-from finetune.data.records import Record
-from imret.datasets.captions_csv import read_captioned
 
 # Numbers of random streams; finetune.data.batches has the others.
 _REPLAY_ORDER, _REPLAY_CAPTION, _REPLAY_SPLIT = 100, 101, 102
@@ -77,22 +73,3 @@ def hold_out(groups: Sequence[int], *, seed: int) -> tuple[list[int], list[int]]
         [i for i, number in enumerate(groups) if number not in held],
         [i for i, number in enumerate(groups) if number in held],
     )
-
-
-def replayed_records(file: str | os.PathLike[str]) -> tuple[Path, list[Record]]:
-    """Read captioned pictures that belong to no category.
-
-    Args:
-        file: CSV file as `imret.datasets.captions_csv.read_captioned` takes it.
-
-    Returns:
-        What the paths are relative to, and the pictures in the order of their paths.
-
-    Raises:
-        DataError: If the file is not what it should be, or names a picture that is not there.
-    """
-    root, captions = read_captioned(file)
-    return root, [
-        Record(path, "", (root / path).stat().st_size, captions=texts)
-        for path, texts in sorted(captions.items())
-    ]

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -26,8 +27,9 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
-from imret.errors import DataError, counted
+from imret.errors import DataError, StoreError, counted
 from imret.output.console import announce
+from imret.settings import read_settings
 
 if TYPE_CHECKING:
     from imret.models.lazy_encoder import LazyEncoder
@@ -85,9 +87,9 @@ _SECTIONS = {"Store": STORE, "Model": MODEL}
     "--collection",
     metavar="NAME",
     help=f"Collection whose model is used, and without --labels its categories.  "
-    f"[default without --labels: {DEFAULT_COLLECTION}]",
+    f"[default: {DEFAULT_COLLECTION}]",
 )
-@model_option("Model to look with.  [default: the collection's; with --labels and no --collection {default}]")
+@model_option("Model to look with.  [default: the collection's; {default} where there is none]")
 @arch_option
 @max_pixels_option
 @device_option
@@ -119,7 +121,10 @@ def command(
     names = read_names(names_file) if names_file else {}
     labels = None if labels_text is None else read_labels(labels_text)
     files = _PictureFiles(pictures, exclude)
-    if not files.report_missing():  # before a model is looked for, which may be a download
+    files.report_missing()
+    found = iter(files)
+    first = next(found, None)
+    if first is None:  # before a model is looked for, which may be a download
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
     labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
@@ -128,7 +133,7 @@ def command(
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"each picture gets {n_labels}, not {top_k}: there are no more")
     results = classify_each(
-        files,
+        chain([first], found),
         labels,
         encoder=encoder,
         names=category_names(encoder, names),
@@ -169,15 +174,11 @@ def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
 ) -> tuple[list[str], LazyEncoder]:
     """Return the labels, from the collection if none are given, and the model, from it if one is named."""
-    from imret.models.known_models import note_model
-    from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
     from imret.store import open_store
 
     if labels is not None and collection is None:
-        model = encoding.pop("model") or DEFAULT_MODEL
-        encoder = LazyEncoder(model, notify=announce, **encoding)
-        note_model(encoder.files, notify=announce)
+        encoder = _encoder_for_labels(db, encoding)
         return labels, encoder
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False, share="if possible") as store:
@@ -197,6 +198,35 @@ def _labels_and_encoder(
         return categories, encoder
 
 
+def _encoder_for_labels(db: str | None, encoding: dict[str, Any]) -> LazyEncoder:
+    """Return the model that is named, else that of the default collection, else the default model."""
+    from imret.models.known_models import note_model
+    from imret.models.lazy_encoder import LazyEncoder
+    from imret.retrieval.collection_encoder import collection_encoder
+    from imret.store import open_store
+
+    model = encoding.pop("model")
+    if model is None:
+        try:
+            store = open_store(db, create=False, share="if possible")
+        except StoreError:
+            if db is not None and db != read_settings().db:  # typed: then it is meant to be there
+                raise
+        else:
+            with store:
+                if store.live(DEFAULT_COLLECTION) is not None:
+                    announce(
+                        f"looking with the model of collection {DEFAULT_COLLECTION!r} in {store.address} "
+                        "(--model names another)"
+                    )
+                    return collection_encoder(
+                        store, DEFAULT_COLLECTION, notify=announce, ask=ask_at_terminal(), **encoding
+                    )
+    encoder = LazyEncoder(model or DEFAULT_MODEL, notify=announce, **encoding)
+    note_model(encoder.files, notify=announce)
+    return encoder
+
+
 class _PictureFiles:
     """The pictures of the arguments, a folder's by name; what cannot be one is reported and counted."""
 
@@ -207,13 +237,12 @@ class _PictureFiles:
         self._exclusions = {argument: Exclusion(argument, exclude) for argument in arguments}
         self.n_skipped = 0
 
-    def report_missing(self) -> bool:
-        """Report the arguments that are not there, and leave them out; return whether any is left."""
+    def report_missing(self) -> None:
+        """Report the arguments that are not there, and leave them out."""
         for argument in self._arguments:
             if not os.path.lexists(argument):
                 self._report(argument, "no such file")
         self._arguments = [argument for argument in self._arguments if os.path.lexists(argument)]
-        return bool(self._arguments)
 
     def __iter__(self) -> Iterator[str]:
         from imret.datasets.scan import Picture, Skipped, but_left_out, walk

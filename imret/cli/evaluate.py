@@ -31,6 +31,7 @@ from imret.output.console import announce
 
 if TYPE_CHECKING:
     from imret.evaluation.report import CollectionReport, EvaluationReport
+    from imret.models.fingerprint import ModelFiles
 
 
 _SECTIONS = {
@@ -183,37 +184,40 @@ def _measure(
     """Return the reports of the folder, if one was given, and of the collection, if one was named."""
     from tqdm import tqdm
 
-    from imret.defaults import DEFAULT_MODEL
     from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
-    from imret.models.encoder import Encoder
-    from imret.models.known_models import note_model
     from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
 
     model, arch = options["model"], options["arch"]
-    device: dict[str, Any] = {
-        "device": options["device"],
-        "precision": options["precision"],
-        "notify": announce,
-    }
+    device: dict[str, Any] = {"device": options["device"], "precision": options["precision"]}
     if data is not None:  # before a model is looked for, which may be a download
         find_inputs(data, retention=options["retention"], train=options["train"], exclude=options["exclude"])
+    _check_models(options)
     of_collection = encoder = None
     if collection is not None:
         with open_store(db, create=False, share="if possible") as store:
             if store.reason:
                 announce(store.reason)
             encoder = collection_encoder(
-                store, collection, existing=True, model=model, arch=arch, ask=ask_at_terminal(), **device
+                store,
+                collection,
+                existing=True,
+                model=model,
+                arch=arch,
+                ask=ask_at_terminal(),
+                notify=announce,
+                **device,
             ).encoder
             names = category_names(encoder, names)
             of_collection = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return None, of_collection
+    found = _find_models(options, has_model=encoder is not None)
+    from imret.models.encoder import Encoder  # which imports torch
+
     if encoder is None:
-        encoder = Encoder(model or DEFAULT_MODEL, arch=arch, **device)
-        note_model(encoder.files, notify=announce)
+        encoder = Encoder(found[model], **device)
         names = category_names(encoder, names)
     _warn_of_doubtful(data, names, options["exclude"])
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
@@ -221,8 +225,8 @@ def _measure(
         report = evaluate(
             data,
             encoder=encoder,
-            baseline=Encoder(options["baseline"], **device) if options["baseline"] else None,
-            also={name: Encoder(other, **device) for name, other in _labels(options["also"]).items()},
+            baseline=Encoder(found[options["baseline"]], **device) if options["baseline"] else None,
+            also={name: Encoder(found[other], **device) for name, other in _labels(options["also"]).items()},
             names=names,
             retention=options["retention"],
             train=options["train"],
@@ -231,6 +235,36 @@ def _measure(
             on_picture=bar.update,
         )
     return report, of_collection
+
+
+def _check_models(options: Mapping[str, Any]) -> None:
+    """Refuse models that are no folder here and no name, before the first is downloaded."""
+    from imret.models.resolve import check_name
+
+    if options["model"] is not None:
+        check_name(options["model"], arch=options["arch"])
+    for name in (*filter(None, [options["baseline"]]), *options["also"]):
+        check_name(name)
+
+
+def _find_models(options: Mapping[str, Any], *, has_model: bool) -> dict[str | None, ModelFiles]:
+    """Find the models that are measured in a folder, by their names; the default's is None."""
+    from imret.defaults import DEFAULT_MODEL
+    from imret.models.download import advice_for
+    from imret.models.known_models import note_model
+    from imret.models.resolve import resolve_model
+
+    advice = advice_for(device=options["device"], precision=options["precision"])
+    found: dict[str | None, ModelFiles] = {}
+    if not has_model:
+        model = options["model"]
+        found[model] = resolve_model(
+            model or DEFAULT_MODEL, arch=options["arch"], notify=announce, advice=advice
+        )
+        note_model(found[model], notify=announce)
+    for name in (*filter(None, [options["baseline"]]), *options["also"]):
+        found[name] = resolve_model(name, notify=announce, advice=advice)
+    return found
 
 
 def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]], exclude: Sequence[str]) -> None:

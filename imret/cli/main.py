@@ -30,6 +30,7 @@ _MODULES = {
     "search": "imret.cli.search",
     "similar": "imret.cli.search",
     "classify": "imret.cli.classify",
+    "models": "imret.cli.models",
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
     "sources": "imret.cli.sources",
@@ -40,7 +41,7 @@ _MODULES = {
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
     "Every day": ("ingest", "search", "similar", "serve", "info"),
-    "Models and labels": ("demo", "finetune", "evaluate", "classify"),
+    "Models and labels": ("models", "demo", "finetune", "evaluate", "classify"),
     "Stores": ("collections", "sources"),
 }
 

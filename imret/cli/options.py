@@ -131,7 +131,8 @@ def model_option(purpose: str) -> Callable[[F], F]:
         "--model",
         metavar="MODEL",
         help=purpose.format(default=DEFAULT_MODEL)
-        + " ARCH/TAG as in open_clip, hf-hub:ORG/REPO, a model folder, or a checkpoint file with --arch.",
+        + " small, base, large, huge, multilingual or biology (see imret models), ARCH/TAG as in open_clip, "
+        "hf-hub:ORG/REPO, a model folder, or a checkpoint file with --arch.",
     )
 
 

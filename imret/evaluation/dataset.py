@@ -20,7 +20,7 @@ from imret.datasets.labelled import LabelledFolder, category_of
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, counted
 from imret.images.decode_batches import decode_batches
-from imret.models.encoder import TextTruncated
+from imret.models.fast.tokenizer import TextTruncated
 from imret.retrieval.prompts import Names, evaluation_queries
 
 if TYPE_CHECKING:

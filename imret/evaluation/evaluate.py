@@ -45,7 +45,7 @@ from imret.evaluation.significance import (
     difference,
     resample,
 )
-from imret.models.encoder import TextTruncated
+from imret.models.fast.tokenizer import TextTruncated
 from imret.retrieval.prompts import Names, common_names, evaluation_queries
 from imret.settings import __version__
 

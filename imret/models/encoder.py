@@ -28,6 +28,7 @@ from imret.images.resize import load_pixels
 from imret.models.checkpoint import Checkpoint
 from imret.models.clip import encode_tokens, has_batch_norm, load_clip
 from imret.models.device import compute_alone, computes_in_bf16, pick_device
+from imret.models.download import advice_for
 from imret.models.embedding import unit_mean
 from imret.models.fast.fuse_batch_norm import fuse_batch_norms
 from imret.models.fast.tokenizer import TextTruncated, shortened, warn_truncated
@@ -135,7 +136,14 @@ class Encoder(ModelInfo):
             raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
         self.device = pick_device(device)
         self.files = (
-            model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
+            model
+            if isinstance(model, ModelFiles)
+            else resolve_model(
+                model,
+                arch=arch,
+                notify=notify,
+                advice=advice_for(device=device, precision=precision),
+            )
         )
         self._precision = precision
         self._loading = threading.Lock()

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from imret.defaults import DEFAULT_MODEL
 from imret.disk_cache import DiskCache
+from imret.models.download import advice_for
 from imret.models.embedding import unit_mean
 from imret.models.fingerprint import ModelFiles, ModelInfo
 from imret.models.resolve import open_clip_version, resolve_model
@@ -126,7 +127,14 @@ class LazyEncoder(ModelInfo):
         if precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
         self.files = (
-            model if isinstance(model, ModelFiles) else resolve_model(model, arch=arch, notify=notify)
+            model
+            if isinstance(model, ModelFiles)
+            else resolve_model(
+                model,
+                arch=arch,
+                notify=notify,
+                advice=advice_for(device=device, precision=precision),
+            )
         )
         self._device, self._precision = device, precision
         self._encoder: Encoder | None = None

@@ -24,7 +24,9 @@ from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError, summary
 from imret.files import irregular, write_atomically
 from imret.images.preprocess import parse_preprocess
+from imret.models.choices import CHOICES, choice_of
 from imret.models.configuration import checked_model_cfg, read_config
+from imret.models.download import TOKENIZER_FILES, Wanted, cached_file, fetch, smaller_in_words
 from imret.models.fingerprint import ModelFiles
 from imret.models.published import CONFIG_NAME, read_as_published
 from imret.models.safetensors_map import INDEX_ENDING
@@ -57,13 +59,18 @@ _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def resolve_model(
-    name: str | os.PathLike[str], *, arch: str | None = None, notify: Callable[[str], None] | None = None
+    name: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    notify: Callable[[str], None] | None = None,
+    advice: Callable[[str], str] | None = None,
 ) -> ModelFiles:
     """Find a model's files by name, downloading them on first use.
 
-    A name is one of: a folder in open_clip's layout (`PATH` or `local-dir:PATH`), a checkpoint file (`PATH`
-    with `arch`, or `ARCH:PATH`), `hf-hub:ORG/REPO`, or `ARCH/TAG` of open_clip's list. What exists on disk
-    wins over a tag of the same spelling.
+    A name is one of: a short one of `imret.models.choices`, a folder in open_clip's layout (`PATH` or
+    `local-dir:PATH`), a checkpoint file (`PATH` with `arch`, or `ARCH:PATH`), `hf-hub:ORG/REPO`, or
+    `ARCH/TAG` of open_clip's list. What exists on disk wins over a tag of the same spelling; not over a short
+    name, beside which a folder is `./small`.
 
     Args:
         name: The model.
@@ -71,6 +78,7 @@ def resolve_model(
             like the weights of that tag; asked for where an architecture's weights differ.
         notify: Called with a sentence before a download starts, the place to tell a person about 4 GB; and
             where a checkpoint file could be read in another way.
+        advice: Called with the model's whole name for what that sentence ends with.
 
     Raises:
         ModelError: If the name is unknown, the folder incomplete, or the hub cannot be reached.
@@ -78,9 +86,14 @@ def resolve_model(
     text = os.fspath(name)
     if not text:
         raise ModelError(f"The model name is empty. Name a model folder, or for example {DEFAULT_MODEL}.")
+    if text in CHOICES:
+        _refuse_arch(text, arch)
+        if notify is not None and os.path.isfile(os.path.join(text, CONFIG_NAME)):
+            notify(f"model {text} is {CHOICES[text].model}; the folder of that name here is --model ./{text}")
+        text = CHOICES[text].model
     if text.startswith(HUB_PREFIX):
         _refuse_arch(text, arch)
-        return _from_hub(text, notify)
+        return _from_hub(text, notify, advice)
     if text.startswith(LOCAL_PREFIX):
         _refuse_arch(text, arch)
         return _from_folder(Path(text[len(LOCAL_PREFIX) :]))
@@ -96,12 +109,50 @@ def resolve_model(
     for named in (path, Path(os.path.expanduser(rest))) if colon else (path,):
         if os.path.exists(named) and not os.path.isdir(named):
             _regular(named)
+    if "/" not in text and (meant := difflib.get_close_matches(text.lower(), CHOICES, n=1, cutoff=0.75)):
+        # Before open_clip is imported; its architectures are not called like that.
+        raise ModelError(
+            f"Unknown model '{text}'. Did you mean --model {meant[0]}? That is {CHOICES[meant[0]].model}; "
+            "imret models lists the others."
+        )
     if _looks_like_path(text):
         raise ModelError(
             f"Model '{text}' was not found: no such folder or file. Where it is now: --model FOLDER"
         )
     _refuse_arch(text, arch)
-    return _from_tag(text, notify)
+    return _from_tag(text, notify, advice)
+
+
+def check_name(name: str, *, arch: str | None = None) -> None:
+    """Refuse what can be seen to be no model without a download and without importing open_clip.
+
+    Args:
+        name: As for `resolve_model`.
+        arch: As for `resolve_model`.
+
+    Raises:
+        ModelError: If it is a folder or a file that is not there or holds no model, or a misspelt short name.
+    """
+    if name not in CHOICES and not name.startswith(HUB_PREFIX) and (is_path(name) or "/" not in name):
+        resolve_model(name, arch=arch)
+
+
+def fetch_weights(name: str, notify: Callable[[str], None]) -> None:
+    """Download a model now, if it is of a kind that can be without open_clip, and not here yet.
+
+    Args:
+        name: As for `resolve_model`, which does it for all.
+        notify: Called with a sentence before a download starts.
+
+    Raises:
+        ModelError: If it cannot be had.
+    """
+    if os.path.exists(os.path.expanduser(name)) and name not in CHOICES:
+        return
+    if (choice := choice_of(name)) is not None:
+        _fetch(choice.model, choice.repo, "", notify, smaller_in_words)
+    elif name.startswith(HUB_PREFIX):
+        _fetch(name, name[len(HUB_PREFIX) :], "", notify, smaller_in_words)
 
 
 def is_path(name: str) -> bool:
@@ -110,13 +161,6 @@ def is_path(name: str) -> bool:
     if path != name or _looks_like_path(name) or os.path.exists(os.path.expanduser(name)):
         return True
     return name.lower().endswith(CHECKPOINT_SUFFIXES) or Path(name.partition(":")[2]).is_absolute()
-
-
-def hub_cache() -> Path:
-    """Return the folder that huggingface_hub keeps downloads in (HF_HUB_CACHE, or HF_HOME/hub)."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
 
 
 def _refuse_arch(name: str, arch: str | None) -> None:
@@ -263,7 +307,9 @@ def _published(known: str) -> dict[str, Any] | None:
 # ---- The hub and open_clip's tags --------------------------------------------------------------
 
 
-def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
+def _from_tag(
+    name: str, notify: Callable[[str], None] | None, advice: Callable[[str], str] | None
+) -> ModelFiles:
     arch, slash, tag = name.rpartition("/")
     if not slash:
         from open_clip import pretrained
@@ -274,7 +320,9 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
             f"Model '{name}' names an architecture but no weights. "
             + (f"Add a tag: {', '.join(f'{known}/{tag}' for tag in tags)}." if tags else "It has no tags.")
         )
-    known = arch.replace("/", "-")
+    known, choice = arch.replace("/", "-"), choice_of(name)
+    if choice is not None:  # before open_clip is asked, which is imported for that
+        _fetch(name, choice.repo, "", notify, advice)
     entry = _ask_once("tag", f"{known}/{tag}", lambda: _tagged(known, tag))
     if entry is None:
         raise _unknown_tag(arch, tag, asked=name)
@@ -283,7 +331,7 @@ def _from_tag(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     # open_clip only warns and then encodes with the wrong one.
     model_cfg = {**model_cfg, "quick_gelu": True} if tag_cfg.get("quick_gelu") else model_cfg
     repo, filename = os.path.split(tag_cfg.get("hf_hub", ""))
-    weights = _cached_weights(repo, filename) or _fetch(name, lambda: _download_tag(tag_cfg), notify=notify)
+    weights = _fetch(name, repo, filename, notify, advice) if repo else _from_elsewhere(tag_cfg)
     return ModelFiles(
         model_id=f"{known}/{tag}",
         model_cfg=model_cfg,
@@ -314,28 +362,25 @@ def _unknown_tag(arch: str, tag: str, *, asked: str = "") -> ModelError:
     )
 
 
-def _download_tag(tag_cfg: dict[str, Any]) -> str:
+def _from_elsewhere(tag_cfg: dict[str, Any]) -> Path:
+    """Return the weights of a tag that a program has added to open_clip's, and that are not on the hub."""
     from open_clip import pretrained
 
-    return str(pretrained.download_pretrained(tag_cfg))
+    try:
+        return Path(pretrained.download_pretrained(tag_cfg)).resolve()
+    except Exception as error:  # of another place on the network, or of none
+        raise ModelError(f"Cannot get the weights of {tag_cfg.get('url')}: {summary(error)}.") from error
 
 
-def _download_from_hub(repo: str, **options: str) -> str:
-    from open_clip import pretrained
-
-    return str(pretrained.download_pretrained_from_hf(repo, **options))
-
-
-def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
+def _from_hub(
+    name: str, notify: Callable[[str], None] | None, advice: Callable[[str], str] | None
+) -> ModelFiles:
     repo = name[len(HUB_PREFIX) :]
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ModelError(f"'{name}' is not a hub repository: write {HUB_PREFIX}ORG/REPO.")
-    config_path = _cached(repo, CONFIG_NAME) or _fetch(
-        name, lambda: _download_from_hub(repo, filename=CONFIG_NAME)
-    )
-    config = read_config(config_path)
+    config = read_config(fetch(Wanted(name, repo, (CONFIG_NAME,), beside=_HUB_WEIGHTS[:1], is_weights=False)))
     model_cfg = checked_model_cfg(config.get("model_cfg"), f"{CONFIG_NAME} of {name}")
-    weights = _cached_weights(repo, "") or _fetch(name, lambda: _download_from_hub(repo), notify=notify)
+    weights = _fetch(name, repo, "", notify, advice)
     return ModelFiles(
         model_id=name,
         model_cfg=model_cfg,
@@ -345,49 +390,29 @@ def _from_hub(name: str, notify: Callable[[str], None] | None) -> ModelFiles:
     )
 
 
-def _cached_weights(repo: str, filename: str) -> Path | None:
-    """Return the weights that open_clip's download would end with, if huggingface_hub's cache has them."""
-    wanted = [filename] if filename else list(_HUB_WEIGHTS)
+def cached_weights(repo: str) -> Path | None:
+    """Return the weights of a repository of the hub in open_clip's layout, if they are downloaded."""
+    return cached_file(repo, _HUB_WEIGHTS)
+
+
+def _fetch(
+    name: str,
+    repo: str,
+    filename: str,
+    notify: Callable[[str], None] | None,
+    advice: Callable[[str], str] | None,
+) -> Path:
+    """Return the weights that open_clip's download would end with."""
+    files = (filename,) if filename else _HUB_WEIGHTS
     if filename.endswith((".bin", ".pth")):
-        wanted.insert(0, f"{filename[:-4]}.safetensors")
-    return next((path for path in (_cached(repo, name) for name in wanted) if path is not None), None)
-
-
-def _cached(repo: str, filename: str) -> Path | None:
-    """Look in huggingface_hub's cache without asking the hub for news.
-
-    A model in use stays what it is, its collections stay valid, and nothing waits for a network.
-    """
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repo, filename) if repo else None
-    return Path(path).resolve() if isinstance(path, str) else None
-
-
-def _fetch(name: str, download: Callable[[], str], *, notify: Callable[[str], None] | None = None) -> Path:
-    """Run a download of open_clip's, and turn every way it fails into one message with the way out."""
-    from huggingface_hub import constants
-
-    offline = constants.HF_HUB_OFFLINE
-    if notify is not None and not offline:
-        size = " (about 4 GB)" if name == DEFAULT_MODEL else ""
-        notify(f"Downloading the weights of {name}{size} into {hub_cache()}; this happens once.")
-    try:
-        path = download()
-    except Exception as error:
-        # open_clip and huggingface_hub raise a wide and changing set here: FileNotFoundError for anything,
-        # HTTP, connection and offline errors of two HTTP stacks, OSError for a full disk.
-        cause = (
-            "HF_HUB_OFFLINE is set, and it has not been downloaded"
-            if offline
-            else "the Hugging Face Hub could not be reached, or does not have it"
-        )
-        raise ModelError(
-            f"Cannot get model '{name}': {cause}. Looked in {hub_cache()} (set by HF_HOME). "
-            "Connect once to download it, or pass a model folder instead: --model PATH. "
-            f"Reported: {summary(error)}"
-        ) from error
-    return Path(path).resolve()
+        files = (f"{filename[:-4]}.safetensors", filename)
+    choice = choice_of(name)
+    beside: tuple[str, ...] = (CONFIG_NAME,) if name.startswith(HUB_PREFIX) else ()
+    if choice is not None and choice.extra == "transformers":
+        beside += TOKENIZER_FILES
+    return fetch(
+        Wanted(name, repo, files, beside), notify, advice=None if advice is None else lambda: advice(name)
+    )
 
 
 def _hub_hint(name: str) -> str:
@@ -414,12 +439,12 @@ def _architecture(name: str, *, asked: str = "") -> tuple[str, dict[str, Any]]:
         from open_clip import factory
 
         registry: Any = factory  # its functions carry no types
-        nearest = _nearest(known, registry.list_models())
+        nearest = _nearest(known, [*CHOICES, *registry.list_models()])
         hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
         hub = "" if nearest else _hub_hint(asked or name)
         raise ModelError(
             f"Unknown model '{asked or name}': neither a folder, a file, nor an architecture of open_clip."
-            f"{hint} The default is {DEFAULT_MODEL}.{hub}"
+            f"{hint} The default is {DEFAULT_MODEL}; imret models lists a few worth choosing.{hub}"
         )
     return known, checked_model_cfg(model_cfg, known)
 

@@ -6,8 +6,10 @@ cannot be loaded. CLIP's own is `imret.models.fast.tokenizer`, whose pairs open_
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from imret.errors import ModelError, summary
 from imret.models.configuration import check_tokenizer_options
+from imret.models.download import TOKENIZER_FILES, Wanted, cached_folder, fetch
 from imret.models.fast.tokenizer import is_clip_tokenizer, join_pairs, padded, shortened, token_ids
 from imret.models.published import CONFIG_NAME
 from imret.models.text_files import LOCAL_PREFIX, VOCABULARIES, refuse_irregular_files
@@ -95,6 +98,10 @@ def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -
         refuse_irregular_files(folder if source.startswith(LOCAL_PREFIX) else Path(named))
     # A configuration may ask for it; and without a word, transformers asks whoever sits at the terminal.
     never: dict[str, Any] = {"trust_remote_code": False} if named else {}
+    if named and not source.startswith(LOCAL_PREFIX) and not os.path.exists(named):
+        cached = _from_cache(named, text_cfg, model_id)
+        if cached is not None:
+            return cached
     try:
         tokenizer = get_tokenizer(source, **never)
     except Exception as error:  # from a damaged vocabulary to an unreachable hub
@@ -111,6 +118,37 @@ def load_tokenizer(source: str, text_cfg: Mapping[str, Any], *, model_id: str) -
     if isinstance(tokenizer, SimpleTokenizer):
         _make_quick(tokenizer)
     return tokenizer
+
+
+def _from_cache(repo: str, text_cfg: Mapping[str, Any], model_id: str) -> Any:
+    """Return a tokenizer of the hub as `open_clip.get_tokenizer` makes it, of its files in the cache.
+
+    By the name of its repository, transformers asks the hub each time, and tries for a minute where there is
+    no network.
+
+    Returns:
+        The tokenizer; None where its files are not all there, and can be had.
+
+    Raises:
+        ModelError: If they are not there, and the hub cannot be reached.
+    """
+    folder = cached_folder(repo, TOKENIZER_FILES[:2])
+    if folder is None:
+        # Some repositories have neither of the first two; all have the last.
+        probed = (*TOKENIZER_FILES[:2], "config.json")
+        fetch(Wanted(model_id, repo, probed, TOKENIZER_FILES[1:], is_weights=False))
+        return None
+    from open_clip.tokenizer import HFTokenizer
+
+    options = {**text_cfg.get("tokenizer_kwargs", {}), "trust_remote_code": False}
+    with contextlib.suppress(Exception):  # whatever they lack, the hub may have
+        return HFTokenizer(
+            str(folder),
+            context_length=int(text_cfg.get("context_length", 77)),
+            tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            **options,
+        )
+    return None
 
 
 class ClipTokenizer:

@@ -56,6 +56,7 @@ def collection_encoder(
         ModelUnknown: If only the collection names the model, and this user has not chosen it.
         ModelError: If the model cannot be found.
     """
+    from imret.models.download import advice_for
     from imret.models.known_models import note_model
     from imret.models.lazy_encoder import LazyEncoder
     from imret.models.resolve import resolve_model
@@ -70,7 +71,14 @@ def collection_encoder(
             collection, live, advice=advice, arch=arch, ask=ask, notify=notify, rebuild=rebuild
         )
     else:
-        files = resolve_model(DEFAULT_MODEL if model is None else model, arch=arch, notify=notify)
+        # What fills a collection may be another; what it was filled with may not.
+        is_choice = live is None or rebuild
+        files = resolve_model(
+            DEFAULT_MODEL if model is None else model,
+            arch=arch,
+            notify=notify,
+            advice=advice_for(device=device, precision=precision) if is_choice else None,
+        )
         note_model(files, notify=notify)
     if live is not None and not rebuild:
         files = read_as_made(files, collection, live, notify=notify)

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from finetune.config import RECIPES
 from imret.cli.main import cli
 from imret.defaults import DEFAULT_MODEL
+from imret.models.choices import CHOICES
 from tests.docs.pages import PAGES, REFERENCE, Command, blocks, typed
 from tests.fakes.pictures import draw_picture
 
@@ -74,7 +75,8 @@ def lay_out(
     """Return what makes the folder that a page works in, goes there, and gives what runs commands."""
 
     def lay(page: Path) -> CliRunner:
-        for model in (DEFAULT_MODEL, "ViT-B-32/openai", "models/nature"):
+        choices = [CHOICES[name].model for name in ("small", "base")]
+        for model in (DEFAULT_MODEL, *choices, "ViT-B-32/openai", "models/nature"):
             shutil.copytree(random_model, tmp_path / model)
         seed = 0
         for folder, n in (("data/train", 6), ("data/test", 3), ("photos", 13), ("holiday", 1)):

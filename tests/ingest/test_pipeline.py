@@ -866,7 +866,7 @@ def test_the_command_decodes_no_picture_and_loads_no_torch_where_nothing_changed
     assert set(opened) == {"aves/c.png", "aves/deep/d.png", "e.png", "fungi/a.png", "fungi/b.png"}
     assert loaded == ["torch"]
     assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
-    assert said[1].startswith("encoding on ")
+    assert said[1].startswith(f"5 pictures to embed with {encoder.model_id} on ")
     assert said[1].endswith(" in fp32")
     assert said[2].startswith("photos: 5 added, 0 skipped in ")
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from finetune.model.base_model import find_base
 from imret import settings
-from imret.defaults import DEFAULT_MODEL
 from imret.errors import ModelError
 from imret.models import resolve
 from imret.models.encoder import Encoder
@@ -211,7 +207,10 @@ def test_an_architecture_is_given_only_with_a_checkpoint_file(random_model: Path
         ("ViT-H-14/laion2b_s32b_b79", r"no weights tagged.*Nearest: ViT-H-14/laion2b_s32b_b79k"),
         ("vit-h-14/laion2b_s32b_b79k", r"Unknown model.*Nearest: ViT-H-14"),
         ("ViT-H-14", r"names an architecture but no weights.*ViT-H-14/laion2b_s32b_b79k"),
-        ("no-such-thing", r"neither a folder, a file, nor an architecture.*default is ViT-H-14"),
+        (
+            "no-such-thing",
+            r"neither a folder, a file, nor an architecture.*default is ViT-H-14.*imret models",
+        ),
         (
             "timm/ViT-B-16-SigLIP",
             r"Unknown model 'timm/ViT-B-16-SigLIP'.*\n.*--model hf-hub:timm/ViT-B-16-SigLIP$",
@@ -271,7 +270,7 @@ def test_every_tag_states_the_preprocessing_and_activation_that_open_clip_uses(
 
     weights = tmp_path / "weights.bin"
     weights.touch()
-    monkeypatch.setattr(pretrained, "download_pretrained", lambda cfg: str(weights))
+    monkeypatch.setattr(resolve, "fetch", lambda *_, **__: weights)
     registry: Any = factory
     tags: list[tuple[str, str]] = pretrained.list_pretrained()
     assert len(tags) > 100
@@ -380,115 +379,6 @@ def test_the_version_of_open_clip_is_found_without_importing_it() -> None:
 
 
 # ---- The hub -------------------------------------------------------------------------------------------
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hugging Face Hub as a download asks for, serving one model folder."""
-
-    folder: Path
-    requests: list[str]
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, *, with_body: bool) -> None:
-        self.requests.append(f"{self.command} {self.path}")
-        file = self.folder / self.path.rpartition("/")[2]
-        exists = self.path.startswith("/org/repo/resolve/main/") and file.is_file()
-        data = file.read_bytes() if exists else b""
-        self.send_response(200 if exists else 404)
-        if exists:
-            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-        else:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if with_body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(random_model: Path) -> Iterator[tuple[str, list[str]]]:
-    requests: list[str] = []
-    handler = type("ThisHub", (Hub,), {"folder": random_model, "requests": requests})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-RESOLVE = """
-import sys
-from imret.errors import ModelError
-from imret.models.resolve import resolve_model
-for name in sys.argv[1:]:
-    try:
-        files = resolve_model(name, notify=lambda message: print("notice:", message))
-        print("found:", files.model_id, files.fingerprint)
-    except ModelError as error:
-        print("error:", error)
-"""
-
-
-def resolve_elsewhere(*names: str, **environment: str) -> list[str]:
-    """Resolve in another process: huggingface_hub reads its environment when it is imported."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RESOLVE, *names],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-    )
-    return done.stdout.splitlines()
-
-
-def test_a_hub_model_is_downloaded_once_and_then_needs_no_network(
-    hub: tuple[str, list[str]], random_model: Path, tmp_path: Path
-) -> None:
-    address, requests = hub
-    home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": address}
-    fingerprint = resolve_model(random_model).fingerprint
-    first = resolve_elsewhere("hf-hub:org/repo", **home)
-    assert first[0].startswith("notice: Downloading the weights of hf-hub:org/repo")
-    assert str(tmp_path / "hf" / "hub") in first[0]
-    assert first[1] == f"found: hf-hub:org/repo {fingerprint}"
-    assert any("GET" in request and WEIGHTS in request for request in requests)
-    requests.clear()
-    again = resolve_elsewhere("hf-hub:org/repo", "hf-hub:org/other", HF_HUB_OFFLINE="1", **home)
-    assert again[0] == first[1]
-    assert requests == []
-    # What is not in the cache: the error says so, where it looked, and how to go on.
-    assert "HF_HUB_OFFLINE is set" in again[1]
-    assert str(tmp_path / "hf" / "hub") in again[1]
-    assert "HF_HOME" in again[1]
-    assert "--model PATH" in again[1]
-
-
-def test_the_default_says_that_it_downloads_4_gb_before_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from open_clip import pretrained
-
-    def unreachable(cfg: dict[str, Any]) -> str:
-        raise FileNotFoundError("Failed to download file: connection refused")
-
-    monkeypatch.setattr(pretrained, "download_pretrained", unreachable)
-    monkeypatch.setattr(resolve, "_cached", lambda repo, filename: None)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    notices: list[str] = []
-    with pytest.raises(ModelError, match=r"could not be reached.*Looked in .*HF_HOME.*--model PATH.*refused"):
-        resolve_model(DEFAULT_MODEL, notify=notices.append)
-    assert len(notices) == 1
-    assert "about 4 GB" in notices[0]
 
 
 # ---- The fingerprint -----------------------------------------------------------------------------------

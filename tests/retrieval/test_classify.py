@@ -17,6 +17,7 @@ from PIL import Image
 
 from imret import Encoder
 from imret.cli.classify import command, read_labels, write_predictions
+from imret.defaults import DEFAULT_MODEL
 from imret.errors import DataError, ModelError
 from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
@@ -442,6 +443,35 @@ def test_the_command_takes_labels_and_model_of_the_collection(
     assert done.exit_code == 0, done.output
     assert len(done.stdout.splitlines()) == 1
     assert encoder.model_id in done.stderr
+
+
+def test_labels_are_looked_for_with_the_default_collections_model_and_that_is_said(
+    encoder: Encoder, tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(model: object, *_: object, **__: object) -> None:
+        raise ModelError(f"{model} was looked for")
+
+    db = str(tmp_path / "db")
+    draw_picture(tmp_path / "photos" / "fungi" / "a.png")
+    with open_store(db) as store:
+        ingest(store, [FolderSource(tmp_path / "photos")], encoder=encoder)
+        ingest(store, [FolderSource(tmp_path / "photos")], encoder=encoder, collection="other")
+    done = _in_process(str(photos[0]), "--db", db, "--labels", "fox,owl", "-k", "1")
+    assert done.exit_code == 0, done.output
+    said = f"looking with the model of collection 'photos' in {db} (--model names another)\n"
+    assert done.stderr.count(said) == 1
+    assert f"model {encoder.model_id}, cpu" in done.stderr
+    # Where there is no such collection, or another model is named, that is not said.
+    monkeypatch.setattr("imret.models.lazy_encoder.LazyEncoder.__init__", lambda self, *a, **k: look(*a, **k))
+    with open_store(db) as store:
+        store.drop("photos")
+    for option, model in (([], DEFAULT_MODEL), (["--model", "small"], "small")):
+        done = _in_process(str(photos[0]), "--db", db, "--labels", "fox,owl", *option)
+        assert str(done.exception) == f"{model} was looked for"
+        assert "looking with" not in done.stderr
+    monkeypatch.setenv("IMRET_DB", str(tmp_path / "no store"))
+    done = _in_process(str(photos[0]), "--labels", "fox,owl")
+    assert str(done.exception) == f"{DEFAULT_MODEL} was looked for"
 
 
 def test_labels_asked_for_before_need_no_text_tower(random_model: Path, photos: list[Path]) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from finetune.callbacks import Callbacks
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import Data, find_sources, prepare
+from finetune.data.prepare import Data, prepare
+from finetune.data.sources import find_sources
 from finetune.model.base_model import find_base
 from finetune.run import check, finetune
 from finetune.validation import Validation
