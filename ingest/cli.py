@@ -113,7 +113,7 @@ def command(
         inputs={"--model": options["model"], **{source: source for source in sources}},
     )
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    with open_store(db, share=True) as store:
+    with open_store(db, share=True, collection=collection) as store:
         where = naming_options(store, collection)
         folders = _recall_excluded(store, folders, collection)
         if not no_categories:
@@ -179,7 +179,7 @@ def _folders(
             where = ""
             with (
                 suppress(ImretError),
-                open_store(db, create=False, share="if possible") as store,
+                open_store(db, create=False, share="if possible", collection=collection) as store,
                 closing(store.open(collection)) as opened,
             ):
                 stored, where = opened.facet("source"), naming_options(store, collection)
@@ -275,7 +275,7 @@ def _ingest(
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
     if device not in ("auto", "cpu"):
         encoder.device  # noqa: B018
-    announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
+    announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 
         def expect(total: int) -> None:

@@ -161,7 +161,7 @@ def _labels_and_encoder(
         note_model(encoder.files, notify=announce)
         return labels, encoder
     collection = collection or DEFAULT_COLLECTION
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         if store.reason:
             announce(store.reason)
         with closing(store.open(collection)) as opened:

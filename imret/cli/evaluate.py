@@ -173,7 +173,7 @@ def _measure(
         find_inputs(data, retention=options["retention"], train=options["train"], exclude=options["exclude"])
     of_collection = encoder = None
     if collection is not None:
-        with open_store(db, create=False, share="if possible") as store:
+        with open_store(db, create=False, share="if possible", collection=collection) as store:
             if store.reason:
                 announce(store.reason)
             encoder = collection_encoder(

@@ -130,7 +130,7 @@ def info_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.cli.describe import describe, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         description = describe(store, collection)
     print(
         json.dumps(description, indent=2, ensure_ascii=False)

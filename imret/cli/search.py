@@ -294,7 +294,7 @@ def _from_server(
     from imret.client.discovery import find_server
     from imret.store import resolve_address
 
-    server = find_server(resolve_address(db)[0])
+    server = find_server(resolve_address(db, collection=options.collection)[0])
     if server is None:
         return None, None
     from imret.client import search  # a hundredth of a second, for those who have a server
@@ -324,7 +324,10 @@ def _from_store(
     from imret.store import open_store
 
     filter_ = options.make_filter()
-    with open_store(db, create=False, share="if possible") as store, ThreadPoolExecutor(1) as pool:
+    with (
+        open_store(db, create=False, share="if possible", collection=options.collection) as store,
+        ThreadPoolExecutor(1) as pool,
+    ):
         if store.reason:
             announce(store.reason)
         # An embedded store starts a process for it, which takes as long as what is imported here.

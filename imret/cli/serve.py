@@ -143,7 +143,7 @@ def command(
     for root in roots:
         if not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
-    address, reason = resolve_address(db)
+    address, reason = resolve_address(db, collection=collection)
     with contextlib.closing(listen(host, port)) as listener:
         pool = _open_pool(address, collection, model=model, arch=arch, device=device, precision=precision)
         with contextlib.closing(pool):
