@@ -105,7 +105,7 @@ def command(
     from ingest.summary import summarise
 
     excluded = () if no_exclude else exclude or None
-    folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
+    folders = find_folders(sources, db, collection, categories=not no_categories, exclude=excluded)
     if report_file == "-":
         report_file = _STDOUT
     check_outputs(
@@ -115,10 +115,10 @@ def command(
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True, collection=collection) as store:
         where = naming_options(store, collection)
-        folders = _recall_excluded(store, folders, collection)
+        folders = recall_excluded(store, folders, collection)
         if not no_categories:
             _warn_of_splits(folders)
-        moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
@@ -151,7 +151,7 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
             )
 
 
-def _folders(
+def find_folders(
     sources: Sequence[str],
     db: str | None,
     collection: str,
@@ -201,7 +201,7 @@ def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
         )
 
 
-def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
     """Return the folders with what is remembered of them, and say what that is."""
     from ingest.excluded import recalled
 
@@ -215,7 +215,7 @@ def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: 
     return with_all
 
 
-def _ask_what_moved(
+def ask_what_moved(
     store: Store,
     folders: Sequence[FolderSource],
     collection: str,

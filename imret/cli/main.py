@@ -32,7 +32,7 @@ _MODULES = {
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
     "sources": "imret.cli.sources",
-    "serve": "imret.cli.serve",
+    "serve": "ingest.serve",
 }
 
 
