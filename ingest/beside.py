@@ -15,7 +15,7 @@ from typing import Any
 
 from imret.abandon import AbandonedError
 from imret.datasets.kinds import in_words
-from imret.errors import DataError, ImretError, StoreUnavailable, summary
+from imret.errors import ImretError, StoreUnavailable, summary
 from imret.escape import escape_control, escape_undecodable
 from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.collection_encoder import collection_encoder
@@ -89,10 +89,7 @@ class IngestBeside:
         """
         store = self._pool.store
         with_pictures(self._folders, store, self._collection, prune=False, rebuild=False)
-        try:
-            settle(store, self._folders, collection=self._collection, **self._settling)
-        except DataError as error:
-            raise DataError(f"{error}\nSettle that with imret ingest, then serve.") from error
+        settle(store, self._folders, collection=self._collection, **self._settling)
         self._thread.start()
         self._has_model.wait(_FOUND_WITHIN_S)
         if self._refusal is not None:

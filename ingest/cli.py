@@ -119,7 +119,7 @@ def command(
         if not no_categories:
             _warn_of_splits(folders)
         moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
-        report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+        report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
     failure = None
@@ -243,7 +243,24 @@ def ask_what_moved(
     return moved, second_copy
 
 
-def _ingest(
+def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) -> dict[str, Any]:
+    """Return what `ask_what_moved` finds out, for a command that ingests and lacks options of it.
+
+    Raises:
+        DataError: As for `settle`.
+    """
+    from imret.errors import DataError
+
+    try:
+        moved, copies = ask_what_moved(store, folders, collection, (), second_copy=False)
+    except DataError as error:
+        raise DataError(
+            f"{error}\n(Settle that with imret ingest; this command goes on from there.)"
+        ) from error
+    return {"moved_from": moved, "second_copy": copies}
+
+
+def ingest_with_bar(
     store: Store,
     folders: Sequence[FolderSource],
     collection: str,

@@ -39,7 +39,7 @@ def command(folders: tuple[str, ...], no_categories: bool, exclude: tuple[str, .
             raise click.UsageError("--no-categories and --exclude are for FOLDERs, and none is given.")
         serve(**options)
         return
-    from ingest.cli import ask_what_moved, find_folders, recall_excluded
+    from ingest.cli import find_folders, recall_excluded, settling_of
 
     db, collection = options["db"], options["collection"]
     sources = find_folders(folders, db, collection, categories=not no_categories, exclude=exclude or None)
@@ -49,15 +49,14 @@ def command(folders: tuple[str, ...], no_categories: bool, exclude: tuple[str, .
         from ingest.beside import IngestBeside
 
         recalled = recall_excluded(pool.store, sources, collection)
-        moved, copies = ask_what_moved(pool.store, recalled, collection, (), second_copy=False)
+        settling = settling_of(pool.store, recalled, collection)
         beside = IngestBeside(
             pool,
             recalled,
             collection=collection,
             notify=announce,
             encoding=encoding,
-            moved_from=moved,
-            second_copy=copies,
+            **settling,
         )
         beside.begin()
         return beside

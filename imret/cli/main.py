@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -24,6 +26,7 @@ from imret.settings import __version__, read_settings
 
 _MODULES = {
     "ingest": "ingest.cli",
+    "find": "ingest.find",
     "finetune": "finetune.cli",
     "evaluate": "imret.cli.evaluate",
     "search": "imret.cli.search",
@@ -38,7 +41,7 @@ _MODULES = {
 
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
-    "Every day": ("ingest", "search", "similar", "serve", "info"),
+    "Every day": ("find", "serve", "ingest", "search", "similar", "info"),
     "Models and labels": ("demo", "finetune", "evaluate", "classify"),
     "Stores": ("collections", "sources"),
 }
@@ -66,6 +69,11 @@ class _Group(click.Group):
             # click compares with the commands that are here already, and most are not.
             near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
+            if os.path.isdir(name):
+                if near and os.path.basename(name) == name:  # a slip must not begin an ingest
+                    folder = shlex.quote(f"./{name}")
+                    ctx.fail(f"no command {name[:100]!r}.{meant} For the folder: imret {folder} WORDS")
+                return "find", self.get_command(ctx, "find"), args
             ctx.fail(f"no command {name[:100]!r}.{meant}")
         return super().resolve_command(ctx, args)
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -123,8 +123,8 @@ _OPTIONS = (
 )
 
 
-def _search_options(command: F) -> F:
-    """Add the options that `search` and `similar` share: which pictures, how many, in what order."""
+def search_options(command: F) -> F:
+    """Add the options that `search`, `similar` and `find` share: which pictures, how many, in what order."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -142,7 +142,7 @@ def _search_options(command: F) -> F:
     help='Take words as they are. Otherwise up to three of them are asked for as "a photo of a ...", in six '
     "wordings, averaged.",
 )
-@_search_options
+@search_options
 @click.pass_context
 def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **options: Any) -> None:
     """Find the pictures that fit best.
@@ -156,10 +156,10 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     """
     from imret.retrieval.query import check_pictures, parse_query
 
-    with _usage():
+    with as_usage():
         query = parse_query(terms)
     check_pictures(query)
-    ctx.exit(_run(ctx, query, " ".join(terms), {"template": not no_template, **options}))
+    ctx.exit(run_search(ctx, query, " ".join(terms), {"template": not no_template, **options}))
 
 
 @click.command(
@@ -168,7 +168,7 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     epilog="Example:  imret similar ./pool.jpg --limit 5",
 )
 @click.argument("picture", metavar="PATH|ID|URL")
-@_search_options
+@search_options
 @click.pass_context
 def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     """Find pictures like one: a file, a URL, or a picture of the collection by its id or path.
@@ -177,7 +177,7 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     """
     from imret.retrieval.query import PICTURE_KINDS, Term, check_pictures, parse_term
 
-    with _usage():
+    with as_usage():
         term = parse_term(picture)
         if term.kind not in PICTURE_KINDS or term.weight != 1:
             term = Term(picture, "image")
@@ -185,10 +185,17 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     if words != picture and not os.path.exists(picture):
         raise click.UsageError(f"it takes a picture, and these are words: imret search {shlex.quote(words)}")
     check_pictures([term], if_words=f"imret search {shlex.quote(picture)}")
-    ctx.exit(_run(ctx, (term,), picture, {"template": False, **options}))
+    ctx.exit(run_search(ctx, (term,), picture, {"template": False, **options}))
 
 
-def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str, Any]) -> int:
+def run_search(
+    ctx: click.Context,
+    terms: Sequence[Term],
+    typed: str,
+    given: dict[str, Any],
+    *,
+    prepare: Callable[[], Sequence[str]] | None = None,
+) -> int:
     """Search, deliver, and return the exit code.
 
     Args:
@@ -196,12 +203,16 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         terms: The query.
         typed: The query as it was typed.
         given: All options by the names of their parameters, and the field `template`.
+        prepare: Called when nothing is wrong with the options, before the search; gives further conditions.
     """
     _check_combinations(ctx, given)
     _check_outputs(terms, given)
     options = SearchOptions(**_take(given, *(field.name for field in fields(SearchOptions))))
-    with _usage():
+    with as_usage():
         options.make_filter()  # a condition that cannot be read is refused before anything is opened
+    typed_where = options.where
+    if prepare is not None:
+        options = replace(options, where=(*options.where, *prepare()))
     encoding = _take(given, "model", "arch", "device", "precision")
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
@@ -227,14 +238,14 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         return 0
     note = [f"--category {name}" for name in options.categories]
     note += [f"--not-category {name}" for name in options.not_categories]
-    note += [f"--where {condition}" for condition in options.where]
+    note += [f"--where {condition}" for condition in typed_where]
     # In another order than by score, hits of one group are apart.
     group_by = options.group_by if options.sort == "score" else None
     return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, **given)
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
+def as_usage() -> Iterator[None]:
     """Tell what cannot be read of the command itself as wrong usage, which it is."""
     try:
         yield
