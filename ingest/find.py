@@ -152,9 +152,11 @@ def _say_what_is_to_come(store: Store, collection: str, source: FolderSource, mo
         return
     is_default = store.live(collection) is None and model is None
     how = f" with {DEFAULT_MODEL} (--model NAME takes another)" if is_default else ""
+    # Those that could not be taken are tried again each time: not all of them are new.
+    what = f"{there - stored:,} of {counted(there)} not in the collection yet" if stored else counted(there)
     announce(
-        f"{escape_control(source.root)}: {counted(there - stored, 'new picture')} to ingest first{how}; "
-        "Ctrl-C keeps what is done, and the same command goes on there"
+        f"{escape_control(source.root)}: {what}, to ingest first{how}; Ctrl-C keeps what is done, and the "
+        "same command goes on there"
     )
 
 

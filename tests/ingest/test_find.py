@@ -51,7 +51,7 @@ def test_a_folder_is_ingested_and_searched_in_one_command(
     first = imret(*command, photos, "a red car", *model)
     assert first.stdout.splitlines()[0].split()[0] == "1"
     assert len(first.stdout.splitlines()) == 8
-    assert f"{photos}: 8 new pictures to ingest first; Ctrl-C keeps what is done" in first.stderr
+    assert f"{photos}: 8 pictures, to ingest first; Ctrl-C keeps what is done" in first.stderr
     assert "photos: 8 added" in first.stderr
     again = imret(*command, photos, "a red car")
     assert again.stdout == first.stdout
@@ -65,7 +65,7 @@ def test_what_came_is_found_and_what_changed_is_renewed(photos: Path, model: lis
     draw_picture(photos / "new.png", seed=50)
     assert paths("find", photos, "car", "--no-ingest") == files(photos / "aves") + files(photos / "fungi")
     done = imret("find", photos, "car")
-    assert "1 new picture to ingest first" in done.stderr
+    assert "1 of 9 pictures not in the collection yet, to ingest first" in done.stderr
     assert paths("find", photos, "car") == files(photos)
 
 
