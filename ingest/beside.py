@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from imret.abandon import AbandonedError
 from imret.datasets.kinds import in_words
@@ -23,6 +23,7 @@ from imret.sources.stored import naming_options
 from imret.web.filling import FillingProgress, Stage, State
 from imret.web.pool.collections import CollectionPool
 from ingest.pipeline import ingest
+from ingest.priority import YieldingEncoder
 from ingest.report import Report
 from ingest.settle import settle
 from ingest.sources import FolderSource
@@ -167,7 +168,7 @@ class IngestBeside:
                 return ingest(
                     self._pool.store,
                     self._folders,
-                    encoder=encoder,
+                    encoder=cast(LazyEncoder, YieldingEncoder(encoder, lambda: self._pool.is_encoding)),
                     collection=self._collection,
                     gives_way=True,
                     on_total=self._expect,

@@ -92,6 +92,12 @@ class CollectionPool:
         with self._lock:
             return sum(encoder.depth for encoder in self._encoders.values())
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether somebody waits for a text that is being encoded, or about to be."""
+        with self._lock:
+            return any(encoder.is_busy or encoder.depth for encoder in self._encoders.values())
+
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[PooledCollection]:
         """Give the live version of a collection; it stays open until the end of the block.
