@@ -113,7 +113,7 @@ def command(
     from ingest.target import with_pictures
 
     excluded = () if no_exclude else exclude or None
-    folders = _folders(sources, db, collection, categories=not no_categories, exclude=excluded)
+    folders = find_folders(sources, db, collection, categories=not no_categories, exclude=excluded)
     if report_file == "-":
         report_file = _STDOUT
     check_outputs(
@@ -121,15 +121,15 @@ def command(
         inputs={"--model": options["model"], **{source: source for source in sources}},
     )
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    with open_store(db, share=True) as store:
+    with open_store(db, share=True, collection=collection) as store:
         where = naming_options(store, collection)
-        folders = _recall_excluded(store, folders, collection)
+        folders = recall_excluded(store, folders, collection)
         if not no_categories:
             _warn_of_splits(folders)
-        moved, copies = _ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
+        moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         # Before a model is looked for, which may be a download.
         with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
-        report = _ingest(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+        report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
     failure = None
@@ -161,7 +161,7 @@ def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
             )
 
 
-def _folders(
+def find_folders(
     sources: Sequence[str],
     db: str | None,
     collection: str,
@@ -189,7 +189,7 @@ def _folders(
             where = ""
             with (
                 suppress(ImretError),
-                open_store(db, create=False, share="if possible") as store,
+                open_store(db, create=False, share="if possible", collection=collection) as store,
                 closing(store.open(collection)) as opened,
             ):
                 stored, where = opened.facet("source"), naming_options(store, collection)
@@ -211,7 +211,7 @@ def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
         )
 
 
-def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
     """Return the folders with what is remembered of them, and say what that is."""
     from ingest.excluded import recalled
 
@@ -225,7 +225,7 @@ def _recall_excluded(store: Store, folders: Sequence[FolderSource], collection: 
     return with_all
 
 
-def _ask_what_moved(
+def ask_what_moved(
     store: Store,
     folders: Sequence[FolderSource],
     collection: str,
@@ -253,7 +253,24 @@ def _ask_what_moved(
     return moved, second_copy
 
 
-def _ingest(
+def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) -> dict[str, Any]:
+    """Return what `ask_what_moved` finds out, for a command that ingests and lacks options of it.
+
+    Raises:
+        DataError: As for `settle`.
+    """
+    from imret.errors import DataError
+
+    try:
+        moved, copies = ask_what_moved(store, folders, collection, (), second_copy=False)
+    except DataError as error:
+        raise DataError(
+            f"{error}\n(Settle that with imret ingest; this command goes on from there.)"
+        ) from error
+    return {"moved_from": moved, "second_copy": copies}
+
+
+def ingest_with_bar(
     store: Store,
     folders: Sequence[FolderSource],
     collection: str,
@@ -286,7 +303,7 @@ def _ingest(
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
     if device not in ("auto", "cpu"):
         encoder.device  # noqa: B018
-    announce(f"model {encoder.model_id}; store {store.address} ({store.engine})")
+    announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
     forecast = Forecast(store, collection, folders, rebuild=rebuild)
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 

@@ -30,6 +30,7 @@ from imret.store import Collection, Store
 from ingest.decode_workers import Decoders, Pixels
 from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
+from ingest.priority import give_way
 from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
@@ -72,6 +73,7 @@ def ingest(
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int | None = None,
+    gives_way: bool = False,
     on_total: Callable[[int], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
@@ -106,6 +108,7 @@ def ingest(
         workers: Pictures decoded at a time, in threads or, for a CUDA device, processes; default one per
             core.
         max_pixels: As for `imret.images.decode.load_image`: larger pictures are skipped.
+        gives_way: Let what else computes on this machine, such as searches in this process, go first.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
         on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
@@ -139,6 +142,7 @@ def ingest(
         batch_size=batch_size,
         workers=workers,
         max_pixels=max_pixels,
+        gives_way=gives_way,
         on_total=on_total,
         on_progress=on_progress,
         on_stage=on_stage,
@@ -175,6 +179,7 @@ def _ingest_once(
     batch_size: int | None,
     workers: int | None,
     max_pixels: int | None,
+    gives_way: bool,
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
@@ -201,6 +206,7 @@ def _ingest_once(
             batch_size=batch_size,
             workers=workers or os.cpu_count() or 1,
             max_pixels=max_pixels,
+            gives_way=gives_way,
             on_encoder=on_encoder,
             on_stage=on_stage,
             on_stored=target.go_live,
@@ -280,12 +286,14 @@ class _Run:
         batch_size: int | None,
         workers: int,
         max_pixels: int | None,
+        gives_way: bool,
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
         on_stored: Callable[[], None],
     ) -> None:
         self.target = target
         self._on_stored = on_stored
+        self._begin_thread = give_way if gives_way else None
         self.encoder = encoder
         self.counters = counters
         self._given_batch_size = batch_size
@@ -302,7 +310,9 @@ class _Run:
         # First by the thread that fills the batches, and by others only when there is a batch.
         if self._on_encoder is not None:
             self._on_encoder()
-        return self._given_batch_size or (32 if str(self.encoder.device) == "cpu" else 256)
+        # Where somebody waits for the first pictures, and for the cores, the next batch is never far.
+        on_cpu = 8 if self._begin_thread else 32
+        return self._given_batch_size or (on_cpu if str(self.encoder.device) == "cpu" else 256)
 
     def reconcile(
         self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
@@ -332,7 +342,7 @@ class _Run:
         """Take every picture that a source's plan asks for through decode, encode and store."""
         with (
             ThreadPoolExecutor(1, "imret-store") as writer,
-            ThreadPoolExecutor(self.workers, "imret-decode") as pool,
+            ThreadPoolExecutor(self.workers, "imret-decode", initializer=self._begin_thread) as pool,
             closing(prefetched(self._batches(reconciler, pool), depth=2)) as batches,
             closing(prefetched(self._encoded(batches), depth=_ENCODED_AHEAD)) as encoded,
         ):
@@ -414,7 +424,7 @@ class _Run:
             return self._points(*batch)
 
         with (
-            ThreadPoolExecutor(thread_name_prefix="imret-encode") as callers,
+            ThreadPoolExecutor(thread_name_prefix="imret-encode", initializer=self._begin_thread) as callers,
             closing(map_prefetch(encode, batches, callers, ahead=lambda: at_once)) as encoded,
         ):
             yield from encoded

@@ -85,7 +85,7 @@ def test_without_a_home_nothing_is_kept_anywhere_and_a_store_has_to_be_named(
     monkeypatch.chdir(tmp_path)
     for folder in (settings.cache_dir(), settings.state_dir(), settings.store_dir()):
         assert folder.is_relative_to(settings.NO_HOME)
-    monkeypatch.setattr("imret.store._is_qdrant", lambda url: False)
+    monkeypatch.setattr("imret.store.address.LOCAL_SERVER", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="--db FOLDER, or set IMRET_HOME"):
         resolve_address()
     cache = DiskCache(settings.cache_dir() / "queries", 1 << 20)

@@ -181,7 +181,7 @@ def _labels_and_encoder(
         encoder = _encoder_for_labels(db, encoding)
         return labels, encoder
     collection = collection or DEFAULT_COLLECTION
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         if store.reason:
             announce(store.reason)
         with closing(store.open(collection)) as opened:

@@ -69,7 +69,7 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.store import open_store
 
     rows: list[dict[str, Any]] = []
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         _say_reason(store.reason)
         address = store.address
         for described in describe(store, collection)["collections"]:
@@ -136,7 +136,7 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
     from imret.cli.describe import describe_collection, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
@@ -180,7 +180,7 @@ def check_command(
     from imret.store import open_store
     from imret.store.check import check_collection
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
@@ -226,7 +226,7 @@ def rename_command(old: str | None, new: str | None, collection: str | None, db:
     old, new = _arguments(collection, OLD=old, NEW=new)
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, collection=old) as store:
         _say_reason(store.reason)
         store.rename(old, new)
         address = store.address
@@ -255,7 +255,7 @@ def delete_command(names: tuple[str, ...], collection: tuple[str, ...], db: str 
     from imret.errors import DataError
     from imret.store import open_store
 
-    with open_store(db, create=False) as store:
+    with open_store(db, create=False, collection=names[0]) as store:
         _say_reason(store.reason)
         plans = [_deletion(store, name, db) for name in dict.fromkeys(names)]
         question = f"Delete {', '.join(plan.shown for plan in plans)} from {store.address}?"
@@ -339,7 +339,7 @@ def export_command(
     from imret.store.parquet import export_collection
 
     started = time.monotonic()
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
@@ -377,7 +377,7 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     started = time.monotonic()
     header = read_header(file)
     name = collection or header.collection
-    with open_store(db, share="if possible") as store:
+    with open_store(db, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
@@ -417,7 +417,7 @@ def optimize_command(name: str | None, collection: str | None, db: str | None) -
     (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened:
             before = opened.stats()

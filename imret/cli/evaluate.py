@@ -196,7 +196,7 @@ def _measure(
     _check_models(options)
     of_collection = encoder = None
     if collection is not None:
-        with open_store(db, create=False, share="if possible") as store:
+        with open_store(db, create=False, share="if possible", collection=collection) as store:
             if store.reason:
                 announce(store.reason)
             encoder = collection_encoder(

@@ -87,11 +87,16 @@ class SectionedGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            # click compares with the commands that are loaded already; of imret's own most are not.
-            near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
+            near = self.nearest(ctx, name)
+            meant = f" Did you mean {near!r}?" if near else ""
             ctx.fail(f"no command {name[:100]!r}.{meant}")
         return super().resolve_command(ctx, args)
+
+    def nearest(self, ctx: click.Context, name: str) -> str | None:
+        """Return the command whose name is like one that does not exist; None if none is."""
+        # click compares with the commands that are loaded already; of imret's own most are not.
+        near = difflib.get_close_matches(name.lower(), self.list_commands(ctx), n=1)
+        return near[0] if near else None
 
 
 class ListByDefault(SectionedGroup):

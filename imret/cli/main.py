@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -25,6 +26,7 @@ from imret.settings import __version__, read_settings
 
 _MODULES = {
     "ingest": "ingest.cli",
+    "find": "ingest.find",
     "finetune": "finetune.cli",
     "evaluate": "imret.cli.evaluate",
     "search": "imret.cli.search",
@@ -34,13 +36,13 @@ _MODULES = {
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
     "sources": "imret.cli.sources",
-    "serve": "imret.cli.serve",
+    "serve": "ingest.serve",
 }
 
 
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
-    "Every day": ("ingest", "search", "similar", "serve", "info"),
+    "Every day": ("find", "serve", "ingest", "search", "similar", "info"),
     "Models and labels": ("models", "demo", "finetune", "evaluate", "classify"),
     "Stores": ("collections", "sources"),
 }
@@ -48,6 +50,21 @@ _SECTIONS = {
 
 class _Group(SectionedGroup):
     """A group whose larger sub-commands live in modules of their own, imported when first named."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        is_command = name.startswith("-") or self.get_command(ctx, name) is not None
+        if is_command or ctx.resilient_parsing or not os.path.isdir(name):
+            return super().resolve_command(ctx, args)
+        near = self.nearest(ctx, name)
+        if near and os.path.basename(name) == name:  # a slip must not begin an ingest
+            folder = shlex.quote(f"./{name}")
+            ctx.fail(
+                f"no command {name[:100]!r}. Did you mean {near!r}? For the folder: imret {folder} WORDS"
+            )
+        return "find", self.get_command(ctx, "find"), args
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _MODULES:
@@ -122,7 +139,7 @@ def info_command(db: str | None, collection: str | None, output: str) -> None:
     from imret.cli.describe import describe, format_table
     from imret.store import open_store
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         description = describe(store, collection)
         where = f" --db {shlex.quote(store.address)}" if db is not None else ""
     print(

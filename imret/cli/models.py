@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.options import (
     collection_choice,
     db_option,
@@ -31,7 +32,11 @@ _FIGURES = ("imagenet", "flickr", "coco", "species")
 @click.command(
     "models",
     short_help="List the models worth choosing from.",
-    epilog="Example:  imret models  &&  imret ingest photos --model base",
+    epilog=examples(
+        "imret models",
+        "imret models --device cpu --precision fp32",
+        "imret models --format json",
+    ),
 )
 @db_option
 @collection_choice("Say of this one alone what it uses.  [default: all]")

@@ -26,8 +26,8 @@ db_option = click.option(
     "--db",
     envvar="IMRET_DB",
     metavar="ADDRESS",
-    help="Store: a folder (embedded) or a URL (Qdrant server).  [env IMRET_DB; default: a Qdrant at "
-    "localhost:6333 if one answers, else the embedded store of this user]",
+    help="Store: a folder (embedded) or a URL (Qdrant server).  [env IMRET_DB; default: the one that "
+    "has the collection, of a Qdrant at localhost:6333 and the embedded store of this user]",
 )
 collection_option = click.option(
     "--collection",

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -152,8 +152,8 @@ _OPTIONS = (
 )
 
 
-def _search_options(command: F) -> F:
-    """Add the options that `search` and `similar` share: which pictures, how many, in what order."""
+def search_options(command: F) -> F:
+    """Add the options that `search`, `similar` and `find` share: which pictures, how many, in what order."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -179,7 +179,7 @@ def _search_options(command: F) -> F:
     help='Take words as they are. Otherwise one to three words are asked for as "a photo of a ..." and five '
     "sentences like it, and the mean is taken.",
 )
-@_search_options
+@search_options
 @click.pass_context
 def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **options: Any) -> None:
     """Find the pictures that fit best.
@@ -193,10 +193,10 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     """
     from imret.retrieval.query import check_pictures, parse_query
 
-    with _usage():
+    with as_usage():
         query = parse_query(terms)
     check_pictures(query)
-    ctx.exit(_run(ctx, query, " ".join(terms), {"template": not no_template, **options}))
+    ctx.exit(run_search(ctx, query, " ".join(terms), {"template": not no_template, **options}))
 
 
 @click.command(
@@ -213,7 +213,7 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     ),
 )
 @click.argument("picture", metavar="PATH|ID|URL")
-@_search_options
+@search_options
 @click.pass_context
 def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     """Find pictures like one: a file, a URL, or a picture of the collection by its id or path.
@@ -222,7 +222,7 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     """
     from imret.retrieval.query import PICTURE_KINDS, Term, check_pictures, parse_term
 
-    with _usage():
+    with as_usage():
         term = parse_term(picture)
         if term.kind not in PICTURE_KINDS or term.weight != 1:
             term = Term(picture, "image")
@@ -230,10 +230,17 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     if words != picture and not os.path.exists(picture):
         raise click.UsageError(f"it takes a picture, and these are words: imret search {shlex.quote(words)}")
     check_pictures([term], if_words=f"imret search {shlex.quote(picture)}")
-    ctx.exit(_run(ctx, (term,), picture, {"template": False, **options}))
+    ctx.exit(run_search(ctx, (term,), picture, {"template": False, **options}))
 
 
-def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str, Any]) -> int:
+def run_search(
+    ctx: click.Context,
+    terms: Sequence[Term],
+    typed: str,
+    given: dict[str, Any],
+    *,
+    prepare: Callable[[], Sequence[str]] | None = None,
+) -> int:
     """Search, deliver, and return the exit code.
 
     Args:
@@ -241,12 +248,16 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         terms: The query.
         typed: The query as it was typed.
         given: All options by the names of their parameters, and the field `template`.
+        prepare: Called when nothing is wrong with the options, before the search; gives further conditions.
     """
     _check_combinations(ctx, given)
     _check_outputs(terms, given)
     options = SearchOptions(**_take(given, *(field.name for field in fields(SearchOptions))))
-    with _usage():
+    with as_usage():
         options.make_filter()  # a condition that cannot be read is refused before anything is opened
+    typed_where = options.where
+    if prepare is not None:
+        options = replace(options, where=(*options.where, *prepare()))
     encoding = _take(given, "model", "arch", "device", "precision")
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
@@ -271,7 +282,7 @@ def _run(ctx: click.Context, terms: Sequence[Term], typed: str, given: dict[str,
         return 0
     note = [f"--category {name}" for name in options.categories]
     note += [f"--not-category {name}" for name in options.not_categories]
-    note += [f"--where {condition}" for condition in options.where]
+    note += [f"--where {condition}" for condition in typed_where]
     # In another order than by score, hits of one group are apart.
     group_by = options.group_by if options.sort == "score" else None
     return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, left_out=hits.left_out, **given)
@@ -288,7 +299,7 @@ def _tell(hits: Hits) -> None:
 
 
 @contextmanager
-def _usage() -> Iterator[None]:
+def as_usage() -> Iterator[None]:
     """Tell what cannot be read of the command itself as wrong usage, which it is."""
     try:
         yield
@@ -348,7 +359,7 @@ def _from_server(
     from imret.client.discovery import find_server
     from imret.store import resolve_address
 
-    server = find_server(resolve_address(db)[0])
+    server = find_server(resolve_address(db, collection=options.collection)[0])
     if server is None:
         return None, None
     from imret.client import search  # a hundredth of a second, for those who have a server
@@ -378,7 +389,10 @@ def _from_store(
     from imret.store import open_store
 
     filter_ = options.make_filter()
-    with open_store(db, create=False, share="if possible") as store, ThreadPoolExecutor(1) as pool:
+    with (
+        open_store(db, create=False, share="if possible", collection=options.collection) as store,
+        ThreadPoolExecutor(1) as pool,
+    ):
         if store.reason:
             announce(store.reason)
         # An embedded store starts a process for it, which takes as long as what is imported here.

@@ -1,4 +1,4 @@
-"""`imret serve`: the command around `imret.web.app`."""
+"""`imret serve` around `imret.web.app`: options, what is said, how it ends. The command is `ingest.serve`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import socket
 import time
 import warnings
 import webbrowser
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imret.cli.help import examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -29,84 +29,89 @@ from imret.output.console import announce
 from imret.retrieval.limits import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
+    from imret.web.filling import Filling
     from imret.web.pool.collections import CollectionPool
     from imret.web.security.http import App
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_PORT = 8750
 
 
-@click.command(
-    "serve",
-    short_help="Search in the browser: a page and an API, with the model kept warm.",
-    epilog=examples(
-        "imret serve --open",
-        "imret serve --collection photos --port 8080",
-        "imret serve --root photos --preload",
-        "imret serve --host 0.0.0.0 --allow-host nas.example --token-file token.txt",
+_OPTIONS = (
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at."),
+    click.option(
+        "--port", type=Whole(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
     ),
+    click.option(
+        "--allow-host",
+        "allow_hosts",
+        multiple=True,
+        metavar="NAME",
+        help="A name that browsers call this server by, such as that of a reverse proxy; may be repeated.",
+    ),
+    click.option(
+        "--public-url",
+        metavar="URL",
+        help="The address that browsers use, behind a reverse proxy: https://nas.example:8443/photos. "
+        "Allows its host and its pages, and sets --root-path.",
+    ),
+    click.option(
+        "--root-path",
+        metavar="PATH",
+        help="The path below which a reverse proxy puts this server, such as /photos. The proxy may strip "
+        "it or leave it.",
+    ),
+    click.option(
+        "--token-file",
+        metavar="FILE",
+        help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
+    ),
+    click.option(
+        "--root",
+        "roots",
+        multiple=True,
+        metavar="DIR",
+        help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
+        "ingested. For a Qdrant server that others write to.",
+    ),
+    click.option("--preload", is_flag=True, help="Load the whole model before answering anything."),
+    click.option("--open", "open_page", is_flag=True, help="Open the page in the browser."),
+    click.option(
+        "--max-upload",
+        type=Whole(1),
+        default=MAX_BODY_BYTES // 1_000_000,
+        show_default=True,
+        metavar="MB",
+        help="Refuse larger requests.",
+    ),
+    click.option(
+        "--thumbnail-cache",
+        type=Whole(0),
+        default=1000,
+        show_default=True,
+        metavar="MB",
+        help="Disk space for thumbnails.",
+    ),
+    db_option,
+    collection_option,
+    model_option("Model to encode queries for that collection with. Default: the one it was built with."),
+    arch_option,
+    max_pixels_option,
+    device_option,
+    precision_option,
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option(
-    "--port", type=Whole(0, 65535), default=DEFAULT_PORT, show_default=True, help="0 for a free one."
-)
-@click.option(
-    "--allow-host",
-    "allow_hosts",
-    multiple=True,
-    metavar="NAME",
-    help="A name that browsers call this server by, such as that of a reverse proxy; may be repeated.",
-)
-@click.option(
-    "--public-url",
-    metavar="URL",
-    help="The address that browsers use, behind a reverse proxy: https://nas.example:8443/photos. Allows its "
-    "host and its pages, and sets --root-path.",
-)
-@click.option(
-    "--root-path",
-    metavar="PATH",
-    help="The path below which a reverse proxy puts this server, such as /photos. The proxy may strip it or "
-    "leave it.",
-)
-@click.option(
-    "--token-file",
-    metavar="FILE",
-    help="The token that clients have to show, in a file.  [env IMRET_TOKEN holds it itself]",
-)
-@click.option(
-    "--root",
-    "roots",
-    multiple=True,
-    metavar="DIR",
-    help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
-    "ingested. For a Qdrant server that others write to.",
-)
-@click.option("--preload", is_flag=True, help="Load the whole model before answering anything.")
-@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
-@click.option(
-    "--max-upload",
-    type=Whole(1),
-    default=MAX_BODY_BYTES // 1_000_000,
-    show_default=True,
-    metavar="MB",
-    help="Refuse larger requests.",
-)
-@click.option(
-    "--thumbnail-cache",
-    type=Whole(0),
-    default=1000,
-    show_default=True,
-    metavar="MB",
-    help="Disk space for thumbnails.",
-)
-@db_option
-@collection_option
-@model_option("Model to encode queries for that collection with. Default: the one it was built with.")
-@arch_option
-@max_pixels_option
-@device_option
-@precision_option
-def command(
+
+
+def serve_options(command: F) -> F:
+    """Add the options of `serve` to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def serve(
+    *,
     host: str,
     port: int,
     allow_hosts: tuple[str, ...],
@@ -120,16 +125,14 @@ def command(
     thumbnail_cache: int,
     db: str | None,
     collection: str,
-    model: str | None,
-    arch: str | None,
-    device: str,
-    precision: str,
+    fill: Callable[[CollectionPool], Filling] | None = None,
+    **encoding: Any,
 ) -> None:
-    """Serve the search page and its API, with collections open and their models in memory.
+    """Serve until Ctrl-C or SIGTERM; the arguments are those of the command.
 
-    While it runs, `imret search` for the same store is answered by it, in a fraction of the time. New
-    versions of a collection are taken up as they become live. Ctrl-C ends it, after the requests that run;
-    a second one, a little later, at once.
+    Args:
+        fill: Begins an ingest into the collection, with the store and the model of the searches.
+        encoding: model, arch, device and precision.
     """
     from imret.errors import DataError
 
@@ -149,12 +152,14 @@ def command(
     for root in roots:
         if not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
-    address, reason = resolve_address(db)
+    address, reason = resolve_address(db, collection=collection)
     with contextlib.closing(listen(host, port)) as listener:
-        pool = _open_pool(address, collection, model=model, arch=arch, device=device, precision=precision)
+        pool = _open_pool(address, collection, is_filled=fill is not None, **encoding)
         with contextlib.closing(pool):
             announce(reason or f"store {address} ({pool.store.engine})")
-            _announce_collection(pool, collection, preload=preload)
+            if fill is None or pool.store.live(collection) is not None:
+                _announce_collection(pool, collection, preload=preload)
+            filling = None if fill is None else fill(pool)
             app = create_app(
                 pool,
                 default=collection,
@@ -166,10 +171,34 @@ def command(
                 token=token,
                 allow_hosts=allow_hosts,
                 public=public,
+                filling=filling,
                 max_body_bytes=max_upload * 1_000_000,
             )
             page = f"{public.origin}{public.root_path}/" if public.origin else ""
-            _run(app, listener, host=host, address=address, token=token, open_page=open_page, page=page)
+            with _stopped_with_us(filling) as stop:
+                _run(
+                    app,
+                    listener,
+                    host=host,
+                    address=address,
+                    token=token,
+                    open_page=open_page,
+                    page=page,
+                    stop=stop,
+                )
+            announce("imret serve has ended")
+
+
+@contextlib.contextmanager
+def _stopped_with_us(filling: Filling | None) -> Iterator[Callable[[], None]]:
+    """Yield what stops an ingest, if one runs; when the block is left, it has ended, or soon will."""
+    if filling is None:
+        yield lambda: None
+        return
+    try:
+        yield filling.stop
+    finally:
+        filling.join()
 
 
 def hide_queries() -> None:
@@ -192,7 +221,14 @@ def _require_web_extra() -> None:
 
 
 def _open_pool(
-    address: str, collection: str, *, model: str | None, arch: str | None, device: str, precision: str
+    address: str,
+    collection: str,
+    *,
+    is_filled: bool,
+    model: str | None,
+    arch: str | None,
+    device: str,
+    precision: str,
 ) -> CollectionPool:
     from imret.errors import StoreError
     from imret.settings import store_dir
@@ -200,15 +236,15 @@ def _open_pool(
     from imret.web.pool.collections import CollectionPool
 
     # The user's own store may still be to come, and the page then says how; a folder that was named and is
-    # not there is a mistake.
-    is_own = address == str(store_dir())
+    # not there is a mistake, unless it is to be filled.
+    may_be_made = is_filled or address == str(store_dir())
 
     def open_shared() -> Store:
         try:
-            return open_store(address, create=is_own, share=True)
+            return open_store(address, create=may_be_made, share=True)
         except StoreError as error:
             # Whatever else is wrong is raised again; only sharing can be done without.
-            store = open_store(address, create=is_own, share="if possible")
+            store = open_store(address, create=may_be_made, share="if possible")
             announce(f"Warning: {error}\n(Without that, other commands have to wait for this one.)")
             return store
 
@@ -232,6 +268,7 @@ def _run(
     token: str | None,
     open_page: bool,
     page: str,
+    stop: Callable[[], None],
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, found by the searches of this user for the store at address."""
     from imret.client import discovery
@@ -250,9 +287,13 @@ def _run(
         announce(f"the page is at {f'{page}, here at ' if page else ''}{here}  (Ctrl-C ends)")
         if open_page:
             webbrowser.open(url)
-        with stopping_by(lambda: setattr(server, "should_exit", True)):
+
+        def end() -> None:
+            server.should_exit = True
+            stop()
+
+        with stopping_by(end):
             server.run(sockets=[listener])
-        announce("imret serve has ended")
 
 
 def _announce_collection(pool: CollectionPool, collection: str, *, preload: bool) -> None:

@@ -55,7 +55,7 @@ def list_command(db: str | None, collection: str, output: str) -> None:
     from imret.sources.stored import list_sources, naming_options
     from imret.store import open_store
 
-    with open_store(db, create=False, share="if possible") as store:
+    with open_store(db, create=False, share="if possible", collection=collection) as store:
         if store.reason:
             announce(store.reason)
         sources, where = list_sources(store, collection), naming_options(store, collection)
@@ -111,7 +111,7 @@ def rename_command(old: str, new: str, db: str | None, collection: str, no_check
     from imret.sources.stored import rename_source
     from imret.store import open_store
 
-    with open_store(db, create=False, share=True) as store:
+    with open_store(db, create=False, share=True, collection=collection) as store:
         if store.reason:
             announce(store.reason)
         with progress_bar("rename", None) as (on_points, _):
@@ -146,7 +146,7 @@ def forget_command(sources: tuple[str, ...], db: str | None, collection: str, ye
     from imret.sources.stored import find_source, forget_source, naming_options, no_such_source
     from imret.store import open_store
 
-    with open_store(db, create=False, share=True) as store:
+    with open_store(db, create=False, share=True, collection=collection) as store:
         if store.reason:
             announce(store.reason)
         with closing(store.open(collection)) as opened:

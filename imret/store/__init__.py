@@ -16,8 +16,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from imret.errors import StoreError
-from imret.net import accepts_connections
-from imret.settings import NO_HOME, read_settings, store_dir
+from imret.store.address import resolve_address
 
 if TYPE_CHECKING:
     from imret.store.collection import Collection
@@ -49,8 +48,6 @@ _HOME = {
     **dict.fromkeys(("Identity", "Point", "Stats"), "types"),
 }
 
-LOCAL_SERVER = "http://localhost:6333"
-PROBE_TIMEOUT_S = 0.3
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 
 
@@ -64,7 +61,11 @@ def __getattr__(name: str) -> Any:
 
 
 def open_store(
-    address: str | os.PathLike[str] | None = None, *, create: bool = True, share: Share = False
+    address: str | os.PathLike[str] | None = None,
+    *,
+    create: bool = True,
+    share: Share = False,
+    collection: str | None = None,
 ) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
@@ -75,13 +76,14 @@ def open_store(
         share: Let other programs of this user search and fill what this one has open of an embedded store,
             as a server lets all in any case; "if possible" goes on alone where there is no private folder to
             share through.
+        collection: The one that is meant, where no address is given: see `resolve_address`.
 
     Raises:
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
         StoreError: If the address cannot be used: a file, a folder of other things, a refused API key; or
             if there is no private folder to share through.
     """
-    address, reason = resolve_address(address)
+    address, reason = resolve_address(address, collection=collection)
     if _HOST_AND_PORT.fullmatch(address) and not os.path.exists(address):
         raise StoreError(f"{address!r} is no address of a store. Did you mean http://{address} ?")
     if "://" in address:
@@ -91,53 +93,3 @@ def open_store(
     from imret.store.embedded.store import EdgeStore
 
     return EdgeStore(address, create=create, share=share, reason=reason)
-
-
-def resolve_address(address: str | os.PathLike[str] | None = None) -> tuple[str, str]:
-    """Return the address of the store that a command means, and why it is that one.
-
-    Without an address it is what the environment variable IMRET_DB names, else the Qdrant at localhost:6333
-    if one answers, else the embedded store of this user.
-
-    Returns:
-        The address as it was named; and why, for people, empty if it was given.
-
-    Raises:
-        StoreError: If none was given, and this user has no home.
-    """
-    if address is not None:
-        return os.fspath(address), ""
-    named = read_settings().db
-    if named:
-        return named, f"store {named} (from IMRET_DB)"
-    if _is_qdrant(LOCAL_SERVER):
-        return LOCAL_SERVER, f"store {LOCAL_SERVER} (a Qdrant answers there; --db names another)"
-    folder = str(store_dir())
-    if store_dir().is_relative_to(NO_HOME):
-        raise StoreError(
-            "there is no home folder for a store: HOME is not set, or is no absolute path.\n"
-            "Name one with --db FOLDER, or set IMRET_HOME to a folder that you can write to."
-        )
-    return folder, f"store {folder} (embedded; no Qdrant answers at {LOCAL_SERVER})"
-
-
-def _is_qdrant(url: str) -> bool:
-    """Whether a Qdrant server answers at a URL of this machine, and soon."""
-    host, _, port = url.removeprefix("http://").partition(":")
-    # Refused at once where nothing listens, as with most who use an embedded store.
-    if not accepts_connections(host, int(port), timeout_s=PROBE_TIMEOUT_S):
-        return False
-    # Not urllib.request: it would use a proxy, follow redirects, and take a twentieth of a second to load.
-    import http.client
-    import json
-
-    connection = http.client.HTTPConnection(host, int(port), timeout=PROBE_TIMEOUT_S)
-    try:
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        answer = json.loads(response.read(10_000)) if response.status == 200 else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-    return isinstance(answer, dict) and "qdrant" in str(answer.get("title", "")).lower()

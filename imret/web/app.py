@@ -24,6 +24,7 @@ from imret.retrieval.limits import MAX_BODY_BYTES
 from imret.settings import __version__
 from imret.web.departure import DepartureWatch
 from imret.web.errors import problem, problem_for
+from imret.web.filling import Filling
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Uploads
 from imret.web.pool.collections import CollectionPool
@@ -52,6 +53,7 @@ def create_app(
     token: str | None = None,
     allow_hosts: Sequence[str] = (),
     public: PublicAddress | None = None,
+    filling: Filling | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> ASGIApp:
@@ -66,11 +68,12 @@ def create_app(
         token: What clients have to show; None for none.
         allow_hosts: Names that it is called by beside its own.
         public: The address that browsers use, behind a proxy; None where nothing is known of it.
+        filling: An ingest that fills one of the collections meanwhile.
         max_body_bytes: Of a request; larger ones are refused.
         body_timeout_s: In which a request has to arrive whole.
     """
     public = public or PublicAddress()
-    api = Api(pool, default=default, image_files=image_files, uploads=Uploads())
+    api = Api(pool, default=default, image_files=image_files, uploads=Uploads(), filling=filling)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
@@ -20,6 +21,7 @@ from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT, MAX_UNIQUE
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
 from imret.web.errors import NotFound, told
+from imret.web.filling import Filling, FillingProgress
 from imret.web.images.files import ImageFiles
 from imret.web.images.thumbnails import ImageResponse, ToDecode
 from imret.web.images.uploads import Uploads
@@ -45,6 +47,7 @@ from imret.web.schemas import (
     ClassifyOut,
     CollectionsOut,
     Conditions,
+    IngestOut,
     PictureOut,
     PicturesOut,
     Problem,
@@ -97,13 +100,21 @@ class Api:
         default: The collection that is asked where none is named.
         image_files: Files and thumbnails.
         uploads: Pictures that were sent.
+        filling: An ingest in this process.
     """
 
     def __init__(
-        self, pool: CollectionPool, *, default: str, image_files: ImageFiles, uploads: Uploads
+        self,
+        pool: CollectionPool,
+        *,
+        default: str,
+        image_files: ImageFiles,
+        uploads: Uploads,
+        filling: Filling | None = None,
     ) -> None:
         self._pool, self._default = pool, default
         self._image_files, self._uploads = image_files, uploads
+        self._filling = filling
         # The embedded store answers one request at a time, so more threads would only wait there.
         self._queries = BoundedExecutor("queries", threads=4, waiting=256)
         self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
@@ -158,6 +169,7 @@ class Api:
         )
         add("/categories", self.categories, response_model=CategoriesOut, summary="Count by category")
         add("/collections", self.collections, response_model=CollectionsOut, summary="List collections")
+        add("/ingest", self.ingest, response_model=IngestOut, summary="How far an ingest of this server is")
         add("/images", self.images, response_model=PicturesOut, summary="List pictures, a mix of everything")
         add("/images/{id}", self.image, response_class=Response, summary="A picture", responses=_IMAGE)
         add("/images/{id}/payload", self.payload, response_model=PictureOut, summary="What is stored of it")
@@ -334,6 +346,11 @@ class Api:
             return entries
 
         return JSONAnswer({"default": self._default, "collections": await self._queries.run(listed)})
+
+    async def ingest(self) -> Response:
+        """Of `imret serve FOLDER`; ingests of other programs are not told here."""
+        progress = FillingProgress() if self._filling is None else self._filling.progress()
+        return JSONAnswer(asdict(progress))
 
     async def images(self, query: Annotated[BrowseQuery, Query()]) -> Response:
         """In order of id, which is a hash of the place: the same order each time."""

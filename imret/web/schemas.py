@@ -17,6 +17,7 @@ from imret.retrieval.limits import (
     MAX_TEXT,
     MAX_WEIGHT,
 )
+from imret.web.filling import Stage, State
 
 MAX_LABELS = 1_000
 MAX_CLASSIFIED = 32
@@ -246,6 +247,24 @@ class CollectionsOut(BaseModel):
 
     default: str
     collections: list[CollectionOut]
+
+
+class IngestOut(BaseModel):
+    """How far an ingest is that runs in the server: see `imret.web.filling.FillingProgress`."""
+
+    state: State = Field(description="none: there is and was none; stopped: the server is about to end.")
+    stage: Stage = Field(description="What a running one is at; while the index is built, searches may wait.")
+    collection: str
+    folders: list[str]
+    done: int = Field(description="Pictures that are dealt with: stored now or before, or not taken.")
+    total: int | None = Field(description="How many there seem to be; None while that is not known.")
+    images_per_s: float | None
+    seconds_left: float | None
+    error: str = Field(description="Why it has failed.")
+    counts: dict[str, int] = Field(description="Of one that has ended: added, unchanged, skipped, ...")
+    not_taken: list[dict[str, str]] = Field(description="Up to 100 that were skipped: path and reason.")
+    left_out: str = Field(description="What was left out on purpose, in words.")
+    notes: list[str]
 
 
 class PredictionOut(BaseModel):

@@ -418,6 +418,7 @@ def test_the_document_describes_every_route_and_has_no_dangling_reference(client
         "/categories",
         "/collections",
         "/images",
+        "/ingest",
         "/images/{id}",
         "/images/{id}/payload",
         "/thumbnails/{id}",

@@ -23,7 +23,8 @@ from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.marks import STAGED, Marks
-from imret.store.server.versions import FORMAT, create_alias, delete_alias, is_version, note_of, of_encoder
+from imret.store.server.physical_names import is_version
+from imret.store.server.versions import FORMAT, create_alias, delete_alias, note_of, of_encoder
 from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from qdrant_client import models
 from imret.store.types import Identity
 
 FORMAT = 1
-_VERSION = re.compile(r"[0-9a-f]{16}(-[1-9][0-9]*)?")
 
 
 def note_of(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str, Any]:
@@ -26,11 +24,6 @@ def note_of(name: str, identity: Identity, *, renamed_to: str = "") -> dict[str,
             "dim": identity.dim,
         }
     }
-
-
-def is_version(physical: str) -> bool:
-    """Whether a collection of Qdrant's is called as only imret's versions are."""
-    return bool(_VERSION.fullmatch(physical.rpartition(".")[2]))
 
 
 def of_encoder(

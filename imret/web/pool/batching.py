@@ -64,6 +64,7 @@ class BatchingEncoder(ModelInfo):
     Attributes:
         inner: What was given.
         files: See `LazyEncoder`, and so for the five that follow.
+        is_busy: Whether texts are being encoded this moment.
     """
 
     device = Delegated[Any]("inner")  # a torch.device
@@ -80,6 +81,7 @@ class BatchingEncoder(ModelInfo):
         self._waiting: SimpleQueue[_Query | None] = SimpleQueue()  # None: no more
         self._lock = threading.Lock()
         self._is_encoding = False
+        self.is_busy = False
         self._is_stopped = False
 
     @property
@@ -152,7 +154,9 @@ class BatchingEncoder(ModelInfo):
                 while len(waiting) < MAX_BATCH:
                     waiting.append(self._waiting.get_nowait())
             if not self._is_stopped:
+                self.is_busy = True
                 self._encode([query for query in waiting if query is not None and self._keeps(query)])
+                self.is_busy = False
 
     def _keeps(self, query: _Query) -> bool:
         """Whether somebody waits for a query; one that nobody does is forgotten."""

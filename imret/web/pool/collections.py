@@ -71,6 +71,7 @@ class CollectionPool:
         self._live: dict[str, PooledCollection] = {}
         self._in_use: set[PooledCollection] = set()
         self._encoders: dict[tuple[str, str], BatchingEncoder] = {}
+        self._lent: dict[str, LazyEncoder] = {}
         self._lock = threading.Lock()  # of the dictionaries; held for moments
         self._opening = threading.RLock()  # one collection or model at a time
         self._failed: dict[str, tuple[float, ImretError]] = {}  # the last attempt to open a collection
@@ -90,6 +91,12 @@ class CollectionPool:
         """How many text queries wait to be encoded."""
         with self._lock:
             return sum(encoder.depth for encoder in self._encoders.values())
+
+    @property
+    def is_encoding(self) -> bool:
+        """Whether somebody waits for a text that is being encoded, or about to be."""
+        with self._lock:
+            return any(encoder.is_busy or encoder.depth for encoder in self._encoders.values())
 
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[PooledCollection]:
@@ -138,6 +145,10 @@ class CollectionPool:
             if pooled is used:
                 raise failure
             return question(pooled)
+
+    def lend(self, name: str, encoder: LazyEncoder) -> None:
+        """Have a collection that is still to come use the encoder that makes it: one model in memory."""
+        self._lent[name] = encoder
 
     def peek(self, name: str) -> PooledCollection | None:
         """Return a collection if it is open already, for a look at its encoder."""
@@ -226,6 +237,9 @@ class CollectionPool:
             known = self._encoders.get(key)
         if known is not None:
             return known
+        lent = self._lent.get(collection.name)
+        if lent is not None and lent.embeds_as(collection.identity.fingerprint):
+            return BatchingEncoder(lent, self.telemetry)
         files = read_as_made(
             self._find_model(collection), collection.name, collection.identity, notify=self._notify
         )

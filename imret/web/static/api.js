@@ -64,6 +64,9 @@ export function images(state, { after = null, limit, signal }) {
   return get("/images", parameters, { signal });
 }
 
+/** How far an ingest of the server is. */
+export const ingest = (options) => get("/ingest", null, options);
+
 export const collections = (options) => get("/collections", null, options);
 
 /** How many pictures of each category there are without a query, whatever categories are chosen. */

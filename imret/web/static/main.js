@@ -10,6 +10,7 @@ import {
 import { byId, isTyping } from "./dom.js";
 import { hideEnd, loadMoreOnto, showEnd } from "./infinite-scroll.js";
 import { drawIcons } from "./icons.js";
+import { fillingPanel, followFilling, listenToFilling, showsAllOfNow } from "./filling.js";
 import { grid, hidePicture, showPicture } from "./gallery.js";
 import { nothingFound, nothingPasses, nothingYet, onlySubtracted } from "./notices.js";
 import { again, change, current, followHistory, go } from "./navigation.js";
@@ -45,6 +46,7 @@ async function show({ scroll = 0, shown = 0, fresh = false } = {}) {
     }
     if (controller !== current.fetching) return;
     cacheResults(answer);
+    showsAllOfNow();
   }
   current.fetching = null;
   showIdle();
@@ -65,6 +67,23 @@ async function fetchAnswer(answer, { signal, shown }) {
   } finally {
     clearTimeout(slow);
   }
+}
+
+/** Show anew, without a stir, what is shown; returns whether that went well. */
+async function refresh() {
+  const { state } = current;
+  const answer = new Results(state);
+  if (current.fetching || (state.terms.length > 0 && !answer.isSearch)) return false;
+  try {
+    await answer.begin({});
+  } catch {
+    return false; // nothing yet, or the server is busy: the next time may go well
+  }
+  if (current.state !== state || current.fetching) return false;
+  forgetCollections();
+  showControls();
+  showAnswer(answer);
+  return true;
 }
 
 function showBusy() {
@@ -124,7 +143,7 @@ function nothingPanel() {
     return nothingFound(answer, queryInWords(), {
       nearest: () => change({ relevant: false }), identical: () => change({ include_self: true }), everywhere, reset: goHome });
   }
-  return isNarrowed(state) ? nothingPasses(everywhere) : nothingYet(answer.collection, reload);
+  return isNarrowed(state) ? nothingPasses(everywhere) : fillingPanel() ?? nothingYet(answer.collection, reload);
 }
 
 /** Say what went wrong, and offer what helps in this state. */
@@ -139,8 +158,9 @@ async function showError(error) {
     const known = await knownCollections({ anew: true }).catch(() => null);
     if (current.state !== state || current.answer || current.fetching) return;
     const names = known?.collections.map(({ name }) => name);
-    if (names?.length === 0) {
-      showNotice(nothingYet(null, reload));
+    const panel = fillingPanel() ?? (names?.length === 0 ? nothingYet(null, reload) : null);
+    if (panel) {
+      showNotice(panel);
       return;
     }
     if (names && !names.includes(state.collection ?? known.default)) {
@@ -219,9 +239,11 @@ function listen() {
 
 drawIcons();
 listen();
+listenToFilling(again);
 loadMoreOnto(grid, showCount);
 acceptPictures({
   sent: sendPictures,
   linked: (address) => change({ terms: query.withTerm(current.state.terms, { typed: address, minus: false }) }),
 });
 followHistory({ page: show, picture: showPicture });
+followFilling({ refresh, nothing: (panel) => panel && showNotice(panel) });

@@ -102,6 +102,9 @@ export function cacheResults(answer) {
   if (kept.size > KEPT) kept.delete(kept.keys().next().value);
 }
 
+/** Forget the answers: the collection has changed. */
+export const forgetResults = () => kept.clear();
+
 export function cachedResults(state) {
   return kept.get(keyOf(state)) ?? null;
 }

@@ -519,7 +519,7 @@ def test_closing_ends_the_waits_of_a_store_in_trouble(qdrant: QdrantOverHTTP) ->
 def test_no_address_means_the_environment_then_a_local_server_then_the_users_folder(
     qdrant: QdrantOverHTTP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imret.store, "LOCAL_SERVER", qdrant.url)
+    monkeypatch.setattr(imret.store.address, "LOCAL_SERVER", qdrant.url)
     with open_store(share=True) as store:  # as every server does
         assert (store.engine, store.address) == ("server", qdrant.url)
         assert qdrant.url in store.reason
@@ -540,7 +540,7 @@ def test_an_address_is_resolved_without_opening_what_it_names(
     qdrant: QdrantOverHTTP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert resolve_address(tmp_path / "given") == (str(tmp_path / "given"), "")
-    monkeypatch.setattr(imret.store, "LOCAL_SERVER", qdrant.url)
+    monkeypatch.setattr(imret.store.address, "LOCAL_SERVER", qdrant.url)
     assert resolve_address() == (
         qdrant.url,
         f"store {qdrant.url} (a Qdrant answers there; --db names another)",
@@ -568,7 +568,7 @@ def test_where_nothing_listens_the_default_loads_no_http() -> None:
 import socket, sys, imret.store
 with socket.create_server(("127.0.0.1", 0)) as taken:
     free = taken.getsockname()[1]
-imret.store.LOCAL_SERVER = f"http://127.0.0.1:{free}"
+imret.store.address.LOCAL_SERVER = f"http://127.0.0.1:{free}"
 print(imret.store.resolve_address()[1].split("(")[1].split(";")[0], "urllib.request" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
@@ -577,7 +577,9 @@ print(imret.store.resolve_address()[1].split("(")[1].split(";")[0], "urllib.requ
 
 def test_a_silent_port_delays_the_default_by_less_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(imret.store, "LOCAL_SERVER", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(
+            imret.store.address, "LOCAL_SERVER", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
         started = time.monotonic()
         with open_store() as store:
             assert store.engine == "embedded"
