@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,7 @@ from imret.cli.numbers import MAX_SEED, Real, Whole
 from imret.cli.options import arch_option, device_option, exclude_option, max_pixels_option
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import counted
+from imret.escape import quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
     "finetune",
     short_help="Adapt a model to labelled pictures.",
     epilog="Example:  imret finetune data/train --output models/nature  &&  "
-    "imret ingest data/test --model models/nature",
+    "imret ingest data/test --model models/nature --collection nature",
 )
 @click.argument("train", metavar="TRAIN", type=click.Path(path_type=str))
 @click.option("--output", metavar="DIR", help="Where the model goes; also the checkpoint.")
@@ -243,7 +246,9 @@ def _announce_model(output: str, training: Mapping[str, Any]) -> None:
             "Its image tower is the base's: collections that the base made can be searched as they are, "
             f"with --model {output}"
         )
-    announce(f"Next: imret ingest PICTURES --model {output}")
+    # In a collection of its own: one that another model made refuses it.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(output).resolve().name).lstrip("._-")[:100] or "tuned"
+    announce(f"Next: imret ingest PICTURES --model {quoted(output)} --collection {name}")
 
 
 def _refuse_idle(

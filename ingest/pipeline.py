@@ -27,10 +27,11 @@ from imret.errors import ChangedMeanwhile, StoreError
 from imret.escape import escape_undecodable
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
+from ingest.content_sample import draw_from
 from ingest.decode_workers import Decoders, Pixels
 from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
-from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
+from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
@@ -108,8 +109,9 @@ def ingest(
         max_pixels: As for `imret.images.decode.load_image`: larger pictures are skipped.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
-        on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
-            stored, and with "ingest" when pictures follow.
+        on_stage: Called with "load" when the model is loaded, which is when the first batch is decoded, with
+            "index" when the index is built, at the end and where it lags behind what is stored, and with
+            "ingest" when pictures follow.
         on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
 
     Returns:
@@ -295,6 +297,8 @@ class _Run:
         self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
+        self._loading = threading.Lock()
+        self._loaded: float | None = None  # when the model was
 
     @cached_property
     def batch_size(self) -> int:
@@ -308,10 +312,11 @@ class _Run:
         self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
     ) -> list[Reconciler]:
         """Bring the version in line with the folders, one after the other; return what did it for each."""
-        sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
+        samples = draw_from(len(sources))
         reconcilers = []
-        for source in sources:
-            reconcilers.append(Reconciler(self.target, source, self.counters, sample=sample))
+        for source, sample in zip(sources, samples, strict=True):
+            few = None if check_content else sample
+            reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
@@ -427,14 +432,25 @@ class _Run:
             if planned.duplicate is not None and planned.duplicate.vector is not None
         ]
         if decoded:
+            loaded = self._load()
             pixels = np.stack([item.pixels for item in decoded])  # (B, H, W, 3) uint8
             vectors = self.encoder.encode_pixels(pixels, batch_size=self.batch_size)  # (B, D) float32
-            self.counters.count("encoded", len(decoded), progress=False)
+            self.counters.count_encoded(len(decoded), seconds=time.monotonic() - loaded)
             points += [
                 _NewPoint(item.planned, vector, item.payload)
                 for item, vector in zip(decoded, vectors, strict=True)
             ]
         return points
+
+    def _load(self) -> float:
+        """Load the model, if that is still to be done; return when it was, for a rate that leaves it out."""
+        with self._loading:
+            if self._loaded is None:
+                self._on_stage("load")
+                self.encoder.load_image_tower()
+                self._on_stage("ingest")
+                self._loaded = time.monotonic()
+            return self._loaded
 
     def _index(self) -> None:
         """Build the index, in the caller's thread, which Ctrl-C interrupts; no write waits meanwhile."""
