@@ -35,7 +35,7 @@ from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payl
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
-from ingest.target import Target, find_target, with_pictures
+from ingest.target import find_target, with_pictures
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -217,20 +217,13 @@ def _ingest_once(
             target.complete(reconcilers, prune=prune, catch_up=lambda: run.catch_up(sources, prune=prune))
             report.complete = True
         except StoreError as error:
-            if _is_replaced(target):  # that is what went wrong, whatever it showed at
+            if target.is_replaced():  # that is what went wrong, whatever it showed at
                 raise target.replaced() from error
             raise
         finally:
             run.decoders.close()
             report.seconds = time.monotonic() - started
     return report
-
-
-def _is_replaced(target: Target) -> bool:
-    try:
-        return target.is_replaced()
-    except StoreError:
-        return False
 
 
 def _empty_report(
@@ -267,7 +260,8 @@ def processes_for(device: str, workers: int) -> int:
         workers: Threads that decode.
     """
     # Not for Apple's GPU: forks of a process that has loaded its frameworks may crash.
-    return workers if device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
+    can_fork = hasattr(os, "fork")
+    return workers if can_fork and device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
 
 
 class _Run:
