@@ -35,7 +35,8 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 for where, names in (
     (os, "fork getuid geteuid getgid fchmod fchown chown pread pwrite statvfs killpg sched_getaffinity "
-         "posix_fadvise O_CLOEXEC O_NOFOLLOW O_NONBLOCK O_NOCTTY O_DIRECTORY O_PATH SEEK_DATA SEEK_HOLE sysconf"),
+         "posix_fadvise O_CLOEXEC O_NOFOLLOW O_NONBLOCK O_NOCTTY O_DIRECTORY O_PATH "
+         "SEEK_DATA SEEK_HOLE sysconf"),
     (socket, "AF_UNIX SO_PEERCRED"),
     (signal, "SIGHUP SIGUSR1 SIGUSR2 SIGKILL SIGBUS SIGQUIT pthread_sigmask pidfd_send_signal"),
     (select, "poll"),
