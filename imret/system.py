@@ -11,7 +11,6 @@ import errno
 import importlib
 import os
 import signal
-import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ NOCTTY = getattr(os, "O_NOCTTY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
-# Whether a program can let others of the same user connect to it through a socket in a folder.
-HAS_UNIX_SOCKETS = hasattr(socket, "AF_UNIX")
 _HAS_USERS = hasattr(os, "geteuid")
 
 # Windows keeps others from reading what is locked: a byte that no file of imret's has.
@@ -112,6 +109,13 @@ def set_mode(descriptor: int, path: Path, mode: int) -> None:
         os.fchmod(descriptor, mode)
     else:
         path.chmod(mode)
+
+
+def has_unix_sockets() -> bool:
+    """Whether a program can let others of the same user connect to it through a socket in a folder."""
+    import socket  # here: a look for a running server needs none
+
+    return hasattr(socket, "AF_UNIX")
 
 
 def user_id() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imret import files, system
+from imret import system
 from imret.files import check_writable, replace_if_absent, write_atomically
 from tests import ROOT
 

@@ -82,7 +82,7 @@ class EdgeStore:
         folder.prepare(self._folder, create=create)
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
-        self._must_share = share is True and system.HAS_UNIX_SOCKETS
+        self._must_share = share is True and system.has_unix_sockets()
         self._share_in = _folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
@@ -443,7 +443,7 @@ class _Patience:
 
 
 def _folder_to_share_in(share: Share) -> Path | None:
-    if not system.HAS_UNIX_SOCKETS:  # then a store serves one program at a time
+    if not system.has_unix_sockets():  # then a store serves one program at a time
         return None
     try:
         return private_folder() if share else None

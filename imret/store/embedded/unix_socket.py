@@ -125,7 +125,7 @@ class Listener:
 
 def connect(path: str) -> socket.socket | None:
     """Connect to a `Listener`; returns None if none of this user listens there (any more)."""
-    if not system.HAS_UNIX_SOCKETS:
+    if not system.has_unix_sockets():
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
