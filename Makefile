@@ -23,9 +23,11 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "imret needs Python 3.10 or newer; name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "Could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	@echo "Installing imret into $(VENV) (once; torch is large: some minutes and about 5 GB)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@echo "Installing imret into $(VENV), once. On Linux PyTorch brings CUDA: some minutes, and about 6 GB on disk."
+	@echo "Without an NVIDIA GPU a third of that will do: docs/install.md."
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
+	@echo "Installed. For the command imret in this terminal: source $(BIN)/activate"
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" imret demo $(DEMO) --train $(TRAIN) --test $(TEST) --seed $(SEED) --tour

@@ -41,7 +41,7 @@ COMPARED = 32  # files whose content a run compares, drawn at random
 COMPARE_NONE = (
     sys.executable,
     "-c",
-    "import sys, ingest.reconcile as r; r.CONTENT_SAMPLE_BYTES = -1\nfrom imret.cli.main import main; main()",
+    "import ingest.content_sample as r; r.CONTENT_SAMPLE_BYTES = -1\nfrom imret.cli.main import main; main()",
 )
 WALK = """
 import os, sys

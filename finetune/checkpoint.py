@@ -7,7 +7,6 @@ folder is a model folder only once it has open_clip_config.json, which is writte
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import filecmp
 import functools
 import json
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from finetune.model.text_files import shipped_config, write_text_files
+from imret import system
 from imret.errors import DataError, ModelError
 from imret.files import read_regular, write_atomically
 from imret.images.preprocess import Preprocess
@@ -80,7 +80,7 @@ def sole_owner(output: Path) -> Iterator[None]:
         raise DataError(f"cannot make the output folder {str(output)!r}: {error.strerror}.") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(lock.fileno())
         except OSError:
             raise DataError(
                 f"another imret finetune is writing to {str(output)!r}. "

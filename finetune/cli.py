@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,7 @@ from imret.cli.numbers import MAX_SEED, Real, Whole
 from imret.cli.options import arch_option, device_option, exclude_option, max_pixels_option
 from imret.defaults import DEFAULT_MODEL
 from imret.errors import counted
+from imret.escape import quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
         "imret finetune data/train --check --against data/test",
         "imret finetune data/train --output models/nature --names names.csv",
         "imret finetune data/train --output models/nature --recipe lora --epochs 4",
-        "imret ingest data/test --model models/nature",
+        "imret ingest data/test --model models/nature --collection nature",
     ),
 )
 @click.argument("train", metavar="TRAIN", type=click.Path(path_type=str))
@@ -286,7 +289,9 @@ def _announce_model(output: str, training: Mapping[str, Any]) -> None:
             "Its image tower is the base's: collections that the base made can be searched as they are, "
             f"with --model {output}"
         )
-    announce(f"Next: imret ingest PICTURES --model {output}")
+    # In a collection of its own: one that another model made refuses it.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(output).resolve().name).lstrip("._-")[:100] or "tuned"
+    announce(f"Next: imret ingest PICTURES --model {quoted(output)} --collection {name}")
 
 
 def _refuse_idle(

@@ -7,7 +7,6 @@ activations in every step, and the system zeroes each page again: half of the ti
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
 from pathlib import Path
 
@@ -49,5 +48,9 @@ def peak_memory_mib(device: torch.device) -> int:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) >> 10
     except (OSError, IndexError):
+        try:
+            import resource
+        except ImportError:  # Windows
+            return 0
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak >> 20 if sys.platform == "darwin" else peak >> 10  # bytes on macOS, KiB elsewhere

@@ -35,7 +35,7 @@ from finetune.trainer import Trainer
 from finetune.validation import Validation, describe_scores
 from finetune.weight_blending import choose_blend
 from imret.datasets.phrases import read_phrases
-from imret.errors import DataError
+from imret.errors import DataError, counted
 from imret.escape import escape_control
 from imret.images.preprocess import Preprocess
 from imret.settings import __version__
@@ -126,6 +126,12 @@ class Run:
             f"{len(self._data.validation.records):,} for validation; "
             f"{trainer.steps:,} steps of {trainer.batch_size}"
         )
+        if trainer.steps > (asked := trainer.config.epochs * trainer.steps_per_epoch):
+            self._say(
+                f"that is more than the {trainer.config.epochs:,} "
+                f"{'pass' if trainer.config.epochs == 1 else 'passes'} over the pictures, which would be "
+                f"{counted(asked, 'step')}: this recipe learns little in fewer than {trainer.steps:,}"
+            )
         for images, what in ((self._data.validation, "validation"), (self._data.captioned, "captioned")):
             if images is not None and images.room < len(images.records):
                 self._say(

@@ -13,6 +13,7 @@ import stat
 import time
 from pathlib import Path
 
+from imret import system
 from imret.files import write_atomically
 
 _BLOCK_BYTES = 4096
@@ -54,7 +55,7 @@ class DiskCache:
         """
         path = self._path(key)
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(path, os.O_RDONLY | system.NOFOLLOW | system.NONBLOCK | system.BINARY)
             with os.fdopen(handle, "rb") as file:
                 whole = file.read()
         except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -13,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from imret import system
 
 # Of `os.replace`, and of making a file beside the target: a file that is mounted by itself, as containers do;
 # a folder that takes no files; somebody else's file in a folder of many users.
@@ -64,7 +65,7 @@ def write_atomically(
     except OSError as error:
         if not in_place or error.errno not in _NOT_REPLACEABLE or not target.is_file():
             raise
-        _write_stream(os.open(target, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC), data)
+        _write_stream(os.open(target, os.O_WRONLY | os.O_TRUNC | system.CLOEXEC), data)
     if durable:
         with contextlib.suppress(OSError):  # the file is there; not every file system syncs folders
             sync_folder(target.parent)
@@ -86,7 +87,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = True) -> N
         raise FileNotFoundError(errno.ENOENT, "it has no name", name)
     descriptor = own_descriptor(name)
     if descriptor is not None:
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        if system.is_read_only(descriptor):
             raise OSError(errno.EBADF, "it is open for reading alone", name)
         return
     try:
@@ -149,7 +150,7 @@ def _open_stream(path: str | os.PathLike[str]) -> int | None:
         return None
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return None
-    return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    return os.open(path, os.O_WRONLY | system.NOCTTY | system.CLOEXEC)
 
 
 def _write_stream(descriptor: int, data: bytes | Callable[[Path], object]) -> None:
@@ -184,10 +185,11 @@ def _replace(
             if callable(data):
                 info = os.fstat(descriptor)
                 written.unlink(missing_ok=True)
-                os.close(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                os.close(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL | system.CLOEXEC, 0o600))
                 data(written)
-                with contextlib.suppress(OSError):  # only root can, and needs to
-                    os.chown(written, info.st_uid, info.st_gid)
+                if hasattr(os, "chown"):
+                    with contextlib.suppress(OSError):  # only root can, and needs to
+                        os.chown(written, info.st_uid, info.st_gid)
                 os.chmod(written, stat.S_IMODE(info.st_mode))
             else:
                 part.write_bytes(data)
@@ -211,7 +213,7 @@ def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Pa
     """Make and lock a file with the owner and permissions of the target; yield it, and its descriptor."""
     part = target.with_name(_part_name(target.name))
     # O_NOFOLLOW: in a folder of many users somebody may have put a link there.
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | system.NOFOLLOW | system.CLOEXEC
     while True:
         is_new = True
         try:
@@ -235,13 +237,10 @@ def _part_of(target: Path, *, mode: int | None, wait: bool) -> Iterator[tuple[Pa
                 _own_of_function(part).unlink(missing_ok=True)
                 continue
             if mode is not None:
-                os.fchmod(descriptor, mode)
+                system.set_mode(descriptor, part, mode)
             else:
                 with contextlib.suppress(FileNotFoundError):
-                    replaced = target.stat()
-                    with contextlib.suppress(OSError):  # only root can, and needs to
-                        os.fchown(descriptor, replaced.st_uid, replaced.st_gid)
-                    os.fchmod(descriptor, stat.S_IMODE(replaced.st_mode))
+                    system.set_owner_and_mode(descriptor, part, target.stat())
             yield part, descriptor
             return
         finally:
@@ -262,7 +261,7 @@ def _own_of_function(part: Path) -> Path:
 
 def _lock(descriptor: int, *, wait: bool) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        system.lock(descriptor, wait=wait)
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):  # a share without locks
             raise
@@ -294,8 +293,9 @@ def replace_if_absent(part: str | os.PathLike[str], target: str | os.PathLike[st
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the names in a folder survive a power cut, where the system lets folders be synced."""
+    if system.DIRECTORY:
+        _sync(folder, os.O_RDONLY | system.DIRECTORY)
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -360,7 +360,7 @@ def read_regular(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     kind = irregular(path)  # before it is opened, which some devices take as a command
     if kind is None:
         # Not waiting for a writer: it may have become a pipe this moment.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | system.NONBLOCK | system.CLOEXEC)
         kind = _kind_of(os.fstat(descriptor).st_mode)
         if kind is not None:
             os.close(descriptor)

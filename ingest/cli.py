@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import closing, suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _STDOUT = "/dev/stdout"
+_PATIENCE_S = 2.0  # so long nothing is said while files are counted
+_STAGES = {"load": "load the model"}  # what the bar calls them
 
 
 @click.command(
@@ -44,6 +45,7 @@ _STDOUT = "/dev/stdout"
         "imret ingest photos",
         "imret ingest photos holiday --collection holidays",
         "imret ingest photos --prune --exclude raw/ --exclude '*.tmp.jpg'",
+        "imret ingest photos --dry-run",
         "imret ingest photos --model models/nature --rebuild",
     ),
 )
@@ -79,6 +81,11 @@ _STDOUT = "/dev/stdout"
     is_flag=True,
     help="A folder with the pictures of one that is gone is a copy, not that one moved.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be taken, left out and removed, and stop: no model is loaded, nothing written.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
 @click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
 @click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
@@ -95,6 +102,7 @@ def command(
     moved_from: tuple[str, ...],
     second_copy: bool,
     report_file: str | None,
+    dry_run: bool,
     strict: bool,
     **options: Any,
 ) -> None:
@@ -105,7 +113,6 @@ def command(
     """
     if exclude and no_exclude:
         raise click.UsageError("--exclude and --no-exclude contradict each other.")
-    from imret.errors import DataError
     from imret.output.written_files import check_outputs
     from imret.sources.stored import naming_options
     from imret.store import open_store
@@ -120,45 +127,103 @@ def command(
         {"--report": report_file},
         inputs={"--model": options["model"], **{source: source for source in sources}},
     )
+    if dry_run:
+        options |= {"moved_from": moved_from, "second_copy": second_copy}
+        _dry_run(folders, db, collection, report_file, strict=strict, **options)
+        return
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True, collection=collection) as store:
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
-        if not no_categories:
-            _warn_of_splits(folders)
+        categories = _tell_found(folders, where)
         moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         # Before a model is looked for, which may be a download.
         with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
         report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+    report.categories = categories
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
+    with _written(report, report_file) as written:  # what was done is told, also where that is lost
+        summarise(report, written, check_content=options["check_content"], where=where)
+    _end(report, strict=strict)
+
+
+@contextmanager
+def _written(report: Report, file: str | None) -> Iterator[str | None]:
+    """Write the report to a file, if one is named; give that, or None where it failed, raised at the end."""
+    from imret.errors import DataError
+
     failure = None
     try:
-        if report_file is not None:
-            report.write(report_file)
-    except OSError as error:  # what was done is told all the same
+        if file is not None:
+            report.write(file)
+    except OSError as error:
         failure = error
-    shown_report = None if failure else report_file
-    summarise(report, shown_report, check_content=options["check_content"], where=where)
+    yield None if failure else file
     if failure is not None:
-        raise DataError(f"cannot write the report {report_file!r}: {failure.strerror}.") from failure
+        raise DataError(f"cannot write the report {file!r}: {failure.strerror}.") from failure
+
+
+def _end(report: Report, *, strict: bool) -> None:
+    from imret.errors import DataError
+
     if report.without_pictures:  # the others are done
         raise DataError("\n".join(report.without_pictures))
     if strict and report.skipped:
         sys.exit(3)
 
 
-def _warn_of_splits(folders: Sequence[FolderSource]) -> None:
-    """Tell of folders that become categories and are named like splits of a data set."""
-    from imret.datasets.doubtful_categories import doubtful_folders
+def _dry_run(
+    folders: list[FolderSource],
+    db: str | None,
+    collection: str,
+    report_file: str | None,
+    *,
+    model: str | None,
+    rebuild: bool,
+    strict: bool,
+    **options: Any,
+) -> None:
+    """Say what a run would do."""
+    from imret.sources.stored import naming_options
+    from ingest.dry_run import dry_run, open_for_dry_run
+    from ingest.summary import foretell
 
-    for folder in folders:
-        if splits := doubtful_folders(folder.root, folder.exclusion.patterns).splits:
-            announce(
-                f"Warning: {', '.join(splits)} in {folder.root} are named like the splits of a data set and "
-                f"become categories; for the folders in them, ingest each: imret ingest "
-                f"{shlex.quote(os.path.join(folder.root, splits[0]))} ..., or leave them out: --no-categories"
-            )
+    with open_for_dry_run(db, collection) as store:
+        where = naming_options(store, collection)
+        folders = recall_excluded(store, folders, collection)
+        categories = _tell_found(folders, where)
+        deciding = ("moved_from", "second_copy", "prune", "check_content")
+        report = dry_run(
+            store,
+            folders,
+            collection=collection,
+            rebuild=rebuild,
+            **{name: options[name] for name in deciding},
+        )
+    report.categories = categories
+    with _written(report, report_file) as written:
+        for line in foretell(report, written, where=where, model=model, rebuild=rebuild):
+            click.echo(line)
+    _end(report, strict=strict)
+
+
+def _tell_found(folders: Sequence[FolderSource], where: str) -> dict[str, int]:
+    """Say what lies in the folders, and what is odd about it; return how many pictures each category has."""
+    from ingest.survey import categories_of, in_words, odd_levels, survey
+
+    patience = threading.Timer(_PATIENCE_S, announce, ["counting the pictures ..."])
+    patience.daemon = True
+    patience.start()
+    try:
+        found = survey(folders)
+    finally:
+        patience.cancel()
+    if said := in_words(found):
+        announce(said)
+    for sentence in odd_levels(found, where):
+        announce(sentence)
+    return categories_of(found)
 
 
 def find_folders(
@@ -311,6 +376,11 @@ def ingest_with_bar(
             bar.total = total
             bar.refresh()
 
+        def enter(stage: str) -> None:
+            bar.set_description(_STAGES.get(stage, stage))
+            if stage == "ingest":  # what came before is no part of its rate
+                bar.unpause()
+
         return ingest(
             store,
             folders,
@@ -319,7 +389,7 @@ def ingest_with_bar(
             rebuild=rebuild,
             on_total=None if bar.disable else expect,
             on_progress=bar.update,
-            on_stage=bar.set_description,
+            on_stage=enter,
             on_encoder=lambda: announce(forecast.told(encoder)),
             **options,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.help import examples
 from imret.cli.search import as_usage, run_search, search_options
 from imret.output.console import announce
 
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 @click.command(
     "find",
     short_help="Find pictures in a folder by words: one command, nothing to set up.",
-    epilog='Example:  imret find ~/Pictures "a red car" --limit 5',
+    epilog=examples(
+        'imret find photos "a red car" --limit 5',
+        "imret find photos mushroom --no-ingest",
+        'imret ./photos "a red car"',
+    ),
 )
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=str))
 @click.argument("terms", nargs=-1, metavar="TERM [+|- TERM]...")

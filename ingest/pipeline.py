@@ -27,15 +27,16 @@ from imret.errors import ChangedMeanwhile, StoreError
 from imret.escape import escape_undecodable
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
+from ingest.content_sample import draw_from
 from ingest.decode_workers import Decoders, Pixels
 from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.priority import give_way
-from ingest.reconcile import CONTENT_SAMPLE, PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
+from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
 from ingest.report import Counters, Report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
-from ingest.target import Target, find_target, with_pictures
+from ingest.target import find_target, with_pictures
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -111,8 +112,9 @@ def ingest(
         gives_way: Let what else computes on this machine, such as searches in this process, go first.
         on_total: Called with the number of files to expect, once known.
         on_progress: Called with a number of pictures dealt with.
-        on_stage: Called with "index" when the index is built, at the end and where it lags behind what is
-            stored, and with "ingest" when pictures follow.
+        on_stage: Called with "load" when the model is loaded, which is when the first batch is decoded, with
+            "index" when the index is built, at the end and where it lags behind what is stored, and with
+            "ingest" when pictures follow.
         on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
 
     Returns:
@@ -221,20 +223,13 @@ def _ingest_once(
             target.complete(reconcilers, prune=prune, catch_up=lambda: run.catch_up(sources, prune=prune))
             report.complete = True
         except StoreError as error:
-            if _is_replaced(target):  # that is what went wrong, whatever it showed at
+            if target.is_replaced():  # that is what went wrong, whatever it showed at
                 raise target.replaced() from error
             raise
         finally:
             run.decoders.close()
             report.seconds = time.monotonic() - started
     return report
-
-
-def _is_replaced(target: Target) -> bool:
-    try:
-        return target.is_replaced()
-    except StoreError:
-        return False
 
 
 def _empty_report(
@@ -271,7 +266,8 @@ def processes_for(device: str, workers: int) -> int:
         workers: Threads that decode.
     """
     # Not for Apple's GPU: forks of a process that has loaded its frameworks may crash.
-    return workers if device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
+    can_fork = hasattr(os, "fork")
+    return workers if can_fork and device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
 
 
 class _Run:
@@ -303,6 +299,8 @@ class _Run:
         self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()
+        self._loading = threading.Lock()
+        self._loaded: float | None = None  # when the model was
 
     @cached_property
     def batch_size(self) -> int:
@@ -318,10 +316,11 @@ class _Run:
         self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
     ) -> list[Reconciler]:
         """Bring the version in line with the folders, one after the other; return what did it for each."""
-        sample = None if check_content else max(1, CONTENT_SAMPLE // max(1, len(sources)))
+        samples = draw_from(len(sources))
         reconcilers = []
-        for source in sources:
-            reconcilers.append(Reconciler(self.target, source, self.counters, sample=sample))
+        for source, sample in zip(sources, samples, strict=True):
+            few = None if check_content else sample
+            reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
@@ -437,14 +436,25 @@ class _Run:
             if planned.duplicate is not None and planned.duplicate.vector is not None
         ]
         if decoded:
+            loaded = self._load()
             pixels = np.stack([item.pixels for item in decoded])  # (B, H, W, 3) uint8
             vectors = self.encoder.encode_pixels(pixels, batch_size=self.batch_size)  # (B, D) float32
-            self.counters.count("encoded", len(decoded), progress=False)
+            self.counters.count_encoded(len(decoded), seconds=time.monotonic() - loaded)
             points += [
                 _NewPoint(item.planned, vector, item.payload)
                 for item, vector in zip(decoded, vectors, strict=True)
             ]
         return points
+
+    def _load(self) -> float:
+        """Load the model, if that is still to be done; return when it was, for a rate that leaves it out."""
+        with self._loading:
+            if self._loaded is None:
+                self._on_stage("load")
+                self.encoder.load_image_tower()
+                self._on_stage("ingest")
+                self._loaded = time.monotonic()
+            return self._loaded
 
     def _index(self) -> None:
         """Build the index, in the caller's thread, which Ctrl-C interrupts; no write waits meanwhile."""

@@ -7,12 +7,11 @@ are told apart; encodes nothing.
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 from imret.datasets.scan import Ignored
@@ -22,15 +21,12 @@ from imret.sources.presence import OutOfReach, Presence
 from imret.sources.stored import count_source, scan_source
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of, source_of
+from ingest.content_sample import Sample
 from ingest.prefetch import map_prefetch
 from ingest.report import Counters
 from ingest.sources import FolderSource, Record
 
 PLAN_BATCH = 256  # records looked up in the store at a time
-# Unchanged files whose content is compared at each run, and how much is read of them at most. Where a program
-# rewrote one in ten and gave them their old times back, 32 find it out in 97 of 100 runs.
-CONTENT_SAMPLE = 32
-CONTENT_SAMPLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ class Reconciler:
         target: The version to bring in line.
         source: The folder that it shall equal.
         counters: Where what is settled here is counted.
-        sample: Unchanged files, drawn at random, whose content is compared; None for all.
+        sample: Draws the unchanged files whose content is compared; None for all of them.
+        hashes_new: Whether new and changed files are read for a content that is stored already.
     """
 
     def __init__(
@@ -69,15 +66,16 @@ class Reconciler:
         source: FolderSource,
         counters: Counters,
         *,
-        sample: int | None = CONTENT_SAMPLE,
+        sample: Sample | None,
+        hashes_new: bool = True,
     ) -> None:
         self.target = target
         self.source = source
         self.counters = counters
         # An empty collection has no duplicates, so a first ingest need not hash before it decodes.
-        self._may_hold_duplicates = target.count() > 0
+        self._may_hold_duplicates = hashes_new and target.count() > 0
         self._here = escape_undecodable(source.root)
-        self._sample = None if sample is None else _Sample(sample)
+        self._sample = sample
         # Points of files that the walk met. Of two threads, each counts its own: what the plan found stored,
         # and what was written then.
         self._n_known = self._n_added = 0
@@ -271,40 +269,6 @@ class Reconciler:
                 if found == "here":
                     held.add(point.payload["sha256"])
         return held
-
-
-class _Sample:
-    """Files drawn at random from a stream of them, each with the same chance.
-
-    Args:
-        size: How many.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._kept: list[tuple[Record, Point]] = []
-        self._n_met = 0
-
-    def draw(self, pairs: list[tuple[Record, Point]]) -> list[tuple[Record, Point]]:
-        """Return what is not drawn of these, or not any more."""
-        rest = []
-        for pair in pairs:
-            self._n_met += 1
-            if len(self._kept) < self._size:
-                self._kept.append(pair)
-                continue
-            at = random.randrange(self._n_met)
-            if at < self._size:
-                self._kept[at], pair = pair, self._kept[at]
-            rest.append(pair)
-        return rest
-
-    def drawn(self) -> tuple[list[tuple[Record, Point]], list[tuple[Record, Point]]]:
-        """Return what is drawn; and apart from it what would be too much to read."""
-        random.shuffle(self._kept)
-        ends = accumulate(record.size_bytes for record, _ in self._kept)
-        n = sum(end <= CONTENT_SAMPLE_BYTES for end in ends)
-        return self._kept[:n], self._kept[n:]
 
 
 def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:

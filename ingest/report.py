@@ -62,6 +62,9 @@ class Report:
             moved there, or that lies within. They keep their vectors, and are counted as any other, too.
         notes: What else is to be told about the sources of the collection.
         encoded: Pictures that went through the image tower.
+        encoding_s: From when the model was loaded until the last of them had.
+        categories: Pictures by category, most first, as they were counted at a glance before the run.
+        dry_run: Whether nothing was done: the counts are what a run would do.
         skipped: What could not be taken: path and reason, one entry each.
         noted: Pictures that were taken of which something is to be known, such as that their last rows are
             missing: path and note, one entry each note. Told when they are decoded, so once.
@@ -93,6 +96,9 @@ class Report:
     taken_over: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     encoded: int = 0
+    encoding_s: float = 0.0
+    categories: dict[str, int] = field(default_factory=dict)
+    dry_run: bool = False
     skipped: list[dict[str, str]] = field(default_factory=list)
     noted: list[dict[str, str]] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -104,8 +110,8 @@ class Report:
 
     @property
     def images_per_s(self) -> float:
-        """Pictures encoded and stored for each second of the whole run."""
-        return self.encoded / self.seconds if self.seconds else 0.0
+        """Pictures encoded a second, once the model was loaded; 0 where none was."""
+        return self.encoded / self.encoding_s if self.encoding_s else 0.0
 
     @property
     def total(self) -> int:
@@ -125,6 +131,7 @@ class Report:
         """Take in what a second walk of the same folders did and found."""
         for name in ("added", "updated", "moved", "removed", "encoded"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.encoding_s = max(self.encoding_s, later.encoding_s)
         self.missing, self.left_out = later.missing, later.left_out
         self.out_of_reach = later.out_of_reach
         self.skipped += [skip for skip in later.skipped if skip not in self.skipped]
@@ -137,6 +144,7 @@ class Report:
         values["out_of_reach"] = sum(one.images for one in self.out_of_reach)
         values["images_per_s"] = round(self.images_per_s, 2)
         values["seconds"] = round(self.seconds, 3)
+        values["encoding_s"] = round(self.encoding_s, 3)
         values["skips"] = values.pop("skipped")
         values["skipped"] = len(self.skipped)
         values["picture_notes"] = values.pop("noted")
@@ -171,6 +179,12 @@ class Counters:
             setattr(self.report, what, getattr(self.report, what) + n)
             if progress:
                 self._on_progress(n)
+
+    def count_encoded(self, n: int, *, seconds: float) -> None:
+        """Add n pictures that went through the model, of which so many seconds ago nothing had."""
+        with self._lock:
+            self.report.encoded += n
+            self.report.encoding_s = max(self.report.encoding_s, seconds)
 
     def skip(self, source: str, path: str, reason: str) -> None:
         """Note a picture that could not be taken; an empty path is the source itself."""

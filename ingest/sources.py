@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imret.datasets.exclusion import Exclusion
-from imret.datasets.scan import Ignored, Picture, Skipped, looks_like_picture, walk
+from imret.datasets.scan import Ignored, Picture, Skipped, glance, walk
 from imret.datasets.spelling import path_on_disk
 from imret.errors import DataError
 from imret.escape import escape_undecodable
-from imret.sources.overlap import path_within
 from imret.sources.presence import Presence, presence
 from imret.store.payload import modified_time, point_id
 
@@ -112,18 +111,13 @@ class FolderSource:
                 "Is its drive mounted?"
             ) from error
 
+    def glance(self) -> Iterator[tuple[str, int]]:
+        """Yield each folder in it, and how many pictures that holds itself: see `imret.datasets.scan`."""
+        return glance(self.root, self.exclusion)
+
     def count(self) -> int:
         """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
-        total = 0
-        for folder, folders, files in os.walk(self.root):
-            above = path_within(folder, self.root)
-            paths = {name: f"{above}/{name}" if above else name for name in (*folders, *files)}
-            folders[:] = [name for name in folders if not self.exclusion.reason(paths[name], is_folder=True)]
-            total += sum(
-                looks_like_picture(name) and not self.exclusion.reason(paths[name], is_folder=False)
-                for name in files
-            )
-        return total
+        return sum(n for _, n in self.glance())
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return what is at each path now: see `imret.sources.presence`."""

@@ -213,8 +213,10 @@ class Target:
         return gap
 
     def is_replaced(self) -> bool:
-        """Whether another version has taken the place of this one, which was live."""
-        return self.is_live and not self.store.state(self.version.name).has_version_of(self.begun)
+        """Whether another version has replaced this one, which was live; False where the store is lost."""
+        with suppress(StoreError):
+            return self.is_live and not self.store.state(self.version.name).has_version_of(self.begun)
+        return False
 
     def replaced(self) -> ChangedMeanwhile:
         """Return the error for a run whose version is not live any more, or was not the first to be."""

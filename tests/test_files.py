@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imret import files
+from imret import system
 from imret.files import check_writable, replace_if_absent, write_atomically
 from tests import ROOT
 
@@ -350,6 +350,6 @@ def test_a_share_without_locks_is_written_all_the_same(
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(system.fcntl, "flock", refuse)
     write_atomically(tmp_path / "a", b"x")
     assert (tmp_path / "a").read_bytes() == b"x"

@@ -427,12 +427,12 @@ def optimize_command(name: str | None, collection: str | None, db: str | None) -
             seconds, after = time.monotonic() - started, opened.stats()
     announce(f"{name}: {_state(after)}, after {seconds:.1f} s")
     if after.status == "exact scan":
-        announce("  so few vectors are compared one by one, which is as fast and exact")
+        announce("  for so few vectors that is as fast as an index")
 
 
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
-    return f"{stats.index}{size}"
+    return f"{'index ' if stats.indexed == 0 else ''}{stats.index}{size}"
 
 
 def _arguments(collection: str | None, **given: str | None) -> list[str]:

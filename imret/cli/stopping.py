@@ -18,10 +18,12 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from imret import system
+
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = system.stopping_signals()
 GRACE_S = 2.0  # a second Ctrl-C sooner than this is taken for the same; later it says that it takes too long
 
 _pid = os.getpid()

@@ -9,7 +9,6 @@ imports little.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imret import system
 from imret.errors import DataError
 from imret.net import accepts_connections, qdrant_port
 from imret.settings import state_dir
@@ -123,7 +123,7 @@ def canonical_address(address: str | os.PathLike[str]) -> str:
 
 def _folder() -> Path:
     # A user each: IMRET_HOME may be shared.
-    return state_dir() / f"running-{os.geteuid()}"
+    return state_dir() / f"running-{system.user_id()}"
 
 
 def _prefix(address: str) -> str:
@@ -140,7 +140,7 @@ def _make_private(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    if folder.lstat().st_uid != os.geteuid():
+    if not system.is_mine(folder.lstat()):
         raise DataError(
             f"the folder {str(folder)!r} belongs to another user. Set IMRET_HOME to one of yours."
         )
@@ -149,7 +149,7 @@ def _make_private(folder: Path) -> None:
 
 def _is_private(status: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
     """Whether a file is of a kind and is for this user alone."""
-    return is_kind(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return is_kind(status.st_mode) and system.is_mine(status) and system.is_closed_to_others(status)
 
 
 def _write(folder: Path, server: RunningServer) -> tuple[Path, int]:
@@ -162,7 +162,7 @@ def _write(folder: Path, server: RunningServer) -> tuple[Path, int]:
     lock, unnamed = tempfile.mkstemp(prefix=".", dir=folder)  # 0600, and not inherited by other programs
     try:
         with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(lock)
         os.write(lock, json.dumps(asdict(server)).encode("ascii"))
         os.replace(unnamed, record)
     except BaseException:
@@ -176,7 +176,7 @@ def _write(folder: Path, server: RunningServer) -> tuple[Path, int]:
 def _read(path: str) -> RunningServer | None:
     """Return what a record says, if it can be trusted and its server lives."""
     try:
-        record = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        record = os.open(path, os.O_RDONLY | system.NOFOLLOW | system.NONBLOCK | system.BINARY)
     except OSError:
         return None
     try:
@@ -221,7 +221,7 @@ def _sweep(folder: Path) -> None:
 def _is_alive(record: int, server: RunningServer) -> bool:
     """Whether the writer of a record holds it locked; where that does not show, whether it answers."""
     try:
-        fcntl.flock(record, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed
+        system.lock(record, shared=True)  # until it is closed
     except BlockingIOError:
         return True
     except OSError:

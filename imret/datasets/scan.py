@@ -121,6 +121,43 @@ def walk(root: str, exclusion: Exclusion | None = None) -> Iterator[Picture | Sk
             stack.append(_Folder(path, key, n_found))
 
 
+def glance(root: str, exclusion: Exclusion | None = None) -> Iterator[tuple[str, int]]:
+    """Yield each folder that `walk` would go into, and how many files in it look like pictures by name.
+
+    A look, no promise: no file is opened or asked for its size, so it takes a fraction of a walk, and what
+    cannot be read counts for nothing. In no order.
+
+    Args:
+        root: The folder.
+        exclusion: As for `walk`.
+
+    Yields:
+        A path below the folder, "" for the folder itself, and a number.
+    """
+    exclusion = exclusion or Exclusion(root)
+    to_look_at: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while to_look_at:
+        folder, above = to_look_at.pop()
+        n = 0
+        try:
+            info = os.stat(os.path.join(root, folder))
+            if (key := (info.st_dev, info.st_ino)) in above:  # a link that leads back
+                continue
+            with os.scandir(os.path.join(root, folder)) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    is_folder = entry.is_dir()
+                    if exclusion.reason(path, is_folder=is_folder) is not None:
+                        continue
+                    if is_folder:
+                        to_look_at.append((path, above | {key}))
+                    else:
+                        n += looks_like_picture(entry.name)
+        except OSError:
+            pass
+        yield folder, n
+
+
 def but_left_out(root: str, exclusion: Exclusion | None = None) -> str:
     """Walk a folder without pictures, and return what `imret.datasets.kinds.but_left_out` says of it.
 

@@ -97,6 +97,8 @@ class QueryEncoder(Protocol):
 
     def encode_pixels(self, pixels: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]: ...
 
+    def load_image_tower(self) -> None: ...
+
 
 class Encoder(ModelInfo):
     """One model, ready to encode.
@@ -278,6 +280,14 @@ class Encoder(ModelInfo):
         batch = batch.to(self.device).permute(0, 3, 1, 2)
         inputs = ((batch.float() - mean) / std).to(self._dtype)
         return self._unit_rows(tower.encode_image(inputs), "picture", start)
+
+    def load_image_tower(self) -> None:
+        """Load what encodes pictures, if that is still to be done: so that it is not counted as encoding.
+
+        Raises:
+            ModelError: If the model cannot be loaded.
+        """
+        self._tower("image")
 
     @property
     def calls_at_once(self) -> int:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from imret import system
 from imret.defaults import DEFAULT_MODEL
 from imret.escape import quoted
 from imret.files import write_atomically
@@ -105,7 +106,7 @@ def _entries() -> list[str]:
 
 def _is_private(folder: Path) -> bool:
     info = os.stat(folder)
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and not info.st_mode & 0o022
+    return stat.S_ISDIR(info.st_mode) and system.is_mine(info) and system.is_closed_to_others(info, 0o022)
 
 
 def doubt_of_notes() -> str:

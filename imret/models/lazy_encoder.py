@@ -216,6 +216,10 @@ class LazyEncoder(ModelInfo):
         """See `Encoder.encode_pixels`; not cached."""
         return self.encoder.encode_pixels(pixels, batch_size=batch_size)
 
+    def load_image_tower(self) -> None:
+        """See `Encoder.load_image_tower`."""
+        self.encoder.load_image_tower()
+
     def _tower_without_torch(self, texts: Sequence[str]) -> NumpyTextTower | None:
         """Return what encodes these texts without torch; None where torch is there, or is the quicker way."""
         if _has_torch() or self.is_loaded or isinstance(texts, str) or not texts:

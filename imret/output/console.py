@@ -69,6 +69,9 @@ def announce(message: str) -> None:
 def silence_closed_stdout() -> bool:
     """If the reader of stdout has gone (`| head`), send what is left to write nowhere; say whether it has."""
     number = sys.stdout.fileno()
+    if not hasattr(select, "poll"):  # Windows, where a pipe without a reader shows only when it is written to
+        _write_nowhere(number)
+        return True
     poll = select.poll()
     poll.register(number, 0)  # what is wrong with it is reported unasked
     if not poll.poll(0):

@@ -8,11 +8,9 @@ can be mistaken for typing. Nothing but pixels enters the escape codes: no file 
 from __future__ import annotations
 
 import base64
-import fcntl
 import io
 import math
 import struct
-import termios
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -132,6 +130,11 @@ def _has_24_bit_colour(environ: Mapping[str, str], term: str) -> bool:
 
 def cell_pixels(stream: TextIO) -> tuple[int, int]:
     """Return the (width, height) of a character cell in pixels; CELL_PIXELS where that cannot be known."""
+    try:
+        import fcntl
+        import termios
+    except ImportError:  # Windows
+        return CELL_PIXELS
     try:
         size = fcntl.ioctl(stream.fileno(), termios.TIOCGWINSZ, bytes(8))
         rows, columns, width, height = struct.unpack("HHHH", size)

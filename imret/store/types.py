@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from imret.errors import ModelMismatch
+from imret.errors import ModelMismatch, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,6 +156,8 @@ class Stats:
     @property
     def index(self) -> str:
         """What is known of the index, in a line: status, size, graph."""
+        if self.indexed == 0:
+            return f"not needed yet, as each search compares all {counted(self.points, 'vector')}, exactly"
         if self.indexed is not None:
             return f"{self.status}, {self.indexed:,} of {self.points:,} vectors in the graph (m = {self.m})"
         graph = f"a graph is configured (m = {self.m})" if self.m else "no graph is configured (m = 0)"

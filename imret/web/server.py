@@ -7,7 +7,6 @@ There is no deadline for a head and no limit per client: that is the business of
 from __future__ import annotations
 
 import contextlib
-import resource
 import socket
 from typing import Any
 
@@ -33,6 +32,10 @@ def raise_file_limit() -> int:
     Returns:
         Connections that may be open at once, at least 1.
     """
+    try:
+        import resource
+    except ImportError:  # Windows, where sockets are no files
+        return FILES_WANTED - FILES_RESERVED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     wanted = FILES_WANTED if hard == unlimited else min(FILES_WANTED, hard)

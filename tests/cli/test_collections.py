@@ -100,7 +100,7 @@ def test_show_tells_categories_and_folders(folder: Path) -> None:
     found = json.loads(imret(folder, "show", "many", "--format", "json").stdout)
     assert found["sources"] == {"/photos 0": 600, "/photos 1": 600}
     assert found["index"] == {"status": "exact scan", "vectors": 0, "m": 16}
-    assert " ".join(lines[6]) == "index exact scan, 0 of 1,200 vectors in the graph (m = 16)"
+    assert " ".join(lines[6]) == "index not needed yet, as each search compares all 1,200 vectors, exactly"
     assert "no collection 'lots'" in imret(folder, "show", "lots").stderr
 
 
@@ -229,9 +229,9 @@ def test_an_import_makes_a_store_where_there_is_none(folder: Path) -> None:
 def test_optimize_tells_the_state_before_and_after(folder: Path) -> None:
     done = imret(folder, "optimize", "many")
     assert done.returncode == 0
-    assert "many: exact scan, 0 of 1,200 vectors in the graph (m = 16)" in done.stderr
+    assert "many: index not needed yet, as each search compares all 1,200 vectors, exactly" in done.stderr
     assert " s\n" in done.stderr
-    assert "compared one by one" in done.stderr
+    assert "for so few vectors that is as fast as an index" in done.stderr
 
 
 def test_a_collection_is_named_by_option_as_everywhere_else_or_by_argument(folder: Path) -> None:

@@ -25,7 +25,16 @@ PROGRAMS = {"imret", "make", "docker", "pip", "curl", "pytest", "xargs"}
 FOLDERS = {"imret/", "ingest/", "finetune/", "tests/", "benchmarks/", "docs/"}
 
 # Options of programs other than imret, and variables that are not imret's own settings.
-FOREIGN_OPTIONS = {"--nproc-per-node", "--other", "--model", "--scale-down"}
+FOREIGN_OPTIONS = {
+    "--nproc-per-node",
+    "--other",
+    "--model",
+    "--scale-down",
+    "--pip-args",
+    "--extra-index-url",
+    "--index-url",
+    "--torch-backend",
+}
 FOREIGN_VARIABLES = {"IMRET_TEST_QDRANT_URL"}
 
 

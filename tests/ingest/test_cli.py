@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from imret.cli.main import cli
-from imret.errors import DataError
+from imret.errors import DataError, ModelError
+from imret.models.encoder import Encoder
 from imret.models.lazy_encoder import LazyEncoder
+from ingest.report import Report
+from ingest.summary import summarise
 from tests.fakes.pictures import draw_picture
 
 
@@ -40,9 +45,47 @@ def test_folders_that_are_named_like_splits_are_told_where_they_become_categorie
     (photos / "fungi").rename(photos / "test")
     done = imret_ingest(photos, random_model)
     assert done.exit_code == 0, done.output
-    assert f"Warning: test, train in {photos} are named like the splits of a data set" in done.stderr
-    assert f"imret ingest {photos}/test ..., or leave them out: --no-categories" in done.stderr
+    assert f"Warning: test and train in {photos} look like the splits of one data set" in done.stderr
+    assert "become categories; to have none: --no-categories" in done.stderr
     assert "Warning" not in imret_ingest(photos, random_model, "--no-categories").stderr
+
+
+def test_what_was_found_is_told_before_a_model_is_looked_for(photos: Path) -> None:
+    done = imret_ingest(photos, photos / "no-model")
+    assert isinstance(done.exception, ModelError)
+    assert done.stderr.startswith("found 3 pictures in 2 categories: aves 2, fungi 1\n")
+    done = imret_ingest(photos / "aves", photos / "no-model", "--collection", "birds")
+    where = f"--collection birds --db {photos / 'db'}"
+    assert f"If 'aves' is a category itself, as fungi beside it: imret ingest {photos} {where}" in done.stderr
+
+
+def test_the_rate_leaves_out_the_loading_of_the_model(
+    photos: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Encoder.load_image_tower
+
+    def slowly(self: Encoder) -> None:
+        time.sleep(1)
+        load(self)
+
+    monkeypatch.setattr(Encoder, "load_image_tower", slowly)
+    report = photos.parent / "r.json"
+    done = imret_ingest(photos, random_model, "--report", str(report))
+    told = json.loads(report.read_text())
+    assert told["seconds"] > 1 > told["encoding_s"] > 0
+    assert told["images_per_s"] > 3
+    assert told["categories"] == {"aves": 2, "fungi": 1}
+    assert re.search(r"photos: 3 added, 0 skipped in \d+\.\d s; 3 pictures embedded\n", done.stderr)
+    again = imret_ingest(photos, random_model)
+    assert re.search(r"photos: 0 added, 3 unchanged, 0 skipped in \d+\.\d s\n", again.stderr)
+
+
+def test_a_rate_is_told_where_it_was_measured_over_some_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("photos", "db", "embedded", "m", "f", ["/photos"], added=1200, encoded=1200)
+    report.encoding_s, report.seconds = 60.0, 100.0
+    summarise(report, None, check_content=False, where="")
+    told = "in 100.0 s; 1,200 pictures embedded in 60 s, 20.0 a second, once the model was loaded"
+    assert told in capsys.readouterr().err
 
 
 # ---- The report ------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from PIL import Image
 from imret import Encoder, open_store
 from imret.cli.main import cli
 from imret.store import Point
+from ingest.content_sample import CONTENT_SAMPLE, Sample, draw_from
 from ingest.pipeline import ingest
-from ingest.reconcile import CONTENT_SAMPLE, _Sample
 from ingest.report import Report
 from ingest.sources import FolderSource
 
@@ -93,13 +93,30 @@ def test_the_few_are_of_all_folders_together(tmp_path: Path, encoder: Encoder) -
     assert run(tmp_path / "one", encoder, tmp_path / "two").compared == 32
 
 
+def test_the_few_are_no_more_where_there_are_more_folders_than_that(tmp_path: Path, encoder: Encoder) -> None:
+    folders = [draw(tmp_path / f"{n:02}" / "a", n).parent for n in range(40)]
+    run(folders[0], encoder, *folders[1:])
+    assert run(folders[0], encoder, *folders[1:]).compared == 32
+
+
+def test_each_folder_has_its_share_of_the_few_and_none_is_passed_over_at_every_run() -> None:
+    def sizes(n_folders: int) -> list[int]:
+        return [sample.size for sample in draw_from(n_folders)]
+
+    assert [sum(sizes(n)) for n in (1, 2, 3, 31, 32, 33, 500)] == [32] * 7
+    assert set(sizes(3)) == {10, 11}
+    assert draw_from(0) == []
+    seen = Counter(n for _ in range(200) for n, size in enumerate(sizes(40)) if size)
+    assert len(seen) == 40
+
+
 def test_large_files_are_read_up_to_a_bound(
     tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = tmp_path / "photos"
     sizes = {draw(photos / f"{n}", n).stat().st_size for n in range(10)}
     run(photos, encoder)
-    monkeypatch.setattr("ingest.reconcile.CONTENT_SAMPLE_BYTES", 3 * max(sizes))
+    monkeypatch.setattr("ingest.content_sample.CONTENT_SAMPLE_BYTES", 3 * max(sizes))
     report = run(photos, encoder)
     assert (report.compared, report.unchanged) == (3, 10)
     assert run(photos, encoder, check_content=True).compared == 10
@@ -176,7 +193,7 @@ def test_every_file_has_the_same_chance_to_be_drawn() -> None:
 
     counts: Counter[int] = Counter()
     for _ in range(3000):
-        sample = _Sample(4)
+        sample = Sample(4)
         pairs: list[Any] = [(One(), n) for n in range(20)]
         rest = [pair for start in (0, 7, 14) for pair in sample.draw(pairs[start : start + 7])]
         kept, unread = sample.drawn()

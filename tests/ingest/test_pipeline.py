@@ -29,6 +29,7 @@ from imret.models.lazy_encoder import LazyEncoder
 from imret.store import Collection, Identity, Point, Store
 from imret.store.payload import modified_time
 from ingest import decode_workers
+from ingest.content_sample import CONTENT_SAMPLE, Sample
 from ingest.decode_workers import Decoders
 from ingest.pipeline import ingest, processes_for
 from ingest.reconcile import Reconciler
@@ -119,7 +120,7 @@ def test_a_long_ingest_indexes_where_the_index_lags_and_says_so(
     assert len(stored) == 2
     assert 2 <= stored[0] <= 4  # what had been begun is stored first
     assert stored[1] == 5
-    assert stages == ["index", "ingest", "index"]
+    assert stages == ["load", "ingest", "index", "ingest", "index"]
     assert len(_contents(tmp_path / "db")) == 5
 
 
@@ -825,7 +826,7 @@ def test_a_plan_that_is_closed_early_stops_looking_up(
     with open_store(str(tmp_path / "db")) as store, ThreadPoolExecutor(1) as pool:
         target = store.open_version("photos", Identity("m", encoder.fingerprint, encoder.dim))
         report = Report("photos", store.address, store.engine, "m", encoder.fingerprint, [])
-        plan = Reconciler(target, source, Counters(report)).plan(pool)
+        plan = Reconciler(target, source, Counters(report), sample=Sample(CONTENT_SAMPLE)).plan(pool)
         assert next(plan).record.path == "00.png"
         plan.close()
         assert "imret-look-up_0" not in {thread.name for thread in threading.enumerate()}

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from imret import ipc
+from imret import ipc, system
 from imret.errors import StoreError, StoreUnavailable
 from imret.store.embedded import locks, unix_socket
 
@@ -35,7 +35,7 @@ _BOOT = (
 )
 
 
-_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_CRASHES = system.signals_named("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")
 _FULL_BYTES = 16 << 20
 _IF_AGAIN = (
     " If that happens again with one collection, its files are damaged: put it back from a backup, or delete "
@@ -247,7 +247,7 @@ class WorkerProcess(WorkerClient):
             how = "stopped answering"
         elif code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-            if -code == signal.SIGBUS:
+            if -code in system.signals_named("SIGBUS"):
                 how += " (is the disk full?)"
         else:
             how = f"ended with exit code {code}"

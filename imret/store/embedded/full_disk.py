@@ -13,6 +13,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from imret import system
 from imret.store.embedded.locks import is_running
 
 CONFIG = "edge_config.json"
@@ -55,5 +56,5 @@ def remove_left(place: Path) -> None:
     for folder in place.glob(f"{PREFIX}*-*"):
         pid = folder.name.removeprefix(PREFIX).partition("-")[0]
         with suppress(OSError):
-            if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and not is_running(int(pid)):
+            if pid.isdecimal() and system.is_mine(folder.lstat()) and not is_running(int(pid)):
                 shutil.rmtree(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from imret import system
 from imret.errors import ChangedMeanwhile, StoreError, StoreLocked
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.permissions import PROTECTED, is_read_only_disk, obstacle
@@ -76,7 +76,7 @@ class VersionLock:
         while True:
             descriptor = _open_lock(self._path)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                system.lock(descriptor)
                 if _is_file(descriptor, self._path):
                     break
                 os.close(descriptor)  # its last owner removed the file between our open and our lock
@@ -110,7 +110,7 @@ class VersionLock:
         """
         with suppress(OSError):
             size = max(_NOTE_BYTES, os.fstat(self._descriptor).st_size)
-            os.pwrite(self._descriptor, text.encode().ljust(size), 0)
+            system.write_at_start(self._descriptor, text.encode().ljust(size))
 
 
 class ReaderLock:
@@ -135,13 +135,13 @@ class ReaderLock:
         self.was_held_by_older = False
         self._descriptor = -1
         try:
-            self._descriptor = os.open(_lock_of(version), os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(_lock_of(version), os.O_RDONLY | system.CLOEXEC)
         except FileNotFoundError:
             return
         except OSError as error:
             raise protected(version, error, write=False) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.lock(self._descriptor, shared=True)
         except BlockingIOError:
             os.close(self._descriptor)
             raise locked(version, read_owner(version), owner.pid) from None
@@ -178,11 +178,11 @@ class Turn:
         if self._descriptor >= 0:
             return True
         try:
-            descriptor = os.open(self._collection, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(self._collection, os.O_RDONLY | system.DIRECTORY | system.CLOEXEC)
         except OSError:  # there is no such collection yet
             return True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
             return False
@@ -204,11 +204,11 @@ class Turn:
 def is_held_by_another(version: Path) -> bool:
     """Whether another program has a version open, or is making it, and not only to end with it."""
     try:
-        descriptor = os.open(_lock_of(version), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(_lock_of(version), os.O_RDONLY | system.CLOEXEC)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        system.lock(descriptor, shared=True)
     except BlockingIOError:
         owner = read_owner(version)
         return owner is not None and owner.pid != os.getpid()
@@ -233,7 +233,7 @@ def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
     descriptor = _open_lock(collection / SWITCH_LOCK)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            system.lock(descriptor, wait=wait)
         except BlockingIOError:
             yield False
         else:
@@ -332,7 +332,7 @@ def _open_lock(path: Path) -> int:
     if path.is_dir():
         remove_if_empty(path)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT | system.CLOEXEC, 0o666)
     except IsADirectoryError:
         raise damaged(path.parent, f"{path.name} is a folder where a file should be") from None
     except OSError as error:

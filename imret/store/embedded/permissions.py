@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import shlex
 import stat
 from pathlib import Path
+
+from imret import system
 
 # Of an attempt to write to what may only be read.
 PROTECTED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -16,6 +17,8 @@ _DENIED = (errno.EACCES, errno.EPERM)
 
 def is_read_only_disk(path: Path) -> bool:
     """Whether a path lies on a file system that is mounted to be read only."""
+    if not hasattr(os, "statvfs"):
+        return False
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     except OSError:
@@ -53,8 +56,8 @@ def obstacle(path: Path, *, store: Path, write: bool, error: OSError | None = No
 
 def _whose(place: Path, info: os.stat_result, store: Path, *, write: bool) -> str:
     kind = "the folder" if stat.S_ISDIR(info.st_mode) else "the file"
-    owner, me = _name_of(info.st_uid), _name_of(os.geteuid())
-    is_mine = info.st_uid == os.geteuid()
+    owner, me = system.user_name(info.st_uid), system.user_name(system.user_id())
+    is_mine = info.st_uid == system.user_id()
     what = "written to" if write else "read"
     said = (
         f"{kind} {str(place)!r} belongs to {owner}, has mode {stat.S_IMODE(info.st_mode):04o}, and cannot be "
@@ -72,10 +75,3 @@ def _whose(place: Path, info: os.stat_result, store: Path, *, write: bool) -> st
     if write:  # not to everybody
         return f"{said}. Run imret as {owner}, or make the store yours: sudo chown -R {me} {at}"
     return f"{said}. Let others read it: sudo chmod -R o+rX {at} (or run imret as {owner})"
-
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:  # as in a container
-        return f"user {uid}"

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imret import system
 from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.embedded import layout as folder
@@ -81,7 +82,7 @@ class EdgeStore:
         folder.prepare(self._folder, create=create)
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
-        self._must_share = share is True
+        self._must_share = share is True and system.has_unix_sockets()
         self._share_in = _folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
@@ -266,7 +267,7 @@ class EdgeStore:
     ) -> Collection:
         opened, stored = self._acquire(version, identity, empty=empty)
         try:
-            place = os.open(version, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            place = system.HeldFolder(version)
         except OSError as error:  # another program has removed it this moment
             with suppress(StoreError):
                 opened.worker.tell("close", opened.handle)
@@ -289,15 +290,15 @@ class EdgeStore:
             f"one. Build it: imret collections optimize {name} --db {shlex.quote(self.address)}"
         )
         engine = EdgeEngine(opened, reopen, unbuilt=unbuilt)
-        weakref.finalize(engine, os.close, place)  # kept, so that no other folder can be taken for it
+        weakref.finalize(engine, place.close)  # kept, so that no other folder can be taken for it
         return Collection(name, version.name, stored, engine)
 
-    def _check_same(self, version: Path, place: int, *, to_fill: bool) -> None:
+    def _check_same(self, version: Path, place: system.HeldFolder, *, to_fill: bool) -> None:
         """Make sure that a version that was opened again is what was open, and still worth filling.
 
         Args:
             version: Its folder.
-            place: A descriptor of the folder that was open.
+            place: The folder that was open.
             to_fill: Whether it is open to be filled, and not to be read only.
 
         Raises:
@@ -305,11 +306,7 @@ class EdgeStore:
             ChangedMeanwhile: If it has been replaced.
         """
         collection = version.parent
-        try:
-            is_same = os.path.samestat(os.fstat(place), os.stat(version))
-        except OSError:
-            is_same = False
-        if not is_same:
+        if not place.is_at(version):
             raise StoreError(
                 f"the collection {collection.name!r} in {self.address!r} was dropped by another program "
                 "while this one used it. Run the command again."
@@ -445,6 +442,8 @@ class _Patience:
 
 
 def _folder_to_share_in(share: Share) -> Path | None:
+    if not system.has_unix_sockets():  # then a store serves one program at a time
+        return None
     try:
         return private_folder() if share else None
     except StoreError:

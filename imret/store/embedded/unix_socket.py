@@ -7,7 +7,6 @@ SO_PEERCRED, there the folder alone decides) that must be this user, too. Not ev
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import stat
@@ -16,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from imret import system
 from imret.errors import StoreError
 
 _MAX_PATH_BYTES = 103  # of a socket's path: macOS has 104 with the NUL at the end, Linux 108
@@ -35,7 +35,7 @@ def private_folder() -> Path:
     Source: XDG Base Directory Specification 0.8, XDG_RUNTIME_DIR.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    mine = f"imret-{os.getuid()}"
+    mine = f"imret-{system.user_id()}"
     folder = Path(runtime, "imret") if _is_own(runtime) else Path(tempfile.gettempdir(), mine)
     if len(os.fsencode(folder / _new_name())) > _MAX_PATH_BYTES:
         folder = Path("/tmp", mine)
@@ -61,7 +61,7 @@ def check_private(folder: Path) -> None:
     except OSError as error:
         raise StoreError(f"cannot look at the folder {str(folder)!r}: {error.strerror}") from error
     what = f"the folder {str(folder)!r}, through which other commands would reach the store,"
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != system.user_id():
         problem = f"belongs to the user {info.st_uid}" if stat.S_ISDIR(info.st_mode) else "is no folder"
         raise StoreError(f"{what} {problem}. Remove it, or set XDG_RUNTIME_DIR to a folder of your own.")
     if info.st_mode & 0o077:
@@ -87,10 +87,10 @@ class Listener:
 
     def __init__(self, folder: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | system.DIRECTORY | system.CLOEXEC)
         try:
             # One at a time, so that a socket that is not listened to yet is not taken for a left one.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            system.lock(descriptor, wait=True)
             _remove_left(folder)
             self.path = folder / _new_name()
             self.socket.bind(os.fspath(self.path))
@@ -125,6 +125,8 @@ class Listener:
 
 def connect(path: str) -> socket.socket | None:
     """Connect to a `Listener`; returns None if none of this user listens there (any more)."""
+    if not system.has_unix_sockets():
+        return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         check_private(Path(path).parent)
@@ -139,7 +141,7 @@ def connect(path: str) -> socket.socket | None:
 
 def _is_own(folder: str) -> bool:
     try:
-        return os.path.isabs(folder) and os.stat(folder).st_uid == os.getuid()
+        return os.path.isabs(folder) and os.stat(folder).st_uid == system.user_id()
     except OSError:
         return False
 
@@ -148,7 +150,7 @@ def _is_this_user(connection: socket.socket) -> bool:
     if not hasattr(socket, "SO_PEERCRED"):
         return True
     _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return bool(uid == os.getuid())
+    return bool(uid == system.user_id())
 
 
 def _new_name() -> str:

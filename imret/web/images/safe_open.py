@@ -5,11 +5,13 @@ A payload is data that somebody else may have written, and folders may change be
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from imret import system
 from imret.errors import ImageError
 from imret.escape import escape_undecodable
 from imret.store.payload import file_of, path_of
@@ -42,7 +44,7 @@ def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
     except (KeyError, TypeError, ValueError, AttributeError):  # binascii.Error, UnicodeError: ValueErrors
         raise strange from None
     # What ingest does not walk cannot come from it: no "..", no "a//b", no "/etc", whose first part is "".
-    if any(part in ("", ".", "..") for part in path.split("/")) or not source.startswith(os.sep):
+    if any(part in ("", ".", "..") for part in path.split("/")) or not os.path.isabs(source):
         raise strange
     return source, path
 
@@ -53,7 +55,10 @@ def is_below(real: str, folder: str) -> bool:
 
 
 # For search alone where the system can: a folder may be passed through that may not be listed.
-_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | system.DIRECTORY | system.NOFOLLOW
+
+
+_FILE_FLAGS = os.O_RDONLY | system.NOFOLLOW | system.NONBLOCK | system.NOCTTY | system.BINARY
 
 
 def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
@@ -63,6 +68,8 @@ def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
         ImageError: If it is no regular file. Pipes and devices are not opened: that alone may do things.
         OSError: From any step; ELOOP or ENOTDIR at a symlink.
     """
+    if os.open not in os.supports_dir_fd:
+        return _open_whole(real)
     *above, name = real.split(os.sep)[1:]
     folder = os.open(os.sep, _FOLDER_FLAGS)
     try:
@@ -72,10 +79,28 @@ def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
             folder = below
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             raise ImageError("not a regular file")
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        flags = _FILE_FLAGS
         handle = os.open(name, flags, dir_fd=folder)
     finally:
         os.close(folder)
+    return _checked(handle)
+
+
+def _open_whole(real: str) -> tuple[BinaryIO, os.stat_result]:
+    """Open a file by its whole path, where a system opens none below a folder: Windows.
+
+    There a link that takes a folder's place between the look and the opening would be followed; to make one
+    takes a right that users do not have.
+    """
+    if os.path.realpath(real) != real:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), real)
+    if not stat.S_ISREG(os.stat(real, follow_symlinks=False).st_mode):
+        raise ImageError("not a regular file")
+    return _checked(os.open(real, _FILE_FLAGS))
+
+
+def _checked(handle: int) -> tuple[BinaryIO, os.stat_result]:
+    """Return an open file, if it is a regular one."""
     file = os.fdopen(handle, "rb")
     info = os.fstat(handle)
     if not stat.S_ISREG(info.st_mode):

@@ -132,6 +132,10 @@ class BatchingEncoder(ModelInfo):
         with stage(self._telemetry, "encode"):
             return self.inner.encode_pixels(pixels, batch_size=batch_size)
 
+    def load_image_tower(self) -> None:
+        """See `Encoder.load_image_tower`."""
+        self.inner.load_image_tower()
+
     def encode_bank(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `LazyEncoder.encode_bank`."""
         return self.inner.encode_bank(texts)

@@ -675,7 +675,7 @@ def test_a_folder_for_sockets_that_somebody_else_owns_is_refused(
         monkeypatch.setattr(tempfile, "tempdir", folder)
         Path(folder, f"imret-{me + 1}").mkdir(mode=0o700)  # as made by the user me for the user me + 1
         with monkeypatch.context() as as_another:
-            as_another.setattr(os, "getuid", lambda: me + 1)
+            as_another.setattr(os, "geteuid", lambda: me + 1)
             with pytest.raises(StoreError, match=f"belongs to the user {me}. Remove it, or set XDG"):
                 EdgeStore(db, share=True)
 
@@ -707,14 +707,14 @@ def test_somebody_else_at_the_other_end_is_hung_up_on(
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(listener.path))
         with monkeypatch.context() as as_another:
-            as_another.setattr(os, "getuid", lambda: me + 1)
+            as_another.setattr(os, "geteuid", lambda: me + 1)
             assert listener.accept() is None
         assert client.recv(1) == b""
     listener.close()
     # And who connects does not talk to another user's process, though its folder looked private.
     monkeypatch.setattr(unix_socket, "check_private", lambda folder: None)
     with monkeypatch.context() as as_another:
-        as_another.setattr(os, "getuid", lambda: me + 1)
+        as_another.setattr(os, "geteuid", lambda: me + 1)
         assert unix_socket.connect(note_of(db).socket) is None
     assert everything(db)[1][2] == N
 
