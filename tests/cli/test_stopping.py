@@ -106,6 +106,8 @@ def test_a_command_that_is_stopped_says_so_and_its_exit_code_says_by_what(
         *("ingest", pictures, "--db", tmp_path / "db", "--model", random_model), temporary=tmp_path
     )
     assert command.process.stderr is not None
+    assert command.process.stderr.readline().startswith("found 60 pictures in 1 category: ")
+    assert command.process.stderr.readline().startswith("note: all 60 pictures are of one category")
     assert command.process.stderr.readline().startswith("model ")
     command.stop(number)
     said = command.end()
