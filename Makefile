@@ -33,7 +33,7 @@ demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" imret demo $(DEMO) --train $(TRAIN) --test $(TEST) --seed $(SEED) --tour
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -q -m slow
