@@ -58,6 +58,7 @@ def is_below(real: str, folder: str) -> bool:
 _FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | system.DIRECTORY | system.NOFOLLOW
 
 
+_OPENS_BELOW = os.open in os.supports_dir_fd  # a folder that is open
 _FILE_FLAGS = os.O_RDONLY | system.NOFOLLOW | system.NONBLOCK | system.NOCTTY | system.BINARY
 
 
@@ -68,7 +69,7 @@ def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
         ImageError: If it is no regular file. Pipes and devices are not opened: that alone may do things.
         OSError: From any step; ELOOP or ENOTDIR at a symlink.
     """
-    if os.open not in os.supports_dir_fd:
+    if not _OPENS_BELOW:
         return _open_whole(real)
     *above, name = real.split(os.sep)[1:]
     folder = os.open(os.sep, _FOLDER_FLAGS)
