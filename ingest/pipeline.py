@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from imret.datasets.scan import Skipped
 from imret.errors import ChangedMeanwhile, StoreError
-from imret.escape import escape_undecodable
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
 from ingest.content_sample import draw_from
@@ -33,7 +32,7 @@ from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.priority import give_way
 from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
-from ingest.report import Counters, Report
+from ingest.report import Counters, Report, empty_report
 from ingest.settle import notes_after, settle
 from ingest.sources import FolderSource
 from ingest.target import find_target, with_pictures
@@ -178,16 +177,12 @@ def _ingest_once(
     moved_from: Sequence[str],
     second_copy: bool,
     check_content: bool,
-    batch_size: int | None,
-    workers: int | None,
-    max_pixels: int | None,
-    gives_way: bool,
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
-    on_encoder: Callable[[], None] | None,
+    **running: Any,
 ) -> Report:
-    """Do what `ingest` does, unless another program switches versions meanwhile."""
+    """Do what `ingest` does, unless another program switches versions meanwhile; `running` is for `_Run`."""
     started = time.monotonic()
     sources = recalled(store, sources, collection)
     sources, without = with_pictures(sources, store, collection, prune=prune, rebuild=rebuild)
@@ -196,7 +191,9 @@ def _ingest_once(
     with find_target(
         store, collection, encoder, sources, taken_over=settlement.taken_over, rebuild=rebuild
     ) as target:
-        report = _empty_report(store, target.version, sources, without, settlement.notes)
+        report = empty_report(store, target.version, [source.root for source in sources])
+        report.without_pictures += without
+        report.notes += settlement.notes
         target.excluded = to_remember(sources, settlement)
         target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
@@ -205,13 +202,9 @@ def _ingest_once(
             target.version,
             encoder,
             Counters(report, on_progress),
-            batch_size=batch_size,
-            workers=workers or os.cpu_count() or 1,
-            max_pixels=max_pixels,
-            gives_way=gives_way,
-            on_encoder=on_encoder,
             on_stage=on_stage,
             on_stored=target.go_live,
+            **running,
         )
         try:
             _count_aside(sources, on_total)
@@ -230,25 +223,6 @@ def _ingest_once(
             run.decoders.close()
             report.seconds = time.monotonic() - started
     return report
-
-
-def _empty_report(
-    store: Store,
-    version: Collection,
-    sources: Sequence[FolderSource],
-    without: Sequence[str],
-    notes: Sequence[str],
-) -> Report:
-    return Report(
-        collection=version.name,
-        store=store.address,
-        engine=store.engine,
-        model=version.identity.model,
-        fingerprint=version.identity.fingerprint,
-        sources=[escape_undecodable(source.root) for source in sources],
-        without_pictures=list(without),
-        notes=list(notes),
-    )
 
 
 def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None] | None) -> None:
@@ -280,7 +254,7 @@ class _Run:
         counters: Counters,
         *,
         batch_size: int | None,
-        workers: int,
+        workers: int | None,
         max_pixels: int | None,
         gives_way: bool,
         on_encoder: Callable[[], None] | None,
@@ -295,7 +269,7 @@ class _Run:
         self._given_batch_size = batch_size
         self._on_encoder = on_encoder
         self._on_stage = on_stage or (lambda stage: None)
-        self.workers = workers
+        self.workers = workers or os.cpu_count() or 1
         self.decoders = Decoders(encoder.preprocess, max_pixels=max_pixels)
         self._moved_away: set[str] = set()
         self._last_flush = time.monotonic()

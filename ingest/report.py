@@ -14,6 +14,7 @@ from imret.datasets.kinds import holds_picture, may_be_misnamed
 from imret.datasets.scan import Ignored
 from imret.escape import escape_undecodable
 from imret.files import write_atomically
+from imret.store import Collection, Store
 
 _LOOKED_AT = 8  # of the files of each kind that is no picture by its name
 
@@ -219,6 +220,24 @@ class Counters:
             self.report.photo_libraries.append(escape_undecodable(file))
         elif n <= _LOOKED_AT and may_be_misnamed(entry.reason) and holds_picture(file):
             self.report.misnamed.append(escape_undecodable(file))
+
+
+def empty_report(store: Store, version: Collection, roots: Sequence[str]) -> Report:
+    """Return the account of a run that has not begun.
+
+    Args:
+        store: Where it stores.
+        version: What it fills.
+        roots: Its folders, absolute.
+    """
+    return Report(
+        collection=version.name,
+        store=store.address,
+        engine=store.engine,
+        model=version.identity.model,
+        fingerprint=version.identity.fingerprint,
+        sources=[escape_undecodable(root) for root in roots],
+    )
 
 
 def _shown(source: str, path: str) -> str:

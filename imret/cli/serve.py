@@ -8,7 +8,7 @@ import socket
 import time
 import warnings
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,8 +134,6 @@ def serve(
         fill: Begins an ingest into the collection, with the store and the model of the searches.
         encoding: model, arch, device and precision.
     """
-    from imret.errors import DataError
-
     _require_web_extra()
     from imret.settings import cache_dir
     from imret.store import resolve_address
@@ -149,9 +147,10 @@ def serve(
     token = _read_token(token_file)
     check_binding(host, token, port=port)
     public = parse_public_address(public_url, root_path)
-    for root in roots:
-        if not os.path.isdir(root):
-            raise DataError(f"--root {root!r} is no folder.")
+    _check_roots(roots)
+    image_files = ImageFiles(
+        cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+    )
     address, reason = resolve_address(db, collection=collection)
     with contextlib.closing(listen(host, port)) as listener:
         pool = _open_pool(address, collection, is_filled=fill is not None, **encoding)
@@ -163,9 +162,7 @@ def serve(
             app = create_app(
                 pool,
                 default=collection,
-                image_files=ImageFiles(
-                    cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
-                ),
+                image_files=image_files,
                 host=host,
                 port=listener.getsockname()[1],
                 token=token,
@@ -174,19 +171,19 @@ def serve(
                 filling=filling,
                 max_body_bytes=max_upload * 1_000_000,
             )
+            about: dict[str, Any] = {"host": host, "address": address, "token": token}
             page = f"{public.origin}{public.root_path}/" if public.origin else ""
             with _stopped_with_us(filling) as stop:
-                _run(
-                    app,
-                    listener,
-                    host=host,
-                    address=address,
-                    token=token,
-                    open_page=open_page,
-                    page=page,
-                    stop=stop,
-                )
+                _run(app, listener, open_page=open_page, page=page, stop=stop, **about)
             announce("imret serve has ended")
+
+
+def _check_roots(roots: Sequence[str]) -> None:
+    from imret.errors import DataError
+
+    for root in roots:
+        if not os.path.isdir(root):
+            raise DataError(f"--root {root!r} is no folder.")
 
 
 @contextlib.contextmanager
