@@ -114,7 +114,8 @@ def in_words(found: Sequence[Found]) -> str:
         said += f" in {len(categories):,} {several}: {some_of(largest, _SHOWN)}"
     without = sum(one.here for one in found if one.categorised)
     if without and categories:
-        said += f"; {without:,} without a category, as they lie in no sub-folder"
+        lie = "it lies" if without == 1 else "they lie"
+        said += f"; {without:,} without a category, as {lie} in no sub-folder"
     return said
 
 

@@ -866,6 +866,10 @@ def test_the_command_decodes_no_picture_and_loads_no_torch_where_nothing_changed
     assert code == 0
     assert set(opened) == {"aves/c.png", "aves/deep/d.png", "e.png", "fungi/a.png", "fungi/b.png"}
     assert loaded == ["torch"]
+    found, *said = said
+    assert found == (
+        "found 5 pictures in 2 categories: aves 2, fungi 2; 1 without a category, as it lies in no sub-folder"
+    )
     assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
     assert said[1].startswith(f"5 pictures to embed with {encoder.model_id} on ")
     assert said[1].endswith(" in fp32")
@@ -874,6 +878,7 @@ def test_the_command_decodes_no_picture_and_loads_no_torch_where_nothing_changed
     for options in ([], ["--prune"], ["--device", "cpu"]):
         code, opened, loaded, said = _watched(photos, db, *options)
         assert (code, len(opened), loaded) == (0, 5, [])  # each once, to compare its content
+        assert said.pop(0) == found
         assert said[0] == f"model {encoder.model_id}; store {db} (embedded)"
         assert said[1].startswith("photos: 0 added, 5 unchanged, 0 skipped in ")
         assert len(said) == 2
@@ -890,7 +895,7 @@ def test_the_command_loads_no_torch_for_pictures_that_were_moved_copied_or_spoil
     assert code == 0
     assert set(opened) >= {"aves/moved.png", "fungi/copy.png", "fungi/broken.png"}
     assert loaded == []
-    assert said[1].startswith("photos: 1 added, 1 moved, 4 unchanged, 1 skipped in ")
+    assert said[2].startswith("photos: 1 added, 1 moved, 4 unchanged, 1 skipped in ")
 
 
 def test_a_device_that_is_not_there_is_refused_at_once_though_nothing_changed(
@@ -901,8 +906,8 @@ def test_a_device_that_is_not_there_is_refused_at_once_though_nothing_changed(
     _ingest(photos, tmp_path / "db", encoder)
     code, opened, _, said = _watched(photos, tmp_path / "db", "--device", "cuda")
     assert (code, opened) == (1, [])
-    assert said[0].startswith("Error: Device 'cuda' cannot be used: ")
-    assert said[0].endswith(" Use --device cpu, or auto.")
+    assert said[1].startswith("Error: Device 'cuda' cannot be used: ")
+    assert said[1].endswith(" Use --device cpu, or auto.")
 
 
 def test_a_picture_moved_to_another_folder_keeps_its_vector_though_its_old_place_is_pruned(
