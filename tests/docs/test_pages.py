@@ -65,6 +65,8 @@ def test_every_imret_command_parses(command: Command) -> None:
     context = click.Context(cli, info_name="imret")
     words = list(command.words[1:])
     while isinstance(at, click.Group) and words and not words[0].startswith("-"):
+        if at is cli and words[0].startswith("./"):  # a folder: imret FOLDER WORDS
+            words.insert(0, "find")
         inner = at.get_command(context, words[0])
         assert inner is not None, f"no command {words[0]!r}"
         at = inner
