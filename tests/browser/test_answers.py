@@ -144,6 +144,15 @@ def test_where_more_are_found_than_are_counted_numbers_are_at_least(visit: Visit
     expect(page.locator('.category-chip[data-category="fungi"] .count')).to_have_text("\u2265\u200981")
 
 
+def test_of_nothing_found_it_is_said_which_condition_left_nothing(visit: Visit, server: str) -> None:
+    page = visit("/?q=red&category=twins&where=width>=100000")
+    without = ask(server, "/search", q="red", category="twins", where="width>=100000")["emptied_by"]
+    (wide,) = [one for one in without if [c["field"] for c in one["conditions"]] == ["where"]]
+    expect(page.locator(".notice")).to_contain_text(
+        f"Without the condition width>=100000: {wide['kept']} pictures, the best with {wide['score']:.3f}."
+    )
+
+
 def test_in_other_categories_there_are_some(visit: Visit) -> None:
     page = visit("/?q=red&category=twins&where=width>=100")
     expect(page.locator(".notice")).to_contain_text("In other categories there are")

@@ -31,8 +31,28 @@ function quoted(word) {
   return /^[\w.-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
+/** How the page calls a condition that a search was asked with; null for one that it says in another way. */
+function nameOf({ field, value }) {
+  return {
+    relevant: () => "\u201cOnly good matches\u201d",
+    categories: () => `the choice of ${value.join(", ")}`,
+    not_categories: () => `leaving out ${value.join(", ")}`,
+    where: () => `the condition ${value}`,
+  }[field]?.() ?? null;
+}
+
+/** Return a sentence for each condition that left nothing: how many there would be without it, and the best. */
+function emptied(by) {
+  return by.flatMap(({ conditions, kept, of, score }) => {
+    const names = conditions.map(nameOf);
+    if (names.includes(null)) return [];
+    const what = of === "relevant" ? (kept === 1 ? "good match" : "good matches") : kept === 1 ? "picture" : "pictures";
+    return [`Without ${names.join(" and ")}: ${kept.toLocaleString()} ${what}, the best with ${score.toFixed(3)}.`];
+  });
+}
+
 /** A query found nothing: say why, and offer what would find something. */
-export function nothingFound({ state, counts, leftOut }, words, { nearest, identical, everywhere, reset }) {
+export function nothingFound({ state, counts, leftOut, emptiedBy }, words, { nearest, identical, everywhere, reset }) {
   const narrowed = state.category.length || state.not_category.length || state.where.length;
   const elsewhere = counts.uncategorised + counts.categories.reduce((sum, { hits }) => sum + hits, 0);
   const said = [];
@@ -43,8 +63,8 @@ export function nothingFound({ state, counts, leftOut }, words, { nearest, ident
     actions.push([`Show ${it}`, identical]);
   }
   if (elsewhere) said.push(`In other categories there ${elsewhere === 1 ? "is 1" : `are ${elsewhere.toLocaleString()}`}.`);
-  else if (state.where.length) said.push("Remove a condition, and there may be some.");
-  else if (state.relevant && !leftOut) said.push("The nearest pictures may still help.");
+  else if (state.where.length && !emptiedBy.length) said.push("Remove a condition, and there may be some.");
+  said.push(...emptied(emptiedBy));
   if (narrowed) actions.push([state.where.length ? "Search in all pictures" : "Search in all categories", everywhere]);
   if (state.relevant) actions.push(["Show the nearest pictures", nearest]);
   actions.push(["See all pictures", reset]);

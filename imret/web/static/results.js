@@ -21,6 +21,7 @@ export class Results {
     this.terms = []; // as the server calls them
     this.counts = null; // {hits, complete, uncategorised, categories}: how many there are, however many were loaded
     this.leftOut = 0; // pictures that are the very one that is asked with
+    this.emptiedBy = []; // of no hits: conditions, each with what there would be without it
     this.notes = []; // what the server left undone
     this.images = null; // how many pictures there are, without a query
     this.more = false;
@@ -81,6 +82,7 @@ export class Results {
       this.terms = said.terms;
       this.counts ??= said.counts;
       this.leftOut = said.left_out;
+      this.emptiedBy = said.emptied_by;
       this.notes = said.notes;
       this.timings = said.timings_ms;
     } else {
