@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     short_help="Find pictures in a folder by words: one command, nothing to set up.",
     epilog=examples(
         'imret find photos "a red car" --limit 5',
+        "imret find photos mushroom --relevant --html mushrooms.html",
         "imret find photos mushroom --no-ingest",
         'imret ./photos "a red car"',
     ),
