@@ -256,8 +256,8 @@ def run_search(
     with as_usage():
         options.make_filter()  # a condition that cannot be read is refused before anything is opened
     typed_where = options.where
-    if prepare is not None:
-        options = replace(options, where=(*options.where, *prepare()))
+    added = () if prepare is None else tuple(prepare())
+    options = replace(options, where=(*typed_where, *added))
     encoding = _take(given, "model", "arch", "device", "precision")
     db, show_facets = given.pop("db"), given.pop("facets")
     fetch = _fetcher(given.pop("allow_private_urls"))
@@ -274,7 +274,7 @@ def run_search(
             if problem is None:
                 raise
             raise problem from None  # the server has the store, and said what is wrong
-    _tell(hits)
+    _tell(hits, added)
     if show_facets:
         from imret.output.formats import write_facets
 
@@ -288,11 +288,19 @@ def run_search(
     return deliver(hits, query=typed, note=" ".join(note), group_by=group_by, left_out=hits.left_out, **given)
 
 
-def _tell(hits: Hits) -> None:
-    """Say what was left out; and of no hits, which condition left none."""
+def _tell(hits: Hits, added: Sequence[str]) -> None:
+    """Say what was left out; and of no hits, which condition left none.
+
+    Args:
+        hits: The answer.
+        added: Conditions that nobody typed: they keep to a folder.
+    """
     from imret.output.formats import near_path
 
-    for note in notes_of(hits, on_command_line, shown=lambda path: escape_control(near_path(path))):
+    def naming(field: str, value: Any) -> str:
+        return "this folder" if field == "where" and value in added else on_command_line(field, value)
+
+    for note in notes_of(hits, naming, shown=lambda path: escape_control(near_path(path))):
         announce(note)
     if not hits and not hits.emptied_by:
         announce("no hits")

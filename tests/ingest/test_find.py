@@ -141,3 +141,15 @@ def test_a_folder_that_has_moved_is_settled_by_an_ingest(
     assert said.endswith("(Settle that with imret ingest; this command goes on from there.)")
     imret("ingest", tmp_path / "moved", "--moved-from", photos)
     assert paths("find", tmp_path / "moved", "car") == files(tmp_path / "moved")
+
+
+def test_of_no_hits_in_a_folder_the_folder_is_what_is_named(
+    photos: Path, model: list[str], tmp_path: Path
+) -> None:
+    draw_picture(tmp_path / "birds" / "aves" / "9.png", seed=9)
+    imret("ingest", photos, *model)
+    done = imret("find", tmp_path / "birds", "car", "--category", "fungi")
+    assert done.stdout == ""
+    assert "no hits: this folder leaves none of 4 pictures; without it the best is" in done.stderr
+    assert "--category fungi leaves none of 1 picture" in done.stderr
+    assert "source=" not in done.stderr
