@@ -210,7 +210,7 @@ def test_names_come_from_the_file_then_from_the_model_and_the_model_says_so(
     done = _run(photos, "--model", model, "--json", "-", "--names", names)
     asked = {c: about["called"] for c, about in json.loads(done.stdout)["data"]["categories"].items()}
     assert asked == {"aves": "owl", "fungi": "morel"}
-    assert "no pictures of, the first 'avse'; there are aves, fungi" in done.stderr
+    assert "--names names 1 category without pictures, the first 'avse'; there are aves, fungi" in done.stderr
 
 
 def test_splits_and_numbers_that_are_measured_as_categories_are_told(

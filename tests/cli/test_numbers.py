@@ -16,7 +16,8 @@ from imret.cli.reference import commands
 def numeric_options() -> Iterator[tuple[list[str], click.Parameter]]:
     for path, command, _ in commands():
         for parameter in command.params:
-            if "INT" in parameter.type.name.upper() or "FLOAT" in parameter.type.name.upper():
+            is_plain = parameter.type.name.startswith(("int", "float"))  # click's own
+            if is_plain or isinstance(parameter.type, (Whole, Real)):
                 yield path.split(), parameter
 
 

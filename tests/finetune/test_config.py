@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from finetune.config import RECIPES, FinetuneConfig
 from imret.cli.main import cli
+from tests.fakes.pictures import draw_picture
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -88,8 +89,11 @@ def test_options_that_would_do_nothing_together_are_wrong_usage(
 
 @pytest.mark.parametrize(("tune", "recipe"), [("lora", "lora"), ("text", "plain"), ("both", "full")])
 def test_what_is_tuned_decides_the_recipe_where_none_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: str, recipe: str
+    tmp_path: Path, random_model: Path, monkeypatch: pytest.MonkeyPatch, tune: str, recipe: str
 ) -> None:
+    train = tmp_path / "train"
+    for seed in range(2):
+        draw_picture(train / ("aves", "fungi")[seed] / "1.png", seed=seed)
     configs: list[FinetuneConfig] = []
 
     def finetune(*_: object, config: FinetuneConfig, **__: object) -> dict[str, object]:
@@ -97,8 +101,9 @@ def test_what_is_tuned_decides_the_recipe_where_none_is_named(
         return {}
 
     monkeypatch.setattr("finetune.run.finetune", finetune)
+    model, output = str(random_model), str(tmp_path / "model")
     result = CliRunner().invoke(
-        cli, ["finetune", str(tmp_path), "--output", str(tmp_path / "model"), "--tune", tune]
+        cli, ["finetune", str(train), "--model", model, "--output", output, "--tune", tune]
     )
     assert result.exit_code == 0, result.output
     assert configs == [FinetuneConfig.of(recipe, tune=tune)]
