@@ -345,6 +345,7 @@ def ingest_with_bar(
     device: str,
     precision: str,
     rebuild: bool,
+    tells_model: bool = True,
     **options: Any,
 ) -> Report:
     """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
@@ -368,7 +369,8 @@ def ingest_with_bar(
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
     if device not in ("auto", "cpu"):
         encoder.device  # noqa: B018
-    announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
+    if tells_model:
+        announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
     forecast = Forecast(store, collection, folders, rebuild=rebuild)
     with tqdm(desc="ingest", unit=" images", disable=not sys.stderr.isatty(), smoothing=0.1) as bar:
 

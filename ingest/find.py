@@ -102,13 +102,14 @@ def _conditions(
             raise DataError(f"nothing of {asked.root!r} was ingested yet. Search it without --no-ingest.")
         if not is_ingested:
             (source,) = recall_excluded(store, [_as_before(store, collection, source)], collection)
-            _say_what_is_to_come(store, collection, source, encoding["model"])
+            has_new = _say_what_is_to_come(store, collection, source, encoding["model"])
             settling = settling_of(store, [source], collection)
             report = ingest_with_bar(
                 store,
                 [source],
                 collection,
                 rebuild=False,
+                tells_model=has_new,
                 **settling,
                 **encoding,
             )
@@ -147,15 +148,15 @@ def _as_before(store: Store, collection: str, source: FolderSource) -> FolderSou
     return FolderSource(source.root, categories=False) if below else source
 
 
-def _say_what_is_to_come(store: Store, collection: str, source: FolderSource, model: str | None) -> None:
-    """Say so before much is done."""
+def _say_what_is_to_come(store: Store, collection: str, source: FolderSource, model: str | None) -> bool:
+    """Say so before much is done; return whether there seems to be anything new."""
     from imret.defaults import DEFAULT_MODEL
     from imret.errors import counted
     from imret.escape import escape_control, escape_undecodable
 
     there, stored = source.count(), _stored(store, collection).get(escape_undecodable(source.root), 0)
     if there <= stored:
-        return
+        return False
     is_default = store.live(collection) is None and model is None
     how = f" with {DEFAULT_MODEL} (--model NAME takes another)" if is_default else ""
     # Those that could not be taken are tried again each time: not all of them are new.
@@ -164,6 +165,7 @@ def _say_what_is_to_come(store: Store, collection: str, source: FolderSource, mo
         f"{escape_control(source.root)}: {what}, to ingest first{how}; Ctrl-C keeps what is done, and the "
         "same command goes on there"
     )
+    return True
 
 
 def _summarise(report: Report, store: Store, collection: str) -> None:

@@ -56,6 +56,7 @@ def test_a_folder_is_ingested_and_searched_in_one_command(
     again = imret(*command, photos, "a red car")
     assert again.stdout == first.stdout
     assert "to ingest" not in again.stderr
+    assert [line.split()[0] for line in again.stderr.splitlines()] == ["store"]
     assert "unchanged" not in again.stderr
     assert paths(*command, photos, "a red car") == files(photos)
 
