@@ -68,6 +68,7 @@ class FolderSource:
         self.categories = categories
         self.exclusion = Exclusion(self.root, exclude or ())
         self.exclude = None if exclude is None else self.exclusion.patterns
+        self._n_glanced: int | None = None
         named = repr(os.fspath(folder))
         try:
             with os.scandir(self.root):
@@ -90,6 +91,7 @@ class FolderSource:
         other = copy.copy(self)
         other.exclusion = Exclusion(self.root, patterns)
         other.exclude = other.exclusion.patterns
+        other._n_glanced = None
         return other
 
     def entries(self) -> Iterator[Record | Skipped | Ignored]:
@@ -113,11 +115,18 @@ class FolderSource:
 
     def glance(self) -> Iterator[tuple[str, int]]:
         """Yield each folder in it, and how many pictures that holds itself: see `imret.datasets.scan`."""
-        return glance(self.root, self.exclusion)
+        total = 0
+        for folder, n in glance(self.root, self.exclusion):
+            total += n
+            yield folder, n
+        self._n_glanced = total
 
     def count(self) -> int:
-        """Return how many files look like pictures by name, for a progress bar: a look, no promise."""
-        return sum(n for _, n in self.glance())
+        """Return how many files looked like pictures by name at the last glance: no promise.
+
+        Who counts first goes through the folders, which takes a while on a slow disk.
+        """
+        return sum(n for _, n in self.glance()) if self._n_glanced is None else self._n_glanced
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return what is at each path now: see `imret.sources.presence`."""

@@ -144,6 +144,8 @@ def _print_table(described: dict[str, Any]) -> None:
 
 
 def _cells(model: dict[str, Any]) -> tuple[str, ...]:
+    from imret.models.choices import gigabytes
+
     def percent(figure: str) -> str:
         return "-" if model[figure] is None else f"{model[figure]:.1f} %"
 
@@ -151,7 +153,7 @@ def _cells(model: dict[str, Any]) -> tuple[str, ...]:
     return (
         model["name"],
         f"{model['parameters'] / 1e6:,.0f} M",
-        f"{model['download_bytes'] / 1e9:.1f} GB",
+        gigabytes(model["download_bytes"]),
         str(model["dim"]),
         *(percent(figure) for figure in _FIGURES[:3]),
         "-" if rate is None else f"{rate:,g} pictures/s",

@@ -95,9 +95,10 @@ def format_report(report: EvaluationReport | None, collection: CollectionReport 
     if report:
         parts += [_rows(report), _differences(report), _categories(report)]
         if duplicates := report.data.duplicates_in_train:
+            are = "is" if len(duplicates) == 1 else "are"
             parts.append(
-                f"{counted(len(duplicates))} of --train too: the rows fitted on those flatter themselves; "
-                "--json lists them"
+                f"{counted(len(duplicates))} {are} in --train, too: the rows fitted on it flatter "
+                "themselves; --json lists them"
             )
         if report.data.skipped:
             parts.append(f"{counted(len(report.data.skipped))} left out; --json and --html list them")

@@ -63,6 +63,11 @@ class Choice:
         return 4 * self.parameters
 
 
+def gigabytes(size_bytes: int) -> str:
+    """Return a size as people compare it with their disk: "0.6 GB"; of less than 50 MB "3.2 MB"."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 5e7 else f"{size_bytes / 1e6:.1f} MB"
+
+
 _MEASURED = {"imagenet": OPEN_CLIP_ACCURACY, "flickr": OPEN_CLIP_RETRIEVAL, "coco": OPEN_CLIP_RETRIEVAL}
 
 CHOICES = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from imret.errors import ModelError, summary
 from imret.escape import quoted
-from imret.models.choices import choice_of, smaller_than
+from imret.models.choices import choice_of, gigabytes, smaller_than
 
 # How long the hub may take to answer whether it has a file; the second is for what no timeout ends, such as a
 # name server that does not answer.
@@ -103,7 +103,7 @@ def fetch(wanted: Wanted, notify: Notify | None = None, *, advice: Callable[[], 
     name, size = _ask_hub(wanted)
     _refuse_full_disk(wanted, size)
     if wanted.is_weights and notify is not None:
-        about = f"{_gigabytes(size)} " if size else ""
+        about = f"{gigabytes(size)} " if size else ""
         more = advice() if advice is not None else ""
         notify(f"Downloading {wanted.model}: {about}to {hub_cache()}, once{f'; {more}' if more else ''}")
     return _download(wanted, name)
@@ -128,11 +128,7 @@ def advice_for(*, device: Any = "auto", precision: str = "auto") -> Callable[[st
 def smaller_in_words(model: str) -> str:
     """Return the smaller choice for who finds a download too large; empty if there is none."""
     smaller = smaller_than(model)
-    return f"Smaller: --model {smaller.name} ({_gigabytes(smaller.size_bytes)})" if smaller else ""
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+    return f"Smaller: --model {smaller.name} ({gigabytes(smaller.size_bytes)})" if smaller else ""
 
 
 # ---- Before --------------------------------------------------------------------------------------------
@@ -226,8 +222,8 @@ def _refuse_full_disk(wanted: Wanted, size: int | None) -> None:
     free = shutil.disk_usage(folder).free
     if size + _SPARE_BYTES > free:
         raise ModelError(
-            f"Cannot download model '{wanted.model}': it takes {_gigabytes(size)} in '{cache}', where "
-            f"{_gigabytes(free)} are free. Make room, {elsewhere}"
+            f"Cannot download model '{wanted.model}': it takes {gigabytes(size)} in '{cache}', where "
+            f"{gigabytes(free)} are free. Make room, {elsewhere}"
             + (f"\n{smaller}" if (smaller := smaller_in_words(wanted.model)) else "")
         )
 
@@ -268,7 +264,7 @@ def _without_log() -> Iterator[None]:
 def _unavailable(wanted: Wanted, why: str) -> ModelError:
     """Return the error for a model that is not here and cannot be had, with how to bring it here."""
     choice = choice_of(wanted.model)
-    size = f" ({_gigabytes(choice.size_bytes)})" if choice is not None and wanted.is_weights else ""
+    size = f" ({gigabytes(choice.size_bytes)})" if choice is not None and wanted.is_weights else ""
     again = " without HF_HUB_OFFLINE" if "HF_HUB_OFFLINE" in why else ""
     files = " ".join((wanted.files[0], *wanted.beside))
     cache, folder = hub_cache(), f"models--{wanted.repo.replace('/', '--')}"

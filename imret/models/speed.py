@@ -22,7 +22,7 @@ import torch
 
 from imret.images.decode_speed import decode_seconds
 from imret.images.preprocess import Preprocess
-from imret.models.choices import choice_of, smaller_than
+from imret.models.choices import choice_of, gigabytes, smaller_than
 from imret.models.device import computes_in_bf16, pick_device
 from imret.models.fast.vit import VisionTransformer, ViTConfig
 
@@ -216,7 +216,7 @@ def advice_before_download(
     if smaller is None or other is None:
         return told
     return (
-        f"{told}. Smaller: --model {smaller.name} ({smaller.size_bytes / 1e9:.1f} GB, "
+        f"{told}. Smaller: --model {smaller.name} ({gigabytes(smaller.size_bytes)}, "
         f"about {rate_in_words(other)})"
     )
 

@@ -91,18 +91,20 @@ class Asked:
     good_from: float = -math.inf
 
     @property
-    def _itself(self) -> Filter:
+    def itself(self) -> Filter:
+        """What pictures meet that are, by their bytes, what is asked with; empty where it is words."""
         return Filter((Match("sha256", self.hashes),)) if self.hashes else Filter()
 
     @property
-    def _is_without_itself(self) -> bool:
+    def is_without_itself(self) -> bool:
+        """Whether those are left out."""
         return bool(self.hashes) and not self.options.include_self
 
     @property
     def filter(self) -> Filter:
         """Which pictures are looked among."""
         met = combined(*(condition.filter for condition in self.conditions))
-        return combined(met, Filter(must_not=self._itself.must)) if self._is_without_itself else met
+        return combined(met, Filter(must_not=self.itself.must)) if self.is_without_itself else met
 
     @property
     def min_score(self) -> float:
@@ -117,9 +119,9 @@ class Asked:
 
     def count_left_out(self) -> int:
         """Return how many pictures are no hits only because they are what is asked with; MANY at most."""
-        if not self._is_without_itself:
+        if not self.is_without_itself:
             return 0
-        met = combined(self._itself, *(condition.filter for condition in self.conditions))
+        met = combined(self.itself, *(condition.filter for condition in self.conditions))
         return self._count_good(met)
 
     def emptied_by(self) -> list[WithoutCondition]:
@@ -143,7 +145,7 @@ class Asked:
         named += [("relevant", True)] if options.relevant else []
         named += [("min_score", options.min_score)] if options.min_score is not None else []
         named += [("group_by", options.group_by)] if options.group_by is not None else []
-        return named + ([("include_self", True)] if self._is_without_itself else [])
+        return named + ([("include_self", True)] if self.is_without_itself else [])
 
     def _without(self, named: Iterable[tuple[str, Any]]) -> WithoutCondition | None:
         """Return what would be found without some of what is asked; None if nothing."""

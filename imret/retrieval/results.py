@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,26 @@ class WithoutCondition:
     path: str
 
 
+@dataclass(frozen=True)
+class HitCounts:
+    """How many pictures a search finds, near copies included.
+
+    Attributes:
+        categories: By category, whatever categories are asked for: what a search for that one alone finds.
+        uncategorised: Those of no category, counted likewise.
+        hits: Those of the categories that are asked for.
+        complete: Whether all are counted; False where there are more than a ranking is followed for, and the
+            numbers are of the best `imret.retrieval.limits.MAX_DEPTH`.
+        images: How many there are of each category under the other conditions, whatever is asked for.
+    """
+
+    categories: Mapping[str, int]
+    uncategorised: int
+    hits: int
+    complete: bool
+    images: Mapping[str, int]
+
+
 class Hits(list[Hit]):
     """The hits of one search in order, and what is to be said of them.
 
@@ -65,6 +85,7 @@ class Hits(list[Hit]):
         left_out: How many pictures were left out because they are, by their bytes, what is asked with.
         emptied_by: Of no hits: which conditions, each left out alone, would give some.
         remarks: What was noticed of the pictures that were asked with, in sentences.
+        counts: How many there are, if that was wanted.
     """
 
     def __init__(
@@ -74,11 +95,13 @@ class Hits(list[Hit]):
         left_out: int = 0,
         emptied_by: Iterable[WithoutCondition] = (),
         remarks: Iterable[str] = (),
+        counts: HitCounts | None = None,
     ) -> None:
         super().__init__(hits)
         self.left_out = left_out
         self.emptied_by = tuple(emptied_by)
         self.remarks = tuple(remarks)
+        self.counts = counts
 
     @property
     def notes(self) -> list[str]:

@@ -19,6 +19,7 @@ from imret.errors import DataError
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.conditions import Asked, conditions_on
+from imret.retrieval.counts import count_hits
 from imret.retrieval.filter_syntax import in_any_spelling
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
@@ -119,6 +120,7 @@ def find_hits(
     filter: Filter | None = None,
     fetch: Callable[[str], bytes] | None = None,
     notify: Callable[[str], None] = warn,
+    counting: bool = False,
 ) -> Hits:
     """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
 
@@ -126,6 +128,7 @@ def find_hits(
         find_encoder: Where no encoder is given, gives it if something has to be encoded: stored pictures, and
             files of the same bytes, need none. Default: the collection's own.
         notify: Called with what the search left undone, in a sentence.
+        counting: Also count all that there are to find, in all and of each category.
     """
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
@@ -155,9 +158,14 @@ def find_hits(
             _check_offset(asked)
         left_out = asked.count_left_out()
         emptied_by = [] if points else asked.emptied_by()
+        counts = count_hits(asked) if counting else None
     hits = [_hit(rank, *found) for rank, found in enumerate(points, start=options.offset + 1)]
     return Hits(
-        sort_hits(hits, options.sort), left_out=left_out, emptied_by=emptied_by, remarks=embedder.remarks
+        sort_hits(hits, options.sort),
+        left_out=left_out,
+        emptied_by=emptied_by,
+        remarks=embedder.remarks,
+        counts=counts,
     )
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from imret.errors import DataError, ImageError
 from imret.images.decode import Source
-from imret.retrieval import fetch as web_pictures
 from imret.retrieval import search as retrieval
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
-from imret.retrieval.conditions import conditions_on
-from imret.retrieval.counts import composed_counts, count_hits
+from imret.retrieval.counts import composed_counts
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
 from imret.retrieval.query import Term, parse_term
-from imret.retrieval.ranking import combined
-from imret.retrieval.results import Hit, WithoutCondition
+from imret.retrieval.results import Hit, HitCounts, WithoutCondition
 from imret.retrieval.search_options import SearchOptions
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Point
@@ -123,12 +119,15 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     points = {term.value: stored_point(pooled, term.value) for term in query.terms if term.kind == "id"}
     terms = [library_term(term, uploads) for term in query.terms]
     notes: list[str] = []
-    # A picture on the web is asked for once, and not again for the counts.
-    fetch = functools.cache(web_pictures.fetch_picture)
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
     options = _options(query, limit=query.limit + (0 if query.unique else 1))
     found = retrieval.find_hits(
-        pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, notify=notes.append
+        pooled.collection,
+        terms,
+        options,
+        encoder=pooled.encoder,
+        notify=notes.append,
+        counting=query.counts,
     )
     hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
@@ -145,7 +144,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         "left_out": found.left_out,
         "emptied_by": [_without_out(without) for without in found.emptied_by],
         "notes": [*found.remarks, *notes],
-        "counts": _counts_of(pooled, terms, options, fetch) if query.counts else None,
+        "counts": None if found.counts is None else _counts_out(found.counts),
     }
 
 
@@ -172,20 +171,15 @@ def _filter_of(collection: Collection, query: Which) -> Filter | None:
     return with_stored_categories(collection, [asked])[0] if asked else None
 
 
-def _counts_of(
-    pooled: PooledCollection, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
-) -> dict[str, Any]:
-    counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
-    # How many there are without the query.
-    asked = [one.filter for one in conditions_on(pooled.collection, options) if one.field == "where"]
-    images = composed_counts(pooled.collection.facet("category", combined(*asked) or None))
+def _counts_out(counts: HitCounts) -> dict[str, Any]:
     categories = [
-        {"category": name, "hits": counted.categories.get(name, 0), "images": n} for name, n in images.items()
+        {"category": name, "hits": counts.categories.get(name, 0), "images": n}
+        for name, n in counts.images.items()
     ]
     return {
-        "hits": counted.hits,
-        "complete": counted.complete,
-        "uncategorised": counted.uncategorised,
+        "hits": counts.hits,
+        "complete": counts.complete,
+        "uncategorised": counts.uncategorised,
         "categories": categories,
     }
 

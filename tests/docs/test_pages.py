@@ -30,8 +30,6 @@ FOREIGN_OPTIONS = {
     "--other",
     "--model",
     "--scale-down",
-    "--pip-args",
-    "--extra-index-url",
     "--index-url",
     "--torch-backend",
 }

@@ -204,7 +204,7 @@ def test_pictures_that_are_in_the_training_set_too_are_told(
     shutil.copy(photos / "fungi" / "1.png", train / "fungi" / "renamed.png")
     report = evaluate(photos, encoder=encoder, train=train, resamples=100)
     assert report.data.duplicates_in_train == ["fungi/1.png"]
-    assert "1 picture of --train too: the rows fitted on those" in format_report(report)
+    assert "1 picture is in --train, too: the rows fitted on it" in format_report(report)
     assert "flatters these rows" in write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import click
 import pytest
 
 import imret
+from imret.cli.main import cli
 from imret.cli.search import command, similar
 from imret.client.search import API_NAMES
 from imret.retrieval.search_options import SearchOptions
@@ -25,7 +26,9 @@ def test_the_library_takes_them_with_the_same_defaults() -> None:
 
 @pytest.mark.parametrize("command", [command, similar], ids=lambda command: command.name)
 def test_the_command_has_an_option_for_each_with_the_same_default(command: click.Command) -> None:
-    values = command.make_context(command.name, ["x"]).params
+    # Below `imret`, as it is used: click keeps the help option of the first context.
+    below = click.Context(cli, **cli.context_settings)
+    values = command.make_context(command.name, ["x"], parent=below).params
     for name, default in DEFAULTS.items():
         if name != "template":  # --no-template, and none for pictures
             assert values[name] == default, name

@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 from starlette.testclient import TestClient
 
 from imret import Encoder
+from imret.retrieval.query_vector import QueryEmbedder
 from imret.store import open_store
 from imret.store.payload import point_id
 from imret.web.app import create_app
@@ -218,3 +219,17 @@ def test_pictures_that_come_meanwhile_are_in_their_category_at_once(
     assert after["uncategorised"] == before["uncategorised"]
     counts = _get(client, "search", {"q": "red", "counts": True})["counts"]
     assert (counts["hits"], counts["uncategorised"]) == (after["images"], after["uncategorised"])
+
+
+def test_to_count_is_no_second_search(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[object] = []
+    embed, cut = QueryEmbedder.embed, QueryEmbedder.relevance_threshold
+    monkeypatch.setattr(QueryEmbedder, "embed", lambda self, terms: embedded.append("") or embed(self, terms))
+    monkeypatch.setattr(
+        QueryEmbedder,
+        "relevance_threshold",
+        lambda self, terms, vector: embedded.append("") or cut(self, terms, vector),
+    )
+    said = _get(client, "search", {"q": "red", "relevant": True, "counts": True})
+    assert said["counts"] is not None
+    assert len(embedded) == 2  # a query and a cut, each once

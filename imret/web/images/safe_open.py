@@ -56,8 +56,6 @@ def is_below(real: str, folder: str) -> bool:
 
 # For search alone where the system can: a folder may be passed through that may not be listed.
 _FOLDER_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | system.DIRECTORY | system.NOFOLLOW
-
-
 _OPENS_BELOW = os.open in os.supports_dir_fd  # a folder that is open
 _FILE_FLAGS = os.O_RDONLY | system.NOFOLLOW | system.NONBLOCK | system.NOCTTY | system.BINARY
 
@@ -80,8 +78,7 @@ def open_beneath(real: str) -> tuple[BinaryIO, os.stat_result]:
             folder = below
         if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
             raise ImageError("not a regular file")
-        flags = _FILE_FLAGS
-        handle = os.open(name, flags, dir_fd=folder)
+        handle = os.open(name, _FILE_FLAGS, dir_fd=folder)
     finally:
         os.close(folder)
     return _checked(handle)
