@@ -1,0 +1,178 @@
+"""What concepts make of a query, and which of them a search may use.
+
+A query that is the name of a concept asks with what was learnt; one that holds the name is moved from what
+the text says to what was learnt, by as much as that was found to be better on pictures held out. A query
+that names none is not changed, to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imret.errors import DataError, StoreError
+from imret.files import read_regular
+from imret.retrieval.concepts import Concepts
+
+if TYPE_CHECKING:
+    from imret.models.encoder import QueryEncoder
+    from imret.store import Store
+
+# In a model folder. open_clip and others do not look at it.
+FILE_NAME = "concepts.safetensors"
+_MAX_BYTES = 256 << 20
+
+
+# ---- Where they are ----------------------------------------------------------------------------------------
+
+
+def read_model_concepts(folder: str | os.PathLike[str]) -> Concepts | None:
+    """Return the concepts of a model folder; None if it has none.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        content = read_regular(path, max_bytes=_MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the concepts {str(path)!r}: {error}") from error
+    return Concepts.from_bytes(content, repr(str(path)))
+
+
+@dataclass(frozen=True)
+class Known:
+    """The concepts that a search may use, and what is to be said where some cannot be.
+
+    Attributes:
+        concepts: None for none.
+        remarks: Sentences.
+    """
+
+    concepts: Concepts | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def known_concepts(store: Store, collection: str, encoder: QueryEncoder) -> Known:
+    """Return the concepts of a collection and of its model's folder; where both have one, the collection's.
+
+    What cannot be read, or is another encoder's, is left out, and said. Kept until one of them changes.
+
+    Args:
+        store: Open; keeps them.
+        collection: Name.
+        encoder: Of the collection.
+    """
+    folder = encoder.files.weights.parent
+    mark = (collection, encoder.fingerprint, store.document_mark(collection, "concepts"), _state(folder))
+    kept: dict[str, tuple[Any, Known]] = store.kept.setdefault("concepts", {})
+    if (found := kept.get(collection)) is None or found[0] != mark:
+        found = kept[collection] = (mark, _known(store, collection, encoder, folder))
+    return found[1]
+
+
+def _state(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        info = os.stat(folder / FILE_NAME)
+    except OSError:
+        return None
+    return info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def _known(store: Store, collection: str, encoder: QueryEncoder, folder: Path) -> Known:
+    def of_collection() -> Concepts | None:
+        content = store.document(collection, "concepts")
+        return None if content is None else Concepts.from_bytes(content, f"collection {collection!r}")
+
+    found: Concepts | None = None
+    remarks = []
+    readers: tuple[tuple[str, Callable[[], Concepts | None]], ...] = (
+        ("its model's folder", lambda: read_model_concepts(folder)),
+        (f"collection {collection!r}", of_collection),
+    )
+    for owner, read in readers:
+        try:
+            concepts = read()
+        except (DataError, StoreError) as error:
+            remarks.append(f"searched without the concepts of {owner}: {error}")
+            continue
+        if concepts is None or not concepts.concepts:
+            continue
+        if not encoder.embeds_as(concepts.images_fingerprint) or concepts.dim != encoder.dim:
+            remarks.append(
+                f"searched without the concepts of {owner}: they were learnt with {concepts.model!r}, and "
+                f"its pictures are embedded with {encoder.model_id!r}. Learn them again: "
+                f"imret learn --collection {collection}"
+            )
+            continue
+        found = concepts if found is None else found.with_others(concepts)
+    return Known(found, tuple(remarks))
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptUse:
+    """The part that a concept had in a query.
+
+    Attributes:
+        name: Of the concept.
+        whole: Whether the query was its name; else the query holds it.
+        strength: How far it moved the query, in [0, 1]; 1 where it is the whole.
+        images: How many pictures it was learnt from.
+    """
+
+    name: str
+    whole: bool
+    strength: float
+    images: int
+
+
+# ---- Their part in a query ---------------------------------------------------------------------------------
+
+
+def ask_with_concepts(
+    concepts: Concepts,
+    text: str,
+    vector: NDArray[np.float32],
+    encoder: QueryEncoder,
+    text_vector: Callable[[str], NDArray[np.float32]],
+) -> tuple[NDArray[np.float32], Sequence[ConceptUse]]:
+    """Return what a text asks with, given what it asks with alone.
+
+    Of several concepts in one text each moves it, independently of the others: "bird on a mushroom" is moved
+    towards both.
+
+    Args:
+        concepts: That are known.
+        text: The query.
+        vector: (D,) unit embedding of it.
+        encoder: That gave it.
+        text_vector: Gives the unit embedding of another text in the same sentences.
+
+    Returns:
+        (D,) not necessarily unit, with scores of the size that the text's have; the very same vector where no
+        concept was used. And the part that each concept had.
+    """
+    whole = concepts.index.exact(text)
+    if whole is not None:
+        concept = concepts.concepts[whole]
+        if concept.vector is None:
+            return vector, ()
+        return concept.vector, [ConceptUse(concept.name, True, 1.0, concept.images)]
+    asked, uses = vector, []
+    for key in dict.fromkeys(span.key for span in concepts.index.within(text)):
+        concept = concepts.concepts[key]
+        if concept.vector is None or not concept.strength:
+            continue
+        same = encoder.fingerprint == concepts.fingerprint
+        of_name = concept.text if same else text_vector(concept.name)
+        asked = asked + np.float32(concept.strength) * (concept.vector - of_name)
+        uses.append(ConceptUse(concept.name, False, concept.strength, concept.images))
+    return asked, uses
