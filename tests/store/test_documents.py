@@ -46,8 +46,9 @@ def test_a_document_is_what_was_put_there_and_each_kind_is_its_own(store: Store,
     put(store, photos, "names", None)
     assert (store.document(photos, "names"), store.document_mark(photos, "names")) == (None, "")
     assert store.document(photos, "concepts") == large
-    assert store.collections() == [photos]
-    assert store.incomplete() == []
+    # A server of the tests may hold more.
+    assert [one for one in store.collections() if photos in one] == [photos]
+    assert [one for one in store.incomplete() if photos in one] == []
 
 
 def test_the_mark_is_another_after_every_change_and_the_same_without_one(store: Store, photos: str) -> None:  # noqa: F811
@@ -118,7 +119,7 @@ def test_documents_stay_through_a_rebuild_and_a_rename_and_go_with_the_collectio
     store.drop(photos)
     store.drop(other_name)
     assert store.document(other_name, "names") is None
-    assert store.incomplete() == []
+    assert not {photos, other_name} & {*store.incomplete(), *store.collections()}
 
 
 def test_a_document_needs_a_collection_and_one_of_the_kinds(store: Store, name: str) -> None:  # noqa: F811
