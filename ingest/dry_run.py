@@ -47,6 +47,13 @@ class NoStore:
         """Return that nothing is remembered of any source."""
         return {}
 
+    def document(self, name: str, kind: str) -> None:
+        """Return None: nothing is kept with any collection."""
+
+    def document_mark(self, name: str, kind: str) -> str:
+        """Return that nothing is."""
+        return ""
+
 
 def open_for_dry_run(db: str | None, collection: str) -> AbstractContextManager[Store]:
     """Open the store that a run would use; where there is none yet, nothing is made.

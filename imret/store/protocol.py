@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
+from imret.store.documents import DocumentKind
 from imret.store.types import Identity, LiveState
 
 if TYPE_CHECKING:
@@ -183,6 +184,43 @@ class Store(Protocol):
             name: Of the collection, of which a version is live.
             excluded: Patterns by source; none for a source of which nothing is. Others stay as they are.
         """
+
+    def document(self, name: str, kind: DocumentKind) -> bytes | None:
+        """Return what is kept with a collection under a kind; None for nothing, or no such collection.
+
+        It stays with the collection whatever version is live, and goes with it where it is renamed, exported
+        and deleted.
+
+        Raises:
+            StoreError: If it is there and cannot be read. The pictures do not depend on it.
+        """
+
+    def document_mark(self, name: str, kind: DocumentKind) -> str:
+        """Return a mark of that, another after every change, "" while there is nothing; cheap."""
+
+    def change_document(
+        self, name: str, kind: DocumentKind, change: Callable[[bytes | None], bytes | None]
+    ) -> None:
+        """Put in the place of what is kept with a collection under a kind what is made of it.
+
+        Of programs that change it at the same time each makes its change of what the other left. When it
+        returns, the change survives the death of every process; killed before, it is there whole or not at
+        all.
+
+        Args:
+            name: Of the collection, of which a version is live.
+            kind: Of the document.
+            change: Takes what is there, None for nothing, and returns what shall be, None for nothing.
+                May be called again where another program comes first. Changes nothing itself.
+
+        Raises:
+            DataError: If there is no such collection, or what is made is too large (256 MiB).
+            StoreError: If what is there cannot be read, or the new cannot be written; then the old stays.
+            ChangedMeanwhile: If another program removed or renamed the collection meanwhile.
+        """
+
+    def remove_document(self, name: str, kind: DocumentKind) -> None:
+        """Remove what is kept under a kind, also where it cannot be read. Raises as `change_document`."""
 
     def close(self) -> None:
         """Close every collection and the engine; closing twice is no error."""

@@ -101,6 +101,14 @@ def _done(engine: Any, result: Any) -> Any:
     return wire.PointsOperationResponse(result=wire.UpdateResult(status=wire.UpdateStatus.Completed))
 
 
+def _upsert(engine: Any, request: Any) -> Any:
+    conditions = {}
+    if request.HasField("update_filter"):
+        conditions["update_filter"] = GrpcToRest.convert_filter(request.update_filter)
+    points = [GrpcToRest.convert_point_struct(one) for one in request.points]
+    return _done(engine, engine.upsert(request.collection_name, points, **conditions))
+
+
 def _scroll(engine: Any, request: Any) -> Any:
     records, following = engine.scroll(
         request.collection_name,
@@ -198,15 +206,9 @@ def _create(engine: Any, request: Any) -> Any:
 
 
 _POINTS: dict[str, Callable[..., Any]] = {
-    "Upsert": lambda e, r: _done(
-        e, e.upsert(r.collection_name, [GrpcToRest.convert_point_struct(one) for one in r.points])
-    ),
+    "Upsert": _upsert,
     "Delete": lambda e, r: _done(
-        e,
-        e.delete(
-            r.collection_name,
-            models.PointIdsList(points=[GrpcToRest.convert_point_id(one) for one in r.points.points.ids]),
-        ),
+        e, e.delete(r.collection_name, GrpcToRest.convert_points_selector(r.points))
     ),
     "CreateFieldIndex": _index,
     "Count": lambda e, r: wire.CountResponse(

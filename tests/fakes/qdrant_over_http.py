@@ -200,6 +200,12 @@ def _plain(answer: object) -> object:
     return None if isinstance(answer, float) and not math.isfinite(answer) else answer
 
 
+def _upsert(engine: QdrantClient, body: Any, name: str) -> object:
+    asked = models.PointsList(**body)
+    conditions = {"update_filter": asked.update_filter} if asked.update_filter else {}
+    return engine.upsert(name, asked.points, **conditions)
+
+
 def _scroll(engine: QdrantClient, body: Any, name: str) -> dict[str, object]:
     asked = models.ScrollRequest(**body)
     points, following = engine.scroll(
@@ -236,6 +242,7 @@ def _changes(body: Any) -> dict[str, Any]:
 
 _ACTIONS = TypeAdapter(list[models.AliasOperations])
 _OPERATIONS = TypeAdapter(list[models.UpdateOperation])
+_SELECTOR: TypeAdapter[Any] = TypeAdapter(models.PointsSelector)
 _DONE = {"operation_id": 0, "status": "completed"}
 _NAME = "/collections/([^/]+)"
 
@@ -266,7 +273,7 @@ _ROUTES: list[tuple[str, str, Callable[..., object]]] = [
         f"{_NAME}/index",
         lambda e, b, n: e.create_payload_index(n, b["field_name"], field_schema=b["field_schema"]),
     ),
-    ("PUT", f"{_NAME}/points", lambda e, b, n: e.upsert(n, models.PointsList(**b).points)),
+    ("PUT", f"{_NAME}/points", _upsert),
     (
         "POST",
         f"{_NAME}/points",
@@ -288,7 +295,7 @@ _ROUTES: list[tuple[str, str, Callable[..., object]]] = [
             n, b["key"], facet_filter=models.FacetRequest(**b).filter, limit=b["limit"], exact=True
         ),
     ),
-    ("POST", f"{_NAME}/points/delete", lambda e, b, n: e.delete(n, models.PointIdsList(**b))),
+    ("POST", f"{_NAME}/points/delete", lambda e, b, n: e.delete(n, _SELECTOR.validate_python(b))),
     (
         "POST",
         f"{_NAME}/points/batch",

@@ -4,6 +4,7 @@
     <store>/<collection>/live.json                names the live version, those it retired, and the marks
                                                   of `LiveState`
     <store>/<collection>/excluded.json            what is left out of which source
+    <store>/<collection>/<kind>.document          see `imret.store.embedded.documents`
     <store>/<collection>/<version>.lock           held by the one process that has the version open, with
                                                   a note of who that is and how it may be reached
     <store>/<collection>/<version>/identity.json  written last: a version without it was never finished
@@ -33,7 +34,7 @@ from typing import Any
 from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable
 from imret.files import sync_folder, write_atomically
 from imret.store.collection import is_name
-from imret.store.embedded import inventory
+from imret.store.embedded import documents, inventory
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.locks import SWITCH_LOCK, remove_if_empty, switching
 from imret.store.embedded.permissions import obstacle
@@ -369,7 +370,8 @@ def is_left_over(collection: Path) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    own = name in (LIVE, EXCLUDED, SWITCH_LOCK) or name.startswith(_TRASH) or _is_temporary(name)
+    own = name in (LIVE, EXCLUDED, SWITCH_LOCK, *documents.FILES)
+    own = own or name.startswith(_TRASH) or _is_temporary(name)
     return own or _VERSION.fullmatch(name.removesuffix(".lock")) is not None
 
 

@@ -230,16 +230,22 @@ def switching(collection: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether it is our turn: always, if we wait for it.
     """
-    descriptor = _open_lock(collection / SWITCH_LOCK)
-    try:
+    path = collection / SWITCH_LOCK
+    while True:
+        descriptor = _open_lock(path)
         try:
-            system.lock(descriptor, wait=wait)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+            try:
+                system.lock(descriptor, wait=wait)
+            except BlockingIOError:
+                yield False
+                return
+            if _is_file(descriptor, path):
+                yield True
+                return
+            # The collection got another name while its lock was waited for, or was deleted: what is there
+            # now, if anything, has a lock of its own.
+        finally:
+            os.close(descriptor)
 
 
 def read_owner(version: Path) -> LockOwner | None:

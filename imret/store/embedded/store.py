@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from imret import system
 from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name
+from imret.store.documents import DocumentKind, check_kind
+from imret.store.embedded import documents, locks
 from imret.store.embedded import layout as folder
-from imret.store.embedded import locks
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
@@ -241,6 +242,41 @@ class EdgeStore:
     def exclude(self, name: str, excluded: Mapping[str, Sequence[str]]) -> None:
         try:
             folder.write_excluded(self._folder / check_name(name), excluded)
+        except FileNotFoundError:  # the collection is gone, or has another name
+            raise changed_meanwhile(name, self.address) from None
+
+    def document(self, name: str, kind: DocumentKind) -> bytes | None:
+        check_kind(kind)
+        return documents.read(self._folder / check_name(name), kind)[1]
+
+    def document_mark(self, name: str, kind: DocumentKind) -> str:
+        check_kind(kind)
+        return documents.mark(self._folder / check_name(name), kind)
+
+    def change_document(
+        self, name: str, kind: DocumentKind, change: Callable[[bytes | None], bytes | None]
+    ) -> None:
+        check_kind(kind)
+        with self._of_a_collection(name) as (collection, check_live):
+            documents.change(collection, kind, change, check_live)
+
+    def remove_document(self, name: str, kind: DocumentKind) -> None:
+        check_kind(kind)
+        with self._of_a_collection(name) as (collection, _):
+            documents.remove(collection, kind)
+
+    @contextmanager
+    def _of_a_collection(self, name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
+        """Yield the folder of a collection that has a live version, and what looks whether it still has."""
+        collection = self._folder / check_name(name)
+
+        def check_live() -> None:
+            if folder.read_versions(collection).live is None:
+                raise self._no_such(name)
+
+        check_live()
+        try:
+            yield collection, check_live
         except FileNotFoundError:  # the collection is gone, or has another name
             raise changed_meanwhile(name, self.address) from None
 

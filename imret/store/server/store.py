@@ -9,7 +9,7 @@ in flight. A collection or an alias that imret did not make is never written to.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,23 @@ from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
-from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
+from imret.store.documents import DocumentKind
 from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
+from imret.store.server.documents import Documents, note_for
 from imret.store.server.marks import STAGED, Marks
 from imret.store.server.physical_names import is_version
-from imret.store.server.versions import FORMAT, create_alias, delete_alias, note_of, of_encoder
-from imret.store.types import EF_CONSTRUCT, Identity, LiveState, M, new_mark
+from imret.store.server.versions import (
+    FORMAT,
+    create_alias,
+    create_version,
+    delete_alias,
+    index_payload,
+    note_of,
+    of_encoder,
+)
+from imret.store.types import Identity, LiveState, new_mark
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,6 +77,7 @@ class ServerStore:
         )
         self._client, self._request = self._connection.client, self._connection.request
         self._marks = Marks(self._connection)
+        self._documents = Documents(self._connection, self.version, self._no_such)
         self.address = address
         self.reason = reason
         self.kept: dict[str, Any] = {}
@@ -168,7 +178,7 @@ class ServerStore:
         if stored.model != identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             self._write_note(physical, note_of(name, identity))
-        self._index_payload(physical)
+        index_payload(self._connection, physical)
         return self._collection(name, identity, physical, fills=True)
 
     def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
@@ -196,6 +206,7 @@ class ServerStore:
             now = LiveState(physical, new_mark())
             if old is not None:
                 noted.write(self._connection, physical, noted.read(self._connection, old))
+                self._documents.take_over(old, physical)
             self._marks.write(physical, switch=now.switch, ended=now.ended, switching="")
             self._switch(name, old, physical, expected)
         for other in versions:
@@ -257,7 +268,9 @@ class ServerStore:
         self._settled_live_name(new)
 
     def drop(self, name: str) -> None:
-        for physical in self._versions(name):
+        versions = list(self._versions(name))
+        self._documents.drop(versions)  # first: then nothing would say where they are
+        for physical in versions:
             self._delete(physical)  # and with the live one its alias
 
     def excluded(self, name: str) -> dict[str, tuple[str, ...]]:
@@ -272,6 +285,20 @@ class ServerStore:
         if physical is None:
             raise self._no_such(name)
         noted.write(self._connection, physical, excluded)
+
+    def document(self, name: str, kind: DocumentKind) -> bytes | None:
+        return self._documents.read(name, kind)
+
+    def document_mark(self, name: str, kind: DocumentKind) -> str:
+        return self._documents.mark(name, kind)
+
+    def change_document(
+        self, name: str, kind: DocumentKind, change: Callable[[bytes | None], bytes | None]
+    ) -> None:
+        self._documents.change(name, kind, change)
+
+    def remove_document(self, name: str, kind: DocumentKind) -> None:
+        self._documents.change(name, kind, None)
 
     def close(self) -> None:
         self.kept.clear()
@@ -424,18 +451,10 @@ class ServerStore:
             return None
 
     def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
+        metadata = {**note_of(name, identity), **marks, **note_for(name)}
+
         def create() -> bool:
-            return self._client.create_collection(
-                physical,
-                vectors_config=models.VectorParams(size=identity.dim, distance=models.Distance.COSINE),
-                hnsw_config=models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
-                quantization_config=models.ScalarQuantization(
-                    scalar=models.ScalarQuantizationConfig(
-                        type=models.ScalarType.INT8, quantile=0.99, always_ram=True
-                    )
-                ),
-                metadata={**note_of(name, identity), **marks},
-            )
+            return create_version(self._client, physical, identity.dim, metadata)
 
         try:
             self._request(f"make the collection {physical!r}", create)
@@ -452,23 +471,6 @@ class ServerStore:
                 f"the Qdrant {self._connection.server_version} at {self.address} keeps no collection "
                 "metadata. Qdrant 1.16 or newer is needed: docker compose up qdrant"
             )
-
-    def _index_payload(self, physical: str) -> None:
-        info = self._request("describe a collection", lambda: self._client.get_collection(physical))
-        for field in INDEXED_FIELDS:
-            if field not in info.payload_schema:
-                self._create_index(physical, field)
-
-    def _create_index(self, physical: str, field: str) -> None:
-        kind = models.PayloadSchemaType.KEYWORD
-        if field in INTEGER_FIELDS:
-            kind = models.PayloadSchemaType.INTEGER
-        elif field in DATETIME_FIELDS:
-            kind = models.PayloadSchemaType.DATETIME
-        self._request(
-            f"index {field!r}",
-            lambda: self._client.create_payload_index(physical, field, field_schema=kind, wait=True),
-        )
 
     def _delete(self, physical: str) -> None:
         self._request("delete a version", lambda: self._client.delete_collection(physical))

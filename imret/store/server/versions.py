@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 
-from imret.store.types import Identity
+from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
+from imret.store.server.connection import Connection
+from imret.store.types import EF_CONSTRUCT, Identity, M
 
 FORMAT = 1
 
@@ -46,3 +48,38 @@ def create_alias(name: str, physical: str) -> models.CreateAliasOperation:
 def delete_alias(name: str) -> models.DeleteAliasOperation:
     """Return the change that takes an alias away."""
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
+
+
+def create_version(client: QdrantClient, physical: str, dim: int, metadata: dict[str, Any]) -> bool:
+    """Make the Qdrant collection of a version."""
+    return client.create_collection(
+        physical,
+        vectors_config=models.VectorParams(size=dim, distance=models.Distance.COSINE),
+        hnsw_config=models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
+        quantization_config=models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(
+                type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+            )
+        ),
+        metadata=metadata,
+    )
+
+
+def index_payload(connection: Connection, physical: str) -> None:
+    """Make the payload indexes that a version lacks: all of a new one, some of an old one."""
+    info = connection.request("describe a collection", lambda: connection.client.get_collection(physical))
+    for field in INDEXED_FIELDS:
+        if field not in info.payload_schema:
+            _create_index(connection, physical, field)
+
+
+def _create_index(connection: Connection, physical: str, field: str) -> None:
+    kind = models.PayloadSchemaType.KEYWORD
+    if field in INTEGER_FIELDS:
+        kind = models.PayloadSchemaType.INTEGER
+    elif field in DATETIME_FIELDS:
+        kind = models.PayloadSchemaType.DATETIME
+    connection.request(
+        f"index {field!r}",
+        lambda: connection.client.create_payload_index(physical, field, field_schema=kind, wait=True),
+    )
