@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from imret.datasets.spelling import composed
 from imret.retrieval.conditions import conditions_on
 from imret.retrieval.limits import MAX_DEPTH
+from imret.retrieval.prompts import Names
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.ranking import combined
@@ -58,6 +59,7 @@ def count_hits(
     *,
     encoder: QueryEncoder,
     fetch: Callable[[str], bytes] | None = None,
+    names: Names | None = None,
 ) -> HitCounts:
     """Return how many pictures `imret.retrieval.search.find_hits` finds if its limit lets it.
 
@@ -67,12 +69,13 @@ def count_hits(
         options: As there; how many hits, how they are ordered, folded and grouped does not matter.
         encoder: The collection's.
         fetch: As there.
+        names: What categories are called.
 
     Raises:
         What `find_hits` raises.
     """
     terms = terms_of(query)
-    embedder = QueryEmbedder(collection, lambda: encoder, options.template, fetch)
+    embedder = QueryEmbedder(collection, lambda: encoder, options.template, fetch, names=lambda: names or {})
     vector = embedder.embed(terms)
     least = -1.0 if options.min_score is None else options.min_score
     if options.relevant:

@@ -128,7 +128,13 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
     # One more tells whether there is more; folding looks at the files, and as far as it was asked to.
     options = _options(query, limit=query.limit + (0 if query.unique else 1))
     found = retrieval.find_hits(
-        pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, notify=notes.append
+        pooled.collection,
+        terms,
+        options,
+        encoder=pooled.encoder,
+        fetch=fetch,
+        notify=notes.append,
+        names=pooled.names,
     )
     hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
@@ -175,7 +181,9 @@ def _filter_of(collection: Collection, query: Which) -> Filter | None:
 def _counts_of(
     pooled: PooledCollection, terms: Sequence[Term], options: SearchOptions, fetch: Callable[[str], bytes]
 ) -> dict[str, Any]:
-    counted = count_hits(pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch)
+    counted = count_hits(
+        pooled.collection, terms, options, encoder=pooled.encoder, fetch=fetch, names=pooled.names
+    )
     # How many there are without the query.
     asked = [one.filter for one in conditions_on(pooled.collection, options) if one.field == "where"]
     images = composed_counts(pooled.collection.facet("category", combined(*asked) or None))
@@ -325,7 +333,7 @@ def classify(
                 yield b""
 
     labels = list(labels) or list(pooled.collection.facet("category"))
-    results = classify_each(sources(), labels, encoder=pooled.encoder, top_k=top_k)
+    results = classify_each(sources(), labels, encoder=pooled.encoder, names=pooled.names, top_k=top_k)
     return {
         "pictures": [
             {
