@@ -19,7 +19,7 @@ from imret.errors import DataError, some_of
 from imret.evaluation.dataset import Embedded, embed
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.significance import System
-from imret.retrieval.prompts import CANDIDATE_TEMPLATES, EVALUATION_TEMPLATES, Names, common_names, fill
+from imret.retrieval.prompts import CANDIDATE_TEMPLATES, SEARCH_TEMPLATES, Names, common_names, fill
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -180,7 +180,7 @@ def tuned_prompts(
         sentences = [
             fill(template, name)
             for name in common_names(category, names)
-            for template in (*CANDIDATE_TEMPLATES, *EVALUATION_TEMPLATES)
+            for template in (*CANDIDATE_TEMPLATES, *SEARCH_TEMPLATES)
         ]
         encoded = encode_texts(sentences)
         relevant = np.broadcast_to(labels == number, (len(sentences), len(labels)))

@@ -118,7 +118,7 @@ def encode(
 def category_queries(
     encoder: Encoder, categories: Sequence[str], names: Names | None = None
 ) -> NDArray[np.float32]:
-    """Return (Q, D) unit embeddings that ask for categories: the mean over the evaluation templates.
+    """Return (Q, D) unit embeddings that ask for categories: as a search for their names does.
 
     Args:
         encoder: The model.

@@ -24,8 +24,9 @@ from imret.datasets.spelling import composed, spellings
 from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
+from imret.retrieval.category_names import category_names
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.prompts import search_prompts
+from imret.retrieval.prompts import Names, search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
@@ -39,9 +40,19 @@ if TYPE_CHECKING:
 SAMPLE = 512
 
 
-def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
-    """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again."""
-    return encoder.encode_mean(search_prompts(query, template=template))
+def query_vector(
+    encoder: QueryEncoder, query: str, *, template: bool = True, names: Names | None = None
+) -> NDArray[np.float32]:
+    """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again.
+
+    Args:
+        encoder: The model.
+        query: Words.
+        template: Whether they are put into prompt templates, and names of categories are known.
+        names: What categories are called, before what the model was tuned with and what is known everywhere.
+    """
+    known = category_names(encoder, names) if template else None
+    return encoder.encode_mean(search_prompts(query, template=template, names=known))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------
@@ -71,6 +82,7 @@ class QueryEmbedder:
         template: Whether short texts are put into prompt templates.
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
         store: Of the collection, for what an error advises.
+        names: What categories are called; called when words are to be encoded.
 
     Attributes:
         hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
@@ -85,9 +97,10 @@ class QueryEmbedder:
         fetch: Callable[[str], bytes] | None,
         *,
         store: Store | Collection | None = None,
+        names: Callable[[], Names] = dict,
     ) -> None:
         self._collection, self._get_encoder, self._store = collection, encoder, store
-        self._template, self._fetch = template, fetch
+        self._template, self._fetch, self._get_names = template, fetch, names
         self.hashes: list[str] = []
         self.remarks: list[str] = []
 
@@ -96,6 +109,10 @@ class QueryEmbedder:
         encoder = self._get_encoder()
         check_same_encoder(self._collection, encoder, store=self._store)
         return encoder
+
+    @cached_property
+    def _names(self) -> Names:
+        return self._get_names()
 
     @cached_property
     def _sample(self) -> NDArray[np.float32]:
@@ -194,7 +211,8 @@ class QueryEmbedder:
 
     def _vector(self, term: Term) -> NDArray[np.float32]:
         if term.kind == "text":
-            return query_vector(self._encoder, str(term.value), template=self._template)
+            names = self._names if self._template else None
+            return query_vector(self._encoder, str(term.value), template=self._template, names=names)
         if term.kind in ("id", "stored"):
             return self._stored(self._find(term))
         if isinstance(term.value, bytes):
