@@ -241,14 +241,14 @@ def measure(data: Path, model: str, captions: str) -> dict[str, Any]:
         by_path = first_captions(data / captions / "captions.csv")
         asked = questions(rule, encoder, photos, by_path)
         ends = {name: {fall: [rule.end(q, fall) for q in qs] for fall in FALLS} for name, qs in asked.items()}
-        figures = {
+        figures: dict[str, Any] = {
             "before": {m: before(rule, asked, m) for m in BEFORE},
             "above": {a: row(rule, asked, ends, a, relevance.FALL_OF_CAPTION) for a in ABOVE},
             "falls": {f: row(rule, asked, ends, relevance.ABOVE_CHANCE, f) for f in FALLS},
             "at 0.6": {a: row(rule, asked, ends, a, relevance.FALL) for a in ABOVE},
             "searched": searched(store, encoder, by_path, asked),
         }
-    shipped = figures["above"][relevance.ABOVE_CHANCE]
+    shipped: dict[str, float] = figures["above"][relevance.ABOVE_CHANCE]
     if figures["searched"] != {key: shipped[key] for key in figures["searched"]}:
         raise SystemExit(f"searches find other than the curve says: {figures['searched']}, {shipped}")
     return figures
@@ -447,8 +447,10 @@ def plot(measured: dict[str, Any], captions: str, file: Path) -> None:
             left.plot([f["off train"] for f in rows], [f["kept"] for f in rows], style, label=title)
         rows = figures["falls"].values()
         right.plot([f["mean"] for f in rows], [f["kept"] for f in rows], "o-", label="as it ships, cut moved")
-        for key, title in ((("above", relevance.ABOVE_CHANCE), "as it ships"), (("before", 0.0), "before")):
-            f = figures[key[0]][key[1]]
+        for title, f in (
+            ("as it ships", figures["above"][relevance.ABOVE_CHANCE]),
+            ("before", figures["before"][0.0]),
+        ):
             left.annotate(title, (f["off train"], f["kept"]), xytext=(8, -12), textcoords="offset points")
             right.annotate(title, (f["mean"], f["kept"]), xytext=(8, -12), textcoords="offset points")
         f = figures["before"][0.0]
