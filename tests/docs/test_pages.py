@@ -34,6 +34,8 @@ FOREIGN_OPTIONS = {
     "--extra-index-url",
     "--index-url",
     "--torch-backend",
+    "--repo-type",
+    "--local-dir",
 }
 FOREIGN_VARIABLES = {"IMRET_TEST_QDRANT_URL"}
 
