@@ -73,7 +73,7 @@ _MOST_TOLD = 5
     type=click.Choice(["fp32", "bf16", "auto"]),
     default="fp32",
     show_default=True,
-    help="bf16 is faster on much hardware, and may differ from what is published in the third decimal.",
+    help="bf16 is faster on much hardware, and moves the last decimals.",
 )
 @click.pass_context
 def command(
@@ -131,7 +131,7 @@ def command(
 
         print(format_benchmark(report))
     if report.data.left_out:
-        announce(f"{counted(len(report.data.left_out))} left out: the figures are not those of the whole set")
+        announce(f"left out: {len(report.data.left_out):,}. The figures are not those of the whole set")
         context.exit(1)
 
 

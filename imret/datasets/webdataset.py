@@ -240,7 +240,7 @@ def _files(shard: Path) -> Iterator[tuple[str | None, bytes | str]]:
                     yield member.name, _content(archive, member, bounded)
             raw.seek(archive.offset)
             if raw.read(_BLOCK) != bytes(_BLOCK):  # at which tarfile ends without a word
-                raise tarfile.ReadError("no mark of an end")
+                raise tarfile.ReadError("neither a file nor the mark of the end follows")
         except _DAMAGE as error:
             reason = str(error) or type(error).__name__
             yield None, f"damaged or cut off after {counted(n_files, 'file')}: {reason}"

@@ -80,7 +80,7 @@ def test_what_is_left_out_is_told_with_the_result_and_exit_code_1(tmp_path: Path
     assert "2 captions, 2 pictures" in done.stdout
     assert "0.tar/s0000000: " in done.stderr
     assert "and 2 more, which --format json lists" in done.stderr
-    assert "7 pictures left out: the figures are not those of the whole set" in done.stderr
+    assert "left out: 7. The figures are not those of the whole set" in done.stderr
     assert "Note: of 2 pictures every caption finds its own among the first 10" in done.stderr
     rows = [inquire_row("fox", n, int(n > 0), picture_bytes(tmp_path, n)) for n in range(3)]
     rows[2]["image"] = {"bytes": b"no picture", "path": None}
