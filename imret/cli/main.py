@@ -29,6 +29,7 @@ _MODULES = {
     "find": "ingest.find",
     "finetune": "finetune.cli",
     "evaluate": "imret.cli.evaluate",
+    "benchmark": "imret.cli.benchmark",
     "search": "imret.cli.search",
     "similar": "imret.cli.search",
     "classify": "imret.cli.classify",
@@ -43,7 +44,7 @@ _MODULES = {
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
     "Every day": ("find", "serve", "ingest", "search", "similar", "info"),
-    "Models and labels": ("models", "demo", "finetune", "evaluate", "classify"),
+    "Models and labels": ("models", "demo", "finetune", "evaluate", "benchmark", "classify"),
     "Stores": ("collections", "sources"),
 }
 
