@@ -80,7 +80,8 @@ _SECTIONS = {
 @click.option(
     "--train",
     metavar="DIR",
-    help="Labelled training pictures, to compare with what needs no tuning: prompts, probe, kNN, centroid.",
+    help="Labelled training pictures, to compare with what leaves the model as it is: prompts, probe, kNN, "
+    "centroid, Tip-Adapter, TaskRes.",
 )
 @exclude_option
 @click.option(

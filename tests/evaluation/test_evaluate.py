@@ -26,7 +26,14 @@ from imret.retrieval.prompts import evaluation_queries, recorded_names
 from tests.fakes.models import write_random_model, write_training_record
 from tests.fakes.pictures import draw_picture
 
-FITTED = ["zero-shot, tuned prompts", "linear probe", "kNN (k=20)", "class centroid"]
+FITTED = [
+    "zero-shot, tuned prompts",
+    "linear probe",
+    "kNN (k=20)",
+    "class centroid",
+    "Tip-Adapter",
+    "TaskRes",
+]
 
 
 @pytest.fixture(scope="module")
