@@ -33,6 +33,8 @@ _MODULES = {
     "search": "imret.cli.search",
     "similar": "imret.cli.search",
     "classify": "imret.cli.classify",
+    "concepts": "imret.cli.concepts",
+    "learn": "imret.cli.learn",
     "models": "imret.cli.models",
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
@@ -44,7 +46,16 @@ _MODULES = {
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
     "Every day": ("find", "serve", "ingest", "search", "similar", "info"),
-    "Models and labels": ("models", "demo", "finetune", "evaluate", "benchmark", "classify"),
+    "Models and labels": (
+        "models",
+        "demo",
+        "learn",
+        "concepts",
+        "finetune",
+        "evaluate",
+        "benchmark",
+        "classify",
+    ),
     "Stores": ("collections", "sources"),
 }
 
