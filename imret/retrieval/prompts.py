@@ -3,13 +3,15 @@
 Each use has a set of templates of its own: queries, evaluation, training, and candidates that a baseline
 chooses from. Training must not use the sentences that it is judged with. In a template `{}` takes a name with
 its article and `{name}` the bare name. A file of names may say otherwise than the table of names here.
+`templates_for` knows which families of models are asked in sentences of their own.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imret.datasets.names_csv import name_key
 
@@ -58,6 +60,36 @@ EVALUATION_TEMPLATES: tuple[str, ...] = (
     "one photo of {}, outdoors.",
 )
 
+
+@dataclass(frozen=True)
+class Templates:
+    """The sentences that a family of models is asked in.
+
+    Attributes:
+        search: Averaged for a query of few words.
+        evaluation: Averaged to ask for a category.
+    """
+
+    search: tuple[str, ...]
+    evaluation: tuple[str, ...]
+
+
+# Of all models of which nothing else is known to be better: CLIP, whichever its image tower, BioCLIP, and
+# those that read many languages. benchmarks/prompt_templates.py compares them with single sentences. The authors
+# average many of CLIP's, too: open_clip (zero_shot_metadata.py), BioCLIP
+# (https://github.com/Imageomics/bioclip-2/blob/main/src/evaluation/zero_shot_iid.py), MobileCLIP
+# (https://github.com/apple/ml-mobileclip/blob/main/eval/zeroshot_imagenet.py), and LAION of XLM-R, in English
+# (https://github.com/LAION-AI/CLIP_benchmark/pull/34). What an English sentence does around words of another
+# language could not be measured; --no-template asks without.
+CLIP_TEMPLATES = Templates(SEARCH_TEMPLATES, EVALUATION_TEMPLATES)
+
+# SigLIP and SigLIP 2: the sentence that their documentation gives, and CLIP's, of which their authors average
+# many. Capitals and punctuation are taken away by open_clip's tokenizer, as in their training. Not measured.
+# https://huggingface.co/docs/transformers/model_doc/siglip2
+# https://github.com/google-research/big_vision/blob/main/big_vision/evaluators/proj/image_text ("clip_paper")
+_SIGLIP_OWN = "This is a photo of {}."
+SIGLIP_TEMPLATES = Templates((_SIGLIP_OWN, *SEARCH_TEMPLATES), (_SIGLIP_OWN, *EVALUATION_TEMPLATES))
+
 # What training takes turns with. One template serves a whole batch: if they differed within it, a model could
 # tell pictures of one category apart by wording, and would be pushed to.
 TRAINING_TEMPLATES: tuple[str, ...] = (
@@ -96,23 +128,55 @@ def fill(template: str, name: str) -> str:
     return re.sub(r"\{(name)?\}", lambda slot: name if slot[1] else f"{article} {name}", template)
 
 
-def search_prompts(query: str, *, template: bool = True) -> list[str]:
+def templates_for(model_cfg: Mapping[str, Any]) -> Templates:
+    """Return what a model is asked in, by how it reads texts and what it was trained with.
+
+    By its configuration, which stays with a model that is tuned or moved, and not by its name: a SigLIP has a
+    logit bias, and canonicalises texts. NLLB-SigLIP has SigLIP's image tower and another's texts: it is none.
+
+    Args:
+        model_cfg: open_clip's architecture configuration.
+    """
+    options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    is_siglip = options.get("clean") == "canonicalize" and model_cfg.get("init_logit_bias") is not None
+    return SIGLIP_TEMPLATES if is_siglip else CLIP_TEMPLATES
+
+
+def search_prompts(query: str, *, template: bool = True, templates: Templates = CLIP_TEMPLATES) -> list[str]:
     """Return the texts that a text query is encoded as.
 
-    A query of up to three words is put into each of `SEARCH_TEMPLATES`. A longer one is taken as it is.
+    A query of up to three words is put into each of the templates. A longer one is taken as it is.
+
+    Args:
+        query: What was typed.
+        template: False for that alone.
+        templates: Of the model: `templates_for`.
     """
     words = " ".join(query.split())
     if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
         return [words]
-    return [fill(frame, words) for frame in SEARCH_TEMPLATES]
+    return [fill(frame, words) for frame in templates.search]
 
 
-def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Return the sentences whose averaged embedding asks for a category; `names` as in `common_names`."""
-    return [fill(template, common_names(category, names)[0]) for template in EVALUATION_TEMPLATES]
+def evaluation_queries(
+    category: str,
+    names: Mapping[str, Sequence[str]] | None = None,
+    *,
+    templates: Templates = CLIP_TEMPLATES,
+) -> list[str]:
+    """Return the sentences whose averaged embedding asks for a category.
+
+    Args:
+        category: Name of its folder.
+        names: As in `common_names`.
+        templates: Of the model: `templates_for`.
+    """
+    return [fill(template, common_names(category, names)[0]) for template in templates.evaluation]
 
 
-def label_texts(label: str, names: Names | None = None) -> list[str]:
+def label_texts(
+    label: str, names: Names | None = None, *, templates: Templates = CLIP_TEMPLATES
+) -> list[str]:
     """Return the texts whose averaged embedding asks for a label.
 
     A category that has a name (in `names`, or known here) and a label of up to three
@@ -121,11 +185,13 @@ def label_texts(label: str, names: Names | None = None) -> list[str]:
     """
     key = label.strip().lower()
     if key in COMMON_NAMES or (names and key in names):
-        return evaluation_queries(label, names)
+        return evaluation_queries(label, names, templates=templates)
     words = label.replace("_", " ").split()
     # The sentences bring an article of their own.
     bare = words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words
-    return [" ".join(words)] if len(bare) > TEMPLATE_MAX_WORDS else evaluation_queries(" ".join(bare), names)
+    if len(bare) > TEMPLATE_MAX_WORDS:
+        return [" ".join(words)]
+    return evaluation_queries(" ".join(bare), names, templates=templates)
 
 
 # ---- Names -------------------------------------------------------------------------------------

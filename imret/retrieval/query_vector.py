@@ -25,7 +25,7 @@ from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.prompts import search_prompts
+from imret.retrieval.prompts import search_prompts, templates_for
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
@@ -41,7 +41,8 @@ SAMPLE = 512
 
 def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
     """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again."""
-    return encoder.encode_mean(search_prompts(query, template=template))
+    templates = templates_for(encoder.files.model_cfg)
+    return encoder.encode_mean(search_prompts(query, template=template, templates=templates))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------
