@@ -2,15 +2,15 @@
 
     python benchmarks/prompt_templates.py DATA MODEL...
 
-DATA holds nature10/train (a folder per category) and captions800 (captions.csv, images). Nothing here is a test
-set: the templates may be chosen by what this shows. A model's own folder name is what the tables call it.
+DATA holds nature10/train (a folder per category) and captions800 (captions.csv, images), neither
+of them a test set: the templates may be chosen by what this shows.
 
 - Categories of nature10: mean average precision over all pictures, asked for by their common names.
 - Words of captions800: those that stand after an article and before a preposition, a verb or the end, in at
   least 10 captions. A picture has what two of its five captions name; words of 5 to 200 pictures are asked.
 - Long captions are asked as they are, whatever the templates: how often the first ten hold their own picture.
 
-Intervals (95 %) are of the difference to the six sentences of a search, by 2,000 paired draws of what is asked.
+Intervals (95 %) are of the difference to the six sentences of a search, by 2,000 paired draws of queries.
 Writes benchmarks/results/prompt_templates-DATE.md.
 """
 
@@ -95,7 +95,8 @@ def _measured(data: Path, model: str) -> str:
         [
             f"## {Path(model).name}\n",
             f"{len(names)} categories, {len(nature.paths)} pictures; {len(asked)} words, {len(photos)} "
-            f"pictures: {', '.join(asked)}. Captions as they are: hit rate@10 {found.any(axis=1).mean():.3f}.\n",
+            f"pictures: {', '.join(asked)}. "
+            f"Captions as they are: hit rate@10 {found.any(axis=1).mean():.3f}.\n",
             "| few words in | nature10/train, mAP | words of captions800, mAP |",
             "|---|---|---|",
             *rows,

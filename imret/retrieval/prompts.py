@@ -75,7 +75,7 @@ class Templates:
 
 
 # Of all models of which nothing else is known to be better: CLIP, whichever its image tower, BioCLIP, and
-# those that read many languages. benchmarks/prompt_templates.py compares them with single sentences. The authors
+# those that read many languages. benchmarks/prompt_templates.py compares them with single sentences. Authors
 # average many of CLIP's, too: open_clip (zero_shot_metadata.py), BioCLIP
 # (https://github.com/Imageomics/bioclip-2/blob/main/src/evaluation/zero_shot_iid.py), MobileCLIP
 # (https://github.com/apple/ml-mobileclip/blob/main/eval/zeroshot_imagenet.py), and LAION of XLM-R, in English
