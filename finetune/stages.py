@@ -38,6 +38,7 @@ from imret.datasets.phrases import read_phrases
 from imret.errors import DataError, counted
 from imret.escape import escape_control
 from imret.images.preprocess import Preprocess
+from imret.retrieval.prompts import templates_for
 from imret.settings import __version__
 
 # Largest share of the time that checkpoints may take, so that those of a large model do not hold up training.
@@ -110,6 +111,7 @@ class Run:
             phrases=read_phrases(),
             batch_size=self._trainer.batch_size,
             names=data.names,
+            templates=templates_for(base.model_cfg),
         )
         self._progress = Progress(None)
         self._logger: TensorBoardLogger | None = None

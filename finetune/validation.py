@@ -19,7 +19,7 @@ from torch import Tensor
 
 from finetune.data.pixels import ImageSet
 from imret.evaluation.metrics import average_precision
-from imret.retrieval.prompts import evaluation_queries
+from imret.retrieval.prompts import CLIP_TEMPLATES, Templates, evaluation_queries
 
 # Texts are encoded, and captions ranked, this many at a time.
 _TEXT_BATCH = 256
@@ -78,6 +78,7 @@ class Validation:
         phrases: What the agreement with the base is measured over.
         batch_size: Pictures encoded at once.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
+        templates: Of the model.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class Validation:
         phrases: Sequence[str],
         batch_size: int,
         names: Mapping[str, Sequence[str]] | None = None,
+        templates: Templates = CLIP_TEMPLATES,
     ) -> None:
         self._pictures, self._phrases = pictures, phrases
         enough = captioned is not None and len(captioned.records) >= _MIN_CAPTIONED
         self._captioned = captioned if enough else None
-        self._batch_size, self._names = batch_size, names
+        self._batch_size, self._names, self._templates = batch_size, names, templates
         records = pictures.records
         self._categories = sorted({record.category for record in records})
 
@@ -113,7 +115,10 @@ class Validation:
     @torch.no_grad()
     def encode_texts(self, towers: Towers) -> TextFeatures:
         """Return the features of the texts; the image tower is not used."""
-        sentences = [evaluation_queries(category, self._names) for category in self._categories]
+        sentences = [
+            evaluation_queries(category, self._names, templates=self._templates)
+            for category in self._categories
+        ]
         queries = [towers.encode_texts(texts).mean(dim=0) for texts in sentences]
         captions = None
         if self._captioned is not None:

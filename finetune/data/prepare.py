@@ -28,6 +28,7 @@ from imret.datasets.scan import Skipped
 from imret.errors import DataError
 from imret.images.phash import ImageHash, cluster
 from imret.models.tokenizer import count_tokens
+from imret.retrieval.prompts import templates_for
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def prepare(
         lambda text: count_tokens(base.tokenizer, text),
         context=base.context_length,
         names=sources.names,
+        templates=templates_for(base.model_cfg),
     )
     decoder = _Decoder(sources, base, opened, on_image)
     cache_bytes = config.cache_mib << 20

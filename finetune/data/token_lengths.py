@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune.data.records import Record
 from finetune.data.species import TEXT_KINDS
 from imret.errors import DataError
-from imret.retrieval.prompts import SEARCH_TEMPLATES, TRAINING_TEMPLATES, common_names, fill
+from imret.retrieval.prompts import CLIP_TEMPLATES, TRAINING_TEMPLATES, Templates, common_names, fill
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def measure_token_lengths(
     *,
     context: int,
     names: Mapping[str, Sequence[str]] | None = None,
+    templates: Templates = CLIP_TEMPLATES,
 ) -> TokenLengths:
     """Count the tokens of every text that training or validation may use.
 
@@ -68,13 +69,14 @@ def measure_token_lengths(
         count: Gives the tokens of a text, the first and the last included.
         context: Tokens that the text tower reads.
         names: What categories are called, where it is not what imret.retrieval.prompts says.
+        templates: Of the model.
 
     Raises:
         DataError: If the name of a category does not fit in every sentence that names it.
     """
     for category in sorted({record.category for record in records}):
         for name in common_names(category, names):
-            n = max(count(fill(template, name)) for template in (*TRAINING_TEMPLATES, *SEARCH_TEMPLATES))
+            n = max(count(fill(template, name)) for template in (*TRAINING_TEMPLATES, *templates))
             if n > context:
                 shown = name if len(name) <= 60 else name[:59] + "\u2026"
                 raise DataError(

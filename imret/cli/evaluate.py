@@ -223,7 +223,7 @@ def _measure(
     if encoder is None:
         encoder = Encoder(found[model], **device)
         names = category_names(encoder, names)
-    _warn_of_doubtful(data, names, options["exclude"])
+    _warn_of_doubtful(data, names, options["exclude"], encoder.files)
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}")
     with tqdm(desc="encode", unit=" images", disable=not sys.stderr.isatty()) as bar:
         report = evaluate(
@@ -271,18 +271,21 @@ def _find_models(options: Mapping[str, Any], *, has_model: bool) -> dict[str | N
     return found
 
 
-def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]], exclude: Sequence[str]) -> None:
+def _warn_of_doubtful(
+    data: str, names: Mapping[str, tuple[str, ...]], exclude: Sequence[str], model: ModelFiles
+) -> None:
     """Tell of splits of a data set, and of numbers, that are measured as categories and have no name."""
     from imret.datasets.doubtful_categories import doubtful_folders
     from imret.datasets.names_csv import name_key
-    from imret.retrieval.prompts import evaluation_queries
+    from imret.retrieval.prompts import evaluation_queries, templates_for
 
-    doubtful = doubtful_folders(data, exclude)
+    doubtful, templates = doubtful_folders(data, exclude), templates_for(model.model_cfg)
     for categories, what in ((doubtful.splits, "splits of a data set"), (doubtful.numbers, "numbers")):
         if unnamed := [category for category in categories if name_key(category) not in names]:
             announce(
                 f"Warning: categories of {data} are named like {what}: {some_of(unnamed, 5)}. They "
-                f"are asked for as that, {evaluation_queries(unnamed[0])[0]!r}; --names FILE names them, "
+                f"are asked for as that, {evaluation_queries(unnamed[0], templates=templates)[0]!r}; "
+                "--names FILE names them, "
                 "or give the folder that the categories lie in"
             )
 

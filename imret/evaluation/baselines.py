@@ -20,7 +20,15 @@ from imret.errors import DataError, some_of
 from imret.evaluation.dataset import Embedded, category_queries, embed
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.significance import System
-from imret.retrieval.prompts import CANDIDATE_TEMPLATES, SEARCH_TEMPLATES, Names, common_names, fill
+from imret.retrieval.prompts import (
+    CANDIDATE_TEMPLATES,
+    CLIP_TEMPLATES,
+    Names,
+    Templates,
+    common_names,
+    fill,
+    templates_for,
+)
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -328,6 +336,8 @@ def tuned_prompts(
     labels: NDArray[np.integer],
     categories: Sequence[str],
     names: Names | None = None,
+    *,
+    templates: Templates = CLIP_TEMPLATES,
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Choose, for each category, the sentence with the best average precision on the training pictures.
 
@@ -337,6 +347,7 @@ def tuned_prompts(
         labels: (M,) int, index into `categories`.
         categories: Names of their folders.
         names: What they are called, where it is not what `imret.retrieval.prompts` says.
+        templates: Of the model.
 
     Returns:
         (n, D) embeddings of the chosen sentences, and the sentences.
@@ -346,7 +357,7 @@ def tuned_prompts(
         sentences = [
             fill(template, name)
             for name in common_names(category, names)
-            for template in (*CANDIDATE_TEMPLATES, *SEARCH_TEMPLATES)
+            for template in (*CANDIDATE_TEMPLATES, *templates)
         ]
         encoded = encode_texts(sentences)
         relevant = np.broadcast_to(labels == number, (len(sentences), len(labels)))
@@ -423,7 +434,10 @@ def fitted_baselines(
     number = {name: i for i, name in enumerate(embedded.categories)}
     labels = np.array([number.get(category_of(path), -1) for path in train.paths], dtype=np.int64)
     vectors, labels = train.vectors[labels >= 0], labels[labels >= 0]
-    prompts, chosen = tuned_prompts(encoder.encode_texts, vectors, labels, embedded.categories, names)
+    templates = templates_for(encoder.files.model_cfg)
+    prompts, chosen = tuned_prompts(
+        encoder.encode_texts, vectors, labels, embedded.categories, names, templates=templates
+    )
     data = vectors, labels, embedded.vectors, len(embedded.categories)
     text = category_queries(encoder, embedded.categories, names)
     adapted = text, vectors, labels, embedded.vectors

@@ -22,7 +22,7 @@ from imret.errors import DataError, counted
 from imret.images.decode import Source
 from imret.images.decode_batches import decode_batches
 from imret.models.fast.tokenizer import TextTruncated
-from imret.retrieval.prompts import Names, evaluation_queries
+from imret.retrieval.prompts import Names, evaluation_queries, templates_for
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
@@ -155,9 +155,9 @@ def category_queries(
         categories: Q names of folders.
         names: What they are called, where it is not what `imret.retrieval.prompts` says.
     """
-    means = np.stack(
-        [encoder.encode_texts(evaluation_queries(name, names)).mean(axis=0) for name in categories]
-    )
+    templates = templates_for(encoder.files.model_cfg)
+    queries = [evaluation_queries(name, names, templates=templates) for name in categories]
+    means = np.stack([encoder.encode_texts(sentences).mean(axis=0) for sentences in queries])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -39,7 +39,7 @@ from imret.evaluation.significance import (
     resample,
 )
 from imret.models.fast.tokenizer import TextTruncated
-from imret.retrieval.prompts import Names, common_names, evaluation_queries
+from imret.retrieval.prompts import Names, Templates, common_names, evaluation_queries, templates_for
 from imret.settings import __version__
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate(
     """Score a model on a folder of labelled pictures, and compare it with others.
 
     Text queries are the categories by their common names, in templates that training does not use, the same
-    for every model. They are fixed; the intervals are over the pictures.
+    for every model of a family. They are fixed; the intervals are over the pictures.
 
     Args:
         data: One sub-folder per category.
@@ -137,7 +137,13 @@ def evaluate(
     ]
     _warn_of_cut(models)
     return EvaluationReport(
-        data=_data(os.fspath(data), embedded, names, duplicates_in(training, pictures) if training else []),
+        data=_data(
+            os.fspath(data),
+            embedded,
+            names,
+            templates_for(encoder.files.model_cfg),
+            duplicates_in(training, pictures) if training else [],
+        ),
         reference=reference,
         models=models,
         baselines=baselines,
@@ -242,7 +248,9 @@ def _figures(row: ModelReport | BaselineReport) -> dict[str, float]:
     return {metric: value for metric, value in figures.items() if value is not None}
 
 
-def _data(source: str, embedded: Embedded, names: Names | None, duplicates: list[str]) -> Data:
+def _data(
+    source: str, embedded: Embedded, names: Names | None, templates: Templates, duplicates: list[str]
+) -> Data:
     return Data(
         source=source,
         images=len(embedded.paths),
@@ -250,7 +258,7 @@ def _data(source: str, embedded: Embedded, names: Names | None, duplicates: list
             name: Category(
                 called=common_names(name, names)[0],
                 images=int((embedded.labels == i).sum()),
-                queries=evaluation_queries(name, names),
+                queries=evaluation_queries(name, names, templates=templates),
             )
             for i, name in enumerate(embedded.categories)
         },

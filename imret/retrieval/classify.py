@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imret.errors import DataError
 from imret.images.decode import Source
 from imret.images.decode_batches import decode_batches
-from imret.retrieval.prompts import Names, label_texts, recorded_names
+from imret.retrieval.prompts import Names, label_texts, recorded_names, templates_for
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -151,6 +151,7 @@ def _texts_by_label(
 ) -> dict[str, list[str]]:
     """Return what asks for each label; refuse labels between which there is nothing to choose."""
     names = {**recorded_names(encoder), **(names or {})}
+    templates = templates_for(encoder.files.model_cfg)
     if not labels:
         raise DataError("there are no labels. Name what a picture may show: at least two.")
     texts: dict[str, list[str]] = {}
@@ -158,7 +159,7 @@ def _texts_by_label(
     for number, label in enumerate(labels, start=1):
         if not label.replace("_", " ").strip():
             raise DataError(f"label number {number} is empty. Leave it out, or write what it should be.")
-        sentences = label_texts(label, names)
+        sentences = label_texts(label, names, templates=templates)
         known = first_with.setdefault(tuple(text.lower() for text in sentences), label)
         if label in texts:
             raise DataError(f"label {label!r} is given twice. Leave one out.")

@@ -4,13 +4,14 @@ Queries, and so the evaluation, which judges the sentences that queries are aske
 training has another, and a baseline candidates to choose from. Training must not use the sentences that it is
 judged with. In a template `{}` takes a name with its article and `{name}` the bare name. A file of names may
 say otherwise than the table of names here.
+`templates_for` knows which families of models are asked in sentences of their own.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from imret.datasets.names_csv import name_key
 from imret.retrieval.names import ARTICLES
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from imret.retrieval.category_names import CategoryNames
 
 Names: TypeAlias = Mapping[str, Sequence[str]]
+# Sentences of one use, to be averaged.
+Templates: TypeAlias = tuple[str, ...]
 
 # Every name is true of the whole group (a newt is no frog), except where everyday speech has only the
 # narrower word. The first is the name a query is made of; the others take turns with it in training.
@@ -45,7 +48,15 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
 # training template, so that a score on validation does not measure how well a wording was memorised. CLIP
 # learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable Visual
 # Models From Natural Language Supervision", section 3.1.4, measured what such templates bring.
-SEARCH_TEMPLATES: tuple[str, ...] = (
+#
+# Of all models of which nothing else is known to be better: CLIP, whichever its image tower, BioCLIP, and
+# those that read many languages. benchmarks/prompt_templates.py compares them with single sentences. Authors
+# average many of CLIP's, too: open_clip (zero_shot_metadata.py), BioCLIP
+# (https://github.com/Imageomics/bioclip-2/blob/main/src/evaluation/zero_shot_iid.py), MobileCLIP
+# (https://github.com/apple/ml-mobileclip/blob/main/eval/zeroshot_imagenet.py), and LAION of XLM-R, in English
+# (https://github.com/LAION-AI/CLIP_benchmark/pull/34). What an English sentence does around words of another
+# language could not be measured; --no-template asks without.
+CLIP_TEMPLATES: Templates = (
     "a photo of a {name}.",
     "a picture of a {name}.",
     "a close-up photo of a {name}.",
@@ -53,6 +64,12 @@ SEARCH_TEMPLATES: tuple[str, ...] = (
     "a photo of one {name}.",
     "a photo of many {name}.",
 )
+
+# SigLIP and SigLIP 2: the sentence that their documentation gives, and CLIP's, of which their authors average
+# many. Capitals and punctuation are taken away by open_clip's tokenizer, as in their training. Not measured.
+# https://huggingface.co/docs/transformers/model_doc/siglip2
+# https://github.com/google-research/big_vision/blob/main/big_vision/evaluators/proj/image_text ("clip_paper")
+SIGLIP_TEMPLATES: Templates = ("This is a photo of {}.", *CLIP_TEMPLATES)
 
 # What training takes turns with. One template serves a whole batch: if they differed within it, a model could
 # tell pictures of one category apart by wording, and would be pushed to.
@@ -95,17 +112,38 @@ def fill(template: str, name: str) -> str:
     return re.sub(r"\{(name)?\}", lambda slot: name if slot[1] else f"{article} {name}", template)
 
 
-def search_prompts(query: str, *, template: bool = True, names: CategoryNames | None = None) -> list[str]:
+def templates_for(model_cfg: Mapping[str, Any]) -> Templates:
+    """Return what a model is asked in, by how it reads texts and what it was trained with.
+
+    By its configuration, which stays with a model that is tuned or moved, and not by its name: a SigLIP has a
+    logit bias, and canonicalises texts. NLLB-SigLIP has SigLIP's image tower and another's texts: it is none.
+
+    Args:
+        model_cfg: open_clip's architecture configuration.
+    """
+    options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    is_siglip = options.get("clean") == "canonicalize" and model_cfg.get("init_logit_bias") is not None
+    return SIGLIP_TEMPLATES if is_siglip else CLIP_TEMPLATES
+
+
+def search_prompts(
+    query: str,
+    *,
+    template: bool = True,
+    names: CategoryNames | None = None,
+    templates: Templates = CLIP_TEMPLATES,
+) -> list[str]:
     """Return the texts that a text query is encoded as.
 
     The name of a category, whichever of its names it is, is asked for by the first, as in
     `evaluation_queries`. Of any other text the names of folders give way to those that people use; then a
-    query of up to three words is put into each of `SEARCH_TEMPLATES`, and a longer one taken as it is.
+    query of up to three words is put into each of the templates, and a longer one taken as it is.
 
     Args:
         query: What was typed.
         template: False for that alone.
         names: What categories are called; None to take every name as it is.
+        templates: Of the model: `templates_for`.
     """
     words = " ".join(query.split())
     if not template:
@@ -113,25 +151,35 @@ def search_prompts(query: str, *, template: bool = True, names: CategoryNames | 
     if names is not None:
         called = names.first_name(words)
         if called is not None:
-            return _sentences(called)
+            return _sentences(called, templates)
         words = names.replaced(words)
-    return [words] if len(words.split()) > TEMPLATE_MAX_WORDS else _sentences(words)
+    return [words] if len(words.split()) > TEMPLATE_MAX_WORDS else _sentences(words, templates)
 
 
-def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+def evaluation_queries(
+    category: str,
+    names: Mapping[str, Sequence[str]] | None = None,
+    *,
+    templates: Templates = CLIP_TEMPLATES,
+) -> list[str]:
     """Return the sentences whose averaged embedding asks for a category: those that a search for it asks.
 
     Args:
         category: Name of its folder; a name of more than three words that nobody gave another is a phrase
             already, and is taken as it is.
         names: As in `common_names`.
+        templates: Of the model: `templates_for`.
     """
     called = common_names(category, names)[0]
     key = name_key(category)
-    return _sentences(called) if key in COMMON_NAMES or (names and key in names) else search_prompts(called)
+    if key in COMMON_NAMES or (names and key in names):
+        return _sentences(called, templates)
+    return search_prompts(called, templates=templates)
 
 
-def label_texts(label: str, names: Names | None = None) -> list[str]:
+def label_texts(
+    label: str, names: Names | None = None, *, templates: Templates = CLIP_TEMPLATES
+) -> list[str]:
     """Return the texts whose averaged embedding asks for a label.
 
     A label is a category or words, which are asked for as such, an article aside.
@@ -140,14 +188,14 @@ def label_texts(label: str, names: Names | None = None) -> list[str]:
     words = label.replace("_", " ").split()
     has_article = len(words) > 1 and words[0].lower() in ARTICLES
     if key in COMMON_NAMES or (names and key in names) or not has_article:
-        return evaluation_queries(label, names)
+        return evaluation_queries(label, names, templates=templates)
     # The sentences bring an article of their own.
-    bare = evaluation_queries(" ".join(words[1:]), names)
+    bare = evaluation_queries(" ".join(words[1:]), names, templates=templates)
     return bare if len(bare) > 1 else [" ".join(words)]
 
 
-def _sentences(name: str) -> list[str]:
-    return [fill(template, name) for template in SEARCH_TEMPLATES]
+def _sentences(name: str, templates: Templates) -> list[str]:
+    return [fill(template, name) for template in templates]
 
 
 # ---- Names -------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.category_names import category_names
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.prompts import TEMPLATE_MAX_WORDS, Names, search_prompts
+from imret.retrieval.prompts import TEMPLATE_MAX_WORDS, Names, search_prompts, templates_for
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
@@ -52,7 +52,8 @@ def query_vector(
         names: What categories are called, before what the model was tuned with and what is known everywhere.
     """
     known = category_names(encoder, names) if template else None
-    return encoder.encode_mean(search_prompts(query, template=template, names=known))
+    templates = templates_for(encoder.files.model_cfg)
+    return encoder.encode_mean(search_prompts(query, template=template, names=known, templates=templates))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from imret.errors import DataError, ImretError, StoreError, StoreUnavailable
 from imret.images.decode_memory import SMALL_BYTES
 from imret.retrieval.category_names import category_names
 from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT, MAX_UNIQUE
-from imret.retrieval.prompts import search_prompts
+from imret.retrieval.prompts import search_prompts, templates_for
 from imret.web import handlers
 from imret.web.errors import NotFound, told
 from imret.web.filling import Filling, FillingProgress
@@ -255,7 +255,10 @@ class Api:
         if self._pool.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
         names = category_names(pooled.encoder, pooled.names)
-        prompts = [search_prompts(text, template=query.template, names=names) for text in words]
+        templates = templates_for(pooled.encoder.files.model_cfg)
+        prompts = [
+            search_prompts(text, template=query.template, names=names, templates=templates) for text in words
+        ]
         vectors = [pooled.encoder.submit(texts) for texts in prompts]
         if not all(vector.done() for vector in vectors):
             with stage(self._pool.telemetry, "encode"):

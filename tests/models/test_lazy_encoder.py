@@ -19,7 +19,7 @@ from imret.errors import ModelError
 from imret.models import lazy_encoder
 from imret.models.encoder import Encoder, TextTruncated
 from imret.models.lazy_encoder import LazyEncoder, entry_key, load_vector, save_vector
-from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
+from imret.retrieval.prompts import CLIP_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from tests import ROOT
 from tests.fakes.models import write_random_model
@@ -96,7 +96,7 @@ def test_a_query_is_kept_with_its_templates_applied(
     np.testing.assert_array_equal(query_vector(encoder, " red  mushroom "), framed)
     np.testing.assert_array_equal(query_vector(encoder, "red mushroom", template=False), bare)
     np.testing.assert_array_equal(
-        encoder.encode_mean([fill(template, "red mushroom") for template in SEARCH_TEMPLATES]), framed
+        encoder.encode_mean([fill(template, "red mushroom") for template in CLIP_TEMPLATES]), framed
     )
     with pytest.raises(AssertionError, match="the model was asked"):
         query_vector(encoder, "Red mushroom")

@@ -13,8 +13,8 @@ from imret.errors import DataError
 from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.category_names import CategoryNames, parse_names
 from imret.retrieval.prompts import (
+    CLIP_TEMPLATES,
     COMMON_NAMES,
-    SEARCH_TEMPLATES,
     TRAINING_TEMPLATES,
     common_names,
     evaluation_queries,
@@ -45,7 +45,7 @@ def asked(query: str, names: CategoryNames = KNOWN) -> list[str]:
 
 @pytest.mark.parametrize("query", ["aves", "bird", "birds", "a bird", "the birds", " BIRDS ", "aves!"])
 def test_a_category_is_asked_by_its_first_name_whichever_is_typed(query: str) -> None:
-    assert asked(query) == [fill(frame, "bird") for frame in SEARCH_TEMPLATES]
+    assert asked(query) == [fill(frame, "bird") for frame in CLIP_TEMPLATES]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_evaluation_judges_the_sentences_that_a_search_asks(category: str) -> No
 def test_evaluation_with_names_judges_the_sentences_that_a_search_with_them_asks() -> None:
     for category, called in NAMES.items():
         sentences = evaluation_queries(category, NAMES)
-        assert sentences == [fill(frame, called[0]) for frame in SEARCH_TEMPLATES]
+        assert sentences == [fill(frame, called[0]) for frame in CLIP_TEMPLATES]
         for name in (category, *called):
             if name != "jaguar":
                 assert asked(name, OWN) == sentences
@@ -123,7 +123,7 @@ def test_training_uses_none_of_the_sentences_that_are_judged() -> None:
         for name in common_names(category):
             trained = {fill(frame, name).lower().rstrip(".") for frame in TRAINING_TEMPLATES}
             trained |= {sentence.replace(" an ", " a ") for sentence in trained}
-            assert not trained & {fill(frame, name).lower().rstrip(".") for frame in SEARCH_TEMPLATES}
+            assert not trained & {fill(frame, name).lower().rstrip(".") for frame in CLIP_TEMPLATES}
 
 
 def test_names_that_are_given_come_before_those_that_are_known() -> None:

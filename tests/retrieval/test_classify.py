@@ -23,7 +23,7 @@ from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
 from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.classify import Classification, Prediction, classify, classify_each, probabilities
-from imret.retrieval.prompts import SEARCH_TEMPLATES, evaluation_queries, label_texts
+from imret.retrieval.prompts import CLIP_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -192,7 +192,7 @@ def test_top_k_is_at_most_how_many(encoder: Encoder, photos: list[Path]) -> None
 @pytest.mark.parametrize(
     ("label", "texts"),
     [
-        ("aves", [frame.replace("{name}", "bird").replace("{}", "a bird") for frame in SEARCH_TEMPLATES]),
+        ("aves", [frame.replace("{name}", "bird").replace("{}", "a bird") for frame in CLIP_TEMPLATES]),
         ("owl", evaluation_queries("owl")),
         ("an owl", evaluation_queries("owl")),
         ("great_horned_owl", evaluation_queries("great horned owl")),

@@ -25,7 +25,7 @@ from imret.models.known_models import note_model
 from imret.models.resolve import resolve_model
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.kept_encoders import kept_encoder
-from imret.retrieval.prompts import SEARCH_TEMPLATES, fill
+from imret.retrieval.prompts import CLIP_TEMPLATES, fill
 from imret.retrieval.query_vector import query_vector
 from imret.retrieval.search import search
 from imret.store import Collection, Filter, Identity, Match, Store, open_store
@@ -266,9 +266,7 @@ def test_an_empty_query_is_refused(store: Store, encoder: Encoder, query: str) -
 
 
 def test_a_short_query_is_the_mean_of_its_templates_and_a_long_one_is_itself(encoder: Encoder) -> None:
-    mean = encoder.encode_texts([fill(template, "red mushroom") for template in SEARCH_TEMPLATES]).mean(
-        axis=0
-    )
+    mean = encoder.encode_texts([fill(template, "red mushroom") for template in CLIP_TEMPLATES]).mean(axis=0)
     np.testing.assert_allclose(
         query_vector(encoder, " red  mushroom "), mean / np.linalg.norm(mean), atol=1e-6
     )

@@ -10,8 +10,8 @@ from finetune.data.captions import caption_key, category_captions
 from imret.datasets.names_csv import read_names
 from imret.errors import DataError
 from imret.retrieval.prompts import (
+    CLIP_TEMPLATES,
     COMMON_NAMES,
-    SEARCH_TEMPLATES,
     TRAINING_TEMPLATES,
     common_names,
     evaluation_queries,
@@ -75,7 +75,7 @@ def test_styles_and_common_names_take_turns() -> None:
 
 
 def test_evaluation_asks_in_words_that_training_did_not_use() -> None:
-    assert not set(SEARCH_TEMPLATES) & set(TRAINING_TEMPLATES)
+    assert not set(CLIP_TEMPLATES) & set(TRAINING_TEMPLATES)
     for category in (*COMMON_NAMES, "golden_retriever"):
         trained = {
             fill(style, name).rstrip(".") for style in TRAINING_TEMPLATES for name in common_names(category)
