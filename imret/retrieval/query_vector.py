@@ -25,7 +25,7 @@ from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.prompts import search_prompts
+from imret.retrieval.prompts import TEMPLATE_MAX_WORDS, search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
@@ -119,6 +119,12 @@ class QueryEmbedder:
             _phrases_of[self._encoder] = self._encoder.encode_bank(read_phrases())
         return _phrases_of[self._encoder]
 
+    @cached_property
+    def _phrase_scores(self) -> NDArray[np.float32]:
+        """(N, P) scores of everyday phrases with the sample."""
+        scores: NDArray[np.float32] = self._sample @ self._phrases.T
+        return scores
+
     def embed(self, terms: Sequence[Term]) -> NDArray[np.float32]:
         """Return the (D,) unit vector of all terms together; `imret.retrieval.subtraction` has those below 0.
 
@@ -174,9 +180,10 @@ class QueryEmbedder:
             return math.inf
         added = [pair for pair in zip(terms, self._vectors, strict=True) if pair[0].weight > 0]
         is_words = all(term.kind == "text" for term, _ in added)
-        phrases = self._sample @ self._phrases.T if is_words else None
+        phrases = self._phrase_scores if is_words else None
         scores = np.array([point.score for point in best], dtype=np.float32)
-        end = relevance.cut(self._sample @ vector, scores, phrases)
+        fall = relevance.FALL_OF_CAPTION if all(_is_caption(term) for term, _ in added) else relevance.FALL
+        end = relevance.cut(self._sample @ vector, scores, phrases, fall=fall)
         above = [point.id for point in best if (point.score or 0) >= end]
         points = self._collection.get(above, vectors=True)
         if not points:  # nothing scores more than a picture in general
@@ -184,13 +191,26 @@ class QueryEmbedder:
         hits = np.stack([_vector_of(point) for point in points.values()])
         for term, term_vector in added:
             is_about = (
-                relevance.about_words(hits @ term_vector, hits @ self._phrases.T)
+                self._is_about_words(hits, term_vector, is_caption=_is_caption(term))
                 if term.kind == "text"
                 else relevance.about_picture(hits @ term_vector, hits @ self._sample.T)
             )
             if not is_about:
                 return math.inf
         return end
+
+    def _is_about_words(
+        self, hits: NDArray[np.float32], words: NDArray[np.float32], *, is_caption: bool
+    ) -> bool:
+        return relevance.about_words(
+            hits @ words,
+            hits @ self._phrases.T,
+            likeness=self._phrases @ words,
+            usual=float(np.median(self._phrase_scores)),
+            images=self._collection.count(),
+            logit_scale=self._encoder.logit_scale,
+            is_caption=is_caption,
+        )
 
     def _vector(self, term: Term) -> NDArray[np.float32]:
         if term.kind == "text":
@@ -287,6 +307,11 @@ class QueryEmbedder:
         raise DataError(
             f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
         )
+
+
+def _is_caption(term: Term) -> bool:
+    """Whether a term is a text that says more than a name."""
+    return term.kind == "text" and len(str(term.value).split()) > TEMPLATE_MAX_WORDS
 
 
 def _in_other_spellings(
