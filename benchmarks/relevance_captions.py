@@ -378,7 +378,8 @@ def report(measured: dict[str, Any], captions: str, picture: str) -> str:
         "",
         f"{date.today().isoformat()}, {cores()}; Python {platform.python_version()}, "
         f"torch {torch.__version__}.",
-        f"Command: `python benchmarks/relevance_captions.py DATA --captions {captions}`.",
+        f"Command: `python benchmarks/relevance_captions.py DATA --captions {captions} "
+        f"--models {' '.join(measured)}`.",
         role,
         "",
         f"![The right photo kept, over unanswerable queries answered; and over the number kept]({picture})",
