@@ -25,8 +25,10 @@ from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.concept_query import Known, ask_with_concepts, known_concepts
 from imret.retrieval.prompts import search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
+from imret.retrieval.results import ConceptUse
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, point_id
@@ -71,10 +73,13 @@ class QueryEmbedder:
         template: Whether short texts are put into prompt templates.
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
         store: Of the collection, for what an error advises.
+        concepts: Whether words may ask with what was learnt of a concept.
 
     Attributes:
         hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
         remarks: What was noticed of those pictures, such as that the end of one is missing, in sentences.
+        concepts: Those that had a part in the query.
+        left_undone: Why concepts that there are could have none, in sentences.
     """
 
     def __init__(
@@ -85,17 +90,32 @@ class QueryEmbedder:
         fetch: Callable[[str], bytes] | None,
         *,
         store: Store | Collection | None = None,
+        concepts: bool = True,
     ) -> None:
         self._collection, self._get_encoder, self._store = collection, encoder, store
-        self._template, self._fetch = template, fetch
+        self._template, self._fetch, self._with_concepts = template, fetch, concepts
+        # Of words that concepts had a part in: what they ask with alone.
+        self._alone: dict[str, NDArray[np.float32]] = {}
+        self._scale = 1.0  # see `_scale_of`
         self.hashes: list[str] = []
         self.remarks: list[str] = []
+        self.concepts: list[ConceptUse] = []
+        self.left_undone: list[str] = []
 
     @cached_property
     def _encoder(self) -> QueryEncoder:
         encoder = self._get_encoder()
         check_same_encoder(self._collection, encoder, store=self._store)
         return encoder
+
+    @cached_property
+    def _known(self) -> Known:
+        store = self._collection.store
+        if store is None or not self._with_concepts:
+            return Known()
+        known = known_concepts(store, self._collection.name, self._encoder)
+        self.left_undone += known.remarks
+        return known
 
     @cached_property
     def _sample(self) -> NDArray[np.float32]:
@@ -128,7 +148,9 @@ class QueryEmbedder:
         self._vectors = [self._vector(term) for term in terms]
         vectors = np.stack(self._vectors)
         weights = np.array([term.weight for term in terms])
-        if np.linalg.norm(weights @ vectors) < 1e-3 * float(np.abs(weights).sum()):
+        if np.linalg.norm(weights @ vectors) < 1e-3 * float(
+            np.abs(weights) @ np.linalg.norm(vectors, axis=1)
+        ):
             raise DataError(
                 f"the terms of the query cancel out ({' '.join(term.shown for term in terms)}): what is "
                 "added is subtracted again. Leave one out, or change its weight."
@@ -140,8 +162,25 @@ class QueryEmbedder:
         for weight, vector in zip(weights[is_picture], vectors[is_picture], strict=True):
             if weight < 0:
                 total += weight * self._less_like(vector, asked / added.sum())
+        self._scale = self._scale_of(terms, total)
         unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
         return unit
+
+    def _scale_of(self, terms: Sequence[Term], total: NDArray[np.float64]) -> float:
+        """Return how long a query is, divided by how long it would be without concepts.
+
+        What a concept asks with is not unit: it scores as its text does (`Concept.vector`). A cosine has that
+        size no more, and is multiplied by this where sizes matter.
+        """
+        if not self._alone:
+            return 1.0
+        moved = np.zeros_like(total)
+        for term, vector in zip(terms, self._vectors, strict=True):
+            if term.kind == "text" and str(term.value) in self._alone:
+                weight = term.weight if term.weight > 0 else subtraction.WORDS * term.weight
+                moved += weight * (vector - self._alone[str(term.value)])
+        alone = max(float(np.linalg.norm(total - moved)), 1e-3)  # words may cancel out where concepts do not
+        return float(np.linalg.norm(total)) / alone
 
     def _balanced(
         self, weights: NDArray[np.float64], vectors: NDArray[np.float32], is_picture: NDArray[np.bool_]
@@ -176,7 +215,9 @@ class QueryEmbedder:
         is_words = all(term.kind == "text" for term, _ in added)
         phrases = self._sample @ self._phrases.T if is_words else None
         scores = np.array([point.score for point in best], dtype=np.float32)
-        end = relevance.cut(self._sample @ vector, scores, phrases)
+        # Phrases score as texts do, so what scores a concept gives are compared in that size.
+        cut = relevance.cut(self._sample @ vector * self._scale, scores * self._scale, phrases)
+        end = cut / self._scale
         above = [point.id for point in best if (point.score or 0) >= end]
         points = self._collection.get(above, vectors=True)
         if not points:  # nothing scores more than a picture in general
@@ -194,7 +235,7 @@ class QueryEmbedder:
 
     def _vector(self, term: Term) -> NDArray[np.float32]:
         if term.kind == "text":
-            return query_vector(self._encoder, str(term.value), template=self._template)
+            return self._of_words(str(term.value))
         if term.kind in ("id", "stored"):
             return self._stored(self._find(term))
         if isinstance(term.value, bytes):
@@ -207,6 +248,20 @@ class QueryEmbedder:
         path = path_of_term(term.value)
         digest = read_picture(term.value, sha256_of)
         return self._of_file(path, repr(path), digest)
+
+    def _of_words(self, text: str) -> NDArray[np.float32]:
+        """Return what words ask with: their unit vector, or what concepts make of it, which is not unit."""
+        alone = self._text_vector(text)
+        if self._known.concepts is None:
+            return alone
+        asked, uses = ask_with_concepts(self._known.concepts, text, alone, self._encoder, self._text_vector)
+        if uses:
+            self._alone[text] = alone
+            self.concepts += [use for use in uses if use not in self.concepts]
+        return asked
+
+    def _text_vector(self, text: str) -> NDArray[np.float32]:
+        return query_vector(self._encoder, text, template=self._template)
 
     def _get(self, url: str) -> bytes:
         if self._fetch is None:

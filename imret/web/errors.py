@@ -126,7 +126,11 @@ def told(error: ImretError) -> str:
     """
     if error.public:
         return error.public
-    server = "the store" if isinstance(error, StoreError) else "a server"
+    return without_places(str(error), "the store" if isinstance(error, StoreError) else "a server")
+
+
+def without_places(text: str, server: str = "the store") -> str:
+    """Return a sentence in which paths are the names of their files, and addresses `server`."""
 
     def without_ipv6(found: re.Match[str]) -> str:
         number, colons = (found["inner"] or found["bare"]), ""
@@ -138,5 +142,5 @@ def told(error: ImretError) -> str:
             return found[0]
         return server + colons
 
-    text = _ABSOLUTE.sub(lambda found: found["prefix"] or "", str(error))
+    text = _ABSOLUTE.sub(lambda found: found["prefix"] or "", text)
     return _HOST.sub(server, _IPV6.sub(without_ipv6, _URL.sub(server, text)))

@@ -80,6 +80,10 @@ class Conditions(Which):
     per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
     template: bool = Field(True, description="Put short texts into prompt templates, averaged.")
+    concepts: bool = Field(
+        True,
+        description="Words that are or hold the name of a concept ask with what was learnt of it.",
+    )
     include_self: bool = Field(
         False, description="Keep pictures of the same bytes as one that is asked for among the hits."
     )
@@ -148,6 +152,15 @@ class Counts(BaseModel):
     categories: list[CategoryCount]
 
 
+class ConceptUseOut(BaseModel):
+    """The part that a concept had in the query."""
+
+    name: str
+    whole: bool = Field(description="Whether the words of a term are its name; else they hold it.")
+    strength: float = Field(description="How far it moved the words, in [0, 1]; 1 where it is the whole.")
+    images: int = Field(description="How many pictures it was learnt from.")
+
+
 class Timings(BaseModel):
     """Milliseconds, by stage; those that were not needed are absent."""
 
@@ -191,6 +204,7 @@ class SearchOut(BaseModel):
         description="Pictures that are left out because they are, by their bytes, what is asked with; "
         "`include_self` keeps them."
     )
+    concepts: list[ConceptUseOut] = Field(description="Those that had a part in the query; mostly none.")
     counts: Counts | None
     timings_ms: Timings
 
