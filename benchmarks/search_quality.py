@@ -14,7 +14,8 @@ tiny-clip (a model that knows both). Both splits are made collections.
   is left.
 
 The rule of imret.retrieval.relevance was chosen while looking at both splits, at the captions and at the
-queries CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked.
+queries CHOSEN_WITH; the queries FRESH were written afterwards, before they were first asked. What it has for
+captions since December 2026 was chosen on others: benchmarks/relevance_captions.py has its curves.
 
 Writes benchmarks/results/search_quality-DATE.md and .json.
 """

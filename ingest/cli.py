@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from imret.cli.options import (
     max_pixels_option,
     model_option,
     precision_option,
+    shown_names,
+    warn_of_strangers,
 )
 from imret.escape import escape_control, quoted
 from imret.output.console import announce
@@ -45,6 +47,7 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
         "imret ingest photos",
         "imret ingest photos holiday --collection holidays",
         "imret ingest photos --prune --exclude raw/ --exclude '*.tmp.jpg'",
+        "imret ingest photos --names names.csv",
         "imret ingest photos --dry-run",
         "imret ingest photos --model models/nature --rebuild",
     ),
@@ -57,6 +60,13 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
 @exclude_option
 @click.option("--no-exclude", is_flag=True, help="Leave out nothing that --exclude named before.")
+@click.option(
+    "--names",
+    "names_file",
+    metavar="FILE",
+    help="CSV file (category,name) of what categories are called, kept with the collection for searches.",
+)
+@click.option("--no-names", is_flag=True, help="Forget what --names said before.")
 @click.option("--prune", is_flag=True, help="Remove pictures from the collection whose files are gone.")
 @click.option(
     "--check-content",
@@ -99,6 +109,8 @@ def command(
     no_categories: bool,
     exclude: tuple[str, ...],
     no_exclude: bool,
+    names_file: str | None,
+    no_names: bool,
     moved_from: tuple[str, ...],
     second_copy: bool,
     report_file: str | None,
@@ -113,19 +125,23 @@ def command(
     """
     if exclude and no_exclude:
         raise click.UsageError("--exclude and --no-exclude contradict each other.")
+    if names_file and no_names:
+        raise click.UsageError("--names and --no-names contradict each other.")
+    from imret.datasets.names_csv import read_names
     from imret.output.written_files import check_outputs
     from imret.sources.stored import naming_options
     from imret.store import open_store
     from ingest.summary import summarise
     from ingest.target import with_pictures
 
+    names = read_names(names_file) if names_file else {}
     excluded = () if no_exclude else exclude or None
     folders = find_folders(sources, db, collection, categories=not no_categories, exclude=excluded)
     if report_file == "-":
         report_file = _STDOUT
     check_outputs(
         {"--report": report_file},
-        inputs={"--model": options["model"], **{source: source for source in sources}},
+        inputs={"--model": options["model"], "--names": names_file, **{source: source for source in sources}},
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
@@ -140,12 +156,28 @@ def command(
         # Before a model is looked for, which may be a download.
         with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
         report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+        if names or no_names:
+            _keep_names(store, collection, names)
     report.categories = categories
     if exclude and not report.taken_over:  # of one that was, a folder has more patterns
         _tell_idle_patterns(folders)
     with _written(report, report_file) as written:  # what was done is told, also where that is lost
         summarise(report, written, check_content=options["check_content"], where=where)
     _end(report, strict=strict)
+
+
+def _keep_names(store: Store, collection: str, names: Mapping[str, Sequence[str]]) -> None:
+    """Keep names with a collection; tell of those of no category of it, such as a misspelt one."""
+    from imret.retrieval.category_names import keep_names
+
+    keep_names(store, collection, names)
+    if not names:
+        announce("the names of categories are forgotten")
+        return
+    announce(f"searches ask by the names {shown_names(names)}")
+    with closing(store.open(collection)) as opened:
+        categories = opened.facet("category")
+    warn_of_strangers(names, categories)
 
 
 @contextmanager

@@ -45,6 +45,14 @@ def test_without_pyarrow_a_parquet_manifest_names_the_extra_and_the_file(tmp_pat
     assert "train.parquet' is Parquet, which needs: pip install 'imret[parquet]'" in done.stdout, done.stderr
 
 
+def test_without_pyarrow_a_benchmark_in_parquet_names_the_extra_and_the_file(tmp_path: Path) -> None:
+    (tmp_path / "test.parquet").write_bytes(b"")
+    code = "from imret.cli.main import main\nmain()"
+    done = _without("pyarrow", code, "benchmark", tmp_path / "test.parquet")
+    assert done.returncode == 1
+    assert "test.parquet' is Parquet, which needs: pip install 'imret[parquet]'" in done.stderr
+
+
 def test_without_matplotlib_a_run_has_no_plot_and_the_reason_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "parts": {}}) + "\n", encoding="utf-8")
     code = (

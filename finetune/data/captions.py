@@ -30,7 +30,10 @@ def category_captions(
 
 # What may stand before the thing itself. Two captions that differ only in it say the same of a picture, and
 # a loss that took them for different would push equal pictures apart.
-_FRAME = re.compile(r"(this is|(a|an|the|one) ([\w-]+ )?(photo|picture|image|drawing) (of|showing)) (?=\S)")
+_FRAME = re.compile(
+    r"(this is|(a|an|the|one) ([\w-]+ )?"
+    r"(photo|photograph|picture|snapshot|close-up|image|drawing) (of|showing)) (?=\S)"
+)
 
 
 def caption_key(caption: str) -> str:

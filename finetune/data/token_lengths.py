@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune.data.records import Record
 from finetune.data.species import TEXT_KINDS
 from imret.errors import DataError
-from imret.retrieval.prompts import EVALUATION_TEMPLATES, TRAINING_TEMPLATES, common_names, fill
+from imret.retrieval.prompts import SEARCH_TEMPLATES, TRAINING_TEMPLATES, common_names, fill
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure_token_lengths(
     """
     for category in sorted({record.category for record in records}):
         for name in common_names(category, names):
-            n = max(count(fill(template, name)) for template in (*TRAINING_TEMPLATES, *EVALUATION_TEMPLATES))
+            n = max(count(fill(template, name)) for template in (*TRAINING_TEMPLATES, *SEARCH_TEMPLATES))
             if n > context:
                 shown = name if len(name) <= 60 else name[:59] + "\u2026"
                 raise DataError(

@@ -79,7 +79,8 @@ _SECTIONS = {"Store": STORE, "Model": MODEL}
     "--names",
     "names_file",
     metavar="FILE",
-    help="CSV file (category,name) of what categories are called.  [default: what the model was tuned with]",
+    help="CSV file (category,name) of what categories are called.  [default: what the collection's are, else "
+    "what the model was tuned with]",
 )
 @exclude_option
 @db_option
@@ -127,7 +128,7 @@ def command(
     if first is None:  # before a model is looked for, which may be a download
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
-    labels, encoder = _labels_and_encoder(labels, db, collection, encoding)
+    labels, encoder, stored = _labels_and_encoder(labels, db, collection, encoding)
     n_labels = counted(len(labels), "label")
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {n_labels}")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
@@ -136,7 +137,7 @@ def command(
         chain([first], found),
         labels,
         encoder=encoder,
-        names=category_names(encoder, names),
+        names=category_names(encoder, names, stored),
         top_k=top_k,
         on_note=lambda picture, note: _report(str(picture), note),
     )
@@ -172,14 +173,15 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
-) -> tuple[list[str], LazyEncoder]:
-    """Return the labels, from the collection if none are given, and the model, from it if one is named."""
+) -> tuple[list[str], LazyEncoder, dict[str, tuple[str, ...]]]:
+    """Return the labels, the model and the stored names, from the collection where they are not given."""
+    from imret.retrieval.category_names import stored_names
     from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
     from imret.store import open_store
 
     if labels is not None and collection is None:
         encoder = _encoder_for_labels(db, encoding)
-        return labels, encoder
+        return labels, encoder, {}
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False, share="if possible", collection=collection) as store:
         if store.reason:
@@ -195,7 +197,7 @@ def _labels_and_encoder(
         if encoding["model"] is None:
             with closing(store.open(collection)) as opened:
                 check_same_encoder(opened, encoder, store=store)  # or it is not the model that was chosen
-        return categories, encoder
+        return categories, encoder, stored_names(store, collection, notify=announce)
 
 
 def _encoder_for_labels(db: str | None, encoding: dict[str, Any]) -> LazyEncoder:

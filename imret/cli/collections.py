@@ -174,24 +174,34 @@ def check_command(
     That is: vectors of NaN (one of which spoils every search on a server), infinity, zero or another length,
     payloads without the fields of a picture or with wrong ones, ids that are no UUIDs. Fields that others
     added to a picture are no reason. Ends with 3 if it found any and left them. A picture whose point was
-    removed comes back with the next ingest of its folder.
+    removed comes back with the next ingest of its folder. The names and concepts that are kept with the
+    collection are read, too; those that are damaged are told and removed alike.
     """
     (name,) = _arguments(collection, NAME=name)
     from imret.store import open_store
-    from imret.store.check import check_collection
+    from imret.store.check import check_collection, check_documents
 
     with open_store(db, create=False, share="if possible", collection=name) as store:
         _say_reason(store.reason)
         with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
+        damaged = check_documents(store, name, remove=remove)
         address = store.address
     if output == "json":
         first = [{"id": finding.id, **finding.reasons} for finding in report.first]
-        counts = {"checked": report.checked, "found": report.found, "removed": report.removed}
-        print(json.dumps({"name": name, **counts, "kinds": report.kinds, "first": first}, ensure_ascii=False))
+        counts = {
+            "checked": report.checked,
+            "found": report.found,
+            "removed": report.removed,
+            "kinds": report.kinds,
+            "first": first,
+        }
+        print(json.dumps({"name": name, **counts, "damaged": damaged}, ensure_ascii=False))
     else:
         _print_check(report)
-    if report.found > report.removed:
+        for kind, why in damaged.items():
+            print(f"{kind:<11}  {'removed, as ' if remove else ''}{escape_control(why)}")
+    if report.found > report.removed or (damaged and not remove):
         announce(f"remove them: imret collections check {name} --remove{_db(address, db)}")
         raise click.exceptions.Exit(3)
 

@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from imret.errors import StoreDamaged, StoreError, StoreUnavailable, summary
+from imret.escape import escape_control
 from imret.store import Identity, Stats, Store
 
 # Of a collection that cannot be described: what it is, by which key the reason is found.
@@ -21,7 +22,8 @@ def describe(store: Store, collection: str | None = None) -> dict[str, Any]:
     Returns:
         {"engine", "address", "collections": [{"name", "model", "fingerprint", "dim", "images",
         "categories": {name: images}, "uncategorised", "index": {"status", "vectors", "m"}, "disk_bytes",
-        "building": [models of versions not yet complete]}]}. disk_bytes, and the vectors of the index, are
+        "building": [models of versions not yet complete], "names": {category: [names stored with the
+        collection]}}]}. disk_bytes, and the vectors of the index, are
         None where the engine does not tell; index is as in `imret.store.Stats`. Of a collection that cannot
         be asked now {"name", "model", "unavailable": why}, the model None where that is not known either; of
         one that has lost files {"name", "model", "damaged": why}; and of what an ingest or a deletion that
@@ -89,7 +91,15 @@ def describe_collection(store: Store, name: str, *, patience_s: float | None = N
             "index": {"status": stats.status, "vectors": stats.indexed, "m": stats.m},
             "disk_bytes": stats.disk_bytes,
             "building": [identity.model for identity in store.staged_versions(name)],
+            "names": {key: list(called) for key, called in _names_of(store, name).items()},
         }
+
+
+def _names_of(store: Store, name: str) -> dict[str, tuple[str, ...]]:
+    from imret.retrieval.category_names import stored_names
+
+    # Where they are damaged, `imret collections check` says so; the collection can be described all the same.
+    return stored_names(store, name, notify=lambda why: None)
 
 
 def undescribed(collection: dict[str, Any]) -> str:
@@ -130,6 +140,10 @@ def _table_of(collection: dict[str, Any]) -> list[str]:
         f"index        {stats.index}",
     ]
     lines += [f"building     a version with {model}, not complete yet" for model in collection["building"]]
+    label = "names"
+    for key, called in collection["names"].items():
+        lines.append(f"{label:<11}  {escape_control(key)} = {escape_control(', '.join(called))}")
+        label = ""
     rows = [*collection["categories"].items()]
     if collection["uncategorised"]:
         rows.append(("(none)", collection["uncategorised"]))

@@ -24,9 +24,10 @@ from imret.cli.options import (
     max_pixels_option,
     model_option,
     precision_option,
+    warn_of_strangers,
 )
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError, counted, some_of
+from imret.errors import DataError, some_of
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ _SECTIONS = {
 @click.option(
     "--train",
     metavar="DIR",
-    help="Labelled training pictures, to compare with what needs no tuning: prompts, probe, kNN, centroid.",
+    help="Labelled training pictures, to compare with what leaves the model as it is: prompts, probe, kNN, "
+    "centroid, Tip-Adapter, TaskRes.",
 )
 @exclude_option
 @click.option(
@@ -151,7 +153,8 @@ def command(
     report, of_collection = _measure(data, collection, db, names, options)
     from imret.evaluation.text_report import format_report
 
-    _warn_of_strangers(names, report, of_collection)
+    categories = set(report.data.categories) if report else set()
+    warn_of_strangers(names, categories | (set(of_collection.per_category) if of_collection else set()))
     text = _as_json(report, of_collection)
     print(text if json_file == "-" else format_report(report, of_collection))
     if json_file is not None and json_file != "-":
@@ -186,6 +189,7 @@ def _measure(
 
     from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
+    from imret.retrieval.category_names import stored_names
     from imret.retrieval.collection_encoder import collection_encoder
     from imret.store import open_store
 
@@ -209,7 +213,7 @@ def _measure(
                 notify=announce,
                 **device,
             ).encoder
-            names = category_names(encoder, names)
+            names = category_names(encoder, names, stored_names(store, collection, notify=announce))
             of_collection = evaluate_collection(store, collection, encoder=encoder, names=names)
     if data is None:
         return None, of_collection
@@ -281,22 +285,6 @@ def _warn_of_doubtful(data: str, names: Mapping[str, tuple[str, ...]], exclude: 
                 f"are asked for as that, {evaluation_queries(unnamed[0])[0]!r}; --names FILE names them, "
                 "or give the folder that the categories lie in"
             )
-
-
-def _warn_of_strangers(
-    names: Mapping[str, tuple[str, ...]], report: EvaluationReport | None, collection: CollectionReport | None
-) -> None:
-    """Tell of names that --names gives to what is no category here, such as a misspelt one."""
-    from imret.datasets.names_csv import name_key
-
-    categories = set(report.data.categories) if report else set()
-    categories |= set(collection.per_category) if collection else set()
-    strangers = sorted(names.keys() - set(map(name_key, categories)))
-    if strangers:
-        announce(
-            f"Warning: --names names {counted(len(strangers), 'category', 'categories')} without pictures, "
-            f"the first {strangers[0]!r}; there are {some_of(sorted(categories), 10)}"
-        )
 
 
 def _as_json(report: EvaluationReport | None, collection: CollectionReport | None) -> str:

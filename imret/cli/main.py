@@ -29,9 +29,12 @@ _MODULES = {
     "find": "ingest.find",
     "finetune": "finetune.cli",
     "evaluate": "imret.cli.evaluate",
+    "benchmark": "imret.cli.benchmark",
     "search": "imret.cli.search",
     "similar": "imret.cli.search",
     "classify": "imret.cli.classify",
+    "concepts": "imret.cli.concepts",
+    "learn": "imret.cli.learn",
     "models": "imret.cli.models",
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
@@ -43,7 +46,16 @@ _MODULES = {
 # As the help lists them: in the order of work, which is how a newcomer reads them.
 _SECTIONS = {
     "Every day": ("find", "serve", "ingest", "search", "similar", "info"),
-    "Models and labels": ("models", "demo", "finetune", "evaluate", "classify"),
+    "Models and labels": (
+        "models",
+        "demo",
+        "learn",
+        "concepts",
+        "finetune",
+        "evaluate",
+        "benchmark",
+        "classify",
+    ),
     "Stores": ("collections", "sources"),
 }
 

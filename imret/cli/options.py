@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +11,7 @@ import click
 
 from imret.cli.numbers import Whole
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
+from imret.errors import counted, some_of
 from imret.escape import escape_control
 from imret.output.console import announce
 from imret.output.formats import FORMATS
@@ -195,13 +196,44 @@ def progress_bar(
         yield bar.update, begin
 
 
-def category_names(encoder: QueryEncoder, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return what categories are called: as in the file, else as the model was tuned, which is announced."""
+def category_names(
+    encoder: QueryEncoder,
+    given: dict[str, tuple[str, ...]],
+    stored: dict[str, tuple[str, ...]] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Return what categories are called, and announce where that does not come from the file that was given.
+
+    Args:
+        encoder: The model.
+        given: In that file.
+        stored: With the collection; it comes after the file, and before what the model was tuned with.
+    """
     from imret.retrieval import prompts
 
-    names, recorded = prompts.resolve_names(encoder, given)
+    own = {key: called for key, called in (stored or {}).items() if key not in given}
+    if own:
+        announce(f"asking by the names stored with the collection: {shown_names(own)} (--names overrides)")
+    names, recorded = prompts.resolve_names(encoder, {**own, **given})
     if recorded:
-        shown = ", ".join(f"{key} = {called[0]}" for key, called in list(recorded.items())[:5])
-        more = f" and {len(recorded) - 5} more" if len(recorded) > 5 else ""
-        announce(f"asking by the names that the model was tuned with: {shown}{more} (--names overrides)")
+        shown = shown_names(recorded)
+        announce(f"asking by the names that the model was tuned with: {shown} (--names overrides)")
     return names
+
+
+def shown_names(names: Mapping[str, Sequence[str]]) -> str:
+    """Return names as a line shows them: "aves = bird", five at most."""
+    shown = ", ".join(f"{key} = {called[0]}" for key, called in list(names.items())[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def warn_of_strangers(names: Mapping[str, Sequence[str]], categories: Iterable[str]) -> None:
+    """Tell of names that --names gives to what is no category here, such as a misspelt one."""
+    from imret.datasets.names_csv import name_key
+
+    categories = sorted(categories)
+    strangers = sorted(names.keys() - set(map(name_key, categories)))
+    if strangers:
+        announce(
+            f"Warning: --names names {counted(len(strangers), 'category', 'categories')} without pictures, "
+            f"the first {strangers[0]!r}; there are {some_of(categories, 10)}"
+        )

@@ -417,6 +417,7 @@ def _from_store(
         # An embedded store starts a process for it, which takes as long as what is imported here.
         opening = pool.submit(store.open, options.collection)
         from imret.retrieval import search
+        from imret.retrieval.category_names import stored_names
         from imret.retrieval.collection_encoder import collection_encoder
 
         def find_encoder() -> LazyEncoder:
@@ -431,11 +432,19 @@ def _from_store(
 
         # While the store is opened, unless it may be that nothing has to be encoded: pictures that are stored
         # have their vectors, and their model need not even be found, let alone downloaded.
-        is_needed = encoding["model"] is not None or any(term.kind == "text" for term in terms)
+        has_words = any(term.kind == "text" for term in terms)
+        is_needed = encoding["model"] is not None or has_words
         encoder = find_encoder() if is_needed else None
+        names = stored_names(store, options.collection, notify=search.warn) if has_words else {}
         with closing(opening.result()) as collection:
             hits = search.find_hits(
-                collection, terms, options, encoder=encoder, find_encoder=find_encoder, fetch=fetch
+                collection,
+                terms,
+                options,
+                encoder=encoder,
+                find_encoder=find_encoder,
+                fetch=fetch,
+                names=names,
             )
             counts = search.facets(collection, hits, filter=filter_) if show_facets else []
     return hits, counts

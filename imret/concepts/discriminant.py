@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 # Of pictures that are of no category: they are what all categories are told from.
 OTHER = -1
 
+# Of the variance of all pictures; less is rounding.
+_NONE = 1e-5
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -51,11 +54,13 @@ class Sums:
             weights: (N,) >= 0.
             n: Categories, C.
         """
-        vectors = np.asarray(vectors, dtype=np.float64)
-        weighted = vectors * weights[:, None]
-        membership = np.zeros((n + 1, len(vectors)))
+        vectors = np.asarray(vectors, dtype=np.float32)
+        weighted = vectors * np.asarray(weights, dtype=np.float32)[:, None]
+        membership = np.zeros((n + 1, len(vectors)), dtype=np.float32)
         membership[labels, np.arange(len(vectors))] = 1.0  # OTHER is the last row
-        return cls(membership @ weights, membership @ weighted, weighted.T @ vectors)
+        counts = np.bincount(np.asarray(labels) % (n + 1), weights, n + 1).astype(np.float64)
+        products = weighted.T @ vectors  # what float32 loses is far below the shrinkage
+        return cls(counts, (membership @ weighted).astype(np.float64), products.astype(np.float64))
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.counts + other.counts, self.totals + other.totals, self.products + other.products)
@@ -86,7 +91,7 @@ class Sums:
         return within
 
     def spread(self, directions: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the (C, 1) standard deviation of the scores that directions give to the pictures, above 0."""
+        """Return the (C, 1) standard deviation, above 0, of the scores that directions give."""
         total = self.counts.sum()
         mean_square = ((directions @ self.products) * directions).sum(axis=1) / total
         variance = mean_square - (directions @ self.mean) ** 2
@@ -99,10 +104,33 @@ class Sums:
             shrinkages: How much of the mean variance is added to the variance along each axis, > 0.
         """
         within, differences = self._within(), (self._means - self.mean)[:-1]
-        mean_variance = max(float(np.trace(within)) / len(within), 1e-12)
-        found = []
-        for shrinkage in shrinkages:
-            mixed = within + shrinkage * mean_variance * np.eye(len(within))
-            solved = np.linalg.solve(mixed, differences.T).T
-            found.append(solved / self.spread(solved))
-        return found
+        mean_variance = float(np.trace(within)) / len(within)
+        if mean_variance < _NONE * float(self.spread(np.eye(len(within))).mean() ** 2):
+            within, mean_variance = (
+                np.zeros_like(within),
+                1.0,
+            )  # of one picture each: only the means are known
+        scaled = (within / mean_variance).astype(np.float32)
+        right = np.asarray(differences.T, dtype=np.float32)
+        solved = [
+            np.linalg.solve(scaled + np.float32(shrinkage) * np.eye(len(scaled), dtype=np.float32), right).T
+            for shrinkage in shrinkages
+        ]
+        together = np.concatenate(solved).astype(np.float64)
+        together /= self.spread(together)
+        return np.split(together, len(shrinkages))
+
+    def in_place_of(
+        self, texts: NDArray[np.floating], directions: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return directions that spread the scores of the pictures as texts do.
+
+        Args:
+            texts: (C, D) unit vectors.
+            directions: (C, D) what is to take their place.
+
+        Returns:
+            (C, D) the directions, scaled; and (C,) what their scores lack to have the texts' mean.
+        """
+        scaled = directions * (self.spread(texts) / self.spread(directions))
+        return scaled, (texts - scaled) @ self.mean

@@ -8,8 +8,10 @@ significance.py  every system on the same resampled pictures: differences and th
 retention.py     captioned pictures: what a model has kept
 baselines.py     what can be had without tuning
 evaluate.py      `evaluate`: a folder
+benchmark.py     published benchmarks, as their own programs score them: judged lists, captions
 index_error.py   `evaluate_collection`: through an index, and exactly
 report.py        what both return, and its JSON
+benchmark_report.py  what a benchmark found, its JSON and its text
 text_report.py   a report for a terminal
 html_report.py   a report as one HTML file, with the drawings of plots.py
 """

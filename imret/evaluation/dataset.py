@@ -6,10 +6,10 @@ Decoding runs one batch ahead of the model. In memory are two batches of pixels,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from imret.datasets.labelled import LabelledFolder, category_of
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, counted
+from imret.images.decode import Source
 from imret.images.decode_batches import decode_batches
 from imret.models.fast.tokenizer import TextTruncated
 from imret.retrieval.prompts import Names, evaluation_queries
@@ -97,17 +98,46 @@ def encode(
     folder: Path, paths: Sequence[str], encoder: Encoder, on_picture: Callable[[], object] = lambda: None
 ) -> tuple[NDArray[np.float32], list[str], list[Skipped]]:
     """Return (N, D) embeddings of the readable pictures, their paths, and what is wrong with the others."""
-    rows, readable, skipped = [], [], []
-    remaining = iter(paths)
-    with closing(decode_batches([folder / path for path in paths], encoder.preprocess)) as batches:
+    return encode_named(((path, folder / path) for path in paths), encoder, on_picture)
+
+
+def encode_named(
+    pictures: Iterable[tuple[str, Source] | Skipped],
+    encoder: Encoder,
+    on_picture: Callable[[], object] = lambda: None,
+    *,
+    exact: bool = False,
+) -> tuple[NDArray[np.float32], list[str], list[Skipped]]:
+    """Return (N, D) embeddings of pictures wherever they are, their names, and what is wrong with others.
+
+    Args:
+        pictures: Names and what `load_image` takes, in any number; what is skipped already goes along.
+        encoder: The model.
+        on_picture: Called for each picture that was encoded, or cannot be decoded.
+        exact: Make pixels as open_clip's own transform does, which takes longer.
+    """
+    rows, readable = [], []
+    skipped: list[Skipped] = []
+    names: deque[str] = deque()  # of what is being decoded
+
+    def sources() -> Iterator[Source]:
+        for picture in pictures:
+            if isinstance(picture, Skipped):
+                skipped.append(picture)
+            else:
+                names.append(picture[0])
+                yield picture[1]
+
+    with closing(decode_batches(sources(), encoder.preprocess, exact=exact)) as batches:
         for batch in batches:
             pixels = []
-            for path, (_, result) in zip(islice(remaining, len(batch)), batch, strict=True):
+            for _, result in batch:
+                name = names.popleft()
                 if isinstance(result, str):
-                    skipped.append(Skipped(path, result))
+                    skipped.append(Skipped(name, result))
                 else:
                     pixels.append(result)
-                    readable.append(path)
+                    readable.append(name)
                 on_picture()
             if pixels:
                 rows.append(encoder.encode_pixels(np.stack(pixels)))
@@ -118,7 +148,7 @@ def encode(
 def category_queries(
     encoder: Encoder, categories: Sequence[str], names: Names | None = None
 ) -> NDArray[np.float32]:
-    """Return (Q, D) unit embeddings that ask for categories: the mean over the evaluation templates.
+    """Return (Q, D) unit embeddings that ask for categories: as a search for their names does.
 
     Args:
         encoder: The model.

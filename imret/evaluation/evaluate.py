@@ -15,14 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from imret.datasets.labelled import LabelledFolder, duplicates_in, read_labelled
-from imret.evaluation.baselines import (
-    CENTROID,
-    KNN,
-    LINEAR_PROBE,
-    TUNED_PROMPTS,
-    fitted_baselines,
-    training_pictures,
-)
+from imret.evaluation.baselines import FITTED, TUNED_PROMPTS, fitted_baselines, training_pictures
 from imret.evaluation.dataset import Embedded, category_queries, embed, in_common
 from imret.evaluation.report import (
     BaselineReport,
@@ -52,9 +45,8 @@ from imret.settings import __version__
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
 
-_FITTED = (TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID)
 # Names of rows that no further model can have.
-OTHER_ROWS = frozenset({"baseline", "model", *_FITTED})
+OTHER_ROWS = frozenset({"baseline", "model", *FITTED})
 
 
 def find_inputs(
@@ -102,8 +94,8 @@ def evaluate(
             `imret.retrieval.prompts` says; the first name of each is asked for.
         retention: CSV file (path, caption) of other pictures; how well captions find them is what a model
             has kept. Paths are relative to the file, or to `images` beside it.
-        train: Labelled pictures of the same categories, which the probe, kNN, centroid and tuned prompts
-            are fitted on, as the baseline (else the model) embeds them.
+        train: Labelled pictures of the same categories, which the probe, kNN, centroid, adapters and tuned
+            prompts are fitted on, as the baseline (else the model) embeds them.
         exclude: Patterns of what is left out of both folders: see `imret.datasets.exclusion.Exclusion`.
         resamples: Bootstrap draws for the intervals, >= 1.
         seed: Of the draws.
@@ -225,7 +217,7 @@ def _baseline_reports(
     """Return what needs no tuning, or why it is absent."""
     if not fitted:
         why = "needs labelled training pictures: --train FOLDER"
-        return [BaselineReport(name, on, why_absent=why) for name in _FITTED]
+        return [BaselineReport(name, on, why_absent=why) for name in FITTED]
     return [
         BaselineReport(
             name=system.name,

@@ -47,6 +47,42 @@ def ap_of_ranked(hits: NDArray[np.bool_]) -> NDArray[np.float64]:
     return result
 
 
+def ap_at_k(scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """Return the average precision of each query over its k best, out of what k pictures could have.
+
+    The precisions at the ranks of the relevant within the k best, summed and divided by min(R, k), where R is
+    how many are relevant to the query: 1 where all k, or all R, come first. Of R = 3, found at ranks 1 and 3
+    of k = 4: (1/1 + 2/3) / 3 = 0.556. Where k is N it is `average_precision`.
+
+    Args, Returns and Raises are those of `precision_at_k`.
+
+    Source: Vendrow et al. (2024), "INQUIRE: A Natural World Text-to-Image Retrieval Benchmark",
+        https://arxiv.org/abs/2411.02537; `ap_at_k` of https://github.com/inquire-benchmark/INQUIRE.
+    """
+    hits = ranked(scores, relevant, k)
+    precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+    possible = np.minimum(np.sum(relevant, axis=1), k)
+    result: NDArray[np.float64] = (precision * hits).sum(axis=1) / possible
+    return result
+
+
+def reciprocal_rank_at_k(
+    scores: NDArray[np.floating], relevant: NDArray[np.bool_], k: int
+) -> NDArray[np.float64]:
+    """Return 1 / rank of the first relevant picture of each query, 0 where it is not among the k best.
+
+    The mean over queries is MRR. Args and Raises are those of `precision_at_k`.
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Source: Voorhees (1999), "The TREC-8 Question Answering Track Report",
+        https://trec.nist.gov/pubs/trec8/papers/qa_report.pdf, section 3.
+    """
+    hits = ranked(scores, relevant, k)
+    return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
+
+
 def interpolated_precision(
     scores: NDArray[np.floating], relevant: NDArray[np.bool_], levels: NDArray[np.floating]
 ) -> NDArray[np.float64]:

@@ -86,18 +86,7 @@ def retention_of(
         )
     texts, cut = encode_captions(encoder, [caption for caption, _ in captioned.captions])
     own = np.array([i for _, i in captioned.captions], dtype=np.int64)
-    text_ranks = np.concatenate(
-        [
-            _ranks(texts[i : i + _QUERIES] @ images.T, own[i : i + _QUERIES])
-            for i in range(0, len(texts), _QUERIES)
-        ]
-    )
-    image_ranks = np.concatenate(
-        [
-            _best_ranks(images[i : i + _QUERIES] @ texts.T, own, range(i, len(readable)))
-            for i in range(0, len(readable), _QUERIES)
-        ]
-    )
+    text_ranks, image_ranks = caption_ranks(texts, images, own)
     report = Retention(
         queries=len(texts),
         images=len(readable),
@@ -106,6 +95,32 @@ def retention_of(
         image_to_text=HitRates(_hit_rates(image_ranks)),
     )
     return CaptionHits(report, text_ranks < _DEPTH, own)
+
+
+def caption_ranks(
+    texts: NDArray[np.float32], images: NDArray[np.float32], own: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where captions find their picture, and pictures the best of their captions; ranks are from 0.
+
+    Equal scores rank by position, lowest first. A picture without a caption finds none.
+
+    Args:
+        texts: (T, D) unit embeddings of captions.
+        images: (N, D) unit embeddings of pictures.
+        own: (T,) int, the picture of each caption.
+
+    Returns:
+        (T,) int64 ranks among the pictures; (N,) int64 ranks among the captions, the largest int64 for none.
+    """
+    text_ranks = [
+        _ranks(texts[i : i + _QUERIES] @ images.T, own[i : i + _QUERIES])
+        for i in range(0, len(texts), _QUERIES)
+    ]
+    image_ranks = [
+        _best_ranks(images[i : i + _QUERIES] @ texts.T, own, range(i, len(images)))
+        for i in range(0, len(images), _QUERIES)
+    ]
+    return np.concatenate(text_ranks), np.concatenate(image_ranks)
 
 
 def _hit_rates(ranks: NDArray[np.int64]) -> dict[int, float]:
@@ -124,4 +139,4 @@ def _best_ranks(scores: NDArray[np.float32], own: NDArray[np.int64], images: ran
     """Return (b,) the rank, from 0, of the best caption of each picture in (b, T) scores."""
     of_it = np.stack([own == image for image, _ in zip(images, scores, strict=False)])  # (b, T)
     best = np.where(of_it, scores, -np.inf).argmax(axis=1)  # the first, where several are best
-    return _ranks(scores, best)
+    return np.where(of_it.any(axis=1), _ranks(scores, best), np.iinfo(np.int64).max)

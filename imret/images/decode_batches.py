@@ -31,6 +31,7 @@ def decode_batches(
     sources: Iterable[Source],
     preprocess: Preprocess,
     *,
+    exact: bool = False,
     on_note: Callable[[Source, str], object] = lambda source, note: None,
 ) -> Generator[list[tuple[Source, Pixels | str]]]:
     """Yield batches of pictures with their pixels of the model's size, or with why they have none.
@@ -41,6 +42,7 @@ def decode_batches(
     Args:
         sources: What `load_image` takes, in any number.
         preprocess: Of the model.
+        exact: As for `load_pixels`.
         on_note: Told of a picture, in a thread that decodes, what `load_image` notes of it.
     """
     from imret.images.resize import load_pixels
@@ -49,7 +51,11 @@ def decode_batches(
         try:
             with DECODE_MEMORY.reserving() as reserve:
                 return load_pixels(
-                    source, preprocess, reserve=reserve, on_note=lambda note: on_note(source, note)
+                    source,
+                    preprocess,
+                    exact=exact,
+                    reserve=reserve,
+                    on_note=lambda note: on_note(source, note),
                 )[0]
         except (ImageError, OSError) as error:
             return str(error)

@@ -32,6 +32,7 @@ def load_pixels(
     source: Source,
     preprocess: Preprocess,
     *,
+    exact: bool = False,
     max_pixels: int | None = None,
     reserve: Callable[[int], None] | None = None,
     on_note: OnNote = ignore_note,
@@ -41,6 +42,7 @@ def load_pixels(
     Args:
         source: As for `load_image`.
         preprocess: Of the model.
+        exact: As IMRET_RESIZE=exact, whatever the settings say.
         max_pixels: As for `load_image`.
         reserve: As for `load_image`.
         on_note: As for `load_image`.
@@ -51,7 +53,7 @@ def load_pixels(
     Raises:
         ImageError: As `load_image`.
     """
-    if read_settings().exact_resize:
+    if exact or read_settings().exact_resize:
         image = load_image(source, max_pixels=max_pixels, reserve=reserve, on_note=on_note)
         return fit(image, preprocess, exact=True), image.size
     reduced = load_to_cover(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import threading
@@ -100,7 +101,7 @@ class LazyEncoder(ModelInfo):
 
     Attributes:
         files: The model's files.
-        device: See `Encoder`, and so for the next four; asking for any of them loads torch.
+        device: See `Encoder`, and so for the next three; asking for any of them loads torch.
     """
 
     row_budget = RowBudget(ROWS_WITHOUT_TORCH)  # of the process: torch is loaded for all encoders or none
@@ -108,7 +109,6 @@ class LazyEncoder(ModelInfo):
     device = Delegated[Any]("encoder")  # a torch.device
     precision = Delegated[str]("encoder")
     calls_at_once = Delegated[int]("encoder")
-    logit_scale = Delegated[float]("encoder")
     logit_bias = Delegated["float | None"]("encoder")
 
     def __init__(
@@ -202,6 +202,16 @@ class LazyEncoder(ModelInfo):
             rows = self.encode_texts(texts).reshape(-1)
             save_vector(key, rows)
         return rows.reshape(len(texts), self.dim)
+
+    @cached_property
+    def logit_scale(self) -> float:
+        """See `Encoder.logit_scale`; from the cache if it was asked for before, as its logarithm."""
+        key = entry_key(self.files.fingerprint, "", "", ["a number", "logit_scale"])
+        logarithm = load_vector(key, 1)
+        if logarithm is None:
+            logarithm = np.array([math.log(self.encoder.logit_scale)], dtype=np.float32)
+            save_vector(key, logarithm)
+        return math.exp(float(logarithm[0]))
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
         """See `Encoder.encode_texts`; not cached."""

@@ -8,7 +8,7 @@ that names none is not changed, to the bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,13 +129,29 @@ def _known(store: Store, collection: str, encoder: QueryEncoder, folder: Path) -
 # ---- Their part in a query ---------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class ConceptAnswer:
+    """What a text asks with once concepts had their part.
+
+    Attributes:
+        vector: (D,) not necessarily unit; the very vector of the text where no concept was used.
+        offset: What its scores lack to have the mean that the text's have, over all pictures: added to an
+            inner product with `vector`, it is a score of the text's size.
+        uses: The part that each concept had.
+    """
+
+    vector: NDArray[np.float32]
+    offset: float = 0.0
+    uses: tuple[ConceptUse, ...] = ()
+
+
 def ask_with_concepts(
     concepts: Concepts,
     text: str,
     vector: NDArray[np.float32],
     encoder: QueryEncoder,
     text_vector: Callable[[str], NDArray[np.float32]],
-) -> tuple[NDArray[np.float32], Sequence[ConceptUse]]:
+) -> ConceptAnswer:
     """Return what a text asks with, given what it asks with alone.
 
     Of several concepts in one text each moves it, independently of the others: "bird on a mushroom" is moved
@@ -147,18 +163,16 @@ def ask_with_concepts(
         vector: (D,) unit embedding of it.
         encoder: That gave it.
         text_vector: Gives the unit embedding of another text in the same sentences.
-
-    Returns:
-        (D,) not necessarily unit, with scores of the size that the text's have; the very same vector where no
-        concept was used. And the part that each concept had.
     """
     whole = concepts.index.exact(text)
     if whole is not None:
         concept = concepts.concepts[whole]
         if concept.vector is None:
-            return vector, ()
-        return concept.vector, [ConceptUse(concept.name, True, 1.0, concept.images)]
-    asked, uses = vector, []
+            return ConceptAnswer(vector)
+        return ConceptAnswer(
+            concept.vector, concept.offset, (ConceptUse(concept.name, True, 1.0, concept.images),)
+        )
+    asked, offset, uses = vector, 0.0, []
     for key in dict.fromkeys(span.key for span in concepts.index.within(text)):
         concept = concepts.concepts[key]
         if concept.vector is None or not concept.strength:
@@ -166,5 +180,6 @@ def ask_with_concepts(
         same = encoder.fingerprint == concepts.fingerprint
         of_name = concept.text if same else text_vector(concept.name)
         asked = asked + np.float32(concept.strength) * (concept.vector - of_name)
+        offset += concept.strength * concept.offset
         uses.append(ConceptUse(concept.name, False, concept.strength, concept.images))
-    return asked, uses
+    return ConceptAnswer(asked, offset, tuple(uses))

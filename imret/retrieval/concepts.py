@@ -35,9 +35,10 @@ class Concept:
     Attributes:
         name: What it is called, for people and in sentences.
         names: All that it goes by, `name` among them: folder's name, common and scientific ones.
-        vector: (D,) what a query asks with in the place of the text: not unit, but with scores of the mean and
-            spread that the text has; None where the text is the better.
+        vector: (D,) what a query asks with in the place of the text: not unit, but with scores that spread as
+            the text's do; None where the text is the better.
         text: (D,) unit vector of the text, as it was when it was learnt.
+        offset: What the vector's scores lack to have the mean that the text's have, over all pictures.
         strength: In [0, 1]; how far a query that holds the name is moved.
         images: How many pictures it was learnt from.
         held_out: Average precision on pictures held out, of the text and of what was learnt; None where they
@@ -50,6 +51,7 @@ class Concept:
     names: tuple[str, ...]
     vector: NDArray[np.float32] | None
     text: NDArray[np.float32]
+    offset: float
     strength: float
     images: int
     held_out: tuple[float, float] | None = None
@@ -223,13 +225,15 @@ def _checked(about: dict[str, Any], vectors: NDArray[np.float32], texts: NDArray
     for entry, vector, text in zip(entries, vectors, texts, strict=True):
         better, held_out = bool(entry.pop("learnt_better")), entry.pop("held_out")
         names, strength = tuple(map(str, entry.pop("names"))), float(entry.pop("strength"))
-        if not 0 <= strength <= 1 or (better and not vector.any()):
+        offset = float(entry["offset"])
+        if not 0 <= strength <= 1 or not np.isfinite(offset) or (better and not vector.any()):
             raise ValueError(f"the concept {entry['name']!r} is out of range")
         concepts[str(entry["name"])] = Concept(
             str(entry["name"]),
             tuple(map(check_name, names)),
             vector if better else None,
             text,
+            offset,
             strength,
             int(entry["images"]),
             None if held_out is None else (float(held_out[0]), float(held_out[1])),

@@ -68,13 +68,14 @@ class NameIndex(Generic[K]):
 
     Args:
         names: What each thing is called.
+        either_number: False to find names as they are written alone.
 
     Attributes:
         ambiguous: Names that more than one thing has, and which.
         unusable: Names that are never found because of their length or lack of words.
     """
 
-    def __init__(self, names: Mapping[K, Sequence[str]]) -> None:
+    def __init__(self, names: Mapping[K, Sequence[str]], *, either_number: bool = True) -> None:
         given: dict[tuple[str, ...], dict[K, None]] = {}
         spelled: dict[tuple[str, ...], str] = {}
         unusable: dict[str, None] = {}
@@ -94,7 +95,8 @@ class NameIndex(Generic[K]):
         self._forms: dict[tuple[str, ...], tuple[K, bool] | None] = {
             words: (next(iter(keys)), False) if len(keys) == 1 else None for words, keys in given.items()
         }
-        self._add_other_numbers(given)
+        if either_number:
+            self._add_other_numbers(given)
         # Whether a name of more words begins with these; a text is left where none does.
         self._begins = {words[:count] for words in self._forms for count in range(1, len(words))}
 
@@ -122,7 +124,7 @@ class NameIndex(Generic[K]):
         return found[0] if found else None
 
     def within(self, text: str) -> list[NameSpan[K]]:
-        """Return the names in a text, in its order; where two overlap the longest, of equal ones the leftmost.
+        """Return the names in a text, in order; where two overlap, the longest, of equal ones the leftmost.
 
         Only whole words are names ("seal" is not in "sealed"), and those that a hyphen joins to another word
         are not ("fish-eye").

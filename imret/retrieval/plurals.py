@@ -42,66 +42,17 @@ _IRREGULAR: tuple[tuple[str, str], ...] = (
 _ENDINGS = {"mouse": "mice", "woman": "women", "child": "children", "tooth": "teeth"}
 
 # Words that are both. What ends in -fish is, too, and has a plural in -es besides.
-_SAME = frozenset(
-    [
-        "bison",
-        "carp",
-        "chromista",
-        "cod",
-        "deer",
-        "elk",
-        "fungi",
-        "moose",
-        "offspring",
-        "plankton",
-        "salmon",
-        "series",
-        "sheep",
-        "shrimp",
-        "species",
-        "squid",
-        "swine",
-        "trout",
-        "tuna",
-    ]
-)
+_SAME = """
+    bison carp chromista cod deer elk fungi moose offspring plankton salmon series sheep shrimp
+    species squid swine trout tuna
+"""
 
 # Not plurals, or not of a word that means one of them.
-_NOT_PLURAL = frozenset(
-    [
-        "across",
-        "always",
-        "arms",
-        "aves",
-        "binoculars",
-        "canvas",
-        "christmas",
-        "clothes",
-        "glasses",
-        "goods",
-        "gymnastics",
-        "headquarters",
-        "jeans",
-        "lens",
-        "mars",
-        "mathematics",
-        "means",
-        "news",
-        "pants",
-        "physics",
-        "politics",
-        "scissors",
-        "series",
-        "shorts",
-        "species",
-        "sports",
-        "texas",
-        "thanks",
-        "this",
-        "trousers",
-        "yes",
-    ]
-)
+_NOT_PLURAL = """
+    across always arms aves binoculars canvas christmas clothes glasses goods gymnastics
+    headquarters jeans lens mars mathematics means news pants physics politics scissors series
+    shorts species sports texas thanks this trousers yes
+"""
 
 _SHORTEST = 3  # letters of a word that has another number: "TV", "us"
 
@@ -114,7 +65,7 @@ def plurals_of(word: str) -> tuple[str, ...]:
             in a letter a to z have none.
     """
     known = tuple(many for one, many in _IRREGULAR if word == one)
-    if not known and (word in _SAME or len(word) < _SHORTEST or not "a" <= word[-1] <= "z"):
+    if not known and (word in _SAME.split() or len(word) < _SHORTEST or not "a" <= word[-1] <= "z"):
         return ()
     known = known or tuple(word[: -len(one)] + many for one, many in _ENDINGS.items() if word.endswith(one))
     if known and not word.endswith(("us", "a", "f")):  # "octopuses", "larvas" and "scarfs" are written, too
@@ -129,7 +80,7 @@ def singulars_of(word: str) -> tuple[str, ...]:
         word: One word, casefolded.
     """
     known = tuple(one for one, many in _IRREGULAR if word == many)
-    if not known and (word in _NOT_PLURAL or len(word) <= _SHORTEST):
+    if not known and (word in _NOT_PLURAL.split() or len(word) <= _SHORTEST):
         return ()
     known = known or tuple(word[: -len(many)] + one for one, many in _ENDINGS.items() if word.endswith(many))
     if known or not word.endswith("s") or word.endswith(("ss", "us", "is")):

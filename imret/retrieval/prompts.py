@@ -1,8 +1,9 @@
 """Sentences made of names: what people call a category, and the templates that a name is put into.
 
-Each use has a set of templates of its own: queries, evaluation, training, and candidates that a baseline
-chooses from. Training must not use the sentences that it is judged with. In a template `{}` takes a name with
-its article and `{name}` the bare name. A file of names may say otherwise than the table of names here.
+Queries, and so the evaluation, which judges the sentences that queries are asked in, have a set of templates;
+training has another, and a baseline candidates to choose from. Training must not use the sentences that it is
+judged with. In a template `{}` takes a name with its article and `{name}` the bare name. A file of names may
+say otherwise than the table of names here.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from imret.datasets.names_csv import name_key
+from imret.retrieval.names import ARTICLES
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from imret.retrieval.category_names import CategoryNames
 
 Names: TypeAlias = Mapping[str, Sequence[str]]
 
@@ -38,9 +41,10 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "reptilia": ("reptile",),
 }
 
-# What a query of few words is put into. CLIP learnt from captions, which are rarely one bare word. Radford et
-# al. (2021), "Learning Transferable Visual Models From Natural Language Supervision", section 3.1.4, measured
-# what such templates bring.
+# What a query of few words, and the name of a category, are put into, to be averaged. None of them is a
+# training template, so that a score on validation does not measure how well a wording was memorised. CLIP
+# learnt from captions, which are rarely one bare word. Radford et al. (2021), "Learning Transferable Visual
+# Models From Natural Language Supervision", section 3.1.4, measured what such templates bring.
 SEARCH_TEMPLATES: tuple[str, ...] = (
     "a photo of a {name}.",
     "a picture of a {name}.",
@@ -50,28 +54,20 @@ SEARCH_TEMPLATES: tuple[str, ...] = (
     "a photo of many {name}.",
 )
 
-# Averaged to ask for a category. None of them is a training template, so that a score on validation does not
-# measure how well a wording was memorised.
-EVALUATION_TEMPLATES: tuple[str, ...] = (
-    "a photo of the {name}.",
-    "a picture showing {}.",
-    "one photo of {}, outdoors.",
-)
-
 # What training takes turns with. One template serves a whole batch: if they differed within it, a model could
 # tell pictures of one category apart by wording, and would be pushed to.
 TRAINING_TEMPLATES: tuple[str, ...] = (
-    "a photo of {}",
+    "a photograph of {}",
     "{name}",
-    "a picture of {}",
+    "a snapshot of {}",
     "{}",
-    "a close-up photo of {}",
+    "a close-up of {}",
     "a photo of {} in nature",
     "an image of the {name}",
     "this is {}",
 )
 
-# What the baseline of tuned prompts chooses from, besides those of the evaluation.
+# What the baseline of tuned prompts chooses from, besides those of queries.
 CANDIDATE_TEMPLATES: tuple[str, ...] = (
     "{name}",
     "a photo of {}",
@@ -86,46 +82,72 @@ CANDIDATE_TEMPLATES: tuple[str, ...] = (
 # A text of more words is a caption or a phrase already, and is taken as it is.
 TEMPLATE_MAX_WORDS = 3
 
-_ARTICLES = ("a", "an", "the")
+
+def article_of(name: str) -> str:
+    """Return "a" or "an", by the first letter of a name."""
+    return "an" if name[:1].lower() in tuple("aeiou") else "a"
 
 
 def fill(template: str, name: str) -> str:
     """Put a name into a template: `{}` becomes "an owl", `{name}` becomes "owl"."""
-    article = "an" if name[:1].lower() in tuple("aeiou") else "a"
+    article = article_of(name)
     # In one pass: a name may itself hold braces.
     return re.sub(r"\{(name)?\}", lambda slot: name if slot[1] else f"{article} {name}", template)
 
 
-def search_prompts(query: str, *, template: bool = True) -> list[str]:
+def search_prompts(query: str, *, template: bool = True, names: CategoryNames | None = None) -> list[str]:
     """Return the texts that a text query is encoded as.
 
-    A query of up to three words is put into each of `SEARCH_TEMPLATES`. A longer one is taken as it is.
+    The name of a category, whichever of its names it is, is asked for by the first, as in
+    `evaluation_queries`. Of any other text the names of folders give way to those that people use; then a
+    query of up to three words is put into each of `SEARCH_TEMPLATES`, and a longer one taken as it is.
+
+    Args:
+        query: What was typed.
+        template: False for that alone.
+        names: What categories are called; None to take every name as it is.
     """
     words = " ".join(query.split())
-    if not template or len(words.split()) > TEMPLATE_MAX_WORDS:
+    if not template:
         return [words]
-    return [fill(frame, words) for frame in SEARCH_TEMPLATES]
+    if names is not None:
+        called = names.first_name(words)
+        if called is not None:
+            return _sentences(called)
+        words = names.replaced(words)
+    return [words] if len(words.split()) > TEMPLATE_MAX_WORDS else _sentences(words)
 
 
 def evaluation_queries(category: str, names: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Return the sentences whose averaged embedding asks for a category; `names` as in `common_names`."""
-    return [fill(template, common_names(category, names)[0]) for template in EVALUATION_TEMPLATES]
+    """Return the sentences whose averaged embedding asks for a category: those that a search for it asks.
+
+    Args:
+        category: Name of its folder; a name of more than three words that nobody gave another is a phrase
+            already, and is taken as it is.
+        names: As in `common_names`.
+    """
+    called = common_names(category, names)[0]
+    key = name_key(category)
+    return _sentences(called) if key in COMMON_NAMES or (names and key in names) else search_prompts(called)
 
 
 def label_texts(label: str, names: Names | None = None) -> list[str]:
     """Return the texts whose averaged embedding asks for a label.
 
-    A category that has a name (in `names`, or known here) and a label of up to three
-    words, an article aside, are put into the sentences of `evaluation_queries`. A
-    longer label is a phrase already and is taken as it is.
+    A label is a category or words, which are asked for as such, an article aside.
     """
-    key = label.strip().lower()
-    if key in COMMON_NAMES or (names and key in names):
-        return evaluation_queries(label, names)
+    key = name_key(label)
     words = label.replace("_", " ").split()
+    has_article = len(words) > 1 and words[0].lower() in ARTICLES
+    if key in COMMON_NAMES or (names and key in names) or not has_article:
+        return evaluation_queries(label, names)
     # The sentences bring an article of their own.
-    bare = words[1:] if len(words) > 1 and words[0].lower() in _ARTICLES else words
-    return [" ".join(words)] if len(bare) > TEMPLATE_MAX_WORDS else evaluation_queries(" ".join(bare), names)
+    bare = evaluation_queries(" ".join(words[1:]), names)
+    return bare if len(bare) > 1 else [" ".join(words)]
+
+
+def _sentences(name: str) -> list[str]:
+    return [fill(template, name) for template in SEARCH_TEMPLATES]
 
 
 # ---- Names -------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ from imret.datasets.spelling import composed, spellings
 from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
+from imret.retrieval.category_names import category_names
 from imret.retrieval.collection_encoder import check_same_encoder
-from imret.retrieval.concept_query import Known, ask_with_concepts, known_concepts
-from imret.retrieval.prompts import search_prompts
+from imret.retrieval.concept_query import ConceptAnswer, Known, ask_with_concepts, known_concepts
+from imret.retrieval.prompts import TEMPLATE_MAX_WORDS, Names, search_prompts
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
 from imret.retrieval.results import ConceptUse
 from imret.retrieval.web_address import shown_url
@@ -41,9 +42,19 @@ if TYPE_CHECKING:
 SAMPLE = 512
 
 
-def query_vector(encoder: QueryEncoder, query: str, *, template: bool = True) -> NDArray[np.float32]:
-    """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again."""
-    return encoder.encode_mean(search_prompts(query, template=template))
+def query_vector(
+    encoder: QueryEncoder, query: str, *, template: bool = True, names: Names | None = None
+) -> NDArray[np.float32]:
+    """Return the (D,) unit embedding of a text query: the mean of its prompts, made unit again.
+
+    Args:
+        encoder: The model.
+        query: Words.
+        template: Whether they are put into prompt templates, and names of categories are known.
+        names: What categories are called, before what the model was tuned with and what is known everywhere.
+    """
+    known = category_names(encoder, names) if template else None
+    return encoder.encode_mean(search_prompts(query, template=template, names=known))
 
 
 # ---- Terms ---------------------------------------------------------------------------------------------
@@ -73,6 +84,7 @@ class QueryEmbedder:
         template: Whether short texts are put into prompt templates.
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
         store: Of the collection, for what an error advises.
+        names: What categories are called; called when words are to be encoded.
         concepts: Whether words may ask with what was learnt of a concept.
 
     Attributes:
@@ -90,13 +102,15 @@ class QueryEmbedder:
         fetch: Callable[[str], bytes] | None,
         *,
         store: Store | Collection | None = None,
+        names: Callable[[], Names] = dict,
         concepts: bool = True,
     ) -> None:
         self._collection, self._get_encoder, self._store = collection, encoder, store
-        self._template, self._fetch, self._with_concepts = template, fetch, concepts
-        # Of words that concepts had a part in: what they ask with alone.
-        self._alone: dict[str, NDArray[np.float32]] = {}
-        self._scale = 1.0  # see `_scale_of`
+        self._template, self._fetch, self._get_names = template, fetch, names
+        self._with_concepts = concepts
+        # Of words that concepts had a part in: what they ask with alone, and with those.
+        self._answers: dict[str, tuple[NDArray[np.float32], ConceptAnswer]] = {}
+        self._scale, self._offset = 1.0, 0.0  # see `_size`
         self.hashes: list[str] = []
         self.remarks: list[str] = []
         self.concepts: list[ConceptUse] = []
@@ -107,6 +121,10 @@ class QueryEmbedder:
         encoder = self._get_encoder()
         check_same_encoder(self._collection, encoder, store=self._store)
         return encoder
+
+    @cached_property
+    def _names(self) -> Names:
+        return self._get_names()
 
     @cached_property
     def _known(self) -> Known:
@@ -139,6 +157,12 @@ class QueryEmbedder:
             _phrases_of[self._encoder] = self._encoder.encode_bank(read_phrases())
         return _phrases_of[self._encoder]
 
+    @cached_property
+    def _phrase_scores(self) -> NDArray[np.float32]:
+        """(N, P) scores of everyday phrases with the sample."""
+        scores: NDArray[np.float32] = self._sample @ self._phrases.T
+        return scores
+
     def embed(self, terms: Sequence[Term]) -> NDArray[np.float32]:
         """Return the (D,) unit vector of all terms together; `imret.retrieval.subtraction` has those below 0.
 
@@ -162,25 +186,27 @@ class QueryEmbedder:
         for weight, vector in zip(weights[is_picture], vectors[is_picture], strict=True):
             if weight < 0:
                 total += weight * self._less_like(vector, asked / added.sum())
-        self._scale = self._scale_of(terms, total)
+        self._scale, self._offset = self._size(terms, total)
         unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
         return unit
 
-    def _scale_of(self, terms: Sequence[Term], total: NDArray[np.float64]) -> float:
-        """Return how long a query is, divided by how long it would be without concepts.
+    def _size(self, terms: Sequence[Term], total: NDArray[np.float64]) -> tuple[float, float]:
+        """Return what a cosine is multiplied by, and what is added, to score as the words alone would.
 
-        What a concept asks with is not unit: it scores as its text does (`Concept.vector`). A cosine has that
-        size no more, and is multiplied by this where sizes matter.
+        What a concept asks with is not unit, and its scores lack an offset (`Concept.vector`). The ranking
+        needs neither; to compare with what phrases score does.
         """
-        if not self._alone:
-            return 1.0
-        moved = np.zeros_like(total)
+        if not self._answers:
+            return 1.0, 0.0
+        moved, offset = np.zeros_like(total), 0.0
         for term, vector in zip(terms, self._vectors, strict=True):
-            if term.kind == "text" and str(term.value) in self._alone:
+            if term.kind == "text" and str(term.value) in self._answers:
+                alone, answer = self._answers[str(term.value)]
                 weight = term.weight if term.weight > 0 else subtraction.WORDS * term.weight
-                moved += weight * (vector - self._alone[str(term.value)])
-        alone = max(float(np.linalg.norm(total - moved)), 1e-3)  # words may cancel out where concepts do not
-        return float(np.linalg.norm(total)) / alone
+                moved += weight * (vector - alone)
+                offset += weight * answer.offset
+        length = max(float(np.linalg.norm(total - moved)), 1e-3)  # words may cancel out where concepts do not
+        return float(np.linalg.norm(total)) / length, offset / length
 
     def _balanced(
         self, weights: NDArray[np.float64], vectors: NDArray[np.float32], is_picture: NDArray[np.bool_]
@@ -213,11 +239,13 @@ class QueryEmbedder:
             return math.inf
         added = [pair for pair in zip(terms, self._vectors, strict=True) if pair[0].weight > 0]
         is_words = all(term.kind == "text" for term, _ in added)
-        phrases = self._sample @ self._phrases.T if is_words else None
+        phrases = self._phrase_scores if is_words else None
         scores = np.array([point.score for point in best], dtype=np.float32)
+        fall = relevance.FALL_OF_CAPTION if all(_is_caption(term) for term, _ in added) else relevance.FALL
         # Phrases score as texts do, so what scores a concept gives are compared in that size.
-        cut = relevance.cut(self._sample @ vector * self._scale, scores * self._scale, phrases)
-        end = cut / self._scale
+        general, best_scores = (of * self._scale + self._offset for of in (self._sample @ vector, scores))
+        cut = relevance.cut(general, best_scores, phrases, fall=fall)
+        end = (cut - self._offset) / self._scale
         above = [point.id for point in best if (point.score or 0) >= end]
         points = self._collection.get(above, vectors=True)
         if not points:  # nothing scores more than a picture in general
@@ -225,13 +253,28 @@ class QueryEmbedder:
         hits = np.stack([_vector_of(point) for point in points.values()])
         for term, term_vector in added:
             is_about = (
-                relevance.about_words(hits @ term_vector, hits @ self._phrases.T)
+                self._is_about_words(hits, term_vector, term)
                 if term.kind == "text"
                 else relevance.about_picture(hits @ term_vector, hits @ self._sample.T)
             )
             if not is_about:
                 return math.inf
         return end
+
+    def _is_about_words(self, hits: NDArray[np.float32], words: NDArray[np.float32], term: Term) -> bool:
+        alone, offset = words, 0.0
+        if str(term.value) in self._answers:
+            alone, answer = self._answers[str(term.value)]
+            offset = answer.offset
+        return relevance.about_words(
+            hits @ words + np.float32(offset),
+            hits @ self._phrases.T,
+            likeness=self._phrases @ alone,
+            usual=float(np.median(self._phrase_scores)),
+            images=self._collection.count(),
+            logit_scale=self._encoder.logit_scale,
+            is_caption=_is_caption(term),
+        )
 
     def _vector(self, term: Term) -> NDArray[np.float32]:
         if term.kind == "text":
@@ -254,14 +297,15 @@ class QueryEmbedder:
         alone = self._text_vector(text)
         if self._known.concepts is None:
             return alone
-        asked, uses = ask_with_concepts(self._known.concepts, text, alone, self._encoder, self._text_vector)
-        if uses:
-            self._alone[text] = alone
-            self.concepts += [use for use in uses if use not in self.concepts]
-        return asked
+        answer = ask_with_concepts(self._known.concepts, text, alone, self._encoder, self._text_vector)
+        if answer.uses:
+            self._answers[text] = alone, answer
+            self.concepts += [use for use in answer.uses if use not in self.concepts]
+        return answer.vector
 
     def _text_vector(self, text: str) -> NDArray[np.float32]:
-        return query_vector(self._encoder, text, template=self._template)
+        names = self._names if self._template else None
+        return query_vector(self._encoder, text, template=self._template, names=names)
 
     def _get(self, url: str) -> bytes:
         if self._fetch is None:
@@ -342,6 +386,11 @@ class QueryEmbedder:
         raise DataError(
             f"several pictures of collection {name!r} are at {value!r}: {several}. Give a whole path."
         )
+
+
+def _is_caption(term: Term) -> bool:
+    """Whether a term is a text that says more than a name."""
+    return term.kind == "text" and len(str(term.value).split()) > TEMPLATE_MAX_WORDS
 
 
 def _in_other_spellings(

@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError
 from imret.retrieval.categories import with_stored_categories
+from imret.retrieval.category_names import stored_names
 from imret.retrieval.collection_encoder import check_same_encoder
 from imret.retrieval.conditions import Asked, conditions_on
 from imret.retrieval.counts import count_hits
 from imret.retrieval.filter_syntax import in_any_spelling
+from imret.retrieval.prompts import Names
 from imret.retrieval.query import Query, terms_of
 from imret.retrieval.query_vector import QueryEmbedder
 from imret.retrieval.results import Facet, Hit, Hits, SearchWarning, sort_hits
@@ -123,6 +125,7 @@ def find_hits(
     fetch: Callable[[str], bytes] | None = None,
     notify: Callable[[str], None] = warn,
     counting: bool = False,
+    names: Names | None = None,
 ) -> Hits:
     """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
 
@@ -131,6 +134,7 @@ def find_hits(
             files of the same bytes, need none. Default: the collection's own.
         notify: Called with what the search left undone, in a sentence.
         counting: Also count all that there are to find, in all and of each category.
+        names: What categories are called; None for what is stored with the collection, if `store` is a store.
     """
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
@@ -143,6 +147,7 @@ def find_hits(
             options.template,
             fetch,
             store=store,
+            names=lambda: _names_of(store, options.collection, notify) if names is None else names,
             concepts=options.concepts,
         )
         vector = embedder.embed(terms)
@@ -229,6 +234,10 @@ def _category_of(point: Point) -> str | None:
 
 def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Collection]:
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
+
+
+def _names_of(store: Store | Collection, name: str, notify: Callable[[str], None]) -> Names:
+    return stored_names(cast("Store", store), name, notify=notify) if hasattr(store, "document") else {}
 
 
 def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncoder:

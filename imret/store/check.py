@@ -2,7 +2,7 @@
 
 A store that others write to may hold vectors that spoil every search (NaN), or points that are no pictures.
 Fields that they added to a picture are theirs, whatever is in them. Reads a collection as it lies there, a
-batch at a time. Does not open the pictures.
+batch at a time, and the documents that are kept with it. Does not open the pictures.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from imret.store.collection import Collection
+from imret.store.documents import DOCUMENTS, BrokenDocument
 from imret.store.filter import parse_datetime
 from imret.store.payload import FIELDS
+from imret.store.protocol import Store
 from imret.store.types import RawPoint
 
 Kind = Literal["id", "vector", "payload"]
@@ -88,6 +90,28 @@ def check_collection(
         report.found += len(found)
         on_points(len(points))
     return report
+
+
+def check_documents(store: Store, name: str, *, remove: bool = False) -> dict[str, str]:
+    """Return which of the documents kept with a collection are damaged, and why.
+
+    Args:
+        store: An open store.
+        name: Of the collection.
+        remove: Remove them.
+
+    Raises:
+        StoreUnavailable, StoreError: If one cannot be read for another reason, or be removed.
+    """
+    found: dict[str, str] = {}
+    for kind in DOCUMENTS:
+        try:
+            store.document(name, kind)
+        except BrokenDocument as error:
+            found[kind] = str(error).partition("\n")[0]
+            if remove:
+                store.remove_document(name, kind)
+    return found
 
 
 def reasons_of(point: RawPoint, dim: int) -> dict[Kind, str]:

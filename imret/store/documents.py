@@ -1,4 +1,7 @@
-"""Which documents a collection may have beside its points, and how large they may be."""
+"""Which documents a collection may have beside its points, how large they may be, and the error for damage.
+
+How they are read and changed says `imret.store.protocol.Store`.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,12 @@ def check_size(name: str, kind: str, content: bytes | None) -> None:
         )
 
 
-def broken(name: str, kind: str, address: str, reason: object) -> StoreError:
-    """Return the error for a document that cannot be read, with the command that ends it.
+class BrokenDocument(StoreError):
+    """A document is there, and is not what was stored. The pictures do not depend on it."""
+
+
+def broken(name: str, kind: str, address: str, reason: object) -> BrokenDocument:
+    """Return the error for a document that is damaged, with the command that ends it.
 
     Args:
         name: Of the collection.
@@ -43,10 +50,10 @@ def broken(name: str, kind: str, address: str, reason: object) -> StoreError:
     """
     import shlex
 
-    return StoreError(
-        f"the {kind} kept with collection {name!r} in {address} cannot be read: {reason}. The pictures are "
+    return BrokenDocument(
+        f"the {kind} kept with collection {name!r} in {address} are damaged: {reason}. The pictures are "
         f"not touched by that.\nRemove the {kind} alone, to make them again: "
         f"imret collections check {name} --remove --db {shlex.quote(address)}",
-        public=f"the {kind} kept with collection {name!r} cannot be read. Where it is served, "
+        public=f"the {kind} kept with collection {name!r} are damaged. Where it is served, "
         f"imret collections check {name} says why.",
     )

@@ -2,19 +2,18 @@
 
 Columns: id (a UUID as text, ascending), vector (float32), payload (a JSON object, which keeps 1 apart from
 1.0 and from "1" under one key). The key "imret" of the file's metadata names format, collection, encoder and
-number of points. Hides batches and damage; memory stays at one row group. Exact are ids, payloads, and the
+number of points, and what is kept with the collection (names, concepts), which other keys hold in parts of
+base64. Hides batches and damage; memory stays at one row group. Exact are ids, payloads, and the
 vectors in the file, bit for bit what the engine returned. An engine normalises what it stores, so that in an
 imported collection the last bits of a vector may be others.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from numpy.typing import NDArray
 
 from imret.errors import ChangedMeanwhile, DataError, StoreError, some_of, summary
 from imret.escape import escape_undecodable
-from imret.files import check_writable, write_atomically
 from imret.settings import __version__
-from imret.store import Collection, Identity, Point, Store
+from imret.store import Collection, Identity, Point, Store, exported_documents
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
+from imret.store.documents import DOCUMENTS, DocumentKind
+from imret.store.exported_file import check_space, write_whole
 from imret.store.replacement import Replacement
 from imret.store.strict_json import parse_object
 
@@ -49,8 +49,6 @@ ROW_GROUP_MAX_BYTES = 1 << 30  # a file that asks for more memory than this at a
 BATCH = 1_024  # points of one upsert
 _KEY = b"imret"
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}  # the last two are of what is null or nested, in any file
-_SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _NOT_COMPARABLE = (
     "Their vectors cannot be compared. Import it under another name (--collection NAME), or in place of this "
@@ -70,12 +68,14 @@ class ExportedCollection:
         identity: The encoder that made its vectors.
         points: How many it holds.
         imret: Version of imret that wrote it.
+        documents: Which were kept with the collection; None if the imret that wrote it knew of none.
     """
 
     collection: str
     identity: Identity
     points: int
     imret: str
+    documents: tuple[DocumentKind, ...] | None = None
 
 
 def export_collection(
@@ -100,17 +100,18 @@ def export_collection(
 
     Raises:
         DataError: If there is no such collection, or the file exists, cannot be written, or does not fit.
-        StoreError: If the store fails.
+        StoreError: If the store fails, or a document of the collection is damaged.
     """
     n_points = 0
 
     def write(part: Path) -> None:
         nonlocal n_points
         with open(part, "wb") as out:
-            n_points = _write_points(collection, out, on_points or (lambda n: None))
+            n_points = _write_points(collection, documents, out, on_points or (lambda n: None))
 
     with closing(store.open(name)) as collection:
-        _write_file(file, write, overwrite=overwrite)
+        documents = {kind: store.document(name, kind) for kind in DOCUMENTS}
+        write_whole(file, write, overwrite=overwrite)
     return n_points
 
 
@@ -138,7 +139,9 @@ def import_collection(
 
     The whole file is verified before the store is touched. Its points go into a new version beside the live
     one, if any, which becomes live when it is complete; killed before that and called again, it ends in the
-    same state. With `merge` they go into the live version itself.
+    same state. With `merge` they go into the live version itself. Last comes what was kept with the
+    collection; of that `merge` leaves what is there, and a file of an imret that knew of none leaves all.
+    Killed at just that moment, it is there without it: `replace` or `merge` the file again.
 
     Args:
         file: From `export_collection`.
@@ -175,6 +178,7 @@ def import_collection(
             elif not replace:
                 raise _exists(store, name)
         replacement = Replacement(store, name, begun) if begun.version is None or not merge else None
+        documents = reader.documents()
         say_stage("verify")
         for ids, _, _ in reader.batches():
             say_points(len(ids))
@@ -208,6 +212,7 @@ def import_collection(
                 f"another program changed the collection {name!r} while this import ran; {what}. "
                 f"Run it again{also}."
             ) from error
+    exported_documents.keep(store, name, documents, replace=not merge)
     return points
 
 
@@ -256,14 +261,20 @@ def _row_groups(
         yield ids, np.stack(vectors), payloads
 
 
-def _write_points(collection: Collection, out: IO[bytes], on_points: Callable[[int], None]) -> int:
+def _write_points(
+    collection: Collection,
+    documents: Mapping[DocumentKind, bytes | None],
+    out: IO[bytes],
+    on_points: Callable[[int], None],
+) -> int:
     """Write every point of a collection, and the note that makes the file one of ours; return how many.
 
     Raises:
         OSError: If the disk has too little space.
     """
     name, identity = collection.name, collection.identity
-    _check_space(out.name, 4 * identity.dim * collection.count())
+    kept = {kind: content for kind, content in documents.items() if content is not None}
+    check_space(out.name, 4 * identity.dim * collection.count() + 2 * sum(map(len, kept.values())))
     schema = _schema(identity.dim)
     n_points = 0
     # The digits of an embedding do not compress.
@@ -284,50 +295,13 @@ def _write_points(collection: Collection, out: IO[bytes], on_points: Callable[[i
             n_points += len(ids)
             on_points(len(ids))
         about = {"format": FORMAT, "imret": __version__, "collection": name, "points": n_points}
-        writer.add_key_value_metadata({_KEY: json.dumps(about | asdict(identity)).encode()})
+        note = json.dumps(about | asdict(identity) | {"documents": exported_documents.describe(kept)})
+        writer.add_key_value_metadata({_KEY: note.encode(), **exported_documents.parts_of(kept)})
         writer.close()
     except BaseException:
         writer.is_open = False  # or it would try, and fail, to write its end when it is collected
         raise
     return n_points
-
-
-def _write_file(file: str | os.PathLike[str], write: Callable[[Path], object], *, overwrite: bool) -> None:
-    """Write a file whole or not at all, as `write_atomically` does.
-
-    Raises:
-        DataError: If the file exists and is not to be overwritten, is a folder, or cannot be written; also
-            for an OSError of `write`, which is what a full disk raises.
-    """
-    shown = repr(escape_undecodable(os.fspath(file)))
-    try:
-        check_writable(file, overwrite=overwrite)
-    except FileExistsError:
-        raise DataError(
-            f"{shown} exists already. Name another file, or replace it with --overwrite."
-        ) from None
-    except OSError as error:
-        raise DataError(f"cannot write {shown}: {error.strerror}. Name another file.") from error
-    try:
-        write_atomically(file, write, durable=True, overwrite=overwrite, wait=False)
-    except BlockingIOError:
-        raise DataError(f"another export is writing {shown} this moment. Name another file.") from None
-    except OSError as error:
-        if isinstance(error, FileExistsError) and os.path.exists(file):
-            raise DataError(f"{shown} was made by somebody else meanwhile; nothing was written.") from None
-        free = " Free some space, or write to another disk." if error.errno in _FULL else ""
-        raise DataError(f"cannot write {shown}: {error.strerror or error}.{free}") from error
-
-
-def _check_space(part: str | int, vectors_bytes: int) -> None:
-    """Refuse what cannot fit: the vectors alone, which do not compress.
-
-    Raises:
-        OSError: If the disk has too little space.
-    """
-    needed, free = vectors_bytes / 1e9, shutil.disk_usage(part).free / 1e9
-    if free < needed + _SPARE_BYTES / 1e9:
-        raise OSError(errno.ENOSPC, f"No space left: about {needed:,.1f} GB are needed, {free:,.1f} are free")
 
 
 # ---- Reading -----------------------------------------------------------------------------------
@@ -380,8 +354,10 @@ class _Reader:
             if not (type(dim) is type(points) is int and 0 <= dim < 2**31 and 0 <= points < 2**63):
                 raise ValueError("dim and points are no numbers, or far too large")
             identity = Identity(_text(note["model"]), _text(note["fingerprint"]), dim)
+            self._described = exported_documents.parse(note.get("documents"))
+            kinds = None if self._described is None else tuple(self._described)
             self.header = ExportedCollection(
-                _text(note["collection"]), identity, points, _text(note["imret"])
+                _text(note["collection"]), identity, points, _text(note["imret"]), kinds
             )
         except (KeyError, TypeError, ValueError) as error:
             raise self._not_ours(f"its note of collection and model is not whole ({error})") from error
@@ -407,6 +383,19 @@ class _Reader:
         if not isinstance(note, dict):
             raise self._not_ours("its note of collection and model cannot be read")
         return note
+
+    def documents(self) -> dict[DocumentKind, bytes | None]:
+        """Return what the file says of each kind of document, whole and as it was; {} if it says nothing.
+
+        Raises:
+            DataError: If one is not.
+        """
+        if self._described is None:
+            return {}
+        try:
+            return exported_documents.join(self._described, self._metadata.metadata or {})
+        except ValueError as error:
+            raise self._not_ours(str(error)) from error
 
     def batches(self) -> Iterator[Batch]:
         """Yield every point, checked, in batches.

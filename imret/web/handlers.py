@@ -129,6 +129,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         encoder=pooled.encoder,
         notify=lambda note: notes.append(without_places(note)),
         counting=query.counts,
+        names=pooled.names,
     )
     hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:
@@ -322,7 +323,7 @@ def classify(
                 yield b""
 
     labels = list(labels) or list(pooled.collection.facet("category"))
-    results = classify_each(sources(), labels, encoder=pooled.encoder, top_k=top_k)
+    results = classify_each(sources(), labels, encoder=pooled.encoder, names=pooled.names, top_k=top_k)
     return {
         "pictures": [
             {

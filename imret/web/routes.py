@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from imret.errors import DataError, ImretError, StoreError, StoreUnavailable
 from imret.images.decode_memory import SMALL_BYTES
+from imret.retrieval.category_names import category_names
 from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT, MAX_UNIQUE
 from imret.retrieval.prompts import search_prompts
 from imret.web import handlers
@@ -253,7 +254,9 @@ class Api:
             return
         if self._pool.depth > MAX_WAITING_TEXTS:
             raise Busy("texts", 1)
-        vectors = [pooled.encoder.submit(search_prompts(text, template=query.template)) for text in words]
+        names = category_names(pooled.encoder, pooled.names)
+        prompts = [search_prompts(text, template=query.template, names=names) for text in words]
+        vectors = [pooled.encoder.submit(texts) for texts in prompts]
         if not all(vector.done() for vector in vectors):
             with stage(self._pool.telemetry, "encode"):
                 waited_for = [asyncio.wrap_future(vector) for vector in vectors]

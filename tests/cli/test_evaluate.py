@@ -221,7 +221,7 @@ def test_splits_and_numbers_that_are_measured_as_categories_are_told(
     done = _run(tmp_path / "photos", "--model", random_model, "--resamples", "100")
     assert done.exit_code == 0, done.output
     assert "are named like splits of a data set: train, val. They are asked for as that" in done.stderr
-    assert "are named like numbers: 7. They are asked for as that, 'a photo of the 7.'" in done.stderr
+    assert "are named like numbers: 7. They are asked for as that, 'a photo of a 7.'" in done.stderr
     (tmp_path / "names.csv").write_text("category,name\ntrain,train\nval,valve\n7,sevenfold\n")
     done = _run(
         *(tmp_path / "photos", "--model", random_model, "--resamples", "100"),

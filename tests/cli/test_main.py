@@ -63,7 +63,7 @@ def test_every_command_has_help_that_ends_with_examples() -> None:
                 assert parameter.help, f"{typed} {parameter.name} has no help"
 
 
-@pytest.mark.parametrize("name", ["search", "similar", "evaluate", "classify"])
+@pytest.mark.parametrize("name", ["search", "similar", "evaluate", "benchmark", "classify"])
 def test_the_options_of_a_long_help_stand_once_each_under_a_heading(name: str) -> None:
     shown = CliRunner().invoke(cli, [name, "--help"]).output
     shown = shown[shown.index("\nOptions:\n") :]

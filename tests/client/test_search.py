@@ -566,6 +566,7 @@ def test_options_and_terms_go_as_they_are() -> None:
         "group_by": None,
         "per_group": 3,
         "template": False,
+        "concepts": True,
         "include_self": True,
     }
 

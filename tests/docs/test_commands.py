@@ -21,6 +21,7 @@ from imret.cli.main import cli
 from imret.defaults import DEFAULT_MODEL
 from imret.models.choices import CHOICES
 from tests.docs.pages import PAGES, REFERENCE, Command, blocks, typed
+from tests.fakes.benchmark_files import drawn_inquire, drawn_webdataset
 from tests.fakes.pictures import draw_picture
 
 CATEGORIES = ("aves", "fungi", "mammalia", "plantae")
@@ -82,6 +83,11 @@ def lay_out(
         for folder, n in (("data/train", 6), ("data/test", 3), ("photos", 13), ("holiday", 1)):
             for name in [f"{category}/{i}.jpg" for category in CATEGORIES for i in range(n)]:
                 draw_picture(tmp_path / folder / name, seed=(seed := seed + 1))
+        drawn_inquire(tmp_path / "INQUIRE-Rerank")
+        drawn_inquire(tmp_path / "INQUIRE-Rerank", split="validation")
+        drawn_webdataset(tmp_path / "wds_mscoco_captions")
+        judged = [f"a thing,aves/{i}.jpg,{i % 2}" for i in range(4)]
+        (tmp_path / "judged.csv").write_text("\n".join(["query,path,relevant", *judged]))
         draw_picture(tmp_path / "pool.jpg")
         (tmp_path / "names.csv").write_text("category,name\nfungi,toadstool\n")
         # Steps enough to show that the chain holds, not that it learns.

@@ -32,6 +32,8 @@ FOREIGN_OPTIONS = {
     "--scale-down",
     "--index-url",
     "--torch-backend",
+    "--repo-type",
+    "--local-dir",
 }
 FOREIGN_VARIABLES = {"IMRET_TEST_QDRANT_URL"}
 

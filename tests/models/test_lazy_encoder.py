@@ -132,6 +132,13 @@ def test_a_text_that_is_cut_warns_each_time(random_model: Path) -> None:
     assert _entries() == []
 
 
+def test_the_logit_scale_that_was_asked_before_costs_no_model(random_model: Path) -> None:
+    first = _cached(random_model).logit_scale
+    again = _cached(random_model)
+    assert again.logit_scale == first == Encoder(random_model, device="cpu", precision="fp32").logit_scale
+    assert not again.is_loaded
+
+
 def test_it_stands_in_for_the_encoder(random_model: Path, tmp_path: Path) -> None:
     from tests.fakes.pictures import draw_picture
 

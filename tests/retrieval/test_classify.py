@@ -23,7 +23,7 @@ from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
 from imret.models.lazy_encoder import LazyEncoder
 from imret.retrieval.classify import Classification, Prediction, classify, classify_each, probabilities
-from imret.retrieval.prompts import EVALUATION_TEMPLATES, evaluation_queries, label_texts
+from imret.retrieval.prompts import SEARCH_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
@@ -192,7 +192,7 @@ def test_top_k_is_at_most_how_many(encoder: Encoder, photos: list[Path]) -> None
 @pytest.mark.parametrize(
     ("label", "texts"),
     [
-        ("aves", [frame.replace("{name}", "bird").replace("{}", "a bird") for frame in EVALUATION_TEMPLATES]),
+        ("aves", [frame.replace("{name}", "bird").replace("{}", "a bird") for frame in SEARCH_TEMPLATES]),
         ("owl", evaluation_queries("owl")),
         ("an owl", evaluation_queries("owl")),
         ("great_horned_owl", evaluation_queries("great horned owl")),
@@ -221,7 +221,7 @@ def test_a_name_given_for_a_category_is_used_however_long_it_is() -> None:
         (["owl", "fox", "_"], "label number 3 is empty"),
         (["owl", "fox", "owl"], "label 'owl' is given twice"),
         (["owl", "an owl"], "labels 'owl' and 'an owl' ask for the same"),
-        (["aves", "Bird"], "labels 'aves' and 'Bird' ask for the same, in the words 'a photo of the Bird.'"),
+        (["aves", "Bird"], "labels 'aves' and 'Bird' ask for the same, in the words 'a photo of a Bird.'"),
     ],
 )
 def test_labels_between_which_there_is_nothing_to_choose_are_refused(

@@ -21,7 +21,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from imret.errors import DataError, ModelMismatch, StoreError
-from imret.store import Collection, Identity, Point, Store
+from imret.store import Collection, Identity, Point, Store, exported_documents, exported_file
 from imret.store import parquet as transfer
 from imret.store.embedded.store import EdgeStore
 from imret.store.parquet import export_collection, import_collection, read_header
@@ -250,6 +250,7 @@ class Forged:
         self.vectors: Any = np.random.default_rng(0).standard_normal((n, DIM)).astype(np.float32)
         self.payloads: list[Any] = [json.dumps({"path": f"{i}.jpg"}) for i in range(n)]
         self.raw_note: bytes | None = None
+        self.parts: dict[bytes, bytes] = {}
         self.use_dictionary = False
 
     def write(self, file: Path) -> None:
@@ -266,10 +267,25 @@ class Forged:
                 pa.field("vector", cells.type, nullable=False),
                 pa.field("payload", pa.string(), nullable=nullable),
             ],
-            metadata={b"imret": json.dumps(self.note).encode() if self.raw_note is None else self.raw_note},
+            metadata={
+                b"imret": json.dumps(self.note).encode() if self.raw_note is None else self.raw_note,
+                **self.parts,
+            },
         )
         table = pa.table([pa.array(self.ids), cells, pa.array(self.payloads)], schema=schema)
         parquet.write_table(table, file, use_dictionary=self.use_dictionary)
+
+
+def with_names(forged: Forged, content: bytes = b"{}", **about: object) -> None:
+    described = exported_documents.describe({"names": content})
+    described["names"] |= about
+    forged.note["documents"] = described
+    forged.parts = exported_documents.parts_of({"names": content})
+
+
+def with_other_part(forged: Forged, part: bytes) -> None:
+    with_names(forged)
+    forged.parts = {b"imret.names.0": part}
 
 
 FORGERIES: dict[str, tuple[Callable[[Forged], Any], str]] = {
@@ -302,6 +318,17 @@ FORGERIES: dict[str, tuple[Callable[[Forged], Any], str]] = {
     "a dimension that is true": (lambda f: f.note.update(dim=True), "no numbers"),
     "a dimension of billions": (lambda f: f.note.update(dim=2**40), "far too large"),
     "a model that is a list": (lambda f: f.note.update(model=[]), "no text"),
+    "documents that are a list": (lambda f: f.note.update(documents=[]), "documents are no object"),
+    "a document of another kind": (lambda f: f.note.update(documents={"x": {}}), "what 'x' is; upgrade"),
+    "a document that is not described": (lambda f: f.note.update(documents={"names": 1}), "not described"),
+    "a document of true bytes": (lambda f: with_names(f, bytes=True), "not described"),
+    "a document of gigabytes": (lambda f: with_names(f, bytes=2**40), "no more than 268 MB are kept"),
+    "a document of fewer than no bytes": (lambda f: with_names(f, bytes=-1), "no more than"),
+    "a document of many parts": (lambda f: with_names(f, parts=10**12), "not described"),
+    "a document without its part": (lambda f: (with_names(f), f.parts.clear()), "names are not whole"),
+    "a document that is no base64": (lambda f: with_other_part(f, b"?"), "names are not whole"),
+    "another document": (lambda f: with_other_part(f, b"e319"), "names are not what was exported"),
+    "a document of another digest": (lambda f: with_names(f, sha256="0" * 64), "not what was exported"),
     "a note that is no JSON": (lambda f: setattr(f, "raw_note", b"\xff"), "cannot be read"),
     "a note that is too deep": (lambda f: setattr(f, "raw_note", b"[" * 200_000), "cannot be read"),
 }
@@ -319,6 +346,69 @@ def test_a_forged_file_is_refused_before_the_store_is_touched(what: str, tmp_pat
             import_collection(file, store, "photos")
         assert "forged.parquet" in str(caught.value)
         assert os.listdir(tmp_path / "db") == ["imret-store.json"]
+
+
+def test_documents_travel_with_a_collection(
+    embedded: Store, server: Store, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported_documents, "PART_BYTES", 1_000)
+    fill(embedded, name, range(3))
+    concepts = np.random.default_rng(0).bytes(10_001)
+    embedded.change_document(name, "concepts", lambda _: concepts)
+    embedded.change_document(name, "names", lambda _: b"")
+    export_collection(embedded, name, folder / "there.parquet")
+    assert read_header(folder / "there.parquet").documents == ("names", "concepts")
+    import_collection(folder / "there.parquet", server, name)
+    assert (server.document(name, "concepts"), server.document(name, "names")) == (concepts, b"")
+    server.remove_document(name, "names")
+    export_collection(server, name, folder / "back.parquet")
+    import_collection(folder / "back.parquet", embedded, "again")
+    assert (embedded.document("again", "concepts"), embedded.document("again", "names")) == (concepts, None)
+
+
+def test_an_import_in_place_of_a_collection_brings_its_own_documents_and_a_merge_what_is_lacking(
+    embedded: Store, folder: Path
+) -> None:
+    fill(embedded, "photos", range(3))
+    embedded.change_document("photos", "names", lambda _: b"exported")
+    embedded.change_document("photos", "concepts", lambda _: b"exported")
+    export_collection(embedded, "photos", folder / "a.parquet")
+    embedded.change_document("photos", "names", lambda _: b"newer")
+    embedded.remove_document("photos", "concepts")
+    import_collection(folder / "a.parquet", embedded, "photos", merge=True)
+    assert embedded.document("photos", "names") == b"newer"
+    assert embedded.document("photos", "concepts") == b"exported"
+    import_collection(folder / "a.parquet", embedded, "photos", replace=True)
+    assert embedded.document("photos", "names") == b"exported"
+    fill(embedded, "other", range(3))
+    export_collection(embedded, "other", folder / "none.parquet")
+    import_collection(folder / "none.parquet", embedded, "photos", merge=True)
+    assert embedded.document("photos", "names") == b"exported"
+    import_collection(folder / "none.parquet", embedded, "photos", replace=True)
+    assert embedded.document("photos", "names") is None
+    assert embedded.document("photos", "concepts") is None
+
+
+def test_a_file_of_an_imret_that_knew_no_documents_leaves_them_as_they_are(
+    embedded: Store, tmp_path: Path
+) -> None:
+    Forged().write(tmp_path / "old.parquet")
+    assert read_header(tmp_path / "old.parquet").documents is None
+    import_collection(tmp_path / "old.parquet", embedded, "photos")
+    embedded.change_document("photos", "names", lambda _: b"taught")
+    for how in ({"replace": True}, {"merge": True}):
+        import_collection(tmp_path / "old.parquet", embedded, "photos", **how)
+        assert embedded.document("photos", "names") == b"taught"
+
+
+def test_the_forger_of_documents_writes_what_is_taken_when_nothing_is_wrong(
+    embedded: Store, tmp_path: Path
+) -> None:
+    forged = Forged()
+    with_names(forged, b"good")
+    forged.write(tmp_path / "a.parquet")
+    import_collection(tmp_path / "a.parquet", embedded, "photos")
+    assert embedded.document("photos", "names") == b"good"
 
 
 def test_the_forger_writes_files_that_are_taken_when_nothing_is_wrong(
@@ -527,7 +617,7 @@ def test_what_cannot_fit_is_refused_before_it_is_begun(
     embedded: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(embedded, "photos", range(10))
-    monkeypatch.setattr(transfer, "_SPARE_BYTES", 2**60)  # more than any disk has
+    monkeypatch.setattr(exported_file, "_SPARE_BYTES", 2**60)  # more than any disk has
     with pytest.raises(DataError, match=r"No space left: about 0\.0 GB are needed, .* Free some space"):
         export_collection(embedded, "photos", folder / "a.parquet")
     assert os.listdir(folder) == ["db"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imret.errors import StoreError
 from imret.files import sync_folder, write_atomically
-from imret.store.documents import DOCUMENTS, MAX_BYTES, DocumentKind, broken, check_size
+from imret.store.documents import DOCUMENTS, MAX_BYTES, BrokenDocument, DocumentKind, broken, check_size
 from imret.store.embedded.locks import switching
 from imret.store.embedded.permissions import obstacle
 from imret.store.types import new_mark
@@ -21,6 +21,7 @@ from imret.store.types import new_mark
 _SUFFIX = ".document"
 FILES = frozenset(f"{kind}{_SUFFIX}" for kind in DOCUMENTS)
 _HEADER = re.compile(rb"imret-document 1 ([0-9a-f]{16}) ([0-9a-f]{64})\n")
+_DAMAGED = "damaged"  # a mark
 _HEADER_BYTES = len(b"imret-document 1 ") + 16 + 1 + 64 + 1
 
 
@@ -28,7 +29,8 @@ def read(collection: Path, kind: DocumentKind) -> tuple[str, bytes | None]:
     """Return the mark and the bytes of a document; "" and None if there is none.
 
     Raises:
-        StoreError: If it is broken, or cannot be read.
+        BrokenDocument: If it is not what was written.
+        StoreError: If it cannot be read.
     """
     data = _read(collection, kind, _HEADER_BYTES + MAX_BYTES + 1)
     if data is None:
@@ -49,11 +51,14 @@ def mark(collection: Path, kind: DocumentKind) -> str:
     Raises:
         StoreError: If it cannot be read.
     """
-    data = _read(collection, kind, _HEADER_BYTES)
+    try:
+        data = _read(collection, kind, _HEADER_BYTES)
+    except BrokenDocument:
+        return _DAMAGED
     if data is None:
         return ""
     header = _HEADER.match(data)
-    return "damaged" if header is None else header[1].decode()
+    return _DAMAGED if header is None else header[1].decode()
 
 
 def change(
@@ -129,10 +134,15 @@ def _read(collection: Path, kind: DocumentKind, at_most: int) -> bytes | None:
             return file.read(at_most)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except IsADirectoryError:
+        raise _broken(collection, kind, f"{str(path)!r} is a folder where a file should be") from None
     except OSError as error:
-        why = obstacle(path, store=collection.parent, write=False, error=error) or error.strerror or error
-        raise _broken(collection, kind, f"{str(path)!r}: {why}") from error
+        why = obstacle(path, store=collection.parent, write=False, error=error)
+        raise StoreError(
+            f"cannot read {str(path)!r}: {why or error.strerror or error}.",
+            public=f"the {kind} kept with collection {collection.name!r} cannot be read.",
+        ) from error
 
 
-def _broken(collection: Path, kind: DocumentKind, reason: str) -> StoreError:
+def _broken(collection: Path, kind: DocumentKind, reason: str) -> BrokenDocument:
     return broken(collection.name, kind, str(collection.parent), reason)

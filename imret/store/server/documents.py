@@ -21,7 +21,7 @@ from imret.store.collection import changed_meanwhile
 from imret.store.documents import DocumentKind, broken, check_kind
 from imret.store.server.connection import Connection, ReplacedError, look_up
 from imret.store.server.physical_names import is_version
-from imret.store.server.revisions import BrokenDocument, Revisions
+from imret.store.server.revisions import DamagedRevision, Revisions
 from imret.store.types import new_mark
 
 Change = Callable[[bytes | None], bytes | None]
@@ -169,5 +169,5 @@ class Documents:
         """Have the error for a broken document say whose it is."""
         try:
             yield
-        except BrokenDocument as error:
+        except DamagedRevision as error:
             raise broken(name, kind, self._connection.address, error) from None

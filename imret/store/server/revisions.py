@@ -14,14 +14,15 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from qdrant_client import models
 
 from imret.errors import StoreError, StoreUnavailable
-from imret.store.documents import DOCUMENTS, DocumentKind, check_size
-from imret.store.server.connection import Connection, ReplacedError
+from imret.store.documents import DOCUMENTS, MAX_BYTES, DocumentKind, check_size
+from imret.store.server.connection import Connection, ReplacedError, patient_for
 
 PIECE_BYTES = 512 << 10  # as base64 less than the megabyte that proxies let pass
 READ_PIECES = 4  # in one request
@@ -29,6 +30,8 @@ READ_PIECES = 4  # in one request
 STORING_S = 900.0
 _KEPT_CLAIMS = 8  # below the newest, so that a program that was asleep meanwhile finds its number taken
 _LOOKS = 5
+_TIDY_S = 2.0
+_MOST_PIECES = MAX_BYTES // (64 << 10)  # whoever wrote them
 
 _SPACE = uuid.UUID("6f0f3f1c-5d0e-4c7e-9a54-1d2a5c3c8f10")
 _NOBODY = uuid.UUID(int=0)
@@ -61,8 +64,8 @@ class Claim:
     sha256: str
 
 
-class BrokenDocument(StoreError):
-    """What is there of a document is not what was stored."""
+class DamagedRevision(StoreError):
+    """What is there of a revision is not what was stored."""
 
 
 class Revisions:
@@ -80,7 +83,7 @@ class Revisions:
         """Return a document, and its newest claim.
 
         Raises:
-            BrokenDocument: If it is not what was stored.
+            DamagedRevision: If it is not what was stored.
         """
         head = self.head(place, kind)
         for _ in range(_LOOKS):
@@ -92,7 +95,7 @@ class Revisions:
                 before, head = head, self.head(place, kind)
                 if head == before:
                     reason = f"revision {before.revision} in {place!r} is damaged: {error}"
-                    raise BrokenDocument(reason) from None
+                    raise DamagedRevision(reason) from None
         raise StoreError("other programs go on changing it")
 
     def change(
@@ -124,7 +127,8 @@ class Revisions:
         if claim is None:
             return False
         done = self._claim(place, claim)
-        self._tidy(place, claim)
+        with suppress(StoreError), patient_for(_TIDY_S):  # else the next change does
+            self._tidy(place, claim)
         return done
 
     def drop(self, place: str) -> None:
@@ -302,7 +306,7 @@ def _claim_of(payload: dict[str, Any]) -> Claim | None:
     """Return a claim as it was stored; None for what another program put there."""
     try:
         size = payload["size"]
-        return Claim(
+        claim = Claim(
             kind=payload["kind"],
             n=int(payload["n"]),
             revision=str(payload["revision"]),
@@ -311,6 +315,7 @@ def _claim_of(payload: dict[str, Any]) -> Claim | None:
             pieces=int(payload["pieces"]),
             sha256=str(payload["sha256"]),
         )
+        return claim if 0 <= claim.pieces <= _MOST_PIECES else None
     except (KeyError, TypeError, ValueError):
         return None
 

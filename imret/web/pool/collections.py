@@ -20,6 +20,7 @@ from imret.models.fingerprint import ModelFiles
 from imret.models.known_models import note_model
 from imret.models.lazy_encoder import LazyEncoder
 from imret.models.resolve import resolve_model
+from imret.retrieval.category_names import stored_names
 from imret.retrieval.collection_encoder import check_same_encoder, read_as_made
 from imret.retrieval.own_model import find_own_model
 from imret.store import Collection, Store
@@ -226,10 +227,27 @@ class CollectionPool:
             collection.close()
             raise
         pooled = PooledCollection(name, collection, encoder, self.telemetry)
+        try:
+            self._read_names(pooled)
+        except BaseException:
+            collection.close()
+            raise
         with self._lock:
             self._in_use.add(pooled)
             self._encoders[key] = encoder  # only now: those that no open collection has are let go
         return pooled
+
+    def _read_names(self, pooled: PooledCollection) -> None:
+        """Take up what a collection's categories are called, where that has changed since it was read."""
+        mark = self._store.document_mark(
+            pooled.name, "names"
+        )  # before: a change in between is seen next time
+        if mark == pooled.names_mark:
+            return
+        pooled.names = stored_names(
+            self._store, pooled.name, notify=lambda why: self._notify(f"{pooled.name}: {why}")
+        )
+        pooled.names_mark = mark
 
     def _encoder(self, collection: Collection, key: tuple[str, str]) -> BatchingEncoder:
         """Return the encoder of a fingerprint and model name: the one in memory already, or a new one."""
@@ -348,6 +366,7 @@ class CollectionPool:
                         self._retire(name, pooled)
                     elif self._answers(name, pooled):
                         self._refresh(name, pooled)
+                        self._read_names(pooled)
                     self._complaints.pop(name, None)
                 except ImretError as error:
                     # A version that its ingest has not let go of yet, a server that is away for a moment:

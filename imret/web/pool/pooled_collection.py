@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from imret.abandon import check_wanted
 from imret.datasets.phrases import read_phrases
 from imret.errors import StoreError
+from imret.retrieval.prompts import Names
 from imret.store import Collection, Filter, Identity, Point
 from imret.store.sanitize import sanitize_payload
 from imret.web.metrics import Telemetry, stage
@@ -32,6 +33,8 @@ class PooledCollection:
         name: Of the collection.
         version: Which of its versions.
         encoder: The collection's.
+        names: What its categories are called, by what is stored with it.
+        names_mark: Of that, in the store; None before it was looked for.
         opened: When, of the monotonic clock.
         used: When last, of that clock.
         users: Who have it: the one that keeps it open for the next request, and requests.
@@ -41,6 +44,8 @@ class PooledCollection:
         self, name: str, collection: Collection, encoder: BatchingEncoder, telemetry: Telemetry
     ) -> None:
         self.name, self.version, self.encoder = name, collection.version, encoder
+        self.names: Names = {}
+        self.names_mark: str | None = None
         self._collection, self._telemetry = collection, telemetry
         self._served = _ServedCollection(collection, telemetry)
         self.opened = self.used = time.monotonic()

@@ -11,7 +11,7 @@ from imret.datasets.names_csv import read_names
 from imret.errors import DataError
 from imret.retrieval.prompts import (
     COMMON_NAMES,
-    EVALUATION_TEMPLATES,
+    SEARCH_TEMPLATES,
     TRAINING_TEMPLATES,
     common_names,
     evaluation_queries,
@@ -75,7 +75,7 @@ def test_styles_and_common_names_take_turns() -> None:
 
 
 def test_evaluation_asks_in_words_that_training_did_not_use() -> None:
-    assert not set(EVALUATION_TEMPLATES) & set(TRAINING_TEMPLATES)
+    assert not set(SEARCH_TEMPLATES) & set(TRAINING_TEMPLATES)
     for category in (*COMMON_NAMES, "golden_retriever"):
         trained = {
             fill(style, name).rstrip(".") for style in TRAINING_TEMPLATES for name in common_names(category)
@@ -115,10 +115,10 @@ def test_a_file_of_names_comes_before_the_built_in_ones_and_leaves_the_rest(tmp_
     assert common_names("Aves", names) == ("owl", "night bird", "hooter")
     assert common_names("insecta", names) == common_names("insecta")
     assert category_captions(["aves", "insecta"], draw=0, names=names) == [
-        "a photo of an owl",
-        "a photo of an insect",
+        "a photograph of an owl",
+        "a photograph of an insect",
     ]
-    assert evaluation_queries("aves", names)[0] == "a photo of the owl."
+    assert evaluation_queries("aves", names)[0] == "a photo of a owl."
 
 
 def test_names_are_found_however_an_umlaut_is_stored(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_splits_of_a_data_set_are_not_trained_on_as_categories(splits: Path, tmp
             run(splits, **SCRATCH)
         said = str(caught.value)
         assert "categories (test, train, valid) named like the splits" in said
-        assert "'a photo of a test'" in said
+        assert "'a photograph of a test'" in said
         assert f"imret finetune '{splits}/train' --against '{splits}/test'" in said
         assert "lines such as test,test" in said
     assert not (tmp_path / "model").exists()
@@ -289,7 +289,7 @@ def test_numbers_are_not_trained_on_as_categories(
     first = str(categories[0])
     with pytest.raises(DataError) as caught:
         check(train, **SCRATCH)
-    assert f"'a photo of a {first}'" in str(caught.value)
+    assert f"'a photograph of a {first}'" in str(caught.value)
     assert f"lines such as {first},owl" in str(caught.value)
     names = tmp_path / "names.csv"
     names.write_text("category,name\n" + "".join(f"{c},thing {i}\n" for i, c in enumerate(categories)))
@@ -431,9 +431,12 @@ def test_validation_asks_for_categories_by_the_names_they_are_given(
     assert queries[:-1] == [
         *evaluation_queries("aves"),
         *(
+            "a photo of a toadstool.",
+            "a picture of a toadstool.",
+            "a close-up photo of a toadstool.",
             "a photo of the toadstool.",
-            "a picture showing a toadstool.",
-            "one photo of a toadstool, outdoors.",
+            "a photo of one toadstool.",
+            "a photo of many toadstool.",
         ),
     ]
 
