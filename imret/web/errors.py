@@ -35,9 +35,19 @@ class NotFound(DataError):
     """What was asked for by its name or id is not there."""
 
 
+class Forbidden(DataError):
+    """What is asked for is none of the client's business."""
+
+
+class NotWritable(StoreError):
+    """The store cannot be written to."""
+
+
 # The first that fits.
 _STATUS: tuple[tuple[type[ImretError], int], ...] = (
     (NotFound, 404),
+    (Forbidden, 403),
+    (NotWritable, 409),
     (ImageError, 422),
     (DataError, 400),
     (ModelMismatch, 409),

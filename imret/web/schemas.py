@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from imret.retrieval.limits import (
     MAX_CATEGORIES,
@@ -21,6 +24,8 @@ from imret.web.filling import Stage, State
 
 MAX_LABELS = 1_000
 MAX_CLASSIFIED = 32
+
+Name = Annotated[str | None, Query(max_length=100, description="Default: the one the server was given.")]
 
 Kind = Literal["text", "id", "stored", "url", "upload", "picture"]
 
@@ -311,3 +316,12 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="The message that the command would print.")
     kind: str | None = None
+
+
+class JSONAnswer(Response):
+    """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
