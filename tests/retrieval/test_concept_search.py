@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import warnings
@@ -265,6 +266,27 @@ def test_a_broken_document_is_left_out_and_that_is_said(
     for _ in range(2):
         with pytest.warns(SearchWarning, match="without the concepts of collection 'photos'"):
             assert asked_with(seen, store, "bird", encoder) == alone
+
+
+@pytest.mark.parametrize("name", ["bird\x1b[31m", "", "x" * 201, "bird\u202e"])
+def test_names_that_nobody_may_be_shown_are_not_taken_from_a_document(
+    store: Store, encoder: Encoder, name: str
+) -> None:
+    bird = concept(encoder, "bird")
+    teach(store, encoder, Concept(name, bird.names, bird.vector, bird.text, 0.0, 1.0, 3))
+    with pytest.warns(SearchWarning, match="without the concepts of collection 'photos'") as told:
+        assert not search(store, "bird", encoder=encoder).concepts
+    assert all(line.isprintable() for warning in told for line in str(warning.message).splitlines())
+
+
+@pytest.mark.parametrize("length", [1e7, 1e38, math.inf, math.nan])
+def test_vectors_whose_sums_would_be_no_numbers_are_not_taken_from_a_document(
+    store: Store, encoder: Encoder, length: float
+) -> None:
+    alone = search(store, "a bird on a branch", encoder=encoder)
+    teach(store, encoder, concept(encoder, "bird", length=length))
+    with pytest.warns(SearchWarning, match="without the concepts of collection 'photos'"):
+        assert search(store, "a bird on a branch", encoder=encoder) == alone
 
 
 def test_a_document_that_cannot_even_be_looked_at_is_left_out_and_that_is_said(
