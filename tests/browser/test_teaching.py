@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+import imret
 from tests.browser.conftest import Visit, Watch, both_sizes
 from tests.browser.test_page import ask, card, parameters, search, wait_for_results
 
@@ -125,3 +127,23 @@ def test_what_is_wrong_with_a_name_is_said_beside_it(visit: Visit, server: str, 
     page.get_by_role("button", name="Teach", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("'<b>rex</b>' is the only thing there are pictures of")
     expect(page.get_by_label("What they show")).to_have_value("<b>rex</b>")  # to be mended
+
+
+@both_sizes
+def test_concepts_that_cannot_be_used_are_told_on_the_page(
+    visit: Visit, drawn_store: Path, size: str
+) -> None:
+    with imret.open_store(drawn_store) as store:
+        store.change_document("photos", "concepts", lambda _: b"no concepts")
+        try:
+            page = visit("/?q=rex", size=size)
+            expect(page.locator("#notes")).to_contain_text(
+                "Searched without the concepts of collection 'photos'"
+            )
+            assert page.evaluate(
+                "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+            )
+        finally:
+            store.remove_document("photos", "concepts")
+    search(page, "a wing")
+    expect(page.locator("#notes")).to_be_hidden()

@@ -129,6 +129,14 @@ export function showLearnt() {
   place.hidden = !said.length;
 }
 
+/** Say what the server left undone; of duplicates the count says it. */
+export function showNotes() {
+  const { state, answer } = current;
+  const notes = state.unique ? [] : answer?.notes ?? [];
+  byId("notes").textContent = notes.map((note) => note.charAt(0).toUpperCase() + note.slice(1)).join(" ");
+  byId("notes").hidden = !notes.length;
+}
+
 // --- collections --------------------------------------------------------------------------------------------
 
 /** What the server says of its collections, {default, collections}; asked for once, or `anew`. */

@@ -5,7 +5,7 @@ import { Results, cacheResults, cachedResults } from "./results.js";
 import { enterBox, listenToBox } from "./search-box.js";
 import {
   forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls, showCount, showLearnt,
-  showLeftOut, showTerms,
+  showLeftOut, showNotes, showTerms,
 } from "./controls.js";
 import { byId, isTyping } from "./dom.js";
 import { hideEnd, loadMoreOnto, showEnd } from "./infinite-scroll.js";
@@ -111,6 +111,7 @@ function showAnswer(answer) {
   showCount();
   showLeftOut();
   showLearnt();
+  showNotes();
   showTeaching();
   showEnd();
   showCategoryChips();
@@ -125,6 +126,7 @@ function showNothing(panel) {
   byId("count").textContent = "";
   showLeftOut();
   showLearnt();
+  showNotes();
   showTeaching();
   hideEnd();
   showCategoryChips();

@@ -90,7 +90,8 @@ async function teach() {
     const read = parseTerm(concept.name); // a name may look like something else, such as 16:9
     const typed = read.kind === "text" && read.value === concept.name ? concept.name : `text:${concept.name}`;
     change({ terms: [{ typed, minus: false }], concepts: true });
-    say([`\u201c${concept.name}\u201d was learnt from ${from}.${kept}`, ...notes].join(" "));
+    const said = notes.map((note) => `${note.charAt(0).toUpperCase()}${note.slice(1)}.`);
+    say([`\u201c${concept.name}\u201d was learnt from ${from}.${kept}`, ...said].join(" "));
   } catch (error) {
     trouble(error.message);
   } finally {
