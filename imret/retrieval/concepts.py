@@ -176,6 +176,7 @@ class Concepts:
             ),
         }
         about = {
+            "format": FORMAT,
             "images_fingerprint": self.images_fingerprint,
             "fingerprint": self.fingerprint,
             "model": self.model,
@@ -183,7 +184,8 @@ class Concepts:
             "concepts": entries,
             "calibrations": [asdict(one) for one in self.calibrations],
         }
-        return save(tensors, metadata={"format": FORMAT, "concepts": json.dumps(about)})
+        # One entry: safetensors writes several in an order that differs from run to run.
+        return save(tensors, metadata={"concepts": json.dumps(about)})
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> Concepts:
@@ -201,10 +203,10 @@ class Concepts:
 
         try:
             size = int.from_bytes(content[:8], "little")
-            header = json.loads(content[8 : 8 + size])["__metadata__"]
-            if header["format"] != FORMAT:
-                raise DataError(f"{where} is of format {header['format']!r}, not {FORMAT!r}. Upgrade imret.")
-            about, tensors = json.loads(header["concepts"]), load(content)
+            about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["concepts"])
+            if about["format"] != FORMAT:
+                raise DataError(f"{where} is of format {about['format']!r}, not {FORMAT!r}. Upgrade imret.")
+            tensors = load(content)
             return _checked(about, tensors["vectors"], tensors["texts"])
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
