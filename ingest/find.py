@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imret.cli.help import examples
-from imret.cli.search import as_usage, run_search, search_options
+from imret.cli.search import as_usage, no_concepts_option, run_search, search_options
 from imret.output.console import announce
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.argument("terms", nargs=-1, metavar="TERM [+|- TERM]...")
 @click.option("--no-ingest", is_flag=True, help="Search what was ingested of the folder before.")
 @click.option("--no-template", is_flag=True, help="Take words as they are: see imret search.")
+@no_concepts_option
 @search_options
 @click.pass_context
 def command(
@@ -42,6 +43,7 @@ def command(
     terms: tuple[str, ...],
     no_ingest: bool,
     no_template: bool,
+    no_concepts: bool,
     **options: Any,
 ) -> None:
     """Find the pictures of a folder that fit best.
@@ -68,9 +70,8 @@ def command(
     def prepare() -> Sequence[str]:
         return _conditions(source, options["db"], options["collection"], encoding, is_ingested=no_ingest)
 
-    ctx.exit(
-        run_search(ctx, query, " ".join(terms), {"template": not no_template, **options}, prepare=prepare)
-    )
+    options |= {"template": not no_template, "concepts": not no_concepts}
+    ctx.exit(run_search(ctx, query, " ".join(terms), options, prepare=prepare))
 
 
 def _conditions(

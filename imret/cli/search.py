@@ -52,7 +52,7 @@ _SECTIONS = {
     "Order and groups": ("--group-by", "--per-group", "--sort", "--facets"),
     "Output": ("--format", "--null", "--payload", "--preview", "--html", "--copy-to", "--open"),
     "Store": STORE,
-    "Model": ("--no-template", *MODEL),
+    "Model": ("--no-template", "--no-concepts", *MODEL),
 }
 
 # Options that `search` and `similar` share. Those that are fields of SearchOptions have its names.
@@ -159,6 +159,13 @@ def search_options(command: F) -> F:
     return command
 
 
+no_concepts_option = click.option(
+    "--no-concepts",
+    is_flag=True,
+    help="Ask the words alone, also where they are or hold a name that was learnt from pictures.",
+)
+
+
 @click.command(
     "search",
     cls=SectionedCommand,
@@ -179,9 +186,12 @@ def search_options(command: F) -> F:
     help='Take words as they are. Otherwise one to three words are asked for as "a photo of a ..." and five '
     "sentences like it, and the mean is taken.",
 )
+@no_concepts_option
 @search_options
 @click.pass_context
-def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, no_concepts: bool, **options: Any
+) -> None:
     """Find the pictures that fit best.
 
     A TERM is words ("red mushroom"), a picture (./pool.jpg, a URL), or a stored picture (its id, or
@@ -196,7 +206,8 @@ def command(ctx: click.Context, /, terms: tuple[str, ...], no_template: bool, **
     with as_usage():
         query = parse_query(terms)
     check_pictures(query)
-    ctx.exit(run_search(ctx, query, " ".join(terms), {"template": not no_template, **options}))
+    options |= {"template": not no_template, "concepts": not no_concepts}
+    ctx.exit(run_search(ctx, query, " ".join(terms), options))
 
 
 @click.command(
@@ -230,7 +241,7 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
     if words != picture and not os.path.exists(picture):
         raise click.UsageError(f"it takes a picture, and these are words: imret search {shlex.quote(words)}")
     check_pictures([term], if_words=f"imret search {shlex.quote(picture)}")
-    ctx.exit(run_search(ctx, (term,), picture, {"template": False, **options}))
+    ctx.exit(run_search(ctx, (term,), picture, {"template": False, "concepts": False, **options}))
 
 
 def run_search(
@@ -247,7 +258,7 @@ def run_search(
         ctx: Of the command.
         terms: The query.
         typed: The query as it was typed.
-        given: All options by the names of their parameters, and the field `template`.
+        given: All options by the names of their parameters, and the fields `template` and `concepts`.
         prepare: Called when nothing is wrong with the options, before the search; gives further conditions.
     """
     _check_combinations(ctx, given)

@@ -26,7 +26,7 @@ from imret.escape import escape_undecodable
 from imret.retrieval import limits
 from imret.retrieval.limits import MAX_CONDITIONS, MAX_PICTURES_BYTES
 from imret.retrieval.query import Query, Term, read_picture, terms_of
-from imret.retrieval.results import Hit, Hits, SearchWarning, WithoutCondition, sort_hits
+from imret.retrieval.results import ConceptUse, Hit, Hits, SearchWarning, WithoutCondition, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.settings import __version__
 from imret.store.payload import file_of
@@ -105,7 +105,9 @@ def search(
         raise FallbackToLocal("answers from another version of the collection on each page")
     # What was left out is the same on every page. Of pages that others came before, none is without hits.
     emptied_by = () if hits else new.emptied_by
-    return Hits(sort_hits(hits, options.sort), left_out=new.left_out, emptied_by=emptied_by)
+    return Hits(
+        sort_hits(hits, options.sort), left_out=new.left_out, emptied_by=emptied_by, concepts=new.concepts
+    )
 
 
 def _request_of(options: SearchOptions) -> dict[str, Any]:
@@ -357,11 +359,16 @@ def _hits_of(answer: dict[str, Any]) -> Hits:
             )
             for hit in answer["hits"]
         ]
-        # An older server tells neither.
+        # An older server tells none of these.
         emptied_by = [_without_of(without) for without in answer.get("emptied_by") or ()]
-        return Hits(hits, left_out=int(answer.get("left_out", 0)), emptied_by=emptied_by)
+        uses = [_use_of(use) for use in answer.get("concepts") or ()]
+        return Hits(hits, left_out=int(answer.get("left_out", 0)), emptied_by=emptied_by, concepts=uses)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FallbackToLocal("gives hits that this version of imret does not understand") from error
+
+
+def _use_of(use: dict[str, Any]) -> ConceptUse:
+    return ConceptUse(str(use["name"]), bool(use["whole"]), float(use["strength"]), int(use["images"]))
 
 
 def _without_of(without: dict[str, Any]) -> WithoutCondition:

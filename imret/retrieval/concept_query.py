@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.errors import DataError, StoreError
+from imret.errors import DataError, StoreError, StoreUnavailable
 from imret.files import read_regular
 from imret.retrieval.concepts import Concepts
+from imret.retrieval.results import ConceptUse
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -72,7 +73,13 @@ def known_concepts(store: Store, collection: str, encoder: QueryEncoder) -> Know
         encoder: Of the collection.
     """
     folder = encoder.files.weights.parent
-    mark = (collection, encoder.fingerprint, store.document_mark(collection, "concepts"), _state(folder))
+    try:
+        stored = store.document_mark(collection, "concepts")
+    except StoreUnavailable:
+        raise
+    except StoreError:  # it will say so again, and be told
+        stored = "unreadable"
+    mark = (collection, encoder.fingerprint, stored, _state(folder))
     kept: dict[str, tuple[Any, Known]] = store.kept.setdefault("concepts", {})
     if (found := kept.get(collection)) is None or found[0] != mark:
         found = kept[collection] = (mark, _known(store, collection, encoder, folder))
@@ -101,6 +108,8 @@ def _known(store: Store, collection: str, encoder: QueryEncoder, folder: Path) -
     for owner, read in readers:
         try:
             concepts = read()
+        except StoreUnavailable:
+            raise
         except (DataError, StoreError) as error:
             remarks.append(f"searched without the concepts of {owner}: {error}")
             continue
@@ -115,23 +124,6 @@ def _known(store: Store, collection: str, encoder: QueryEncoder, folder: Path) -
             continue
         found = concepts if found is None else found.with_others(concepts)
     return Known(found, tuple(remarks))
-
-
-@dataclass(frozen=True, eq=False)
-class ConceptUse:
-    """The part that a concept had in a query.
-
-    Attributes:
-        name: Of the concept.
-        whole: Whether the query was its name; else the query holds it.
-        strength: How far it moved the query, in [0, 1]; 1 where it is the whole.
-        images: How many pictures it was learnt from.
-    """
-
-    name: str
-    whole: bool
-    strength: float
-    images: int
 
 
 # ---- Their part in a query ---------------------------------------------------------------------------------

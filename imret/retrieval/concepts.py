@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORMAT = "imret-concepts-1"
 # What people may type as a name; a longer one is a mistake, or somebody's attack.
 MAX_NAME_CHARS = 200
+# Of what was learnt: longer vectors are nobody's scores, and their sums would be no numbers.
+_MAX_LENGTH = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +223,11 @@ def _checked(about: dict[str, Any], vectors: NDArray[np.float32], texts: NDArray
     """
     entries, dim = about["concepts"], int(about["dim"])
     for tensor in (vectors, texts):
-        if tensor.dtype != np.float32 or tensor.shape != (len(entries), dim) or not np.isfinite(tensor).all():
+        if (
+            tensor.dtype != np.float32
+            or tensor.shape != (len(entries), dim)
+            or not (np.abs(tensor) < _MAX_LENGTH).all()
+        ):
             raise ValueError(f"{len(entries)} concepts of {dim} finite float32 are expected")
     concepts = {}
     for entry, vector, text in zip(entries, vectors, texts, strict=True):
@@ -231,7 +237,7 @@ def _checked(about: dict[str, Any], vectors: NDArray[np.float32], texts: NDArray
         if not 0 <= strength <= 1 or not np.isfinite(offset) or (better and not vector.any()):
             raise ValueError(f"the concept {entry['name']!r} is out of range")
         concepts[str(entry["name"])] = Concept(
-            str(entry["name"]),
+            check_name(str(entry["name"])),
             tuple(map(check_name, names)),
             vector if better else None,
             text,

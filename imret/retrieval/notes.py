@@ -10,7 +10,8 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from imret.retrieval.results import MANY, Hits, WithoutCondition
+from imret.errors import counted
+from imret.retrieval.results import MANY, ConceptUse, Hits, WithoutCondition
 
 # Of categories that were asked for, so many are named.
 _NAMED = 5
@@ -29,6 +30,8 @@ def on_command_line(field: str, value: Any) -> str:
     """Return a field of a search's options as it is typed: "--category fungi"."""
     if field == "filter":
         return "the filter"
+    if value is False:
+        return "--no-" + field.replace("_", "-")
     flag = {"categories": "--category", "not_categories": "--not-category"}.get(field)
     if flag is None:
         flag = "--" + field.replace("_", "-")
@@ -50,11 +53,18 @@ def notes_of(
         naming: How a condition is named to whom it is told.
         shown: How a path is.
     """
-    notes = list(hits.remarks)
+    notes = [*hits.remarks, *(_use(use, naming) for use in hits.concepts)]
     if hits.left_out:
         notes.append(f"{_identical(hits.left_out)} left out ({naming('include_self', True)})")
     notes += [_reason(without, naming, shown) for without in hits.emptied_by]
     return notes
+
+
+def _use(use: ConceptUse, naming: Callable[[str, Any], str]) -> str:
+    """Return what part a concept had in the query."""
+    how = "asked as" if use.whole else "moved to what was"
+    learnt = f"learnt from {counted(use.images)}"
+    return f'"{use.name}" was {how} {learnt} ({naming("concepts", False)} asks the words alone)'
 
 
 def _reason(without: WithoutCondition, naming: Callable[[str, Any], str], shown: Callable[[str], str]) -> str:

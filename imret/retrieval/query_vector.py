@@ -26,8 +26,10 @@ from imret.files import sha256_of
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.category_names import category_names
 from imret.retrieval.collection_encoder import check_same_encoder
+from imret.retrieval.concept_query import ConceptAnswer, Known, ask_with_concepts, known_concepts
 from imret.retrieval.prompts import TEMPLATE_MAX_WORDS, Names, search_prompts, templates_for
 from imret.retrieval.query import PICTURE_KINDS, Term, path_of_term, read_picture
+from imret.retrieval.results import ConceptUse
 from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, point_id
@@ -84,10 +86,13 @@ class QueryEmbedder:
         fetch: Gets the bytes of a URL; None for `imret.retrieval.fetch.fetch_picture`.
         store: Of the collection, for what an error advises.
         names: What categories are called; called when words are to be encoded.
+        concepts: Whether words may ask with what was learnt of a concept.
 
     Attributes:
         hashes: Of the files of the pictures that are asked for, SHA-256 in hex, once `embed` has returned.
         remarks: What was noticed of those pictures, such as that the end of one is missing, in sentences.
+        concepts: Those that had a part in the query.
+        left_undone: Why concepts that there are could have none, in sentences.
     """
 
     def __init__(
@@ -99,11 +104,18 @@ class QueryEmbedder:
         *,
         store: Store | Collection | None = None,
         names: Callable[[], Names] = dict,
+        concepts: bool = True,
     ) -> None:
         self._collection, self._get_encoder, self._store = collection, encoder, store
         self._template, self._fetch, self._get_names = template, fetch, names
+        self._with_concepts = concepts
+        # Of words that concepts had a part in: what they ask with alone, and with those.
+        self._answers: dict[str, tuple[NDArray[np.float32], ConceptAnswer]] = {}
+        self._scale, self._offset = 1.0, 0.0  # see `_size`
         self.hashes: list[str] = []
         self.remarks: list[str] = []
+        self.concepts: list[ConceptUse] = []
+        self.left_undone: list[str] = []
 
     @cached_property
     def _encoder(self) -> QueryEncoder:
@@ -114,6 +126,15 @@ class QueryEmbedder:
     @cached_property
     def _names(self) -> Names:
         return self._get_names()
+
+    @cached_property
+    def _known(self) -> Known:
+        store = self._collection.store
+        if store is None or not self._with_concepts:
+            return Known()
+        known = known_concepts(store, self._collection.name, self._encoder)
+        self.left_undone += known.remarks
+        return known
 
     @cached_property
     def _sample(self) -> NDArray[np.float32]:
@@ -152,7 +173,9 @@ class QueryEmbedder:
         self._vectors = [self._vector(term) for term in terms]
         vectors = np.stack(self._vectors)
         weights = np.array([term.weight for term in terms])
-        if np.linalg.norm(weights @ vectors) < 1e-3 * float(np.abs(weights).sum()):
+        if np.linalg.norm(weights @ vectors) < 1e-3 * float(
+            np.abs(weights) @ np.linalg.norm(vectors, axis=1)
+        ):
             raise DataError(
                 f"the terms of the query cancel out ({' '.join(term.shown for term in terms)}): what is "
                 "added is subtracted again. Leave one out, or change its weight."
@@ -164,8 +187,27 @@ class QueryEmbedder:
         for weight, vector in zip(weights[is_picture], vectors[is_picture], strict=True):
             if weight < 0:
                 total += weight * self._less_like(vector, asked / added.sum())
+        self._scale, self._offset = self._size(terms, total)
         unit: NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
         return unit
+
+    def _size(self, terms: Sequence[Term], total: NDArray[np.float64]) -> tuple[float, float]:
+        """Return what a cosine is multiplied by, and what is added, to score as the words alone would.
+
+        What a concept asks with is not unit, and its scores lack an offset (`Concept.vector`). The ranking
+        needs neither; to compare with what phrases score does.
+        """
+        if not self._answers:
+            return 1.0, 0.0
+        moved, offset = np.zeros_like(total), 0.0
+        for term, vector in zip(terms, self._vectors, strict=True):
+            if term.kind == "text" and str(term.value) in self._answers:
+                alone, answer = self._answers[str(term.value)]
+                weight = term.weight if term.weight > 0 else subtraction.WORDS * term.weight
+                moved += weight * (vector - alone)
+                offset += weight * answer.offset
+        length = max(float(np.linalg.norm(total - moved)), 1e-3)  # words may cancel out where concepts do not
+        return float(np.linalg.norm(total)) / length, offset / length
 
     def _balanced(
         self, weights: NDArray[np.float64], vectors: NDArray[np.float32], is_picture: NDArray[np.bool_]
@@ -201,7 +243,10 @@ class QueryEmbedder:
         phrases = self._phrase_scores if is_words else None
         scores = np.array([point.score for point in best], dtype=np.float32)
         fall = relevance.FALL_OF_CAPTION if all(_is_caption(term) for term, _ in added) else relevance.FALL
-        end = relevance.cut(self._sample @ vector, scores, phrases, fall=fall)
+        # Phrases score as texts do, so what scores a concept gives are compared in that size.
+        general, best_scores = (of * self._scale + self._offset for of in (self._sample @ vector, scores))
+        cut = relevance.cut(general, best_scores, phrases, fall=fall)
+        end = (cut - self._offset) / self._scale
         above = [point.id for point in best if (point.score or 0) >= end]
         points = self._collection.get(above, vectors=True)
         if not points:  # nothing scores more than a picture in general
@@ -209,7 +254,7 @@ class QueryEmbedder:
         hits = np.stack([_vector_of(point) for point in points.values()])
         for term, term_vector in added:
             is_about = (
-                self._is_about_words(hits, term_vector, is_caption=_is_caption(term))
+                self._is_about_words(hits, term_vector, term)
                 if term.kind == "text"
                 else relevance.about_picture(hits @ term_vector, hits @ self._sample.T)
             )
@@ -217,23 +262,24 @@ class QueryEmbedder:
                 return math.inf
         return end
 
-    def _is_about_words(
-        self, hits: NDArray[np.float32], words: NDArray[np.float32], *, is_caption: bool
-    ) -> bool:
+    def _is_about_words(self, hits: NDArray[np.float32], words: NDArray[np.float32], term: Term) -> bool:
+        alone, offset = words, 0.0
+        if str(term.value) in self._answers:
+            alone, answer = self._answers[str(term.value)]
+            offset = answer.offset
         return relevance.about_words(
-            hits @ words,
+            hits @ words + np.float32(offset),
             hits @ self._phrases.T,
-            likeness=self._phrases @ words,
+            likeness=self._phrases @ alone,
             usual=float(np.median(self._phrase_scores)),
             images=self._collection.count(),
             logit_scale=self._encoder.logit_scale,
-            is_caption=is_caption,
+            is_caption=_is_caption(term),
         )
 
     def _vector(self, term: Term) -> NDArray[np.float32]:
         if term.kind == "text":
-            names = self._names if self._template else None
-            return query_vector(self._encoder, str(term.value), template=self._template, names=names)
+            return self._of_words(str(term.value))
         if term.kind in ("id", "stored"):
             return self._stored(self._find(term))
         if isinstance(term.value, bytes):
@@ -246,6 +292,21 @@ class QueryEmbedder:
         path = path_of_term(term.value)
         digest = read_picture(term.value, sha256_of)
         return self._of_file(path, repr(path), digest)
+
+    def _of_words(self, text: str) -> NDArray[np.float32]:
+        """Return what words ask with: their unit vector, or what concepts make of it, which is not unit."""
+        alone = self._text_vector(text)
+        if self._known.concepts is None:
+            return alone
+        answer = ask_with_concepts(self._known.concepts, text, alone, self._encoder, self._text_vector)
+        if answer.uses:
+            self._answers[text] = alone, answer
+            self.concepts += [use for use in answer.uses if use not in self.concepts]
+        return answer.vector
+
+    def _text_vector(self, text: str) -> NDArray[np.float32]:
+        names = self._names if self._template else None
+        return query_vector(self._encoder, text, template=self._template, names=names)
 
     def _get(self, url: str) -> bytes:
         if self._fetch is None:

@@ -78,6 +78,23 @@ class HitCounts:
     images: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class ConceptUse:
+    """The part that a concept had in a query.
+
+    Attributes:
+        name: Of the concept.
+        whole: Whether the words were its name; else they hold it.
+        strength: How far it moved the words, in [0, 1]; 1 where it is the whole.
+        images: How many pictures it was learnt from.
+    """
+
+    name: str
+    whole: bool
+    strength: float
+    images: int
+
+
 class Hits(list[Hit]):
     """The hits of one search in order, and what is to be said of them.
 
@@ -86,6 +103,7 @@ class Hits(list[Hit]):
         emptied_by: Of no hits: which conditions, each left out alone, would give some.
         remarks: What was noticed of the pictures that were asked with, in sentences.
         counts: How many there are, if that was wanted.
+        concepts: Those that had a part in the query.
     """
 
     def __init__(
@@ -96,12 +114,14 @@ class Hits(list[Hit]):
         emptied_by: Iterable[WithoutCondition] = (),
         remarks: Iterable[str] = (),
         counts: HitCounts | None = None,
+        concepts: Iterable[ConceptUse] = (),
     ) -> None:
         super().__init__(hits)
         self.left_out = left_out
         self.emptied_by = tuple(emptied_by)
         self.remarks = tuple(remarks)
         self.counts = counts
+        self.concepts = tuple(concepts)
 
     @property
     def notes(self) -> list[str]:

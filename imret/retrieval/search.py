@@ -55,6 +55,7 @@ def search(
     per_group: int = 3,
     sort: str = "score",
     template: bool = True,
+    concepts: bool = True,
     include_self: bool = False,
 ) -> Hits:
     """Return the pictures of a collection whose meaning is nearest to a query, best first.
@@ -102,6 +103,7 @@ def search(
         per_group=per_group,
         sort=sort,
         template=template,
+        concepts=concepts,
         include_self=include_self,
     )
     return find_hits(store, query, options, encoder=encoder, filter=filter, fetch=fetch)
@@ -146,8 +148,11 @@ def find_hits(
             fetch,
             store=store,
             names=lambda: _names_of(store, options.collection, notify) if names is None else names,
+            concepts=options.concepts,
         )
         vector = embedder.embed(terms)
+        for remark in embedder.left_undone:
+            notify(remark)
         asked = Asked(collection, vector, options, tuple(conditions), tuple(dict.fromkeys(embedder.hashes)))
         if options.relevant:
             asked = replace(asked, good_from=embedder.relevance_threshold(terms, vector))
@@ -171,6 +176,7 @@ def find_hits(
         emptied_by=emptied_by,
         remarks=embedder.remarks,
         counts=counts,
+        concepts=embedder.concepts,
     )
 
 

@@ -36,6 +36,8 @@ class SearchOptions:
         per_group: Hits of each group at most, >= 1.
         sort: How the hits that were found are listed: "score", "date" (newest first) or "path".
         template: Whether words, up to three, are put into prompt templates, averaged.
+        concepts: Whether words that are or hold the name of a concept ask with what was learnt of it, where
+            the collection or its model has concepts; see `imret.retrieval.concept_query`.
         include_self: Whether a picture that is asked for may be among its own hits, as far as it is the same
             file by its bytes.
 
@@ -56,6 +58,7 @@ class SearchOptions:
     per_group: int = 3
     sort: str = "score"
     template: bool = True
+    concepts: bool = True
     include_self: bool = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from imret.store.filter import (
 )
 from imret.store.rank_order import in_rank_order
 from imret.store.types import Identity, Point, RawPoint, Stats
+
+if TYPE_CHECKING:
+    from imret.store.protocol import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -86,12 +89,16 @@ class Collection:
         version: Names the version that this handle has open, live or not, as `Store.version` does.
         identity: The encoder.
         kept: What those who use it keep with it; let go when it is closed.
+        store: That it was opened from, which has its documents; None for a handle that no store gave.
     """
 
-    def __init__(self, name: str, version: str, identity: Identity, engine: Engine) -> None:
+    def __init__(
+        self, name: str, version: str, identity: Identity, engine: Engine, store: Store | None = None
+    ) -> None:
         self.name = name
         self.version = version
         self.identity = identity
+        self.store = store
         self._engine = engine
         self._closed = False
         self.kept: dict[str, Any] = {}

@@ -34,6 +34,7 @@ from imret.web.routes import Api
 from imret.web.schemas import SearchIn
 from imret.web.security.middleware import SecurityMiddleware
 from imret.web.security.public_address import PublicAddress
+from imret.web.teaching import Teaching
 
 STATIC = Path(__file__).with_name("static")
 
@@ -74,11 +75,14 @@ def create_app(
     """
     public = public or PublicAddress()
     api = Api(pool, default=default, image_files=image_files, uploads=Uploads(), filling=filling)
+    is_reached_from_afar = public != PublicAddress() or bool(allow_hosts)
+    teaching = Teaching(api, allowed=token is not None or not is_reached_from_afar)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         api.close()
+        teaching.close()
         pool.close()
 
     app = FastAPI(
@@ -92,8 +96,10 @@ def create_app(
         redirect_slashes=False,  # to an address that is made of Host: not what browsers use, behind a proxy
         lifespan=lifespan,
     )
-    app.include_router(api.router(), prefix=f"/api/{VERSION}")
-    app.include_router(api.router(), prefix="/api", include_in_schema=False)
+    for prefix in (f"/api/{VERSION}", "/api"):
+        router = api.router()
+        teaching.add_to(router)
+        app.include_router(router, prefix=prefix, include_in_schema=prefix != "/api")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     _describe_bodies(app)
     _add_page(app, public)

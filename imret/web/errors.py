@@ -35,9 +35,19 @@ class NotFound(DataError):
     """What was asked for by its name or id is not there."""
 
 
+class Forbidden(DataError):
+    """What is asked for is none of the client's business."""
+
+
+class NotWritable(StoreError):
+    """The store cannot be written to."""
+
+
 # The first that fits.
 _STATUS: tuple[tuple[type[ImretError], int], ...] = (
     (NotFound, 404),
+    (Forbidden, 403),
+    (NotWritable, 409),
     (ImageError, 422),
     (DataError, 400),
     (ModelMismatch, 409),
@@ -126,7 +136,11 @@ def told(error: ImretError) -> str:
     """
     if error.public:
         return error.public
-    server = "the store" if isinstance(error, StoreError) else "a server"
+    return without_places(str(error), "the store" if isinstance(error, StoreError) else "a server")
+
+
+def without_places(text: str, server: str = "the store") -> str:
+    """Return a sentence in which paths are the names of their files, and addresses `server`."""
 
     def without_ipv6(found: re.Match[str]) -> str:
         number, colons = (found["inner"] or found["bare"]), ""
@@ -138,5 +152,5 @@ def told(error: ImretError) -> str:
             return found[0]
         return server + colons
 
-    text = _ABSOLUTE.sub(lambda found: found["prefix"] or "", str(error))
+    text = _ABSOLUTE.sub(lambda found: found["prefix"] or "", text)
     return _HOST.sub(server, _IPV6.sub(without_ipv6, _URL.sub(server, text)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from imret.errors import DataError, ImageError
@@ -22,7 +23,7 @@ from imret.retrieval.web_address import shown_url
 from imret.store import Collection, Filter, Point
 from imret.store.payload import file_of
 from imret.store.types import is_point_id
-from imret.web.errors import NotFound
+from imret.web.errors import NotFound, without_places
 from imret.web.images.files import ImageFiles
 from imret.web.images.uploads import Upload, Uploads
 from imret.web.pool.pooled_collection import PooledCollection
@@ -126,7 +127,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         terms,
         options,
         encoder=pooled.encoder,
-        notify=notes.append,
+        notify=lambda note: notes.append(without_places(note)),
         counting=query.counts,
         names=pooled.names,
     )
@@ -145,6 +146,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         "left_out": found.left_out,
         "emptied_by": [_without_out(without) for without in found.emptied_by],
         "notes": [*found.remarks, *notes],
+        "concepts": [asdict(use) for use in found.concepts],
         "counts": None if found.counts is None else _counts_out(found.counts),
     }
 
@@ -163,6 +165,7 @@ def _options(query: SearchIn, *, limit: int) -> SearchOptions:
         per_group=query.per_group,
         sort=query.sort,
         template=query.template,
+        concepts=query.concepts,
         include_self=query.include_self,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -49,6 +48,8 @@ from imret.web.schemas import (
     CollectionsOut,
     Conditions,
     IngestOut,
+    JSONAnswer,
+    Name,
     PictureOut,
     PicturesOut,
     Problem,
@@ -79,18 +80,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     )
 }
 
-Name = Annotated[str | None, Query(max_length=100, description="Default: the one the server was given.")]
 Id = Annotated[str, Path(max_length=100)]
 Size = Annotated[int, Query(ge=1, le=4096, description="Longest side in pixels; rounded up to a step.")]
-
-
-class JSONAnswer(Response):
-    """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 class Api:
@@ -239,7 +230,7 @@ class Api:
                 executor = self._looks
             elif query.group_by is not None:
                 executor = self._groups
-            result = await self._ask(
+            result = await self.ask(
                 executor, query.collection, lambda pooled: handlers.search(pooled, query, self._uploads)
             )
             result["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
@@ -268,9 +259,10 @@ class Api:
                 # Shielded: others may wait for the same words.
                 await asyncio.gather(*map(asyncio.shield, waited_for))
 
-    async def _ask(
+    async def ask(
         self, executor: BoundedExecutor, name: str | None, question: Callable[[PooledCollection], T]
     ) -> T:
+        """Return the answer of a collection to a question, of the default one where none is named."""
         collection = name or self._default
 
         def run() -> T:
@@ -308,7 +300,7 @@ class Api:
         top_k = number_field(form, "top_k", 3)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
-        result = await self._ask(
+        result = await self.ask(
             self._looks,
             collection,
             lambda pooled: handlers.classify(
@@ -322,9 +314,7 @@ class Api:
     async def categories(self, query: Annotated[Which, Query()]) -> Response:
         """Most pictures first."""
         return JSONAnswer(
-            await self._ask(
-                self._queries, query.collection, lambda pooled: handlers.categories(pooled, query)
-            )
+            await self.ask(self._queries, query.collection, lambda pooled: handlers.categories(pooled, query))
         )
 
     async def collections(self) -> Response:
@@ -361,13 +351,13 @@ class Api:
     async def images(self, query: Annotated[BrowseQuery, Query()]) -> Response:
         """In order of id, which is a hash of the place: the same order each time."""
         return JSONAnswer(
-            await self._ask(self._queries, query.collection, lambda pooled: handlers.browse(pooled, query))
+            await self.ask(self._queries, query.collection, lambda pooled: handlers.browse(pooled, query))
         )
 
     async def payload(self, id: Id, collection: Name = None) -> Response:
         """For a picture whose id came from elsewhere."""
         return JSONAnswer(
-            await self._ask(self._queries, collection, lambda pooled: handlers.picture(pooled, id))
+            await self.ask(self._queries, collection, lambda pooled: handlers.picture(pooled, id))
         )
 
     # ---- Pictures -----------------------------------------------------------------------------------
@@ -410,7 +400,7 @@ class Api:
                 return self._image_files.decoded(payload, size)
 
         executor = self._originals if size is None else self._thumbnails
-        response, payload = await self._ask(executor, collection, look)
+        response, payload = await self.ask(executor, collection, look)
         if isinstance(response, str):
             return Response(status_code=304, headers={"ETag": response, **_KEEP})
         if isinstance(response, ToDecode):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from imret.retrieval.limits import (
     MAX_CATEGORIES,
@@ -21,6 +24,8 @@ from imret.web.filling import Stage, State
 
 MAX_LABELS = 1_000
 MAX_CLASSIFIED = 32
+
+Name = Annotated[str | None, Query(max_length=100, description="Default: the one the server was given.")]
 
 Kind = Literal["text", "id", "stored", "url", "upload", "picture"]
 
@@ -80,6 +85,10 @@ class Conditions(Which):
     per_group: int = Field(3, ge=1, le=MAX_PER_GROUP)
     sort: Literal["score", "date", "path"] = Field("score", description="Order of the hits that were found.")
     template: bool = Field(True, description="Put short texts into prompt templates, averaged.")
+    concepts: bool = Field(
+        True,
+        description="Words that are or hold the name of a concept ask with what was learnt of it.",
+    )
     include_self: bool = Field(
         False, description="Keep pictures of the same bytes as one that is asked for among the hits."
     )
@@ -148,6 +157,15 @@ class Counts(BaseModel):
     categories: list[CategoryCount]
 
 
+class ConceptUseOut(BaseModel):
+    """The part that a concept had in the query."""
+
+    name: str
+    whole: bool = Field(description="Whether the words of a term are its name; else they hold it.")
+    strength: float = Field(description="How far it moved the words, in [0, 1]; 1 where it is the whole.")
+    images: int = Field(description="How many pictures it was learnt from.")
+
+
 class Timings(BaseModel):
     """Milliseconds, by stage; those that were not needed are absent."""
 
@@ -191,6 +209,7 @@ class SearchOut(BaseModel):
         description="Pictures that are left out because they are, by their bytes, what is asked with; "
         "`include_self` keeps them."
     )
+    concepts: list[ConceptUseOut] = Field(description="Those that had a part in the query; mostly none.")
     counts: Counts | None
     timings_ms: Timings
 
@@ -297,3 +316,12 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="The message that the command would print.")
     kind: str | None = None
+
+
+class JSONAnswer(Response):
+    """JSON in ASCII: a file name may hold lone surrogates, which no UTF-8 does."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")

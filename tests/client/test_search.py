@@ -30,7 +30,9 @@ from imret.client.search import FallbackToLocal
 from imret.defaults import DEFAULT_COLLECTION
 from imret.errors import DataError, ImageError, ImretError, StoreUnavailable
 from imret.retrieval import limits
+from imret.retrieval.concepts import Concept, Concepts
 from imret.retrieval.query import Query, Term
+from imret.retrieval.query_vector import query_vector
 from imret.retrieval.results import Hit, SearchWarning, sort_hits
 from imret.retrieval.search_options import SearchOptions
 from imret.store import Store, open_store
@@ -59,6 +61,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, random_model: Path) -> Path:
     encoder = Encoder(random_model, device="cpu", precision="fp32")
     with open_store(str(folder / "db")) as store:
         ingest(store, [FolderSource(photos)], encoder=encoder)
+        text = query_vector(encoder, "toadstool")
+        learnt = Concept("toadstool", ("toadstool",), 0.3 * text[::-1], text, 0.0, 0.5, 43)
+        content = Concepts.of(encoder, [learnt]).to_bytes()
+        store.change_document(DEFAULT_COLLECTION, "concepts", lambda _: content)
     shutil.copytree(folder / "db", folder / "twin")
     draw_picture(folder / "asked.png", seed=100)
     (folder / "broken.png").write_bytes(b"no picture")
@@ -177,6 +183,9 @@ def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
         "search wing --unique --offset 2 -n 3",
         "search wing --group-by category --per-group 2",
         "search wing --group-by category -n 2 --offset 1 --sort date",
+        "search toadstool",
+        "search toadstool --no-concepts",
+        "search a toadstool in the grass + wing",
     ],
 )
 def test_a_server_finds_what_the_command_finds_without_it(place: Path, served: Path, typed: str) -> None:
@@ -188,6 +197,22 @@ def test_a_server_finds_what_the_command_finds_without_it(place: Path, served: P
     assert "answered" not in without.stderr
     same(rows(through), rows(without))
     assert ("no hits" in through.stderr) == ("no hits" in without.stderr) == (not rows(without))
+
+
+def test_that_a_concept_was_used_is_told_alike_by_a_server_and_without_it(place: Path, served: Path) -> None:
+    how = "(--no-concepts asks the words alone)"
+    whole = f'"toadstool" was asked as learnt from 43 pictures {how}'
+    part = f'"toadstool" was moved to what was learnt from 43 pictures {how}'
+    for store in (served, place / "twin"):
+        for words, note in (("Toadstools", whole), ("a toadstool in the grass", part)):
+            assert note in imret(store, "search", words).stderr
+            assert (
+                imret(store, "search", words).stdout != imret(store, "search", words, "--no-concepts").stdout
+            )
+        for silent in (["search", "toadstool", "--no-concepts"], ["search", "wing"]):
+            assert "learnt" not in imret(store, *silent).stderr
+        keys = {frozenset(row) for row in rows(imret(store, "search", "toadstool", "--format", "json"))}
+        assert keys == {frozenset(row) for row in rows(imret(store, "search", "wing", "--format", "json"))}
 
 
 def test_a_picture_is_found_by_its_id(place: Path, served: Path) -> None:
@@ -566,6 +591,7 @@ def test_options_and_terms_go_as_they_are() -> None:
         "group_by": None,
         "per_group": 3,
         "template": False,
+        "concepts": True,
         "include_self": True,
     }
 

@@ -30,7 +30,7 @@ def test_the_command_has_an_option_for_each_with_the_same_default(command: click
     below = click.Context(cli, **cli.context_settings)
     values = command.make_context(command.name, ["x"], parent=below).params
     for name, default in DEFAULTS.items():
-        if name != "template":  # --no-template, and none for pictures
+        if name not in ("template", "concepts"):  # --no-template, --no-concepts, and none for pictures
             assert values[name] == default, name
 
 

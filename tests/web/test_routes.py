@@ -416,6 +416,7 @@ def test_the_document_describes_every_route_and_has_no_dangling_reference(client
         "/similar/{id}",
         "/classify",
         "/categories",
+        "/concepts",
         "/collections",
         "/images",
         "/ingest",

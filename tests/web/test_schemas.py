@@ -91,4 +91,4 @@ def test_no_request_makes_the_server_fail(api: Any, mode: schemathesis.Generatio
 
         with contextlib.suppress(Unsatisfiable):  # nothing can be wrong where nothing is sent
             answers()
-    assert len(tried) == (12 if mode == schemathesis.GenerationMode.POSITIVE else 10)
+    assert len(tried) == (15 if mode == schemathesis.GenerationMode.POSITIVE else 13)

@@ -327,7 +327,7 @@ class EdgeStore:
         )
         engine = EdgeEngine(opened, reopen, unbuilt=unbuilt)
         weakref.finalize(engine, place.close)  # kept, so that no other folder can be taken for it
-        return Collection(name, version.name, stored, engine)
+        return Collection(name, version.name, stored, engine, self)
 
     def _check_same(self, version: Path, place: system.HeldFolder, *, to_fill: bool) -> None:
         """Make sure that a version that was opened again is what was open, and still worth filling.

@@ -183,7 +183,8 @@ class ServerStore:
 
     def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
         filling = self._marks.filling(physical) if fills else None
-        return Collection(name, physical, identity, ServerEngine(self._connection, name, physical, filling))
+        engine = ServerEngine(self._connection, name, physical, filling)
+        return Collection(name, physical, identity, engine, self)
 
     def promote(
         self,

@@ -27,12 +27,12 @@ function refused(status, said, retryAfter) {
   return new Problem(status, said, retryAfter);
 }
 
-async function get(path, parameters, { signal } = {}) {
+async function get(path, parameters, { signal, ...request } = {}) {
   const query = parameters?.toString();
   const address = `${API}${path}${query ? `?${query}` : ""}`;
   let response;
   try {
-    response = await fetch(address, { signal, headers: { accept: "application/json" } });
+    response = await fetch(address, { signal, ...request, headers: { accept: "application/json", ...request.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new LostConnection("The server does not answer.");
@@ -64,6 +64,15 @@ export function images(state, { after = null, limit, signal }) {
   return get("/images", parameters, { signal });
 }
 
+/** The names that searches of a collection know, and whether it can be taught more. */
+export const concepts = (collection, options) => get("/concepts", inCollection(collection), options);
+
+/** Teach a collection a name by stored pictures. */
+export function teach(name, ids, collection) {
+  const body = JSON.stringify(collection ? { name, ids, collection } : { name, ids });
+  return get("/concepts", null, { method: "POST", body, headers: { "content-type": "application/json" } });
+}
+
 /** How far an ingest of the server is. */
 export const ingest = (options) => get("/ingest", null, options);
 
@@ -76,7 +85,7 @@ export function categories(state, options) {
 
 /** What of a state says which pictures, not which query. */
 function conditionsOf(state) {
-  return parametersOf({ ...state, terms: [], relevant: false, unique: false, include_self: false, sort: "score", group_by: null });
+  return parametersOf({ ...state, terms: [], relevant: false, unique: false, include_self: false, concepts: true, sort: "score", group_by: null });
 }
 
 /** What is stored of one picture. */
@@ -131,8 +140,8 @@ export function send(state, files, { limit, signal, progressed }) {
     return { ...term, weight: minus ? -term.weight : term.weight };
   });
   files.forEach((_, at) => terms.push({ kind: "picture", value: String(at), weight: 1 }));
-  const { relevant, unique, include_self, sort } = state;
-  const query = { terms, limit, counts: true, relevant, unique, include_self, sort };
+  const { relevant, unique, include_self, concepts, sort } = state;
+  const query = { terms, limit, counts: true, relevant, unique, include_self, concepts, sort };
   if (state.group_by) Object.assign(query, { group_by: state.group_by, per_group: PER_GROUP });
   for (const key of ["category", "not_category", "where"]) if (state[key].length) query[key] = state[key];
   if (state.collection) query.collection = state.collection;

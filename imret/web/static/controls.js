@@ -112,6 +112,31 @@ export function showLeftOut() {
   place.hidden = !said.length;
 }
 
+/** Say which words were asked as they were learnt from pictures, and let the words alone be asked. */
+export function showLearnt() {
+  const { state, answer } = current;
+  const place = byId("learnt");
+  const said = [];
+  const button = (label, concepts) => el("button", { type: "button", class: "quiet", "data-key": "learnt",
+    onclick: () => change({ concepts }) }, label);
+  if (answer?.concepts?.length) {
+    const uses = answer.concepts.map(({ name, images }) => `\u201c${name}\u201d as learnt from ${images.toLocaleString()} ${images === 1 ? "picture" : "pictures"}`);
+    said.push(uses.join(", "), button("Ask the words alone", false));
+  } else if (answer?.isSearch && !state.concepts) {
+    said.push("The words alone are asked", button("Use what was learnt", true));
+  }
+  keepFocus(place, () => place.replaceChildren(...said), byId("words"));
+  place.hidden = !said.length;
+}
+
+/** Say what the server left undone; of duplicates the count says it. */
+export function showNotes() {
+  const { state, answer } = current;
+  const notes = state.unique ? [] : answer?.notes ?? [];
+  byId("notes").textContent = notes.map((note) => note.charAt(0).toUpperCase() + note.slice(1)).join(" ");
+  byId("notes").hidden = !notes.length;
+}
+
 // --- collections --------------------------------------------------------------------------------------------
 
 /** What the server says of its collections, {default, collections}; asked for once, or `anew`. */

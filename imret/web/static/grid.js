@@ -41,6 +41,7 @@ export class Grid {
     this.narrowed = narrowed;
     this.pages = []; // of {card, ratio, picture}; where pictures come in groups, each group is one
     this.current = null;
+    this.chosen = null; // ids, while pictures are chosen instead of opened
     root.addEventListener("keydown", (event) => this.#pressed(event));
     root.addEventListener("click", (event) => this.#clicked(event));
     root.addEventListener("focusin", (event) => this.#makeCurrent(event.target.closest(".card")));
@@ -137,7 +138,35 @@ export class Grid {
           el("span", { class: "category" }, picture.category ?? "\u00a0"),
           score && el("span", { class: "score" }, score))));
     this.#mark(card, this.terms ?? []);
+    this.#markChosen(card);
     return card;
+  }
+
+  /** Have pictures chosen instead of opened: `ids` is added to and taken from, then `changed()`; null ends it. */
+  choose(ids, changed = null) {
+    this.chosen = ids;
+    this.changed = changed;
+    this.root.toggleAttribute("data-choosing", ids !== null);
+    for (const { card } of this.pages.flat()) this.#markChosen(card);
+  }
+
+  #markChosen(card) {
+    const link = card.querySelector("a");
+    if (!link) return;
+    if (this.chosen) {
+      link.setAttribute("role", "checkbox");
+      link.setAttribute("aria-checked", String(this.chosen.has(card.dataset.id)));
+    } else {
+      link.removeAttribute("role");
+      link.removeAttribute("aria-checked");
+    }
+  }
+
+  #toggle(card) {
+    const { id } = card.dataset;
+    if (!this.chosen.delete(id)) this.chosen.add(id);
+    this.#markChosen(card);
+    this.changed();
   }
 
   /** Mark what is added to the query and subtracted from it. */
@@ -214,14 +243,17 @@ export class Grid {
       // With a key held, the browser opens the link as it always does.
       if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
       event.preventDefault();
-      this.opened(card.dataset.id);
+      if (this.chosen) this.#toggle(card);
+      else this.opened(card.dataset.id);
     }
   }
 
   #pressed(event) {
     const card = event.target.closest(".card[data-id]");
     if (!card || event.ctrlKey && !["Home", "End"].includes(event.key) || event.metaKey || event.altKey) return;
-    if (event.key === "+" || event.key === "-") {
+    if (event.key === " " && this.chosen && event.target.closest("a")) {
+      this.#toggle(card);
+    } else if (event.key === "+" || event.key === "-") {
       this.weighed(card.dataset.id, event.key === "+" ? 1 : -1);
     } else {
       const to = this.#neighbour(card, event.key, event.ctrlKey);

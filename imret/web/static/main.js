@@ -4,8 +4,8 @@ import * as api from "./api.js";
 import { Results, cacheResults, cachedResults } from "./results.js";
 import { enterBox, listenToBox } from "./search-box.js";
 import {
-  forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls, showCount, showLeftOut,
-  showTerms,
+  forgetCollections, knownCollections, openCollection, queryInWords, showCategoryChips, showControls, showCount, showLearnt,
+  showLeftOut, showNotes, showTerms,
 } from "./controls.js";
 import { byId, isTyping } from "./dom.js";
 import { hideEnd, loadMoreOnto, showEnd } from "./infinite-scroll.js";
@@ -18,6 +18,7 @@ import * as query from "./query.js";
 import { acceptPictures } from "./upload.js";
 import { GROUPS, keyOf, readState, writeState } from "./state.js";
 import { errorPanel, stopWaiting } from "./error-panel.js";
+import { listenToTeaching, showTeaching } from "./teaching.js";
 
 const SLOW_MS = 4000; // after which somebody is told why it may take long
 
@@ -109,6 +110,9 @@ function showAnswer(answer) {
   showTerms();
   showCount();
   showLeftOut();
+  showLearnt();
+  showNotes();
+  showTeaching();
   showEnd();
   showCategoryChips();
   showNotice(answer.pictures.length ? null : nothingPanel());
@@ -121,6 +125,9 @@ function showNothing(panel) {
   grid.clear();
   byId("count").textContent = "";
   showLeftOut();
+  showLearnt();
+  showNotes();
+  showTeaching();
   hideEnd();
   showCategoryChips();
   showNotice(panel);
@@ -240,6 +247,7 @@ function listen() {
 drawIcons();
 listen();
 listenToFilling(again);
+listenToTeaching();
 loadMoreOnto(grid, showCount);
 acceptPictures({
   sent: sendPictures,

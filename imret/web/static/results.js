@@ -21,6 +21,7 @@ export class Results {
     this.terms = []; // as the server calls them
     this.counts = null; // {hits, complete, uncategorised, categories}: how many there are, however many were loaded
     this.leftOut = 0; // pictures that are the very one that is asked with
+    this.concepts = []; // names that were learnt, as far as they had a part in the query
     this.emptiedBy = []; // of no hits: conditions, each with what there would be without it
     this.notes = []; // what the server left undone
     this.images = null; // how many pictures there are, without a query
@@ -83,6 +84,7 @@ export class Results {
       this.counts ??= said.counts;
       this.leftOut = said.left_out;
       this.emptiedBy = said.emptied_by;
+      this.concepts = said.concepts;
       this.notes = said.notes;
       this.timings = said.timings_ms;
     } else {

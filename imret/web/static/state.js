@@ -15,7 +15,7 @@ const FLAGS = ["relevant", "unique", "include_self"];
 /** Return the state that an address names; what it says that nothing knows is left out. */
 export function readState(search = location.search) {
   const state = {
-    terms: [], category: [], not_category: [], where: [], relevant: false, unique: false, include_self: false,
+    terms: [], category: [], not_category: [], where: [], relevant: false, unique: false, include_self: false, concepts: true,
     sort: "score", group_by: null, collection: null, picture: null,
   };
   for (const [key, value] of new URLSearchParams(search)) {
@@ -24,6 +24,7 @@ export function readState(search = location.search) {
       if (!known) state.terms.push({ typed: value, minus: key === "not" });
     } else if (LISTS.includes(key) && !state[key].includes(value)) state[key].push(value);
     else if (FLAGS.includes(key)) state[key] = value === "true" || value === "1";
+    else if (key === "concepts") state.concepts = value !== "false" && value !== "0";
     else if (key === "sort" && SORTS.includes(value)) state.sort = value;
     else if (key === "group_by" && GROUPS.includes(value)) state.group_by = value;
     else if (key === "collection" || key === "picture") state[key] = value || null;
@@ -38,6 +39,7 @@ export function parametersOf(state) {
   for (const { typed, minus } of state.terms) parameters.append(minus ? "not" : "q", typed);
   for (const key of LISTS) for (const value of state[key]) parameters.append(key, value);
   for (const key of FLAGS) if (state[key]) parameters.set(key, "true");
+  if (!state.concepts) parameters.set("concepts", "false");
   if (state.sort !== "score") parameters.set("sort", state.sort);
   if (state.group_by) parameters.set("group_by", state.group_by);
   if (state.collection) parameters.set("collection", state.collection);
