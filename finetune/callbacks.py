@@ -14,11 +14,13 @@ class Callbacks:
         on_message: Called with sentences for a person.
         on_image: Called for each picture decoded at the start, with the number of all pictures.
         on_step: Called after each step with what it did and how many pictures it took.
+        on_embedded: Called for each picture embedded for concepts, with the number of all pictures.
     """
 
     on_message: Callable[[str], None] = lambda _: None
     on_image: Callable[[int], object] = lambda _: None
     on_step: Callable[[Step, int], object] = lambda _step, _n_images: None
+    on_embedded: Callable[[int], object] = lambda _: None
 
 
 @dataclass(frozen=True)

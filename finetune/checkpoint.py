@@ -32,6 +32,7 @@ from imret.models.published import CONFIG_NAME
 from imret.models.text_files import TEXT_TOWER_FOLDER
 from imret.models.training_record import TRAINING_NAME, read_training_record
 from imret.models.weights_digest import digest_tensors
+from imret.retrieval.concept_query import FILE_NAME as CONCEPTS_NAME
 
 if TYPE_CHECKING:
     from finetune.model.base_model import Base
@@ -153,6 +154,11 @@ def load_state(output: Path) -> dict[str, Any] | None:
     return state
 
 
+def has_state(output: Path) -> bool:
+    """Whether this folder holds the state of an unfinished run."""
+    return (output / _STATE_FOLDER / _STATE_NAME).exists()
+
+
 def discard_state(output: Path) -> None:
     """Remove the state of a run, if there is any."""
     (output / _STATE_FOLDER / _STATE_NAME).unlink(missing_ok=True)
@@ -166,6 +172,19 @@ def read_training(output: Path) -> dict[str, Any] | None:
         return read_training_record(output / WEIGHTS_NAME) or None
     except ModelError:  # of what no run has written
         return None
+
+
+def note_concepts(output: Path, training: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to training.json what was learnt of concepts; return its content.
+
+    A run that learns concepts is done with this, and not before.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    training = {**training, "concepts": dict(about)}
+    write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
+    return training
 
 
 # ---- Which output a run may write to ----------------------------------------------------------------------
@@ -221,6 +240,7 @@ def resolve_resume(
     """
     if overwrite:
         discard_state(output)
+        shutil.rmtree(output / "candidates", ignore_errors=True)
         return None
     state = load_state(output)
     if state is not None:
@@ -229,6 +249,11 @@ def resolve_resume(
             return state
     elif finished is not None:
         other, what = finished.get("run", {}), "a finished model"
+    elif (output / "candidates").is_dir():
+        raise DataError(
+            f"the output {str(output)!r} holds an unfinished choice among recipes. Give another --output, "
+            "repeat that command (without --recipe) to go on with it, or begin anew with --overwrite."
+        )
     elif any(entry.name not in ("checkpoint", METRICS_NAME) for entry in output.iterdir()):
         raise DataError(
             f"the output {str(output)!r} holds files that no run made. Give another --output, "
@@ -302,6 +327,7 @@ def save_model(
         new_weights.unlink()
         raise
     (output / CONFIG_NAME).unlink(missing_ok=True)
+    (output / CONCEPTS_NAME).unlink(missing_ok=True)  # of the model that was here
     _note_text_files(staged, output)
     os.replace(new_weights, output / WEIGHTS_NAME)
     text_files = _replace_text_files(staged, output)
@@ -320,6 +346,40 @@ def save_model(
     }
     write_whole(output / CONFIG_NAME, lambda path: path.write_bytes(_json(config)))
     return training
+
+
+def adopt_model(output: Path, made: Path, training: Mapping[str, Any]) -> None:
+    """Put a model that lies below the output into its place; until the end it stays whole where it was made.
+
+    Args:
+        output: The folder.
+        made: The model folder.
+        training: For training.json.
+
+    Raises:
+        DataError: If a file cannot be written.
+    """
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    names -= {CONFIG_NAME, TRAINING_NAME} | {name for name in names if name.startswith(_STATE_FOLDER + "/")}
+    (output / CONFIG_NAME).unlink(missing_ok=True)
+    _remove_text_files(output)
+    for name in (CONCEPTS_NAME, METRICS_NAME, "training.png"):  # of the model that was here
+        (output / name).unlink(missing_ok=True)
+    noted = {**_noted(output), "text_files": training.get("text_files", [])}
+    write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(noted)))
+    for name in sorted(names):
+        (output / name).parent.mkdir(exist_ok=True)
+        write_whole(output / name, functools.partial(_link_or_copy, made / name))
+    write_whole(output / TRAINING_NAME, lambda path: path.write_bytes(_json(training)))
+    write_whole(output / CONFIG_NAME, functools.partial(shutil.copyfile, made / CONFIG_NAME))
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        target.unlink(missing_ok=True)
+        os.link(source, target)
+    except OSError:  # not every file system has links
+        shutil.copyfile(source, target)
 
 
 def _stage_text_files(output: Path, tokenizer: Any, model: nn.Module) -> Path:
@@ -342,17 +402,21 @@ def _replace_text_files(staged: Path, output: Path) -> list[str]:
 
     Nothing of another tokenizer may stay beside a new one, and nothing of anybody else's may go.
     """
-    with contextlib.suppress(OSError):
-        for path in (output / name for name in _noted(output).get("text_files", [])):
-            if path.resolve().is_relative_to(output.resolve()):
-                path.unlink(missing_ok=True)
-        (output / TEXT_TOWER_FOLDER).rmdir()  # if it is empty now
+    _remove_text_files(output)
     names = _staged_names(staged)
     for name in names:
         (output / name).parent.mkdir(exist_ok=True)
         write_whole(output / name, functools.partial(shutil.copyfile, staged / name))
     shutil.rmtree(staged)
     return names
+
+
+def _remove_text_files(output: Path) -> None:
+    with contextlib.suppress(OSError):
+        for path in (output / name for name in _noted(output).get("text_files", [])):
+            if path.resolve().is_relative_to(output.resolve()):
+                path.unlink(missing_ok=True)
+        (output / TEXT_TOWER_FOLDER).rmdir()  # if it is empty now
 
 
 def _refuse_to_replace_others(staged: Path, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     from finetune.config import FinetuneConfig
     from finetune.data.sources import Sources
 
+# Options that mean the same to every recipe that is chosen among.
+_OF_EVERY_RECIPE = frozenset(
+    (
+        "epochs",
+        "batch_size",
+        "lr",
+        "seed",
+        "species_share",
+        "replay",
+        "micro_batch",
+        "checkpointing",
+        "compile",
+    )
+)
 # The recipe where none is named, by --tune.
 _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 
@@ -74,11 +89,14 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 )
 @click.option(
     "--recipe",
-    type=click.Choice(("light", "names", "lora", "full", "plain")),
-    help="light: the words for categories, and the last layer that looks at pictures; fast, and other things "
-    "keep their meaning. names: those words alone, after which no picture needs a new embedding. lora: small "
-    "adapters in both towers. full: all weights, held by anchors. plain: all weights, held by nothing. "
-    "Options below change the recipe.  [default: light; with --tune that of what is tuned]",
+    type=click.Choice(("auto", "light", "names", "lora", "full", "plain")),
+    help="auto: the base as it is, names and light are made, each with concepts, and what is best by more "
+    "than chance on pictures kept aside is shipped, with the reason. light: the words for categories, and "
+    "the last layer that looks at pictures; fast, and other things keep their meaning. names: those words "
+    "alone, after which no picture needs a new embedding. lora: small adapters in both towers. full: all "
+    "weights, held by anchors. plain: all weights, held by nothing. All but plain learn concepts in the end. "
+    "Options below change the recipe.  [default: auto; light where an option changes it; with --tune that of "
+    "what is tuned]",
 )
 @click.option(
     "--epochs",
@@ -152,6 +170,12 @@ _RECIPE_OF = {None: "light", "both": "full", "text": "plain", "lora": "lora"}
 @click.option("--replay-weight", "replay", type=Real(0), help="Weight of --replay.  [default: 1]")
 @click.option("--blend/--no-blend", default=None, help="Choose between base and tuned on validation, or not.")
 @click.option(
+    "--concepts/--no-concepts",
+    default=None,
+    help="In the end, learn concepts of the categories from the pictures, as imret learn does, and keep them "
+    "in DIR; no weight changes.  [default: all recipes but plain; not from scratch]",
+)
+@click.option(
     "--micro-batch", type=Whole(0), help="Most pictures on the device at once; 0 is the whole batch."
 )
 @click.option("--checkpointing", is_flag=True, help="Save memory: compute activations twice.")
@@ -193,7 +217,8 @@ def command(
     changes = {name: value for name, value in changes.items() if value is not None}
     from finetune.data.manifest import is_manifest
 
-    config = _config(changes, recipe, arch, from_scratch=from_scratch)
+    chooses = _chooses(changes, recipe, from_scratch=from_scratch)
+    config = _config(changes, None if recipe == "auto" else recipe, arch, from_scratch=from_scratch)
     if exclude and against is None and is_manifest(train):
         raise click.UsageError("--exclude is about folders, and a manifest names its pictures.")
     _refuse_idle(changes, config, train, from_scratch=from_scratch, replays=replay_file is not None)
@@ -216,17 +241,19 @@ def command(
             **inputs,
             "sources": sources,
             "model": model or ("imret-tiny" if from_scratch else DEFAULT_MODEL),
-            "from_scratch": from_scratch,
             "arch": arch,
-            "config": config,
-            "callbacks": Callbacks(on_message=bar.on_message, on_image=bar.on_image, on_step=bar.on_step),
+            "callbacks": Callbacks(bar.on_message, bar.on_image, bar.on_step, bar.on_embedded),
         }
+        where: dict[str, Any] = {"device": device, "overwrite": overwrite, "tensorboard": tensorboard}
         if output is None or check:
-            report = check_data(train, **arguments)
+            report = check_data(train, from_scratch=from_scratch, config=config, **arguments)
+        elif chooses:
+            from finetune.choice import finetune_by_choice
+
+            configs = {name: _config(changes, name, arch, from_scratch=False) for name in ("names", "light")}
+            training = finetune_by_choice(train, output, configs=configs, **where, **arguments)
         else:
-            training = finetune(
-                train, output, device=device, overwrite=overwrite, tensorboard=tensorboard, **arguments
-            )
+            training = finetune(train, output, from_scratch=from_scratch, config=config, **where, **arguments)
     if output is None or check:
         click.echo(report.text())
     elif training:  # empty in all but the first of several processes
@@ -280,6 +307,20 @@ def _config(
         raise click.UsageError(f"{error}.") from error
 
 
+def _chooses(changes: Mapping[str, Any], recipe: str | None, *, from_scratch: bool) -> bool:
+    """Whether the run chooses among recipes: none is named, and no option changes what one of them trains."""
+    strangers = [name for name in changes if name not in _OF_EVERY_RECIPE]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if recipe == "auto" and strangers:
+        option = "--" + strangers[0].replace("_", "-")
+        raise click.UsageError(
+            f"{option} changes one recipe, and auto makes several. Name one: --recipe light"
+        )
+    if recipe == "auto" and several:
+        raise click.UsageError("auto is for one process. Under torchrun name a recipe: --recipe light")
+    return recipe in (None, "auto") and not from_scratch and not strangers and not several
+
+
 def _announce_model(output: str, training: Mapping[str, Any]) -> None:
     """Say where the model is, and what to do next."""
     skipped = len(training["data"]["skipped"])
@@ -330,6 +371,7 @@ class _Bar:
     def __init__(self) -> None:
         self._bar: Any = None
         self._stage = ""
+        self._step = 0  # the last
         self._live = sys.stderr.isatty()
         self._last_line: tuple[int, float] | None = None  # its step, and when it was printed
 
@@ -349,10 +391,19 @@ class _Bar:
         self._begin_stage("decode", total)
         self._bar.update()
 
+    def on_embedded(self, total: int) -> None:
+        if not self._stage.startswith("embed") or self._bar.n >= self._bar.total:
+            self._stage = ""
+        self._begin_stage("embed", total)
+        self._bar.update()
+
     def on_step(self, step: Step, pictures: int) -> None:
         figures = f"loss {step.loss:.3f} (floor {step.floor:.3f}), lr {step.lr:.1e}"
         if step.memory_mib:
             figures += f", {step.memory_mib:,} MiB"
+        if step.step <= self._step:  # of the next run
+            self._stage, self._last_line = "", None
+        self._step = step.step
         if not self._live:
             self._print_line(step, pictures, figures)
             return

@@ -65,6 +65,10 @@ class FinetuneConfig:
     # point of hit rate on other pictures; see benchmarks/results.
     hit_rate_budget: float = 0.01
     agreement_budget: float = 0.2
+    # Whether concepts of the categories are learnt from the pictures in the end, and kept in the model
+    # folder. They change no weight. What other recipes are compared with does without, and so does an
+    # untrained model, whose text tower learns the names of these very pictures.
+    concepts: bool = False
     # Longest gradient, in L2 norm over all parameters.
     clip_norm: float = 1.0
     # Share of text sets that pair pictures with their category's name where they also have captions.
@@ -164,6 +168,7 @@ _NAMES: dict[str, Any] = {
     "text_lr_factor": 10.0,
     "batch_size": 64,
     "least_steps": 160,
+    "concepts": True,
 }
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -179,6 +184,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "anchor_images": 1.0,
         "anchor_phrases": 0.5,
         "anchor_texts": 0.5,
+        "concepts": True,
     },
     # All weights of both towers, the lower ones slower, and every anchor.
     "full": {
@@ -188,6 +194,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "anchor_images": 1.0,
         "anchor_phrases": 0.5,
         "anchor_texts": 0.5,
+        "concepts": True,
     },
     # All weights, with nothing against forgetting: what the others are compared with.
     "plain": {},

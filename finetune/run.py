@@ -16,9 +16,18 @@ from typing import Any
 import torch
 
 from finetune.callbacks import Callbacks
-from finetune.checkpoint import RunRecord, check_output, read_training, resolve_resume, sole_owner
+from finetune.checkpoint import (
+    RunRecord,
+    check_output,
+    discard_state,
+    note_concepts,
+    read_training,
+    resolve_resume,
+    sole_owner,
+)
+from finetune.concepts import ConceptStage, HeldOut
 from finetune.config import FinetuneConfig
-from finetune.data.prepare import prepare
+from finetune.data.prepare import Data, prepare
 from finetune.data.report import Report
 from finetune.data.sources import Sources, find_sources
 from finetune.distributed import World
@@ -95,7 +104,7 @@ def finetune(
     config = config or FinetuneConfig.of("scratch" if from_scratch else "light")
     callbacks = callbacks or Callbacks()
     train, output = Path(train), Path(output)
-    where = _training_device(device)
+    where = training_device(device)
     check_output_folder("--output", output)
     check_output_folder("--tensorboard", tensorboard)
     if tensorboard is not None:
@@ -114,33 +123,122 @@ def finetune(
             exclude=exclude,
             on_message=say,
         )
-        base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+        base = find_trainable_base(model, from_scratch=from_scratch, arch=arch, notify=say)
         check_output(train, output, base, tensorboard=None if tensorboard is None else Path(tensorboard))
         record = RunRecord(base.fingerprint, sources.hash(), config.identity())
         with sole_owner(output) if world.rank == 0 else contextlib.nullcontext():
             finished = read_training(output)
             world.barrier()
-            if finished is not None and finished.get("run") == record.inputs() and not overwrite:
-                return _leave_as_it_is(output, finished, say) if world.rank == 0 else {}
-            state = resolve_resume(output, record, finished, overwrite=overwrite) if world.rank == 0 else None
+            again = finished is not None and finished.get("run") == record.inputs() and not overwrite
+            if finished is not None and again and ("concepts" in finished or not config.concepts):
+                return leave_as_it_is(output, finished, say) if world.rank == 0 else {}
+            state = None
+            if world.rank == 0 and not again:
+                state = resolve_resume(output, record, finished, overwrite=overwrite)
             state = world.broadcast(state)
             with contextlib.ExitStack() as opened:
                 data = prepare(sources, base, config, opened=opened, on_image=callbacks.on_image)
                 say(data.report.text())
-                run = Run(base, data, config, record, output, callbacks, device=where, world=world)
-                run.resume_or_begin(state)
-                state = None  # as large as model and optimizer together
-                if tensorboard is not None:
-                    opened.enter_context(run.log_to(tensorboard))
-                run.train()
-                training = run.choose(folder=train) if world.rank == 0 else {}
+                stages = Stages(train, base, data, config, record, callbacks, where, world)
+                training = finished or {}
+                if not again:
+                    run = stages.begin(output, state)
+                    state = None  # as large as model and optimizer together
+                    training = stages.train(run, tensorboard)
+                    del run
             if world.rank == 0:
-                training = run.ship(training)
-                _note_as_chosen(base, output, say)
+                training, _ = stages.finish(output, training)
+                note_as_chosen(base, output, say)
             world.barrier()
         return training
     finally:
         world.destroy()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stages:
+    """All stages of a run whose pictures are decoded.
+
+    Attributes:
+        folder: Where the training pictures are.
+        base: What to start from.
+        data: The pictures.
+        config: How to train.
+        record: Of the run.
+        callbacks: Functions that it reports to.
+        device: Where.
+        world: The processes that train together.
+    """
+
+    folder: Path
+    base: Base
+    data: Data
+    config: FinetuneConfig
+    record: RunRecord
+    callbacks: Callbacks
+    device: torch.device
+    world: World
+
+    def begin(self, output: Path, state: dict[str, Any] | None) -> Run:
+        """Return the run, begun or resumed.
+
+        Args:
+            output: Where the model goes.
+            state: To resume from.
+        """
+        run = Run(
+            self.base,
+            self.data,
+            self.config,
+            self.record,
+            output,
+            self.callbacks,
+            device=self.device,
+            world=self.world,
+        )
+        run.resume_or_begin(state)
+        return run
+
+    def train(self, run: Run, tensorboard: str | os.PathLike[str] | None) -> dict[str, Any]:
+        """Train, choose the blend and ship it; return the content of training.json.
+
+        Args:
+            run: From `begin`.
+            tensorboard: Folder for TensorBoard's scalars; None for none.
+        """
+        with contextlib.ExitStack() as opened:
+            if tensorboard is not None:
+                opened.enter_context(run.log_to(tensorboard))
+            run.train()
+            if self.world.rank > 0:
+                return {}
+            return run.ship(run.choose(folder=self.folder))
+
+    def finish(
+        self, output: Path, training: dict[str, Any], concepts: ConceptStage | None = None
+    ) -> tuple[dict[str, Any], HeldOut | None]:
+        """Learn concepts of the shipped model, where they are asked for, and remove the checkpoint.
+
+        Args:
+            output: Where the model is.
+            training: What `train` returned.
+            concepts: What learns them; None to make it.
+
+        Returns:
+            The content of training.json; and how names rank validation, where concepts were learnt.
+        """
+        held_out = None
+        if self.config.concepts:
+            concepts = concepts or self.concept_stage()
+            about, held_out = concepts.learn_into(output, source=str(self.folder.resolve()))
+            training = note_concepts(output, training, about)
+        discard_state(output)
+        return training, held_out
+
+    def concept_stage(self) -> ConceptStage:
+        """Return what learns concepts from the pictures of this run."""
+        callbacks = self.callbacks
+        return ConceptStage(self.data, self.device, callbacks.on_message, callbacks.on_embedded)
 
 
 def check(
@@ -174,35 +272,37 @@ def check(
         exclude=exclude,
         on_message=say,
     )
-    base = _find_base(model, from_scratch=from_scratch, arch=arch, notify=say)
+    base = find_trainable_base(model, from_scratch=from_scratch, arch=arch, notify=say)
     config = dataclasses.replace(config, cache_mib=0)  # every picture is used once
     with contextlib.ExitStack() as opened:
         return prepare(sources, base, config, opened=opened, on_image=callbacks.on_image).report
 
 
-def _note_as_chosen(base: Base, output: Path, say: Callable[[str], None]) -> None:
+def note_as_chosen(base: Base, output: Path, say: Callable[[str], None]) -> None:
     """Let collections name the base, and the model that was made of it, without a question."""
     for files in (base.files, resolve_model(output.absolute())):
         if files is not None:
             note_model(files, notify=say)
 
 
-def _leave_as_it_is(output: Path, finished: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+def leave_as_it_is(output: Path, finished: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Return the training.json of a run that is done, and draw its plot if that has gone."""
     say(f"{output} already holds the model that this command makes; nothing to do")
-    if not (output / PLOT_NAME).exists():
+    if finished["steps"] and not (output / PLOT_NAME).exists():
         draw_training(output, finished, say)
     return finished
 
 
-def _find_base(model: str, *, from_scratch: bool, arch: str | None, notify: Callable[[str], None]) -> Base:
+def find_trainable_base(
+    model: str, *, from_scratch: bool = False, arch: str | None, notify: Callable[[str], None]
+) -> Base:
     """Find what to start from, and make sure that the tuned model can be searched with."""
     base = find_base(model, from_scratch=from_scratch, arch=arch, notify=notify)
     refuse_lost_tokenizer(base, read_phrases())
     return base
 
 
-def _training_device(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
     """Return the device of this process, and prepare the process for it."""
     device = pick_device(name)
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:

@@ -24,7 +24,7 @@ import torch
 from open_clip.version import __version__ as open_clip_version
 
 from finetune.callbacks import Callbacks
-from finetune.checkpoint import METRICS_NAME, RunRecord, discard_state, save_model, save_state
+from finetune.checkpoint import METRICS_NAME, RunRecord, save_model, save_state
 from finetune.config import FinetuneConfig
 from finetune.data.prepare import Data
 from finetune.distributed import World
@@ -234,34 +234,18 @@ class Run:
         if self._logger is not None:
             self._logger.validation(shipped["after"], trainer.steps)
         return {
-            "run": self._record.inputs(),
-            "base": {
-                "model": base.model_id,
-                "fingerprint": base.fingerprint,
-                "from_scratch": base.files is None,
-            },
+            **about_run(self._record, base, data, folder),
             "config": dataclasses.asdict(trainer.config),
-            "data": {
-                "folder": str(folder.resolve()),
-                **data.report.as_json(),
-                "replayed": len(data.replay.records) if data.replay else 0,
-            },
             "validation": {"before": self._progress.before, **shipped},
             "steps": trainer.steps,
             "seconds": round(self._progress.seconds, 1),
             "loss": trainer.loss_kind,
             "device": str(trainer.device),
             "precision": trainer.encoder.precision,
-            "versions": {
-                "imret": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "open_clip": open_clip_version,
-            },
         }
 
     def ship(self, training: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the model folder and the plot, remove the checkpoint; return the content of training.json."""
+        """Write the model folder and the plot; return the content of training.json."""
         trainer, base, output = self._trainer, self._trainer.base, self._output
         kept_images = not trainer.trains_images or training["validation"].get("alpha") == 0
         training = save_model(
@@ -275,8 +259,37 @@ class Run:
         )
         (output / PLOT_NAME).unlink(missing_ok=True)  # another run's, if there is one
         draw_training(output, training, self._say)
-        discard_state(output)
         return training
+
+
+def about_run(record: RunRecord, base: Base, data: Data, folder: Path) -> dict[str, Any]:
+    """Return what training.json says of what a run began with.
+
+    Args:
+        record: Of the run.
+        base: What it starts from.
+        data: The pictures.
+        folder: Where they are.
+    """
+    return {
+        "run": record.inputs(),
+        "base": {
+            "model": base.model_id,
+            "fingerprint": base.fingerprint,
+            "from_scratch": base.files is None,
+        },
+        "data": {
+            "folder": str(folder.resolve()),
+            **data.report.as_json(),
+            "replayed": len(data.replay.records) if data.replay else 0,
+        },
+        "versions": {
+            "imret": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "open_clip": open_clip_version,
+        },
+    }
 
 
 class _Checkpoints:
