@@ -27,13 +27,15 @@ from imret.cli.options import (
     precision_option,
 )
 from imret.defaults import DEFAULT_COLLECTION, DEFAULT_MODEL
-from imret.errors import DataError, StoreError, counted
+from imret.errors import DataError, StoreError, counted, some_of
 from imret.output.console import announce
 from imret.settings import read_settings
 
 if TYPE_CHECKING:
     from imret.models.lazy_encoder import LazyEncoder
     from imret.retrieval.classify import Classification
+    from imret.retrieval.concept_query import Known
+    from imret.retrieval.concepts import Concepts
 
 
 _SECTIONS = {"Store": STORE, "Model": MODEL}
@@ -82,6 +84,11 @@ _SECTIONS = {"Store": STORE, "Model": MODEL}
     help="CSV file (category,name) of what categories are called.  [default: what the collection's are, else "
     "what the model was tuned with]",
 )
+@click.option(
+    "--no-concepts",
+    is_flag=True,
+    help="Score all labels by their words, also those that were learnt from pictures (imret learn).",
+)
 @exclude_option
 @db_option
 @click.option(
@@ -104,6 +111,7 @@ def command(
     top_k: int,
     output: str,
     names_file: str | None,
+    no_concepts: bool,
     exclude: tuple[str, ...],
     db: str | None,
     collection: str | None,
@@ -112,7 +120,9 @@ def command(
     """Say which of some labels each PICTURE shows, the most probable first. A folder means all in it.
 
     A probability is what the model makes of it and is shared out among the labels given: where none is true,
-    one still comes first. Models trained with a sigmoid (SigLIP) judge each label on its own instead.
+    one still comes first. Models trained with a sigmoid (SigLIP) judge each label on its own instead. Labels
+    that imret learn taught are scored by what was learnt; of labels that were learnt together probabilities
+    are as often right as they say, on pictures like those.
 
     A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     """
@@ -128,16 +138,18 @@ def command(
     if first is None:  # before a model is looked for, which may be a download
         announce(f"{files.n_skipped:,} could not be read")
         context.exit(1)
-    labels, encoder, stored = _labels_and_encoder(labels, db, collection, encoding)
+    labels, encoder, stored, known = _labels_and_encoder(labels, db, collection, encoding)
     n_labels = counted(len(labels), "label")
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {n_labels}")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"each picture gets {n_labels}, not {top_k}: there are no more")
+    concepts = None if no_concepts else _told(known, labels)
     results = classify_each(
         chain([first], found),
         labels,
         encoder=encoder,
         names=category_names(encoder, names, stored),
+        concepts=concepts,
         top_k=top_k,
         on_note=lambda picture, note: _report(str(picture), note),
     )
@@ -173,15 +185,16 @@ def read_labels(text: str) -> list[str]:
 
 def _labels_and_encoder(
     labels: list[str] | None, db: str | None, collection: str | None, encoding: dict[str, Any]
-) -> tuple[list[str], LazyEncoder, dict[str, tuple[str, ...]]]:
-    """Return the labels, the model and the stored names, from the collection where they are not given."""
+) -> tuple[list[str], LazyEncoder, dict[str, tuple[str, ...]], Known]:
+    """Return the labels, the model, stored names and concepts, from the collection where it is the one."""
     from imret.retrieval.category_names import stored_names
     from imret.retrieval.collection_encoder import check_same_encoder, collection_encoder
+    from imret.retrieval.concept_query import known_concepts, model_concepts
     from imret.store import open_store
 
     if labels is not None and collection is None:
         encoder = _encoder_for_labels(db, encoding)
-        return labels, encoder, {}
+        return labels, encoder, {}, model_concepts(encoder)
     collection = collection or DEFAULT_COLLECTION
     with open_store(db, create=False, share="if possible", collection=collection) as store:
         if store.reason:
@@ -194,10 +207,37 @@ def _labels_and_encoder(
                 "--labels dog,cat"
             )
         encoder = collection_encoder(store, collection, notify=announce, ask=ask_at_terminal(), **encoding)
-        if encoding["model"] is None:
-            with closing(store.open(collection)) as opened:
+        with closing(store.open(collection)) as opened:
+            is_own = encoder.embeds_as(opened.identity.fingerprint)
+            if encoding["model"] is None:
                 check_same_encoder(opened, encoder, store=store)  # or it is not the model that was chosen
-        return categories, encoder, stored_names(store, collection, notify=announce)
+        known = known_concepts(store, collection, encoder) if is_own else model_concepts(encoder)
+        return categories, encoder, stored_names(store, collection, notify=announce), known
+
+
+def _told(known: Known, labels: Sequence[str]) -> Concepts | None:
+    """Return the concepts that labels are scored by, and say which and how sure the probabilities are."""
+    from imret.retrieval.classify import calibration_of
+
+    for remark in known.remarks:
+        announce(f"note: {remark}")
+    if known.concepts is None:
+        return None
+    learnt = [label for label in labels if known.concepts.index.exact(label) is not None]
+    if not learnt:
+        return None
+    calibration = calibration_of(labels, known.concepts)
+    if calibration is not None:
+        announce(
+            "scored by what was learnt (--no-concepts scores words); calibrated on pictures held out: "
+            f"expected calibration error {calibration.error_before:.3f} by the words, {calibration.error:.3f} now"
+        )
+    else:
+        announce(
+            f"scored by what was learnt: {some_of(learnt, 5)} (--no-concepts scores words); not calibrated, "
+            "for not all labels were learnt together"
+        )
+    return known.concepts
 
 
 def _encoder_for_labels(db: str | None, encoding: dict[str, Any]) -> LazyEncoder:

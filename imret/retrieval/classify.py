@@ -1,14 +1,15 @@
 """What is in a picture: the label whose text has the highest inner product with it, and how probable it is.
 
 Zero-shot classification as CLIP does it: Radford et al. (2021), "Learning Transferable Visual Models From
-Natural Language Supervision", section 3.1.2, https://arxiv.org/abs/2103.00020. Hides how a label becomes
-sentences, batching, and the two ways in which models turn cosines into probabilities.
+Natural Language Supervision", section 3.1.2, https://arxiv.org/abs/2103.00020. A label that was learnt from
+pictures is scored by what was learnt instead (`imret.retrieval.concepts`). Hides how a label becomes
+sentences, batching, and the ways in which scores become probabilities.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from imret.retrieval.prompts import Names, label_texts, recorded_names, template
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from imret.retrieval.concepts import Calibration, Concepts
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Prediction:
     Attributes:
         label: As it was given.
         probability: In [0, 1]; see `probabilities`.
-        score: Cosine of picture and label, in [-1, 1].
+        score: Cosine of picture and what asks for the label, in [-1, 1].
     """
 
     label: str
@@ -61,6 +63,7 @@ def classify(
     *,
     encoder: QueryEncoder,
     names: Names | None = None,
+    concepts: Concepts | None = None,
     top_k: int = 3,
 ) -> list[Classification]:
     """Return what each picture shows, of the labels given.
@@ -72,6 +75,8 @@ def classify(
         encoder: The model.
         names: What categories are called, as from `imret.datasets.names_csv.read_names`. What is not in it is
             called as it was when the model was tuned, else as `imret.retrieval.prompts` says.
+        concepts: Labels that are their names are scored by what was learnt; None to score all by words. Where
+            all labels were learnt together, probabilities are calibrated: see `calibration_of`.
         top_k: Predictions for each picture at most, >= 1.
 
     Returns:
@@ -81,7 +86,7 @@ def classify(
         DataError: If the labels are too few, empty, or two of them ask for the same.
         ModelError: If the model cannot be loaded, or does not say its logit scale.
     """
-    return list(classify_each(pictures, labels, encoder=encoder, names=names, top_k=top_k))
+    return list(classify_each(pictures, labels, encoder=encoder, names=names, concepts=concepts, top_k=top_k))
 
 
 def classify_each(
@@ -90,6 +95,7 @@ def classify_each(
     *,
     encoder: QueryEncoder,
     names: Names | None = None,
+    concepts: Concepts | None = None,
     top_k: int = 3,
     on_note: Callable[[Source, str], object] = lambda picture, note: None,
 ) -> Iterator[Classification]:
@@ -106,8 +112,77 @@ def classify_each(
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
     encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
-    embeddings = np.stack([encoder.encode_mean(sentences) for sentences in texts.values()])  # (L, D)
-    return _classified(pictures, list(texts), embeddings, encoder, top_k, on_note)
+    scorer = _Scorer.of(texts, encoder, concepts)
+    return _classified(pictures, list(texts), scorer, encoder, top_k, on_note)
+
+
+def calibration_of(labels: Sequence[str], concepts: Concepts | None) -> Calibration | None:
+    """Return what makes probabilities of labels calibrated ones; None where it is not known.
+
+    Labels that are only some of those that were learnt together are a question within these: their
+    probabilities are the same ones, shared out anew.
+
+    Args:
+        labels: As they were given.
+        concepts: That are known.
+    """
+    if concepts is None:
+        return None
+    names = [concepts.index.exact(label) for label in labels]
+    known = [name for name in names if name is not None]
+    return concepts.calibration_of(known) if len(set(known)) == len(labels) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Scorer:
+    """What labels are asked by, and what their scores become.
+
+    Attributes:
+        vectors: (L, D) unit.
+        norms: (L,) what a cosine is multiplied with to be a score of the size that texts have.
+        offsets: (L,) what is added to it then.
+        calibrated: Scale and (L,) biases of scores without their offsets; None for the model's own.
+    """
+
+    vectors: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+    calibrated: tuple[float, NDArray[np.float64]] | None
+
+    @classmethod
+    def of(
+        cls, texts: Mapping[str, Sequence[str]], encoder: QueryEncoder, concepts: Concepts | None
+    ) -> _Scorer:
+        """Return what asks for labels: what was learnt of them, else their sentences."""
+        calibration = calibration_of(list(texts), concepts)
+        vectors, norms, offsets, biases = [], [], [], []
+        for label, sentences in texts.items():
+            name = None if concepts is None else concepts.index.exact(label)
+            concept = None if concepts is None or name is None else concepts.concepts[name]
+            if concept is None:
+                vector = encoder.encode_mean(sentences)
+            else:
+                vector = concept.text if concept.vector is None else concept.vector
+            is_text = concept is None or concept.vector is None
+            norm = 1.0 if is_text else float(np.linalg.norm(vector))
+            vectors.append(vector / np.float32(norm))
+            norms.append(norm)
+            offsets.append(concept.offset if concept else 0.0)
+            biases.append(calibration.biases[concept.name] if calibration and concept else 0.0)
+        calibrated = (calibration.scale, np.array(biases)) if calibration else None
+        sizes = (np.array(values, dtype=np.float32) for values in (norms, offsets))
+        return cls(np.stack(vectors), *sizes, calibrated)  # (L, D)
+
+    def score(
+        self, embeddings: NDArray[np.float32], encoder: QueryEncoder
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return (B, L) cosines and probabilities of (B, D) pictures."""
+        cosines = embeddings @ self.vectors.T
+        sized = cosines * self.norms
+        if self.calibrated is None:
+            return cosines, probabilities(sized + self.offsets, encoder)
+        scale, biases = self.calibrated
+        return cosines, _softmax(scale * np.asarray(sized, dtype=np.float64) + biases)
 
 
 def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArray[np.float64]:
@@ -142,6 +217,10 @@ def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArra
     if encoder.logit_bias is not None:
         # tanh, because exp of a large logit overflows
         return np.asarray(0.5 * (1 + np.tanh((logits + encoder.logit_bias) / 2)), dtype=np.float64)
+    return _softmax(logits)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 
@@ -180,7 +259,7 @@ def _texts_by_label(
 def _classified(
     pictures: Iterable[Source],
     labels: list[str],
-    embeddings: NDArray[np.float32],
+    scorer: _Scorer,
     encoder: QueryEncoder,
     top_k: int,
     on_note: Callable[[Source, str], object],
@@ -189,14 +268,13 @@ def _classified(
         for batch in batches:
             pixels = [result for _, result in batch if not isinstance(result, str)]
             if pixels:
-                scores = encoder.encode_pixels(np.stack(pixels)) @ embeddings.T  # (B, L)
-                rows = zip(scores, probabilities(scores, encoder), strict=True)
+                rows = zip(*scorer.score(encoder.encode_pixels(np.stack(pixels)), encoder), strict=True)
             for picture, result in batch:
                 if isinstance(result, str):
                     yield Classification(picture, (), result)
                     continue
                 cosines, shares = next(rows)
-                # By cosine: where rounding makes probabilities equal, cosines still differ.
-                best = np.argsort(-cosines, kind="stable")[:top_k]
+                # Where rounding makes probabilities equal, cosines still differ.
+                best = np.lexsort((-cosines, -shares))[:top_k]
                 predictions = (Prediction(labels[i], float(shares[i]), float(cosines[i])) for i in best)
                 yield Classification(picture, tuple(predictions))

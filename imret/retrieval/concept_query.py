@@ -8,10 +8,10 @@ that names none is not changed, to the bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,9 @@ def known_concepts(store: Store, collection: str, encoder: QueryEncoder) -> Know
     mark = (collection, encoder.fingerprint, stored, _state(folder))
     kept: dict[str, tuple[Any, Known]] = store.kept.setdefault("concepts", {})
     if (found := kept.get(collection)) is None or found[0] != mark:
-        found = kept[collection] = (mark, _known(store, collection, encoder, folder))
+        readers = [_of_folder(folder), _of_collection(store, collection)]
+        again = f"imret learn --collection {collection}"
+        found = kept[collection] = (mark, _known(readers, encoder, again))
     return found[1]
 
 
@@ -94,32 +96,43 @@ def _state(folder: Path) -> tuple[int, int, int] | None:
     return info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def _known(store: Store, collection: str, encoder: QueryEncoder, folder: Path) -> Known:
-    def of_collection() -> Concepts | None:
+def model_concepts(encoder: QueryEncoder) -> Known:
+    """Return the concepts of a model's folder alone; what cannot be read, or is another's, is said."""
+    return _known([_of_folder(encoder.files.weights.parent)], encoder, "imret learn --help")
+
+
+_Reader: TypeAlias = "tuple[str, Callable[[], Concepts | None]]"  # whose they are, and what reads them
+
+
+def _of_folder(folder: Path) -> _Reader:
+    return "its model's folder", lambda: read_model_concepts(folder)
+
+
+def _of_collection(store: Store, collection: str) -> _Reader:
+    def read() -> Concepts | None:
         content = store.document(collection, "concepts")
         return None if content is None else Concepts.from_bytes(content, f"collection {collection!r}")
 
+    return f"collection {collection!r}", read
+
+
+def _known(readers: Sequence[_Reader], encoder: QueryEncoder, again: str) -> Known:
     found: Concepts | None = None
     remarks = []
-    readers: tuple[tuple[str, Callable[[], Concepts | None]], ...] = (
-        ("its model's folder", lambda: read_model_concepts(folder)),
-        (f"collection {collection!r}", of_collection),
-    )
     for owner, read in readers:
         try:
             concepts = read()
         except StoreUnavailable:
             raise
         except (DataError, StoreError) as error:
-            remarks.append(f"searched without the concepts of {owner}: {error}")
+            remarks.append(f"went without the concepts of {owner}: {error}")
             continue
         if concepts is None or not concepts.concepts:
             continue
         if not encoder.embeds_as(concepts.images_fingerprint) or concepts.dim != encoder.dim:
             remarks.append(
-                f"searched without the concepts of {owner}: they were learnt with {concepts.model!r}, and "
-                f"its pictures are embedded with {encoder.model_id!r}. Learn them again: "
-                f"imret learn --collection {collection}"
+                f"went without the concepts of {owner}: they were learnt with {concepts.model!r}, and "
+                f"its pictures are embedded with {encoder.model_id!r}. Learn them again: {again}"
             )
             continue
         found = concepts if found is None else found.with_others(concepts)

@@ -150,9 +150,9 @@ class Concepts:
         )
 
     def calibration_of(self, names: Iterable[str]) -> Calibration | None:
-        """Return the calibration of exactly these concepts, if they were learnt together."""
+        """Return a calibration that all of these concepts are in, if they were learnt together."""
         wanted = set(names)
-        return next((one for one in self.calibrations if wanted == set(one.biases)), None)
+        return next((one for one in self.calibrations if wanted <= one.biases.keys()), None)
 
     # ---- The document --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
+from imret.retrieval.concept_query import known_concepts
 from imret.retrieval.counts import composed_counts
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
@@ -323,7 +324,11 @@ def classify(
                 yield b""
 
     labels = list(labels) or list(pooled.collection.facet("category"))
-    results = classify_each(sources(), labels, encoder=pooled.encoder, names=pooled.names, top_k=top_k)
+    store = pooled.collection.store
+    concepts = known_concepts(store, pooled.name, pooled.encoder).concepts if store else None
+    results = classify_each(
+        sources(), labels, encoder=pooled.encoder, names=pooled.names, concepts=concepts, top_k=top_k
+    )
     return {
         "pictures": [
             {

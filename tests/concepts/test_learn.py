@@ -327,7 +327,7 @@ def test_a_broken_document_stops_no_search(store: Store, encoder: Encoder) -> No
     store.change_document("photos", "concepts", lambda _: b"nothing of the kind")
     known = known_concepts(store, "photos", encoder)
     assert known.concepts is None
-    assert "searched without the concepts of collection 'photos'" in known.remarks[0]
+    assert "went without the concepts of collection 'photos'" in known.remarks[0]
 
 
 def test_a_models_folder_knows_them_for_every_collection_and_a_collections_own_come_first(

@@ -142,7 +142,7 @@ def test_what_cannot_be_used_is_told_without_the_servers_paths(client: TestClien
     found = ask(client, "bird")
     assert found["concepts"] == []
     (note,) = found["notes"]
-    assert note.startswith("searched without the concepts of collection 'photos'")
+    assert note.startswith("went without the concepts of collection 'photos'")
     assert store.address not in note
     assert client.get("/api/v1/concepts").json()["notes"] == [note]
 
