@@ -170,8 +170,12 @@ class _Scorer:
             offsets.append(concept.offset if concept else 0.0)
             biases.append(calibration.biases[concept.name] if calibration and concept else 0.0)
         calibrated = (calibration.scale, np.array(biases)) if calibration else None
-        sizes = (np.array(values, dtype=np.float32) for values in (norms, offsets))
-        return cls(np.stack(vectors), *sizes, calibrated)  # (L, D)
+        return cls(
+            np.stack(vectors),
+            np.array(norms, dtype=np.float32),
+            np.array(offsets, dtype=np.float32),
+            calibrated,
+        )
 
     def score(
         self, embeddings: NDArray[np.float32], encoder: QueryEncoder
