@@ -311,7 +311,7 @@ def test_the_report_is_a_table_of_categories_names_numbers_captions_and_files(
     assert [line.split() for line in lines[:4]] == [
         ["category", "called", "train", "validation", "a", "caption", "first", "file"],
         ["aves", "bird", "8", "2", "a", "hoopoe", "on", "a", "lawn", "aves/0.png"],
-        ["fungi", "toadstool", "7", "2", "a", "photo", "of", "a", "toadstool", "fungi/1.png"],
+        ["fungi", "toadstool", "7", "2", "a", "photograph", "of", "a", "toadstool", "fungi/1.png"],
         ["total", "15", "4"],
     ]
     assert lines[4].startswith("1 unreadable, 0 identical files, 0 near copies, 0 label conflicts, 0 leaks")
