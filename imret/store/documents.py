@@ -1,4 +1,7 @@
-"""Which documents a collection may have beside its points, and how large they may be."""
+"""Which documents a collection may have beside its points, how large they may be, and the error for damage.
+
+How they are read and changed says `imret.store.protocol.Store`.
+"""
 
 from __future__ import annotations
 

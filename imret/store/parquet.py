@@ -141,6 +141,7 @@ def import_collection(
     one, if any, which becomes live when it is complete; killed before that and called again, it ends in the
     same state. With `merge` they go into the live version itself. Last comes what was kept with the
     collection; of that `merge` leaves what is there, and a file of an imret that knew of none leaves all.
+    Killed at just that moment, it is there without it: `replace` or `merge` the file again.
 
     Args:
         file: From `export_collection`.

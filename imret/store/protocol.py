@@ -203,9 +203,9 @@ class Store(Protocol):
     ) -> None:
         """Put in the place of what is kept with a collection under a kind what is made of it.
 
-        Of programs that change it at the same time each makes its change of what the other left. When it
-        returns, the change survives the death of every process; killed before, it is there whole or not at
-        all.
+        Of programs that change it at the same time each makes its change of what the other left; no lock is
+        held while it does. What is the same is not written. When it returns, the change survives the death
+        of every process; killed before, it is there whole or not at all.
 
         Args:
             name: Of the collection, of which a version is live.

@@ -124,6 +124,7 @@ def test_check_tells_what_imret_did_not_write_and_ends_with_3_until_it_is_remove
         "found": 3,
         "removed": 3,
         "kinds": {"id": 0, "vector": 0, "payload": 3},
+        "damaged": {},
     }
     assert first[0] == {"id": str(uuid.UUID(int=1)), "payload": "there is no sha256"}
     done = imret(folder, "check", "few")
@@ -132,6 +133,29 @@ def test_check_tells_what_imret_did_not_write_and_ends_with_3_until_it_is_remove
     done = imret(folder, "check", "many")
     assert done.stdout.splitlines()[-1] == "             and 1,190 more"
     assert "no collection 'lots'" in imret(folder, "check", "lots").stderr
+
+
+def test_check_tells_what_is_damaged_of_what_is_kept_with_a_collection(folder: Path) -> None:
+    with EdgeStore(folder / "db") as store:
+        store.change_document("few", "names", lambda _: b"{}")
+        store.change_document("few", "concepts", lambda _: b"kept")
+    imret(folder, "check", "few", "--remove")
+    (folder / "db" / "few" / "names.document").write_bytes(b"{}")
+    done = imret(folder, "check", "few")
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[-1].startswith("names        the names kept with collection 'few' in ")
+    assert "names.document" in done.stdout
+    assert "remove them: imret collections check few --remove --db db" in done.stderr
+    done = imret(folder, "export", "few", "few.parquet")
+    assert done.returncode == 1
+    assert "imret collections check few --remove --db" in done.stderr
+    done = imret(folder, "check", "few", "--remove", "--format", "json")
+    assert done.returncode == 0
+    assert list(json.loads(done.stdout)["damaged"]) == ["names"]
+    assert imret(folder, "check", "few").returncode == 0
+    assert imret(folder, "export", "few", "few.parquet").returncode == 0
+    with EdgeStore(folder / "db") as store:
+        assert (store.document("few", "names"), store.document("few", "concepts")) == (None, b"kept")
 
 
 def test_rename_says_how_to_search(folder: Path) -> None:

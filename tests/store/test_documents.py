@@ -46,8 +46,9 @@ def test_a_document_is_what_was_put_there_and_each_kind_is_its_own(store: Store,
     put(store, photos, "names", None)
     assert (store.document(photos, "names"), store.document_mark(photos, "names")) == (None, "")
     assert store.document(photos, "concepts") == large
-    assert store.collections() == [photos]
-    assert store.incomplete() == []
+    # A server of the tests may hold more.
+    assert [one for one in store.collections() if photos in one] == [photos]
+    assert [one for one in store.incomplete() if photos in one] == []
 
 
 def test_the_mark_is_another_after_every_change_and_the_same_without_one(store: Store, photos: str) -> None:  # noqa: F811
@@ -118,7 +119,7 @@ def test_documents_stay_through_a_rebuild_and_a_rename_and_go_with_the_collectio
     store.drop(photos)
     store.drop(other_name)
     assert store.document(other_name, "names") is None
-    assert store.incomplete() == []
+    assert not {photos, other_name} & {*store.incomplete(), *store.collections()}
 
 
 def test_a_document_needs_a_collection_and_one_of_the_kinds(store: Store, name: str) -> None:  # noqa: F811
@@ -208,3 +209,35 @@ def test_a_damaged_document_is_told_with_what_ends_it_and_costs_no_picture(
     put(store, photos, "concepts", b"new")
     assert store.document(photos, "concepts") == b"new"
     assert export_collection(store, photos, tmp_path / "photos.parquet") == 1
+
+
+@pytest.mark.parametrize("n", [1, 12])
+def test_a_change_is_made_again_where_others_came_first_however_many(
+    store: Store,  # noqa: F811
+    photos: str,
+    n: int,
+) -> None:
+    calls: list[bytes | None] = []
+
+    def change(old: bytes | None) -> bytes:
+        if not calls:
+            for i in range(n):
+                put(store, photos, "names", b"x" * (i + 1))
+        calls.append(old)
+        return (old or b"") + b"mine"
+
+    store.change_document(photos, "names", change)
+    assert store.document(photos, "names") == b"x" * n + b"mine"
+    assert calls == [None, b"x" * n]
+
+
+def test_a_change_of_a_collection_that_is_rebuilt_meanwhile_is_not_lost(store: Store, photos: str) -> None:  # noqa: F811
+    with closing(store.open_version(photos, OTHER_MODEL)):
+
+        def change(old: bytes | None) -> bytes:
+            if store.live(photos) == MODEL:
+                store.promote(photos, OTHER_MODEL, expected=store.state(photos))
+            return b"mine"
+
+        store.change_document(photos, "names", change)
+    assert (store.live(photos), store.document(photos, "names")) == (OTHER_MODEL, b"mine")

@@ -21,6 +21,7 @@ from imret.store.types import new_mark
 _SUFFIX = ".document"
 FILES = frozenset(f"{kind}{_SUFFIX}" for kind in DOCUMENTS)
 _HEADER = re.compile(rb"imret-document 1 ([0-9a-f]{16}) ([0-9a-f]{64})\n")
+_DAMAGED = "damaged"  # a mark
 _HEADER_BYTES = len(b"imret-document 1 ") + 16 + 1 + 64 + 1
 
 
@@ -50,11 +51,14 @@ def mark(collection: Path, kind: DocumentKind) -> str:
     Raises:
         StoreError: If it cannot be read.
     """
-    data = _read(collection, kind, _HEADER_BYTES)
+    try:
+        data = _read(collection, kind, _HEADER_BYTES)
+    except BrokenDocument:
+        return _DAMAGED
     if data is None:
         return ""
     header = _HEADER.match(data)
-    return "damaged" if header is None else header[1].decode()
+    return _DAMAGED if header is None else header[1].decode()
 
 
 def change(

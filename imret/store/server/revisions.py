@@ -14,6 +14,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from qdrant_client import models
 
 from imret.errors import StoreError, StoreUnavailable
 from imret.store.documents import DOCUMENTS, MAX_BYTES, DocumentKind, check_size
-from imret.store.server.connection import Connection, ReplacedError
+from imret.store.server.connection import Connection, ReplacedError, patient_for
 
 PIECE_BYTES = 512 << 10  # as base64 less than the megabyte that proxies let pass
 READ_PIECES = 4  # in one request
@@ -29,6 +30,7 @@ READ_PIECES = 4  # in one request
 STORING_S = 900.0
 _KEPT_CLAIMS = 8  # below the newest, so that a program that was asleep meanwhile finds its number taken
 _LOOKS = 5
+_TIDY_S = 2.0
 _MOST_PIECES = MAX_BYTES // (64 << 10)  # whoever wrote them
 
 _SPACE = uuid.UUID("6f0f3f1c-5d0e-4c7e-9a54-1d2a5c3c8f10")
@@ -125,7 +127,8 @@ class Revisions:
         if claim is None:
             return False
         done = self._claim(place, claim)
-        self._tidy(place, claim)
+        with suppress(StoreError), patient_for(_TIDY_S):  # else the next change does
+            self._tidy(place, claim)
         return done
 
     def drop(self, place: str) -> None:

@@ -48,8 +48,10 @@ READS = (
     "[hit.payload['width'] for hit in store.open('photos').search(point_of(5)[1], limit=1)]",
     "store.open('photos').stats().points",
     "sum(map(len, store.open('photos').scan()))",
+    "store.document('photos', 'names')",
+    "len(store.document_mark('photos', 'names'))",
 )
-ANSWERS = ("['photos']", str(N), "7", "[5]", str(N), str(N))
+ANSWERS = ("['photos']", str(N), "7", "[5]", str(N), str(N), "b'kept'", "16")
 WRITES = (
     "store_points(store, range(60, 61))",
     "store.open('photos').delete([point_of(3)[0]])",
@@ -58,6 +60,8 @@ WRITES = (
     "store.drop('photos')",
     "store.rename('photos', 'other')",
     "store.create_staging('new', MODEL)",
+    "store.change_document('photos', 'names', lambda old: b'new')",
+    "store.remove_document('photos', 'names')",
 )
 
 
@@ -69,6 +73,7 @@ def db(request: pytest.FixtureRequest) -> Iterator[Path]:
     indexed = request.param == "with an index"
     with EdgeStore(root / "db", index_from_kb=1 if indexed else 10_000) as store:
         store_points(store, range(N))
+        store.change_document("photos", "names", lambda _: b"kept")
         if indexed:
             store.open("photos").optimize()
             assert store.open("photos").stats().indexed == N

@@ -6,13 +6,16 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from imret.store.embedded.engine_config import engine_config
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS
 from tests.fakes.qdrant_over_grpc import QdrantOverGRPC
 from tests.fakes.qdrant_over_http import QdrantOverHTTP
@@ -145,6 +148,30 @@ def test_a_batch_with_a_wrong_dimension_stores_nothing(server: Server) -> None:
     with pytest.raises(grpc.RpcError, match="expected dim"):
         server.fast.upsert(server.name, batch, wait=True)
     assert server.rest.count(server.name).count == 0
+
+
+def test_a_point_that_is_there_stays_where_a_condition_that_it_does_not_meet_is_given(server: Server) -> None:
+    server.fill(indexed=False)
+    never = models.Filter(must=[models.HasIdCondition(has_id=[str(uuid.UUID(int=0))])])
+    new = str(uuid.UUID(int=1_000))
+    for client in (server.rest, server.fast):
+        for id_ in (IDS[0], new):
+            mine = models.PointStruct(id=id_, vector=[1.0, 0, 0, 0], payload={"who": str(client)})
+            client.upsert(server.name, [mine], wait=True, update_filter=never)
+    found = {one.id: one.payload for one in server.rest.retrieve(server.name, [IDS[0], new])}
+    assert found == {IDS[0]: {"colour": "red", "width": 0}, new: {"who": str(server.rest)}}
+
+
+def test_the_embedded_engine_keeps_a_point_alike(tmp_path: Path) -> None:
+    """Of the same make as the server's, and here in any run."""
+    qe = pytest.importorskip("qdrant_edge")
+    shard = qe.EdgeShard.create(str(tmp_path), engine_config(4, 10_000))
+    never = qe.Filter(must=[qe.HasIdCondition({str(uuid.UUID(int=0))})])
+    for who in ("first", "second"):
+        mine = qe.Point(id=IDS[0], vector=np.ones(4, np.float32), payload={"who": who})
+        shard.update(qe.UpdateOperation.upsert_points([mine], condition=never))
+    assert shard.retrieve([IDS[0]], True, False)[0].payload == {"who": "first"}
+    shard.close()
 
 
 def test_more_than_32_megabytes_are_refused_over_rest(server: Server) -> None:
