@@ -6,8 +6,8 @@ DATA holds nature10 (train and test, a folder per category), captions500 and cap
 things), tiny-clip and tiny-clip-base. Each DRAWN is a folder that `imret demo FOLDER --seed N --tour` filled.
 
 - mAP of the ten categories by their names, with paired bootstrap intervals: the text, what
-  `imret.concepts.learn` learns (one view and three; with and without photos of captions800 as others), and the
-  fitted baselines.
+  `imret.concepts.learn` learns (one view and three; with and without photos of captions800 as others), and
+  the fitted baselines.
 - The same among photos of other things, and with few pictures a category (means of five draws).
 - Captions of captions500, each asked as a search asks: how many hold a name, and what they find.
 - Drawn pictures: categories, and queries for attributes such as "blue butterfly".
@@ -176,7 +176,7 @@ class Photos:
         }
 
     def few(self, shots: int) -> dict[str, Any]:
-        """Return what few pictures a category give: means over draws, and how often a text is worse for it."""
+        """Return what few pictures of each category give, and how often a text would be better."""
         text = average_precision(self.queries(None) @ self.test.vectors.T, self.test.relevant)
         measured: dict[str, Any] = {}
         for views in (1, 3):
@@ -290,10 +290,11 @@ def table(measured: dict[str, Any]) -> str:
         "# Names learnt from pictures",
         "",
         f"{date.today().isoformat()}, {cores()}, no GPU; Python {platform.python_version()}, torch "
-        f"{torch.__version__}, numpy {np.__version__}. Command: `python benchmarks/concepts.py DATA DRAWN...`.",
-        f"mAP of ten categories over 240 test photos; intervals of 95 %, {RESAMPLES:,} draws over photos, seed 0.",
-        "Chosen by cross-validation within the 697 training photos; the test photos were looked at once. Mixed: among",
-        "500 photos of other things, too. tiny-clip has seen the training photos, tiny-clip-base none.",
+        f"{torch.__version__}, numpy {np.__version__}. Command:",
+        "`python benchmarks/concepts.py DATA DRAWN...`.",
+        f"mAP of ten categories over 240 test photos; intervals of 95 %, {RESAMPLES:,} draws over photos.",
+        "Chosen by cross-validation within the 697 training photos; the test photos were looked at once.",
+        "Mixed: among 500 photos of other things, too. tiny-clip has seen the training photos, tiny-clip-base none.",
     ]
     for model in ("tiny-clip-base", "tiny-clip"):
         of_model = measured[model]
@@ -309,7 +310,8 @@ def table(measured: dict[str, Any]) -> str:
             less, more = row["difference"]
             mixed = "" if row["mixed"] is None else f"{row['mixed']:.3f}"
             lines.append(
-                f"| {name} | {row['map']:.3f} | [{low:.3f}, {high:.3f}] | [{less:+.3f}, {more:+.3f}] | {mixed} |"
+                f"| {name} | {row['map']:.3f} | [{low:.3f}, {high:.3f}] | [{less:+.3f}, {more:+.3f}] "
+                f"| {mixed} |"
             )
         lines += ["", *few_rows(of_model), "", *caption_lines(of_model)]
     lines += ["", "## Drawn pictures", "", *drawn_rows(measured["drawn"]), ""]
@@ -339,13 +341,13 @@ def caption_lines(of_model: dict[str, Any]) -> Sequence[str]:
     equal = "bit-equal" if captions["others bit-equal"] else "NOT bit-equal"
     before, after = captions["of those with a name"]
     return [
-        f"Captions of other photos: {captions['with a name']} of {captions['captions']:,} hold a name that was learnt, the "
-        f"others are {equal}. Hit rate@10 {captions['hit rate@10']:.4f}, with concepts "
+        f"Captions of other photos: {captions['with a name']} of {captions['captions']:,} hold a name "
+        f"that was learnt, the others are {equal}. Hit rate@10 {captions['hit rate@10']:.4f}, with concepts "
         f"{captions['hit rate@10, concepts']:.4f}; of those with a name {before:.3f} and {after:.3f}.",
         "",
-        f"Expected calibration error on the test photos: {error['test, texts']:.3f} by the texts ({error['right, texts']:.3f} "
-        f"right), {error['test']:.3f} by concepts ({error['right']:.3f} right); held out "
-        f"{error['held out, texts']:.3f} and {error['held out']:.3f}.",
+        f"Expected calibration error on the test photos: {error['test, texts']:.3f} by the texts "
+        f"({error['right, texts']:.3f} right), {error['test']:.3f} by concepts ({error['right']:.3f} right); "
+        f"held out {error['held out, texts']:.3f} and {error['held out']:.3f}.",
     ]
 
 

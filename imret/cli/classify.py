@@ -229,8 +229,8 @@ def _told(known: Known, labels: Sequence[str]) -> Concepts | None:
     calibration = calibration_of(labels, known.concepts)
     if calibration is not None:
         announce(
-            "scored by what was learnt (--no-concepts scores words); calibrated on pictures held out: expected "
-            f"error {calibration.error_before:.3f} by the words, {calibration.error:.3f} now"
+            "scored by what was learnt (--no-concepts scores words); calibrated on pictures held out: "
+            f"expected error {calibration.error_before:.3f} by the words, {calibration.error:.3f} now"
         )
     else:
         announce(

@@ -22,7 +22,15 @@ from imret.errors import DataError, ModelError
 from imret.evaluation.metrics import calibration_error
 from imret.models.encoder import TextTruncated
 from imret.models.lazy_encoder import LazyEncoder
-from imret.retrieval.classify import Classification, Prediction, classify, classify_each, probabilities
+from imret.retrieval.classify import (
+    Classification,
+    Prediction,
+    calibration_of,
+    classify,
+    classify_each,
+    probabilities,
+)
+from imret.retrieval.concepts import Calibration, Concept, Concepts
 from imret.retrieval.prompts import CLIP_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
 from ingest.pipeline import ingest
@@ -484,3 +492,81 @@ def test_labels_asked_for_before_need_no_text_tower(random_model: Path, photos: 
 def test_the_command_needs_a_picture_and_labels() -> None:
     assert _in_process("--labels", "a,b").exit_code == 2
     assert "there are no labels" in str(_in_process("a.jpg", "--labels", "").exception)
+
+
+# ---- Labels that were learnt -----------------------------------------------------------------------------
+
+
+def _learnt(encoder: Encoder, *names: str) -> Concepts:
+    """Return concepts of made-up pictures, calibrated by hand."""
+    rng = np.random.default_rng(0)
+    concepts = [
+        Concept(
+            name,
+            (name, f"{name} of a kind"),
+            None if name == "kept" else (0.5 * rng.normal(size=encoder.dim)).astype(np.float32),
+            encoder.encode_texts([name])[0],
+            0.0 if name == "kept" else 0.125,
+            0.5,
+            9,
+        )
+        for name in names
+    ]
+    biases = {name: 0.25 * number for number, name in enumerate(names)}
+    return Concepts.of(encoder, concepts, Calibration(biases, 7.0, 0.4, 0.05))
+
+
+def test_labels_that_were_learnt_together_are_calibrated(encoder: Encoder, photos: list[Path]) -> None:
+    concepts = _learnt(encoder, "heron", "toadstool", "kept")
+    labels = ["toadstools", "Kept", "a heron"]  # in any number, case and order
+    found = classify(photos[:3], labels, encoder=encoder, concepts=concepts, top_k=3)
+    own = [concepts.concepts[name] for name in ("toadstool", "kept", "heron")]
+    rows = np.stack([one.text if one.vector is None else one.vector for one in own]).astype(np.float64)
+    embedded = encoder.encode_images(photos[:3])
+    logits = 7.0 * embedded @ rows.T + np.array([0.25, 0.5, 0.0])
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    cosines = embedded @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T
+    for result, share, cosine in zip(found, shares, cosines, strict=True):
+        by_label = {one.label: one for one in result.predictions}
+        assert [by_label[label].probability for label in labels] == pytest.approx(share, abs=1e-5)
+        assert [by_label[label].score for label in labels] == pytest.approx(cosine, abs=1e-5)
+        ranked = [one.probability for one in result.predictions]
+        assert ranked == sorted(ranked, reverse=True)
+    assert calibration_of(labels, concepts) is concepts.calibrations[0]
+
+
+def test_some_of_those_learnt_together_share_out_the_same_odds(encoder: Encoder, photos: list[Path]) -> None:
+    concepts = _learnt(encoder, "heron", "toadstool", "kept")
+    (whole,) = classify(photos[:1], ["heron", "toadstool", "kept"], encoder=encoder, concepts=concepts)
+    (part,) = classify(photos[:1], ["heron", "kept"], encoder=encoder, concepts=concepts)
+    odds = [
+        {one.label: one.probability for one in result.predictions}["heron"]
+        / {one.label: one.probability for one in result.predictions}["kept"]
+        for result in (whole, part)
+    ]
+    assert odds[0] == pytest.approx(odds[1], rel=1e-4)
+
+
+def test_beside_a_label_that_was_not_learnt_scores_have_the_size_of_texts(
+    encoder: Encoder, photos: list[Path]
+) -> None:
+    concepts = _learnt(encoder, "heron", "toadstool")
+    heron = concepts.concepts["heron"]
+    assert heron.vector is not None
+    assert calibration_of(["heron", "teapot"], concepts) is None
+    (found,) = classify(photos[:1], ["heron", "teapot"], encoder=encoder, concepts=concepts)
+    embedded = encoder.encode_images(photos[:1])[0]
+    teapot = encoder.encode_mean(label_texts("teapot"))
+    logits = encoder.logit_scale * np.array([embedded @ heron.vector + heron.offset, embedded @ teapot])
+    share = 1 / (1 + np.exp(logits[1] - logits[0]))
+    assert {one.label: one.probability for one in found.predictions}["heron"] == pytest.approx(
+        share, abs=1e-4
+    )
+
+
+def test_labels_that_nobody_taught_are_scored_as_ever(encoder: Encoder, photos: list[Path]) -> None:
+    concepts = _learnt(encoder, "heron", "toadstool")
+    labels = ["a dog", "teapot", "aves"]
+    assert classify(photos[:2], labels, encoder=encoder, concepts=concepts) == classify(
+        photos[:2], labels, encoder=encoder
+    )
