@@ -18,6 +18,8 @@ Everything loads on first use: `import finetune` itself loads no torch.
     distributed.py           several processes that train one model
     validation.py            retrieval on held-out pictures, and how much of the base is left
     weight_blending.py       which blend of base and tuned weights is shipped: the rule, and the sweep
+    concepts.py              the last stage: concepts of the categories, in the model folder
+    choice.py                which of base, names and light is shipped where no recipe is named
     checkpoint.py            which output a run may write to, its state, and the model folder
     memory.py                peak memory, and memory kept between steps
     cli.py                   `imret finetune`

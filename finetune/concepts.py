@@ -201,9 +201,9 @@ def _as_json(lesson: Lesson) -> dict[str, Any]:
     return {
         "text": lesson.text,
         "learnt": lesson.learnt,
-        "gain": lesson.gain,
+        "gain": None if lesson.gain is None else [*lesson.gain],
         "shrinkage": lesson.shrinkage,
         "calibration_error": errors,
-        "names": [asdict(row) for row in lesson.rows],
+        "names": [{**asdict(row), "gain": None if row.gain is None else [*row.gain]} for row in lesson.rows],
         "notes": list(lesson.notes),
     }

@@ -49,3 +49,19 @@ def test_as_many_passes_as_were_asked_for_need_no_word(
     done = typed("finetune", photos, "--output", tmp_path / "tuned", *options)
     assert done.exit_code == 0, done.output
     assert "that is more than" not in done.stderr
+
+
+def test_what_changes_one_recipe_does_not_choose_among_several(
+    photos: Path, random_model: Path, tmp_path: Path
+) -> None:
+    options = ("--model", random_model, "--output", tmp_path / "tuned", "--epochs", 1)
+    refused = typed("finetune", photos, *options, "--recipe", "auto", "--image-layers", 2)
+    assert refused.exit_code == 2
+    assert (
+        "--image-layers changes one recipe, and auto makes several. Name one: --recipe light"
+        in refused.stderr
+    )
+    done = typed("finetune", photos, *options, "--no-concepts", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "no recipe is named" not in done.stderr
+    assert not (tmp_path / "tuned" / "concepts.safetensors").exists()
