@@ -294,8 +294,8 @@ def table(measured: dict[str, Any]) -> str:
         "`python benchmarks/concepts.py DATA DRAWN...`.",
         f"mAP of ten categories over 240 test photos; intervals of 95 %, {RESAMPLES:,} draws over photos.",
         "Chosen by cross-validation within the 697 training photos; the test photos were looked at once.",
-        "Mixed: among 500 photos of other things, too. tiny-clip has seen the training photos, tiny-clip-base",
-        "none.",
+        "Mixed: among 500 photos of other things, too. tiny-clip has seen the training photos,",
+        "tiny-clip-base none.",
     ]
     for model in ("tiny-clip-base", "tiny-clip"):
         of_model = measured[model]

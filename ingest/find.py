@@ -70,8 +70,8 @@ def command(
     def prepare() -> Sequence[str]:
         return _conditions(source, options["db"], options["collection"], encoding, is_ingested=no_ingest)
 
-    options |= {"template": not no_template, "concepts": not no_concepts}
-    ctx.exit(run_search(ctx, query, " ".join(terms), options, prepare=prepare))
+    given = {"template": not no_template, "concepts": not no_concepts, **options}
+    ctx.exit(run_search(ctx, query, " ".join(terms), given, prepare=prepare))
 
 
 def _conditions(
