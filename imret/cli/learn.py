@@ -155,7 +155,9 @@ def command(
     """
     from imret.concepts.learn import keep_in_collection, keep_in_folder
     from imret.datasets.names_csv import read_names
+    from imret.retrieval.concepts import check_name
 
+    name = None if name is None else check_name(name)
     given = _Source(source, name, synonyms, others, read_names(names_file) if names_file else {}, exclude)
     _check_usage(given, collection, folder)
     files = _Files.of(given)
