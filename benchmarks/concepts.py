@@ -1,6 +1,6 @@
 """What names learnt from pictures find, beside other ways of using the same pictures; and what they cost.
 
-    python benchmarks/concepts.py DATA [DRAWN...]
+    python benchmarks/concepts.py DATA [DRAWN...] [--tuned FOLDER]...
 
 DATA holds nature10 (train and test, a folder per category), captions500 and captions800 (photos of other
 things), tiny-clip and tiny-clip-base. Each DRAWN is a folder that `imret demo FOLDER --seed N --tour` filled.
@@ -11,6 +11,7 @@ things), tiny-clip and tiny-clip-base. Each DRAWN is a folder that `imret demo F
 - The same among photos of other things, and with few pictures a category (means of five draws).
 - Captions of captions500, each asked as a search asks: how many hold a name, and what they find.
 - Drawn pictures: categories, and queries for attributes such as "blue butterfly".
+- Model folders that `imret finetune` made of tiny-clip-base, with the concepts that it learnt into them.
 - Calibration on the test pictures, and how long ten names take to learn from 10,000 vectors.
 
 Everything is chosen by cross-validation within the training pictures; the test pictures are looked at once,
@@ -45,9 +46,9 @@ from imret.demo.dataset import attribute_queries, category_queries
 from imret.evaluation.baselines import fitted_baselines, training_pictures
 from imret.evaluation.dataset import embed, encode_captions
 from imret.evaluation.metrics import average_precision
-from imret.evaluation.retention import Captioned, caption_ranks, captioned_in
+from imret.evaluation.retention import Captioned, caption_ranks, captioned_in, retention_of
 from imret.evaluation.significance import MAP, System, resample
-from imret.retrieval.concept_query import ask_with_concepts
+from imret.retrieval.concept_query import ask_with_concepts, read_model_concepts
 from imret.retrieval.concepts import Concepts
 from imret.retrieval.prompts import common_names
 from imret.retrieval.query_vector import query_vector
@@ -65,11 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("drawn", type=Path, nargs="*")
+    parser.add_argument("--tuned", type=Path, action="append", default=[], metavar="FOLDER")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     measured: dict[str, Any] = {
         name: Photos(arguments.data, name).measure() for name in ("tiny-clip-base", "tiny-clip")
     }
+    measured["tuned"] = {folder.name: tuned(folder, arguments.data) for folder in arguments.tuned}
     measured["drawn"] = {f"seed {number}": drawn(folder) for number, folder in enumerate(arguments.drawn)}
     measured["seconds"] = [seconds() for _ in range(5)]
     arguments.output.mkdir(exist_ok=True)
@@ -200,7 +203,9 @@ class Photos:
         moved = [
             asked(concepts, text, row, self.encoder) for text, row in zip(captions, vectors, strict=True)
         ]
-        equal = all(used or row is same for (row, used), same in zip(moved, vectors, strict=True))
+        equal = all(
+            used or np.array_equal(row, same) for (row, used), same in zip(moved, vectors, strict=True)
+        )
         after = np.stack([row / np.linalg.norm(row) if used else row for row, used in moved])
         images = np.concatenate([one.vectors for one in self.elsewhere])
         ranks, ranks_after = (caption_ranks(texts, images, own)[0] for texts in (vectors, after))
@@ -208,7 +213,7 @@ class Photos:
         return {
             "captions": len(captions),
             "with a name": int(used.sum()),
-            "others bit-equal": bool(equal and np.array_equal(vectors[~used], after[~used])),
+            "others bit-equal": equal,
             "hit rate@10": float((ranks < 10).mean()),
             "hit rate@10, concepts": float((ranks_after < 10).mean()),
             "of those with a name": [float((some[used] < 10).mean()) for some in (ranks, ranks_after)],
@@ -232,6 +237,26 @@ class Photos:
             "right, texts": right[0],
             "right": right[1],
         }
+
+
+def tuned(folder: Path, data: Path) -> dict[str, float]:
+    """Return mAP of categories by text and with the folder's concepts, and what captions lost to the base."""
+    encoder, base = (
+        Encoder(one, device="cpu", precision="fp32") for one in (folder, data / "tiny-clip-base")
+    )
+    test = embed(read_labelled(data / "nature10" / "test"), encoder)
+    concepts = read_model_concepts(folder)
+    captions = captioned_in(data / "captions500" / "captions.csv")
+    text, learnt = (
+        np.stack([asked(one, name, query_vector(encoder, name), encoder)[0] for name in test.categories])
+        for one in (None, concepts)
+    )
+    hits = [retention_of(captions, one).report.hit_rate[10] for one in (base, encoder)]
+    return {
+        "mAP, text": float(average_precision(text @ test.vectors.T, test.relevant).mean()),
+        "mAP": float(average_precision(learnt @ test.vectors.T, test.relevant).mean()),
+        "hit rate@10, points": 100 * (hits[1] - hits[0]),
+    }
 
 
 def drawn(folder: Path) -> dict[str, float]:
@@ -315,6 +340,8 @@ def table(measured: dict[str, Any]) -> str:
                 f"| {mixed} |"
             )
         lines += ["", *few_rows(of_model), "", *caption_lines(of_model)]
+    if measured["tuned"]:
+        lines += ["", "## Tuned from tiny-clip-base, then concepts", "", *tuned_rows(measured["tuned"])]
     lines += ["", "## Drawn pictures", "", *drawn_rows(measured["drawn"]), ""]
     spent = measured["seconds"]
     lines.append(
@@ -350,6 +377,19 @@ def caption_lines(of_model: dict[str, Any]) -> Sequence[str]:
         f"({error['right, texts']:.3f} right), {error['test']:.3f} by concepts ({error['right']:.3f} right); "
         f"held out {error['held out, texts']:.3f} and {error['held out']:.3f}.",
     ]
+
+
+def tuned_rows(of_folders: dict[str, Any]) -> Sequence[str]:
+    """Return the table of model folders."""
+    lines = [
+        "| folder | mAP by text | mAP with concepts | hit rate@10 of captions, points to the base |",
+        "|---|---|---|---|",
+    ]
+    for name, row in of_folders.items():
+        lines.append(
+            f"| {name} | {row['mAP, text']:.3f} | {row['mAP']:.3f} | {row['hit rate@10, points']:+.2f} |"
+        )
+    return lines
 
 
 def drawn_rows(of_seeds: dict[str, Any]) -> Sequence[str]:
@@ -392,6 +432,8 @@ def plot(measured: dict[str, Any], file: Path) -> None:
         else:
             axes.axhline(row["map"], color="#c2553a", lw=0.8, ls=":")
             axes.annotate(name, (-0.1, row["map"]), fontsize=7, color="#c2553a", va="bottom", ha="right")
+    for name, row in measured["tuned"].items():
+        axes.scatter(row["hit rate@10, points"], row["mAP"], marker="d", s=60, label=f"{name}, concepts")
     axes.set_xlabel("hit rate@10 of captions of other photos, change to the base in points")
     axes.set_ylabel("mAP of ten categories by name")
     axes.legend(fontsize=7, loc="lower left")
