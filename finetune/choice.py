@@ -37,7 +37,7 @@ from finetune.checkpoint import (
     sole_owner,
     write_whole,
 )
-from finetune.concepts import ConceptStage, HeldOut
+from finetune.concepts import ConceptStage, HeldOut, call_model_of_concepts
 from finetune.config import FinetuneConfig
 from finetune.data.prepare import prepare
 from finetune.data.sources import Sources, find_sources
@@ -216,6 +216,7 @@ def finetune_by_choice(
         training = _choose_among(stages, output, tensorboard)
         training["choice"]["run"] = identity
         adopt_model(output, output / CANDIDATES / training["choice"]["chosen"], training)
+        call_model_of_concepts(output)
     shutil.rmtree(output / CANDIDATES, ignore_errors=True)
     note_as_chosen(base, output, say)
     return training

@@ -7,7 +7,7 @@ embedded as `imret learn` does it, so both learn the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from imret.concepts.learn import Lesson, Taught, keep_in_folder, learn
 from imret.datasets.names_csv import name_key
 from imret.errors import DataError, counted, some_of
 from imret.evaluation.metrics import average_precision
+from imret.files import write_atomically
 from imret.images.views import MOST
 from imret.models.encoder import Encoder
+from imret.retrieval.concept_query import FILE_NAME, read_model_concepts
 from imret.retrieval.prompts import common_names
 
 if TYPE_CHECKING:
@@ -207,3 +209,11 @@ def _as_json(lesson: Lesson) -> dict[str, Any]:
         "names": [{**asdict(row), "gain": None if row.gain is None else [*row.gain]} for row in lesson.rows],
         "notes": list(lesson.notes),
     }
+
+
+def call_model_of_concepts(folder: Path) -> None:
+    """Have the concepts of a folder say that they were learnt with the model that lies there now."""
+    concepts = read_model_concepts(folder)
+    if concepts is not None:
+        named = replace(concepts, model=str(folder.absolute()))
+        write_atomically(folder / FILE_NAME, named.to_bytes())

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
@@ -134,7 +134,7 @@ def find_hits(
             files of the same bytes, need none. Default: the collection's own.
         notify: Called with what the search left undone, in a sentence.
         counting: Also count all that there are to find, in all and of each category.
-        names: What categories are called; None for what is stored with the collection, if `store` is a store.
+        names: What categories are called; None for what is stored with the collection.
     """
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
@@ -147,7 +147,7 @@ def find_hits(
             options.template,
             fetch,
             store=store,
-            names=lambda: _names_of(store, options.collection, notify) if names is None else names,
+            names=lambda: _names_of(collection, notify) if names is None else names,
             concepts=options.concepts,
         )
         vector = embedder.embed(terms)
@@ -236,8 +236,9 @@ def _opened(store: Store | Collection, name: str) -> AbstractContextManager[Coll
     return closing(store.open(name)) if hasattr(store, "open") else nullcontext(store)
 
 
-def _names_of(store: Store | Collection, name: str, notify: Callable[[str], None]) -> Names:
-    return stored_names(cast("Store", store), name, notify=notify) if hasattr(store, "document") else {}
+def _names_of(collection: Collection, notify: Callable[[str], None]) -> Names:
+    store = collection.store
+    return {} if store is None else stored_names(store, collection.name, notify=notify)
 
 
 def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncoder:

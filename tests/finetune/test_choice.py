@@ -128,6 +128,7 @@ def test_what_two_steps_do_not_improve_is_shipped_as_it_was_and_needs_no_new_ing
     assert concepts is not None
     assert [*concepts.concepts] == ["bird", "mushroom"]
     assert concepts.images_fingerprint == now.images_fingerprint
+    assert concepts.model == str(output)  # not the candidate's place, which is gone
     open_clip.create_model_and_transforms(f"local-dir:{output}")
     assert not (output / "candidates").exists()
     assert json.loads((output / "training.json").read_text(encoding="utf-8")) == training
