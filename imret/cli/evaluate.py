@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 _SECTIONS = {
-    "Model": MODEL,
+    "Model": ("--no-concepts", *MODEL),
     "Comparison": ("--baseline", "--also", "--train", "--retention", "--resamples"),
     "Collection": STORE,
     "Output": ("--html", "--json"),
@@ -57,6 +57,11 @@ _SECTIONS = {
     ),
 )
 @click.argument("data", metavar="DATA", required=False, type=click.Path(path_type=str))
+@click.option(
+    "--no-concepts",
+    is_flag=True,
+    help="Ask for all categories in words, also those that the model's folder has learnt from pictures.",
+)
 @model_option("Model to measure.  [default: {default}, or the collection's]")
 @arch_option
 @click.option("--baseline", metavar="MODEL", help="Model to compare with, such as the one it was tuned from.")
@@ -130,7 +135,8 @@ def command(
 
     if data is None and collection is None:
         raise click.UsageError("give DATA, a folder of labelled pictures, or --collection NAME.")
-    needing = [f"--{name}" for name in ("baseline", "also", "retention", "train", "exclude") if options[name]]
+    about_data = ("baseline", "also", "retention", "train", "exclude", "no_concepts")
+    needing = [f"--{name.replace('_', '-')}" for name in about_data if options[name]]
     if data is None and (needing or page):
         raise click.UsageError(f"{', '.join([*needing, *(['--html'] if page else [])])}: needs DATA.")
     source = click.get_current_context().get_parameter_source
@@ -235,6 +241,7 @@ def _measure(
             retention=options["retention"],
             train=options["train"],
             exclude=options["exclude"],
+            concepts=not options["no_concepts"],
             resamples=options["resamples"],
             on_picture=bar.update,
         )

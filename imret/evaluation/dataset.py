@@ -22,10 +22,12 @@ from imret.errors import DataError, counted
 from imret.images.decode import Source
 from imret.images.decode_batches import decode_batches
 from imret.models.fast.tokenizer import TextTruncated
+from imret.retrieval.classify import LabelScorer
 from imret.retrieval.prompts import Names, evaluation_queries, templates_for
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
+    from imret.retrieval.concepts import Concepts
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,22 @@ def category_queries(
     queries = [evaluation_queries(name, names, templates=templates) for name in categories]
     means = np.stack([encoder.encode_texts(sentences).mean(axis=0) for sentences in queries])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+
+def category_scorer(
+    encoder: Encoder, categories: Sequence[str], names: Names | None, concepts: Concepts
+) -> LabelScorer:
+    """Return what scores categories by what was learnt of them, and the others as `category_queries` does.
+
+    Args:
+        encoder: The model.
+        categories: Names of folders.
+        names: As for `category_queries`.
+        concepts: That the model has.
+    """
+    templates = templates_for(encoder.files.model_cfg)
+    texts = {name: evaluation_queries(name, names, templates=templates) for name in categories}
+    return LabelScorer.of(texts, encoder, concepts)
 
 
 def encode_captions(encoder: Encoder, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:

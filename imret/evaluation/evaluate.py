@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imret.datasets.labelled import LabelledFolder, duplicates_in, read_labelled
 from imret.evaluation.baselines import FITTED, TUNED_PROMPTS, fitted_baselines, training_pictures
-from imret.evaluation.dataset import Embedded, category_queries, embed, in_common
+from imret.evaluation.dataset import Embedded, category_queries, category_scorer, embed, in_common
 from imret.evaluation.report import (
     BaselineReport,
     Category,
@@ -39,11 +42,13 @@ from imret.evaluation.significance import (
     resample,
 )
 from imret.models.fast.tokenizer import TextTruncated
+from imret.retrieval.concept_query import model_concepts
 from imret.retrieval.prompts import Names, Templates, common_names, evaluation_queries, templates_for
 from imret.settings import __version__
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
+    from imret.retrieval.concepts import Concepts
 
 # Names of rows that no further model can have.
 OTHER_ROWS = frozenset({"baseline", "model", *FITTED})
@@ -75,6 +80,7 @@ def evaluate(
     retention: str | os.PathLike[str] | None = None,
     train: str | os.PathLike[str] | None = None,
     exclude: Sequence[str] = (),
+    concepts: bool = True,
     resamples: int = 2000,
     seed: int = 0,
     on_picture: Callable[[], object] = lambda: None,
@@ -97,6 +103,8 @@ def evaluate(
         train: Labelled pictures of the same categories, which the probe, kNN, centroid, adapters and tuned
             prompts are fitted on, as the baseline (else the model) embeds them.
         exclude: Patterns of what is left out of both folders: see `imret.datasets.exclusion.Exclusion`.
+        concepts: Whether categories are asked by what was learnt of them, where a model's folder has it, as
+            searches ask.
         resamples: Bootstrap draws for the intervals, >= 1.
         seed: Of the draws.
         on_picture: Called for each picture that was encoded.
@@ -117,17 +125,18 @@ def evaluate(
     pictures, training, captions = find_inputs(data, retention=retention, train=train, exclude=exclude)
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
+    known = [_learnt(model, sets[0].categories) if concepts else None for model in encoders.values()]
     systems = [
-        _system(name, model, embedded, names, captions, on_picture)
-        for (name, model), embedded in zip(encoders.items(), sets, strict=True)
+        _system(name, model, embedded, names, captions, learnt, on_picture)
+        for (name, model), embedded, learnt in zip(encoders.items(), sets, known, strict=True)
     ]
     embedded, reference, first = sets[0], systems[0].name, next(iter(encoders.values()))
     fitted, prompts = fitted_baselines(training, first, embedded, names, on_picture) if training else ([], {})
     samples = resample([*systems, *fitted], embedded, resamples, seed)
 
     models = [
-        _model_report(system, model, embedded, samples[system.name])
-        for system, model in zip(systems, encoders.values(), strict=True)
+        _model_report(system, model, embedded, samples[system.name], learnt)
+        for system, model, learnt in zip(systems, encoders.values(), known, strict=True)
     ]
     baselines = _baseline_reports(fitted, prompts, embedded, samples, reference)
     rows: list[ModelReport | BaselineReport] = [*models, *baselines]
@@ -189,16 +198,30 @@ def _system(
     embedded: Embedded,
     names: Names | None,
     captions: Captioned | None,
+    concepts: Concepts | None,
     on_picture: Callable[[], object],
 ) -> System:
     """Return what a model makes of the pictures, and of the captioned ones."""
-    scores = category_queries(encoder, embedded.categories, names) @ embedded.vectors.T  # (Q, N)
+    scores: NDArray[np.floating] = (
+        category_queries(encoder, embedded.categories, names) @ embedded.vectors.T
+        if concepts is None
+        else category_scorer(encoder, embedded.categories, names, concepts).logits(embedded.vectors).T
+    )  # (Q, N)
     by_picture, image_aps = image_to_image(embedded)
     caption_hits = retention_of(captions, encoder, on_picture) if captions else None
     return System(name, scores, image_aps, caption_hits, by_picture)
 
 
-def _model_report(system: System, encoder: Encoder, embedded: Embedded, samples: Resampled) -> ModelReport:
+def _learnt(encoder: Encoder, categories: Sequence[str]) -> Concepts | None:
+    """Return the concepts in a model's folder, where they know a category."""
+    concepts = model_concepts(encoder).concepts
+    known = concepts is not None and any(concepts.index.exact(name) is not None for name in categories)
+    return concepts if known else None
+
+
+def _model_report(
+    system: System, encoder: Encoder, embedded: Embedded, samples: Resampled, concepts: Concepts | None
+) -> ModelReport:
     assert system.image_to_image is not None
     return ModelReport(
         name=system.name,
@@ -210,6 +233,7 @@ def _model_report(system: System, encoder: Encoder, embedded: Embedded, samples:
         retention=system.caption_hits.report if system.caption_hits else None,
         worst=worst(system.scores, embedded),
         intervals=samples.intervals,
+        learnt=sum(concepts.index.exact(name) is not None for name in embedded.categories) if concepts else 0,
     )
 
 

@@ -174,6 +174,7 @@ class ModelReport:
         retention: None where no captions were given.
         worst: Up to 24 failures.
         intervals: By metric, as in `Difference`.
+        learnt: How many categories were asked by what was learnt of them.
     """
 
     name: str
@@ -185,6 +186,7 @@ class ModelReport:
     retention: Retention | None
     worst: list[Failure]
     intervals: dict[str, Interval]
+    learnt: int = 0
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,12 @@ def format_report(report: EvaluationReport | None, collection: CollectionReport 
                 f"{counted(len(duplicates))} {are} in --train, too: the rows fitted on it flatter "
                 "themselves; --json lists them"
             )
+        for model in report.models:
+            if model.learnt:
+                parts.append(
+                    f"{_short(model.name)} asks {model.learnt} of {len(report.data.categories)} categories "
+                    "by what was learnt (imret learn, imret finetune); --no-concepts asks their words alone"
+                )
         if report.data.skipped:
             parts.append(f"{counted(len(report.data.skipped))} left out; --json and --html list them")
     if collection:

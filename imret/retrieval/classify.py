@@ -112,7 +112,7 @@ def classify_each(
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
     encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
-    scorer = _Scorer.of(texts, encoder, concepts)
+    scorer = LabelScorer.of(texts, encoder, concepts)
     return _classified(pictures, list(texts), scorer, encoder, top_k, on_note)
 
 
@@ -134,7 +134,7 @@ def calibration_of(labels: Sequence[str], concepts: Concepts | None) -> Calibrat
 
 
 @dataclass(frozen=True, eq=False)
-class _Scorer:
+class LabelScorer:
     """What labels are asked by, and what their scores become.
 
     Attributes:
@@ -152,7 +152,7 @@ class _Scorer:
     @classmethod
     def of(
         cls, texts: Mapping[str, Sequence[str]], encoder: QueryEncoder, concepts: Concepts | None
-    ) -> _Scorer:
+    ) -> LabelScorer:
         """Return what asks for labels: what was learnt of them, else their sentences."""
         calibration = calibration_of(list(texts), concepts)
         vectors, norms, offsets, biases = [], [], [], []
@@ -177,16 +177,24 @@ class _Scorer:
             calibrated,
         )
 
+    def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return (B, L) scores of (B, D) pictures that labels are told apart by.
+
+        Those of a softmax where they are calibrated; else of the size that cosines with texts have.
+        """
+        sized = np.asarray((embeddings @ self.vectors.T) * self.norms, dtype=np.float64)
+        if self.calibrated is None:
+            return sized + self.offsets
+        scale, biases = self.calibrated
+        return scale * sized + biases
+
     def score(
         self, embeddings: NDArray[np.float32], encoder: QueryEncoder
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return (B, L) cosines and probabilities of (B, D) pictures."""
-        cosines = embeddings @ self.vectors.T
-        sized = cosines * self.norms
-        if self.calibrated is None:
-            return cosines, probabilities(sized + self.offsets, encoder)
-        scale, biases = self.calibrated
-        return cosines, _softmax(scale * np.asarray(sized, dtype=np.float64) + biases)
+        logits = self.logits(embeddings)
+        shares = probabilities(logits, encoder) if self.calibrated is None else _softmax(logits)
+        return embeddings @ self.vectors.T, shares
 
 
 def probabilities(scores: NDArray[np.floating], encoder: QueryEncoder) -> NDArray[np.float64]:
@@ -263,7 +271,7 @@ def _texts_by_label(
 def _classified(
     pictures: Iterable[Source],
     labels: list[str],
-    scorer: _Scorer,
+    scorer: LabelScorer,
     encoder: QueryEncoder,
     top_k: int,
     on_note: Callable[[Source, str], object],

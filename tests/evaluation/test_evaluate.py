@@ -22,6 +22,8 @@ from imret.evaluation.metrics import average_precision
 from imret.evaluation.report import EvaluationReport
 from imret.evaluation.text_report import format_report
 from imret.models.encoder import TextTruncated
+from imret.retrieval.concept_query import FILE_NAME
+from imret.retrieval.concepts import Calibration, Concept, Concepts
 from imret.retrieval.prompts import evaluation_queries, recorded_names
 from tests.fakes.models import write_random_model, write_training_record
 from tests.fakes.pictures import draw_picture
@@ -400,3 +402,42 @@ def test_the_tuned_model_beats_its_base_on_real_photos(shared_data: Path, tmp_pa
     for metric in ("text_to_image_map", "zero_shot_top1", "image_to_image_map"):
         assert rows[metric].interval[0] > 0, rows[metric]
     assert category_queries(tuned, ["aves"]).shape == (1, tuned.dim)
+
+
+def test_a_model_is_judged_by_what_its_folder_has_learnt_as_searches_ask(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model", seed=6)
+    for seed in range(30):
+        draw_picture(tmp_path / "data" / ("aves", "fungi")[seed % 2] / f"{seed}.png", seed=seed)
+    encoder = Encoder(str(folder), device="cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    learnt = [
+        Concept(
+            name,
+            (name, category),
+            rng.normal(size=encoder.dim).astype(np.float32),
+            encoder.encode_texts([name])[0],
+            0.1,
+            0.5,
+            9,
+        )
+        for name, category in (("bird", "aves"), ("mushroom", "fungi"))
+    ]
+    concepts = Concepts.of(encoder, learnt, Calibration({"bird": 0.5, "mushroom": 0.0}, 3.0, 0.3, 0.1))
+    (folder / FILE_NAME).write_bytes(concepts.to_bytes())
+    report = evaluate(tmp_path / "data", encoder=encoder, resamples=100)
+    paths = sorted((tmp_path / "data").glob("*/*.png"))
+    scores = (
+        np.stack([one.vector for one in learnt if one.vector is not None]) @ encoder.encode_images(paths).T
+    )
+    right = np.array([[path.parent.name == category for path in paths] for category in ("aves", "fungi")])
+    (model,) = report.models
+    assert model.learnt == 2
+    assert model.text_to_image.macro.map == pytest.approx(average_precision(scores, right).mean(), abs=1e-4)
+    named = (3 * scores + np.array([[0.5], [0.0]])).argmax(axis=0)
+    assert model.zero_shot.top1 == pytest.approx(right[named, np.arange(len(paths))].mean(), abs=1e-4)
+    assert "asks 2 of 2 categories by what was learnt" in format_report(report)
+    plain = evaluate(tmp_path / "data", encoder=encoder, concepts=False, resamples=100)
+    (folder / FILE_NAME).unlink()
+    without = evaluate(tmp_path / "data", encoder=encoder, resamples=100)
+    assert plain.models[0].text_to_image == without.models[0].text_to_image
+    assert plain.models[0].learnt == 0
