@@ -43,8 +43,8 @@ from imret.concepts.learn import Lesson, Taught, learn
 from imret.datasets.csv_rows import read_rows
 from imret.datasets.labelled import read_labelled
 from imret.demo.dataset import attribute_queries, category_queries
-from imret.evaluation.baselines import fitted_baselines, training_pictures
 from imret.evaluation.dataset import embed, encode_captions
+from imret.evaluation.fitted import fitted_baselines, training_pictures
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.retention import Captioned, caption_ranks, captioned_in, retention_of
 from imret.evaluation.significance import MAP, System, resample
@@ -100,9 +100,9 @@ class Photos:
         self.training = read_labelled(data / "nature10" / "train")
         tested = read_labelled(data / "nature10" / "test")
         self.test = embed(tested, self.encoder)
-        self.fitted, _ = fitted_baselines(
+        self.fitted = fitted_baselines(
             training_pictures(data / "nature10" / "train", tested), self.encoder, self.test
-        )
+        ).systems
         self.captions = captioned_in(data / "captions500" / "captions.csv")
         self.elsewhere = self._files(self.captions)
         files = [picture.file_in(self.training.folder) for picture in self.training.pictures]

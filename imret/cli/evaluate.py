@@ -86,7 +86,7 @@ _SECTIONS = {
     "--train",
     metavar="DIR",
     help="Labelled training pictures, to compare with what leaves the model as it is: prompts, probe, kNN, "
-    "centroid, Tip-Adapter, TaskRes.",
+    "centroid, Tip-Adapter, TaskRes, concepts (imret learn).",
 )
 @exclude_option
 @click.option(
@@ -193,6 +193,7 @@ def _measure(
     """Return the reports of the folder, if one was given, and of the collection, if one was named."""
     from tqdm import tqdm
 
+    from imret.concepts.from_training import learn_from
     from imret.evaluation.evaluate import evaluate, find_inputs
     from imret.evaluation.index_recall import evaluate_collection
     from imret.retrieval.category_names import stored_names
@@ -242,6 +243,7 @@ def _measure(
             train=options["train"],
             exclude=options["exclude"],
             concepts=not options["no_concepts"],
+            learn=learn_from,
             resamples=options["resamples"],
             on_picture=bar.update,
         )

@@ -7,6 +7,7 @@ bootstrap.py     resampled pictures, intervals
 significance.py  every system on the same resampled pictures: differences and their intervals
 retention.py     captioned pictures: what a model has kept
 baselines.py     what can be had without tuning
+fitted.py        training pictures to rows: every baseline, and concepts
 evaluate.py      `evaluate`: a folder
 benchmark.py     published benchmarks, as their own programs score them: judged lists, captions
 index_error.py   `evaluate_collection`: through an index, and exactly

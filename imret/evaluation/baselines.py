@@ -7,19 +7,13 @@ the form of their papers, but for what their docstrings name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.labelled import LabelledFolder, category_of, read_labelled
-from imret.errors import DataError, some_of
-from imret.evaluation.dataset import Embedded, category_queries, embed
 from imret.evaluation.metrics import average_precision
-from imret.evaluation.significance import System
 from imret.retrieval.prompts import (
     CANDIDATE_TEMPLATES,
     CLIP_TEMPLATES,
@@ -27,11 +21,10 @@ from imret.retrieval.prompts import (
     Templates,
     common_names,
     fill,
-    templates_for,
 )
 
 if TYPE_CHECKING:
-    from imret.models.encoder import Encoder
+    pass
 
 # Sentences that tuned prompts are chosen from, beside those that every model is judged with.
 _STEPS, _FLAT = 2000, 1e-6
@@ -52,15 +45,6 @@ _MOST_SEARCHED = 2000
 # Of TaskRes, as its authors train it.
 _RESIDUAL_SHARE, _EPOCHS, _BATCH = 0.5, 200, 256
 _RATE, _FIRST_RATE, _DECAY = 2e-3, 1e-5, 5e-4
-
-TUNED_PROMPTS, LINEAR_PROBE, KNN, CENTROID, TIP_ADAPTER, TASK_RESIDUAL = FITTED = (
-    "zero-shot, tuned prompts",
-    "linear probe",
-    "kNN (k=20)",
-    "class centroid",
-    "Tip-Adapter",
-    "TaskRes",
-)
 
 
 def linear_probe(
@@ -374,79 +358,3 @@ def _log_softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     result: NDArray[_Float] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
-
-
-def training_pictures(
-    train: str | os.PathLike[str], evaluated: LabelledFolder, exclude: Sequence[str] = ()
-) -> LabelledFolder:
-    """Find the training pictures of the categories that are evaluated; those of others are left alone.
-
-    Raises:
-        DataError: If the folder is the one that is evaluated, or lacks a category of it.
-    """
-    training = read_labelled(train, exclude)
-    if os.path.realpath(training.folder) == os.path.realpath(evaluated.folder):
-        raise DataError(
-            f"--train is {os.fspath(train)!r}, the very pictures that are evaluated: a probe would have seen "
-            "the answers. Give other pictures of the same categories."
-        )
-    lacking = [name for name in evaluated.categories if name not in training.categories]
-    if lacking:
-        raise DataError(
-            f"the training pictures in {os.fspath(train)!r} have no category {some_of(lacking)}, which is "
-            f"evaluated. There are: {some_of(training.categories)}. Give a folder that has them all."
-        )
-    wanted = set(evaluated.categories)
-    return replace(
-        training, pictures=[picture for picture in training.pictures if picture.category in wanted]
-    )
-
-
-def fitted_baselines(
-    training: LabelledFolder,
-    encoder: Encoder,
-    embedded: Embedded,
-    names: Names | None = None,
-    on_picture: Callable[[], object] = lambda: None,
-) -> tuple[list[System], dict[str, str]]:
-    """Fit every baseline on the training pictures, as one model embeds them.
-
-    Args:
-        training: From `training_pictures`.
-        encoder: The model.
-        embedded: The pictures to score, embedded by it.
-        names: What categories are called, where it is not what `imret.retrieval.prompts` says.
-        on_picture: Called for each picture that was encoded.
-
-    Returns:
-        The systems, and the sentence that was chosen for each category.
-
-    Raises:
-        DataError: If no training picture of a category can be read.
-    """
-    train = embed(training, encoder, on_picture)
-    lacking = [name for name in embedded.categories if name not in train.categories]
-    if lacking:
-        raise DataError(
-            f"no training picture of {some_of(lacking)} in {str(training.folder)!r} can be read. "
-            "Mend them, or leave out --train."
-        )
-    number = {name: i for i, name in enumerate(embedded.categories)}
-    labels = np.array([number.get(category_of(path), -1) for path in train.paths], dtype=np.int64)
-    vectors, labels = train.vectors[labels >= 0], labels[labels >= 0]
-    templates = templates_for(encoder.files.model_cfg)
-    prompts, chosen = tuned_prompts(
-        encoder.encode_texts, vectors, labels, embedded.categories, names, templates=templates
-    )
-    data = vectors, labels, embedded.vectors, len(embedded.categories)
-    text = category_queries(encoder, embedded.categories, names)
-    adapted = text, vectors, labels, embedded.vectors
-    systems = [
-        System(TUNED_PROMPTS, prompts @ embedded.vectors.T),
-        System(LINEAR_PROBE, linear_probe(*data)),
-        System(KNN, nearest_neighbours(*data)),
-        System(CENTROID, centroids(*data)),
-        System(TIP_ADAPTER, tip_adapter(*adapted, scale=encoder.logit_scale)),
-        System(TASK_RESIDUAL, task_residual(*adapted, scale=encoder.logit_scale)),
-    ]
-    return systems, dict(zip(embedded.categories, chosen, strict=True))

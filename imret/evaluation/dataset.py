@@ -176,7 +176,7 @@ def category_scorer(
     """
     templates = templates_for(encoder.files.model_cfg)
     texts = {name: evaluation_queries(name, names, templates=templates) for name in categories}
-    return LabelScorer.of(texts, encoder, concepts)
+    return LabelScorer.of(texts, encoder, concepts, names)
 
 
 def encode_captions(encoder: Encoder, captions: Sequence[str]) -> tuple[NDArray[np.float32], int]:

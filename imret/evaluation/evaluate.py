@@ -18,8 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.labelled import LabelledFolder, duplicates_in, read_labelled
-from imret.evaluation.baselines import FITTED, TUNED_PROMPTS, fitted_baselines, training_pictures
 from imret.evaluation.dataset import Embedded, category_queries, category_scorer, embed, in_common
+from imret.evaluation.fitted import (
+    CONCEPTS,
+    FITTED,
+    TUNED_PROMPTS,
+    Fitted,
+    Learn,
+    fitted_baselines,
+    training_pictures,
+)
 from imret.evaluation.report import (
     BaselineReport,
     Category,
@@ -42,6 +50,7 @@ from imret.evaluation.significance import (
     resample,
 )
 from imret.models.fast.tokenizer import TextTruncated
+from imret.retrieval.classify import concepts_of
 from imret.retrieval.concept_query import model_concepts
 from imret.retrieval.prompts import Names, Templates, common_names, evaluation_queries, templates_for
 from imret.settings import __version__
@@ -51,7 +60,7 @@ if TYPE_CHECKING:
     from imret.retrieval.concepts import Concepts
 
 # Names of rows that no further model can have.
-OTHER_ROWS = frozenset({"baseline", "model", *FITTED})
+OTHER_ROWS = frozenset({"baseline", "model", CONCEPTS, *FITTED})
 
 
 def find_inputs(
@@ -81,6 +90,7 @@ def evaluate(
     train: str | os.PathLike[str] | None = None,
     exclude: Sequence[str] = (),
     concepts: bool = True,
+    learn: Learn | None = None,
     resamples: int = 2000,
     seed: int = 0,
     on_picture: Callable[[], object] = lambda: None,
@@ -105,6 +115,8 @@ def evaluate(
         exclude: Patterns of what is left out of both folders: see `imret.datasets.exclusion.Exclusion`.
         concepts: Whether categories are asked by what was learnt of them, where a model's folder has it, as
             searches ask.
+        learn: Learns concepts from the training pictures, for a row of these beside the others that are
+            fitted on them: `imret.concepts.from_training.learn_from`.
         resamples: Bootstrap draws for the intervals, >= 1.
         seed: Of the draws.
         on_picture: Called for each picture that was encoded.
@@ -114,6 +126,7 @@ def evaluate(
 
     Warns:
         TextTruncated: Once, if captions do not fit a model's context; the message counts them.
+        UserWarning: If the concepts in a model's folder cannot be used; the message says why.
 
     Raises:
         DataError: If a folder holds no pictures in categories, or the captions file is not what it should be.
@@ -125,20 +138,23 @@ def evaluate(
     pictures, training, captions = find_inputs(data, retention=retention, train=train, exclude=exclude)
 
     sets = in_common(_embedded(pictures, list(encoders.values()), on_picture))
-    known = [_learnt(model, sets[0].categories) if concepts else None for model in encoders.values()]
+    known = [
+        _learnt(name, model, sets[0].categories, names) if concepts else None
+        for name, model in encoders.items()
+    ]
     systems = [
         _system(name, model, embedded, names, captions, learnt, on_picture)
         for (name, model), embedded, learnt in zip(encoders.items(), sets, known, strict=True)
     ]
     embedded, reference, first = sets[0], systems[0].name, next(iter(encoders.values()))
-    fitted, prompts = fitted_baselines(training, first, embedded, names, on_picture) if training else ([], {})
-    samples = resample([*systems, *fitted], embedded, resamples, seed)
+    fitted = fitted_baselines(training, first, embedded, names, on_picture, learn=learn) if training else None
+    samples = resample([*systems, *(fitted.systems if fitted else ())], embedded, resamples, seed)
 
     models = [
-        _model_report(system, model, embedded, samples[system.name], learnt)
+        _model_report(system, model, embedded, samples[system.name], _number(learnt, embedded, names))
         for system, model, learnt in zip(systems, encoders.values(), known, strict=True)
     ]
-    baselines = _baseline_reports(fitted, prompts, embedded, samples, reference)
+    baselines = _baseline_reports(fitted, embedded, samples, reference, with_learnt=learn is not None)
     rows: list[ModelReport | BaselineReport] = [*models, *baselines]
     figures = {row.name: _figures(row) for row in rows}
     differences = [
@@ -208,19 +224,28 @@ def _system(
         else category_scorer(encoder, embedded.categories, names, concepts).logits(embedded.vectors).T
     )  # (Q, N)
     by_picture, image_aps = image_to_image(embedded)
-    caption_hits = retention_of(captions, encoder, on_picture) if captions else None
+    caption_hits = retention_of(captions, encoder, on_picture, concepts=concepts) if captions else None
     return System(name, scores, image_aps, caption_hits, by_picture)
 
 
-def _learnt(encoder: Encoder, categories: Sequence[str]) -> Concepts | None:
-    """Return the concepts in a model's folder, where they know a category."""
-    concepts = model_concepts(encoder).concepts
-    known = concepts is not None and any(concepts.index.exact(name) is not None for name in categories)
-    return concepts if known else None
+def _learnt(row: str, encoder: Encoder, categories: Sequence[str], names: Names | None) -> Concepts | None:
+    """Return the concepts in a model's folder, where they know a category; warn of unusable ones."""
+    known = model_concepts(encoder)
+    for remark in known.remarks:
+        warnings.warn(f"the row of {row}: {remark}", stacklevel=4)
+    found = known.concepts
+    return found if found is not None and any(concepts_of(categories, found, names)) else None
+
+
+def _number(concepts: Concepts | None, embedded: Embedded, names: Names | None) -> int:
+    """Return how many categories are asked by what was learnt of them."""
+    if concepts is None:
+        return 0
+    return sum(concept is not None for concept in concepts_of(embedded.categories, concepts, names))
 
 
 def _model_report(
-    system: System, encoder: Encoder, embedded: Embedded, samples: Resampled, concepts: Concepts | None
+    system: System, encoder: Encoder, embedded: Embedded, samples: Resampled, learnt: int
 ) -> ModelReport:
     assert system.image_to_image is not None
     return ModelReport(
@@ -233,32 +258,35 @@ def _model_report(
         retention=system.caption_hits.report if system.caption_hits else None,
         worst=worst(system.scores, embedded),
         intervals=samples.intervals,
-        learnt=sum(concepts.index.exact(name) is not None for name in embedded.categories) if concepts else 0,
+        learnt=learnt,
     )
 
 
 def _baseline_reports(
-    fitted: list[System],
-    prompts: dict[str, str],
+    fitted: Fitted | None,
     embedded: Embedded,
     samples: Mapping[str, Resampled],
     on: str,
+    *,
+    with_learnt: bool,
 ) -> list[BaselineReport]:
     """Return what needs no tuning, or why it is absent."""
-    if not fitted:
+    if fitted is None:
         why = "needs labelled training pictures: --train FOLDER"
-        return [BaselineReport(name, on, why_absent=why) for name in FITTED]
-    return [
+        names = (*FITTED, CONCEPTS) if with_learnt else FITTED
+        return [BaselineReport(name, on, why_absent=why) for name in names]
+    reports = [
         BaselineReport(
             name=system.name,
             on=on,
             text_to_image=text_to_image(system.scores, embedded, samples[system.name].ap_intervals),
             zero_shot=zero_shot(system.scores, embedded),
-            prompts=prompts if system.name == TUNED_PROMPTS else None,
+            prompts=fitted.prompts if system.name == TUNED_PROMPTS else None,
             intervals=samples[system.name].intervals,
         )
-        for system in fitted
+        for system in fitted.systems
     ]
+    return reports + [BaselineReport(name, on, why_absent=why) for name, why in fitted.absent.items()]
 
 
 def _figures(row: ModelReport | BaselineReport) -> dict[str, float]:

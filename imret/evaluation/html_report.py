@@ -22,7 +22,15 @@ from imret.evaluation.report import (
     ModelReport,
     as_dict,
 )
-from imret.evaluation.text_report import COMPARED, IN_COLLECTION, columns_of, rows_of, value_of
+from imret.evaluation.text_report import (
+    COMPARED,
+    IN_COLLECTION,
+    absent_of,
+    columns_of,
+    fitted_of,
+    rows_of,
+    value_of,
+)
 from imret.files import write_atomically
 from imret.images.thumbnails import thumbnail
 
@@ -100,10 +108,11 @@ def _figures(report: EvaluationReport) -> str:
         f"<dt>{_text(model.name)}</dt><dd>{_text(model.model_id)} ({model.fingerprint[:8]})</dd>"
         for model in report.models
     )
-    absent = sorted({baseline.why_absent for baseline in report.baselines if baseline.why_absent})
-    fitted = [baseline for baseline in report.baselines if not baseline.why_absent]
+    absent, fitted = absent_of(report), fitted_of(report)
     prompts = next((baseline.prompts for baseline in fitted if baseline.prompts), {})
-    note = "".join(f"<p class=note>What needs no tuning {_text(why)}</p>" for why in absent)
+    note = "".join(f"<p class=note>No row of {_text(name)}: {_text(why)}</p>" for name, why in absent.items())
+    if absent and not fitted:
+        note = f"<p class=note>What needs no tuning {_text(next(iter(absent.values())))}</p>"
     if fitted:
         if duplicates := report.data.duplicates_in_train:
             note += f"<p class=note><b>{len(duplicates):,} of the pictures are among those too, which flatters these rows.</b></p>"

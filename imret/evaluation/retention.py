@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,12 @@ from imret.datasets.captions_csv import read_captioned
 from imret.errors import DataError, counted
 from imret.evaluation.dataset import encode, encode_captions
 from imret.evaluation.report import HitRates, Retention, rounded
+from imret.retrieval.concept_query import ask_with_concepts
+from imret.retrieval.query_vector import query_vector
 
 if TYPE_CHECKING:
     from imret.models.encoder import Encoder
+    from imret.retrieval.concepts import Concepts
 
 # A caption has found its picture if it is among so many; a person looks no further.
 _DEPTH = 10
@@ -68,12 +71,22 @@ def captioned_in(file: str | os.PathLike[str]) -> Captioned:
 
 
 def retention_of(
-    captioned: Captioned, encoder: Encoder, on_picture: Callable[[], object] = lambda: None
+    captioned: Captioned,
+    encoder: Encoder,
+    on_picture: Callable[[], object] = lambda: None,
+    *,
+    concepts: Concepts | None = None,
 ) -> CaptionHits:
     """Return how often a caption finds its picture, and a picture one of its captions.
 
     Equal scores rank by position, lowest first, as in `imret.evaluation.metrics`: a model that says the same
     of everything finds nothing.
+
+    Args:
+        captioned: The pictures.
+        encoder: The model.
+        on_picture: Called for each picture that was encoded.
+        concepts: Captions that are or hold one ask with it, as a search does.
 
     Raises:
         DataError: If a picture cannot be read.
@@ -84,7 +97,10 @@ def retention_of(
             f"picture {skipped[0].path!r} of the captions file cannot be used: {skipped[0].reason} "
             "Mend it, or take its lines out."
         )
-    texts, cut = encode_captions(encoder, [caption for caption, _ in captioned.captions])
+    captions = [caption for caption, _ in captioned.captions]
+    texts, cut = encode_captions(encoder, captions)
+    if concepts is not None:
+        texts = asked_captions(concepts, encoder, captions, texts)
     own = np.array([i for _, i in captioned.captions], dtype=np.int64)
     text_ranks, image_ranks = caption_ranks(texts, images, own)
     report = Retention(
@@ -95,6 +111,27 @@ def retention_of(
         image_to_text=HitRates(_hit_rates(image_ranks)),
     )
     return CaptionHits(report, text_ranks < _DEPTH, own)
+
+
+def asked_captions(
+    concepts: Concepts, encoder: Encoder, captions: Sequence[str], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the (T, D) unit vectors that captions ask with; of those that hold no concept the very same.
+
+    Args:
+        concepts: That are known.
+        encoder: That embedded the captions.
+        captions: T texts.
+        vectors: (T, D) unit embeddings of them.
+    """
+    asked: NDArray[np.float32] = vectors.copy()
+    for number, caption in enumerate(captions):
+        answer = ask_with_concepts(
+            concepts, caption, vectors[number], encoder, lambda name: query_vector(encoder, name)
+        )
+        if answer.uses:
+            asked[number] = answer.vector / np.linalg.norm(answer.vector)
+    return asked
 
 
 def caption_ranks(

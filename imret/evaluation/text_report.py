@@ -80,7 +80,17 @@ def value_of(row: Row, path: Sequence[str | int]) -> float | None:
 
 def rows_of(report: EvaluationReport) -> list[Row]:
     """Return every row that has figures: the models, then what needs no tuning."""
-    return [*report.models, *(baseline for baseline in report.baselines if baseline.text_to_image)]
+    return [*report.models, *fitted_of(report)]
+
+
+def fitted_of(report: EvaluationReport) -> list[BaselineReport]:
+    """Return the rows that were fitted on training pictures."""
+    return [baseline for baseline in report.baselines if baseline.text_to_image]
+
+
+def absent_of(report: EvaluationReport) -> dict[str, str]:
+    """Return why there is no row of what would be fitted on training pictures, by name."""
+    return {row.name: row.why_absent for row in report.baselines if row.why_absent}
 
 
 def columns_of(report: EvaluationReport) -> list[Column]:
@@ -100,6 +110,8 @@ def format_report(report: EvaluationReport | None, collection: CollectionReport 
                 f"{counted(len(duplicates))} {are} in --train, too: the rows fitted on it flatter "
                 "themselves; --json lists them"
             )
+        if fitted_of(report):
+            parts += [f"no row of {name}: {why}" for name, why in absent_of(report).items()]
         for model in report.models:
             if model.learnt:
                 parts.append(

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from imret.errors import DataError
 from imret.images.decode import Source
 from imret.images.decode_batches import decode_batches
-from imret.retrieval.prompts import Names, label_texts, recorded_names, templates_for
+from imret.retrieval.prompts import Names, common_names, label_texts, recorded_names, templates_for
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
-    from imret.retrieval.concepts import Calibration, Concepts
+    from imret.retrieval.concepts import Calibration, Concept, Concepts
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,33 @@ def classify_each(
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     texts = _texts_by_label(labels, encoder, names)
     encoder.device  # noqa: B018  # loads torch, which pictures need, and with which many labels are quicker
-    scorer = LabelScorer.of(texts, encoder, concepts)
+    names = _names(encoder, names)
+    _refuse_one_concept(list(texts), concepts, names)
+    scorer = LabelScorer.of(texts, encoder, concepts, names)
     return _classified(pictures, list(texts), scorer, encoder, top_k, on_note)
 
 
-def calibration_of(labels: Sequence[str], concepts: Concepts | None) -> Calibration | None:
+def concepts_of(
+    labels: Sequence[str], concepts: Concepts, names: Names | None = None
+) -> list[Concept | None]:
+    """Return the concept of each label: one that goes by it, else by what people call it.
+
+    Args:
+        labels: As they were given.
+        concepts: That are known.
+        names: What categories are called, where it is not what `imret.retrieval.prompts` says.
+    """
+    found: list[Concept | None] = []
+    for label in labels:
+        keys = (concepts.index.exact(name) for name in (label, common_names(label, names)[0]))
+        key = next((key for key in keys if key is not None), None)
+        found.append(None if key is None else concepts.concepts[key])
+    return found
+
+
+def calibration_of(
+    labels: Sequence[str], concepts: Concepts | None, names: Names | None = None
+) -> Calibration | None:
     """Return what makes probabilities of labels calibrated ones; None where it is not known.
 
     Labels that are only some of those that were learnt together are a question within these: their
@@ -125,12 +147,12 @@ def calibration_of(labels: Sequence[str], concepts: Concepts | None) -> Calibrat
     Args:
         labels: As they were given.
         concepts: That are known.
+        names: As for `concepts_of`.
     """
     if concepts is None:
         return None
-    names = [concepts.index.exact(label) for label in labels]
-    known = [name for name in names if name is not None]
-    return concepts.calibration_of(known) if len(set(known)) == len(labels) else None
+    known = {concept.name for concept in concepts_of(labels, concepts, names) if concept is not None}
+    return concepts.calibration_of(known) if len(known) == len(labels) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +173,18 @@ class LabelScorer:
 
     @classmethod
     def of(
-        cls, texts: Mapping[str, Sequence[str]], encoder: QueryEncoder, concepts: Concepts | None
+        cls,
+        texts: Mapping[str, Sequence[str]],
+        encoder: QueryEncoder,
+        concepts: Concepts | None,
+        names: Names | None = None,
     ) -> LabelScorer:
         """Return what asks for labels: what was learnt of them, else their sentences."""
-        calibration = calibration_of(list(texts), concepts)
+        labels = list(texts)
+        calibration = calibration_of(labels, concepts, names)
+        found = [None] * len(labels) if concepts is None else concepts_of(labels, concepts, names)
         vectors, norms, offsets, biases = [], [], [], []
-        for label, sentences in texts.items():
-            name = None if concepts is None else concepts.index.exact(label)
-            concept = None if concepts is None or name is None else concepts.concepts[name]
+        for sentences, concept in zip(texts.values(), found, strict=True):
             if concept is None:
                 vector = encoder.encode_mean(sentences)
             else:
@@ -237,11 +263,28 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
+def _names(encoder: QueryEncoder, given: Names | None) -> Names:
+    return {**recorded_names(encoder), **(given or {})}
+
+
+def _refuse_one_concept(labels: Sequence[str], concepts: Concepts | None, names: Names) -> None:
+    """Refuse labels that were learnt as one: there is nothing to choose between them."""
+    if concepts is None:
+        return
+    first: dict[str, str] = {}
+    for label, concept in zip(labels, concepts_of(labels, concepts, names), strict=True):
+        if concept is not None and (known := first.setdefault(concept.name, label)) != label:
+            raise DataError(
+                f"labels {known!r} and {label!r} ask for the same, which was learnt as {concept.name!r}. "
+                "Leave one out, or score their words (--no-concepts)."
+            )
+
+
 def _texts_by_label(
     labels: Sequence[str], encoder: QueryEncoder, names: Names | None
 ) -> dict[str, list[str]]:
     """Return what asks for each label; refuse labels between which there is nothing to choose."""
-    names = {**recorded_names(encoder), **(names or {})}
+    names = _names(encoder, names)
     templates = templates_for(encoder.files.model_cfg)
     if not labels:
         raise DataError("there are no labels. Name what a picture may show: at least two.")

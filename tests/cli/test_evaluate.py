@@ -61,6 +61,19 @@ def test_json_is_all_that_is_on_stdout_also_where_names_are_no_unicode(
     assert f"model {random_model}".encode() in done.stderr
 
 
+def test_training_pictures_give_a_row_of_concepts_too(
+    tmp_path: Path, photos: Path, random_model: Path
+) -> None:
+    for seed in range(10):
+        draw_picture(tmp_path / "train" / ("aves", "fungi")[seed % 2] / f"{seed}.png", seed=50 + seed)
+    options = ["--train", tmp_path / "train", "--model", random_model, "--json", "-"]
+    done = _run(photos, *map(str, options))
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["baselines"]
+    assert [row["name"] for row in rows][-1] == "concepts"
+    assert 0 <= rows[-1]["zero_shot"]["top1"] <= 1
+
+
 def test_help_is_instant_and_loads_no_torch() -> None:
     code = (
         "import sys\nfrom imret.cli.main import cli\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import shutil
@@ -13,15 +14,20 @@ import pytest
 
 import imret
 from imret import Encoder
+from imret.concepts.from_training import learn_from
+from imret.concepts.learn import keep_in_folder
 from imret.datasets.labelled import read_labelled
 from imret.errors import DataError
-from imret.evaluation.dataset import category_queries, embed
+from imret.evaluation.dataset import category_queries, category_scorer, embed
 from imret.evaluation.evaluate import evaluate
+from imret.evaluation.fitted import TrainingSet
 from imret.evaluation.html_report import write_page
 from imret.evaluation.metrics import average_precision
 from imret.evaluation.report import EvaluationReport
+from imret.evaluation.retention import asked_captions, captioned_in, retention_of
 from imret.evaluation.text_report import format_report
 from imret.models.encoder import TextTruncated
+from imret.retrieval.classify import classify
 from imret.retrieval.concept_query import FILE_NAME
 from imret.retrieval.concepts import Calibration, Concept, Concepts
 from imret.retrieval.prompts import evaluation_queries, recorded_names
@@ -229,6 +235,140 @@ def test_two_pictures_are_enough_and_figures_that_need_more_are_left_out(
     assert "P@1" in heads
     assert not {"P@10", "img-img", "kept@10"} & set(heads)
     assert write_page(tmp_path / "r.html", report).is_file()
+
+
+# ---- Concepts --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many training pictures as probabilities can be calibrated on."""
+    return _photos(tmp_path_factory.mktemp("many"), 66, seed=300)
+
+
+def _learnt(folder: Path, encoder: Encoder) -> Concepts:
+    files = sorted(folder.glob("*/*.png"))
+    categories = ["aves", "fungi", "insecta"]
+    called = [("bird",), ("mushroom",), ("insect",)]
+    labels = np.array([categories.index(file.parent.name) for file in files])
+    vectors = encoder.encode_images(files)
+    return learn_from(TrainingSet(encoder, categories, called, [*map(str, files)], labels, vectors))
+
+
+def test_what_is_learnt_has_a_row_whose_ranking_is_its_own_and_whose_naming_is_that_of_classify(
+    photos: Path, many: Path, encoder: Encoder
+) -> None:
+    report = evaluate(photos, encoder=encoder, train=many, learn=learn_from, resamples=100)
+    assert [baseline.name for baseline in report.baselines] == [*FITTED, "concepts"]
+    row = report.baselines[-1]
+    assert row.text_to_image
+    assert row.zero_shot
+    concepts = _learnt(many, encoder)
+    assert len(concepts.calibrations) == 1
+    files = sorted(photos.glob("*/*.png"))
+    images = encoder.encode_images(files)
+    for category, name in (("aves", "bird"), ("fungi", "mushroom"), ("insecta", "insect")):
+        concept = concepts.concepts[name]
+        asked = concept.text if concept.vector is None else concept.vector
+        relevant = np.array([file.parent.name == category for file in files])
+        ap = average_precision((images @ asked)[None], relevant[None])[0]
+        assert row.text_to_image.per_category[category].ap == pytest.approx(ap, abs=1e-4)
+    named = classify(files, ["aves", "fungi", "insecta"], encoder=encoder, concepts=concepts, top_k=1)
+    right = [one.predictions[0].label == file.parent.name for one, file in zip(named, files, strict=True)]
+    assert row.zero_shot.top1 == pytest.approx(np.mean(right), abs=1e-4)
+    assert ("concepts", "text_to_image_map") in {(one.of, one.metric) for one in report.differences}
+
+
+def test_without_training_pictures_there_is_no_row_of_what_would_be_learnt(
+    photos: Path, encoder: Encoder
+) -> None:
+    report = evaluate(photos, encoder=encoder, learn=learn_from, resamples=100)
+    assert "--train" in (report.baselines[-1].why_absent or "")
+    assert report.baselines[-1].name == "concepts"
+
+
+def test_a_category_that_can_be_no_concept_costs_that_row_alone_and_is_told(
+    photos: Path, train: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    names = {"aves": ("bird\x07",)}
+    report = evaluate(photos, encoder=encoder, train=train, names=names, learn=learn_from, resamples=100)
+    assert [row.name for row in report.baselines if row.text_to_image] == FITTED
+    told = "no row of concepts: the name 'bird"
+    assert told in format_report(report)
+    page = write_page(tmp_path / "r.html", report).read_text(encoding="utf-8")
+    assert "No row of concepts: the name" in page
+    assert "The last 6 rows need no tuning" in page
+
+
+@pytest.fixture
+def taught(encoder: Encoder, many: Path, tmp_path: Path) -> Encoder:
+    """A model folder that holds concepts of two of the categories, learnt by their folders' names, too."""
+    folder = tmp_path / "taught"
+    shutil.copytree(encoder.model_id, folder)
+    model = Encoder(str(folder), device="cpu", precision="fp32")
+    keep_in_folder(folder, _learnt(many, model).without(["insect"]))
+    return model
+
+
+def test_captions_that_hold_what_a_folder_has_learnt_are_moved_as_searches_are(
+    photos: Path, captions: Path, taught: Encoder
+) -> None:
+    lines = captions.read_text().splitlines()
+    lines[1:3] = ["0.png,a bird on a very thin wire", "0.png,mushroom"]
+    with_names = captions.with_name("with_names.csv")
+    with_names.write_text("\n".join(lines))
+    with pytest.warns(TextTruncated):
+        report = evaluate(photos, encoder=taught, retention=with_names, resamples=100)
+    concepts = Concepts.from_bytes((Path(taught.model_id) / FILE_NAME).read_bytes(), "here")
+    captioned = captioned_in(with_names)
+    expected = retention_of(captioned, taught, concepts=concepts)
+    assert report.models[0].retention == expected.report
+    assert report.models[0].learnt == 2
+
+
+def test_captions_that_hold_no_concept_ask_with_the_very_same_vector(encoder: Encoder, many: Path) -> None:
+    concepts = _learnt(many, encoder)
+    bird = dataclasses.replace(
+        concepts.concepts["bird"], vector=np.ones(encoder.dim, np.float32), strength=0.5
+    )
+    concepts = Concepts.of(encoder, [bird])
+    captions = ["a dog", "a bird on a very thin wire", "jailbird at large", "bird"]
+    vectors = encoder.encode_texts(captions)
+    asked = asked_captions(concepts, encoder, captions, vectors)
+    assert [np.array_equal(one, other) for one, other in zip(asked, vectors, strict=True)] == [
+        *(True, False, True, False)
+    ]
+    moved = vectors[1] + 0.5 * (np.ones(encoder.dim) - bird.text)
+    np.testing.assert_allclose(asked[1], moved / np.linalg.norm(moved), atol=1e-6)
+    np.testing.assert_allclose(asked[3], np.full(encoder.dim, encoder.dim**-0.5), atol=1e-6)
+
+
+def test_concepts_of_another_encoder_in_the_folder_make_no_row_and_a_warning(
+    photos: Path, taught: Encoder, other: Encoder
+) -> None:
+    shutil.copy(Path(taught.model_id) / FILE_NAME, Path(other.model_id) / FILE_NAME)
+    try:
+        with pytest.warns(UserWarning, match="the row of model: went without the concepts of its model's"):
+            report = evaluate(photos, encoder=other, resamples=100)
+    finally:
+        (Path(other.model_id) / FILE_NAME).unlink()
+    assert report.models[0].learnt == 0
+
+
+def test_the_row_of_concepts_can_be_no_other_model_s(photos: Path, encoder: Encoder) -> None:
+    with pytest.raises(ValueError, match="'concepts' is the name of another row"):
+        evaluate(photos, encoder=encoder, also={"concepts": encoder})
+
+
+def test_a_concept_that_was_taught_by_what_people_say_is_asked_for_its_folder(
+    photos: Path, encoder: Encoder
+) -> None:
+    bird = Concept(
+        "bird", ("bird",), np.ones(encoder.dim, np.float32), encoder.encode_texts(["bird"])[0], 0, 1, 9
+    )
+    scorer = category_scorer(encoder, ["aves", "fungi"], None, Concepts.of(encoder, [bird]))
+    np.testing.assert_allclose(scorer.vectors[0], np.full(encoder.dim, encoder.dim**-0.5), atol=1e-6)
+    np.testing.assert_allclose(scorer.vectors[1], category_queries(encoder, ["fungi"])[0], atol=1e-6)
 
 
 # ---- For people ------------------------------------------------------------------------------------------
