@@ -153,14 +153,16 @@ def command(
     the text alone; where the text is the better, it is kept. "bird" then asks by what was learnt, and "a bird
     on the water" is moved towards it.
     """
-    from imret.concepts.learn import keep_in_collection, keep_in_folder
+    from imret.concepts.learn import check_names, keep_in_collection, keep_in_folder
     from imret.datasets.names_csv import read_names
     from imret.retrieval.concepts import check_name
 
     name = None if name is None else check_name(name)
+    synonyms = tuple(map(check_name, synonyms))
     given = _Source(source, name, synonyms, others, read_names(names_file) if names_file else {}, exclude)
     _check_usage(given, collection, folder)
     files = _Files.of(given)
+    check_names([*(files.labelled or ())])
     started = time.monotonic()
     with _target(collection, db, folder, encoding) as target:
         lesson, n_embedded = _learn(given, files, target, views, per_category)
@@ -176,7 +178,8 @@ def command(
     for note in (*lesson.notes, *changes):
         announce(f"note: {escape_control(note)}")
     if output == "json":
-        print(json.dumps(_as_json(lesson, n_embedded, seconds), ensure_ascii=False))
+        notes = [*lesson.notes, *changes]
+        print(json.dumps({**_as_json(lesson, n_embedded, seconds), "notes": notes}, ensure_ascii=False))
         return
     _print(lesson)
     n_images = sum(row.images for row in lesson.rows)
@@ -198,6 +201,10 @@ def _check_usage(given: _Source, collection: str | None, folder: str | None) -> 
         raise click.UsageError(
             "several SOURCEs are pictures of one thing: say which with --name. Otherwise give one folder "
             "with a sub-folder per category."
+        )
+    if given.name is not None and folder is not None and not given.others:
+        raise click.UsageError(
+            f"Missing pictures that {given.name[:60]!r} is told from: --others FOLDER; a collection has some."
         )
     if not given.paths and folder is not None:
         raise click.UsageError("Missing argument 'SOURCE': a model folder has no pictures to learn from.")
@@ -360,7 +367,7 @@ def _learn(
     if not given.others and opened is not None:
         own = [example.sha256 for one in taught for example in one.examples]
         known = [name for one in taught for name in (one.name, *one.names)]
-        others = other_examples(opened, but=own, but_categories=known)
+        others = other_examples(opened, but=own, called=known, names={**target.names, **given.names})
         if others:
             announce(f"told from {counted(len(others), 'other picture')} of the collection, too")
     lesson = learn(encoder, taught, others=others, source=source)
@@ -430,5 +437,4 @@ def _as_json(lesson: Lesson, n_embedded: int, seconds: float) -> dict[str, Any]:
         else {"texts": calibration.error_before, "learnt": calibration.error},
         "embedded": n_embedded,
         "seconds": round(seconds, 2),
-        "notes": list(lesson.notes),
     }

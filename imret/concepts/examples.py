@@ -18,6 +18,8 @@ from imret.errors import DataError, some_of
 from imret.files import sha256_if_readable
 from imret.images.decode_batches import BATCH_IMAGES, decode_batches
 from imret.images.views import MOST, views_of
+from imret.retrieval.names import NameIndex
+from imret.retrieval.prompts import Names, common_names
 from imret.store import Filter, Match
 
 if TYPE_CHECKING:
@@ -163,19 +165,29 @@ def examples_by_id(collection: Collection, ids: Sequence[str]) -> list[Example]:
 
 
 def other_examples(
-    collection: Collection, *, but: Iterable[str] = (), but_categories: Iterable[str] = (), most: int = OTHERS
+    collection: Collection,
+    *,
+    but: Iterable[str] = (),
+    called: Sequence[str] = (),
+    names: Names | None = None,
+    most: int = OTHERS,
 ) -> list[Example]:
     """Return pictures of a collection that are none of some: a random choice where there are more.
 
     Args:
         collection: An open one.
         but: Hashes (SHA-256) of files that are left out.
-        but_categories: Categories that are left out, in any spelling and case.
+        called: Names of what is left out: no picture of a category that goes by one of them is taken.
+        names: What categories are called, where it is not what `imret.retrieval.prompts` says.
         most: No more than so many.
     """
-    excluded = {composed(name).casefold() for name in but_categories}
-    spelled = [name for name in collection.facet("category") if composed(name).casefold() in excluded]
-    without = Filter(must_not=(Match("category", tuple(spelled)),)) if spelled else None
+    index = NameIndex({True: called})
+    excluded = [
+        name
+        for name in collection.facet("category")
+        if any(index.exact(also) for also in (name, *common_names(name, names)))
+    ]
+    without = Filter(must_not=(Match("category", tuple(excluded)),)) if excluded else None
     hashes = set(but)
     found = _first(collection, without, most + len(hashes))
     return [example for example in found if example.sha256 not in hashes][:most]

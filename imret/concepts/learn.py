@@ -7,7 +7,8 @@ there are some, other pictures, which all together count as one category of the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from imret import system
 from imret.concepts.calibration import calibrate
 from imret.concepts.cross_validation import Choice, Examples, choose, mix
 from imret.concepts.discriminant import OTHER
@@ -23,7 +25,7 @@ from imret.errors import DataError, counted, some_of
 from imret.evaluation.bootstrap import draw_counts, interval, resampled_ap
 from imret.files import write_atomically
 from imret.retrieval.concept_query import FILE_NAME, read_model_concepts
-from imret.retrieval.concepts import Concept, Concepts, check_name
+from imret.retrieval.concepts import Concept, Concepts, NewerFormat, check_name
 from imret.retrieval.names import name_words
 from imret.retrieval.query_vector import query_vector
 
@@ -117,8 +119,8 @@ def learn(
         DataError: If a name cannot be one, two are the same, a name has no picture, or there is nothing to
             tell it from.
     """
-    named = [replace(one, name=check_name(one.name)) for one in taught]
-    _check_different([one.name for one in named])
+    checked = check_names([one.name for one in taught])
+    named = [replace(one, name=name) for one, name in zip(taught, checked, strict=True)]
     own, others, notes = _each_once(named, others)
     if len(own) == 1 and not others:
         raise DataError(
@@ -163,9 +165,15 @@ def _strength(precision: NDArray[np.float64], share: float) -> float:
     return float(np.clip(gain, 0, 1))
 
 
-def _check_different(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str]) -> list[str]:
+    """Return names as they are kept, of what is to be learnt together.
+
+    Raises:
+        DataError: If one cannot be a name, or two are the same.
+    """
     seen: dict[tuple[str, ...], str] = {}
-    for name in names:
+    checked = [check_name(name) for name in names]
+    for name in checked:
         words = name_words(name)
         if not words:
             raise DataError(f"the name {name!r} has no word to ask for. Call it differently.")
@@ -175,6 +183,7 @@ def _check_different(names: Sequence[str]) -> None:
                 "into one folder, or call one differently (--names)."
             )
         seen[words] = name
+    return checked
 
 
 def _each_once(
@@ -309,14 +318,39 @@ def keep_in_collection(store: Store, collection: str, learnt: Concepts) -> list[
 def keep_in_folder(folder: str | os.PathLike[str], learnt: Concepts) -> list[str]:
     """Keep concepts in a model folder; returns and errors are those of `keep_in_collection`.
 
+    Of programs that keep some at the same time each adds to what the other left, where folders can be locked.
+
     Raises:
         DataError: If those that are there are of a newer format.
         OSError: If they cannot be written; then the old ones stay.
     """
     notes: list[str] = []
-    old = read_model_concepts(folder)
-    write_atomically(Path(folder) / FILE_NAME, _together(old, learnt, notes).to_bytes())
+    with _alone_in(folder):
+        try:
+            old = read_model_concepts(folder)
+        except NewerFormat:
+            raise
+        except DataError as error:
+            old = None
+            notes.append(_replaced(error))
+        write_atomically(Path(folder) / FILE_NAME, _together(old, learnt, notes).to_bytes())
     return notes
+
+
+@contextmanager
+def _alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep others who do the same out of a folder, where the system has locks on folders."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # on Windows no folder can be opened
+        yield
+        return
+    try:
+        with suppress(OSError):
+            system.lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def forget_in_collection(store: Store, collection: str, names: Sequence[str]) -> None:
@@ -338,13 +372,22 @@ def forget_in_collection(store: Store, collection: str, names: Sequence[str]) ->
 def _readable(content: bytes, where: str, notes: list[str]) -> Concepts | None:
     try:
         return Concepts.from_bytes(content, where)
+    except NewerFormat:
+        raise
     except DataError as error:
-        notes.append(f"the concepts that were there could not be read, and are replaced: {error}")
+        notes.append(_replaced(error))
         return None
+
+
+def _replaced(error: DataError) -> str:
+    return f"the concepts that were there could not be read, and are replaced: {error}"
 
 
 def _together(old: Concepts | None, learnt: Concepts, notes: list[str]) -> Concepts:
     """Return old and new concepts; of two that share a name it is the one's whose own name it is."""
+    new_own = {name_words(name) for name in learnt.concepts}
+    # Within what was learnt together, too: a name is a category's own before it is another's synonym.
+    learnt = replace(learnt, concepts=_without_names(learnt.concepts, new_own, notes))
     if old is None:
         return learnt
     if (old.images_fingerprint, old.dim) != (learnt.images_fingerprint, learnt.dim):
@@ -353,11 +396,10 @@ def _together(old: Concepts | None, learnt: Concepts, notes: list[str]) -> Conce
             f"pictures say nothing here ({some_of(list(old.concepts), 5)})"
         )
         return learnt
-    again = [name for name in learnt.concepts if name in old.concepts]
+    again = [name for name in old.concepts if name_words(name) in new_own]
     if again:
         notes.append(f"learnt again: {some_of(again, 5)}")
-    new_own = {name_words(name) for name in learnt.concepts}
-    older = old.without([name for name in old.concepts if name_words(name) in new_own])
+    older = old.without(again)
     older = replace(older, concepts=_without_names(older.concepts, new_own, notes))
     kept_names = {name_words(name) for one in older.concepts.values() for name in one.names}
     mine = _without_names(learnt.concepts, kept_names - new_own, notes)
@@ -370,7 +412,8 @@ def _without_names(
     """Return concepts without the names that are another's; their own they keep."""
     changed = {}
     for key, concept in concepts.items():
-        lost = [name for name in concept.names if name != key and name_words(name) in taken]
+        own = name_words(key)
+        lost = [name for name in concept.names if name_words(name) in taken - {own}]
         if lost:
             notes.append(f"{some_of(lost, 5)} is no name of {key!r} any more, but another's")
         changed[key] = replace(concept, names=tuple(name for name in concept.names if name not in lost))

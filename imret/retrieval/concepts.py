@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
 
 FORMAT = "imret-concepts-1"
+
+
+class NewerFormat(DataError):
+    """Concepts that a newer imret wrote: never replaced."""
+
+
 # What people may type as a name; a longer one is a mistake, or somebody's attack.
 MAX_NAME_CHARS = 200
 # Of what was learnt: longer vectors are nobody's scores, and their sums would be no numbers.
@@ -205,10 +211,18 @@ class Concepts:
             size = int.from_bytes(content[:8], "little")
             about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["concepts"])
             if about["format"] != FORMAT:
-                raise DataError(f"{where} is of format {about['format']!r}, not {FORMAT!r}. Upgrade imret.")
+                raise NewerFormat(f"{where} is of format {about['format']!r}, not {FORMAT!r}. Upgrade imret.")
             tensors = load(content)
             return _checked(about, tensors["vectors"], tensors["texts"])
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             raise DataError(
                 f"{where} holds no concepts of imret's: {type(error).__name__}: {error}. Learn them again: "
                 "imret learn --help"
@@ -236,8 +250,11 @@ def _checked(about: dict[str, Any], vectors: NDArray[np.float32], texts: NDArray
         offset = float(entry["offset"])
         if not 0 <= strength <= 1 or not np.isfinite(offset) or (better and not vector.any()):
             raise ValueError(f"the concept {entry['name']!r} is out of range")
-        concepts[str(entry["name"])] = Concept(
-            check_name(str(entry["name"])),
+        name = check_name(str(entry["name"]))
+        if name in concepts:
+            raise ValueError(f"{name!r} is there twice")
+        concepts[name] = Concept(
+            name,
             tuple(map(check_name, names)),
             vector if better else None,
             text,
@@ -257,8 +274,12 @@ def _checked(about: dict[str, Any], vectors: NDArray[np.float32], texts: NDArray
         )
         for one in about["calibrations"]
     )
-    if any(not (one.scale > 0 and np.isfinite(list(one.biases.values())).all()) for one in calibrations):
-        raise ValueError("a calibration is out of range")
+    for one in calibrations:
+        if not (
+            one.scale > 0
+            and np.isfinite([one.scale, one.error_before, one.error, *one.biases.values()]).all()
+        ):
+            raise ValueError("a calibration is out of range")
     fingerprints = str(about["images_fingerprint"]), str(about["fingerprint"])
     return Concepts(*fingerprints, str(about["model"]), dim, concepts, calibrations)
 

@@ -180,7 +180,10 @@ def _teach(pooled: PooledCollection, name: str, synonyms: list[str], ids: list[s
     collection = pooled.collection
     own = examples_by_id(collection, ids)
     others = other_examples(
-        collection, but=[example.sha256 for example in own], but_categories=[name, *synonyms]
+        collection,
+        but=[example.sha256 for example in own],
+        called=[name, *synonyms],
+        names=pooled.names,
     )
     source = f"{counted(len(own))} of collection {pooled.name}"
     lesson = learn(pooled.encoder, [Taught(name, tuple(synonyms), own)], others=others, source=source)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -393,6 +395,77 @@ def test_a_kill_while_they_are_written_leaves_the_old_or_the_new(tmp_path: Path)
         assert {one.images for one in found.concepts.values()} in ({5}, {6})
 
 
+def test_what_is_broken_in_a_folder_is_replaced_and_what_is_newer_is_not(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model", seed=3)
+    encoder = Encoder(str(folder), device="cpu", precision="fp32")
+    concepts = _lesson(encoder, "heron", "toadstool").concepts
+    (folder / FILE_NAME).write_bytes(b"nothing of the kind")
+    (note,) = keep_in_folder(folder, concepts)
+    assert "could not be read, and are replaced" in note
+    newer = concepts.to_bytes().replace(b"imret-concepts-1", b"imret-concepts-9")
+    (folder / FILE_NAME).write_bytes(newer)
+    with pytest.raises(DataError, match="Upgrade imret"):
+        keep_in_folder(folder, concepts)
+    assert (folder / FILE_NAME).read_bytes() == newer
+
+
+def test_what_a_newer_imret_kept_with_a_collection_is_not_replaced(store: Store, encoder: Encoder) -> None:
+    concepts = _lesson(encoder, "heron", "toadstool").concepts
+    newer = concepts.to_bytes().replace(b"imret-concepts-1", b"imret-concepts-9")
+    store.change_document("photos", "concepts", lambda _: newer)
+    with pytest.raises(DataError, match="Upgrade imret"):
+        keep_in_collection(store, "photos", concepts)
+    assert store.document("photos", "concepts") == newer
+
+
+def test_two_that_teach_one_folder_at_once_lose_no_name(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model", seed=3)
+    encoder = Encoder(str(folder), device="cpu", precision="fp32")
+    lessons = [_lesson(encoder, f"bird {i}", f"stone {i}", n=3).concepts for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda one: keep_in_folder(folder, one), lessons))
+    found = read_model_concepts(folder)
+    assert found is not None
+    assert len(found.concepts) == 12
+
+
+def test_a_synonym_that_is_another_name_of_the_same_lesson_is_that_ones(tmp_path: Path) -> None:
+    folder = write_random_model(tmp_path / "model", seed=3)
+    encoder = Encoder(str(folder), device="cpu", precision="fp32")
+    taught = [
+        Taught("insect", ("bug", "beetle"), _examples(encoder, 4)),
+        Taught("beetle", (), _examples(encoder, 4, around=1)),
+    ]
+    learnt = learn(encoder, taught).concepts
+    assert learnt.index.ambiguous  # as it was asked for; it is settled where they are kept
+    notes = keep_in_folder(folder, learnt)
+    kept = read_model_concepts(folder)
+    assert kept is not None
+    assert not kept.index.ambiguous
+    assert kept.index.exact("beetles") == "beetle"
+    assert notes == ["beetle is no name of 'insect' any more, but another's"]
+
+
+def test_numbers_beyond_all_and_names_twice_are_refused(encoder: Encoder) -> None:
+    content = _lesson(encoder, "heron", "toadstool").concepts.to_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    for change in (
+        lambda about: about.update(dim=float("inf")),
+        lambda about: about["concepts"][0].update(images=float("inf")),
+        lambda about: about["concepts"][0].update(name=about["concepts"][1]["name"]),
+        lambda about: about.update(
+            calibrations=[{"biases": {}, "scale": float("inf"), "error_before": 0, "error": 0}]
+        ),
+    ):
+        about = json.loads(header["__metadata__"]["concepts"])
+        change(about)
+        changed = json.dumps({**header, "__metadata__": {"concepts": json.dumps(about)}}).encode()
+        broken = len(changed).to_bytes(8, "little") + changed + content[8 + size :]
+        with pytest.raises(DataError, match="holds no concepts of imret's"):
+            Concepts.from_bytes(broken, "here")
+
+
 # ---- Where examples come from --------------------------------------------------------------------------
 
 
@@ -433,10 +506,14 @@ def test_a_collections_categories_are_examples(store: Store) -> None:
     with closing(store.open("photos")) as collection:
         found = examples_by_category(collection, 3)
         assert {name: len(some) for name, some in found.items()} == {"aves": 3, "fungi": 3}
-        others = other_examples(collection, but_categories=["Aves", "no such"])
+        others = other_examples(collection, called=["Aves", "no such"])
         assert len(others) == 4
         assert not {one.sha256 for one in others} & {one.sha256 for one in found["aves"]}
         assert len(other_examples(collection, but=[others[0].sha256], most=100)) == 7
+        # By any name that the category goes by: its pictures are of what is taught.
+        assert len(other_examples(collection, called=["birds"])) == 4
+        assert len(other_examples(collection, called=["toadstool"])) == 8
+        assert len(other_examples(collection, called=["toadstool"], names={"fungi": ["toadstool"]})) == 4
 
 
 def test_stored_pictures_that_are_gone_are_named(store: Store) -> None:
