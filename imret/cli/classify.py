@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from imret.retrieval.classify import Classification
     from imret.retrieval.concept_query import Known
     from imret.retrieval.concepts import Concepts
+    from imret.retrieval.prompts import Names
 
 
 _SECTIONS = {"Store": STORE, "Model": MODEL}
@@ -143,12 +144,13 @@ def command(
     announce(f"model {encoder.model_id}, {encoder.device}, {encoder.precision}; {n_labels}")
     if context.get_parameter_source("top_k") is not ParameterSource.DEFAULT and top_k > len(labels):
         announce(f"each picture gets {n_labels}, not {top_k}: there are no more")
-    concepts = None if no_concepts else _told(known, labels)
+    called = category_names(encoder, names, stored)
+    concepts = None if no_concepts else _told(known, labels, called)
     results = classify_each(
         chain([first], found),
         labels,
         encoder=encoder,
-        names=category_names(encoder, names, stored),
+        names=called,
         concepts=concepts,
         top_k=top_k,
         on_note=lambda picture, note: _report(str(picture), note),
@@ -215,22 +217,24 @@ def _labels_and_encoder(
         return categories, encoder, stored_names(store, collection, notify=announce), known
 
 
-def _told(known: Known, labels: Sequence[str]) -> Concepts | None:
+def _told(known: Known, labels: Sequence[str], names: Names) -> Concepts | None:
     """Return the concepts that labels are scored by, and say which and how sure the probabilities are."""
-    from imret.retrieval.classify import calibration_of
+    from imret.retrieval.classify import calibration_of, concepts_of
 
     for remark in known.remarks:
         announce(f"note: {remark}")
     if known.concepts is None:
         return None
-    learnt = [label for label in labels if known.concepts.index.exact(label) is not None]
+    of_labels = zip(labels, concepts_of(labels, known.concepts, names), strict=True)
+    learnt = [label for label, concept in of_labels if concept is not None]
     if not learnt:
         return None
-    calibration = calibration_of(labels, known.concepts)
+    calibration = calibration_of(labels, known.concepts, names)
     if calibration is not None:
         announce(
-            "scored by what was learnt (--no-concepts scores words); calibrated on pictures held out: "
-            f"expected error {calibration.error_before:.3f} by the words, {calibration.error:.3f} now"
+            "scored by what was learnt (--no-concepts scores words); probabilities calibrated on pictures "
+            f"held out: expected calibration error {calibration.error_before:.3f} by the words, "
+            f"{calibration.error:.3f} now"
         )
     else:
         announce(
@@ -337,9 +341,15 @@ def write_predictions(
             fields = {
                 "path": path,
                 "predictions": [
-                    {"label": p.label, "probability": round(p.probability, 6), "score": round(p.score, 6)}
+                    {
+                        "label": p.label,
+                        "probability": round(p.probability, 6),
+                        "score": round(p.score, 6),
+                        "learnt": p.learnt,
+                    }
                     for p in result.predictions
                 ],
+                "expected_error": result.expected_error and round(result.expected_error, 4),
             }
             # Escaped where a name is no valid Unicode: still JSON, and its path still opens the file.
             print(json.dumps(fields, ensure_ascii=escape_undecodable(path) != path), file=stream)

@@ -34,12 +34,15 @@ class Prediction:
     Attributes:
         label: As it was given.
         probability: In [0, 1]; see `probabilities`.
-        score: Cosine of picture and what asks for the label, in [-1, 1].
+        score: Cosine of picture and what asks for the label, in [-1, 1]. Labels that were learnt are ranked by
+            probability, with which their cosines need not agree.
+        learnt: Whether what was learnt from pictures asks for the label, instead of words.
     """
 
     label: str
     probability: float
     score: float
+    learnt: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,14 @@ class Classification:
         picture: As it was given.
         predictions: Most probable first; equal ones in the order of the labels. Empty if it cannot be read.
         reason: Why it cannot be read; None if it can.
+        expected_error: Expected calibration error of the probabilities, on pictures held out; None where they
+            are not calibrated, but what the model says.
     """
 
     picture: Source
     predictions: tuple[Prediction, ...]
     reason: str | None = None
+    expected_error: float | None = None
 
 
 def classify(
@@ -141,8 +147,9 @@ def calibration_of(
 ) -> Calibration | None:
     """Return what makes probabilities of labels calibrated ones; None where it is not known.
 
-    Labels that are only some of those that were learnt together are a question within these: their
-    probabilities are the same ones, shared out anew.
+    Labels that are only some of those that were learnt together are a question within these: given that the
+    picture shows one of them, how probable each is follows from the probabilities of all by sharing them out
+    anew, which is what a softmax over them does with the same scale and biases.
 
     Args:
         labels: As they were given.
@@ -164,12 +171,16 @@ class LabelScorer:
         norms: (L,) what a cosine is multiplied with to be a score of the size that texts have.
         offsets: (L,) what is added to it then.
         calibrated: Scale and (L,) biases of scores without their offsets; None for the model's own.
+        learnt: L, whether each vector was learnt, and is no text's.
+        expected_error: Of calibrated probabilities, on pictures held out.
     """
 
     vectors: NDArray[np.float32]
     norms: NDArray[np.float32]
     offsets: NDArray[np.float32]
     calibrated: tuple[float, NDArray[np.float64]] | None
+    learnt: tuple[bool, ...]
+    expected_error: float | None
 
     @classmethod
     def of(
@@ -201,6 +212,8 @@ class LabelScorer:
             np.array(norms, dtype=np.float32),
             np.array(offsets, dtype=np.float32),
             calibrated,
+            tuple(concept is not None and concept.vector is not None for concept in found),
+            calibration.error if calibration else None,
         )
 
     def logits(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -331,5 +344,7 @@ def _classified(
                 cosines, shares = next(rows)
                 # Where rounding makes probabilities equal, cosines still differ.
                 best = np.lexsort((-cosines, -shares))[:top_k]
-                predictions = (Prediction(labels[i], float(shares[i]), float(cosines[i])) for i in best)
-                yield Classification(picture, tuple(predictions))
+                predictions = tuple(
+                    Prediction(labels[i], float(shares[i]), float(cosines[i]), scorer.learnt[i]) for i in best
+                )
+                yield Classification(picture, predictions, expected_error=scorer.expected_error)

@@ -13,7 +13,7 @@ from imret.images.decode import Source
 from imret.retrieval import search as retrieval
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.classify import classify_each
-from imret.retrieval.concept_query import known_concepts
+from imret.retrieval.concept_query import Known, known_concepts
 from imret.retrieval.counts import composed_counts
 from imret.retrieval.filter_syntax import make_filter
 from imret.retrieval.limits import MAX_TERMS, MAX_UNIQUE
@@ -301,6 +301,7 @@ def classify(
     ids: Sequence[str],
     labels: Sequence[str],
     top_k: int,
+    with_concepts: bool = True,
 ) -> dict[str, Any]:
     """Say what pictures show: `ClassifyOut`. Without labels, the collection's categories are taken.
 
@@ -325,11 +326,14 @@ def classify(
 
     labels = list(labels) or list(pooled.collection.facet("category"))
     store = pooled.collection.store
-    concepts = known_concepts(store, pooled.name, pooled.encoder).concepts if store else None
-    results = classify_each(
-        sources(), labels, encoder=pooled.encoder, names=pooled.names, concepts=concepts, top_k=top_k
+    known = known_concepts(store, pooled.name, pooled.encoder) if store and with_concepts else Known()
+    found = classify_each(
+        sources(), labels, encoder=pooled.encoder, names=pooled.names, concepts=known.concepts, top_k=top_k
     )
+    results = list(found)
     return {
+        "expected_error": next((one.expected_error for one in results if one.predictions), None),
+        "notes": [without_places(remark) for remark in known.remarks],
         "pictures": [
             {
                 "name": name,
@@ -338,13 +342,14 @@ def classify(
                         "label": prediction.label,
                         "probability": prediction.probability,
                         "score": round(prediction.score, 6),
+                        "learnt": prediction.learnt,
                     }
                     for prediction in result.predictions
                 ],
                 "reason": reasons.get(i, result.reason),
             }
             for i, (name, result) in enumerate(zip(names, results, strict=True))
-        ]
+        ],
     }
 
 

@@ -109,6 +109,20 @@ def number_field(form: Form, name: str, default: int) -> int:
     return int(digits)
 
 
+def flag_field(form: Form, name: str, default: bool) -> bool:
+    """Return a field of a form as true or false.
+
+    Raises:
+        DataError: If it says neither.
+    """
+    texts = form.texts.get(name)
+    if not texts:
+        return default
+    if texts[0] not in ("true", "false"):
+        raise DataError(f"{name} is true or false, not {texts[0][:100]!r}.")
+    return texts[0] == "true"
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON says.
 

@@ -32,6 +32,7 @@ from imret.web.pool.pooled_collection import PooledCollection
 from imret.web.request_bodies import (
     FORM_TYPES,
     Form,
+    flag_field,
     media_type_of,
     number_field,
     parse_json,
@@ -286,7 +287,10 @@ class Api:
     # ---- What a picture shows -----------------------------------------------------------------------
 
     async def classify(self, request: Request) -> Response:
-        """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`."""
+        """Send a form: files as `picture`, or `id` of stored pictures; `label`, `top_k`, `collection`.
+
+        Labels that were learnt from pictures are scored by what was learnt; `concepts=false` scores words.
+        """
         form = await read_form(request)
         ids, labels = form.texts.get("id", []), form.texts.get("label", [])
         n_pictures = len(ids) + len(form.pictures)
@@ -297,14 +301,20 @@ class Api:
             )
         if any(len(label) > MAX_TEXT for label in labels):
             raise DataError(f"a label has at most {MAX_TEXT:,} characters.")
-        top_k = number_field(form, "top_k", 3)
+        top_k, with_concepts = number_field(form, "top_k", 3), flag_field(form, "concepts", True)
         collection = next(iter(form.texts.get("collection", [])), None)
         sent = [await self._looks.run(self._uploads.add, name, data) for name, data in form.pictures]
         result = await self.ask(
             self._looks,
             collection,
             lambda pooled: handlers.classify(
-                pooled, self._image_files, sent=sent, ids=ids, labels=labels, top_k=top_k
+                pooled,
+                self._image_files,
+                sent=sent,
+                ids=ids,
+                labels=labels,
+                top_k=top_k,
+                with_concepts=with_concepts,
             ),
         )
         return JSONAnswer(result)
@@ -478,6 +488,7 @@ _CLASSIFY_BODY = {
                         "id": {"type": "array", "items": {"type": "string", "format": "uuid"}},
                         "label": {"type": "array", "items": {"type": "string"}},
                         "top_k": {"type": "integer", "minimum": 1, "default": 3},
+                        "concepts": {"type": "boolean", "default": True},
                         "collection": {"type": "string"},
                     },
                 }

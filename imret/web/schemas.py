@@ -292,6 +292,7 @@ class PredictionOut(BaseModel):
     label: str
     probability: float
     score: float = Field(description="Cosine of picture and label.")
+    learnt: bool = Field(description="Whether what was learnt from pictures asks for the label, not words.")
 
 
 class ClassifiedOut(BaseModel):
@@ -306,6 +307,11 @@ class ClassifyOut(BaseModel):
     """Pictures, and what they were taken for."""
 
     pictures: list[ClassifiedOut]
+    expected_error: float | None = Field(
+        description="Expected calibration error of the probabilities, on pictures held out; null where they "
+        "are not calibrated, but what the model says."
+    )
+    notes: list[str] = Field(description="Why what was learnt could not be used.")
 
 
 class Problem(BaseModel):

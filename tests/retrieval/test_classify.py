@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from imret.retrieval.classify import (
     classify_each,
     probabilities,
 )
+from imret.retrieval.concept_query import FILE_NAME
 from imret.retrieval.concepts import Calibration, Concept, Concepts
 from imret.retrieval.prompts import CLIP_TEMPLATES, evaluation_queries, label_texts
 from imret.store import open_store
@@ -293,7 +295,11 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_being_right() -
 
 ODD = "/photos/a\tb\n\\\udce9.jpg"
 RESULTS = [
-    Classification("a.jpg", (Prediction("owl", 0.75, 0.25), Prediction("a\tfox", 0.25, 0.2))),
+    Classification(
+        "a.jpg",
+        (Prediction("owl", 0.75, 0.25), Prediction("a\tfox", 0.25, 0.2, learnt=True)),
+        expected_error=0.01251,
+    ),
     Classification("gone.jpg", (), "no such file"),
     Classification(ODD, (Prediction("owl", 1.0, 0.5),)),
 ]
@@ -327,11 +333,13 @@ def test_json_is_one_object_for_each_picture() -> None:
     assert first == {
         "path": "a.jpg",
         "predictions": [
-            {"label": "owl", "probability": 0.75, "score": 0.25},
-            {"label": "a\tfox", "probability": 0.25, "score": 0.2},
+            {"label": "owl", "probability": 0.75, "score": 0.25, "learnt": False},
+            {"label": "a\tfox", "probability": 0.25, "score": 0.2, "learnt": True},
         ],
+        "expected_error": 0.0125,
     }
     assert second["path"] == ODD
+    assert second["expected_error"] is None
 
 
 def test_what_cannot_be_read_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -532,6 +540,8 @@ def test_labels_that_were_learnt_together_are_calibrated(encoder: Encoder, photo
         assert [by_label[label].score for label in labels] == pytest.approx(cosine, abs=1e-5)
         ranked = [one.probability for one in result.predictions]
         assert ranked == sorted(ranked, reverse=True)
+        assert [by_label[label].learnt for label in labels] == [True, False, True]
+        assert result.expected_error == 0.05
     assert calibration_of(labels, concepts) is concepts.calibrations[0]
 
 
@@ -570,3 +580,62 @@ def test_labels_that_nobody_taught_are_scored_as_ever(encoder: Encoder, photos: 
     assert classify(photos[:2], labels, encoder=encoder, concepts=concepts) == classify(
         photos[:2], labels, encoder=encoder
     )
+
+
+def test_a_label_is_what_was_taught_by_the_name_that_people_use(encoder: Encoder, photos: list[Path]) -> None:
+    concepts = _learnt(encoder, "bird", "mushroom")
+    folders, common = (
+        classify(photos[:2], labels, encoder=encoder, concepts=concepts)
+        for labels in (["aves", "fungi"], ["bird", "mushroom"])
+    )
+    for one, other in zip(folders, common, strict=True):
+        assert [p.probability for p in one.predictions] == [p.probability for p in other.predictions]
+        assert one.expected_error == other.expected_error == 0.05
+    given = {"aves": ("owl",)}
+    assert calibration_of(["aves", "fungi"], concepts, given) is None
+    (owl,) = classify(photos[:1], ["aves", "fungi"], encoder=encoder, concepts=concepts, names=given)
+    assert {p.label: p.learnt for p in owl.predictions} == {"aves": False, "fungi": True}
+
+
+def test_two_labels_that_were_learnt_as_one_are_refused(encoder: Encoder, photos: list[Path]) -> None:
+    concepts = _learnt(encoder, "heron", "toadstool")
+    labels = ["heron", "toadstool", "heron of a kind"]
+    with pytest.raises(DataError, match="'heron' and 'heron of a kind' ask for the same, which was"):
+        classify(photos[:1], labels, encoder=encoder, concepts=concepts)
+    assert len(classify(photos[:1], labels, encoder=encoder)[0].predictions) == 3
+
+
+def test_a_model_of_a_sigmoid_judges_what_was_learnt_on_its_own(
+    sigmoid_model: Path, photos: list[Path]
+) -> None:
+    encoder = Encoder(str(sigmoid_model), device="cpu", precision="fp32")
+    concepts = Concepts.of(encoder, _learnt(encoder, "heron").concepts.values())
+    heron = concepts.concepts["heron"]
+    (found,) = classify(photos[:1], ["heron"], encoder=encoder, concepts=concepts)
+    assert heron.vector is not None
+    score = encoder.encode_images(photos[:1])[0] @ heron.vector + heron.offset
+    logit = encoder.logit_scale * score + (encoder.logit_bias or 0)
+    assert found.predictions[0].probability == pytest.approx(1 / (1 + math.exp(-logit)), rel=1e-3)
+    assert found.expected_error is None
+
+
+def test_the_command_says_what_scored_and_how_far_probabilities_are_off(
+    random_model: Path, encoder: Encoder, photos: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "taught"
+    shutil.copytree(random_model, folder)
+    (folder / FILE_NAME).write_bytes(_learnt(encoder, "heron", "toadstool").to_bytes())
+    command = [str(photos[0]), "--model", str(folder), "--format", "json", "--labels"]
+    done = _in_process(*command, "heron,toadstool")
+    assert (
+        "probabilities calibrated on pictures held out: expected calibration error 0.400 by the"
+        in done.stderr
+    )
+    assert json.loads(done.stdout)["expected_error"] == 0.05
+    mixed = _in_process(*command, "heron,teapot")
+    assert "scored by what was learnt: heron (--no-concepts scores words); not calibrated" in mixed.stderr
+    rows = json.loads(mixed.stdout)["predictions"]
+    assert {row["label"]: row["learnt"] for row in rows} == {"heron": True, "teapot": False}
+    words = _in_process(*command, "heron,toadstool", "--no-concepts")
+    assert "learnt" not in words.stderr
+    assert json.loads(words.stdout)["expected_error"] is None

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from imret import Encoder
 from imret.errors import StoreError
-from imret.retrieval.concepts import Concept, Concepts
+from imret.retrieval.concepts import Calibration, Concept, Concepts
 from imret.retrieval.query_vector import query_vector
 from imret.store import Store, open_store
 from imret.store.payload import point_id
@@ -224,3 +225,40 @@ def test_a_server_that_others_reach_takes_names_only_from_who_has_the_token(
     assert teach(guarded, photos).status_code == 401
     guarded.headers["Authorization"] = f"Bearer {TOKEN}"
     assert teach(guarded, photos).status_code == 200
+
+
+def test_classify_says_what_was_learnt_and_can_go_without(client: TestClient, photos: Path) -> None:
+    teach(client, photos)
+    form = {"id": ids(photos, "fungi/00.png"), "label": ["rex", "teapot"]}
+    found = client.post("/api/v1/classify", data=form).json()
+    by_label = {one["label"]: one for one in found["pictures"][0]["predictions"]}
+    assert {label: one["learnt"] for label, one in by_label.items()} == {"rex": True, "teapot": False}
+    assert found["expected_error"] is None
+    assert found["notes"] == []
+    words = client.post("/api/v1/classify", data={**form, "concepts": "false"}).json()
+    assert not any(one["learnt"] for one in words["pictures"][0]["predictions"])
+    wrong = client.post("/api/v1/classify", data={**form, "concepts": "no"})
+    assert wrong.status_code == 400
+    assert "concepts is true or false, not 'no'" in wrong.json()["detail"]
+
+
+def test_classify_says_how_far_calibrated_probabilities_are_off(
+    client: TestClient, photos: Path, store: Store, encoder: Encoder
+) -> None:
+    rng = np.random.default_rng(0)
+    learnt = [
+        Concept(
+            name,
+            (name,),
+            rng.normal(size=encoder.dim).astype(np.float32),
+            encoder.encode_texts([name])[0],
+            0.0,
+            1.0,
+            9,
+        )
+        for name in ("rex", "fido")
+    ]
+    concepts = Concepts.of(encoder, learnt, Calibration({"rex": 0.5, "fido": 0.0}, 3.0, 0.3, 0.0625))
+    store.change_document("photos", "concepts", lambda _: concepts.to_bytes())
+    form = {"id": ids(photos, "fungi/00.png"), "label": ["rex", "fido"]}
+    assert client.post("/api/v1/classify", data=form).json()["expected_error"] == 0.0625
