@@ -34,8 +34,8 @@ class Prediction:
     Attributes:
         label: As it was given.
         probability: In [0, 1]; see `probabilities`.
-        score: Cosine of picture and what asks for the label, in [-1, 1]. Labels that were learnt are ranked by
-            probability, with which their cosines need not agree.
+        score: Cosine of picture and what asks for the label, in [-1, 1]. Of labels that were learnt, it
+            need not rank as the probability does.
         learnt: Whether what was learnt from pictures asks for the label, instead of words.
     """
 
