@@ -369,7 +369,7 @@ def goals(measured: dict[str, Any]) -> Sequence[str]:
             "tiny-clip-base, ten names; captions of other photos without a name",
             "recipe `names`: 0.637, -0.17 points",
             "0.84, 0.00",
-            f"{base['rows'][main]['map']:.3f} ({base['rows']['concepts, 1 view']['map']:.3f} of one view), 0.00",
+            f"{base['rows'][main]['map']:.3f}, of one view {base['rows']['concepts, 1 view']['map']:.3f}; 0.00",
         ),
         (
             "16 pictures a category, and names worse than by text",
@@ -420,8 +420,8 @@ def caption_lines(of_model: dict[str, Any]) -> Sequence[str]:
     before, after = captions["of those with a name"]
     return [
         f"Captions of other photos: {captions['with a name']} of {captions['captions']:,} hold a name "
-        f"that was learnt, the others ask with the same vector, to the bit. Hit rate@10 {captions['hit rate@10']:.4f}, with concepts "
-        f"{captions['hit rate@10, concepts']:.4f}; of those with a name {before:.3f} and {after:.3f}.",
+        "that was learnt, the others ask with the same vector, to the bit. "
+        f"Hit rate@10 {captions['hit rate@10']:.4f}, with concepts {captions['hit rate@10, concepts']:.4f}; of those with a name {before:.3f} and {after:.3f}.",
         "",
         f"Expected calibration error on the test photos: {error['test, texts']:.3f} by the texts "
         f"({error['right, texts']:.3f} right), {error['test']:.3f} by concepts ({error['right']:.3f} right); "
