@@ -77,10 +77,10 @@ class _Source:
     short_help="Teach names by pictures of them.",
     epilog=examples(
         "imret learn data/train",
-        "imret learn --name 'my dog' photos/rex/*.jpg --collection photos",
+        "imret learn --name 'my dog' holiday/ --collection photos",
         "imret learn --collection photos",
         "imret learn data/train --output models/nature --others holiday/",
-        "imret learn --name 'oyster mushroom' --synonym 'Pleurotus ostreatus' photos/oyster",
+        "imret learn --name 'oyster mushroom' --synonym 'Pleurotus ostreatus' holiday/fungi",
     ),
 )
 @click.argument("source", nargs=-1, metavar="[SOURCE]...")
@@ -104,7 +104,7 @@ class _Source:
 )
 @click.option(
     "--views",
-    type=click.IntRange(1, 3),
+    type=Whole(1, 3),
     default=3,
     show_default=True,
     help="See each picture that has to be embedded so many ways: as it is, mirrored, without its edges.",

@@ -137,9 +137,7 @@ def test_concepts_that_cannot_be_used_are_told_on_the_page(
         store.change_document("photos", "concepts", lambda _: b"no concepts")
         try:
             page = visit("/?q=rex", size=size)
-            expect(page.locator("#notes")).to_contain_text(
-                "Searched without the concepts of collection 'photos'"
-            )
+            expect(page.locator("#notes")).to_contain_text("Went without the concepts of collection 'photos'")
             assert page.evaluate(
                 "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
             )
