@@ -8,7 +8,7 @@ the form of their papers, but for what their docstrings name.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,6 @@ from imret.retrieval.prompts import (
     common_names,
     fill,
 )
-
-if TYPE_CHECKING:
-    pass
 
 # Sentences that tuned prompts are chosen from, beside those that every model is judged with.
 _STEPS, _FLAT = 2000, 1e-6
