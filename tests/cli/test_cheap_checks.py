@@ -6,7 +6,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -126,7 +125,6 @@ def environment(folder: Path) -> dict[str, str]:
 def test_a_wrong_input_is_told_before_torch_is_imported_or_a_model_is_looked_for(
     typed: str, says: str, scene: Path
 ) -> None:
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", RUN, *shlex.split(typed)],
         cwd=scene,
@@ -135,13 +133,11 @@ def test_a_wrong_input_is_told_before_torch_is_imported_or_a_model_is_looked_for
         text=True,
         timeout=60,
     )
-    seconds = time.monotonic() - started
     assert done.returncode in (1, 2), done.stderr
     assert says in done.stderr
     assert "Cannot get model" not in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.rstrip().endswith("torch imported: False"), done.stderr
-    assert seconds < 10  # with a busy machine beside it
 
 
 @pytest.mark.parametrize(
