@@ -272,11 +272,11 @@ def main() -> None:
     arguments = parser.parse_args()
     engine = f"server at {arguments.url}" if arguments.url else f"qdrant-edge-py {version('qdrant-edge-py')}"
     lines = [
-        "# Compression of vectors where a few components dominate",
+        "# Compression of vectors",
         "",
         f"{date.today()}, {cores()}, Python {platform.python_version()}, {engine}. m {M}, ef_construct "
-        f"{EF_CONSTRUCT}, a walk of {HNSW_EF}; {QUERIES} queries. Each cell: recall@{LIMIT}, ms of CPU that 95 "
-        f"of 100 searches stay below, the median of {ROUNDS} rounds (and their range).",
+        f"{EF_CONSTRUCT}, a walk of {HNSW_EF}; {QUERIES} queries. Each cell: recall@{LIMIT}, ms of CPU that "
+        f"95 of 100 searches stay below, the median of {ROUNDS} rounds (and their range).",
         "",
         f"| vectors | shape | compression | candidates x {' | x '.join(f'{n:.0f}' for n in OVERSAMPLING)} | "
         "index, s of CPU | heap, bytes a point |",

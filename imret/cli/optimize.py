@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imret.store import Collection, Creation, Stats
     from imret.store.types import Progress
 
-_SAY_EVERY_S = 30.0  # where no terminal shows a bar
+SAY_EVERY_S = 30.0  # where no terminal shows a bar
 
 
 def optimize(
@@ -65,7 +65,7 @@ def _shown() -> Iterator[Callable[[Progress], None]]:
                 bar.total = progress.points
                 bar.n = progress.indexed or 0
                 bar.set_postfix_str(progress.why)  # and draws it
-            elif time.monotonic() - said >= _SAY_EVERY_S:
+            elif time.monotonic() - said >= SAY_EVERY_S:
                 said = time.monotonic()
                 announce(f"  {progress.why}")
 

@@ -25,7 +25,10 @@ _CANDIDATES = {"int8": OVERSAMPLING, "bits4": OVERSAMPLING, "bits1": 16.0, "bina
 # Payload fields by their use. What a search filters by is looked up for each point that a walk comes to, so
 # it is held in memory, and the graph gets links between the points of one value. All other fields are looked
 # up now and then (a path, a hash: one value a point): they stay on disk until they are read, without links.
-IN_MEMORY = LINKED = ("category", "source")
+# A category is asked for most: what it is looked up in cannot be let go. Both so, they would take more than a
+# tenth of what an index of every field took (benchmarks/index_placement.py).
+LINKED = ("category", "source")
+IN_MEMORY: dict[str, Memory] = {"category": "pinned", "source": "cached"}
 
 SEGMENT_MB = 5_000  # of vectors, on a server: larger ones are not merged any further
 # What holds where nothing is said: the originals, which only the best candidates are read of, stay on disk;

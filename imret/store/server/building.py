@@ -17,9 +17,9 @@ from imret.store.types import Progress
 # Large collections have been seen yellow for good. Where nothing at all moves for so long, nobody waits on.
 STALL_S = 3_600.0
 # Grey: there is work that begins with the next write. A change of nothing begins it, too, within moments.
-_WAKE_S = 10.0
+WAKE_S = 10.0
 _PAUSE_S = 2.0
-_LOOK_S = 5.0  # between two looks at what runs: a request of its own
+LOOK_S = 5.0  # between two looks at what runs: a request of its own
 _BUSY = (models.CollectionStatus.YELLOW, models.CollectionStatus.GREY)
 
 
@@ -64,7 +64,7 @@ def wait_until_built(
             seen, moved = sight, now
         if timeout_s is not None and now - started >= timeout_s:
             raise _still_building(connection, name, timeout_s, info, progress)
-        limit = STALL_S if info.status == models.CollectionStatus.YELLOW else _WAKE_S
+        limit = STALL_S if info.status == models.CollectionStatus.YELLOW else WAKE_S
         if now - moved >= limit:
             warnings.warn(
                 f"the collection {name!r} stays {info.status.value}: {progress.why}. It can be searched; "
@@ -87,7 +87,7 @@ class _Running:
 
     def __init__(self, connection: Connection, physical: str) -> None:
         self._connection, self._physical = connection, physical
-        self._looked = -_LOOK_S
+        self._looked = time.monotonic()
         self._is_there = True
         self._answer: models.OptimizationsResponse | None = None
 
@@ -98,7 +98,7 @@ class _Running:
 
     def look(self, now: float) -> models.OptimizationsResponse | None:
         """Return what runs, None where that is not known."""
-        if self._is_there and now - self._looked >= _LOOK_S:
+        if self._is_there and now - self._looked >= LOOK_S:
             self._looked, self._is_there = now, False
             with suppress(Exception):  # it is no part of what was asked
                 self._answer = self._connection.client.get_optimizations(self._physical)

@@ -74,7 +74,7 @@ class Dialect:
         """Return how a payload field shall be indexed."""
         place: dict[str, Any] = {}
         if self._has_memory:
-            place["memory"] = models.Memory("pinned" if field in IN_MEMORY else "cold")
+            place["memory"] = models.Memory(IN_MEMORY.get(field, "cold"))
         elif field not in IN_MEMORY:
             place["on_disk"] = True
         if field not in LINKED and self._has_unlinked:
