@@ -30,7 +30,7 @@ from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    from imret.store import Store
+    from imret.store import Creation, Store
     from ingest.report import Report
     from ingest.sources import FolderSource
 
@@ -152,12 +152,12 @@ def command(
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
-        _dry_run(folders, db, collection, report_file, strict=strict, **options)
+        _dry_run(folders, db, collection, report_file, creation, strict=strict, **options)
         return
     # Shared: what an ingest fills can be searched, and served, while it runs.
     with open_store(db, share=True, collection=collection, creation=creation) as store:
         if not options["rebuild"]:
-            check_existing(store, collection)
+            check_existing(store, collection, creation)
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
         categories = _tell_found(folders, where)
@@ -219,6 +219,7 @@ def _dry_run(
     db: str | None,
     collection: str,
     report_file: str | None,
+    creation: Creation,
     *,
     model: str | None,
     rebuild: bool,
@@ -231,6 +232,8 @@ def _dry_run(
     from ingest.summary import foretell
 
     with open_for_dry_run(db, collection) as store:
+        if not rebuild:
+            check_existing(store, collection, creation)
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
         categories = _tell_found(folders, where)

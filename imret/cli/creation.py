@@ -109,15 +109,19 @@ def take_creation(options: dict[str, Any]) -> Creation:
         raise click.UsageError(f"{error}.") from error
 
 
-def check_existing(store: Store, name: str) -> None:
+def check_existing(store: Store, name: str, asked: Creation) -> None:
     """Refuse what is asked of a collection that exists and is not like that, before anything is loaded.
 
     Raises:
         DataError: If there is one.
+        StoreError: If something is asked that only a server has, of another store.
     """
-    if not store.creation.asked or store.live(name) is None:
+    if not asked.asked:
         return
-    from imret.store.placement import check_same
+    from imret.store.placement import check_embedded, check_same
 
-    with closing(store.open(name)) as opened:
-        check_same(store.creation, opened.creation(), name, store.address)
+    if store.engine == "embedded":
+        check_embedded(asked, store.address)
+    if store.live(name) is not None:
+        with closing(store.open(name)) as opened:
+            check_same(asked, opened.creation(), name, store.address)

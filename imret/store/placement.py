@@ -90,15 +90,26 @@ class Creation:
 
     def over(self, other: Creation | dict[str, Any]) -> Creation:
         """Return this, and what it leaves open as the other has it."""
-        below = other.asked if isinstance(other, Creation) else other
-        return Creation(**{**below, **self.asked})
+        both = {**(other.asked if isinstance(other, Creation) else other), **self.asked}
+        if self.write_consistency is None and {"write_consistency", "replicas"} <= both.keys():
+            both["write_consistency"] = min(both["write_consistency"], both["replicas"])
+        return Creation(**both)
 
     def only(self, names: Iterable[str]) -> Creation:
         """Return this without what has another name."""
-        return Creation(**{name: value for name, value in self.asked.items() if name in names})
+        return Creation(**{name: getattr(self, name) for name in names})
 
     def __str__(self) -> str:
         return ", ".join(spelt(name, value) for name, value in self.asked.items())
+
+
+def inherited(replaced: Creation) -> Creation:
+    """Return what a version takes over from the one that it is to replace, where nothing else is asked.
+
+    A number of 1 is left to the server, whose default may have become another.
+    """
+    left = [name for name in _SERVER_ONLY[:3] if getattr(replaced, name) == 1]
+    return replaced.only(name for name in replaced.asked if name not in left)
 
 
 def spelt(name: str, value: object) -> str:

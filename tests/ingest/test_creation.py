@@ -62,6 +62,8 @@ def test_a_collection_that_is_otherwise_is_refused_before_a_model_is_looked_for(
     assert done.exit_code == 1
     assert "collection 'photos' exists with int8, not bits4" in told(done)
     assert f"imret collections optimize photos --to-current --quantize bits4 --db {db}" in told(done)
+    done = ingest(photos, random_model, db, "--quantize", "bits4", "--dry-run")
+    assert "exists with int8, not bits4" in told(done)
 
 
 def test_an_embedded_store_says_what_it_has_not(photos: Path, random_model: Path, tmp_path: Path) -> None:

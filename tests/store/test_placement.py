@@ -23,6 +23,7 @@ from imret.store.placement import (
     check_changeable,
     check_embedded,
     check_same,
+    inherited,
     option,
 )
 
@@ -51,6 +52,25 @@ def test_what_one_leaves_open_is_as_the_other_has_it() -> None:
     assert str(Creation(shards=1, segment_mb=5000, originals="cold")) == (
         "1 shard, segments of 5,000 MB, originals cold"
     )
+
+
+def test_what_replaces_a_version_is_like_it_where_nothing_else_is_asked() -> None:
+    replaced = Creation(shards=12, replicas=1, write_consistency=1, quantize="bits4", originals="cold")
+    assert inherited(replaced) == Creation(shards=12, quantize="bits4", originals="cold")
+    two = Creation(replicas=2, write_consistency=2)
+    assert Creation(replicas=1).over(inherited(two)) == Creation(replicas=1, write_consistency=1)
+
+
+def test_an_embedded_version_is_made_like_the_one_that_it_replaces(tmp_path: Path) -> None:
+    with open_store(tmp_path / "db", creation=Creation(quantize="bits4", originals="cached")) as store:
+        store.open_version("p", MODEL).close()
+        store.promote("p", MODEL)
+    with open_store(tmp_path / "db") as store, closing(store.create_staging("p", MODEL)) as made:
+        assert made.creation() == Creation(quantize="bits4", originals="cached", quantized="cached")
+    other = Identity("ViT-other", "b2" * 32, 8)
+    int8 = Creation(quantize="int8")
+    with open_store(tmp_path / "db", creation=int8) as store, closing(store.open_version("p", other)) as made:
+        assert made.creation() == int8.over(Creation(originals="cached", quantized="cached"))
 
 
 def test_the_fewer_bits_the_more_candidates() -> None:

@@ -19,7 +19,7 @@ from qdrant_client import QdrantClient, models
 from imret.errors import DataError, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.documents import DocumentKind
-from imret.store.placement import Creation, check_same
+from imret.store.placement import Creation, check_same, inherited
 from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
@@ -32,6 +32,7 @@ from imret.store.server.versions import (
     create_alias,
     delete_alias,
     keeps_no_metadata,
+    move_alias,
     not_made_by_imret,
     note_of,
     of_encoder,
@@ -270,7 +271,7 @@ class ServerStore:
             # From here on it belongs to whichever of the two names is its alias, so that the alias alone
             # decides, in one step.
             self._write_note(live, note_of(old, identity, renamed_to=new))
-            self._move_alias(old, new, live)
+            move_alias(self._connection, self._aliases, old, new, live)
         for physical, other in self._versions(old).items():  # what is being built
             self._write_note(physical, note_of(new, other))
         self._settled_live_name(new)
@@ -370,18 +371,6 @@ class ServerStore:
                 f"or if it is imret's delete it first: imret collections delete {new} --db {self.address}"
             )
 
-    def _move_alias(self, old: str, new: str, physical: str) -> None:
-        steps: list[models.AliasOperations] = [delete_alias(old), create_alias(new, physical)]
-        try:
-            self._request("rename it", lambda: self._client.update_collection_aliases(steps))
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            aliases = self._aliases()
-            if aliases.get(new) != physical or old in aliases:
-                raise
-            # an earlier try got through though its answer did not
-
     def _names(self) -> list[str]:
         response = self._request("list its collections", self._client.get_collections)
         return [collection.name for collection in response.collections]
@@ -462,7 +451,9 @@ class ServerStore:
     def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
         metadata = {**note_of(name, identity), **marks, **note_for(name)}
 
-        options = dialect_of(self._connection).creation(identity.dim, self.creation)
+        live = self._like.get(self._aliases().get(name, ""), Creation())  # looked at before
+        asked = self.creation.over(inherited(live))
+        options = dialect_of(self._connection).creation(identity.dim, asked)
 
         def create() -> bool:
             return self._client.create_collection(physical, metadata=metadata, **options)

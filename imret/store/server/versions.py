@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qdrant_client import models
 
-from imret.errors import StoreError
+from imret.errors import StoreError, StoreUnavailable
+from imret.store.server.connection import Connection
 from imret.store.types import Identity
 
 FORMAT = 1
@@ -47,6 +48,30 @@ def create_alias(name: str, physical: str) -> models.CreateAliasOperation:
 def delete_alias(name: str) -> models.DeleteAliasOperation:
     """Return the change that takes an alias away."""
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
+
+
+def move_alias(
+    connection: Connection, read: Callable[[], Mapping[str, str]], old: str, new: str, physical: str
+) -> None:
+    """Give a version another alias in one step.
+
+    Args:
+        connection: To the server.
+        read: Returns all aliases, each with its version.
+        old: The alias that it has.
+        new: The one that it gets.
+        physical: The version.
+    """
+    steps: list[models.AliasOperations] = [delete_alias(old), create_alias(new, physical)]
+    try:
+        connection.request("rename it", lambda: connection.client.update_collection_aliases(steps))
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        aliases = read()
+        if aliases.get(new) != physical or old in aliases:
+            raise
+        # an earlier try got through though its answer did not
 
 
 def not_made_by_imret(name: str, physical: str, address: str) -> StoreError:

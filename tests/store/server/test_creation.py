@@ -106,6 +106,17 @@ def test_a_collection_is_made_as_asked(url: str, name: str) -> None:
         store.open_version(name, MODEL)
 
 
+def test_a_version_is_made_like_the_one_that_it_replaces(url: str, name: str) -> None:
+    with ServerStore(url, creation=ASKED) as store:
+        store.open_version(name, MODEL).close()
+        store.promote(name, MODEL)
+    with ServerStore(url) as store, closing(store.create_staging(name, MODEL)) as made:
+        assert made.creation() == ASKED
+    other = Creation(shards=2, quantize="int8")
+    with ServerStore(url, creation=other) as store, closing(store.create_staging(name, MODEL)) as made:
+        assert made.creation() == other.over(ASKED)
+
+
 def test_without_a_word_originals_are_cold_and_segments_large(url: str, name: str) -> None:
     with ServerStore(url) as store, closing(store.open_version(name, MODEL)) as made:
         like = made.creation()
