@@ -39,6 +39,7 @@ from imret.store import Ids as Ids
 from imret.store import Match as Match
 from imret.store import Range as Range
 from imret.store import Store as Store
+from imret.store import Creation as Creation
 from imret.store import open_store as open_store
 from imret.store.parquet import export_collection as export_collection
 from imret.store.parquet import import_collection as import_collection

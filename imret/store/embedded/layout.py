@@ -47,7 +47,7 @@ LIVE = "live.json"
 EXCLUDED = "excluded.json"
 _TRASH = ".removed-"
 _VERSION = re.compile(r"[0-9a-f]{16}(-2)?")
-SHARING = 4  # which messages the worker of a sharing program understands: another number, other messages
+SHARING = 5  # which messages the worker of a sharing program understands: another number, other messages
 
 
 @dataclass(frozen=True)
@@ -298,6 +298,17 @@ def engine_of(version: Path) -> str:
     with suppress(StoreError):
         return str((read_json(version / IDENTITY) or {}).get("engine", "?"))
     return "?"
+
+
+def version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
+    """Return the name of a version's folder.
+
+    An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
+    begin at the same time each have their own.
+    """
+    plain, second = identity.version, f"{identity.version}-2"
+    is_second = read_versions(collection).live == second
+    return plain if is_second == staged else second
 
 
 def version_folders(collection: Path) -> list[Path]:

@@ -30,7 +30,8 @@ from imret.store.embedded import layout as folder
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
-from imret.store.embedded.unix_socket import private_folder
+from imret.store.embedded.unix_socket import folder_to_share_in
+from imret.store.placement import Creation, check_embedded, check_same
 from imret.store.types import Identity, LiveState, Share, new_mark
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ class EdgeStore:
             and this one's are answered one at a time, this one's at every second turn. "if possible" goes on
             without where there is nothing private to share through.
         reason: Why this store was chosen.
+        creation: What is asked of the collections that it makes.
 
     Raises:
         StoreUnavailable: If there is no store and `create` is false.
-        StoreError: If the folder cannot be used, or nothing private is there to share through.
+        StoreError: If the folder cannot be used, nothing private is there to share through, or something is
+            asked that only a server has.
     """
 
     engine = "embedded"
@@ -76,15 +79,18 @@ class EdgeStore:
         index_from_kb: int = 10_000,
         share: Share = False,
         reason: str = "",
+        creation: Creation | None = None,
     ) -> None:
         self.address = os.fspath(path)
         self.reason = reason
+        self.creation = creation or Creation()
+        check_embedded(self.creation, self.address)
         self._folder = Path(self.address).expanduser().absolute()
         folder.prepare(self._folder, create=create)
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
         self._must_share = share is True and system.has_unix_sockets()
-        self._share_in = _folder_to_share_in(share)
+        self._share_in = folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
@@ -167,12 +173,14 @@ class EdgeStore:
 
     def _open_to_fill(self, name: str, identity: Identity, *, staged: bool) -> Collection:
         collection = self._folder / check_name(name)
-        version = _version_of(collection, identity, staged=staged)
+        version = folder.version_of(collection, identity, staged=staged)
         try:
             opened = self._open(name, collection / version, identity, empty=staged)
         except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
-            version = _version_of(collection, identity, staged=staged)
+            version = folder.version_of(collection, identity, staged=staged)
             opened = self._open(name, collection / version, identity, empty=staged)
+        if self.creation.asked:
+            check_same(self.creation, opened.creation(), name, self.address)
         known = folder.read_versions(collection)
         if version in known.retired:
             with locks.switching(collection):
@@ -192,7 +200,7 @@ class EdgeStore:
         expected: LiveState | None = None,
     ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = version or _version_of(collection, identity, staged=staged)
+        version = version or folder.version_of(collection, identity, staged=staged)
         with self._switching(collection, expected) as known:
             if expected is not None and known.state != expected:
                 raise changed_meanwhile(name, self.address)
@@ -457,6 +465,7 @@ class EdgeStore:
                     self._share_in,
                     must_share=self._must_share,
                     index_from_kb=self._index_from_kb,
+                    creation=self.creation,
                 )
             return self._worker
 
@@ -475,25 +484,3 @@ class _Patience:
         if owner != self._owner:
             self._owner, self._deadline = owner, now + self._timeout_s
         return now >= self._deadline
-
-
-def _folder_to_share_in(share: Share) -> Path | None:
-    if not system.has_unix_sockets():  # then a store serves one program at a time
-        return None
-    try:
-        return private_folder() if share else None
-    except StoreError:
-        if share is True:
-            raise
-        return None
-
-
-def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
-    """Return the name of a version's folder.
-
-    An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
-    begin at the same time each have their own.
-    """
-    plain, second = identity.version, f"{identity.version}-2"
-    is_second = folder.read_versions(collection).live == second
-    return plain if is_second == staged else second

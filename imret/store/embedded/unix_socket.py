@@ -17,6 +17,7 @@ from pathlib import Path
 
 from imret import system
 from imret.errors import StoreError
+from imret.store.types import Share
 
 _MAX_PATH_BYTES = 103  # of a socket's path: macOS has 104 with the NUL at the end, Linux 108
 _BACKLOG = 128
@@ -48,6 +49,22 @@ def private_folder() -> Path:
         ) from error
     check_private(folder)
     return folder
+
+
+def folder_to_share_in(share: Share) -> Path | None:
+    """Return the folder of this user's sockets where a store is to be shared; None for one that is not.
+
+    Raises:
+        StoreError: If it must be shared, and there is no private folder.
+    """
+    if not system.has_unix_sockets():  # then a store serves one program at a time
+        return None
+    try:
+        return private_folder() if share else None
+    except StoreError:
+        if share is True:
+            raise
+        return None
 
 
 def check_private(folder: Path) -> None:
