@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.errors import ImageError
 from imret.escape import escape_control
 from imret.files import write_atomically
 from imret.images.thumbnails import LARGE_THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, thumbnail
 from imret.retrieval.results import Hit
+from imret.sources.opened import Door, own_door
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -57,10 +59,11 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     """
     alone = len(strips) == 1
     pixels = LARGE_THUMBNAIL_PIXELS if alone else THUMBNAIL_PIXELS
-    paths = list({hit.path: None for strip in strips for hit in strip.hits})
+    door = own_door()
+    hits = {hit.path: hit for strip in strips for hit in strip.hits}
     with ThreadPoolExecutor(_THREADS) as pool:
-        images = pool.map(lambda path: thumbnail(path, pixels), paths)
-        thumbnails = dict(zip(paths, images, strict=True))
+        images = pool.map(lambda hit: _thumbnail(door, hit, pixels), hits.values())
+        thumbnails = dict(zip(hits, images, strict=True))
     page = _PAGE.format(
         title=_text(title),
         summary=_text(summary),
@@ -70,6 +73,14 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     )
     write_atomically(file, page, in_place=True)
     return Path(os.path.abspath(file))
+
+
+def _thumbnail(door: Door, hit: Hit, pixels: int) -> str | None:
+    try:
+        with door.open(hit.payload, hit.path) as file:
+            return thumbnail(file, pixels)
+    except ImageError:
+        return None
 
 
 def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:

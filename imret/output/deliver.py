@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from imret.errors import DataError
+from imret.errors import DataError, ImageError
 from imret.escape import escape_control
 from imret.output.console import announce, silence_closed_stdout
 from imret.output.formats import groups_of, write_hits
+from imret.sources.opened import own_door
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Hit
@@ -98,14 +99,22 @@ def results() -> Iterator[TextIO]:
 
 
 def _thumbnails(stream: TextIO) -> Callable[[Hit], str] | None:
-    from imret.output.terminal_images import cell_pixels, preview, protocol_of
+    from imret.output.terminal_images import cell_pixels, no_preview, preview, protocol_of
 
     protocol = protocol_of(os.environ, stream)
     if protocol == "none":
         announce("no thumbnails: this is no terminal that can show them; --html FILE writes them to a page")
         return None
-    cell = cell_pixels(stream)
-    return lambda hit: preview(hit.path, protocol, cell=cell)
+    cell, door = cell_pixels(stream), own_door()
+
+    def shown(hit: Hit) -> str:
+        try:
+            with door.open(hit.payload, hit.path) as file:
+                return preview(file, protocol, cell=cell)
+        except ImageError as error:
+            return no_preview(error)
+
+    return shown
 
 
 def open_hits(

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from imret import system
@@ -19,11 +20,21 @@ from imret.store.payload import file_of, path_of
 _MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
 
 
-def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the exact source, absolute, and the exact path below it, from a payload like those of ingest.
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """Where a payload says that its picture lies. Both may hold surrogate escapes; joined they have no NUL.
 
-    Both may hold surrogate escapes. Joined they have no NUL, and the path has no part that leads upwards. The
-    disk is not looked at.
+    Attributes:
+        source: Exact and absolute.
+        path: Exact, below it, with forward slashes; no part of it leads upwards.
+    """
+
+    source: str
+    path: str
+
+
+def stored_place(payload: Mapping[str, Any]) -> StoredPlace:
+    """Return the place that a payload like those of ingest names. The disk is not looked at.
 
     Raises:
         ImageError: If ingest would not have written it.
@@ -46,7 +57,7 @@ def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
     # What ingest does not walk cannot come from it: no "..", no "a//b", no "/etc", whose first part is "".
     if any(part in ("", ".", "..") for part in path.split("/")) or not os.path.isabs(source):
         raise strange
-    return source, path
+    return StoredPlace(source, path)
 
 
 def is_below(real: str, folder: str) -> bool:
