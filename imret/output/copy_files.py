@@ -11,12 +11,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from imret.errors import DataError, ImageError
 from imret.files import replace_if_absent
-from imret.sources.opened import own_door
+from imret.images.opening import suffix_of
+from imret.sources.opened import Door, is_plain_file, own_door
 
 if TYPE_CHECKING:
     from imret.retrieval.results import Hit
@@ -27,7 +29,9 @@ _LONGEST_SUFFIX = 32  # bytes; what follows the last dot of a longer one is no t
 _CLOSED_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
-def copy_hits(hits: Sequence[Hit], folder: str | os.PathLike[str]) -> tuple[int, list[tuple[str, str]]]:
+def copy_hits(
+    hits: Sequence[Hit], folder: str | os.PathLike[str], *, door: Door | None = None
+) -> tuple[int, list[tuple[str, str]]]:
     """Copy the files of hits into a folder, named by rank: 001_owl.jpg.
 
     Nothing is overwritten. A file of that name with the same bytes is taken for the copy, so that a second
@@ -35,11 +39,13 @@ def copy_hits(hits: Sequence[Hit], folder: str | os.PathLike[str]) -> tuple[int,
     change with every query, and two searches copied into one folder should both arrive.
 
     A copy is written under a temporary name and appears when it is whole. It keeps the file's times and, as
-    far as the folder's file system can, its permissions.
+    far as the folder's file system can, its permissions; one out of a container or a bucket has the time of
+    that.
 
     Args:
         hits: What to copy.
         folder: Where to; made, with its parents, if missing.
+        door: Opens the pictures; None for `own_door`.
 
     Returns:
         How many are there now, and the path and reason of each that is not.
@@ -56,12 +62,12 @@ def copy_hits(hits: Sequence[Hit], folder: str | os.PathLike[str]) -> tuple[int,
             "Name another one: --copy-to DIR"
         ) from error
     digits = max(3, len(str(max((hit.rank for hit in hits), default=0))))
-    limit, door = _name_limit(target), own_door()
+    limit, door = _name_limit(target), door or own_door()
     failed = []
     for hit in hits:
         try:
             with door.open(hit.payload, hit.path) as data:
-                _copy(hit, data, target, f"{hit.rank:0{digits}}_{os.path.basename(hit.path)}", limit)
+                _copy(hit, data, target, f"{hit.rank:0{digits}}_{_name_of(hit, data)}", limit)
         except ImageError as error:
             failed.append((hit.path, str(error)))
         except OSError as error:
@@ -87,8 +93,10 @@ def _copy(hit: Hit, data: BinaryIO, folder: Path, name: str, limit: int) -> None
         with os.fdopen(handle, "wb") as out:
             data.seek(0)
             shutil.copyfileobj(data, out, _CHUNK_BYTES)
-        with contextlib.suppress(OSError):  # a memory card keeps no permissions; the picture counts
-            shutil.copystat(hit.path, part)
+        with contextlib.suppress(
+            OSError, KeyError, ValueError
+        ):  # a memory card keeps no permissions; the picture counts
+            _keep_stat(hit, part)
         while not is_copied:
             try:
                 replace_if_absent(part, place)
@@ -98,6 +106,21 @@ def _copy(hit: Hit, data: BinaryIO, folder: Path, name: str, limit: int) -> None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
+
+
+def _name_of(hit: Hit, data: BinaryIO) -> str:
+    name = os.path.basename(hit.path)
+    if is_plain_file(hit.payload) or os.path.splitext(name)[1]:
+        return name
+    return name + suffix_of(data)  # a row of a Parquet file is called by its key
+
+
+def _keep_stat(hit: Hit, copy: str) -> None:
+    if is_plain_file(hit.payload):
+        shutil.copystat(hit.path, copy)
+        return
+    modified = datetime.fromisoformat(str(hit.payload["modified"]).replace("Z", "+00:00")).timestamp()
+    os.utime(copy, (modified, modified))
 
 
 def _place(folder: Path, name: str, limit: int, data: BinaryIO) -> tuple[Path, bool]:

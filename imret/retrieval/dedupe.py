@@ -32,6 +32,7 @@ class NearCopies:
     Attributes:
         compared: How many hits a ranking had been followed for when it was followed no further, though it
             goes on and gave less than was wanted; 0 if that did not happen.
+        refused: Buckets whose pictures were not looked at, for no URL names them.
     """
 
     def __init__(self, door: Door | None = None) -> None:
@@ -45,6 +46,7 @@ class NearCopies:
         self._further = MAX_FURTHER
         self._tried: set[str] = set()  # ids
         self.compared = 0
+        self.refused: set[str] = set()
 
     def widen(self, n_asked: int) -> int:
         """Return how many hits to look at where so many fold into too few: no more if there were enough."""
@@ -94,6 +96,9 @@ class NearCopies:
         from imret.images.decode_memory import DECODE_MEMORY, released
         from imret.images.resize import fit_image
 
+        if refused := self._door.refusal(point.payload):
+            self.refused.add(refused)
+            return None
         try:
             with self._door.open(point.payload) as file, DECODE_MEMORY.reserving() as reserve:
                 reduced = load_to_cover(file, max(_LOOK_SIZE), reserve=reserve)

@@ -1,55 +1,98 @@
 """The one door to the pictures of stored points: from a payload to an open file.
 
 Everything that shows, copies or compares stored pictures opens them here, so what may be opened is decided
-in one place. Hides what kind of place it is. Only reads.
+in one place. Hides what kind of place it is: a file, the member of a tar, an object of a bucket. Only reads.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from imret.errors import ImageError
 from imret.images.opening import open_file
+from imret.settings import read_settings
+from imret.sources.members import IN_MEMORY_BYTES, checked, open_part, spooled
+from imret.sources.named_roots import GONE_SINCE, NamedRoots, NotThere, is_url
 from imret.sources.safe_open import StoredPlace, is_below, open_beneath, stored_place
 from imret.store.payload import file_of
 
 GONE = "no such file any more; bring the collection up to date: imret ingest"
+
+MAX_FETCHED_BYTES = 512 << 20  # of a picture; larger ones are not read from a bucket
+_RECENT_BYTES = 128 << 20
 
 
 class Opened:
     """A stored picture, open; closed at the end of `with` unless it was kept.
 
     Attributes:
-        file: At its start; can seek.
+        identity: What stands for this very content at this very place: another where either changes.
         size: Bytes.
+        is_far: Whether its bytes have to be fetched from a bucket, when `file` is asked for.
     """
 
-    def __init__(self, real: str, file: BinaryIO, info: os.stat_result) -> None:
-        self.file, self.size = file, info.st_size
-        self._real, self._info, self._is_kept = real, info, False
+    def __init__(
+        self,
+        identity: tuple[object, ...],
+        size: int,
+        read: Callable[[], BinaryIO],
+        *,
+        holding: BinaryIO | None = None,
+        info: os.stat_result | None = None,
+        is_far: bool = False,
+    ) -> None:
+        """Remember how it is read.
+
+        Args:
+            identity: See above.
+            size: Bytes.
+            read: Gives the file, at its start; what it raises, `file` raises.
+            holding: What is open already, and is closed in any case.
+            info: Of a file that is checked by it; None for what is checked by its hash.
+            is_far: See above.
+        """
+        self.identity, self.size, self.is_far = identity, size, is_far
+        self._read, self._holding, self._info = read, holding, info
+        self._file: BinaryIO | None = None
+        self._is_kept = False
 
     @property
-    def identity(self) -> tuple[object, ...]:
-        """What stands for this very content at this very place: another where either changes."""
-        return (os.fsencode(self._real), *_file_identity(self._info))
+    def file(self) -> BinaryIO:
+        """The picture; at its start when it is first asked for; can seek.
+
+        Raises:
+            ImageError: If it cannot be had, or is not what was ingested.
+        """
+        if self._file is None:
+            self._file = self._read()
+        return self._file
 
     def is_unchanged(self) -> bool:
         """Whether nobody wrote to it since it was opened."""
+        if self._info is None:
+            return True
         return _file_identity(os.fstat(self.file.fileno())) == _file_identity(self._info)
 
     def keep(self) -> BinaryIO:
         """Hand the open file over."""
+        file = self.file
         self._is_kept = True
-        return self.file
+        return file
 
     def __enter__(self) -> Opened:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._is_kept:
-            self.file.close()
+        if self._is_kept:
+            return
+        for file in (self._file, self._holding):
+            if file is not None:
+                file.close()
 
 
 class Door:
@@ -75,21 +118,34 @@ class Door:
     error. Not covered: hard links cannot be told from files; and whoever may replace a `source` itself by a
     link chooses what lies below it, unless `folders` are named.
 
+    By any door, what lies in a bucket is fetched only below a URL that was named (`roots`, or IMRET_ROOTS),
+    never because a payload names it; and only if it is, by its hash, what was ingested. The latter holds for
+    a member of a tar, too.
+
     A door that is not guarded is for the commands of somebody at a terminal: it opens every regular file that
     they may read themselves.
     """
 
     def __init__(
-        self, folders: Sequence[str | os.PathLike[str]] | None = None, *, is_guarded: bool = True
+        self, roots: Sequence[str | os.PathLike[str]] | None = None, *, is_guarded: bool = True
     ) -> None:
-        """Resolve the folders; nothing else is looked at yet.
+        """Resolve the folders; nothing else is looked at yet, and nothing is connected to.
 
         Args:
-            folders: Below which a guarded door opens files; see above.
+            roots: Folders and URLs below which pictures may be opened; see above. None for folders that were
+                ingested, and URLs of IMRET_ROOTS.
             is_guarded: See above.
+
+        Raises:
+            DataError: If a URL is none of a bucket.
         """
-        self._folders = None if folders is None else tuple(os.path.realpath(folder) for folder in folders)
+        named = read_settings().roots if roots is None else [os.fspath(root) for root in roots]
+        self._folders = (
+            None if roots is None else tuple(os.path.realpath(root) for root in named if not is_url(root))
+        )
+        self._urls = NamedRoots([root for root in named if is_url(root)])
         self._is_guarded = is_guarded
+        self._recent = _Recent(_RECENT_BYTES)
 
     def open(self, payload: Mapping[str, Any], path: str | None = None) -> BinaryIO:
         """Open a stored picture to read; at its start, can seek, and is the caller's to close.
@@ -101,19 +157,21 @@ class Door:
         Raises:
             ImageError: If it is not there, cannot be read, or may not be; the message is the reason.
         """
-        if not self._is_guarded:
+        if not self._is_guarded and is_plain_file(payload):
             return open_file(file_of(payload) if path is None else path)
-        return self.look(stored_place(payload)).keep()
+        with self.look(stored_place(payload)) as opened:
+            return opened.keep()
 
     def look(self, place: StoredPlace) -> Opened:
-        """Open a stored picture by rules of a guarded door, to learn also which content it is.
+        """Open a stored picture, or what holds it, to learn which content it is; a bucket is not asked.
 
         Raises:
             ImageError: If it is gone, cannot be opened, or may not be.
         """
+        if place.is_far:
+            return self._far(place)
         try:
-            real = self._real_place(place)
-            return Opened(real, *open_beneath(real))
+            real, file, info = self._local_file(place)
         except FileNotFoundError:
             if not os.path.isdir(place.source):
                 raise ImageError(
@@ -127,10 +185,71 @@ class Door:
             raise ImageError("no permission to read it") from None
         except OSError as error:  # also where something changed between two looks
             raise ImageError(f"cannot be opened: {error.strerror}") from None
+        exact = os.fsencode(real)
+        if place.unit is None:
+            return Opened((exact, *_file_identity(info)), info.st_size, lambda: file, holding=file, info=info)
+
+        def read() -> BinaryIO:
+            return open_part(file, _offset(place), place.size_bytes, place.sha256)
+
+        return Opened((exact, *_content(place)), place.size_bytes, read, holding=file)
+
+    def refusal(self, payload: Mapping[str, Any]) -> str:
+        """Return, of a picture in a bucket that no URL names, that bucket; else nothing."""
+        source = str(payload.get("source", ""))
+        return source if is_url(source) and not self._urls.holds(source) else ""
+
+    def fetch(self, place: StoredPlace) -> None:
+        """Fetch a picture from its bucket, so that it is at hand for those who open it next.
+
+        Raises:
+            ImageError: As `look` and `Opened.file`.
+        """
+        if place.is_far and place.size_bytes <= IN_MEMORY_BYTES:
+            with self.look(place) as opened:
+                opened.file.close()
+
+    def _far(self, place: StoredPlace) -> Opened:
+        if not self._urls.holds(place.file):
+            raise ImageError("it lies in a bucket that was not named: imret serve --root URL, or IMRET_ROOTS")
+        if place.size_bytes > MAX_FETCHED_BYTES:
+            raise ImageError(
+                f"its {place.size_bytes:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched"
+            )
+        identity = (place.file, *_content(place))
+        at = 0 if place.unit is None else _offset(place)
+
+        def read() -> BinaryIO:
+            kept = self._recent.get(identity)
+            if kept is not None:
+                return io.BytesIO(kept)
+            try:
+                return self._read_far(place, at, identity)
+            except NotThere:
+                self._urls.forget(place.file)  # what was opened may be an object of before
+                return self._read_far(place, at, identity)
+
+        return Opened(identity, place.size_bytes, read, is_far=not self._recent.has(identity))
+
+    def _read_far(self, place: StoredPlace, at: int, identity: tuple[object, ...]) -> BinaryIO:
+        chunks: Iterable[bytes] = self._urls.chunks(place.file, at, place.size_bytes)
+        if place.size_bytes > IN_MEMORY_BYTES:
+            return spooled(chunks, place.sha256)
+        data = checked(b"".join(chunks), place.sha256)
+        self._recent.put(identity, data)
+        return io.BytesIO(data)
+
+    def _local_file(self, place: StoredPlace) -> tuple[str, BinaryIO, os.stat_result]:
+        """Open the file that holds a picture; return also its path without symlinks."""
+        if not self._is_guarded:
+            file = open_file(place.file)
+            return place.file, file, os.fstat(file.fileno())
+        real = self._real_place(place)
+        return (real, *open_beneath(real))
 
     def _real_place(self, place: StoredPlace) -> str:
         """Return the path without symlinks, if a picture there may be opened."""
-        real = os.path.realpath(os.path.join(place.source, place.path))
+        real = os.path.realpath(place.file)
         if self._folders is not None:
             if not any(is_below(real, folder) for folder in self._folders):
                 raise ImageError("it leads out of the folders that may be shown")
@@ -143,9 +262,50 @@ class Door:
         return real
 
 
+class _Recent:
+    """Bytes that were fetched a moment ago, as many as have room; those used longest ago go."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._n_bytes = max_bytes, 0
+        self._kept: OrderedDict[object, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def has(self, key: object) -> bool:
+        return key in self._kept
+
+    def get(self, key: object) -> bytes | None:
+        with self._lock:
+            data = self._kept.get(key)
+            if data is not None:
+                self._kept.move_to_end(key)
+            return data
+
+    def put(self, key: object, data: bytes) -> None:
+        with self._lock:
+            self._n_bytes += len(data) - len(self._kept.pop(key, b""))
+            self._kept[key] = data
+            while self._n_bytes > self._max_bytes:
+                self._n_bytes -= len(self._kept.popitem(last=False)[1])
+
+
 def own_door() -> Door:
     """Return the door of the commands of somebody at a terminal."""
     return Door(is_guarded=False)
+
+
+def is_plain_file(payload: Mapping[str, Any]) -> bool:
+    """Whether a picture is a file of its own in a folder of this machine."""
+    return payload.get("unit") is None and not is_url(str(payload.get("source", "")))
+
+
+def _offset(place: StoredPlace) -> int:
+    if place.at is None:
+        raise NotThere(GONE_SINCE)
+    return place.at
+
+
+def _content(place: StoredPlace) -> tuple[object, ...]:
+    return (place.at, place.size_bytes, place.sha256)
 
 
 def _file_identity(info: os.stat_result) -> tuple[int, ...]:

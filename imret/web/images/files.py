@@ -29,13 +29,14 @@ from imret.web.images.thumbnails import (
     THUMBNAIL_QUALITY,
     ImageResponse,
     ToDecode,
+    ToFetch,
     etag_of,
     jpeg_response,
     named_errors,
     round_up_size,
 )
 
-_ORIGINAL = 0  # in the place of a size
+_ORIGINAL, _FETCHED = 0, -1  # in the place of a size
 
 _MEDIA_TYPES = {
     "JPEG": "image/jpeg",
@@ -52,6 +53,9 @@ class ImageFiles:
     """The pictures of collections, given out by the payloads of their points. Thread-safe.
 
     Which files may be given out is told by a guarded `imret.sources.opened.Door`.
+
+    Attributes:
+        door: That one.
     """
 
     def __init__(
@@ -69,13 +73,14 @@ class ImageFiles:
                 the disk is full, nothing is kept and everything works.
             max_bytes: Of all kept thumbnails, counted in blocks of 4 KiB as file systems give them out. Those
                 not used for longest go. 0 keeps none.
-            roots: Folders below which pictures may be shown, resolved now; None for those that were ingested.
+            roots: Folders below which pictures may be shown, resolved now, and URLs of buckets; None for
+                folders that were ingested and the URLs of IMRET_ROOTS.
             max_pixels: Refuse pictures of more.
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
         self._cache = DiskCache(Path(folder), max_bytes)
-        self._door = Door(roots)
+        self.door = Door(roots)
         self._max_pixels = max_pixels
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
@@ -116,25 +121,55 @@ class ImageFiles:
                     data = self._make(opened, step, key)
         return jpeg_response(data, key)
 
-    def ready(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | ToDecode:
+    def ready(
+        self, payload: Mapping[str, Any], size: int | None = None
+    ) -> ImageResponse | ToDecode | ToFetch:
         """Return what `thumbnail` (or `original`, without a size) would, if it is there; or what that takes.
 
         Raises:
             ImageError: As for `thumbnail`, as far as the header of the file shows.
             ValueError: If the size is not positive.
         """
-        step = _ORIGINAL if size is None else round_up_size(size)
         with self._open(payload) as opened:
-            key = opened.key(step)
-            shown = self._as_it_is(opened, key) if size is None else None
-            if shown is not None:
-                return shown
-            data = None if size is None else self._cache.get(key)
-            if data is not None:
-                return jpeg_response(data, key)
-            with named_errors(opened.label):
-                n_bytes = bytes_to_decode(opened.file, max_pixels=self._max_pixels, max_side=size and step)
-            return ToDecode(key, n_bytes)
+            return self._ready(opened, size, fetches=False)
+
+    def at_hand(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | ToDecode:
+        """Return what `ready` does of a picture that was fetched; it is fetched again if it was let go.
+
+        Raises:
+            As `ready`.
+        """
+        with self._open(payload) as opened:
+            response = self._ready(opened, size, fetches=True)
+        assert not isinstance(response, ToFetch)
+        return response
+
+    def fetch(self, payload: Mapping[str, Any]) -> None:
+        """Fetch a picture that lies in a bucket, for `at_hand`.
+
+        Raises:
+            ImageError: As for `thumbnail`.
+        """
+        place = stored_place(payload)
+        with named_errors(_label(place.path)):
+            self.door.fetch(place)
+
+    def _ready(
+        self, opened: _OpenImage, size: int | None, *, fetches: bool
+    ) -> ImageResponse | ToDecode | ToFetch:
+        step = _ORIGINAL if size is None else round_up_size(size)
+        key = opened.key(step)
+        data = None if size is None else self._cache.get(key)
+        if data is not None:
+            return jpeg_response(data, key)
+        if opened.opened.is_far and not fetches:
+            return ToFetch(opened.key(_FETCHED))
+        shown = self._as_it_is(opened, key) if size is None else None
+        if shown is not None:
+            return shown
+        with named_errors(opened.label):
+            n_bytes = bytes_to_decode(opened.file, max_pixels=self._max_pixels, max_side=size and step)
+        return ToDecode(key, n_bytes)
 
     def original(self, payload: Mapping[str, Any]) -> ImageResponse:
         """Return the picture at its full size, upright, as browsers show it.
@@ -197,7 +232,7 @@ class ImageFiles:
         place = stored_place(payload)
         label = _label(place.path)
         with named_errors(label):
-            opened = self._door.look(place)
+            opened = self.door.look(place)
         with opened:
             yield _OpenImage(label, opened)
 
@@ -211,7 +246,8 @@ class _OpenImage:
 
     @property
     def file(self) -> BinaryIO:
-        return self.opened.file
+        with named_errors(self.label):
+            return self.opened.file
 
     def key(self, step: int) -> str:
         """Return 64 hex digits for this very content at a step of sizes."""
