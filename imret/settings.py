@@ -27,6 +27,7 @@ class Settings:
         db: IMRET_DB: address of the store, for commands that are given none. None where it is not set.
         home: IMRET_HOME: folder of everything that imret keeps by itself, instead of the platform's.
         token: IMRET_TOKEN: the token that `imret serve` asks for.
+        roots: IMRET_ROOTS: URLs of buckets, separated by spaces, below which pictures may be fetched.
         viewer: IMRET_VIEWER: command that shows pictures; empty for the system's viewer.
         preview: IMRET_PREVIEW: how thumbnails are shown in the terminal; "auto" judges it.
         debug: IMRET_DEBUG: whether an error shows its traceback.
@@ -41,6 +42,7 @@ class Settings:
     db: str | None = None
     home: Path | None = None
     token: str | None = None
+    roots: tuple[str, ...] = ()
     viewer: str = ""
     preview: str = "auto"
     debug: bool = False
@@ -71,6 +73,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         db=env.get("IMRET_DB") or None,
         home=Path(home).expanduser() if home else None,
         token=env.get("IMRET_TOKEN") or None,
+        roots=tuple(env.get("IMRET_ROOTS", "").split()),
         viewer=env.get("IMRET_VIEWER", "").strip(),
         preview=word("IMRET_PREVIEW") or "auto",
         debug=bool(env.get("IMRET_DEBUG")),

@@ -71,9 +71,10 @@ _OPTIONS = (
         "--root",
         "roots",
         multiple=True,
-        metavar="DIR",
-        help="Show only pictures below this folder; may be repeated. Default: below whatever folders were "
-        "ingested. For a Qdrant server that others write to.",
+        metavar="DIR|URL",
+        help="Show only pictures below this folder, or this URL of a bucket; may be repeated. Default: below "
+        "whatever folders were ingested, and of buckets those of IMRET_ROOTS. For a Qdrant server that "
+        "others write to, and for pictures in buckets.",
     ),
     click.option("--preload", is_flag=True, help="Load the whole model before answering anything."),
     click.option("--open", "open_page", is_flag=True, help="Open the page in the browser."),
@@ -180,9 +181,12 @@ def serve(
 
 def _check_roots(roots: Sequence[str]) -> None:
     from imret.errors import DataError
+    from imret.sources.named_roots import NamedRoots, is_url
 
     for root in roots:
-        if not os.path.isdir(root):
+        if is_url(root):
+            NamedRoots([root]).check()
+        elif not os.path.isdir(root):
             raise DataError(f"--root {root!r} is no folder.")
 
 

@@ -49,6 +49,31 @@ def file_reason(error: OSError | ValueError) -> str:
     return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
 
 
+_SUFFIXES = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+    (b"II*", ".tif"),
+)
+
+
+def suffix_of(file: IO[bytes]) -> str:
+    """Return the suffix that a picture's file is usually called by, by its first bytes; "" for others.
+
+    Args:
+        file: Open; it is at its start afterwards.
+    """
+    file.seek(0)
+    head = file.read(16)
+    file.seek(0)
+    if head[:4] == b"RIFF":
+        return ".webp"
+    if head[4:8] == b"ftyp":
+        return ".avif" if head[8:11] == b"avi" else ".heic"
+    return next((suffix for mark, suffix in _SUFFIXES if head.startswith(mark)), "")
+
+
 def read_head(file: IO[bytes]) -> bytes:
     """Return the first bytes, by which formats are told apart.
 

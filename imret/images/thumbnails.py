@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 
 from PIL import Image
 
 from imret.errors import ImageError
-from imret.images.decode import REDUCING_GAP
+from imret.images.decode import REDUCING_GAP, Source
 from imret.images.decode_memory import loaded
 
 # Longer side of a picture on a contact sheet or a report; shown at half of it, to be sharp on a dense screen.
@@ -58,10 +57,10 @@ def _profile(image: Image.Image) -> bytes | None:
     return None if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile else profile
 
 
-def thumbnail(path: str | os.PathLike[str], pixels: int = THUMBNAIL_PIXELS) -> str | None:
+def thumbnail(source: Source, pixels: int = THUMBNAIL_PIXELS) -> str | None:
     """Return a picture as the data URI of a JPEG, its longer side `pixels`; None if it is unreadable."""
     try:
-        with loaded(path, max_side=pixels) as image:
+        with loaded(source, max_side=pixels) as image:
             data = to_jpeg(image, max_side=pixels, quality=85)
     except ImageError:
         return None

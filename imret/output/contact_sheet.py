@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from imret.errors import ImageError
 from imret.escape import escape_control
 from imret.files import write_atomically
 from imret.images.thumbnails import LARGE_THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, thumbnail
 from imret.retrieval.results import Hit
+from imret.sources.opened import Door, is_plain_file, own_door
 
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -40,7 +42,14 @@ class Strip:
     chapter: str = ""
 
 
-def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: Sequence[Strip]) -> Path:
+def write_sheet(
+    file: str | os.PathLike[str],
+    title: str,
+    summary: str,
+    strips: Sequence[Strip],
+    *,
+    door: Door | None = None,
+) -> Path:
     """Write searches and their hits as one HTML file.
 
     Args:
@@ -48,6 +57,7 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
         title: Heading of the page.
         summary: A line below it.
         strips: The searches, in order.
+        door: Opens the pictures; None for `own_door`.
 
     Returns:
         The absolute path of the file.
@@ -57,10 +67,11 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     """
     alone = len(strips) == 1
     pixels = LARGE_THUMBNAIL_PIXELS if alone else THUMBNAIL_PIXELS
-    paths = list({hit.path: None for strip in strips for hit in strip.hits})
+    opener = door or own_door()
+    hits = {hit.path: hit for strip in strips for hit in strip.hits}
     with ThreadPoolExecutor(_THREADS) as pool:
-        images = pool.map(lambda path: thumbnail(path, pixels), paths)
-        thumbnails = dict(zip(paths, images, strict=True))
+        images = pool.map(lambda hit: _thumbnail(opener, hit, pixels), hits.values())
+        thumbnails = dict(zip(hits, images, strict=True))
     page = _PAGE.format(
         title=_text(title),
         summary=_text(summary),
@@ -70,6 +81,14 @@ def write_sheet(file: str | os.PathLike[str], title: str, summary: str, strips: 
     )
     write_atomically(file, page, in_place=True)
     return Path(os.path.abspath(file))
+
+
+def _thumbnail(door: Door, hit: Hit, pixels: int) -> str | None:
+    try:
+        with door.open(hit.payload, hit.path) as file:
+            return thumbnail(file, pixels)
+    except ImageError:
+        return None
 
 
 def _strip(strip: Strip, thumbnails: Mapping[str, str | None]) -> str:
@@ -95,8 +114,9 @@ def _figure(hit: Hit, right: bool | None, picture: str | None) -> str:
     if picture is None:
         image = "<div class=gone>cannot be read any more</div>"
     else:
-        link = html.escape(Path(hit.path).as_uri(), quote=True)
-        image = f'<a href="{link}"><img src="{picture}" alt="{name}" loading=lazy></a>'
+        image = f'<img src="{picture}" alt="{name}" loading=lazy>'
+        if is_plain_file(hit.payload):  # a browser opens no member of a tar, and no bucket
+            image = f'<a href="{html.escape(Path(hit.path).as_uri(), quote=True)}">{image}</a>'
     category = f"<div>{_text(hit.category)}</div>" if hit.category else ""
     sure = "" if right is None else " class=sure"
     # bdi: a name in Hebrew or Arabic turns round only itself.

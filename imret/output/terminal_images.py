@@ -180,8 +180,13 @@ def preview(
         with loaded(source, max_pixels=max_pixels, max_side=side) as image:
             return render(image, protocol, columns=columns, rows=rows, cell=cell)
     except ImageError as error:
-        reason = "".join(char if char.isprintable() else "?" for char in str(error))
-        return f"(no preview: {reason[:_NOTE_CHARACTERS]})\n"
+        return no_preview(error)
+
+
+def no_preview(error: ImageError) -> str:
+    """Return what stands in the place of a picture that cannot be shown."""
+    reason = "".join(char if char.isprintable() else "?" for char in str(error))
+    return f"(no preview: {reason[:_NOTE_CHARACTERS]})\n"
 
 
 def render(

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from imret.abandon import check_wanted
 from imret.errors import ImageError
 from imret.images.phash import ImageHash, cluster, compute_hash
+from imret.sources.opened import Door, own_door
 from imret.store import Point
-from imret.store.payload import file_of
 
 # One search looks at twice as many hits as it was asked for, and at so many more at most. Copies by the
 # thousand would otherwise have it decode them all, to find one picture.
@@ -32,13 +32,21 @@ class NearCopies:
     Attributes:
         compared: How many hits a ranking had been followed for when it was followed no further, though it
             goes on and gave less than was wanted; 0 if that did not happen.
+        refused: Buckets whose pictures were not looked at, for no URL names them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, door: Door | None = None) -> None:
+        """Look at nothing yet.
+
+        Args:
+            door: Opens the pictures; None for `own_door`.
+        """
+        self._door = door or own_door()
         self._hashes: dict[str, ImageHash | None] = {}  # by SHA-256 of the bytes; None: nothing can be read
         self._further = MAX_FURTHER
         self._tried: set[str] = set()  # ids
         self.compared = 0
+        self.refused: set[str] = set()
 
     def widen(self, n_asked: int) -> int:
         """Return how many hits to look at where so many fold into too few: no more if there were enough."""
@@ -79,9 +87,25 @@ class NearCopies:
             for at in range(0, len(waiting), _LOOKS_AT_ONCE):
                 check_wanted()
                 some = waiting[at : at + _LOOKS_AT_ONCE]
-                hashes = _pool(os.getpid()).map(_hash_of, (point for _, point in some))
+                hashes = _pool(os.getpid()).map(self._hash_of, (point for _, point in some))
                 self._hashes |= zip((sha256 for sha256, _ in some), hashes, strict=True)
                 self._tried |= {point.id for _, point in some}
+
+    def _hash_of(self, point: Point) -> ImageHash | None:
+        from imret.images.decode import load_to_cover
+        from imret.images.decode_memory import DECODE_MEMORY, released
+        from imret.images.resize import fit_image
+
+        if refused := self._door.refusal(point.payload):
+            self.refused.add(refused)
+            return None
+        try:
+            with self._door.open(point.payload) as file, DECODE_MEMORY.reserving() as reserve:
+                reduced = load_to_cover(file, max(_LOOK_SIZE), reserve=reserve)
+                with released(reduced.image):
+                    return compute_hash(fit_image(reduced.image, size=_LOOK_SIZE, reduced=reduced))
+        except ImageError:
+            return None
 
 
 @functools.cache
@@ -91,17 +115,3 @@ def _pool(process: int) -> ThreadPoolExecutor:
     A forked child inherits the object, and none of the threads.
     """
     return ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), "imret-look")
-
-
-def _hash_of(point: Point) -> ImageHash | None:
-    from imret.images.decode import load_to_cover
-    from imret.images.decode_memory import DECODE_MEMORY, released
-    from imret.images.resize import fit_image
-
-    try:
-        with DECODE_MEMORY.reserving() as reserve:
-            reduced = load_to_cover(file_of(point.payload), max(_LOOK_SIZE), reserve=reserve)
-            with released(reduced.image):
-                return compute_hash(fit_image(reduced.image, size=_LOOK_SIZE, reduced=reduced))
-    except ImageError:
-        return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from imret.datasets.spelling import composed
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import DataError
+from imret.errors import DataError, some_of
 from imret.retrieval.categories import with_stored_categories
 from imret.retrieval.category_names import stored_names
 from imret.retrieval.collection_encoder import check_same_encoder
@@ -33,6 +33,7 @@ from imret.store.payload import file_of
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
     from imret.retrieval.dedupe import NearCopies
+    from imret.sources.opened import Door
 
 
 def search(
@@ -126,6 +127,7 @@ def find_hits(
     notify: Callable[[str], None] = warn,
     counting: bool = False,
     names: Names | None = None,
+    door: Door | None = None,
 ) -> Hits:
     """Return what `search` does, for options in one; arguments, result and errors are those of `search`.
 
@@ -135,6 +137,7 @@ def find_hits(
         notify: Called with what the search left undone, in a sentence.
         counting: Also count all that there are to find, in all and of each category.
         names: What categories are called; None for what is stored with the collection.
+        door: Opens pictures that are looked at for near copies; None for `imret.sources.opened.own_door`.
     """
     terms = terms_of(query)
     with _opened(store, options.collection) as collection:
@@ -156,13 +159,18 @@ def find_hits(
         asked = Asked(collection, vector, options, tuple(conditions), tuple(dict.fromkeys(embedder.hashes)))
         if options.relevant:
             asked = replace(asked, good_from=embedder.relevance_threshold(terms, vector))
-        copies = _copies(options)
+        copies = _copies(options, door)
         points = asked.find(copies)
         if copies is not None and copies.compared:
             notify(
                 f"duplicates were looked for among the best {copies.compared:,} hits only, and there are "
                 "more. Narrow the search (categories, conditions), or ask for more hits: then it looks "
                 "further."
+            )
+        if copies is not None and copies.refused:
+            notify(
+                f"pictures of {some_of(sorted(copies.refused))} were not looked at for duplicates: they are "
+                "fetched only below a URL that is named (imret serve --root, IMRET_ROOTS)."
             )
         if options.offset and not points:
             _check_offset(asked)
@@ -250,13 +258,13 @@ def _encoder_of(collection: Collection, owner: Store | Collection) -> QueryEncod
 # ---- What is found --------------------------------------------------------------------------------------
 
 
-def _copies(options: SearchOptions) -> NearCopies | None:
+def _copies(options: SearchOptions, door: Door | None) -> NearCopies | None:
     """Return what folds near copies for one search, if they are to be; loads what decodes pictures."""
     if not options.unique:
         return None
     from imret.retrieval.dedupe import NearCopies
 
-    return NearCopies()
+    return NearCopies(door)
 
 
 def _check_offset(asked: Asked) -> None:

@@ -106,11 +106,21 @@ def _with_exact_place(payload: dict[str, Any], source: str, path: str) -> dict[s
 
 
 def file_of(payload: Mapping[str, Any]) -> str:
-    """Return the absolute path that opens the picture; may hold surrogate escapes."""
+    """Return the absolute path of the picture, or its URL; may hold surrogate escapes.
+
+    Of a member of a tar or a row of a Parquet file it goes on below that file: /photos/00012.tar/owl.jpg.
+    """
     exact = payload.get("file_base64")
     if exact is not None:
         return os.fsdecode(base64.b64decode(exact))
-    return os.path.join(payload["source"], *str(payload["path"]).split("/"))
+    return place_of_file(str(payload["source"]), str(payload["path"]))
+
+
+def place_of_file(source: str, path: str) -> str:
+    """Return the absolute path, or the URL, of what lies at a path below a source."""
+    if "://" in source:
+        return f"{source}/{path}"
+    return os.path.join(source, *path.split("/"))
 
 
 def path_of(payload: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from imret.store.payload import FIELDS
 
 # Of a field that is not ingest's, as text; an answer may hold hundreds of points.
 MAX_OTHER_CHARS = 4_000
-MAX_TEXT_CHARS = 20_000  # a source and a path are together at most 16,384: see imret.web.images.safe_open
+MAX_TEXT_CHARS = 20_000  # a source and a path are together at most 16,384: see imret.sources.safe_open
 
 
 def sanitize_payload(point: Point) -> Point:

@@ -24,6 +24,7 @@ from imret.errors import (
     StoreLocked,
     StoreUnavailable,
 )
+from imret.sources.named_roots import NotReachable, NotThere
 from imret.store.payload import FIELDS
 from imret.web.pool.executors import Busy
 
@@ -48,6 +49,8 @@ _STATUS: tuple[tuple[type[ImretError], int], ...] = (
     (NotFound, 404),
     (Forbidden, 403),
     (NotWritable, 409),
+    (NotThere, 404),
+    (NotReachable, 503),
     (ImageError, 422),
     (DataError, 400),
     (ModelMismatch, 409),

@@ -112,7 +112,9 @@ def is_slow(query: SearchIn) -> bool:
 # ---- Answers ------------------------------------------------------------------------------------
 
 
-def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[str, Any]:
+def search(
+    pooled: PooledCollection, query: SearchIn, uploads: Uploads, image_files: ImageFiles
+) -> dict[str, Any]:
     """Answer a query: `SearchOut` without the timings.
 
     Raises:
@@ -131,6 +133,7 @@ def search(pooled: PooledCollection, query: SearchIn, uploads: Uploads) -> dict[
         notify=lambda note: notes.append(without_places(note)),
         counting=query.counts,
         names=pooled.names,
+        door=image_files.door,
     )
     hits, more = _without_spare(found, query)
     if more and query.unique and query.group_by is None and query.offset + 2 * query.limit > MAX_UNIQUE:

@@ -11,19 +11,17 @@ from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.background import BackgroundTask
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from imret.errors import DataError, ImretError, StoreError, StoreUnavailable
-from imret.images.decode_memory import SMALL_BYTES
 from imret.retrieval.category_names import category_names
 from imret.retrieval.limits import MAX_DEPTH, MAX_TEXT, MAX_UNIQUE
 from imret.retrieval.prompts import search_prompts, templates_for
 from imret.web import handlers
 from imret.web.errors import NotFound, told
 from imret.web.filling import Filling, FillingProgress
+from imret.web.images.answers import ImageAnswers
 from imret.web.images.files import ImageFiles
-from imret.web.images.thumbnails import ImageResponse, ToDecode
 from imret.web.images.uploads import Uploads
 from imret.web.metrics import stage, timings
 from imret.web.pool.collections import CollectionPool
@@ -60,7 +58,6 @@ from imret.web.schemas import (
     TermIn,
     Which,
 )
-from imret.web.single_flight import SingleFlight
 
 T = TypeVar("T")
 
@@ -113,19 +110,12 @@ class Api:
         self._looks = BoundedExecutor("looks", threads=2, waiting=32, retry_after_s=2)
         # Where there are many groups, a search is hundreds of them: one at a time, beside the others.
         self._groups = BoundedExecutor("groups", threads=1, waiting=64)
-        # Not behind pictures that are fetched from slow hosts or compared by the thousand.
-        self._originals = BoundedExecutor("originals", threads=2, waiting=64)
-        self._thumbnails = BoundedExecutor("thumbnails", threads=4, waiting=1024)
-        # Thumbnails and originals alike; here they may wait for memory.
-        self._large = BoundedExecutor("large pictures", threads=2, waiting=1024, retry_after_s=2)
-        self._flights = SingleFlight()
+        self._pictures = ImageAnswers(self.ask, image_files, uploads, pool.telemetry)
         self._executors = (
             self._queries,
             self._looks,
             self._groups,
-            self._originals,
-            self._thumbnails,
-            self._large,
+            *self._pictures.executors,
         )
         for executor in self._executors:
             pool.telemetry.watch_queue(executor.name, lambda executor=executor: executor.depth)  # type: ignore[misc]
@@ -232,7 +222,9 @@ class Api:
             elif query.group_by is not None:
                 executor = self._groups
             result = await self.ask(
-                executor, query.collection, lambda pooled: handlers.search(pooled, query, self._uploads)
+                executor,
+                query.collection,
+                lambda pooled: handlers.search(pooled, query, self._uploads, self._image_files),
             )
             result["timings_ms"] = {name: round(1e3 * seconds, 3) for name, seconds in stages.items()}
         result["timings_ms"]["total"] = round(1e3 * (time.perf_counter() - started), 3)
@@ -374,75 +366,17 @@ class Api:
 
     async def image(self, request: Request, id: Id, collection: Name = None) -> Response:
         """Upright, at full size, in a format that browsers show."""
-        return await self._serve_image(request, id, collection, None)
+        return await self._pictures.stored(request, id, collection, None)
 
     async def thumbnail(
         self, request: Request, id: Id, size: Size = 320, collection: Name = None
     ) -> Response:
         """Upright, a JPEG that fits a square; never enlarged."""
-        return await self._serve_image(request, id, collection, size)
+        return await self._pictures.stored(request, id, collection, size)
 
     async def upload(self, request: Request, sha256: Id, size: Size = 320) -> Response:
         """As long as the server keeps it."""
-        response = await self._thumbnails.run(self._uploads.ready, sha256, size)
-        if isinstance(response, ToDecode):
-            response = await self._decoded(
-                self._thumbnails, response, lambda: self._uploads.thumbnail(sha256, size)
-            )
-        if response is None:
-            raise NotFound("this picture is not kept any more. Send it again.")
-        return _image_response(request, response)
-
-    async def _serve_image(
-        self, request: Request, id: str, collection: str | None, size: int | None
-    ) -> Response:
-        def look(pooled: PooledCollection) -> tuple[ImageResponse | ToDecode | str, dict[str, Any]]:
-            payload = handlers.stored_point(pooled, id).payload
-            etag = self._image_files.etag(payload, size)
-            if etag in request.headers.get("if-none-match", ""):
-                return etag, payload
-            return self._image_files.ready(payload, size), payload
-
-        def make() -> ImageResponse | None:
-            if size is None:
-                return self._image_files.decoded(payload)
-            with stage(self._pool.telemetry, "thumbnail"):
-                return self._image_files.decoded(payload, size)
-
-        executor = self._originals if size is None else self._thumbnails
-        response, payload = await self.ask(executor, collection, look)
-        if isinstance(response, str):
-            return Response(status_code=304, headers={"ETag": response, **_KEEP})
-        if isinstance(response, ToDecode):
-            decoded = await self._decoded(executor, response, make)
-            if decoded is None:  # replaced meanwhile
-                decoded = await executor.run(self._image_files.original, payload)
-            response = decoded
-        return _image_response(request, response)
-
-    async def _decoded(self, executor: BoundedExecutor, what: ToDecode, make: Callable[[], T]) -> T:
-        """Return what `make` gives, for all who ask for it now; large pictures keep no others waiting."""
-        if what.n_bytes >= SMALL_BYTES:
-            executor = self._large
-        return await self._flights.do(what.key, lambda: executor.run(make))
-
-
-# A page asks for thumbnails by an address that has the content's hash in it; others look again.
-_KEEP = {"Cache-Control": "private, max-age=0, must-revalidate"}
-_KEEP_LONG = {"Cache-Control": "private, max-age=604800"}
-
-
-def _image_response(request: Request, response: ImageResponse) -> Response:
-    headers = {"ETag": response.etag, "Content-Length": str(response.size)}
-    headers |= _KEEP_LONG if "v" in request.query_params else _KEEP
-    if response.data is not None:
-        return Response(response.data, media_type=response.media_type, headers=headers)
-    return StreamingResponse(
-        response.chunks(),
-        media_type=response.media_type,
-        headers=headers,
-        background=BackgroundTask(response.close),
-    )
+        return await self._pictures.upload(request, sha256, size)
 
 
 # ---- Bodies -------------------------------------------------------------------------------------

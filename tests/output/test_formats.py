@@ -499,9 +499,9 @@ def test_what_is_gone_or_no_file_any_more_is_told_and_the_rest_is_copied(
     out, err = capsys.readouterr()
     assert out == "".join(f"{hit.path}\n" for hit in more)
     assert err.splitlines() == [
-        f"not copied: {hits[0].path}: No such file or directory",
+        f"not copied: {hits[0].path}: no such file",
         f"not copied: {tmp_path}/pipe\\x1b.png: not a regular file",
-        f"not copied: {folder}: {os.strerror(errno.EISDIR)}",
+        f"not copied: {folder}: it is a folder, not a file",
         f"1 picture copied to {tmp_path / 'out'}, 3 not",
     ]
     assert names(tmp_path / "out") == ["002_a b.png"]

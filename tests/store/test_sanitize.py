@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from imret.errors import ImageError
+from imret.sources.safe_open import stored_place
 from imret.store import Point
 from imret.store.payload import file_of, make_payload
 from imret.store.sanitize import sanitize_payload
-from imret.web.images.safe_open import stored_location
 
 ID = "00000000-0000-0000-0000-000000000001"
 WHOLE: dict[str, Any] = make_payload(
@@ -65,7 +65,7 @@ def test_a_point_without_a_place_leads_nowhere_and_spoils_nothing(broken: dict[s
     assert isinstance(file_of(payload), str)
     assert isinstance(payload["sha256"], str)
     with pytest.raises(ImageError, match="not one that imret ingest writes"):
-        stored_location(payload)
+        stored_place(payload)
 
 
 @pytest.mark.parametrize(

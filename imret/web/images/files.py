@@ -1,39 +1,42 @@
 """The pictures that a page shows: from a stored payload to bytes that a browser can be given.
 
-Hides which files may be given out (see `ImageFiles`), formats that browsers do not show, and the thumbnails
+Hides formats that browsers do not show, and the thumbnails
 kept on disk. Only what is a picture by its bytes ever leaves. Knows nothing of HTTP but media types and
 entity tags.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from imret.disk_cache import DiskCache
-from imret.errors import ImageError
 from imret.escape import escape_control
 from imret.images.decode import Header, bytes_to_decode, read_header
 from imret.images.decode_memory import loaded
 from imret.images.thumbnails import to_jpeg
 from imret.settings import __version__
-from imret.web.images.safe_open import is_below, open_beneath, stored_location
+from imret.sources.opened import Door, Opened
+from imret.sources.safe_open import stored_place
 from imret.web.images.thumbnails import (
     FORMAT_VERSION,
     ORIGINAL_QUALITY,
     THUMBNAIL_QUALITY,
     ImageResponse,
     ToDecode,
+    ToFetch,
     etag_of,
     jpeg_response,
     named_errors,
     round_up_size,
 )
 
-_ORIGINAL = 0  # in the place of a size
+_ORIGINAL, _FETCHED = 0, -1  # in the place of a size
 
 _MEDIA_TYPES = {
     "JPEG": "image/jpeg",
@@ -43,31 +46,16 @@ _MEDIA_TYPES = {
     "BMP": "image/bmp",
     "AVIF": "image/avif",
 }
-_GONE = "no such file any more; bring the collection up to date: imret ingest"
 _MAX_LABEL = 200
 
 
 class ImageFiles:
     """The pictures of collections, given out by the payloads of their points. Thread-safe.
 
-    A payload is data: in a shared Qdrant anybody may have written it. So a file is opened only if it is a
-    regular file whose real place lies below a folder that may be shown:
+    Which files may be given out is told by a guarded `imret.sources.opened.Door`.
 
-    - `roots` is None: below the real place of the payload's own `source`, which must be an absolute folder,
-      and not the whole file system. That is for a store that only those write to who may see every picture
-      that this process can read.
-    - `roots` is given: below the real place of one of these folders, whatever `source` says. A forged payload
-      cannot widen that.
-
-    Symlinks are followed as ingest follows them, as long as the file that they lead to lies below such a
-    folder. One that leads out of them all is refused although ingest has read it: whoever may write into a
-    folder of pictures can lay a link to what only this process may read, and that its picture could be found
-    is not yet a decision to show it to everybody who sees the page. Naming the link's target in `roots` is.
-
-    All of that holds for the file that is read, not only for its name: the name is resolved first, then what
-    it resolved to is opened folder by folder without following any link, so that one laid meanwhile is an
-    error. Not covered: hard links cannot be told from files; and whoever may replace a `source` itself by a
-    link chooses what lies below it, unless `roots` are named.
+    Attributes:
+        door: That one.
     """
 
     def __init__(
@@ -85,13 +73,14 @@ class ImageFiles:
                 the disk is full, nothing is kept and everything works.
             max_bytes: Of all kept thumbnails, counted in blocks of 4 KiB as file systems give them out. Those
                 not used for longest go. 0 keeps none.
-            roots: Folders below which pictures may be shown, resolved now; see above.
+            roots: Folders below which pictures may be shown, resolved now, and URLs of buckets; None for
+                folders that were ingested and the URLs of IMRET_ROOTS.
             max_pixels: Refuse pictures of more.
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
         self._cache = DiskCache(Path(folder), max_bytes)
-        self._roots = None if roots is None else tuple(os.path.realpath(root) for root in roots)
+        self.door = Door(roots)
         self._max_pixels = max_pixels
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
@@ -132,25 +121,55 @@ class ImageFiles:
                     data = self._make(opened, step, key)
         return jpeg_response(data, key)
 
-    def ready(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | ToDecode:
+    def ready(
+        self, payload: Mapping[str, Any], size: int | None = None
+    ) -> ImageResponse | ToDecode | ToFetch:
         """Return what `thumbnail` (or `original`, without a size) would, if it is there; or what that takes.
 
         Raises:
             ImageError: As for `thumbnail`, as far as the header of the file shows.
             ValueError: If the size is not positive.
         """
-        step = _ORIGINAL if size is None else round_up_size(size)
         with self._open(payload) as opened:
-            key = opened.key(step)
-            shown = self._as_it_is(opened, key) if size is None else None
-            if shown is not None:
-                return shown
-            data = None if size is None else self._cache.get(key)
-            if data is not None:
-                return jpeg_response(data, key)
-            with named_errors(opened.label):
-                n_bytes = bytes_to_decode(opened.file, max_pixels=self._max_pixels, max_side=size and step)
-            return ToDecode(key, n_bytes)
+            return self._ready(opened, size, fetches=False)
+
+    def at_hand(self, payload: Mapping[str, Any], size: int | None = None) -> ImageResponse | ToDecode:
+        """Return what `ready` does of a picture that was fetched; it is fetched again if it was let go.
+
+        Raises:
+            As `ready`.
+        """
+        with self._open(payload) as opened:
+            response = self._ready(opened, size, fetches=True)
+        assert not isinstance(response, ToFetch)
+        return response
+
+    def fetch(self, payload: Mapping[str, Any]) -> None:
+        """Fetch a picture that lies in a bucket, for `at_hand`.
+
+        Raises:
+            ImageError: As for `thumbnail`.
+        """
+        place = stored_place(payload)
+        with named_errors(_label(place.path)):
+            self.door.fetch(place)
+
+    def _ready(
+        self, opened: _OpenImage, size: int | None, *, fetches: bool
+    ) -> ImageResponse | ToDecode | ToFetch:
+        step = _ORIGINAL if size is None else round_up_size(size)
+        key = opened.key(step)
+        data = None if size is None else self._cache.get(key)
+        if data is not None:
+            return jpeg_response(data, key)
+        if opened.opened.is_far and not fetches:
+            return ToFetch(opened.key(_FETCHED))
+        shown = self._as_it_is(opened, key) if size is None else None
+        if shown is not None:
+            return shown
+        with named_errors(opened.label):
+            n_bytes = bytes_to_decode(opened.file, max_pixels=self._max_pixels, max_side=size and step)
+        return ToDecode(key, n_bytes)
 
     def original(self, payload: Mapping[str, Any]) -> ImageResponse:
         """Return the picture at its full size, upright, as browsers show it.
@@ -198,89 +217,45 @@ class ImageFiles:
         if media_type is None:
             return None
         opened.file.seek(0)
-        return ImageResponse(media_type, etag_of(key), opened.info.st_size, file=opened.keep())
+        return ImageResponse(media_type, etag_of(key), opened.opened.size, file=opened.opened.keep())
 
     def _make(self, opened: _OpenImage, step: int, key: str) -> bytes:
         with loaded(opened.file, max_pixels=self._max_pixels, max_side=step) as image:
             data = to_jpeg(image, max_side=step, quality=THUMBNAIL_QUALITY)
         # Written while it was read: what was made may be half of each.
-        if opened.is_unchanged():
+        if opened.opened.is_unchanged():
             self._cache.put(key, data)
         return data
 
-    def _open(self, payload: Mapping[str, Any]) -> _OpenImage:
-        source, path = stored_location(payload)
-        label = _label(path)
+    @contextlib.contextmanager
+    def _open(self, payload: Mapping[str, Any]) -> Iterator[_OpenImage]:
+        place = stored_place(payload)
+        label = _label(place.path)
         with named_errors(label):
-            try:
-                real = self._real_place(source, path)
-                file, info = open_beneath(real)
-            except FileNotFoundError:
-                if not os.path.isdir(source):
-                    raise ImageError(
-                        "the folder that was ingested is not there; if its drive is mounted, "
-                        "bring the collection up to date: imret ingest"
-                    ) from None
-                raise ImageError(_GONE) from None
-            except NotADirectoryError:
-                raise ImageError(_GONE) from None
-            except PermissionError:
-                raise ImageError("no permission to read it") from None
-            except OSError as error:  # also where something changed between two looks
-                raise ImageError(f"cannot be opened: {error.strerror}") from None
-        return _OpenImage(label, real, file, info)
-
-    def _real_place(self, source: str, path: str) -> str:
-        """Return the path without symlinks, if a picture there may be shown."""
-        real = os.path.realpath(os.path.join(source, path))
-        if self._roots is not None:
-            if not any(is_below(real, root) for root in self._roots):
-                raise ImageError("it leads out of the folders that may be shown")
-            return real
-        folder = os.path.realpath(source)
-        if folder == os.sep:
-            raise ImageError("the folder that it was ingested from is the whole file system")
-        if not is_below(real, folder):
-            raise ImageError("it leads out of the folder that was ingested")
-        return real
+            opened = self.door.look(place)
+        with opened:
+            yield _OpenImage(label, opened)
 
 
+@dataclass(frozen=True, slots=True)
 class _OpenImage:
-    """A picture file that may be shown, open; closed at the end of `with` unless it was kept."""
+    """A picture file that may be shown, open."""
 
-    def __init__(self, label: str, real: str, file: BinaryIO, info: os.stat_result) -> None:
-        self.label, self.real, self.file, self.info = label, real, file, info
-        self._is_kept = False
+    label: str
+    opened: Opened
+
+    @property
+    def file(self) -> BinaryIO:
+        with named_errors(self.label):
+            return self.opened.file
 
     def key(self, step: int) -> str:
         """Return 64 hex digits for this very content at a step of sizes."""
-        parts = (FORMAT_VERSION, __version__, step, os.fsencode(self.real), *_file_identity(self.info))
+        parts = (FORMAT_VERSION, __version__, step, *self.opened.identity)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-    def is_unchanged(self) -> bool:
-        """Whether nobody wrote to it since it was opened."""
-        return _file_identity(os.fstat(self.file.fileno())) == _file_identity(self.info)
-
-    def keep(self) -> BinaryIO:
-        """Hand the open file over."""
-        self._is_kept = True
-        return self.file
-
-    def __enter__(self) -> _OpenImage:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._is_kept:
-            self.file.close()
 
 
 # ---- What is sent ------------------------------------------------------------------------------
-
-
-def _file_identity(info: os.stat_result) -> tuple[int, ...]:
-    # The time of change of the inode too: nobody can set it, as rsync and cp -p do with the other. Not the
-    # device: network and overlay file systems are numbered anew at each mount.
-    return (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
 def _label(path: str) -> str:

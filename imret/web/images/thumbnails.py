@@ -88,6 +88,17 @@ class ToDecode:
     n_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ToFetch:
+    """What has to be fetched from a bucket before it can be sent, or decoded.
+
+    Attributes:
+        key: The same for all who ask for the same picture, at whatever size.
+    """
+
+    key: str
+
+
 def round_up_size(size: int) -> int:
     """Return the step of `THUMBNAIL_SIZES` that a size is rounded up to; the largest for all above.
 
@@ -113,4 +124,4 @@ def named_errors(label: str) -> Iterator[None]:
     try:
         yield
     except ImageError as error:
-        raise ImageError(f"{label}: {error}") from error
+        raise type(error)(f"{label}: {error}") from error

@@ -7,23 +7,58 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from imret import system
 from imret.errors import ImageError
 from imret.escape import escape_undecodable
-from imret.store.payload import file_of, path_of
+from imret.sources.named_roots import is_bucket, is_url
+from imret.store.payload import file_of, path_of, place_of_file
 
 _MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the exact source, absolute, and the exact path below it, from a payload like those of ingest.
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """Where a payload says that its picture lies.
 
-    Both may hold surrogate escapes. Joined they have no NUL, and the path has no part that leads upwards. The
-    disk is not looked at.
+    Names may hold surrogate escapes, and joined have no NUL.
+
+    Attributes:
+        source: Exact: an absolute folder, or the URL of a bucket as ingest stores it.
+        path: Exact, below it, with forward slashes; no part of it leads upwards.
+        unit: Of a picture within a container (a tar, a Parquet file), that file's path below the source;
+            None for a picture that is a file of its own.
+        at: Of a member of a tar, the offset of its first byte.
+        size_bytes: Of the picture's bytes, as ingest has read them.
+        sha256: The same.
+    """
+
+    source: str
+    path: str
+    unit: str | None = None
+    at: int | None = None
+    size_bytes: int = 0
+    sha256: str = ""
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it lies in a bucket."""
+        return is_url(self.source)
+
+    @property
+    def file(self) -> str:
+        """The file that holds it: an absolute path, or a URL."""
+        return place_of_file(self.source, self.path if self.unit is None else self.unit)
+
+
+def stored_place(payload: Mapping[str, Any]) -> StoredPlace:
+    """Return the place that a payload like those of ingest names. Nothing is looked at.
 
     Raises:
         ImageError: If ingest would not have written it.
@@ -44,9 +79,41 @@ def stored_location(payload: Mapping[str, Any]) -> tuple[str, str]:
     except (KeyError, TypeError, ValueError, AttributeError):  # binascii.Error, UnicodeError: ValueErrors
         raise strange from None
     # What ingest does not walk cannot come from it: no "..", no "a//b", no "/etc", whose first part is "".
-    if any(part in ("", ".", "..") for part in path.split("/")) or not os.path.isabs(source):
+    if _has_odd_parts(path):
         raise strange
-    return source, path
+    place = _with_content(StoredPlace(source, path), payload)
+    if place is None or not (_is_plain_bucket(source) if is_url(source) else os.path.isabs(source)):
+        raise strange
+    return place
+
+
+def _with_content(place: StoredPlace, payload: Mapping[str, Any]) -> StoredPlace | None:
+    """Add what tells the picture's bytes, without which none is read of a container or a bucket."""
+    unit, at = payload.get("unit"), payload.get("at")
+    if unit is None and not place.is_far:
+        return place
+    size, sha256 = _count(payload.get("size_bytes")), payload.get("sha256")
+    if size is None or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        return None
+    if at is not None and _count(at) is None:
+        return None
+    if unit is not None and not (isinstance(unit, str) and place.path.startswith(f"{unit}/")):
+        return None
+    return replace(place, unit=unit, at=at, size_bytes=size, sha256=sha256)
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _has_odd_parts(path: str) -> bool:
+    return any(part in ("", ".", "..") for part in path.split("/"))
+
+
+def _is_plain_bucket(url: str) -> bool:
+    """Whether it is a URL as ingest stores it: of a known scheme, without anything that leads elsewhere."""
+    below = url.partition("://")[2]
+    return is_bucket(url) and not _has_odd_parts(below) and below.isprintable()
 
 
 def is_below(real: str, folder: str) -> bool:
