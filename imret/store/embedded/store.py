@@ -30,7 +30,8 @@ from imret.store.embedded import layout as folder
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
-from imret.store.embedded.unix_socket import private_folder
+from imret.store.embedded.ledger import SqliteLedger
+from imret.store.embedded.unix_socket import folder_to_share_in
 from imret.store.types import Identity, LiveState, Share, new_mark
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class EdgeStore:
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
         self._must_share = share is True and system.has_unix_sockets()
-        self._share_in = _folder_to_share_in(share)
+        self._share_in = folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
@@ -161,6 +162,12 @@ class EdgeStore:
 
     def open_version(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=False)
+
+    def join(self, name: str, identity: Identity, version: str) -> Collection:
+        return self._open(name, self._folder / check_name(name) / version, identity)
+
+    def ledger(self, name: str, version: str) -> SqliteLedger:
+        return SqliteLedger(self._folder / check_name(name) / version)
 
     def create_staging(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=True)
@@ -475,17 +482,6 @@ class _Patience:
         if owner != self._owner:
             self._owner, self._deadline = owner, now + self._timeout_s
         return now >= self._deadline
-
-
-def _folder_to_share_in(share: Share) -> Path | None:
-    if not system.has_unix_sockets():  # then a store serves one program at a time
-        return None
-    try:
-        return private_folder() if share else None
-    except StoreError:
-        if share is True:
-            raise
-        return None
 
 
 def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:

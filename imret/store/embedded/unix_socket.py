@@ -17,6 +17,7 @@ from pathlib import Path
 
 from imret import system
 from imret.errors import StoreError
+from imret.store.types import Share
 
 _MAX_PATH_BYTES = 103  # of a socket's path: macOS has 104 with the NUL at the end, Linux 108
 _BACKLOG = 128
@@ -137,6 +138,22 @@ def connect(path: str) -> socket.socket | None:
         pass
     connection.close()
     return None
+
+
+def folder_to_share_in(share: Share) -> Path | None:
+    """Return where a store that shares has its socket; None for one that serves one program at a time.
+
+    Raises:
+        StoreError: If it has to share, and there is no private folder to share through.
+    """
+    if not system.has_unix_sockets():
+        return None
+    try:
+        return private_folder() if share else None
+    except StoreError:
+        if share is True:
+            raise
+        return None
 
 
 def _is_own(folder: str) -> bool:

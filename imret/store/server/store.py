@@ -23,6 +23,7 @@ from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.documents import Documents, note_for
+from imret.store.server.ledger import QdrantLedger, drop
 from imret.store.server.marks import STAGED, Marks
 from imret.store.server.physical_names import is_version
 from imret.store.server.versions import (
@@ -30,6 +31,7 @@ from imret.store.server.versions import (
     create_alias,
     create_version,
     delete_alias,
+    foreign,
     index_payload,
     note_of,
     of_encoder,
@@ -168,7 +170,7 @@ class ServerStore:
             self._create(name, physical, identity, STAGED if staged else {})
         stored = self._identity(name, physical)
         if stored is None:
-            raise self._foreign(name, physical)
+            raise foreign(self.address, name, physical)
         stored.require_same(
             identity,
             subject=f"collection {physical!r} at {self.address}",
@@ -180,6 +182,12 @@ class ServerStore:
             self._write_note(physical, note_of(name, identity))
         index_payload(self._connection, physical)
         return self._collection(name, identity, physical, fills=True)
+
+    def join(self, name: str, identity: Identity, version: str) -> Collection:
+        return self._collection(name, identity, version, fills=True)
+
+    def ledger(self, name: str, version: str) -> QdrantLedger:
+        return QdrantLedger(self._connection, version)
 
     def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
         filling = self._marks.filling(physical) if fills else None
@@ -325,9 +333,9 @@ class ServerStore:
         physical = self._aliases().get(name)
         if physical is not None:
             if not is_version(physical) or self._identity(name, physical) is None:
-                raise self._foreign(name, physical)
+                raise foreign(self.address, name, physical)
         elif name in self._names():
-            raise self._foreign(name, name)
+            raise foreign(self.address, name, name)
         return physical
 
     def _live_version(self, name: str) -> tuple[str, Identity] | None:
@@ -415,7 +423,7 @@ class ServerStore:
             if physical not in taken:
                 return physical
             if not self._note(physical):
-                raise self._foreign(name, physical)
+                raise foreign(self.address, name, physical)
         raise AssertionError("unreachable")
 
     def _note(self, physical: str, *, waits_for_part: bool = True) -> dict[str, Any]:
@@ -453,6 +461,7 @@ class ServerStore:
 
     def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
         metadata = {**note_of(name, identity), **marks, **note_for(name)}
+        drop(self._connection, physical)  # left by one of that name
 
         def create() -> bool:
             return create_version(self._client, physical, identity.dim, metadata)
@@ -474,6 +483,7 @@ class ServerStore:
             )
 
     def _delete(self, physical: str) -> None:
+        drop(self._connection, physical)  # first: what says that units are done never outlives the points
         self._request("delete a version", lambda: self._client.delete_collection(physical))
 
     def _no_such(self, name: str) -> DataError:
@@ -486,11 +496,4 @@ class ServerStore:
         ingest = f"\nMake it: imret ingest FOLDER --collection {name} --db {self.address}"
         return DataError(
             what if existing else what + ingest, public=no_such_collection(name, existing, "", none)
-        )
-
-    def _foreign(self, name: str, physical: str) -> StoreError:
-        what = "a collection" if name == physical else f"an alias or version ({physical!r})"
-        return StoreError(
-            f"the Qdrant at {self.address} has {what} named {name!r} that imret did not make; it is left "
-            "alone. Use another name: --collection NAME"
         )

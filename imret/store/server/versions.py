@@ -7,6 +7,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
+from imret.errors import StoreError
 from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
 from imret.store.server.connection import Connection
 from imret.store.types import EF_CONSTRUCT, Identity, M
@@ -48,6 +49,15 @@ def create_alias(name: str, physical: str) -> models.CreateAliasOperation:
 def delete_alias(name: str) -> models.DeleteAliasOperation:
     """Return the change that takes an alias away."""
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
+
+
+def foreign(address: str, name: str, physical: str) -> StoreError:
+    """Return the error for a name that is taken by something that imret did not make."""
+    what = "a collection" if name == physical else f"an alias or version ({physical!r})"
+    return StoreError(
+        f"the Qdrant at {address} has {what} named {name!r} that imret did not make; it is left "
+        "alone. Use another name: --collection NAME"
+    )
 
 
 def create_version(client: QdrantClient, physical: str, dim: int, metadata: dict[str, Any]) -> bool:
