@@ -31,7 +31,7 @@ from imret.output.console import announce
 if TYPE_CHECKING:
     from imret.store import Store
     from ingest.report import Report
-    from ingest.sources import FolderSource
+    from ingest.sources import Source
 
 
 _STDOUT = "/dev/stdout"
@@ -206,7 +206,7 @@ def _end(report: Report, *, strict: bool) -> None:
 
 
 def _dry_run(
-    folders: list[FolderSource],
+    folders: list[Source],
     db: str | None,
     collection: str,
     report_file: str | None,
@@ -240,7 +240,7 @@ def _dry_run(
     _end(report, strict=strict)
 
 
-def _tell_found(folders: Sequence[FolderSource], where: str) -> dict[str, int]:
+def _tell_found(folders: Sequence[Source], where: str) -> dict[str, int]:
     """Say what lies in the folders, and what is odd about it; return how many pictures each category has."""
     from ingest.survey import categories_of, in_words, odd_levels, survey
 
@@ -265,7 +265,7 @@ def find_folders(
     *,
     categories: bool,
     exclude: Sequence[str] | None,
-) -> list[FolderSource]:
+) -> list[Source]:
     """Return the folders to ingest.
 
     Raises:
@@ -277,7 +277,7 @@ def find_folders(
     from ingest.settle import advice_for_gone
     from ingest.sources import FolderSource
 
-    folders = []
+    folders: list[Source] = []
     for source in sources:
         try:
             folders.append(FolderSource(source, categories=categories, exclude=exclude))
@@ -300,7 +300,7 @@ def find_folders(
     return folders
 
 
-def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
+def _tell_idle_patterns(folders: Sequence[Source]) -> None:
     for pattern in sorted(set.intersection(*(set(folder.exclusion.idle()) for folder in folders))):
         announce(
             f"note: --exclude {quoted(pattern)} left out nothing; one with a slash within begins at the "
@@ -308,7 +308,7 @@ def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
         )
 
 
-def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recall_excluded(store: Store, folders: Sequence[Source], collection: str) -> list[Source]:
     """Return the folders with what is remembered of them, and say what that is."""
     from ingest.excluded import recalled
 
@@ -324,7 +324,7 @@ def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: s
 
 def ask_what_moved(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     moved_from: Sequence[str],
     *,
@@ -350,7 +350,7 @@ def ask_what_moved(
     return moved, second_copy
 
 
-def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) -> dict[str, Any]:
+def settling_of(store: Store, folders: Sequence[Source], collection: str) -> dict[str, Any]:
     """Return what `ask_what_moved` finds out, for a command that ingests and lacks options of it.
 
     Raises:
@@ -369,7 +369,7 @@ def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) 
 
 def ingest_with_bar(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     *,
     model: str | None,

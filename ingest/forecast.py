@@ -10,7 +10,7 @@ from imret.models.choices import smaller_than
 from imret.models.lazy_encoder import LazyEncoder
 from imret.sources.stored import count_source
 from imret.store import Store
-from ingest.sources import FolderSource
+from ingest.sources import Source
 
 _FEW = 20  # pictures that are embedded before an estimate is made
 _LONG_S = 120  # from here on a smaller model is worth naming
@@ -26,9 +26,7 @@ class Forecast:
         rebuild: Whether every picture is embedded again.
     """
 
-    def __init__(
-        self, store: Store, collection: str, sources: Sequence[FolderSource], *, rebuild: bool
-    ) -> None:
+    def __init__(self, store: Store, collection: str, sources: Sequence[Source], *, rebuild: bool) -> None:
         self._sources = sources
         self._stored = 0
         self._is_new = store.live(collection) is None

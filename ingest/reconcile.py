@@ -7,26 +7,30 @@ are told apart; encodes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from imret.datasets.scan import Ignored
+from imret.errors import ImretError
 from imret.escape import escape_undecodable
-from imret.files import sha256_if_readable
+from imret.files import sha256_of, sha256_of_bytes
 from imret.sources.presence import OutOfReach, Presence
 from imret.sources.stored import count_source, scan_source
 from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of, source_of
 from ingest.content_sample import Sample
+from ingest.decode_workers import IN_MEMORY_BYTES
 from ingest.prefetch import map_prefetch
 from ingest.report import Counters
-from ingest.sources import FolderSource, Record
+from ingest.sources import Record, Source
 
 PLAN_BATCH = 256  # records looked up in the store at a time
+# What is read to be hashed before the stored contents are looked up, and then decoded from memory.
+_READ_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,20 @@ class Planned:
         record: The picture.
         known: What the collection holds for its place, if anything.
         duplicate: A stored picture with the same content, vector included, if there is one.
+        data: Its bytes, if they have been read: not those of one that is larger than `IN_MEMORY_BYTES`.
+        digest: sha256 of its content, if it has been read.
     """
 
     record: Record
     known: Point | None = None
     duplicate: Point | None = None
+    data: bytes | None = None
+    digest: str | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds in memory."""
+        return 0 if self.data is None else len(self.data)
 
 
 ALMOST_NONE = 0.1  # of a source's points: with no more files than that, it looks like a mount point
@@ -54,7 +67,7 @@ class Reconciler:
 
     Args:
         target: The version to bring in line.
-        source: The folder that it shall equal.
+        source: What it shall equal.
         counters: Where what is settled here is counted.
         sample: Draws the unchanged files whose content is compared; None for all of them.
         hashes_new: Whether new and changed files are read for a content that is stored already.
@@ -63,7 +76,7 @@ class Reconciler:
     def __init__(
         self,
         target: Collection,
-        source: FolderSource,
+        source: Source,
         counters: Counters,
         *,
         sample: Sample | None,
@@ -204,14 +217,17 @@ class Reconciler:
         """Compare the content of files whose size and time are as before; return those with another."""
         same: list[tuple[Record, Point]] = []
         others: list[Planned] = []
-        digests = pool.map(sha256_if_readable, [record.file for record, _ in pairs])
-        for (record, point), digest in zip(pairs, digests, strict=True):
-            if digest == point.payload.get("sha256"):
-                same.append((record, point))
-                continue
-            others.append(Planned(record, point))
-            # What cannot be read is told when it is decoded.
-            self.counters.count("other_content", digest is not None, progress=False)
+        held_bytes = 0
+        for some in _in_bytes([Planned(record, point) for record, point in pairs], _READ_BYTES):
+            for planned in _read(some, pool):
+                assert planned.known is not None
+                if planned.digest == planned.known.payload.get("sha256"):
+                    same.append((planned.record, planned.known))
+                    continue
+                held_bytes += planned.held_bytes
+                others.append(planned if held_bytes <= _READ_BYTES else replace(planned, data=None))
+                # What cannot be read is told when it is decoded.
+                self.counters.count("other_content", planned.digest is not None, progress=False)
         self.counters.count("compared", len(pairs), progress=False)
         self._settle_unchanged(same)
         return others
@@ -225,21 +241,21 @@ class Reconciler:
 
     def _with_duplicates(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
         """Hash pictures and look their content up, so that what is stored already is not encoded again."""
-        touched: list[tuple[Record, Point]] = []
-        hashed: list[tuple[Planned, str]] = []
-        digests = pool.map(sha256_if_readable, [planned.record.file for planned in changed])
-        for planned, digest in zip(changed, digests, strict=True):
-            if digest is None:
-                yield planned  # decoding it will say what is wrong
-            elif planned.known is not None and planned.known.payload.get("sha256") == digest:
-                touched.append((planned.record, planned.known))
-            else:
-                hashed.append((planned, digest))
-        self._renew_payloads(touched, "unchanged")
-        duplicates = self._duplicates({digest for _, digest in hashed})
-        for planned, digest in hashed:
-            duplicate = duplicates.get(digest)
-            yield planned if duplicate is None else Planned(planned.record, planned.known, duplicate)
+        for some in _in_bytes(changed, _READ_BYTES):
+            touched: list[tuple[Record, Point]] = []
+            hashed: list[Planned] = []
+            for planned in _read(some, pool):
+                if planned.digest is None:
+                    yield planned  # decoding it will say what is wrong
+                elif planned.known is not None and planned.known.payload.get("sha256") == planned.digest:
+                    touched.append((planned.record, planned.known))
+                else:
+                    hashed.append(planned)
+            self._renew_payloads(touched, "unchanged")
+            duplicates = self._duplicates({planned.digest for planned in hashed if planned.digest})
+            for planned in hashed:
+                duplicate = duplicates.get(planned.digest or "")
+                yield planned if duplicate is None else Planned(planned.record, planned.known, duplicate)
 
     def _duplicates(self, digests: set[str]) -> dict[str, Point]:
         """Return for each content one stored point with its vector, a moved one rather than a copy."""
@@ -269,6 +285,39 @@ class Reconciler:
                 if found == "here":
                     held.add(point.payload["sha256"])
         return held
+
+
+def _read(plan: Sequence[Planned], pool: Executor) -> Iterator[Planned]:
+    """Yield pictures with their digest, and their bytes if they are few; what was read is not read again."""
+    return pool.map(_read_one, plan)
+
+
+def _read_one(planned: Planned) -> Planned:
+    if planned.digest is not None:
+        return planned
+    record = planned.record
+    try:
+        if record.size_bytes > IN_MEMORY_BYTES:
+            with record.open() as file:
+                return replace(planned, digest=sha256_of(file))
+        data = record.read()
+    except (OSError, ImretError):
+        return planned
+    return replace(planned, data=data, digest=sha256_of_bytes(data))
+
+
+def _in_bytes(plan: Iterable[Planned], most: int) -> Iterator[list[Planned]]:
+    """Yield pictures in lists of at most so many bytes, by what was listed of them; or of one."""
+    some, n_bytes = list[Planned](), 0
+    for planned in plan:
+        n = min(planned.record.size_bytes, IN_MEMORY_BYTES)
+        if some and n_bytes + n > most:
+            yield some
+            some, n_bytes = [], 0
+        some.append(planned)
+        n_bytes += n
+    if some:
+        yield some
 
 
 def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:
