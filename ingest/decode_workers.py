@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _BOOT = (
 )
 # Of the pictures that threads decode at a time: large ones wait for each other.
 _MEMORY = of_this_machine()
+_READY_S = 60.0  # that processes may take to start on a busy machine
 _AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
 
 # A file of at most so many bytes is read once, and hashed and decoded from memory; a larger one is read where
@@ -134,6 +136,15 @@ class Decoders:
                 with self._lock:
                     self._starting += workers
                 self.at_once = _AT_ONCE
+
+    def await_processes(self) -> None:
+        """Wait until the processes are ready: from then on no picture is decoded in this one."""
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline:
+            with self._lock:
+                if all(worker.has_begun() for worker in self._starting):
+                    return
+            time.sleep(0.02)
 
     def decode(self, pictures: Sequence[Encoded]) -> list[Pixels | str]:
         """Return what the function `decode` does of each.

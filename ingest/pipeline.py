@@ -39,6 +39,7 @@ from ingest.target import find_target, with_pictures
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from ingest.units import ByUnits
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 # Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.
@@ -68,6 +69,7 @@ def ingest(
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
     on_encoder: Callable[[], None] | None = None,
+    by_units: ByUnits | None = None,
 ) -> Report:
     """Make a collection equal to folders of pictures, doing only what is needed.
 
@@ -105,6 +107,8 @@ def ingest(
             "index" when the index is built, at the end and where it lags behind what is stored, and with
             "ingest" when pictures follow.
         on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
+        by_units: How sources are ingested unit by unit; by default all but folders of this machine are, one
+            unit after the other.
 
     Returns:
         The account of the run.
@@ -138,6 +142,7 @@ def ingest(
         on_progress=on_progress,
         on_stage=on_stage,
         on_encoder=on_encoder,
+        by_units=by_units,
     )
     for n_replaced in range(_ATTEMPTS):
         try:
@@ -170,9 +175,10 @@ def _ingest_once(
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
+    by_units: ByUnits | None,
     **running: Any,
 ) -> Report:
-    """Do what `ingest` does, unless another program switches versions meanwhile; `running` is for `_Run`."""
+    """Do what `ingest` does, unless another program switches versions meanwhile; `running` is for `Run`."""
     started = time.monotonic()
     sources = recalled(store, sources, collection)
     sources, without = with_pictures(sources, store, collection, prune=prune, rebuild=rebuild)
@@ -188,12 +194,13 @@ def _ingest_once(
         target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
-        run = _Run(
+        run = Run(
             target.version,
             encoder,
             Counters(report, on_progress),
             on_stage=on_stage,
             on_stored=target.go_live,
+            by_units=by_units or _one_after_the_other(store),
             **running,
         )
         try:
@@ -217,9 +224,15 @@ def _ingest_once(
 
 def _count_aside(sources: Sequence[Source], on_total: Callable[[int], None] | None) -> None:
     """Count the files to expect, if somebody wants to know, in a thread: nothing waits for it."""
-    if on_total is None:
-        return
+    if on_total is None or not all(source.is_folder for source in sources):
+        return  # of a container, only who reads it knows
     threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+
+
+def _one_after_the_other(store: Store) -> ByUnits:
+    from ingest.units import ByUnits  # which stands on this module
+
+    return ByUnits(store)
 
 
 def processes_for(device: str, workers: int) -> int:
@@ -234,7 +247,7 @@ def processes_for(device: str, workers: int) -> int:
     return workers if can_fork and device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
 
 
-class _Run:
+class Run:
     """The stages of one run over one version of a collection, joined by bounded queues."""
 
     def __init__(
@@ -250,9 +263,11 @@ class _Run:
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
         on_stored: Callable[[], None],
+        by_units: ByUnits | None = None,
     ) -> None:
         self.target = target
-        self._on_stored = on_stored
+        self.on_stored = on_stored
+        self._by_units = by_units
         self._begin_thread = give_way if gives_way else None
         self.encoder = encoder
         self.counters = counters
@@ -281,12 +296,18 @@ class _Run:
         samples = draw_from(len(sources))
         reconcilers = []
         for source, sample in zip(sources, samples, strict=True):
+            if self._by_units is not None and self._by_units.takes(source):
+                reconcilers.append(self._by_units.reconcile(self, source, check_content=check_content))
+                continue
             few = None if check_content else sample
             reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
-            reconciler.prune(missing=prune)
+            if self._by_units is not None and reconciler.units is not None:
+                self._by_units.prune(reconciler, missing=prune)
+            else:
+                reconciler.prune(missing=prune)
         return reconcilers
 
     def catch_up(self, sources: Sequence[Source], *, prune: bool) -> list[Reconciler]:
@@ -431,7 +452,7 @@ class _Run:
             np.stack([point.vector for point in points]),
             [point.payload for point in points],
         )
-        self._on_stored()
+        self.on_stored()
         moved: list[str] = []
         reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:

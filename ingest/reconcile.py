@@ -10,7 +10,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -57,6 +57,21 @@ class Planned:
         return 0 if self.data is None else len(self.data)
 
 
+@dataclass
+class Totals:
+    """What the units of a source add up to.
+
+    Attributes:
+        points: Points of the units that are done.
+        listed: Names of all units, as the ledger has them.
+        has_slices: Whether some of them are no containers.
+    """
+
+    points: int = 0
+    listed: set[str] = field(default_factory=set)
+    has_slices: bool = False
+
+
 ALMOST_NONE = 0.1  # of a source's points: with no more files than that, it looks like a mount point
 
 _ALMOST_NONE_LEFT = "holds almost none of its pictures any more; `imret sources forget` takes it out"
@@ -64,6 +79,9 @@ _ALMOST_NONE_LEFT = "holds almost none of its pictures any more; `imret sources 
 
 class Reconciler:
     """Compares one source with one version of a collection.
+
+    Attributes:
+        units: What its units added up to, where it was ingested by units; else None.
 
     Args:
         target: The version to bring in line.
@@ -94,6 +112,7 @@ class Reconciler:
         self._n_known = self._n_added = 0
         self._all_counted = True
         self._unseen: set[str] = set()  # what the walk could not look into
+        self.units: Totals | None = None
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
         """Yield the pictures that need work; settle the others here, in batches of bounded size."""
@@ -120,6 +139,11 @@ class Reconciler:
     def note_added(self, n: int) -> None:
         """Take note of new points for files that the walk met and the collection did not know."""
         self._n_added += n
+
+    @property
+    def n_points(self) -> int:
+        """Points of files that the walk met."""
+        return self._n_known + self._n_added
 
     def note_deleted(self) -> None:
         """Take note that points were deleted, so that `prune` looks at each of the others."""
