@@ -11,16 +11,18 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from imret.errors import DataError, ModelError, ModelMismatch, StoreError, counted
-from imret.store import Identity, Store, open_store
+from imret.store import Store
 from imret.store.ledger import Ledger
-from ingest.unit_work import UnitResult, UnitTask, UnitWorker, give_back
+from ingest.cluster_room import Shape, of_each, shape_of, total
+from ingest.unit_actor import Setup, UnitActor
+from ingest.unit_work import UnitResult, UnitTask, give_back
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,126 +38,14 @@ _STARTS = 3  # of actors in a row that did not come about
 Pending = tuple[Literal["begin", "work", "probe"], "UnitTask | None"]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How many actors there are, and what each has of its node.
+class _OnNode(UnitActor):
+    """Says where it is, too."""
 
-    Attributes:
-        actors: How many.
-        cpus: Cores of each.
-        gpus: GPUs of each, or a part of one.
-    """
-
-    actors: int
-    cpus: int
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an actor needs to know. Pickles; holds no key: those are in the environment of each node.
-
-    Attributes:
-        address: Of the store.
-        collection: Its name.
-        version: The one that is filled.
-        identity: The encoder of that.
-        fingerprint: What the encoder of this process makes vectors by.
-        model: What finds it on any node.
-        device: As for `imret.Encoder`, and so is `precision`.
-        check_content: As for `ingest`, and so are the others.
-    """
-
-    address: str
-    collection: str
-    version: str
-    identity: Identity
-    fingerprint: str
-    model: str
-    device: str
-    precision: str
-    check_content: bool
-    batch_size: int | None
-    workers: int | None
-    max_pixels: int | None
-
-
-class UnitActor:
-    """Ingests units on a node. Its answers are plain data: an exception of Ray's would hide what it says."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._opened = ExitStack()
-        self._worker: UnitWorker | None = None
-
-    def begin(self, cpus: int) -> tuple[str, str, str]:
-        """Find the model and open the store.
-
-        Args:
-            cpus: Cores of its own.
-
-        Returns:
-            The node that it is on; then, if it cannot begin, the kind of the error and the error.
-        """
+    def started(self, cpus: int) -> tuple[str, str, str]:
+        """Return its node, and what `begin` does."""
         import ray
 
-        node = str(ray.get_runtime_context().get_node_id())
-        try:
-            self._begin(cpus)
-            return node, "", ""
-        except ModelMismatch as error:
-            return node, "mismatch", str(error)
-        except ModelError as error:
-            return node, "model", str(error)
-        except StoreError as error:
-            return node, "store", str(error)
-
-    def _begin(self, cpus: int) -> None:
-        from imret.models.lazy_encoder import LazyEncoder
-        from imret.models.resolve import resolve_model
-        from ingest.pipeline import Run
-        from ingest.report import Counters, empty_report
-
-        setup = self._setup
-        files = resolve_model(setup.model).as_made(setup.identity.fingerprint)
-        encoder = LazyEncoder(files, device=setup.device, precision=setup.precision)
-        if encoder.images_fingerprint != setup.fingerprint:
-            raise ModelMismatch(
-                f"the model {setup.model!r} has other weights there "
-                f"({encoder.images_fingerprint[:8]}, and {setup.fingerprint[:8]} here)"
-            )
-        store = self._opened.enter_context(open_store(setup.address))
-        version = store.join(setup.collection, setup.identity, setup.version)
-        self._opened.callback(version.close)
-        run = Run(
-            version,
-            encoder,
-            Counters(empty_report(store, version, [])),
-            batch_size=setup.batch_size,
-            workers=setup.workers or cpus,
-            max_pixels=setup.max_pixels,
-            gives_way=False,
-            on_encoder=None,
-            on_stage=None,
-            on_stored=lambda: None,
-        )
-        self._opened.callback(run.decoders.close)
-        # Processes from the first picture on: one that ends them ends no actor.
-        run.decoders.spread(run.workers)
-        run.decoders.await_processes()
-        ledger = store.ledger(setup.collection, setup.version)
-        self._worker = UnitWorker(run, ledger, check_content=setup.check_content, is_alone=False)
-
-    def ingest(self, task: UnitTask) -> tuple[UnitResult | None, str]:
-        """Ingest a unit; return how it ended, or what went wrong that is no fault of the unit's."""
-        assert self._worker is not None
-        try:
-            return self._worker.ingest(task), ""
-        except ModelError as error:
-            return None, str(error)
-
-    def ping(self) -> None:
-        """Answer, which an actor does that lives, when it has done what it was asked before."""
+        return (str(ray.get_runtime_context().get_node_id()), *self.begin(cpus))
 
 
 @dataclass
@@ -179,10 +69,10 @@ class RayHands:
         import ray
 
         self._setup, self._shape, self._ledger = setup, shape, ledger
-        self._actor_class = ray.remote(num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0)(UnitActor)
+        self._actor_class = ray.remote(num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0)(_OnNode)
         self._idle: deque[_Actor] = deque()
         self._pending: dict[Any, tuple[_Actor, Pending]] = {}
-        self._n_starting = self._n_failed_starts = 0
+        self._n_failed_starts = 0
         self._waits_since = time.monotonic()
         self._died_of: dict[str, str] = {}  # actors, by the unit that they had
 
@@ -227,7 +117,6 @@ class RayHands:
             self._check_started()
         for ref in ready:
             actor, (kind, task) = self._pending.pop(ref)
-            self._n_starting -= kind == "begin"
             try:
                 answer = ray.get(ref)
             except ActorUnavailableError:
@@ -278,8 +167,7 @@ class RayHands:
 
     def _start(self) -> None:
         actor = _Actor(self._actor_class.remote(self._setup))
-        self._n_starting += 1
-        self._pending[actor.handle.begin.remote(self._shape.cpus)] = (actor, ("begin", None))
+        self._pending[actor.handle.started.remote(self._shape.cpus)] = (actor, ("begin", None))
         self._waits_since = time.monotonic()
 
     def _replace(self, actor: _Actor, why: str) -> None:
@@ -299,8 +187,9 @@ class RayHands:
     def _probe(self, actor: _Actor, kind: str, task: UnitTask | None) -> None:
         time.sleep(_POLL_S)
         again: Pending = ("begin", None) if kind == "begin" else ("probe", task)
-        self._n_starting += kind == "begin"
-        call = actor.handle.begin.remote(self._shape.cpus) if kind == "begin" else actor.handle.ping.remote()
+        call = (
+            actor.handle.started.remote(self._shape.cpus) if kind == "begin" else actor.handle.ping.remote()
+        )
         self._pending[call] = (actor, again)
 
     def _check_started(self) -> None:
@@ -309,7 +198,7 @@ class RayHands:
             self._waits_since = time.monotonic()
         elif time.monotonic() - self._waits_since > _START_PATIENCE_S:
             raise StoreError(
-                f"no actor of {_of_each(self._shape)} has started in {_START_PATIENCE_S:.0f} s: ray status "
+                f"no actor of {of_each(self._shape)} has started in {_START_PATIENCE_S:.0f} s: ray status "
                 "says what the nodes are busy with. What is done stays: run the same command again."
             )
 
@@ -347,7 +236,8 @@ def check_address(address: str, store: Store) -> None:
         raise DataError(
             f"{address!r} is the address of Ray's client, which is not made for a run of hours: it ends with "
             "the connection. Have the cluster itself run it:\n"
-            f"ray job submit --address http://{host}:8265 -- imret ingest SOURCE --db {store.address} --ray auto"
+            f"ray job submit --address http://{host}:8265 -- imret ingest SOURCE --db {store.address} "
+            "--ray auto"
         )
     if store.engine != "server":
         raise DataError(
@@ -476,54 +366,11 @@ def fitting_shape(actors: int | None, gpus_per_actor: float | None) -> Shape:
     free = ray.available_resources()
     if free.get("CPU", 0.0) < shape.cpus or free.get("GPU", 0.0) < shape.gpus:
         raise DataError(
-            f"an actor needs {_of_each(shape)}, and of the cluster's {_total(nodes, 'CPU'):g} CPUs and "
-            f"{_total(nodes, 'GPU'):g} GPUs others hold all but {free.get('CPU', 0.0):g} and "
+            f"an actor needs {of_each(shape)}, and of the cluster's {total(nodes, 'CPU'):g} CPUs and "
+            f"{total(nodes, 'GPU'):g} GPUs others hold all but {free.get('CPU', 0.0):g} and "
             f"{free.get('GPU', 0.0):g}. Wait for them, or ask for less: --actors, --gpus-per-actor"
         )
     return shape
-
-
-def shape_of(nodes: Sequence[Mapping[str, float]], actors: int | None, gpus_per_actor: float | None) -> Shape:
-    """Return how many actors run on nodes, and what each gets.
-
-    By default one for each GPU, with a fair share of the node's cores; without GPUs one for each node, with
-    the cores of the smallest.
-
-    Args:
-        nodes: What each has: "CPU", "GPU".
-        actors: How many; None for as many as there is room for.
-        gpus_per_actor: GPUs of each; None for one where there are some.
-
-    Raises:
-        DataError: If there is no room.
-    """
-    cpus, gpus = _total(nodes, "CPU"), _total(nodes, "GPU")
-    has = f"the cluster has {counted(len(nodes), 'node')} with {cpus:g} CPUs and {gpus:g} GPUs"
-    each = (1.0 if gpus else 0.0) if gpus_per_actor is None else gpus_per_actor
-    wanted = 1 if actors is None else actors
-    if each > 0:
-        slots = [int(node.get("GPU", 0.0) / each + 1e-9) for node in nodes]
-        room = sum(slots)
-        shares = [int(node.get("CPU", 0.0)) // n for node, n in zip(nodes, slots, strict=True) if n]
-        share = min(shares, default=0)
-    else:
-        shares = [int(node.get("CPU", 0.0)) for node in nodes if node.get("CPU", 0.0) >= 1]
-        share = min(shares, default=0)
-        while actors is not None and share > 1 and sum(n // share for n in shares) < actors:
-            share -= 1
-        room = sum(n // share for n in shares) if share else 0
-    if room < wanted or share < 1:
-        what = f"{counted(wanted, 'actor')} with " + (f"{each:g} GPUs and " if each else "") + "a CPU each"
-        raise DataError(f"there is no room for {what}: {has}. Ask for less: --actors, --gpus-per-actor")
-    return Shape(room if actors is None else actors, share, each)
-
-
-def _total(nodes: Sequence[Mapping[str, float]], what: str) -> float:
-    return sum(node.get(what, 0.0) for node in nodes)
-
-
-def _of_each(shape: Shape) -> str:
-    return f"{counted(shape.cpus, 'CPU')}" + (f" and {shape.gpus:g} GPUs" if shape.gpus else "")
 
 
 def _short(node: str) -> str:
