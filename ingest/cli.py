@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,7 +142,7 @@ def command(
         report_file = _STDOUT
     check_outputs(
         {"--report": report_file},
-        inputs={"--model": options["model"], "--names": names_file, **{source: source for source in sources}},
+        inputs={"--model": options["model"], "--names": names_file, **_files_of(sources)},
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
@@ -164,6 +165,12 @@ def command(
     with _written(report, report_file) as written:  # what was done is told, also where that is lost
         summarise(report, written, check_content=options["check_content"], where=where)
     _end(report, strict=strict)
+
+
+def _files_of(sources: Sequence[str]) -> dict[str, str]:
+    from imret.places.names import is_url
+
+    return {source: source for source in sources if not is_url(source)}
 
 
 def _keep_names(store: Store, collection: str, names: Mapping[str, Sequence[str]]) -> None:
@@ -272,32 +279,30 @@ def find_folders(
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
     from imret.errors import DataError, ImretError, counted
+    from imret.places.names import is_url
     from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
+    from ingest.find_source import find_sources
     from ingest.settle import advice_for_gone
-    from ingest.sources import FolderSource
 
-    folders: list[Source] = []
-    for source in sources:
-        try:
-            folders.append(FolderSource(source, categories=categories, exclude=exclude))
-        except DataError as error:
-            stored: dict[str, int] = {}
-            where = ""
-            with (
-                suppress(ImretError),
-                open_store(db, create=False, share="if possible", collection=collection) as store,
-                closing(store.open(collection)) as opened,
-            ):
-                stored, where = opened.facet("source"), naming_options(store, collection)
-            known = find_source(source, stored)
-            if known is None:
-                raise
-            raise DataError(
-                f"{error}\nThe collection holds {counted(stored[known])} of it. "
-                f"{advice_for_gone(known, where)}"
-            ) from None
-    return folders
+    try:
+        return find_sources(sources, categories=categories, exclude=exclude)
+    except DataError as error:
+        stored: dict[str, int] = {}
+        where = ""
+        with (
+            suppress(ImretError),
+            open_store(db, create=False, share="if possible", collection=collection) as store,
+            closing(store.open(collection)) as opened,
+        ):
+            stored, where = opened.facet("source"), naming_options(store, collection)
+        gone = (source for source in sources if not is_url(source) and not os.path.exists(source))
+        known = next(filter(None, (find_source(source, stored) for source in gone)), None)
+        if known is None:
+            raise
+        raise DataError(
+            f"{error}\nThe collection holds {counted(stored[known])} of it. {advice_for_gone(known, where)}"
+        ) from None
 
 
 def _tell_idle_patterns(folders: Sequence[Source]) -> None:

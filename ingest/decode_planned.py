@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.datasets.scan import Skipped
-from imret.errors import ImretError
+from imret.errors import ImageError
+from imret.places.stores import NotThere
 from ingest.decode_workers import Decoders, Encoded, Pixels
 from ingest.reconcile import Planned, payload_of
+from ingest.sources import UNKNOWN_SIZE
 
 # Bytes of pictures that were read and wait to be decoded: from there on no more are taken ahead.
 _HELD_BYTES = 256 << 20
@@ -58,7 +60,7 @@ class DecodingPlanned:
         results = iter(self._decoders.decode([one for one in encoded if not isinstance(one, Skipped)]))
         outcomes = iter(
             [
-                one if isinstance(one, Skipped) else _decoded(planned, next(results))
+                one if isinstance(one, Skipped) else _decoded(planned, next(results), len(one))
                 for planned, one in zip(wanted, encoded, strict=True)
             ]
         )
@@ -78,14 +80,17 @@ def _encoded(planned: Planned) -> Encoded | Skipped:
         return record.read()
     except OSError as error:
         return Skipped(record.path, f"cannot be read: {error.strerror or error}")
-    except ImretError as error:
+    except (ImageError, NotThere) as error:
         return Skipped(record.path, str(error))
 
 
-def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
+def _decoded(planned: Planned, result: Pixels | str, n_bytes: int) -> Decoded | Skipped:
     record = planned.record
     if isinstance(result, str):
         return Skipped(record.path, result)
-    payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
+    facts: dict[str, Any] = {"sha256": result.sha256, "width": result.width, "height": result.height}
+    if record.size_bytes == UNKNOWN_SIZE:
+        facts["size_bytes"] = n_bytes
+    payload = payload_of(record, **facts)
     # It waits for its vector without its bytes.
     return Decoded(replace(planned, data=None), result.pixels, payload, result.notes)

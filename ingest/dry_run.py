@@ -168,6 +168,9 @@ class _Untouched:
                 yield [point for point in points if point.id not in self._deleted]
         yield [point for point in self._written.values() if _passes(point.payload, filter)]
 
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        return {} if self._held is None else self._held.facet(field, filter)
+
     def count(self, filter: Filter | None = None) -> int:
         n = 0 if self._held is None else self._held.count(filter)
         n += sum(_passes(point.payload, filter) for point in self._written.values())

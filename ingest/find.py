@@ -155,7 +155,7 @@ def _say_what_is_to_come(store: Store, collection: str, source: Source, model: s
     from imret.errors import counted
     from imret.escape import escape_control, escape_undecodable
 
-    there, stored = source.count(), _stored(store, collection).get(escape_undecodable(source.root), 0)
+    there, stored = source.count() or 0, _stored(store, collection).get(escape_undecodable(source.root), 0)
     if there <= stored:
         return False
     is_default = store.live(collection) is None and model is None

@@ -40,9 +40,12 @@ class Forecast:
         Args:
             encoder: Is about to embed them.
         """
-        # By names of files, so that some may turn out to be no pictures, or to be copies.
-        n = max(1, sum(source.count() for source in self._sources) - self._stored)
         how = f"with {encoder.model_id} on {encoder.device} in {encoder.precision}"
+        counts = [source.count() for source in self._sources]
+        if None in counts:
+            return f"how many there are to embed shows as they are read; {how}"
+        # By names of files, so that some may turn out to be no pictures, or to be copies.
+        n = max(1, sum(filter(None, counts)) - self._stored)
         if n <= _FEW:
             return f"{counted(n)} to embed {how}"
         from imret.models.speed import duration_in_words, estimate_speed, measure_speed, speed_of

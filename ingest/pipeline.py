@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from imret.errors import ChangedMeanwhile, StoreError
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
-from ingest.content_sample import draw_from
+from ingest.content_sample import Sample, draw_from
 from ingest.decode_planned import Decoded, DecodingPlanned
 from ingest.decode_workers import Decoders
 from ingest.excluded import inherited, recalled, to_remember
@@ -224,9 +224,15 @@ def _ingest_once(
 
 def _count_aside(sources: Sequence[Source], on_total: Callable[[int], None] | None) -> None:
     """Count the files to expect, if somebody wants to know, in a thread: nothing waits for it."""
-    if on_total is None or not all(source.is_folder for source in sources):
-        return  # of a container, only who reads it knows
-    threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+    if on_total is None:
+        return
+
+    def count() -> None:
+        counts = [source.count() for source in sources]
+        if None not in counts:
+            on_total(sum(filter(None, counts)))
+
+    threading.Thread(target=count, daemon=True).start()
 
 
 def _one_after_the_other(store: Store) -> ByUnits:
@@ -299,7 +305,8 @@ class Run:
             if self._by_units is not None and self._by_units.takes(source):
                 reconcilers.append(self._by_units.reconcile(self, source, check_content=check_content))
                 continue
-            few = None if check_content else sample
+            # What changes in a container changes that, so no picture in it is looked into.
+            few = None if check_content else sample if source.is_folder else Sample(0)
             reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
@@ -386,7 +393,7 @@ class Run:
     def _spread_decoding(self, source: Source) -> None:
         """Have processes decode, where they are worth their start: while the model loads, they start."""
         n = 0 if self.decoders.at_once > 1 else processes_for(str(self.encoder.device), self.workers)
-        if n > 0 and sum(1 for _ in islice(source.entries(), LONG)) == LONG:
+        if n > 0 and (not source.is_folder or sum(1 for _ in islice(source.entries(), LONG)) == LONG):
             self.decoders.spread(n)
 
     def _encoded(

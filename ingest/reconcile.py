@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from imret.datasets.scan import Ignored
-from imret.errors import ImretError
+from imret.errors import ImageError
 from imret.escape import escape_undecodable
 from imret.files import sha256_of, sha256_of_bytes
+from imret.places.stores import NotThere
 from imret.sources.presence import OutOfReach, Presence
 from imret.sources.stored import count_source, scan_source
 from imret.store import Collection, Filter, Match, Point
@@ -26,7 +27,8 @@ from ingest.content_sample import Sample
 from ingest.decode_workers import IN_MEMORY_BYTES
 from ingest.prefetch import map_prefetch
 from ingest.report import Counters
-from ingest.sources import Record, Source
+from ingest.sources import UNKNOWN_SIZE, Record, Source
+from ingest.units_met import UnitsMet, count_in_units
 
 PLAN_BATCH = 256  # records looked up in the store at a time
 # What is read to be hashed before the stored contents are looked up, and then decoded from memory.
@@ -113,15 +115,20 @@ class Reconciler:
         self._all_counted = True
         self._unseen: set[str] = set()  # what the walk could not look into
         self.units: Totals | None = None
+        self._units = UnitsMet(target, source.root) if source.kind == "shards" else None
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
         """Yield the pictures that need work; settle the others here, in batches of bounded size."""
-        with closing(self._looked_up()) as batches:
-            for batch in batches:
+        with ExitStack() as stack:
+            if self.source.reads_ahead > 1:  # waits for a network, not for a core
+                pool = stack.enter_context(ThreadPoolExecutor(self.source.reads_ahead, "imret-read"))
+            for batch in stack.enter_context(closing(self._looked_up())):
                 changed: list[Planned] = []
                 same: list[tuple[Record, Point]] = []
                 for record, point in batch:
                     self._n_known += point is not None and point.payload.get("source") == self._here
+                    if self._units is not None:
+                        self._units.meet(record, is_known=point is not None)
                     if point is None or not _same_file(record, point):
                         changed.append(Planned(record, point))
                     else:
@@ -130,11 +137,23 @@ class Reconciler:
                     changed += self._settle_same(same, pool)
                 else:
                     self._settle_unchanged(self._sample.draw(same))
-                yield from self._with_duplicates(changed, pool) if self._may_hold_duplicates else changed
-        if self._sample is not None:
-            drawn, unread = self._sample.drawn()
-            self._settle_unchanged(unread)
-            yield from self._with_duplicates(self._settle_same(drawn, pool), pool)
+                yield from self._read_ahead(changed, pool)
+            if self._units is not None:
+                self._units.end()
+            if self._sample is not None:
+                drawn, unread = self._sample.drawn()
+                self._settle_unchanged(unread)
+                yield from self._with_duplicates(self._settle_same(drawn, pool), pool)
+
+    def _read_ahead(self, changed: list[Planned], pool: Executor) -> Iterator[Planned]:
+        """Read what is worth it before it is decoded: to know its content, or for all that is far away."""
+        if self._may_hold_duplicates:
+            yield from self._with_duplicates(changed, pool)
+        elif self.source.reads_ahead > 1:
+            for some in _in_bytes(changed, _READ_BYTES):
+                yield from _read(some, pool)
+        else:
+            yield from changed
 
     def note_added(self, n: int) -> None:
         """Take note of new points for files that the walk met and the collection did not know."""
@@ -170,12 +189,16 @@ class Reconciler:
         now, whether it is there or not. What is out of reach never goes. Nor does what is gone where at most
         `ALMOST_NONE` of the source's points have a file: so looks a mount point that something was put into.
         """
-        n_points = count_source(self.target, self.source.root)
         n_with_file = self._n_known + self._n_added
+        if self._units is not None:
+            self._prune_units(n_with_file, missing=missing)
+            return
+        n_points = count_source(self.target, self.source.root) - count_in_units(self.target, self.source.root)
         if self._all_counted and n_points == n_with_file:
             return
         few_are_left = n_with_file <= ALMOST_NONE * n_points
-        for points in scan_source(self.target, self.source.root):
+        for batch in scan_source(self.target, self.source.root):
+            points = [point for point in batch if "unit" not in point.payload]  # not those of its containers
             gone, left_out = [], []
             for point, found in zip(points, self.presence(points), strict=True):
                 if found == "gone":
@@ -200,6 +223,34 @@ class Reconciler:
             if gone or left_out:
                 self.target.delete([point.id for point in (*gone, *left_out)])
                 self.counters.count("removed", len(gone) + len(left_out), progress=False)
+
+    def _prune_units(self, n_with_file: int, *, missing: bool) -> None:
+        """Do what `prune` does for pictures in containers: each was met in its container, or is gone."""
+        assert self._units is not None
+        units = self._units.stored()
+        few_are_left = n_with_file <= ALMOST_NONE * sum(units.values())
+        for unit in units:
+            if not self._selects(unit):
+                continue
+            (state,) = self.source.presence([f"{unit}/"], unseen=self._unseen).values()
+            if isinstance(state, OutOfReach):
+                for _ in range(units[unit]):
+                    self.counters.keep(os.path.join(self.source.root, state.folder), state.reason)
+                continue
+            for points in self._units.not_met(unit, is_there=state == "here"):
+                if missing and not few_are_left:
+                    self.target.delete([point.id for point in points])
+                    self.counters.count("removed", len(points), progress=False)
+                elif missing:
+                    for _ in points:
+                        self.counters.keep(self.source.root, _ALMOST_NONE_LEFT)
+                else:
+                    self.counters.count("missing", len(points), progress=False)
+
+    def _selects(self, unit: str) -> bool:
+        """Whether a container of the source is one of those that the run is about."""
+        selects = getattr(self.source, "selects", None)
+        return selects is None or bool(selects(unit))
 
     def presence(self, points: Sequence[Point]) -> list[Presence]:
         """Return for each point of this source whether its picture is at its place: see `presence`."""
@@ -317,6 +368,7 @@ def _read(plan: Sequence[Planned], pool: Executor) -> Iterator[Planned]:
 
 
 def _read_one(planned: Planned) -> Planned:
+    """Return a picture with what was read of it; without, where decoding it will say what is wrong."""
     if planned.digest is not None:
         return planned
     record = planned.record
@@ -325,7 +377,7 @@ def _read_one(planned: Planned) -> Planned:
             with record.open() as file:
                 return replace(planned, digest=sha256_of(file))
         data = record.read()
-    except (OSError, ImretError):
+    except (OSError, ImageError, NotThere):
         return planned
     return replace(planned, data=data, digest=sha256_of_bytes(data))
 
@@ -344,8 +396,10 @@ def _in_bytes(plan: Iterable[Planned], most: int) -> Iterator[list[Planned]]:
         yield some
 
 
-def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[str, Any]:
-    """Return the payload of a record whose content is known."""
+def payload_of(
+    record: Record, *, sha256: str, width: int, height: int, size_bytes: int | None = None
+) -> dict[str, Any]:
+    """Return the payload of a record whose content is known; its size where only reading it has told."""
     return make_payload(
         source=record.source,
         path=record.path,
@@ -353,14 +407,19 @@ def payload_of(record: Record, *, sha256: str, width: int, height: int) -> dict[
         sha256=sha256,
         width=width,
         height=height,
-        size_bytes=record.size_bytes,
+        size_bytes=record.size_bytes if size_bytes is None else size_bytes,
         modified=record.modified,
+        unit=record.unit,
+        at=record.at,
+        caption=record.caption,
+        meta=record.meta,
     )
 
 
 def payload_like(record: Record, point: Point) -> dict[str, Any]:
     """Return the payload of a record whose content is that of a stored point."""
-    return payload_of(record, **{name: point.payload[name] for name in ("sha256", "width", "height")})
+    kept = ("sha256", "width", "height", *(("size_bytes",) if record.size_bytes == UNKNOWN_SIZE else ()))
+    return payload_of(record, **{name: point.payload[name] for name in kept})
 
 
 def _of_contents(digests: set[str]) -> Filter:
@@ -368,6 +427,8 @@ def _of_contents(digests: set[str]) -> Filter:
 
 
 def _same_file(record: Record, point: Point) -> bool:
+    if record.size_bytes == UNKNOWN_SIZE:  # an address stands for what was there when it was read
+        return True
     stored = (point.payload.get("size_bytes"), point.payload.get("modified"))
     return stored == (record.size_bytes, record.modified)
 

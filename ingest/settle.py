@@ -115,8 +115,11 @@ def settle(
         others = {
             other: exact_source(opened, other) for other in stored.keys() - named - settlement.taken_over
         }
+        in_units = {other for other in others if _is_of_containers(opened, other)}
         for source in sources:
             for other, place in others.items():
+                if not _are_files(source) or other in in_units:
+                    continue  # a container has places of its own, wherever it lies
                 if covers(place, source.root, excluded.get(other, ())):
                     raise _lies_within(source, other, where)
                 if _is_same_folder(place, source.root):
@@ -175,7 +178,11 @@ def find_moved(
         away = {
             other: place
             for other, place in away.items()
-            if not any(covers(source.root, place, source.exclusion.patterns) for source in sources)
+            if not any(
+                covers(source.root, place, source.exclusion.patterns)
+                for source in sources
+                if source.is_folder
+            )
         }
         return [one for one in _look_for_moved(opened, stored, sources, away) if is_question(one)]
 
@@ -233,12 +240,25 @@ def _check_named(sources: Sequence[Source]) -> None:
     for one, other in combinations(sources, 2):
         if one.root == other.root:
             raise DataError(f"the folder {quoted(one.root)} is named twice. Name it once.")
+        if not (_are_files(one) and _are_files(other)):
+            continue
         outer, inner = sorted((one, other), key=lambda source: len(source.root))
         if covers(outer.root, inner.root, outer.exclusion.patterns):
             raise DataError(
                 f"{quoted(inner.root)} lies within {quoted(outer.root)}, so its pictures would be stored "
                 f"twice. Name {quoted(outer.root)} alone."
             )
+
+
+def _are_files(source: Source) -> bool:
+    """Whether the pictures of a source are files, or objects, of their own below its root."""
+    return source.kind in ("folder", "prefix")
+
+
+def _is_of_containers(opened: Collection, source: str) -> bool:
+    """Whether the pictures of a source, as the collection names it, lie in containers."""
+    (first, *_) = next(iter(opened.scan(of_source(source), batch_size=1)), [None])
+    return first is not None and "unit" in first.payload
 
 
 def _settle_moved_from(
@@ -266,7 +286,12 @@ def _settle_moved_from(
             f"Keep both: the same command with --second-copy; or keep one: imret sources forget {quoted(old)}"
             f"{settlement.where}"
         )
-    found = [Moved(old, source, compare(opened, old, source.root)) for source in sources]
+    found = [Moved(old, source, compare(opened, old, source.root)) for source in sources if source.is_folder]
+    if not found:
+        raise DataError(
+            f"{quoted(old)} cannot have moved to {quoted(sources[0].root)}, which is no folder of pictures. "
+            f"Say where it is now: imret sources rename {quoted(old)} NEW --no-check{settlement.where}"
+        )
     best = max(found, key=lambda one: one.agreement.found)
     if best.agreement.found == 0:
         raise DataError(
@@ -292,11 +317,13 @@ def _look_for_moved(
             continue
         found = []
         for source in sources:
+            if not source.is_folder:
+                continue
             # A folder that the collection knows is looked through only at the old places, at every run.
             new = escape_undecodable(source.root) not in stored
             found.append(Moved(old, source, compare(opened, old, source.root, anywhere=new)))
-        best = max(found, key=lambda one: one.agreement.found)
-        if best.agreement.found:
+        best = max(found, key=lambda one: one.agreement.found, default=None)
+        if best is not None and best.agreement.found:
             moved.append(best)
     return moved
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Literal, Protocol, TypeAlias
 
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Ignored, Picture, Skipped, glance, walk
@@ -20,8 +20,12 @@ from imret.escape import escape_undecodable
 from imret.sources.presence import Presence, presence
 from imret.store.payload import modified_time, point_id
 
-# A slice of a listing begins where the checksum of a path says so, about every so many of them: a picture that
-# comes or goes changes the slice that it is in, and no other. No slice has more than MOST_IN_SLICE.
+UNKNOWN_SIZE = -1  # of a picture whose size shows when it is read, as behind an address
+
+SourceKind: TypeAlias = Literal["folder", "prefix", "shards", "list"]
+
+# A slice of a listing begins where the checksum of a path says so, about every so many: a picture that comes
+#  or goes changes the slice that it is in, and no other. No slice has more than MOST_IN_SLICE.
 _SLICE, MOST_IN_SLICE = 4_096, 16_384
 
 
@@ -126,6 +130,8 @@ class Source(Protocol):
         categories: Whether the first folder below is a picture's category, where nothing else says one.
         exclusion: What is left out.
         exclude: Patterns of that, as they were said; None where those that are remembered are meant.
+        kind: "folder" and "prefix" for pictures that are files, or objects, of their own below the root;
+            "shards" for those in containers below it, "list" for addresses in a file.
         is_folder: Whether `root` is a folder whose pictures are files of their own on this machine.
         reads_ahead: How many of its pictures are worth reading at a time; 1 for a disk of this machine.
     """
@@ -134,6 +140,7 @@ class Source(Protocol):
     categories: bool
     exclusion: Exclusion
     exclude: tuple[str, ...] | None
+    kind: SourceKind
     is_folder: bool
     reads_ahead: int
 
@@ -153,8 +160,8 @@ class Source(Protocol):
     def glance(self) -> Iterator[tuple[str, int]]:
         """Yield each folder in it, and how many pictures that holds itself, as far as names tell."""
 
-    def count(self) -> int:
-        """Return how many pictures there seem to be: no promise."""
+    def count(self) -> int | None:
+        """Return how many pictures there seem to be, no promise; None where only reading all would tell."""
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return what is at each path now: see `imret.sources.presence`."""
@@ -198,7 +205,12 @@ class PartSource:
         self._whole, self._units = whole, list(units)
         self.root, self.categories = whole.root, whole.categories
         self.exclusion, self.exclude = whole.exclusion, whole.exclude
-        self.is_folder, self.reads_ahead = whole.is_folder, whole.reads_ahead
+        self.kind, self.is_folder, self.reads_ahead = whole.kind, whole.is_folder, whole.reads_ahead
+        self._names = {unit.name for unit in self._units}
+
+    def selects(self, unit: str) -> bool:
+        """Whether a container is one of those that are meant."""
+        return unit in self._names
 
     def excluding(self, patterns: Sequence[str]) -> PartSource:
         """Return itself: what the units were listed with is what is left out."""
@@ -214,12 +226,12 @@ class PartSource:
         return iter(self._units)
 
     def glance(self) -> Iterator[tuple[str, int]]:
-        """Yield the number of pictures, as if all lay in one folder."""
-        yield "", self.count()
+        """Yield nothing: what is in the units shows when they are read."""
+        return iter(())
 
-    def count(self) -> int:
-        """Return how many pictures there are; reads the units."""
-        return sum(isinstance(entry, Record) for entry in self.entries())
+    def count(self) -> int | None:
+        """Return None, for the same reason."""
+        return None
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return what is at each path now, in this part or another."""
@@ -252,6 +264,7 @@ class FolderSource:
         self.categories = categories
         self.exclusion = Exclusion(self.root, exclude or ())
         self.exclude = None if exclude is None else self.exclusion.patterns
+        self.kind: SourceKind = "folder"
         self.is_folder, self.reads_ahead = True, 1
         self._n_glanced: int | None = None
         named = repr(os.fspath(folder))

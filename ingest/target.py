@@ -243,10 +243,11 @@ def with_pictures(
     filled, said = [], []
     for source in sources:
         counters = Counters(Report(name, store.address, store.engine, "", "", []))
-        if not source.is_folder and next(source.units(), None) is not None:
-            filled.append(source)  # what is in a container shows when it is opened
-            continue
-        if any(not isinstance(entry, Ignored) for entry in _counted(source, counters)):
+        if not source.is_folder:
+            if next(source.units(), None) is not None:
+                filled.append(source)
+                continue
+        elif any(not isinstance(entry, Ignored) for entry in _counted(source, counters)):
             filled.append(source)
             continue
         folder, n_stored = escape_undecodable(source.root), 0
