@@ -28,11 +28,13 @@ from imret.cli.options import (
 )
 from imret.escape import escape_control, quoted
 from imret.output.console import announce
+from ingest.spread_options import spread_options, units_as_asked
 
 if TYPE_CHECKING:
     from imret.store import Store
     from ingest.report import Report
     from ingest.sources import Source
+    from ingest.units import ByUnits
 
 
 _STDOUT = "/dev/stdout"
@@ -97,7 +99,8 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
     is_flag=True,
     help="Say what would be taken, left out and removed, and stop: no model is loaded, nothing written.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if a picture was skipped, or a shard failed.")
+@spread_options
 @click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
 @click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
 @max_pixels_option
@@ -117,6 +120,10 @@ def command(
     report_file: str | None,
     dry_run: bool,
     strict: bool,
+    check_units: bool,
+    ray: str | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
     **options: Any,
 ) -> None:
     """Fill a collection from folders of pictures, one sub-folder per category.
@@ -149,14 +156,24 @@ def command(
         _dry_run(folders, db, collection, report_file, strict=strict, **options)
         return
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    with open_store(db, share=True, collection=collection) as store:
+    spread: dict[str, Any] = {
+        "check_units": check_units,
+        "ray": ray,
+        "actors": actors,
+        "gpus_per_actor": gpus_per_actor,
+    }
+    with (
+        open_store(db, share=True, collection=collection) as store,
+        units_as_asked(store, **spread, running=options) as by_units,
+    ):
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
         categories = _tell_found(folders, where)
         moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         # Before a model is looked for, which may be a download.
         with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
-        report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+        settled: dict[str, Any] = {"moved_from": moved, "second_copy": copies, "by_units": by_units}
+        report = ingest_with_bar(store, folders, collection, **settled, **options)
         if names or no_names:
             _keep_names(store, collection, names)
     report.categories = categories
@@ -208,7 +225,7 @@ def _end(report: Report, *, strict: bool) -> None:
 
     if report.without_pictures:  # the others are done
         raise DataError("\n".join(report.without_pictures))
-    if strict and report.skipped:
+    if strict and (report.n_skipped or report.failed_units):
         sys.exit(3)
 
 
@@ -383,6 +400,7 @@ def ingest_with_bar(
     precision: str,
     rebuild: bool,
     tells_model: bool = True,
+    by_units: ByUnits | None = None,
     **options: Any,
 ) -> Report:
     """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
@@ -404,7 +422,7 @@ def ingest_with_bar(
         rebuild=rebuild,
     )
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
-    if device not in ("auto", "cpu"):
+    if device not in ("auto", "cpu") and not (by_units and by_units.is_elsewhere):
         encoder.device  # noqa: B018
     if tells_model:
         announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
@@ -430,5 +448,6 @@ def ingest_with_bar(
             on_progress=bar.update,
             on_stage=enter,
             on_encoder=lambda: announce(forecast.told(encoder)),
+            by_units=by_units,
             **options,
         )

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Ignored, Skipped
@@ -28,6 +29,9 @@ class ShardSource:
         only: Paths of files below it, where not all are meant; they need not be there.
         categories: As for `FolderSource`: the first folder in a container.
         exclude: Patterns of what is left out, of containers and of what is in them.
+
+    Attributes:
+        unlisted: What could not be looked into when it was listed last: containers may lie there.
     """
 
     def __init__(
@@ -45,12 +49,18 @@ class ShardSource:
         self.is_folder, self.reads_ahead = False, 1
         self._only = None if only is None else frozenset(only)
         self._listed: set[str] = set()
+        self.unlisted: list[Skipped] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out which containers there are: they may be many, and go along with each unit."""
+        return {**self.__dict__, "_only": None, "_listed": set(), "unlisted": []}
 
     def excluding(self, patterns: Sequence[str]) -> ShardSource:
         """Return the same source, with other patterns of what is left out."""
         other = copy.copy(self)
         other.exclusion = Exclusion("" if is_url(self.root) else self.root, patterns)
         other.exclude = other.exclusion.patterns
+        other._listed, other.unlisted = set(), []
         return other
 
     def units(self) -> Iterator[Unit]:
@@ -77,9 +87,11 @@ class ShardSource:
 
     def _containers(self) -> Iterator[Unit | Skipped | Ignored]:
         self._listed.clear()
+        self.unlisted.clear()
         for listed in _beside(self._files()):
             if isinstance(listed, Unlisted):
-                yield Skipped(listed.path, listed.reason, unseen=True)
+                self.unlisted.append(Skipped(listed.path, listed.reason, unseen=True))
+                yield self.unlisted[-1]
                 continue
             path, stored, has_tar = listed
             self._listed.add(path)
@@ -127,6 +139,7 @@ class ShardSource:
 
     def _presence(self, path: str, unseen: Collection[str]) -> Presence:
         unit = _unit_of(path)
+        unseen = (*unseen, *(one.path for one in self.unlisted))
         above = next((folder for folder in unseen if unit == folder or unit.startswith(f"{folder}/")), None)
         if above is not None:
             return OutOfReach(above, "could not be read a moment ago")

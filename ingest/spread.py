@@ -224,21 +224,12 @@ class RayHands:
         self._pending.clear()
 
 
-def check_address(address: str, store: Store) -> None:
-    """Refuse what Ray cannot do, before anything is looked for.
+def check_store(store: Store) -> None:
+    """Refuse a store that is a folder, which other machines do not see, and to go on without Ray.
 
     Raises:
-        DataError: For the address of a client, which Ray's own pages warn against for such work; where the
-            store is a folder, which other machines do not see; and where Ray is not installed.
+        DataError: If it is, or Ray is not installed.
     """
-    if address.startswith("ray://"):
-        host = address.removeprefix("ray://").partition(":")[0] or "HOST"
-        raise DataError(
-            f"{address!r} is the address of Ray's client, which is not made for a run of hours: it ends with "
-            "the connection. Have the cluster itself run it:\n"
-            f"ray job submit --address http://{host}:8265 -- imret ingest SOURCE --db {store.address} "
-            "--ray auto"
-        )
     if store.engine != "server":
         raise DataError(
             f"--ray needs a store that other machines can reach, and {store.address!r} is a folder of this "
@@ -273,7 +264,7 @@ class Spreading:
         gpus_per_actor: float | None = None,
         **running: Any,
     ) -> None:
-        check_address(address, store)
+        check_store(store)
         self._store, self._address, self._running = store, address, running
         self._asked = actors, gpus_per_actor
         self._opened = ExitStack()

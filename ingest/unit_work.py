@@ -195,6 +195,7 @@ class _Met(PartSource):
 
     def __init__(self, whole: Source, unit: Unit) -> None:
         super().__init__(whole, [unit])
+        self.kind = "list"  # what other containers hold is nobody's question here
         self.unit = unit
         self.met: set[str] = set()
         self.is_cut = False

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from imret.errors import StoreUnavailable
 from imret.escape import escape_undecodable
+from imret.sources.presence import OutOfReach
 from imret.sources.stored import count_source
 from imret.store import Filter, Match, Store
 from imret.store.collection import changed_meanwhile
@@ -94,6 +95,8 @@ class ByUnits:
             )
             totals = pass_.ingest(check_units=True)
         run.counters.report.add(pass_.counters.report)
+        for one in getattr(source, "unlisted", ()):
+            run.counters.skip(source.root, one.path, one.reason)
         reconciler.note_added(totals.points)
         reconciler.units = totals
         return reconciler
@@ -118,13 +121,22 @@ class ByUnits:
         elif totals.listed and count_source(target, reconciler.source.root) > totals.points:
             stored = target.facet("unit", Filter(must=(Match("source", (root,)),)))
             for unit in sorted(stored.keys() - totals.listed):
-                if missing:
-                    only = Filter(must=(Match("source", (root,)), Match("unit", (unit,))))
-                    for points in target.scan(only):
-                        target.delete([point.id for point in points])
-                    reconciler.counters.count("removed", stored[unit], progress=False)
-                else:
-                    reconciler.counters.count("missing", stored[unit], progress=False)
+                self._prune_unit(reconciler, unit, stored[unit], missing=missing)
+
+    def _prune_unit(self, reconciler: Reconciler, unit: str, n_points: int, *, missing: bool) -> None:
+        """Deal with what is stored of a container that was not listed: gone, or not among those meant."""
+        target, root = reconciler.target, reconciler.source.root
+        (state,) = reconciler.source.presence([f"{unit}/"]).values()
+        if isinstance(state, OutOfReach):
+            for _ in range(n_points):
+                reconciler.counters.keep(f"{root}/{state.folder}".rstrip("/"), state.reason)
+        elif state == "gone" and missing:
+            only = Filter(must=(Match("source", (escape_undecodable(root),)), Match("unit", (unit,))))
+            for points in target.scan(only):
+                target.delete([point.id for point in points])
+            reconciler.counters.count("removed", n_points, progress=False)
+        elif state == "gone":
+            reconciler.counters.count("missing", n_points, progress=False)
 
 
 class _Pass:
