@@ -156,15 +156,10 @@ def command(
         _dry_run(folders, db, collection, report_file, strict=strict, **options)
         return
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    spread: dict[str, Any] = {
-        "check_units": check_units,
-        "ray": ray,
-        "actors": actors,
-        "gpus_per_actor": gpus_per_actor,
-    }
+    spread: dict[str, Any] = {"ray": ray, "actors": actors, "gpus_per_actor": gpus_per_actor}
     with (
         open_store(db, share=True, collection=collection) as store,
-        units_as_asked(store, **spread, running=options) as by_units,
+        units_as_asked(store, check_units=check_units, **spread, running=options) as by_units,
     ):
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)

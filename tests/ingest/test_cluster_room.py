@@ -39,7 +39,7 @@ def test_actors_get_what_there_is(
             [SMALL, SMALL],
             5,
             None,
-            r"5 actors with a CPU each: the cluster has 2 nodes with 4 CPUs and 0 GPUs",
+            r"5 actors with a CPU each: the cluster has 2 nodes with 4 CPUs",
         ),
         ([SMALL], None, 1.0, r"1 actor with 1 GPUs and a CPU each"),
         ([WITH_GPUS], 3, None, r"3 actors with 1 GPUs"),
