@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +29,13 @@ from imret.cli.options import (
 )
 from imret.escape import escape_control, quoted
 from imret.output.console import announce
+from ingest.spread_options import spread_options, units_as_asked
 
 if TYPE_CHECKING:
     from imret.store import Creation, Store
     from ingest.report import Report
-    from ingest.sources import FolderSource
+    from ingest.sources import Source
+    from ingest.units import ByUnits
 
 
 _STDOUT = "/dev/stdout"
@@ -102,7 +105,8 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
     is_flag=True,
     help="Say what would be taken, left out and removed, and stop: no model is loaded, nothing written.",
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if any picture was skipped.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if a picture was skipped, or a shard failed.")
+@spread_options
 @click.option("--batch-size", type=Whole(1), help="Pictures per encode.  [default: 32, on a GPU 256]")
 @click.option("--workers", type=Whole(1), help="Pictures decoded at a time.  [default: one per core]")
 @max_pixels_option
@@ -122,6 +126,10 @@ def command(
     report_file: str | None,
     dry_run: bool,
     strict: bool,
+    check_units: bool,
+    ray: str | None,
+    actors: int | None,
+    gpus_per_actor: float | None,
     **options: Any,
 ) -> None:
     """Fill a collection from folders of pictures, one sub-folder per category.
@@ -148,14 +156,18 @@ def command(
         report_file = _STDOUT
     check_outputs(
         {"--report": report_file},
-        inputs={"--model": options["model"], "--names": names_file, **{source: source for source in sources}},
+        inputs={"--model": options["model"], "--names": names_file, **_files_of(sources)},
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
         _dry_run(folders, db, collection, report_file, creation, strict=strict, **options)
         return
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    with open_store(db, share=True, collection=collection, creation=creation) as store:
+    spread: dict[str, Any] = {"ray": ray, "actors": actors, "gpus_per_actor": gpus_per_actor}
+    with (
+        open_store(db, share=True, collection=collection, creation=creation) as store,
+        units_as_asked(store, check_units=check_units, **spread, running=options) as by_units,
+    ):
         if not options["rebuild"]:
             check_existing(store, collection, creation)
         where = naming_options(store, collection)
@@ -164,7 +176,8 @@ def command(
         moved, copies = ask_what_moved(store, folders, collection, moved_from, second_copy=second_copy)
         # Before a model is looked for, which may be a download.
         with_pictures(folders, store, collection, prune=options["prune"], rebuild=options["rebuild"])
-        report = ingest_with_bar(store, folders, collection, moved_from=moved, second_copy=copies, **options)
+        settled: dict[str, Any] = {"moved_from": moved, "second_copy": copies, "by_units": by_units}
+        report = ingest_with_bar(store, folders, collection, **settled, **options)
         if names or no_names:
             _keep_names(store, collection, names)
     report.categories = categories
@@ -173,6 +186,12 @@ def command(
     with _written(report, report_file) as written:  # what was done is told, also where that is lost
         summarise(report, written, check_content=options["check_content"], where=where)
     _end(report, strict=strict)
+
+
+def _files_of(sources: Sequence[str]) -> dict[str, str]:
+    from imret.places.names import is_url
+
+    return {source: source for source in sources if not is_url(source)}
 
 
 def _keep_names(store: Store, collection: str, names: Mapping[str, Sequence[str]]) -> None:
@@ -210,12 +229,12 @@ def _end(report: Report, *, strict: bool) -> None:
 
     if report.without_pictures:  # the others are done
         raise DataError("\n".join(report.without_pictures))
-    if strict and report.skipped:
+    if strict and (report.n_skipped or report.failed_units):
         sys.exit(3)
 
 
 def _dry_run(
-    folders: list[FolderSource],
+    folders: list[Source],
     db: str | None,
     collection: str,
     report_file: str | None,
@@ -252,7 +271,7 @@ def _dry_run(
     _end(report, strict=strict)
 
 
-def _tell_found(folders: Sequence[FolderSource], where: str) -> dict[str, int]:
+def _tell_found(folders: Sequence[Source], where: str) -> dict[str, int]:
     """Say what lies in the folders, and what is odd about it; return how many pictures each category has."""
     from ingest.survey import categories_of, in_words, odd_levels, survey
 
@@ -277,42 +296,40 @@ def find_folders(
     *,
     categories: bool,
     exclude: Sequence[str] | None,
-) -> list[FolderSource]:
+) -> list[Source]:
     """Return the folders to ingest.
 
     Raises:
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
     from imret.errors import DataError, ImretError, counted
+    from imret.places.names import is_url
     from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
+    from ingest.find_source import find_sources
     from ingest.settle import advice_for_gone
-    from ingest.sources import FolderSource
 
-    folders = []
-    for source in sources:
-        try:
-            folders.append(FolderSource(source, categories=categories, exclude=exclude))
-        except DataError as error:
-            stored: dict[str, int] = {}
-            where = ""
-            with (
-                suppress(ImretError),
-                open_store(db, create=False, share="if possible", collection=collection) as store,
-                closing(store.open(collection)) as opened,
-            ):
-                stored, where = opened.facet("source"), naming_options(store, collection)
-            known = find_source(source, stored)
-            if known is None:
-                raise
-            raise DataError(
-                f"{error}\nThe collection holds {counted(stored[known])} of it. "
-                f"{advice_for_gone(known, where)}"
-            ) from None
-    return folders
+    try:
+        return find_sources(sources, categories=categories, exclude=exclude)
+    except DataError as error:
+        stored: dict[str, int] = {}
+        where = ""
+        with (
+            suppress(ImretError),
+            open_store(db, create=False, share="if possible", collection=collection) as store,
+            closing(store.open(collection)) as opened,
+        ):
+            stored, where = opened.facet("source"), naming_options(store, collection)
+        gone = (source for source in sources if not is_url(source) and not os.path.exists(source))
+        known = next(filter(None, (find_source(source, stored) for source in gone)), None)
+        if known is None:
+            raise
+        raise DataError(
+            f"{error}\nThe collection holds {counted(stored[known])} of it. {advice_for_gone(known, where)}"
+        ) from None
 
 
-def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
+def _tell_idle_patterns(folders: Sequence[Source]) -> None:
     for pattern in sorted(set.intersection(*(set(folder.exclusion.idle()) for folder in folders))):
         announce(
             f"note: --exclude {quoted(pattern)} left out nothing; one with a slash within begins at the "
@@ -320,7 +337,7 @@ def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
         )
 
 
-def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recall_excluded(store: Store, folders: Sequence[Source], collection: str) -> list[Source]:
     """Return the folders with what is remembered of them, and say what that is."""
     from ingest.excluded import recalled
 
@@ -336,7 +353,7 @@ def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: s
 
 def ask_what_moved(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     moved_from: Sequence[str],
     *,
@@ -362,7 +379,7 @@ def ask_what_moved(
     return moved, second_copy
 
 
-def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) -> dict[str, Any]:
+def settling_of(store: Store, folders: Sequence[Source], collection: str) -> dict[str, Any]:
     """Return what `ask_what_moved` finds out, for a command that ingests and lacks options of it.
 
     Raises:
@@ -381,7 +398,7 @@ def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) 
 
 def ingest_with_bar(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     *,
     model: str | None,
@@ -390,6 +407,7 @@ def ingest_with_bar(
     precision: str,
     rebuild: bool,
     tells_model: bool = True,
+    by_units: ByUnits | None = None,
     **options: Any,
 ) -> Report:
     """Find the encoder and fill the collection, with a progress bar where there is a terminal."""
@@ -411,7 +429,7 @@ def ingest_with_bar(
         rebuild=rebuild,
     )
     # A device that may not be there is looked for at once; else torch loads with the first picture to encode.
-    if device not in ("auto", "cpu"):
+    if device not in ("auto", "cpu") and not (by_units and by_units.is_elsewhere):
         encoder.device  # noqa: B018
     if tells_model:
         announce(f"model {encoder.model_id}; {store.reason or f'store {store.address} ({store.engine})'}")
@@ -437,5 +455,6 @@ def ingest_with_bar(
             on_progress=bar.update,
             on_stage=enter,
             on_encoder=lambda: announce(forecast.told(encoder)),
+            by_units=by_units,
             **options,
         )

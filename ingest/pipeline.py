@@ -22,23 +22,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.scan import Skipped
 from imret.errors import ChangedMeanwhile, StoreError
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
-from ingest.content_sample import draw_from
-from ingest.decode_workers import Decoders, Pixels
+from ingest.content_sample import Sample, draw_from
+from ingest.decode_planned import Decoded, DecodingPlanned
+from ingest.decode_workers import Decoders
 from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.priority import give_way
-from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
+from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like
 from ingest.report import Counters, Report, empty_report
 from ingest.settle import notes_after, settle
-from ingest.sources import FolderSource
+from ingest.sources import Source
 from ingest.target import find_target, with_pictures
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
+    from ingest.units import ByUnits
 
 FLUSH_EVERY_S = 10.0  # at most this much work is at risk from a power cut; a kill loses nothing
 # Batches that may wait with their vectors while the index is built: a GPU goes on meanwhile.
@@ -49,19 +50,9 @@ _CORES_FOR_PROCESSES = 4
 _ATTEMPTS = 3  # where another program replaces the version that is filled by one of the same model
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, payload and notes."""
-
-    planned: Planned
-    pixels: NDArray[np.uint8]
-    payload: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-
 def ingest(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     encoder: QueryEncoder,
     collection: str = "photos",
@@ -78,6 +69,7 @@ def ingest(
     on_progress: Callable[[int], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
     on_encoder: Callable[[], None] | None = None,
+    by_units: ByUnits | None = None,
 ) -> Report:
     """Make a collection equal to folders of pictures, doing only what is needed.
 
@@ -115,6 +107,8 @@ def ingest(
             "index" when the index is built, at the end and where it lags behind what is stored, and with
             "ingest" when pictures follow.
         on_encoder: Called once, when the first picture to be encoded is decoded, before a tower loads.
+        by_units: How sources are ingested unit by unit; by default all but folders of this machine are, one
+            unit after the other.
 
     Returns:
         The account of the run.
@@ -148,6 +142,7 @@ def ingest(
         on_progress=on_progress,
         on_stage=on_stage,
         on_encoder=on_encoder,
+        by_units=by_units,
     )
     for n_replaced in range(_ATTEMPTS):
         try:
@@ -168,7 +163,7 @@ def ingest(
 
 def _ingest_once(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     encoder: QueryEncoder,
     collection: str,
@@ -180,9 +175,10 @@ def _ingest_once(
     on_total: Callable[[int], None] | None,
     on_progress: Callable[[int], None] | None,
     on_stage: Callable[[str], None] | None,
+    by_units: ByUnits | None,
     **running: Any,
 ) -> Report:
-    """Do what `ingest` does, unless another program switches versions meanwhile; `running` is for `_Run`."""
+    """Do what `ingest` does, unless another program switches versions meanwhile; `running` is for `Run`."""
     started = time.monotonic()
     sources = recalled(store, sources, collection)
     sources, without = with_pictures(sources, store, collection, prune=prune, rebuild=rebuild)
@@ -198,12 +194,13 @@ def _ingest_once(
         target.remember()
         note_model(encoder.files, notify=report.notes.append)  # so that a search asks nothing
         report.taken_over = target.take_over(settlement)
-        run = _Run(
+        run = Run(
             target.version,
             encoder,
             Counters(report, on_progress),
             on_stage=on_stage,
             on_stored=target.go_live,
+            by_units=by_units or _one_after_the_other(store),
             **running,
         )
         try:
@@ -225,11 +222,23 @@ def _ingest_once(
     return report
 
 
-def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None] | None) -> None:
+def _count_aside(sources: Sequence[Source], on_total: Callable[[int], None] | None) -> None:
     """Count the files to expect, if somebody wants to know, in a thread: nothing waits for it."""
     if on_total is None:
         return
-    threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+
+    def count() -> None:
+        counts = [source.count() for source in sources]
+        if None not in counts:
+            on_total(sum(filter(None, counts)))
+
+    threading.Thread(target=count, daemon=True).start()
+
+
+def _one_after_the_other(store: Store) -> ByUnits:
+    from ingest.units import ByUnits  # which stands on this module
+
+    return ByUnits(store)
 
 
 def processes_for(device: str, workers: int) -> int:
@@ -244,7 +253,7 @@ def processes_for(device: str, workers: int) -> int:
     return workers if can_fork and device.startswith("cuda") and workers >= _CORES_FOR_PROCESSES else 0
 
 
-class _Run:
+class Run:
     """The stages of one run over one version of a collection, joined by bounded queues."""
 
     def __init__(
@@ -260,9 +269,11 @@ class _Run:
         on_encoder: Callable[[], None] | None,
         on_stage: Callable[[str], None] | None,
         on_stored: Callable[[], None],
+        by_units: ByUnits | None = None,
     ) -> None:
         self.target = target
-        self._on_stored = on_stored
+        self.on_stored = on_stored
+        self._by_units = by_units
         self._begin_thread = give_way if gives_way else None
         self.encoder = encoder
         self.counters = counters
@@ -286,22 +297,27 @@ class _Run:
         on_cpu = 8 if self._begin_thread else 32
         return self._given_batch_size or (on_cpu if str(self.encoder.device) == "cpu" else 256)
 
-    def reconcile(
-        self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
-    ) -> list[Reconciler]:
+    def reconcile(self, sources: Sequence[Source], *, check_content: bool, prune: bool) -> list[Reconciler]:
         """Bring the version in line with the folders, one after the other; return what did it for each."""
         samples = draw_from(len(sources))
         reconcilers = []
         for source, sample in zip(sources, samples, strict=True):
-            few = None if check_content else sample
+            if self._by_units is not None and self._by_units.takes(source):
+                reconcilers.append(self._by_units.reconcile(self, source, check_content=check_content))
+                continue
+            # What changes in a container changes that, so no picture in it is looked into.
+            few = None if check_content else sample if source.is_folder else Sample(0)
             reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
         for reconciler in reconcilers:
-            reconciler.prune(missing=prune)
+            if self._by_units is not None and reconciler.units is not None:
+                self._by_units.prune(reconciler, missing=prune)
+            else:
+                reconciler.prune(missing=prune)
         return reconcilers
 
-    def catch_up(self, sources: Sequence[FolderSource], *, prune: bool) -> list[Reconciler]:
+    def catch_up(self, sources: Sequence[Source], *, prune: bool) -> list[Reconciler]:
         """Do it again for what came to the folders since; count only what is new about that."""
         all_in_all = self.counters
         self.counters = Counters(all_in_all.report.blank())
@@ -343,15 +359,16 @@ class _Run:
         decoded: list[Decoded] = []
         duplicates: list[Planned] = []
         n_ahead, spread = 2 * self.workers, False
+        decoding = DecodingPlanned(self.decoders)
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
             closing(
                 map_prefetch(
-                    self._decode,
-                    in_lists(plan, lambda: self.decoders.at_once),
+                    decoding.decode,
+                    in_lists(decoding.taken(plan), lambda: self.decoders.at_once),
                     pool,
-                    ahead=lambda: -(-n_ahead // self.decoders.at_once),
+                    ahead=lambda: decoding.ahead(-(-n_ahead // self.decoders.at_once)),
                 )
             ) as decodings,
         ):
@@ -373,16 +390,11 @@ class _Run:
             if decoded or duplicates:
                 yield decoded, duplicates
 
-    def _spread_decoding(self, source: FolderSource) -> None:
+    def _spread_decoding(self, source: Source) -> None:
         """Have processes decode, where they are worth their start: while the model loads, they start."""
         n = 0 if self.decoders.at_once > 1 else processes_for(str(self.encoder.device), self.workers)
-        if n > 0 and sum(1 for _ in islice(source.entries(), LONG)) == LONG:
+        if n > 0 and (not source.is_folder or sum(1 for _ in islice(source.entries(), LONG)) == LONG):
             self.decoders.spread(n)
-
-    def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:
-        """Decode pictures; those with a duplicate need none of it."""
-        results = iter(self.decoders.decode([item.record.file for item in plan if item.duplicate is None]))
-        return [item if item.duplicate is not None else _decoded(item, next(results)) for item in plan]
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
@@ -447,7 +459,7 @@ class _Run:
             np.stack([point.vector for point in points]),
             [point.payload for point in points],
         )
-        self._on_stored()
+        self.on_stored()
         moved: list[str] = []
         reconciler.note_added(sum(point.planned.known is None for point in points))
         for point in points:
@@ -465,14 +477,6 @@ class _Run:
             self.target.flush()
             self._last_flush = time.monotonic()
         return self.target.needs_optimize()
-
-
-def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
-    record = planned.record
-    if isinstance(result, str):
-        return Skipped(record.path, result)
-    payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
-    return Decoded(planned, result.pixels, payload, result.notes)
 
 
 @dataclass(frozen=True)

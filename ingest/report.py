@@ -16,6 +16,20 @@ from imret.escape import escape_undecodable
 from imret.files import write_atomically
 from imret.store import Collection, Store
 
+# What is counted of pictures, and adds up.
+COUNTS = (
+    "added",
+    "updated",
+    "unchanged",
+    "compared",
+    "other_content",
+    "moved",
+    "removed",
+    "missing",
+    "left_out",
+    "encoded",
+    "unlisted",
+)
 _LOOKED_AT = 8  # of the files of each kind that is no picture by its name
 
 
@@ -74,6 +88,9 @@ class Report:
             are a few of each kind are looked at.
         photo_libraries: Of that, the folders that a photo program manages.
         without_pictures: What is to be said of folders that hold no picture, while others do.
+        unlisted: More of what could not be taken: of a source by units, the first of each unit are listed.
+        units: Where sources were ingested by units, how many were "ingested", "done before" and "failed".
+        failed_units: Units that could not be ingested: unit and reason, one entry each.
         seconds: Wall time of the run.
         complete: False if the run was stopped before its end.
     """
@@ -106,6 +123,9 @@ class Report:
     misnamed: list[str] = field(default_factory=list)
     photo_libraries: list[str] = field(default_factory=list)
     without_pictures: list[str] = field(default_factory=list)
+    unlisted: int = 0
+    units: dict[str, int] = field(default_factory=dict)
+    failed_units: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
     complete: bool = False
 
@@ -117,12 +137,37 @@ class Report:
     @property
     def total(self) -> int:
         """Pictures met: stored now or before, or skipped."""
-        return self.added + self.updated + self.unchanged + self.moved + len(self.skipped)
+        return self.added + self.updated + self.unchanged + self.moved + self.n_skipped
+
+    @property
+    def n_skipped(self) -> int:
+        """Pictures that could not be taken, listed or not."""
+        return len(self.skipped) + self.unlisted
 
     @property
     def n_noted(self) -> int:
         """Pictures of which something is noted."""
         return len({note["path"] for note in self.noted})
+
+    def count_unit(self, how: str) -> None:
+        """Count a unit that ended so."""
+        self.units[how] = self.units.get(how, 0) + 1
+
+    def add(self, part: Report) -> None:
+        """Take in what a part of the run did and found."""
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.encoding_s += part.encoding_s
+        self.notes += part.notes
+        self.skipped += part.skipped
+        self.noted += part.noted
+        self.misnamed += part.misnamed
+        self.photo_libraries += part.photo_libraries
+        self.out_of_reach += part.out_of_reach
+        self.failed_units += part.failed_units
+        for mine, more in ((self.ignored, part.ignored), (self.units, part.units)):
+            for what, n in more.items():
+                mine[what] = mine.get(what, 0) + n
 
     def blank(self) -> Report:
         """Return a report of the same run that nothing was counted into yet."""
@@ -136,6 +181,7 @@ class Report:
         self.missing, self.left_out = later.missing, later.left_out
         self.out_of_reach = later.out_of_reach
         self.skipped += [skip for skip in later.skipped if skip not in self.skipped]
+        self.failed_units += [one for one in later.failed_units if one not in self.failed_units]
         self.noted += [note for note in later.noted if note not in self.noted]
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,7 +193,8 @@ class Report:
         values["seconds"] = round(self.seconds, 3)
         values["encoding_s"] = round(self.encoding_s, 3)
         values["skips"] = values.pop("skipped")
-        values["skipped"] = len(self.skipped)
+        values["skipped"] = self.n_skipped
+        del values["unlisted"]
         values["picture_notes"] = values.pop("noted")
         values["noted"] = self.n_noted
         return values
@@ -173,6 +220,15 @@ class Counters:
         self.report = report
         self._on_progress = on_progress or (lambda n: None)
         self._lock = threading.Lock()  # the scan, the encoder and the store all count
+
+    def part(self) -> Counters:
+        """Return what counts a part of the run into a report of its own, and goes on drawing the bar."""
+        return Counters(self.report.blank(), self._on_progress)
+
+    def advance(self, n: int) -> None:
+        """Have the bar go on by pictures that were counted elsewhere."""
+        with self._lock:
+            self._on_progress(n)
 
     def count(self, what: str, n: int = 1, *, progress: bool = True) -> None:
         """Add n to one of the report's counts."""

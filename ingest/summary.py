@@ -34,7 +34,7 @@ def summarise(report: Report, report_file: str | None, *, check_content: bool, w
         if getattr(report, name) or name == "added"
     )
     announce(
-        f"{report.collection}: {counts}, {len(report.skipped):,} skipped"
+        f"{report.collection}: {counts}, {report.n_skipped:,} skipped"
         f"{f', {report.n_noted:,} taken with a note' if report.noted else ''} "
         f"in {report.seconds:.1f} s{_speed(report)}"
     )
@@ -46,7 +46,7 @@ def summarise(report: Report, report_file: str | None, *, check_content: bool, w
             f"  {report.other_content:,} of {report.compared:,} files with size and time as before that were "
             f"compared had other content, which is renewed{advice}"
         )
-    for line in _what_is_gone(report):
+    for line in (*_what_is_gone(report), *_what_failed(report)):
         announce(line)
 
 
@@ -134,6 +134,15 @@ def _what_was_left_out(report: Report, where: str) -> Iterator[str]:
     for library in report.photo_libraries[:3]:
         if originals := originals_in(library):
             yield f"  for the originals of that library: imret ingest {quoted(originals)}{where}"
+
+
+def _what_failed(report: Report) -> Iterator[str]:
+    if report.units:
+        yield f"  units: {', '.join(f'{n:,} {how}' for how, n in sorted(report.units.items()))}"
+    for one in report.failed_units[:_SHOWN]:
+        yield f"  failed {escape_control(one['unit'])}: {one['reason']}"
+    if len(report.failed_units) > _SHOWN:
+        yield f"  and {len(report.failed_units) - _SHOWN:,} more units"
 
 
 def _what_is_gone(report: Report) -> Iterator[str]:

@@ -39,6 +39,7 @@ _MODULES = {
     "demo": "imret.cli.demo",
     "collections": "imret.cli.collections",
     "sources": "imret.cli.sources",
+    "units": "ingest.list_units",
     "serve": "ingest.serve",
 }
 
@@ -56,7 +57,7 @@ _SECTIONS = {
         "benchmark",
         "classify",
     ),
-    "Stores": ("collections", "sources"),
+    "Stores": ("collections", "sources", "units"),
 }
 
 

@@ -217,6 +217,7 @@ def rename_source(
     for version in versions(store, collection):
         with closing(version):
             give_places(version, source, lambda payload: (target, path_of(payload)), on_points=on_points)
+            store.ledger(collection, version.version).forget(source)
     if source in excluded:
         store.exclude(collection, {source: ()})
     store.finish(collection, begun)
@@ -256,6 +257,7 @@ def forget_source(
         with closing(version):
             roots = exact_sources(version, found)
             meant = roots & {os.path.realpath(source), os.path.abspath(source)}
+            store.ledger(collection, version.version).forget(found)  # before the points that it speaks of
             n_images = n_images or sum(count_source(version, root) for root in meant or roots)
             for root in meant or roots:
                 remove_points(version, root, on_points=on_points)

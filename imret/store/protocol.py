@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
 from imret.store.documents import DocumentKind
+from imret.store.ledger import Ledger
 from imret.store.placement import Creation
 from imret.store.types import Identity, LiveState
 
@@ -117,6 +118,23 @@ class Store(Protocol):
             ModelMismatch: If the version that such an encoder's would be is of another, against all odds.
             StoreDamaged: If it has lost files (embedded only).
             StoreLocked: If another process holds it and does not share it (embedded only).
+        """
+
+    def join(self, name: str, identity: Identity, version: str) -> Collection:
+        """Open a version to fill it that another process of the same run has made, live or not.
+
+        Args:
+            name: Of the collection.
+            identity: The encoder of the version.
+            version: What a handle names it by.
+        """
+
+    def ledger(self, name: str, version: str) -> Ledger:
+        """Return what is known of the units of a version's sources; it goes where the version goes.
+
+        Args:
+            name: Of the collection.
+            version: What a handle names it by.
         """
 
     def create_staging(self, name: str, identity: Identity) -> Collection:

@@ -30,6 +30,7 @@ from imret.store.embedded import layout as folder
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
+from imret.store.embedded.ledger import SqliteLedger
 from imret.store.embedded.unix_socket import folder_to_share_in
 from imret.store.placement import Creation, check_embedded, check_same
 from imret.store.types import Identity, LiveState, Share, new_mark
@@ -167,6 +168,12 @@ class EdgeStore:
 
     def open_version(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=False)
+
+    def join(self, name: str, identity: Identity, version: str) -> Collection:
+        return self._open(name, self._folder / check_name(name) / version, identity)
+
+    def ledger(self, name: str, version: str) -> SqliteLedger:
+        return SqliteLedger(self._folder / check_name(name) / version)
 
     def create_staging(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=True)

@@ -25,6 +25,7 @@ from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
 from imret.store.server.creation import creation_of, dialect_of, index_payload
 from imret.store.server.documents import Documents, note_for
+from imret.store.server.ledger import QdrantLedger, drop
 from imret.store.server.marks import STAGED, Marks
 from imret.store.server.physical_names import is_version
 from imret.store.server.versions import (
@@ -188,6 +189,12 @@ class ServerStore:
         check_same(self.creation, self._like.get(physical, Creation()), name, self.address)
         index_payload(self._connection, physical)
         return self._collection(name, identity, physical, fills=True)
+
+    def join(self, name: str, identity: Identity, version: str) -> Collection:
+        return self._collection(name, identity, version, fills=True)
+
+    def ledger(self, name: str, version: str) -> QdrantLedger:
+        return QdrantLedger(self._connection, version)
 
     def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
         filling = self._marks.filling(physical) if fills else None
@@ -450,6 +457,7 @@ class ServerStore:
 
     def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
         metadata = {**note_of(name, identity), **marks, **note_for(name)}
+        drop(self._connection, physical)  # left by one of that name
 
         live = self._like.get(self._aliases().get(name, ""), Creation())  # looked at before
         asked = self.creation.over(inherited(live))
@@ -472,6 +480,7 @@ class ServerStore:
             raise keeps_no_metadata(self._connection.server_version, self.address)
 
     def _delete(self, physical: str) -> None:
+        drop(self._connection, physical)  # first: what says that units are done never outlives the points
         self._request("delete a version", lambda: self._client.delete_collection(physical))
 
     def _no_such(self, name: str) -> DataError:

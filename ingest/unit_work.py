@@ -1,0 +1,232 @@
+"""One unit of a source, ingested: the same work in this process and in an actor on another machine.
+
+A unit ends with a line in the ledger that says what it was like. Until then an attempt is noted there, so
+that one that ends its process is known by it, and left out after a few. Hides what the unit no longer holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from imret.datasets.scan import Skipped
+from imret.errors import ChangedMeanwhile, ImretError, ModelError, StoreError
+from imret.escape import escape_undecodable
+from imret.settings import __version__
+from imret.store import Collection, Filter, Match
+from imret.store.ledger import FIRST_SKIPS, MOST_ATTEMPTS, Ledger, UnitLine, counted_reasons
+from ingest.content_sample import draw_from
+from ingest.pipeline import Run
+from ingest.reconcile import ALMOST_NONE, Reconciler
+from ingest.report import Counters, Report
+from ingest.sources import Entry, PartSource, Record, Source, Unit
+
+Failure: TypeAlias = Literal["", "unit", "store", "changed", "attempts"]
+
+_ALMOST_NONE_LEFT = "holds almost none of the pictures any more that are stored of it"
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """A unit that is to be ingested. Pickles.
+
+    Attributes:
+        source: That it is a part of.
+        unit: The unit.
+        anew: Whether earlier attempts at it count no more.
+    """
+
+    source: Source
+    unit: Unit
+    anew: bool = False
+
+    @property
+    def root(self) -> str:
+        """The source, as the collection names it."""
+        return escape_undecodable(self.source.root)
+
+    @property
+    def name(self) -> str:
+        """The unit, as the ledger names it."""
+        return escape_undecodable(self.unit.name)
+
+
+@dataclass
+class UnitResult:
+    """How a unit ended. Pickles.
+
+    Attributes:
+        task: What was to be done.
+        line: What the ledger says of it now.
+        report: The account of it, without its skips, which `line` has.
+        failure: What kind of failure it was: the unit's own, the store's, that another program has replaced
+            the version, or that the unit has ended its process too often; "" if it was done.
+        error: In words.
+    """
+
+    task: UnitTask
+    line: UnitLine
+    report: Report
+    failure: Failure = ""
+    error: str = ""
+
+
+class UnitWorker:
+    """Ingests one unit after the other into a version of a collection.
+
+    Args:
+        run: The stages, over that version.
+        ledger: Of the version.
+        check_content: Compare the content of every picture, as for `ingest`.
+        is_alone: Whether nobody else could go on where the store fails: then that is raised.
+    """
+
+    def __init__(
+        self, run: Run, ledger: Ledger, *, check_content: bool = False, is_alone: bool = True
+    ) -> None:
+        self._run, self._ledger, self._is_alone = run, ledger, is_alone
+        self._check_content = check_content
+
+    def ingest(self, task: UnitTask) -> UnitResult:
+        """Bring what is stored of a unit in line with it.
+
+        Raises:
+            ModelError: If the encoder fails, and whatever else is not the unit's fault nor the store's.
+            StoreError: If the store fails, for a worker that is alone.
+        """
+        counters = self._run.counters.part()
+        report, digest = counters.report, task.unit.digest
+        line = UnitLine(task.root, task.name)
+        try:
+            line = self._ledger.get(task.root, [task.name]).get(task.name, line)
+            attempts = 0 if task.anew else line.attempts_at(digest)
+            if attempts >= MOST_ATTEMPTS:
+                return UnitResult(task, line, report, "attempts", _too_often(attempts))
+            begun = replace(line, attempted=digest, attempts=attempts + 1, error="", imret=__version__)
+            self._ledger.put([begun])
+        except StoreError as error:
+            if self._is_alone:
+                raise
+            return UnitResult(task, line, report, _kind(error), str(error))
+        try:
+            done = self._ingest(task, counters)
+            line = replace(done, attempted=digest)
+            self._ledger.put([line])
+            return UnitResult(task, line, report)
+        except ModelError:
+            give_back(self._ledger, task)
+            raise
+        except (ImretError, OSError) as error:
+            # It has lived to say so: that is no attempt that ended a process.
+            line = replace(
+                begun, attempts=attempts, error="" if isinstance(error, StoreError) else str(error)
+            )
+            with suppress(StoreError):
+                self._ledger.put([line])
+            if self._is_alone and isinstance(error, StoreError):
+                raise
+            return UnitResult(task, line, report, _kind(error), str(error))
+        except Exception:  # perhaps the unit's fault, which shows if it happens again
+            raise
+        except BaseException:  # somebody stops the run
+            give_back(self._ledger, task)
+            raise
+        finally:
+            report.skipped = []  # the line has the first of them, and counts all
+            report.noted = report.noted[:FIRST_SKIPS]
+
+    def _ingest(self, task: UnitTask, counters: Counters) -> UnitLine:
+        started = time.monotonic()
+        source = _Met(task.source, task.unit)
+        version = self._run.target
+        stored = _of_unit(task) if task.unit.is_container else None
+        n_stored = 0 if stored is None else version.count(stored)
+        around, self._run.counters = self._run.counters, counters
+        try:
+            sample = None if self._check_content else draw_from(1)[0]
+            # A container of which nothing is stored has a look-up for contents less; it is a saving, no more.
+            twins = n_stored > 0 or not task.unit.is_container
+            reconciler = Reconciler(version, source, self._run.counters, sample=sample, hashes_new=twins)
+            self._run.store_all(reconciler)
+            if stored is not None:
+                self._drop_gone(version, stored, source, self._run.counters)
+        finally:
+            self._run.counters = around
+        reasons = Counter(skip["reason"] for skip in counters.report.skipped)
+        return UnitLine(
+            source=task.root,
+            unit=task.name,
+            digest=task.unit.digest,
+            points=reconciler.n_points,
+            skips=tuple(counters.report.skipped[:FIRST_SKIPS]),
+            skipped=counted_reasons(reasons),
+            seconds=round(time.monotonic() - started, 3),
+            imret=__version__,
+        )
+
+    def _drop_gone(self, version: Collection, stored: Filter, source: _Met, counters: Counters) -> None:
+        """Delete what is stored of a container and no longer in it.
+
+        Not where it could not be read to its end, nor where it holds almost none of that any more.
+        """
+        if source.is_cut or version.count(stored) <= len(source.met):
+            return
+        gone = [point.id for points in version.scan(stored) for point in points if point.id not in source.met]
+        n_left = version.count(stored) - len(gone)
+        if n_left <= ALMOST_NONE * (n_left + len(gone)):
+            for _ in gone:
+                counters.keep(f"{source.root}/{source.unit.name}", _ALMOST_NONE_LEFT)
+            return
+        version.delete(gone)
+        counters.count("removed", len(gone), progress=False)
+
+
+class _Met(PartSource):
+    """A unit as a source that remembers which pictures it gave.
+
+    Attributes:
+        met: Their ids.
+        is_cut: Whether there may be more of them, which could not be read.
+    """
+
+    def __init__(self, whole: Source, unit: Unit) -> None:
+        super().__init__(whole, [unit])
+        self.kind = "list"  # what other containers hold is nobody's question here
+        self.unit = unit
+        self.met: set[str] = set()
+        self.is_cut = False
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield what is in the unit. Raises as `Source.entries`."""
+        for entry in super().entries():
+            if isinstance(entry, Record):
+                self.met.add(entry.id)
+            elif isinstance(entry, Skipped) and (entry.unseen or entry.path == self.unit.name):
+                self.is_cut = True
+            yield entry
+
+
+def give_back(ledger: Ledger, task: UnitTask) -> None:
+    """Take an attempt back that did not end by the unit's fault; a ledger that is away is no error."""
+    with suppress(StoreError):
+        line = ledger.get(task.root, [task.name]).get(task.name)
+        if line is not None and line.attempts_at(task.unit.digest) > 0:
+            ledger.put([replace(line, attempts=line.attempts - 1)])
+
+
+def _of_unit(task: UnitTask) -> Filter:
+    return Filter(must=(Match("source", (task.root,)), Match("unit", (task.name,))))
+
+
+def _too_often(attempts: int) -> str:
+    return f"failed {attempts} times: it ended the process that ingested it"
+
+
+def _kind(error: Exception) -> Failure:
+    if isinstance(error, ChangedMeanwhile):
+        return "changed"
+    return "store" if isinstance(error, StoreError) else "unit"
