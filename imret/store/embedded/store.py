@@ -16,21 +16,23 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret import system
-from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, no_such_collection
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.documents import DocumentKind, check_kind
-from imret.store.embedded import documents, locks
+from imret.store.embedded import documents, incoming, locks
 from imret.store.embedded import layout as folder
+from imret.store.embedded.absence import no_such
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
-from imret.store.embedded.unix_socket import private_folder
+from imret.store.embedded.patience import Patience
+from imret.store.embedded.unix_socket import folder_to_share_in
 from imret.store.types import Identity, LiveState, Share, new_mark
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class EdgeStore:
         self._lock_timeout_s = lock_timeout_s
         self._index_from_kb = index_from_kb
         self._must_share = share is True and system.has_unix_sockets()
-        self._share_in = _folder_to_share_in(share)
+        self._share_in = folder_to_share_in(share)
         self._worker: WorkerProcess | None = None
         self._peers: dict[str, PeerClient] = {}  # by socket
         self._starting = threading.Lock()
@@ -165,14 +167,62 @@ class EdgeStore:
     def create_staging(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=True)
 
-    def _open_to_fill(self, name: str, identity: Identity, *, staged: bool) -> Collection:
-        collection = self._folder / check_name(name)
-        version = _version_of(collection, identity, staged=staged)
+    def incoming(self) -> AbstractContextManager[Path]:
+        """Make a folder for the files of shards, for the time of a block. Raises StoreError if it cannot."""
+        return incoming.folder_in(self._folder)
+
+    def unpack(self, snapshot: Path, target: Path) -> None:
+        """Make the files of a shard of a snapshot of its. Raises DataError if it is damaged."""
+        self._started().call("unpack", snapshot, target)
+
+    def adopt(self, name: str, identity: Identity, parts: Sequence[Path]) -> Collection:
+        """Make a version beside the live one of the files of shards, which are moved; see `create_staging`.
+
+        Raises:
+            DataError: If the files are no shard's, or of other vectors.
+        """
+        return self._open_to_fill(name, identity, staged=True, parts=parts)
+
+    def link_files(self, name: str, target: Path) -> tuple[Identity, int]:
+        """Give the engine's files of the live version, as of this moment, a second place.
+
+        Returns:
+            The encoder, and the number of points in them.
+
+        Raises:
+            DataError: If there is no such collection.
+            StoreDamaged: If it has lost files.
+        """
+        live = folder.read_versions(self._folder / check_name(name)).live
+        if live is None:
+            raise self._no_such(name)
+        opened, identity = self._acquire(self._folder / name / live, None)
         try:
-            opened = self._open(name, collection / version, identity, empty=staged)
+            return identity, int(opened.worker.call("link", opened.handle, target.absolute()))
+        finally:
+            with suppress(StoreError):
+                opened.worker.tell("close", opened.handle)
+
+    def _open_to_fill(
+        self, name: str, identity: Identity, *, staged: bool, parts: Sequence[Path] = ()
+    ) -> Collection:
+        collection = self._folder / check_name(name)
+
+        def begin(version: str) -> Collection:
+            path = collection / version
+            points = self._started().call("adopt", path, identity, list(parts)) if parts else None
+            opened = self._open(name, path, identity, empty=staged and not parts)
+            if points is not None and opened.count() != points:  # begun anew by another program
+                opened.close()
+                raise changed_meanwhile(name, self.address)
+            return opened
+
+        version = folder.version_to_fill(collection, identity, staged=staged)
+        try:
+            opened = begin(version)
         except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
-            version = _version_of(collection, identity, staged=staged)
-            opened = self._open(name, collection / version, identity, empty=staged)
+            version = folder.version_to_fill(collection, identity, staged=staged)
+            opened = begin(version)
         known = folder.read_versions(collection)
         if version in known.retired:
             with locks.switching(collection):
@@ -192,7 +242,7 @@ class EdgeStore:
         expected: LiveState | None = None,
     ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = version or _version_of(collection, identity, staged=staged)
+        version = version or folder.version_to_fill(collection, identity, staged=staged)
         with self._switching(collection, expected) as known:
             if expected is not None and known.state != expected:
                 raise changed_meanwhile(name, self.address)
@@ -359,7 +409,7 @@ class EdgeStore:
             LockedElsewhere: If a program that does not share has it for longer than the patience for one.
             StoreDamaged: If its worker dies of a fault over it, again and again.
         """
-        patience, crashes = _Patience(self._lock_timeout_s), 0
+        patience, crashes = Patience(self._lock_timeout_s), 0
         with locks.Turn(version.parent) as turn:
             while True:
                 owner = locks.read_owner(version)
@@ -428,19 +478,8 @@ class EdgeStore:
             folder.empty_trash(place)
 
     def _no_such(self, name: str) -> DataError:
-        existing = self.collections()
-        if self.staged_versions(name):
-            return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        if name in self.incomplete():
-            return DataError(
-                f"of collection {name!r} in {self.address!r} there is what an ingest or a deletion left that "
-                "was cut short, and no picture. Run the ingest again, or delete that: "
-                f"imret collections delete {name} --db {shlex.quote(self.address)}"
-            )
-        what = no_such_collection(name, existing, f"in {self.address!r}", "It holds none yet")
-        # Whoever renames, deletes or shows one does not want to make it; where there are some, one is meant.
-        ingest = f"\nMake it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
-        return DataError(what if existing else what + ingest)
+        is_staged = bool(self.staged_versions(name))
+        return no_such(self.address, name, self.collections(), is_staged, name in self.incomplete())
 
     def _check_open(self) -> None:
         if self._closed:
@@ -459,41 +498,3 @@ class EdgeStore:
                     index_from_kb=self._index_from_kb,
                 )
             return self._worker
-
-
-class _Patience:
-    """How long a program that has a version is waited for; for the next one anew, since things move on."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._owner: locks.LockOwner | None = None
-        self._deadline = time.monotonic() + timeout_s
-
-    def has_ended(self, owner: locks.LockOwner | None) -> bool:
-        """Whether it has been long enough for this owner."""
-        now = time.monotonic()
-        if owner != self._owner:
-            self._owner, self._deadline = owner, now + self._timeout_s
-        return now >= self._deadline
-
-
-def _folder_to_share_in(share: Share) -> Path | None:
-    if not system.has_unix_sockets():  # then a store serves one program at a time
-        return None
-    try:
-        return private_folder() if share else None
-    except StoreError:
-        if share is True:
-            raise
-        return None
-
-
-def _version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
-    """Return the name of a version's folder.
-
-    An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
-    begin at the same time each have their own.
-    """
-    plain, second = identity.version, f"{identity.version}-2"
-    is_second = folder.read_versions(collection).live == second
-    return plain if is_second == staged else second

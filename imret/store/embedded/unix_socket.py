@@ -17,6 +17,7 @@ from pathlib import Path
 
 from imret import system
 from imret.errors import StoreError
+from imret.store.types import Share
 
 _MAX_PATH_BYTES = 103  # of a socket's path: macOS has 104 with the NUL at the end, Linux 108
 _BACKLOG = 128
@@ -167,3 +168,19 @@ def _remove_left(folder: Path) -> None:
                     probe.connect(os.fspath(path))
                 except ConnectionRefusedError:
                     path.unlink()
+
+
+def folder_to_share_in(share: Share) -> Path | None:
+    """Return where a program makes the socket by which it shares a store; None where it does not.
+
+    Raises:
+        StoreError: If it has to, and there is no private folder.
+    """
+    if not system.has_unix_sockets():  # then a store serves one program at a time
+        return None
+    try:
+        return private_folder() if share else None
+    except StoreError:
+        if share is True:
+            raise
+        return None
