@@ -16,8 +16,20 @@ _SPARE_BYTES = 50_000_000  # left free on the disk that is exported to
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_whole(file: str | os.PathLike[str], write: Callable[[Path], object], *, overwrite: bool) -> None:
+def write_whole(
+    file: str | os.PathLike[str],
+    write: Callable[[Path], object],
+    *,
+    overwrite: bool,
+    advice: str = "Name another file, or replace it with --overwrite.",
+) -> None:
     """Write a file whole or not at all, as `write_atomically` does.
+
+    Args:
+        file: Where to.
+        write: Writes it to the path that it is given.
+        overwrite: Replace a file that exists.
+        advice: What to do where it exists and is not to be replaced.
 
     Raises:
         DataError: If the file exists and is not to be overwritten, is a folder, or cannot be written; also
@@ -27,9 +39,7 @@ def write_whole(file: str | os.PathLike[str], write: Callable[[Path], object], *
     try:
         check_writable(file, overwrite=overwrite)
     except FileExistsError:
-        raise DataError(
-            f"{shown} exists already. Name another file, or replace it with --overwrite."
-        ) from None
+        raise DataError(f"{shown} exists already. {advice}") from None
     except OSError as error:
         raise DataError(f"cannot write {shown}: {error.strerror}. Name another file.") from error
     try:

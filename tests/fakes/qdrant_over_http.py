@@ -11,12 +11,14 @@ import threading
 import warnings
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from qdrant_client import QdrantClient, models
 
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS, VERSION, QdrantLikeAServer, Refused
+from tests.fakes.qdrant_shards import Shards
 
 MAX_BODY_BYTES = 32 << 20
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
@@ -34,6 +36,7 @@ class QdrantOverHTTP:
         api_key: The key that it asks for, if any.
         read_only_key: A key that may not write.
         engine: The engine, whose ways can be set.
+        shards: Those of its collections that it has itself.
         prefix: The path below which alone it answers, as a proxy puts it.
     """
 
@@ -52,6 +55,7 @@ class QdrantOverHTTP:
         self.length = 0
         self.fail: Callable[[str, str], int | tuple[int, str] | None] = lambda method, path: None
         self.engine = QdrantLikeAServer()
+        self.shards = Shards(self._points)
         self._one_at_a_time = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -68,6 +72,10 @@ class QdrantOverHTTP:
         self._thread.join()
         self._server.server_close()
         self.engine.close()
+        self.shards.close()
+
+    def _points(self, name: str) -> list[models.Record]:
+        return self.engine.scroll(name, limit=1 << 20, with_payload=True, with_vectors=True)[0]
 
     def serve(self, method: str, path: str, body: Any) -> Any:
         """Return the `result` of a request, or raise LookupError if there is no such collection."""
@@ -80,6 +88,11 @@ class QdrantOverHTTP:
                     if method not in ("PUT", "DELETE") or path.count("/") > 2:
                         self._check_exists(*match.groups())
                     return _plain(respond(self.engine, body, *match.groups()))
+            for route_method, pattern, about_shards in _SHARD_ROUTES:
+                match = re.fullmatch(pattern, path)
+                if route_method == method and match:
+                    self._check_exists(match[1])
+                    return about_shards(self.shards, *match.groups())
         raise LookupError(f"no route for {method} {path}")
 
     def refusal(self, key: str | None, *, writes: bool) -> tuple[int, str] | None:
@@ -129,7 +142,11 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
         def _serve(self, path: str, data: bytes) -> None:
             try:
                 body = _strict_json(data) if data else None
-                self._send(200, {"result": qdrant.serve(self.command, path, body), "status": "ok"})
+                answer = qdrant.serve(self.command, path, body)
+                if isinstance(answer, Path):
+                    self._send_bytes(200, "application/octet-stream", answer.read_bytes())
+                else:
+                    self._send(200, {"result": answer, "status": "ok"})
             except Refused as error:
                 self._refuse(error.status, str(error))
             except LookupError as error:
@@ -143,9 +160,11 @@ def _handler(qdrant: QdrantOverHTTP) -> type[BaseHTTPRequestHandler]:
         do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815  # names that http.server calls
 
         def _send(self, status: int, answer: object) -> None:
-            body = json.dumps(answer).encode()
+            self._send_bytes(status, "application/json", json.dumps(answer).encode())
+
+        def _send_bytes(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -318,4 +337,13 @@ _ROUTES: list[tuple[str, str, Callable[..., object]]] = [
             _DONE for _ in e.batch_update_points(n, _OPERATIONS.validate_python(b["operations"]))
         ],
     ),
+]
+
+_SHARD = f"{_NAME}/shards/([0-9]+)/snapshots"
+
+_SHARD_ROUTES: list[tuple[str, str, Callable[..., object]]] = [
+    ("GET", f"{_NAME}/cluster", lambda s, n: s.where(n)),
+    ("POST", _SHARD, lambda s, n, shard: s.make(n, int(shard))),
+    ("GET", f"{_SHARD}/([^/]+)", lambda s, n, shard, snapshot: s.file(snapshot)),
+    ("DELETE", f"{_SHARD}/([^/]+)", lambda s, n, shard, snapshot: s.remove(snapshot)),
 ]

@@ -36,7 +36,7 @@ from imret.files import sync_folder, write_atomically
 from imret.store.collection import is_name
 from imret.store.embedded import documents, inventory
 from imret.store.embedded.damage import damaged
-from imret.store.embedded.locks import SWITCH_LOCK, remove_if_empty, switching
+from imret.store.embedded.locks import SWITCH_LOCK, LiveMeanwhile, remove_if_empty, switching
 from imret.store.embedded.permissions import obstacle
 from imret.store.types import Identity, LiveState
 
@@ -300,7 +300,15 @@ def engine_of(version: Path) -> str:
     return "?"
 
 
-def version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
+def version_folders(collection: Path) -> list[Path]:
+    """Return the folders of all versions, finished or not, sorted."""
+    if not collection.is_dir():
+        return []
+    with os.scandir(collection) as entries:
+        return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def version_to_fill(collection: Path, identity: Identity, *, staged: bool) -> str:
     """Return the name of a version's folder.
 
     An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
@@ -309,14 +317,6 @@ def version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
     plain, second = identity.version, f"{identity.version}-2"
     is_second = read_versions(collection).live == second
     return plain if is_second == staged else second
-
-
-def version_folders(collection: Path) -> list[Path]:
-    """Return the folders of all versions, finished or not, sorted."""
-    if not collection.is_dir():
-        return []
-    with os.scandir(collection) as entries:
-        return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def locked_versions(collection: Path) -> list[Path]:
@@ -344,6 +344,20 @@ def move_to_trash(version: Path) -> None:
         shutil.rmtree(_renamed_to_trash(version), ignore_errors=True)
     else:
         version.unlink(missing_ok=True)
+
+
+def empty(version: Path) -> None:
+    """Remove what is there of a version that is to be made anew; the caller holds its lock.
+
+    Raises:
+        LiveMeanwhile: If it is live.
+    """
+    if read_versions(version.parent).live == version.name:
+        raise LiveMeanwhile(
+            f"another program has filled the collection {version.parent.name!r} of "
+            f"{str(version.parent.parent)!r} meanwhile. Run the command again."
+        )
+    move_to_trash(version)
 
 
 def remove(collection: Path) -> Path:

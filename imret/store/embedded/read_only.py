@@ -55,7 +55,7 @@ def copy_of(version: Path) -> Copy:
             would have been, and how to name another place.
     """
     files = [(file, size) for file, size in _files_of(version)]
-    needed = sum(size for file, size in files if not _is_never_written(file.name))
+    needed = sum(size for file, size in files if not is_never_written(file.name))
     temporary = _temporary_folder(version, needed)
     note = ""
     if needed >= LARGE_BYTES:
@@ -68,10 +68,10 @@ def copy_of(version: Path) -> Copy:
         for file, _ in files:
             target = copy.version / file.relative_to(version)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if _is_never_written(file.name):
+            if is_never_written(file.name):
                 target.symlink_to(file)
             else:
-                _copy_sparse(file, target)
+                copy_sparse(file, target)
     except OSError as error:
         copy.cleanup()
         raise _unreadable(version, error) from error
@@ -84,13 +84,13 @@ def copy_of(version: Path) -> Copy:
 def is_writable(version: Path) -> bool:
     """Whether this user may write to all that the engine writes to; True where there is nothing."""
     for parent, _, names in os.walk(version):
-        paths = [parent, *(os.path.join(parent, name) for name in names if not _is_never_written(name))]
+        paths = [parent, *(os.path.join(parent, name) for name in names if not is_never_written(name))]
         if not all(os.access(path, os.W_OK) for path in paths):
             return False
     return True
 
 
-def _is_never_written(name: str) -> bool:
+def is_never_written(name: str) -> bool:
     """Whether a file belongs to what an index has been built for, and is replaced but never changed."""
     return name in _NEVER_WRITTEN or name.endswith(".bin")
 
@@ -145,7 +145,7 @@ def _has_temporary_folder() -> bool:
     return True
 
 
-def _copy_sparse(source: Path, target: Path) -> None:
+def copy_sparse(source: Path, target: Path) -> None:
     """Copy a file without the blocks that hold nothing: the engine's are mostly such."""
     zeros = bytes(_CHUNK_BYTES)
     with open(source, "rb", buffering=0) as read, open(target, "wb", buffering=0) as write:

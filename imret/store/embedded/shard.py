@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from imret.store.embedded.engine_config import (
     payload_index,
     stored_creation,
 )
+from imret.store.embedded.engine_version import engine_version
 from imret.store.embedded.permissions import PROTECTED
 from imret.store.embedded.read_ahead import read_ahead
 from imret.store.filter import INDEXED_FIELDS, Filter
@@ -101,7 +101,7 @@ class Shard:
             if self._lock.was_held_by_older:
                 self._ledger.forget()
             if empty:
-                self._empty()
+                folder.empty(path)  # whoever switches to it has it open, so nobody does this moment
             stored = folder.read_identity(path)
             if stored is None:
                 self.identity = self._create(identity, index_from_kb, creation)
@@ -156,20 +156,6 @@ class Shard:
         if self._copy is not None:
             raise locks.protected(self.path)
 
-    def _empty(self) -> None:
-        """Remove what is there; whoever switches to a version has it open, so nobody does this moment.
-
-        Raises:
-            LiveMeanwhile: If it is live.
-        """
-        if folder.read_versions(self.path.parent).live == self.path.name:
-            name, store = self.path.parent.name, self.path.parent.parent
-            raise locks.LiveMeanwhile(
-                f"another program has filled the collection {name!r} of {str(store)!r} meanwhile. "
-                "Run the command again."
-            )
-        folder.move_to_trash(self.path)
-
     def resume(self, identity: Identity) -> None:
         """Make ready to be filled further by the encoder it belongs to.
 
@@ -189,7 +175,7 @@ class Shard:
         self._index_payload()
         if identity.model != self.identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
-            folder.write_identity(self.path, identity, _engine_version())
+            folder.write_identity(self.path, identity, engine_version())
             self.identity = identity
 
     def _create(self, identity: Identity | None, index_from_kb: int, asked: Creation) -> Identity:
@@ -209,7 +195,7 @@ class Shard:
             self.engine.update(qe.UpdateOperation.create_field_index(field, payload_index(field)))
         self.engine.flush()
         sync_folder(self.path)
-        folder.write_identity(self.path, identity, _engine_version())
+        folder.write_identity(self.path, identity, engine_version())
         sync_folder(self.path.parent)
         self.identity = identity
         self._note()
@@ -279,8 +265,8 @@ class Shard:
         """Return the error for what the engine raised; where that is damage, nothing more is written."""
         written_by = folder.engine_of(self.path)
         hint = ""
-        if written_by != _engine_version():
-            hint = f"This is {_engine_version()}, and it was made by {written_by}"
+        if written_by != engine_version():
+            hint = f"This is {engine_version()}, and it was made by {written_by}"
         told = damage.of_engine(self.path, operation, error, hint=hint)
         self._is_broken = self._is_broken or isinstance(told, StoreDamaged)
         return told
@@ -493,7 +479,3 @@ class Shard:
             f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
             "again; what was stored is safe."
         )
-
-
-def _engine_version() -> str:
-    return f"qdrant-edge-py {package_version('qdrant-edge-py')}"

@@ -16,21 +16,23 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imret import system
-from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable, no_such_collection
+from imret.errors import DataError, StoreDamaged, StoreError, StoreUnavailable
 from imret.store.collection import Collection, changed_meanwhile, check_name
 from imret.store.documents import DocumentKind, check_kind
-from imret.store.embedded import documents, locks
+from imret.store.embedded import documents, incoming, locks
 from imret.store.embedded import layout as folder
+from imret.store.embedded.absence import check_not_replaced, no_such
 from imret.store.embedded.client import PeerClient, WorkerClient, WorkerGone, WorkerProcess
 from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.ledger import SqliteLedger
+from imret.store.embedded.patience import Patience
 from imret.store.embedded.unix_socket import folder_to_share_in
 from imret.store.placement import Creation, check_embedded, check_same
 from imret.store.types import Identity, LiveState, Share, new_mark
@@ -178,14 +180,62 @@ class EdgeStore:
     def create_staging(self, name: str, identity: Identity) -> Collection:
         return self._open_to_fill(name, identity, staged=True)
 
-    def _open_to_fill(self, name: str, identity: Identity, *, staged: bool) -> Collection:
-        collection = self._folder / check_name(name)
-        version = folder.version_of(collection, identity, staged=staged)
+    def incoming(self) -> AbstractContextManager[Path]:
+        """Make a folder for the files of shards, for the time of a block. Raises StoreError if it cannot."""
+        return incoming.folder_in(self._folder)
+
+    def unpack(self, snapshot: Path, target: Path) -> None:
+        """Make the files of a shard of a snapshot of its. Raises DataError if it is damaged."""
+        self._started().call("unpack", snapshot, target)
+
+    def adopt(self, name: str, identity: Identity, parts: Sequence[Path]) -> Collection:
+        """Make a version beside the live one of the files of shards, which are moved; see `create_staging`.
+
+        Raises:
+            DataError: If the files are no shard's, or of other vectors.
+        """
+        return self._open_to_fill(name, identity, staged=True, parts=parts)
+
+    def link_files(self, name: str, target: Path) -> tuple[Identity, int]:
+        """Give the engine's files of the live version, as of this moment, a second place.
+
+        Returns:
+            The encoder, and the number of points in them.
+
+        Raises:
+            DataError: If there is no such collection.
+            StoreDamaged: If it has lost files.
+        """
+        live = folder.read_versions(self._folder / check_name(name)).live
+        if live is None:
+            raise self._no_such(name)
+        opened, identity = self._acquire(self._folder / name / live, None)
         try:
-            opened = self._open(name, collection / version, identity, empty=staged)
+            return identity, int(opened.worker.call("link", opened.handle, target.absolute()))
+        finally:
+            with suppress(StoreError):
+                opened.worker.tell("close", opened.handle)
+
+    def _open_to_fill(
+        self, name: str, identity: Identity, *, staged: bool, parts: Sequence[Path] = ()
+    ) -> Collection:
+        collection = self._folder / check_name(name)
+
+        def begin(version: str) -> Collection:
+            path = collection / version
+            points = self._started().call("adopt", path, identity, list(parts)) if parts else None
+            opened = self._open(name, path, identity, empty=staged and not parts)
+            if points is not None and opened.count() != points:  # begun anew by another program
+                opened.close()
+                raise changed_meanwhile(name, self.address)
+            return opened
+
+        version = folder.version_to_fill(collection, identity, staged=staged)
+        try:
+            opened = begin(version)
         except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
-            version = folder.version_of(collection, identity, staged=staged)
-            opened = self._open(name, collection / version, identity, empty=staged)
+            version = folder.version_to_fill(collection, identity, staged=staged)
+            opened = begin(version)
         if self.creation.asked:
             check_same(self.creation, opened.creation(), name, self.address)
         known = folder.read_versions(collection)
@@ -207,7 +257,7 @@ class EdgeStore:
         expected: LiveState | None = None,
     ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = version or folder.version_of(collection, identity, staged=staged)
+        version = version or folder.version_to_fill(collection, identity, staged=staged)
         with self._switching(collection, expected) as known:
             if expected is not None and known.state != expected:
                 raise changed_meanwhile(name, self.address)
@@ -329,7 +379,7 @@ class EdgeStore:
         def reopen() -> Opened:
             again, _ = self._acquire(version, None)
             try:
-                self._check_same(version, place, to_fill=identity is not None)
+                check_not_replaced(self.address, version, place, to_fill=identity is not None)
             except BaseException:
                 with suppress(StoreError):
                     again.worker.tell("close", again.handle)
@@ -344,27 +394,6 @@ class EdgeStore:
         weakref.finalize(engine, place.close)  # kept, so that no other folder can be taken for it
         return Collection(name, version.name, stored, engine, self)
 
-    def _check_same(self, version: Path, place: system.HeldFolder, *, to_fill: bool) -> None:
-        """Make sure that a version that was opened again is what was open, and still worth filling.
-
-        Args:
-            version: Its folder.
-            place: The folder that was open.
-            to_fill: Whether it is open to be filled, and not to be read only.
-
-        Raises:
-            StoreError: If it is another.
-            ChangedMeanwhile: If it has been replaced.
-        """
-        collection = version.parent
-        if not place.is_at(version):
-            raise StoreError(
-                f"the collection {collection.name!r} in {self.address!r} was dropped by another program "
-                "while this one used it. Run the command again."
-            )
-        if to_fill and folder.is_retired(version):
-            raise changed_meanwhile(collection.name, self.address)
-
     def _acquire(
         self, version: Path, identity: Identity | None, *, empty: bool = False
     ) -> tuple[Opened, Identity]:
@@ -374,7 +403,7 @@ class EdgeStore:
             LockedElsewhere: If a program that does not share has it for longer than the patience for one.
             StoreDamaged: If its worker dies of a fault over it, again and again.
         """
-        patience, crashes = _Patience(self._lock_timeout_s), 0
+        patience, crashes = Patience(self._lock_timeout_s), 0
         with locks.Turn(version.parent) as turn:
             while True:
                 owner = locks.read_owner(version)
@@ -443,19 +472,8 @@ class EdgeStore:
             folder.empty_trash(place)
 
     def _no_such(self, name: str) -> DataError:
-        existing = self.collections()
-        if self.staged_versions(name):
-            return DataError(f"collection {name!r} is not complete yet. Run its ingest again to finish it.")
-        if name in self.incomplete():
-            return DataError(
-                f"of collection {name!r} in {self.address!r} there is what an ingest or a deletion left that "
-                "was cut short, and no picture. Run the ingest again, or delete that: "
-                f"imret collections delete {name} --db {shlex.quote(self.address)}"
-            )
-        what = no_such_collection(name, existing, f"in {self.address!r}", "It holds none yet")
-        # Whoever renames, deletes or shows one does not want to make it; where there are some, one is meant.
-        ingest = f"\nMake it: imret ingest FOLDER --collection {name} --db {shlex.quote(self.address)}"
-        return DataError(what if existing else what + ingest)
+        is_staged = bool(self.staged_versions(name))
+        return no_such(self.address, name, self.collections(), is_staged, name in self.incomplete())
 
     def _check_open(self) -> None:
         if self._closed:
@@ -475,19 +493,3 @@ class EdgeStore:
                     creation=self.creation,
                 )
             return self._worker
-
-
-class _Patience:
-    """How long a program that has a version is waited for; for the next one anew, since things move on."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._owner: locks.LockOwner | None = None
-        self._deadline = time.monotonic() + timeout_s
-
-    def has_ended(self, owner: locks.LockOwner | None) -> bool:
-        """Whether it has been long enough for this owner."""
-        now = time.monotonic()
-        if owner != self._owner:
-            self._owner, self._deadline = owner, now + self._timeout_s
-        return now >= self._deadline

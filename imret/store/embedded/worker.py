@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from imret import ipc
 from imret.errors import ImretError, StoreDamaged, StoreError, StoreLocked
-from imret.store.embedded import damage, locks
+from imret.store.embedded import adoption, damage, locks
 from imret.store.embedded import layout as folder
 from imret.store.embedded.engine_config import stored_creation
 from imret.store.embedded.scheduler import Peer, RequestScheduler
@@ -67,17 +67,21 @@ class Worker:
         """Return what a request asks for.
 
         Args:
-            operation: "open", "remove", "drop" or "rename", or one for an open shard: "close" or a
-                method of `Shard`.
+            operation: "open", "remove", "drop", "rename", "unpack" or "adopt", or one for an open shard:
+                "close", "link" or a method of `Shard`.
             arguments: For an open shard its handle, then what the method takes.
             peer: Who asks; None is the worker's own program. Others may use what that has open, and
                 nothing else: to what it has not they have the same right as it.
         """
         if operation == "open":
             return self._open(*arguments) if peer is None else self._share(peer, *arguments)
-        if operation in ("remove", "drop", "rename"):
+        if operation in ("remove", "drop", "rename", "unpack", "adopt"):
             if peer is not None:
                 raise StoreError(f"a program that shares a store does not {operation} for another")
+            if operation == "unpack":
+                return adoption.unpack(*arguments)
+            if operation == "adopt":
+                return self._adopt(*arguments)
             if operation == "rename":
                 return self._rename(*arguments)
             return self._drop(*arguments) if operation == "drop" else self._remove_retired(*arguments)
@@ -89,6 +93,8 @@ class Worker:
             self._let_go(handle)
             return None
         try:
+            if operation == "link":
+                return self._link(opened.shard, *rest)
             return getattr(opened.shard, operation)(*rest)
         except BaseException as error:
             if damage.is_engine_failure(error):
@@ -121,6 +127,19 @@ class Worker:
         elif identity is not None:
             shard.resume(identity)
         return self._hand_out(shard, None)
+
+    def _adopt(self, path: Path, identity: Identity, parts: list[Path]) -> int:
+        if path in self._shards:
+            self._close_unused(path)
+        return adoption.adopt(
+            path, identity, parts, owner=self._lock_owner, index_from_kb=self._index_from_kb
+        )
+
+    def _link(self, shard: Shard, target: Path) -> int:
+        """Give the files of a version a second place, with all that is stored; return how many points."""
+        shard.flush()
+        adoption.link_files(shard.path / "shard", target)
+        return shard.count(None)
 
     def _share(self, peer: Peer, path: Path, identity: Identity | None) -> tuple[int, Identity] | None:
         """Open a version for another program, which may spell its path otherwise; None if it is not open."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -95,6 +96,21 @@ def look_up(look: Callable[[], T]) -> T:
     return look()
 
 
+@dataclass(frozen=True)
+class Rest:
+    """How a server is asked over REST without its client, which has no word for files.
+
+    Attributes:
+        url: Where.
+        headers: The key, if there is one.
+        trust_env: Whether the proxies of the environment are meant.
+    """
+
+    url: str
+    headers: dict[str, str]
+    trust_env: bool
+
+
 class Connection:
     """Requests to one server: tried again while it is away, a few at a time, refused with a reason.
 
@@ -110,6 +126,7 @@ class Connection:
         client: Sends one request; its calls go through `request`.
         server_version: What the server says; "" of a client that was given.
         warning: What is wrong with that version, for people; "" if nothing is.
+        rest: How to ask it for files.
 
     Raises:
         StoreUnavailable: If no Qdrant answers at the address.
@@ -132,6 +149,7 @@ class Connection:
         self._patience_s = patience_s
         self._closing = threading.Event()
         self._api_key = _checked_key(os.environ.get("QDRANT_API_KEY") if api_key is None else api_key)
+        self.rest = _rest(url, self._api_key)
         self.client = client if client is not None else self._connect(url)
         self._senders = ThreadPoolExecutor(in_flight, "imret-qdrant")
 
@@ -222,9 +240,9 @@ class Connection:
             "timeout": REQUEST_TIMEOUT_S,
             "check_compatibility": False,  # done below, without a thread and a warning from inside
             # As a header, because as an argument it brings a warning for every http address, localhost too.
-            "headers": {} if self._api_key is None else {"api-key": self._api_key},
+            "headers": self.rest.headers,
         }
-        if loopback:  # a proxy cannot reach what runs on this machine
+        if not self.rest.trust_env:
             options["trust_env"] = False
         client = QdrantClient(**options)
         try:
@@ -320,6 +338,15 @@ class Connection:
             text = str(source) or type(source).__name__
         line = " ".join(text.split()).rstrip(".: ")
         return line.replace(self._api_key, "***") if self._api_key else line
+
+
+def _rest(url: SplitResult, api_key: str | None) -> Rest:
+    host = url.netloc if url.port else f"{url.netloc}:{qdrant_port(url.scheme, url.path)}"
+    return Rest(
+        url=f"{url.scheme}://{host}{url.path.rstrip('/')}",
+        headers={} if api_key is None else {"api-key": api_key},
+        trust_env=not is_loopback(url.hostname or ""),  # a proxy cannot reach what runs on this machine
+    )
 
 
 def _version_warning(theirs: str) -> str:
