@@ -34,12 +34,12 @@ from imret.sources.stored import forget_source as forget_source
 from imret.sources.stored import list_sources as list_sources
 from imret.sources.stored import rename_source as rename_source
 from imret.store import Collection as Collection
+from imret.store import Creation as Creation
 from imret.store import Filter as Filter
 from imret.store import Ids as Ids
 from imret.store import Match as Match
 from imret.store import Range as Range
 from imret.store import Store as Store
-from imret.store import Creation as Creation
 from imret.store import open_store as open_store
 from imret.store.parquet import export_collection as export_collection
 from imret.store.parquet import import_collection as import_collection
