@@ -1,6 +1,7 @@
 """Which compression of vectors keeps recall@10, and what it costs: the evidence for `imret.store.placement`.
 
-    python benchmarks/index_quantization.py [--large] [--url http://localhost:6333] [--output FILE.md]   (6 minutes)
+    python benchmarks/index_quantization.py [--large] [--url http://localhost:6333] [--output FILE.md]
+    (six minutes)
 
 Image embeddings of a CLIP share a large mean, much of it in a few components. A grid of 256 steps that
 reaches out to those is coarse for all others, and a sign says nothing of them. Every shape is built once a
