@@ -19,8 +19,8 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from machine import cores
 
-from benchmarks.machine import cores
 from imret.store import Identity
 from imret.store.backup import backup_collection, restore_collection
 from imret.store.embedded.store import EdgeStore
