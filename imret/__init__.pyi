@@ -34,6 +34,7 @@ from imret.sources.stored import forget_source as forget_source
 from imret.sources.stored import list_sources as list_sources
 from imret.sources.stored import rename_source as rename_source
 from imret.store import Collection as Collection
+from imret.store import Creation as Creation
 from imret.store import Filter as Filter
 from imret.store import Ids as Ids
 from imret.store import Match as Match

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imret.cli.help import examples
+from imret.cli.creation import ALL, check_existing, creation_options, take_creation
+from imret.cli.help import STORE, SectionedCommand, examples
 from imret.cli.numbers import Whole
 from imret.cli.options import (
     arch_option,
@@ -29,7 +30,7 @@ from imret.escape import escape_control, quoted
 from imret.output.console import announce
 
 if TYPE_CHECKING:
-    from imret.store import Store
+    from imret.store import Creation, Store
     from ingest.report import Report
     from ingest.sources import FolderSource
 
@@ -41,6 +42,8 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
 
 @click.command(
     "ingest",
+    cls=SectionedCommand,
+    sections={"Store": (*STORE, *ALL)},
     short_help="Fill a collection from folders.",
     epilog=examples(
         "imret ingest data/test --model models/nature --report ingest.json",
@@ -50,6 +53,8 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
         "imret ingest photos --names names.csv",
         "imret ingest photos --dry-run",
         "imret ingest photos --model models/nature --rebuild",
+        "imret ingest photos --quantize bits4",
+        "imret ingest photos --db http://localhost:6333 --shards 12 --replicas 2",
     ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
@@ -58,6 +63,7 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
 @db_option
 @collection_option
 @click.option("--no-categories", is_flag=True, help="A flat pile: sub-folders are not categories.")
+@creation_options()
 @exclude_option
 @click.option("--no-exclude", is_flag=True, help="Leave out nothing that --exclude named before.")
 @click.option(
@@ -134,6 +140,7 @@ def command(
     from ingest.summary import summarise
     from ingest.target import with_pictures
 
+    creation = take_creation(options)
     names = read_names(names_file) if names_file else {}
     excluded = () if no_exclude else exclude or None
     folders = find_folders(sources, db, collection, categories=not no_categories, exclude=excluded)
@@ -145,10 +152,12 @@ def command(
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
-        _dry_run(folders, db, collection, report_file, strict=strict, **options)
+        _dry_run(folders, db, collection, report_file, creation, strict=strict, **options)
         return
     # Shared: what an ingest fills can be searched, and served, while it runs.
-    with open_store(db, share=True, collection=collection) as store:
+    with open_store(db, share=True, collection=collection, creation=creation) as store:
+        if not options["rebuild"]:
+            check_existing(store, collection, creation)
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
         categories = _tell_found(folders, where)
@@ -210,6 +219,7 @@ def _dry_run(
     db: str | None,
     collection: str,
     report_file: str | None,
+    creation: Creation,
     *,
     model: str | None,
     rebuild: bool,
@@ -222,6 +232,8 @@ def _dry_run(
     from ingest.summary import foretell
 
     with open_for_dry_run(db, collection) as store:
+        if not rebuild:
+            check_existing(store, collection, creation)
         where = naming_options(store, collection)
         folders = recall_excluded(store, folders, collection)
         categories = _tell_found(folders, where)

@@ -15,6 +15,7 @@ import click
 
 from imret.cli.backups import backup_command, pull_command, restore_command
 from imret.cli.collection_arguments import arguments_of, db_again, name_argument, name_option, say_reason
+from imret.cli.creation import change_options, creation_options, take_creation
 from imret.cli.help import ListByDefault, examples
 from imret.cli.options import collection_choice, db_option, format_option, progress_bar
 from imret.errors import StoreUnavailable, counted
@@ -143,12 +144,18 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
         say_reason(store.reason)
         described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
-            sources = opened.facet("source")
+            sources, creation = opened.facet("source"), opened.creation()
         engine, address = store.engine, store.address
     if output == "json":
-        print(json.dumps({**described, "sources": sources}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {**described, "sources": sources, "layout": creation.asked}, indent=2, ensure_ascii=False
+            )
+        )
         return
     print(format_table({"engine": engine, "address": address, "collections": [described]}))
+    if creation.asked:
+        print(f"laid out     {creation}")
     width = max((len(escape_control(source)) for source in sources), default=0)
     for label, (source, images) in zip(["folders", *[""] * len(sources)], sources.items(), strict=False):
         print(f"{label:<11}  {escape_control(source):<{width}}  {images:>9,}")
@@ -371,6 +378,7 @@ def export_command(
         "imret collections import photos.parquet --collection holidays",
         "imret collections import photos.parquet --replace",
         "imret collections import photos.parquet --merge",
+        "imret collections import photos.parquet --replace --quantize bits4",
         "imret collections import photos.parquet --db http://localhost:6333",
     ),
 )
@@ -381,7 +389,10 @@ def export_command(
     "--replace", is_flag=True, help="Replace a collection that exists; it answers until the new is complete."
 )
 @click.option("--merge", is_flag=True, help="Add to a collection that exists, of the same model.")
-def import_command(file: str, db: str | None, collection: str | None, replace: bool, merge: bool) -> None:
+@creation_options()
+def import_command(
+    file: str, db: str | None, collection: str | None, replace: bool, merge: bool, **options: Any
+) -> None:
     """Make a collection of a FILE that `export` wrote. It is verified before anything is changed."""
     from imret.sources.stored import list_sources
     from imret.store import open_store
@@ -390,9 +401,10 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     if replace and merge:
         raise click.UsageError("--replace and --merge exclude each other")
     started = time.monotonic()
+    creation = take_creation(options)
     header = read_header(file)
     name = collection or header.collection
-    with open_store(db, share="if possible", collection=name) as store:
+    with open_store(db, share="if possible", collection=name, creation=creation) as store:
         say_reason(store.reason)
         with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
@@ -418,31 +430,38 @@ def import_command(file: str, db: str | None, collection: str | None, replace: b
     epilog=examples(
         "imret collections optimize photos",
         "imret collections optimize --collection photos",
-        "imret collections optimize photos --db http://localhost:6333",
+        "imret collections optimize photos --to-current",
+        "imret collections optimize photos --to-current --quantize bits4",
+        "imret collections optimize photos --timeout 600 --db http://localhost:6333",
     ),
 )
 @name_argument
 @name_option
 @db_option
-def optimize_command(name: str | None, collection: str | None, db: str | None) -> None:
+@change_options
+def optimize_command(
+    name: str | None,
+    collection: str | None,
+    db: str | None,
+    timeout: float | None,
+    to_current: bool,
+    **options: Any,
+) -> None:
     """Build the index over what is not in it yet. An ingest does so by itself at its end.
 
-    On a server, which builds it by itself, this waits until it has.
+    On a server, which builds it by itself, this waits until it has, and says what it waits for.
     """
     (name,) = arguments_of(collection, NAME=name)
+    from imret.cli.optimize import optimize
     from imret.store import open_store
 
+    asked = take_creation(options)
+    if asked.asked and not to_current:
+        raise click.UsageError("what a collection is like is changed with --to-current.")
     with open_store(db, create=False, share="if possible", collection=name) as store:
         say_reason(store.reason)
         with closing(store.open(name)) as opened:
-            before = opened.stats()
-            announce(f"{name}: {_state(before)}; building the index ...")
-            started = time.monotonic()
-            opened.optimize()
-            seconds, after = time.monotonic() - started, opened.stats()
-    announce(f"{name}: {_state(after)}, after {seconds:.1f} s")
-    if after.status == "exact scan":
-        announce("  for so few vectors that is as fast as an index")
+            optimize(opened, timeout_s=timeout, creation=asked if to_current else None, state=_state)
 
 
 def _state(stats: Stats) -> str:

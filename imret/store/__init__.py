@@ -21,6 +21,7 @@ from imret.store.address import resolve_address
 if TYPE_CHECKING:
     from imret.store.collection import Collection
     from imret.store.filter import INDEXED_FIELDS, Condition, Filter, Ids, Match, Range
+    from imret.store.placement import Creation
     from imret.store.protocol import Store
     from imret.store.types import Identity, Point, Share, Stats
 
@@ -28,6 +29,7 @@ __all__ = [
     "INDEXED_FIELDS",
     "Collection",
     "Condition",
+    "Creation",
     "Filter",
     "Identity",
     "Ids",
@@ -43,6 +45,7 @@ __all__ = [
 # Some of these modules need numpy; a search through a running server needs only an address from here.
 _HOME = {
     "Collection": "collection",
+    "Creation": "placement",
     "Store": "protocol",
     **dict.fromkeys(("INDEXED_FIELDS", "Condition", "Filter", "Ids", "Match", "Range"), "filter"),
     **dict.fromkeys(("Identity", "Point", "Stats"), "types"),
@@ -66,6 +69,7 @@ def open_store(
     create: bool = True,
     share: Share = False,
     collection: str | None = None,
+    creation: Creation | None = None,
 ) -> Store:
     """Open a store: a URL is a Qdrant server, a path an embedded one.
 
@@ -77,6 +81,8 @@ def open_store(
             as a server lets all in any case; "if possible" goes on alone where there is no private folder to
             share through.
         collection: The one that is meant, where no address is given: see `resolve_address`.
+        creation: What is asked of the collections that are made through it: see `Creation`. Those that exist
+            are refused where they are not so.
 
     Raises:
         StoreUnavailable: If nothing answers at the URL, or the folder holds no store and `create` is false.
@@ -89,7 +95,7 @@ def open_store(
     if "://" in address:
         from imret.store.server.store import ServerStore
 
-        return ServerStore(address, reason=reason)
+        return ServerStore(address, reason=reason, creation=creation)
     from imret.store.embedded.store import EdgeStore
 
-    return EdgeStore(address, create=create, share=share, reason=reason)
+    return EdgeStore(address, create=create, share=share, reason=reason, creation=creation)

@@ -7,7 +7,7 @@ Edge keeps an arbitrary part of a batch that it refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,8 +23,9 @@ from imret.store.filter import (
     check_scalar,
     parse_datetime,
 )
+from imret.store.placement import Creation, check_changeable
 from imret.store.rank_order import in_rank_order
-from imret.store.types import Identity, Point, RawPoint, Stats
+from imret.store.types import Identity, Point, Progress, RawPoint, Stats
 
 if TYPE_CHECKING:
     from imret.store.protocol import Store
@@ -70,7 +71,13 @@ class Engine(Protocol):
 
     def needs_optimize(self) -> bool: ...
 
-    def optimize(self) -> None: ...
+    def optimize(
+        self, timeout_s: float | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> None: ...
+
+    def creation(self) -> Creation: ...
+
+    def to_current(self, asked: Creation) -> list[str]: ...
 
     def stats(self) -> Stats: ...
 
@@ -239,9 +246,46 @@ class Collection:
         """
         return self._open.needs_optimize()
 
-    def optimize(self) -> None:
-        """Build the vector index over what is not in it yet; returns when it is built."""
-        self._open.optimize()
+    def optimize(
+        self, timeout_s: float | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        """Build the vector index over what is not in it yet; returns when it is built.
+
+        On a server, which builds it by itself, also when nothing of it has moved for an hour, with a warning.
+
+        Args:
+            timeout_s: How long that may take at most; None for as long as it takes.
+            on_progress: Called now and then with how far it is.
+
+        Raises:
+            StoreError: If the time is over, or the server failed at it; the message says what goes on.
+        """
+        if timeout_s is not None and timeout_s <= 0:
+            raise ValueError(f"timeout_s is above 0, not {timeout_s}")
+        self._open.optimize(timeout_s, on_progress)
+
+    def creation(self) -> Creation:
+        """Return what this version is like; None for what its engine does not say."""
+        return self._open.creation()
+
+    def to_current(self, asked: Creation | None = None) -> list[str]:
+        """Make of this version what would be made now; `optimize` then builds what has to be built anew.
+
+        Points stay, and can be searched meanwhile. What the version has of its own stays as well: shards and
+        replicas, how vectors are compressed.
+
+        Args:
+            asked: What shall be otherwise than it is.
+
+        Returns:
+            What has changed, in words; none if it is so already.
+
+        Raises:
+            DataError: If `asked` is of what cannot be changed.
+            StoreError: If it is of what the engine has not.
+        """
+        check_changeable(asked or Creation())
+        return self._open.to_current(asked or Creation())
 
     def stats(self) -> Stats:
         """Return numbers for people to read."""

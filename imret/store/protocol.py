@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from imret.store.collection import Collection
 from imret.store.documents import DocumentKind
+from imret.store.placement import Creation
 from imret.store.types import Identity, LiveState
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ class Store(Protocol):
         engine: "embedded" or "server".
         address: Folder or URL, as a user would pass it to --db.
         reason: Why this store was chosen, for people; empty if it was named.
+        creation: What is asked of the collections that it makes.
         kept: What those who use it keep with it; let go when it is closed.
     """
 
     engine: str
     address: str
     reason: str
+    creation: Creation
     kept: dict[str, Any]
 
     def collections(self) -> list[str]:
@@ -103,14 +106,14 @@ class Store(Protocol):
         """Open the version of an encoder to fill it, live or not; make it if there is none.
 
         A version cut short by a kill is resumed, one whose making was cut short is made again. An older one
-        gets the indexes of the fields that were not indexed then.
+        gets the indexes of the fields that were not indexed then. One that is made is as `creation` asks.
 
         Args:
             name: Of the collection.
             identity: The encoder.
 
         Raises:
-            DataError: If `name` cannot name a collection.
+            DataError: If `name` cannot name a collection, or it exists and is not as `creation` asks.
             ModelMismatch: If the version that such an encoder's would be is of another, against all odds.
             StoreDamaged: If it has lost files (embedded only).
             StoreLocked: If another process holds it and does not share it (embedded only).

@@ -165,6 +165,21 @@ class Stats:
         return f"{self.status}, {self.points:,} vectors; {graph}{scan}"
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the making of an index is, as far as its engine tells.
+
+    Attributes:
+        points: Of the collection, approximately; None where that is not known while it is made.
+        indexed: How many of them are in segments that are as they shall be.
+        why: What is still to be done, for people.
+    """
+
+    points: int | None
+    indexed: int | None
+    why: str
+
+
 def is_point_id(text: object) -> bool:
     """Whether a text is a UUID in canonical form, which is lower case with hyphens."""
     try:

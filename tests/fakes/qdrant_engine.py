@@ -25,6 +25,15 @@ LOCAL_MODE_WARNINGS = (
     "ignore:Payload indexes have no effect in the local Qdrant:UserWarning",
     "ignore:Local mode performs exact:UserWarning",
 )
+# What a collection is made with, and local mode forgets.
+_CONFIG = (
+    "hnsw_config",
+    "optimizers_config",
+    "quantization_config",
+    "shard_number",
+    "replication_factor",
+    "write_consistency_factor",
+)
 _YELLOW_LOOKS = 2  # at a collection that was just written to
 
 
@@ -47,6 +56,8 @@ class QdrantLikeAServer(QdrantClient):
         node_away: Address of a node of the cluster that is away, "" if all are there.
         replicated: Qdrant collections that have replicas, which do not miss it.
         indexing_threshold_kb: Vectors of fewer kilobytes are not indexed.
+        stuck: Qdrant collections that stay yellow, half of their vectors indexed.
+        grey: Those that wait for a write, or for a change of nothing, before they go on.
     """
 
     def __init__(self) -> None:
@@ -54,8 +65,11 @@ class QdrantLikeAServer(QdrantClient):
         self.node_away = ""
         self.replicated: set[str] = set()
         self.indexing_threshold_kb = 20_000
+        self.stuck: set[str] = set()
+        self.grey: set[str] = set()
         self._schemas: dict[str, dict[str, Any]] = {}
-        self._graphs: dict[str, int] = {}
+        self._parameters: dict[str, dict[str, Any]] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
         self._looks: Counter[str] = Counter()
 
     # ---- What there is --------------------------------------------------------------------------
@@ -69,22 +83,38 @@ class QdrantLikeAServer(QdrantClient):
                 f"Wrong input: Can't create collection with name {collection_name}. Alias "
                 "with the same name already exists",
             )
-        graph = options.pop("hnsw_config", None)
+        config = {name: options.pop(name, None) for name in _CONFIG}
         made = super().create_collection(collection_name, *args, **options)
-        self._schemas[collection_name] = {}
-        self._graphs[collection_name] = 16 if graph is None or graph.m is None else graph.m
+        self._schemas[collection_name], self._parameters[collection_name] = {}, {}
+        self._configs[collection_name] = {name: one for name, one in config.items() if one is not None}
         return made
 
     def update_collection(self, collection_name: str, *args: Any, **options: Any) -> bool:
+        """Change what is said, and leave the rest; a change of nothing has grey go on."""
         name = self._physical(collection_name)
-        graph = options.pop("hnsw_config", None)
-        if graph is not None and graph.m is not None:
-            self._graphs[name] = graph.m
+        config = self._configs[name]
+        for of_vector in (options.pop("vectors_config", None) or {}).values():
+            stored = self._local(name).config.vectors
+            for key in of_vector.model_dump(exclude_none=True):
+                setattr(stored, key, getattr(of_vector, key))
+        params = options.pop("collection_params", None)
+        said = {} if params is None else params.model_dump(exclude_none=True)
+        config.update({key: said[key] for key in _CONFIG if key in said})
+        for key in ("hnsw_config", "optimizers_config", "quantization_config"):
+            diff = options.pop(key, None)
+            if diff is None:
+                continue
+            if key == "optimizers_config":
+                self.grey.discard(name)
+            if key != "quantization_config" and key in config:
+                diff = config[key].model_copy(update=diff.model_dump(exclude_none=True))
+            config[key] = diff
             self._looks[name] = _YELLOW_LOOKS
         return super().update_collection(name, *args, **options) if options else True
 
     def delete_collection(self, collection_name: str, **options: Any) -> bool:
-        self._schemas.pop(collection_name, None)
+        for kept in (self._schemas, self._parameters, self._configs):
+            kept.pop(collection_name, None)
         return super().delete_collection(collection_name, **options)  # and its aliases with it
 
     def update_collection_aliases(self, change_aliases_operations: Sequence[Any], **options: Any) -> bool:
@@ -96,8 +126,12 @@ class QdrantLikeAServer(QdrantClient):
         return super().update_collection_aliases(change_aliases_operations, **options)
 
     def create_payload_index(self, collection_name: str, field_name: str, **options: Any) -> Any:
-        schema = models.PayloadSchemaType(options["field_schema"])
+        """Make an index; one of other parameters takes the place of one that is there."""
+        asked = options["field_schema"]
+        is_kind = isinstance(asked, str)  # as the enum is
+        schema = models.PayloadSchemaType(asked if is_kind else asked.type.value)
         self._schemas[self._asked(collection_name)][field_name] = schema
+        self._parameters[self._asked(collection_name)][field_name] = None if is_kind else asked
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return super().create_payload_index(collection_name, field_name, **options)
@@ -116,12 +150,38 @@ class QdrantLikeAServer(QdrantClient):
             self._looks[name] -= 1
             info.status = models.CollectionStatus.YELLOW
             info.indexed_vectors_count //= 2
-        info.config.hnsw_config.m = self._graphs.get(name, 16)
-        kinds = self._schemas.get(name, {})
+        if name in self.stuck or name in self.grey:
+            is_grey = name in self.grey
+            info.status = models.CollectionStatus.GREY if is_grey else models.CollectionStatus.YELLOW
+            info.indexed_vectors_count = points // 2
+        self._tell_config(name, info)
+        kinds, parameters = self._schemas.get(name, {}), self._parameters.get(name, {})
         info.payload_schema = {
-            field: models.PayloadIndexInfo(data_type=kind, points=points) for field, kind in kinds.items()
+            field: models.PayloadIndexInfo(data_type=kind, points=points, params=parameters[field])
+            for field, kind in kinds.items()
         }
         return info
+
+    def _tell_config(self, name: str, info: models.CollectionInfo) -> None:
+        """Put into a description what the collection was made with."""
+        config = self._configs.get(name, {})
+        graph, optimizers = config.get("hnsw_config"), config.get("optimizers_config")
+        if graph is not None and graph.m is not None:
+            info.config.hnsw_config.m = graph.m
+        if optimizers is not None and info.config.optimizer_config is not None:
+            info.config.optimizer_config.max_segment_size = optimizers.max_segment_size
+        info.config.quantization_config = config.get("quantization_config")
+        info.config.params.shard_number = config.get("shard_number", 1)
+        info.config.params.replication_factor = config.get("replication_factor", 1)
+        info.config.params.write_consistency_factor = config.get("write_consistency_factor", 1)
+
+    def get_optimizations(self, collection_name: str, **options: Any) -> models.OptimizationsResponse:
+        name = self._asked(collection_name)
+        queued = 1 if name in self.stuck else 0
+        summary = models.OptimizationsSummary(
+            queued_optimizations=queued, queued_segments=queued, queued_points=0, idle_segments=1
+        )
+        return models.OptimizationsResponse(summary=summary, running=[])
 
     # ---- Points ---------------------------------------------------------------------------------
 

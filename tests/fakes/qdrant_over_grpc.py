@@ -172,24 +172,37 @@ def _update_aliases(engine: Any, request: Any) -> Any:
     return wire.CollectionOperationResponse(result=engine.update_collection_aliases(steps))
 
 
-def _graph(request: Any) -> models.HnswConfigDiff | None:
-    return (
-        GrpcToRest.convert_hnsw_config_diff(request.hnsw_config) if request.HasField("hnsw_config") else None
-    )
+def _given(request: Any, **converters: Any) -> dict[str, Any]:
+    """Return the fields that a message has, converted; a number as it is."""
+    return {
+        name: getattr(request, name) if convert is None else convert(getattr(request, name))
+        for name, convert in converters.items()
+        if request.HasField(name)
+    }
 
 
 def _index(engine: Any, request: Any) -> Any:
-    kind = wire.FieldType.Name(request.field_type).removeprefix("FieldType").lower()
+    schema: Any = wire.FieldType.Name(request.field_type).removeprefix("FieldType").lower()
+    if request.HasField("field_index_params"):
+        schema = GrpcToRest.convert_payload_schema_params(request.field_index_params)
     return _done(
-        engine, engine.create_payload_index(request.collection_name, request.field_name, field_schema=kind)
+        engine, engine.create_payload_index(request.collection_name, request.field_name, field_schema=schema)
     )
 
 
 def _update(engine: Any, request: Any) -> Any:
-    changes: dict[str, Any] = {"hnsw_config": _graph(request)}
+    changes = _given(
+        request,
+        vectors_config=GrpcToRest.convert_vectors_config_diff,
+        hnsw_config=GrpcToRest.convert_hnsw_config_diff,
+        optimizers_config=GrpcToRest.convert_optimizers_config_diff,
+        quantization_config=GrpcToRest.convert_quantization_config_diff,
+        params=GrpcToRest.convert_collection_params_diff,
+    )
+    if "params" in changes:
+        changes["collection_params"] = changes.pop("params")
     if request.metadata:
         changes["metadata"] = GrpcToRest.convert_payload(request.metadata)
-    changes = {name: value for name, value in changes.items() if value is not None}
     return wire.CollectionOperationResponse(
         result=engine.update_collection(request.collection_name, **changes)
     )
@@ -200,7 +213,15 @@ def _create(engine: Any, request: Any) -> Any:
         request.collection_name,
         GrpcToRest.convert_vectors_config(request.vectors_config),
         metadata=GrpcToRest.convert_payload(request.metadata),
-        hnsw_config=_graph(request),
+        **_given(
+            request,
+            hnsw_config=GrpcToRest.convert_hnsw_config_diff,
+            optimizers_config=GrpcToRest.convert_optimizers_config_diff,
+            quantization_config=GrpcToRest.convert_quantization_config,
+            shard_number=None,
+            replication_factor=None,
+            write_consistency_factor=None,
+        ),
     )
     return wire.CollectionOperationResponse(result=made)
 

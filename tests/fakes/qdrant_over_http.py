@@ -250,13 +250,32 @@ def _query(engine: QdrantClient, body: Any, name: str) -> object:
     )
 
 
-def _graph(body: Any) -> models.HnswConfigDiff | None:
-    return models.HnswConfigDiff(**body["hnsw_config"]) if body.get("hnsw_config") else None
+def _made(body: Any) -> dict[str, Any]:
+    """Return what a collection is made with, by the names that the client has for it."""
+    asked = models.CreateCollection(**body)
+    names = ("metadata", "hnsw_config", "optimizers_config", "quantization_config", "shard_number")
+    names += ("replication_factor", "write_consistency_factor")
+    given = {name: getattr(asked, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _changes(body: Any) -> dict[str, Any]:
-    changes = {"metadata": body.get("metadata"), "hnsw_config": _graph(body)}
+    known = {name: body[name] for name in models.UpdateCollection.model_fields if name in body}
+    asked = models.UpdateCollection(**known)
+    changes = {
+        "metadata": asked.metadata,
+        "vectors_config": asked.vectors,
+        "hnsw_config": asked.hnsw_config,
+        "optimizers_config": asked.optimizers_config,
+        "quantization_config": asked.quantization_config,
+        "collection_params": asked.params,
+    }
     return {name: value for name, value in changes.items() if value is not None}
+
+
+def _index(engine: QdrantClient, body: Any, name: str) -> object:
+    schema = models.CreateFieldIndex(**body).field_schema
+    return engine.create_payload_index(name, body["field_name"], field_schema=schema)
 
 
 _ACTIONS = TypeAdapter(list[models.AliasOperations])
@@ -280,18 +299,14 @@ _ROUTES: list[tuple[str, str, Callable[..., object]]] = [
         lambda e, b, n: e.create_collection(
             n,
             models.VectorParams(**b["vectors"]),
-            metadata=b.get("metadata"),
-            hnsw_config=_graph(b),
+            **_made(b),
         ),
     ),
     # What it does not know it ignores, and says yes.
     ("PATCH", _NAME, lambda e, b, n: e.update_collection(n, **_changes(b))),
     ("DELETE", _NAME, lambda e, b, n: e.delete_collection(n)),
-    (
-        "PUT",
-        f"{_NAME}/index",
-        lambda e, b, n: e.create_payload_index(n, b["field_name"], field_schema=b["field_schema"]),
-    ),
+    ("GET", f"{_NAME}/optimizations", lambda e, b, n: e.get_optimizations(n)),
+    ("PUT", f"{_NAME}/index", _index),
     ("PUT", f"{_NAME}/points", _upsert),
     (
         "POST",

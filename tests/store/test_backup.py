@@ -21,6 +21,7 @@ from imret.errors import ChangedMeanwhile, DataError, StoreError
 from imret.store import Filter, Identity, Match, Point, Store, backup_file, exported_file
 from imret.store.backup import backup_collection, pull_collection, restore_collection
 from imret.store.embedded.store import EdgeStore
+from imret.store.placement import Creation
 from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS
@@ -136,6 +137,27 @@ def test_a_restored_collection_is_filled_and_searched_like_any(embedded: EdgeSto
         )
         assert hit.id == IDS[0]
     assert len(everything(embedded, "photos")) == 120
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_vectors_stay_compressed_as_they_were(is_noted: bool, folder: Path) -> None:
+    # Else the next index of it would compress them all anew. Of a server's shard the segments tell it alone.
+    creation = Creation(quantize="bits4")
+    with EdgeStore(folder / "db", index_from_kb=1, creation=creation) as store:
+        fill(store)
+        with store.incoming() as place:
+            store.link_files("photos", place / "0")
+            if not is_noted:
+                (place / "0" / "edge_config.json").unlink()
+            with EdgeStore(folder / "other", index_from_kb=1) as other, other.incoming() as there:
+                shutil.move(place / "0", there / "0")
+                with closing(other.adopt("photos", MODEL, [there / "0"])) as opened:
+                    assert opened.creation().quantize == "bits4"
+                    segments = {path.name for path in (folder / "other").glob("photos/*/shard/segments/*")}
+                    opened.optimize()
+                    assert segments == {
+                        path.name for path in (folder / "other").glob("photos/*/shard/segments/*")
+                    }
 
 
 def test_a_backup_is_made_of_a_collection_that_is_open_and_being_searched(folder: Path) -> None:

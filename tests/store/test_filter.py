@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from imret.store import INDEXED_FIELDS, Collection, Condition, Filter, Identity, Ids, Match, Range
-from imret.store.embedded import locks
+from imret.store.embedded import edge_search, locks
 from imret.store.embedded import shard as edge_shard
 from imret.store.embedded.store import EdgeStore
 from imret.store.filter import DATETIME_FIELDS, INTEGER_FIELDS, KEYWORD_FIELDS
@@ -389,7 +389,7 @@ def test_an_older_collection_gets_the_missing_indexes_when_it_is_filled_and_not_
 def test_a_range_is_searched_as_well_as_all_of_it_be_it_scanned_or_walked_with_an_index_and_without(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_shard, "SCAN_BYTES", 40_000_000)  # between what the cases keep
+    monkeypatch.setattr(edge_search, "SCAN_BYTES", 40_000_000)  # between what the cases keep
     # A walk that ACORN does not help finds half of a tenth.
     rng = np.random.default_rng(0)
     n, dim = 30_000, 1_024
@@ -423,7 +423,7 @@ def test_a_server_is_asked_for_an_index_of_each_fields_kind() -> None:
 
     class Recording(QdrantClient):
         def create_payload_index(self, name: str, field: str, **options: Any) -> Any:
-            asked[field] = options["field_schema"].value
+            asked[field] = options["field_schema"].type.value
             return super().create_payload_index(name, field, **options)
 
     with ServerStore("http://memory", client=Recording(":memory:"), in_flight=1) as store:

@@ -20,9 +20,10 @@ from imret.errors import DataError, StoreError, summary
 from imret.files import sync_folder
 from imret.store.embedded import damage, locks
 from imret.store.embedded import layout as folder
-from imret.store.embedded.engine_config import engine_config
+from imret.store.embedded.engine_config import compression_of, engine_config, stored_creation
 from imret.store.embedded.engine_version import engine_version
 from imret.store.embedded.read_only import copy_sparse, is_never_written
+from imret.store.placement import Creation
 from imret.store.types import Identity
 
 _SEGMENTS, _LOG = "segments", "wal"
@@ -144,7 +145,7 @@ def _last_change(part: Path) -> int:
 
 def _opened(shard: Path, identity: Identity, index_from_kb: int) -> int:
     """Have the engine open the files and note its own configuration beside them; return the points."""
-    config = engine_config(identity.dim, index_from_kb)
+    config = engine_config(identity.dim, index_from_kb, _layout_of(shard))
     with _of_engine("open the files"):
         try:
             engine = qe.EdgeShard.load(str(shard), config)
@@ -165,6 +166,18 @@ def _opened(shard: Path, identity: Identity, index_from_kb: int) -> int:
         if size != identity.dim:
             raise DataError(f"the files hold vectors of {size} dimensions, not of {identity.dim}.")
     return points
+
+
+def _layout_of(shard: Path) -> Creation:
+    """Return how vectors are compressed in the files of a shard, else an index would make them anew.
+
+    Where Edge has not noted it, the segments say; those that are filled have none.
+    """
+    layout = stored_creation(shard)
+    for segment in (shard / _SEGMENTS).glob("*/segment.json"):
+        if layout.quantize is None:
+            layout = compression_of(json.loads(segment.read_bytes()))
+    return layout
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError
 from contextlib import suppress
 from pathlib import Path
@@ -24,10 +25,12 @@ from typing import IO, Any
 from imret import ipc, system
 from imret.errors import StoreError, StoreUnavailable
 from imret.store.embedded import locks, unix_socket
+from imret.store.placement import Creation
 
 CLOSE_TIMEOUT_S = 5.0  # a worker that is still busy then is killed; what it acknowledged is in its log
 STOP_TIMEOUT_S = 0.5  # the same, where a person has stopped what it does: it may be an index that takes hours
 LET_GO_TIMEOUT_S = 0.5
+_LOOK_S = 0.5  # between two looks at whether an answer is there, where somebody wants to know
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; from imret.store.embedded.worker import main; "
@@ -48,6 +51,10 @@ class WorkerGone(StoreUnavailable):
 
     Another takes its place: what it acknowledged is in the log, and every request may be repeated.
     """
+
+
+class TookTooLong(StoreError):
+    """A worker was asked for more than it had done when the time was over."""
 
 
 class WorkerClient:
@@ -73,19 +80,36 @@ class WorkerClient:
         self._talker = ThreadPoolExecutor(1, "imret-edge")
         self.is_abandoned = self.has_died = False
 
-    def call(self, operation: str, *arguments: Any) -> Any:
+    def call(
+        self,
+        operation: str,
+        *arguments: Any,
+        timeout_s: float | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Any:
         """Return the worker's answer, or raise the error it answered.
 
-        Whoever stops the wait, with Ctrl-C, stops the work: the worker is abandoned.
+        Whoever stops the wait, with Ctrl-C, stops the work: the worker is abandoned, as it is when the time
+        is over.
+
+        Args:
+            operation: What is asked for.
+            arguments: Of it.
+            timeout_s: How long the answer is waited for at most.
+            on_wait: Called now and then meanwhile.
 
         Raises:
+            TookTooLong: If the time is over.
             WorkerGone: If it was abandoned, or another program's has ended.
             StoreUnavailable: If it died; the message says what is known of it.
         """
         try:
-            succeeded, result = self._ask(operation, arguments).result()
+            succeeded, result = _awaited(self._ask(operation, arguments), timeout_s, on_wait)
         except CancelledError:  # shut down while it waited for its turn
             raise self._closed() from None
+        except TookTooLong:
+            self.abandon()
+            raise
         except Exception:
             raise
         except BaseException:
@@ -152,6 +176,28 @@ class WorkerClient:
         raise NotImplementedError
 
 
+def _awaited(
+    answer: Future[tuple[bool, Any]], timeout_s: float | None, on_wait: Callable[[], None] | None
+) -> tuple[bool, Any]:
+    """Return an answer when it is there.
+
+    Raises:
+        TookTooLong: If the time is over before.
+    """
+    if timeout_s is None and on_wait is None:
+        return answer.result()
+    ends = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        try:
+            left = _LOOK_S if ends is None else max(0.0, min(_LOOK_S, ends - time.monotonic()))
+            return answer.result(left)
+        except TimeoutError:
+            if ends is not None and time.monotonic() >= ends:
+                raise TookTooLong("the time is over") from None
+        if on_wait is not None:
+            on_wait()
+
+
 class PeerClient(WorkerClient):
     """Asks the worker of another program, about the versions which that has open.
 
@@ -199,6 +245,7 @@ class WorkerProcess(WorkerClient):
         share_in: The folder for a socket if other programs may connect, or None.
         must_share: Whether to fail where no socket can be made there.
         index_from_kb: As for `Shard`.
+        creation: The same.
 
     Attributes:
         socket: Path of the socket through which it lets others use what it has open, or "".
@@ -207,7 +254,15 @@ class WorkerProcess(WorkerClient):
 
     crash = ""
 
-    def __init__(self, address: str, share_in: Path | None, *, must_share: bool, index_from_kb: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        share_in: Path | None,
+        *,
+        must_share: bool,
+        index_from_kb: int,
+        creation: Creation | None = None,
+    ) -> None:
         ours, theirs = socket.socketpair()
         super().__init__(address, ours)
         self._stderr = _file_for_last_words()
@@ -226,7 +281,8 @@ class WorkerProcess(WorkerClient):
         self._finalizer = weakref.finalize(self, _end, self._process, ours, self._stderr, self._pid)
         owner = locks.LockOwner(self._pid, _command(), time.strftime("%Y-%m-%d %H:%M"))
         try:
-            self.socket: str = self.call("hello", self._pid, share_in, must_share, owner, index_from_kb)
+            options = (owner, index_from_kb, creation)
+            self.socket: str = self.call("hello", self._pid, share_in, must_share, *options)
         except BaseException:
             self.close()
             raise

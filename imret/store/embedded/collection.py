@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imret.errors import StoreError
-from imret.store.embedded.client import WorkerClient, WorkerGone
+from imret.store.embedded.client import TookTooLong, WorkerClient, WorkerGone
 from imret.store.filter import Filter
-from imret.store.types import M, Point, RawPoint, Stats
+from imret.store.placement import Creation
+from imret.store.types import M, Point, Progress, RawPoint, Stats
 
 UPSERT_BATCH = 512  # points in one message to the worker
 MAX_REOPENED = 64  # for one request: of so many searches at once each may end before it answers the others
@@ -93,12 +94,32 @@ class EdgeEngine:
     def needs_optimize(self) -> bool:
         return bool(self._call("needs_optimize"))
 
-    def optimize(self) -> None:
+    def optimize(
+        self, timeout_s: float | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        def look() -> None:  # the engine tells nothing until it is done
+            if on_progress is not None:
+                on_progress(Progress(None, None, "the index is being built"))
+
         try:
-            self._call("optimize")
+            self._call("optimize", timeout_s=timeout_s, on_wait=None if on_progress is None else look)
+        except TookTooLong:
+            # Another program's process goes on, this one's has ended.
+            raise StoreError(
+                f"the index is not built after {timeout_s:,.0f} s, which was the limit; what this command "
+                f"had of it is given up, and begins anew. {self._unbuilt}"
+            ) from None
         except KeyboardInterrupt as stop:
             stop.args += (self._unbuilt,)
             raise
+
+    def creation(self) -> Creation:
+        creation: Creation = self._call("creation")
+        return creation
+
+    def to_current(self, asked: Creation) -> list[str]:
+        changed: list[str] = self._call("to_current", asked)
+        return changed
 
     def stats(self) -> Stats:
         points, indexed, disk_bytes = self._call("stats")
@@ -113,11 +134,11 @@ class EdgeEngine:
         with suppress(StoreError):  # the store may be closed already, or its worker gone
             self._opened.worker.tell("close", self._opened.handle)
 
-    def _call(self, operation: str, *arguments: Any) -> Any:
+    def _call(self, operation: str, *arguments: Any, **waiting: Any) -> Any:
         for attempt in range(MAX_REOPENED + 1):
             opened = self._opened
             try:
-                return opened.worker.call(operation, opened.handle, *arguments)
+                return opened.worker.call(operation, opened.handle, *arguments, **waiting)
             except WorkerGone:
                 if attempt == MAX_REOPENED:
                     raise

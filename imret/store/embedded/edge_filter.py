@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import qdrant_edge as qe
 
-from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range
+from imret.store.filter import Condition, Filter, Ids, Match, Range
+from imret.store.placement import LINKED
 
 
 def edge_filter(filter: Filter | None) -> qe.Filter | None:
@@ -26,7 +27,7 @@ def has_links(filter: Filter | None) -> bool:
     if not filter or filter.must_not or len(filter.must) != 1:
         return False
     match = filter.must[0]
-    return isinstance(match, Match) and match.field in KEYWORD_FIELDS and len(match.values) == 1
+    return isinstance(match, Match) and match.field in LINKED and len(match.values) == 1
 
 
 def _condition(condition: Condition) -> qe.FieldCondition | qe.HasIdCondition | qe.Filter:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import qdrant_edge as qe
@@ -23,25 +23,25 @@ from imret.files import sync_folder
 from imret.memory import give_back_memory
 from imret.store.embedded import damage, full_disk, inventory, locks, read_only
 from imret.store.embedded import layout as folder
-from imret.store.embedded.edge_filter import edge_filter, has_links
-from imret.store.embedded.engine_config import FULL_SCAN_KB, engine_config, payload_index
+from imret.store.embedded.edge_filter import edge_filter
+from imret.store.embedded.edge_search import Row, id_of, query_request, row_of, scan_is_better
+from imret.store.embedded.engine_config import (
+    changed_config,
+    engine_config,
+    index_changes,
+    payload_index,
+    stored_creation,
+)
 from imret.store.embedded.engine_version import engine_version
 from imret.store.embedded.permissions import PROTECTED
 from imret.store.embedded.read_ahead import read_ahead
 from imret.store.filter import INDEXED_FIELDS, Filter
-from imret.store.types import HNSW_EF, OVERSAMPLING, Identity
+from imret.store.placement import DEFAULTS, Creation, candidates, check_embedded, spelt
+from imret.store.types import Identity
 
 # Edge writes through memory maps into sparse files: on a full disk that is a signal which kills, not an
 # error. 32 MiB each for two log files and the open page of the segment, and something to spare.
 MIN_FREE_BYTES = 150_000_000
-
-# A filter that keeps fewer bytes of vectors than this is answered by an exact scan. Where one value of a
-# field with links is asked for, it is half again what the engine scans by itself: for just as many as that
-# it walks, but has made no links, and finds nothing. Other filters have only ACORN, which takes longer: 7 ms
-# behind one that keeps a tenth of 100,000 x 1,024, where the scan takes 2.6; 20 behind a tenth of a million
-# x 256, where it takes 10. They are even at 100 to 200 MB.
-SCAN_LINKED = 1.5  # times FULL_SCAN_KB
-SCAN_BYTES = 120_000_000
 
 # What has no index, the engine keeps in memory: 2 kB a point, and half again as much until it is flushed. So
 # what is stored is flushed every so often, and a filling should stop to index when what has no index is as
@@ -49,9 +49,6 @@ SCAN_BYTES = 120_000_000
 FLUSH_POINTS = 2_000
 MAX_SOURCES = 20  # of the folders that a damaged collection names
 INDEX_POINTS = 20_000  # fewer are left to the end
-
-# (id, payload, vector or None, score or None): what travels to the program
-Row: TypeAlias = tuple[str, dict[str, Any], Any, float | None]
 
 
 class Shard:
@@ -63,6 +60,7 @@ class Shard:
         owner: Whom to name to other processes.
         index_from_kb: Vectors of a segment, in KiB, from which on an index is built.
         empty: Make it anew, whatever is there.
+        creation: What is asked of it where it is made.
 
     Raises:
         LockedElsewhere: If another process has it open.
@@ -81,6 +79,7 @@ class Shard:
         owner: locks.LockOwner,
         index_from_kb: int,
         empty: bool = False,
+        creation: Creation = Creation(),  # noqa: B008  # frozen
     ) -> None:
         self.path = path
         self.idle_since = 0.0
@@ -105,7 +104,7 @@ class Shard:
                 folder.empty(path)  # whoever switches to it has it open, so nobody does this moment
             stored = folder.read_identity(path)
             if stored is None:
-                self.identity = self._create(identity, index_from_kb)
+                self.identity = self._create(identity, index_from_kb, creation)
             else:
                 self.identity = stored
                 self._load()
@@ -113,6 +112,7 @@ class Shard:
                 self._plain = self.engine.count(qe.CountRequest(exact=False)) - self._indexed
                 if identity is not None:
                     self.resume(identity)
+            self._candidates = candidates(self.creation())
         except BaseException as error:
             with suppress(BaseException):  # where it was loaded at all
                 self.engine.close()
@@ -178,7 +178,7 @@ class Shard:
             folder.write_identity(self.path, identity, engine_version())
             self.identity = identity
 
-    def _create(self, identity: Identity | None, index_from_kb: int) -> Identity:
+    def _create(self, identity: Identity | None, index_from_kb: int, asked: Creation) -> Identity:
         if identity is None:
             raise DataError(
                 f"there is no version {self.path.name} of collection {self.path.parent.name!r} any more"
@@ -188,7 +188,9 @@ class Shard:
         self._ledger = inventory.Ledger(self.path)  # what was noted of what lay here before is no loss
         shard_folder = self.path / "shard"
         shard_folder.mkdir(parents=True)
-        self.engine = qe.EdgeShard.create(str(shard_folder), engine_config(identity.dim, index_from_kb))
+        self.engine = qe.EdgeShard.create(
+            str(shard_folder), engine_config(identity.dim, index_from_kb, asked)
+        )
         for field in INDEXED_FIELDS:
             self.engine.update(qe.UpdateOperation.create_field_index(field, payload_index(field)))
         self.engine.flush()
@@ -201,13 +203,43 @@ class Shard:
 
     def _index_payload(self) -> None:
         """Make the indexes of payload fields that are missing: all of a new version, some of an old one."""
-        missing = [field for field in INDEXED_FIELDS if field not in self.engine.info().payload_schema]
-        if missing:
+        self._make_indexes(index_changes(self.engine, all_alike=False))
+
+    def _make_indexes(self, indexes: dict[str, Any]) -> None:
+        if indexes:
             self._check_free()
-        for field in missing:
-            self._update(qe.UpdateOperation.create_field_index(field, payload_index(field)))
-        if missing:
+        for field, index in indexes.items():
+            self._update(qe.UpdateOperation.create_field_index(field, index))
+        if indexes:
             self.flush()
+
+    def creation(self) -> Creation:
+        """Return what it is like."""
+        return stored_creation(self._place / "shard")
+
+    def to_current(self, asked: Creation) -> list[str]:
+        """Make of it what would be made now, but for what `optimize` builds; return what has changed."""
+        self._check_writable()
+        self._check_free()
+        check_embedded(asked, str(self.path.parent.parent))
+        has = self.creation()
+        wanted = asked.over(has).over(DEFAULTS["embedded"])
+        changed = [spelt(*item) for item in wanted.asked.items() if item not in has.asked.items()]
+        if changed:
+            self.flush()
+            self._ledger.begin("adding")
+            self.engine.close()
+            try:
+                config = changed_config(self.identity.dim, wanted)
+                self.engine = qe.EdgeShard.load(str(self._place / "shard"), config)
+            except BaseException:
+                self.engine = self._open_engine()
+                raise
+            self._candidates = candidates(self.creation())
+        indexes = index_changes(self.engine, all_alike=True)
+        self._make_indexes(indexes)
+        self.flush()
+        return changed + [f"index of {field}" for field in indexes]
 
     def _load(self) -> None:
         self._refuse(self._ledger.find_loss())
@@ -331,19 +363,19 @@ class Shard:
             self._update(qe.UpdateOperation.overwrite_payload([id_], payload))
 
     def get(self, ids: list[str], vectors: bool) -> list[Row]:
-        return [_row(record) for record in self.engine.retrieve(list(ids), True, vectors)]
+        return [row_of(record) for record in self.engine.retrieve(list(ids), True, vectors)]
 
     def scan(
         self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | int | None
     ) -> tuple[list[Row], str | int | None]:
         records, following = self._scroll(filter, vectors, batch_size, offset)
-        return [_row(record) for record in records], following
+        return [row_of(record) for record in records], following
 
     def inspect(
         self, batch_size: int, offset: str | int | None
     ) -> tuple[list[tuple[str | int, dict[str, Any], Any]], str | int | None]:
         records, following = self._scroll(None, True, batch_size, offset)
-        return [(_id(record.id), record.payload or {}, record.vector) for record in records], following
+        return [(id_of(record.id), record.payload or {}, record.vector) for record in records], following
 
     def _scroll(
         self, filter: Filter | None, vectors: bool, batch_size: int, offset: str | int | None
@@ -357,7 +389,7 @@ class Shard:
                 with_vector=vectors,
             )
         )
-        return records, None if following is None else _id(following)
+        return records, None if following is None else id_of(following)
 
     def delete(self, ids: list[str | int]) -> None:
         self._unflushed += len(ids)
@@ -366,35 +398,12 @@ class Shard:
     def search(
         self, vector: NDArray[np.float32], limit: int, filter: Filter | None, exact: bool
     ) -> list[Row]:
-        exact = exact or self._scan_is_better(filter)
-        quantization = qe.QuantizationSearchParams(ignore=exact, rescore=True, oversampling=OVERSAMPLING)
-        request = qe.QueryRequest(
-            query=qe.Query.Nearest(vector),  # type: ignore[arg-type]  # takes a float32 array
-            filter=edge_filter(filter),
-            limit=limit,
-            params=qe.SearchParams(
-                hnsw_ef=HNSW_EF,
-                exact=exact,
-                quantization=quantization,
-                acorn=qe.AcornSearchParams(enable=bool(filter) and not has_links(filter)),
-            ),
-            with_payload=True,
-        )
+        exact = exact or scan_is_better(self.engine, filter, self.identity.dim)
+        request = query_request(vector, limit, filter, exact=exact, candidates=self._candidates)
         return [
             (str(hit.id), hit.payload or {}, None, max(-1.0, min(1.0, hit.score)))
             for hit in self.engine.query(request)
         ]
-
-    def _scan_is_better(self, filter: Filter | None) -> bool:
-        """Whether an exact scan of what a filter keeps beats a walk over the graph."""
-        if not filter:
-            return False
-        # Without an index nobody knows how few pass, and a walk that goes only where they are finds half.
-        if not filter.fields <= set(self.engine.info().payload_schema):
-            return True
-        n_kept = self.engine.count(qe.CountRequest(filter=edge_filter(filter), exact=False))  # microseconds
-        limit = SCAN_LINKED * FULL_SCAN_KB * 1024 if has_links(filter) else SCAN_BYTES
-        return n_kept * self.identity.dim * 4 <= limit
 
     def count(self, filter: Filter | None) -> int:
         # Exact always: after a kill the estimate may count points twice.
@@ -470,13 +479,3 @@ class Shard:
             f"the store stops at {MIN_FREE_BYTES / 1e6:.0f} MB. Free some space and run the command "
             "again; what was stored is safe."
         )
-
-
-def _id(id_: object) -> str | int:
-    return id_ if isinstance(id_, int) else str(id_)  # a number is none of imret's
-
-
-def _row(record: qe.Record) -> Row:
-    # Not a list: none, or several by name, as other programs may store.
-    vector = np.asarray(record.vector, dtype=np.float32) if isinstance(record.vector, list) else None
-    return str(record.id), record.payload or {}, vector, None

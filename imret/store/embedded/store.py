@@ -33,6 +33,7 @@ from imret.store.embedded.collection import EdgeEngine, Opened
 from imret.store.embedded.damage import damaged
 from imret.store.embedded.patience import Patience
 from imret.store.embedded.unix_socket import folder_to_share_in
+from imret.store.placement import Creation, check_embedded, check_same
 from imret.store.types import Identity, LiveState, Share, new_mark
 
 if TYPE_CHECKING:
@@ -61,10 +62,12 @@ class EdgeStore:
             and this one's are answered one at a time, this one's at every second turn. "if possible" goes on
             without where there is nothing private to share through.
         reason: Why this store was chosen.
+        creation: What is asked of the collections that it makes.
 
     Raises:
         StoreUnavailable: If there is no store and `create` is false.
-        StoreError: If the folder cannot be used, or nothing private is there to share through.
+        StoreError: If the folder cannot be used, nothing private is there to share through, or something is
+            asked that only a server has.
     """
 
     engine = "embedded"
@@ -78,9 +81,12 @@ class EdgeStore:
         index_from_kb: int = 10_000,
         share: Share = False,
         reason: str = "",
+        creation: Creation | None = None,
     ) -> None:
         self.address = os.fspath(path)
         self.reason = reason
+        self.creation = creation or Creation()
+        check_embedded(self.creation, self.address)
         self._folder = Path(self.address).expanduser().absolute()
         folder.prepare(self._folder, create=create)
         self._lock_timeout_s = lock_timeout_s
@@ -176,23 +182,11 @@ class EdgeStore:
         self._started().call("unpack", snapshot, target)
 
     def adopt(self, name: str, identity: Identity, parts: Sequence[Path]) -> Collection:
-        """Make a version beside the live one of the files of shards, which are moved; see `create_staging`.
-
-        Raises:
-            DataError: If the files are no shard's, or of other vectors.
-        """
+        """Make a version beside the live one of the files of shards, which are moved."""
         return self._open_to_fill(name, identity, staged=True, parts=parts)
 
     def link_files(self, name: str, target: Path) -> tuple[Identity, int]:
-        """Give the engine's files of the live version, as of this moment, a second place.
-
-        Returns:
-            The encoder, and the number of points in them.
-
-        Raises:
-            DataError: If there is no such collection.
-            StoreDamaged: If it has lost files.
-        """
+        """Give the engine's files of the live version a second place; return encoder and number of points."""
         live = folder.read_versions(self._folder / check_name(name)).live
         if live is None:
             raise self._no_such(name)
@@ -217,12 +211,14 @@ class EdgeStore:
                 raise changed_meanwhile(name, self.address)
             return opened
 
-        version = folder.version_to_fill(collection, identity, staged=staged)
+        version = folder.version_of(collection, identity, staged=staged)
         try:
             opened = begin(version)
         except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
-            version = folder.version_to_fill(collection, identity, staged=staged)
+            version = folder.version_of(collection, identity, staged=staged)
             opened = begin(version)
+        if self.creation.asked:
+            check_same(self.creation, opened.creation(), name, self.address)
         known = folder.read_versions(collection)
         if version in known.retired:
             with locks.switching(collection):
@@ -242,7 +238,7 @@ class EdgeStore:
         expected: LiveState | None = None,
     ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = version or folder.version_to_fill(collection, identity, staged=staged)
+        version = version or folder.version_of(collection, identity, staged=staged)
         with self._switching(collection, expected) as known:
             if expected is not None and known.state != expected:
                 raise changed_meanwhile(name, self.address)
@@ -496,5 +492,6 @@ class EdgeStore:
                     self._share_in,
                     must_share=self._must_share,
                     index_from_kb=self._index_from_kb,
+                    creation=self.creation,
                 )
             return self._worker

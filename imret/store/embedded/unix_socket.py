@@ -51,6 +51,22 @@ def private_folder() -> Path:
     return folder
 
 
+def folder_to_share_in(share: Share) -> Path | None:
+    """Return the folder of this user's sockets where a store is to be shared; None for one that is not.
+
+    Raises:
+        StoreError: If it must be shared, and there is no private folder.
+    """
+    if not system.has_unix_sockets():  # then a store serves one program at a time
+        return None
+    try:
+        return private_folder() if share else None
+    except StoreError:
+        if share is True:
+            raise
+        return None
+
+
 def check_private(folder: Path) -> None:
     """Make sure that a folder is this user's, and that nobody else can reach what is in it.
 
@@ -168,19 +184,3 @@ def _remove_left(folder: Path) -> None:
                     probe.connect(os.fspath(path))
                 except ConnectionRefusedError:
                     path.unlink()
-
-
-def folder_to_share_in(share: Share) -> Path | None:
-    """Return where a program makes the socket by which it shares a store; None where it does not.
-
-    Raises:
-        StoreError: If it has to, and there is no private folder.
-    """
-    if not system.has_unix_sockets():  # then a store serves one program at a time
-        return None
-    try:
-        return private_folder() if share else None
-    except StoreError:
-        if share is True:
-            raise
-        return None

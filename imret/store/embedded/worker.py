@@ -24,9 +24,11 @@ from imret import ipc
 from imret.errors import ImretError, StoreDamaged, StoreError, StoreLocked
 from imret.store.embedded import adoption, damage, locks
 from imret.store.embedded import layout as folder
+from imret.store.embedded.engine_config import stored_creation
 from imret.store.embedded.scheduler import Peer, RequestScheduler
 from imret.store.embedded.shard import Shard
 from imret.store.embedded.unix_socket import Listener
+from imret.store.placement import Creation, inherited
 from imret.store.types import Identity
 
 LINGER_S = 1.0  # a shard stays open this long after its last handle: opening a large one takes about as long
@@ -50,11 +52,13 @@ class Worker:
     Args:
         owner: Whom to name to other processes.
         index_from_kb: As for `Shard`.
+        creation: The same.
     """
 
-    def __init__(self, owner: locks.LockOwner, index_from_kb: int) -> None:
+    def __init__(self, owner: locks.LockOwner, index_from_kb: int, creation: Creation | None = None) -> None:
         self._lock_owner = owner
         self._index_from_kb = index_from_kb
+        self._creation = creation or Creation()
         self._shards: dict[Path, Shard] = {}
         self._handles: dict[int, Handle] = {}
         self._next_handle = count(1)
@@ -111,7 +115,12 @@ class Worker:
         shard = self._shards.get(path)
         if shard is None:
             shard = Shard(
-                path, identity, owner=self._lock_owner, index_from_kb=self._index_from_kb, empty=empty
+                path,
+                identity,
+                owner=self._lock_owner,
+                index_from_kb=self._index_from_kb,
+                empty=empty,
+                creation=self._creation.over(_replaced(path)),
             )
             shard.idle_since = time.monotonic()
             self._shards[path] = shard
@@ -283,6 +292,14 @@ class Worker:
         except (FileNotFoundError, StoreDamaged):  # somebody removed the folder under us, or broke it
             if path in self._shards:
                 self._close(path)
+
+
+def _replaced(version: Path) -> Creation:
+    """Return what a version, if it is to be made, takes over from the live one."""
+    with suppress(StoreError):
+        if live := folder.read_versions(version.parent).live:
+            return inherited(stored_creation(version.parent / live / "shard"))
+    return Creation()
 
 
 def _in_use(path: Path, by: str) -> StoreLocked:

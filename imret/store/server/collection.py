@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -16,9 +15,12 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from imret.errors import DataError, StoreError
 from imret.store.filter import KEYWORD_FIELDS, Condition, Filter, Ids, Match, Range, parse_datetime
+from imret.store.placement import Creation, candidates
+from imret.store.server.building import wait_until_built
 from imret.store.server.connection import Connection, UnreadableError
+from imret.store.server.creation import creation_of, to_current
 from imret.store.server.marks import Filling
-from imret.store.types import HNSW_EF, OVERSAMPLING, Point, RawPoint, Stats
+from imret.store.types import HNSW_EF, Point, Progress, RawPoint, Stats
 
 T = TypeVar("T")
 
@@ -36,16 +38,23 @@ class ServerEngine:
         name: Of the collection, for errors.
         physical: Of the Qdrant collection.
         filling: Is said of it if it is open to be filled.
+        creation: What it is like, as far as that is known.
     """
 
     def __init__(
-        self, connection: Connection, name: str, physical: str, filling: Filling | None = None
+        self,
+        connection: Connection,
+        name: str,
+        physical: str,
+        filling: Filling | None = None,
+        creation: Creation | None = None,
     ) -> None:
         self._connection = connection
         self._client = connection.client
         self._name = name
         self._physical = physical
         self._filling = filling
+        self._candidates = candidates(creation or Creation())
         self._indexed: set[str] | None = None  # fields, once a filter needs to know
 
     def upsert(self, ids: list[str], vectors: NDArray[np.float32], payloads: list[dict[str, Any]]) -> None:
@@ -145,7 +154,7 @@ class ServerEngine:
             hnsw_ef=HNSW_EF,
             exact=exact,
             quantization=models.QuantizationSearchParams(
-                ignore=exact, rescore=True, oversampling=OVERSAMPLING
+                ignore=exact, rescore=True, oversampling=self._candidates
             ),
             acorn=models.AcornSearchParams(enable=True) if filter else None,
         )
@@ -199,22 +208,26 @@ class ServerEngine:
     def needs_optimize(self) -> bool:
         return False  # the server builds while it is filled
 
-    def optimize(self) -> None:
+    def optimize(
+        self, timeout_s: float | None = None, on_progress: Callable[[Progress], None] | None = None
+    ) -> None:
         """Wait until the server has built what it builds by itself."""
-        pause = 0.05
-        while True:
-            if self._filling is not None:
-                self._filling.say()
-            info = self._info()
-            if info.status != models.CollectionStatus.YELLOW:  # grey waits for the next write, not for us
-                break
-            time.sleep(pause)
-            pause = min(pause * 1.5, 2.0)
-        if info.status == models.CollectionStatus.RED:
-            address = self._connection.address
-            raise StoreError(
-                f"Qdrant at {address} failed to index {self._physical!r}: {info.optimizer_status}"
-            )
+        wait_until_built(
+            self._connection,
+            self._physical,
+            self._name,
+            timeout_s=timeout_s,
+            on_progress=on_progress,
+            on_look=(lambda: None) if self._filling is None else self._filling.say,
+        )
+
+    def creation(self) -> Creation:
+        return creation_of(self._info())
+
+    def to_current(self, asked: Creation) -> list[str]:
+        changed = to_current(self._connection, self._physical, asked)
+        self._candidates = candidates(self.creation())
+        return changed
 
     def stats(self) -> Stats:
         info = self._info()

@@ -19,18 +19,21 @@ from qdrant_client import QdrantClient, models
 from imret.errors import DataError, StoreError, StoreUnavailable, no_such_collection
 from imret.store.collection import Collection, changed_meanwhile, check_name, is_name
 from imret.store.documents import DocumentKind
+from imret.store.placement import Creation, check_same, inherited
 from imret.store.server import excluded as noted
 from imret.store.server.collection import ServerEngine
 from imret.store.server.connection import Connection, PartAway, ReplacedError, look_up, patient_for
+from imret.store.server.creation import creation_of, dialect_of, index_payload
 from imret.store.server.documents import Documents, note_for
 from imret.store.server.marks import STAGED, Marks
 from imret.store.server.physical_names import is_version
 from imret.store.server.versions import (
     FORMAT,
     create_alias,
-    create_version,
     delete_alias,
-    index_payload,
+    keeps_no_metadata,
+    move_alias,
+    not_made_by_imret,
     note_of,
     of_encoder,
 )
@@ -54,6 +57,7 @@ class ServerStore:
         patience_s: How long an operation is tried again while the server is gone or busy.
         in_flight: Requests of one upsert that are under way at a time.
         reason: Why this store was chosen.
+        creation: What is asked of the collections that it makes.
 
     Raises:
         StoreUnavailable: If no Qdrant answers at the address.
@@ -71,6 +75,7 @@ class ServerStore:
         patience_s: float = 15.0,
         in_flight: int = 4,
         reason: str = "",
+        creation: Creation | None = None,
     ) -> None:
         self._connection = Connection(
             address, api_key=api_key, client=client, patience_s=patience_s, in_flight=in_flight
@@ -80,6 +85,8 @@ class ServerStore:
         self._documents = Documents(self._connection, self.version, self._no_such)
         self.address = address
         self.reason = reason
+        self.creation = creation or Creation()
+        self._like: dict[str, Creation] = {}  # what Qdrant collections are like, once they were looked at
         self.kept: dict[str, Any] = {}
         if warning := self._connection.warning:
             self.reason = f"{reason}; {warning}" if reason else f"store {address}: {warning}"
@@ -178,12 +185,13 @@ class ServerStore:
         if stored.model != identity.model:
             # The same weights under another name, for example a folder that was moved: the newer one works.
             self._write_note(physical, note_of(name, identity))
+        check_same(self.creation, self._like.get(physical, Creation()), name, self.address)
         index_payload(self._connection, physical)
         return self._collection(name, identity, physical, fills=True)
 
     def _collection(self, name: str, identity: Identity, physical: str, *, fills: bool = False) -> Collection:
         filling = self._marks.filling(physical) if fills else None
-        engine = ServerEngine(self._connection, name, physical, filling)
+        engine = ServerEngine(self._connection, name, physical, filling, self._like.get(physical))
         return Collection(name, physical, identity, engine, self)
 
     def promote(
@@ -263,7 +271,7 @@ class ServerStore:
             # From here on it belongs to whichever of the two names is its alias, so that the alias alone
             # decides, in one step.
             self._write_note(live, note_of(old, identity, renamed_to=new))
-            self._move_alias(old, new, live)
+            move_alias(self._connection, self._aliases, old, new, live)
         for physical, other in self._versions(old).items():  # what is being built
             self._write_note(physical, note_of(new, other))
         self._settled_live_name(new)
@@ -363,18 +371,6 @@ class ServerStore:
                 f"or if it is imret's delete it first: imret collections delete {new} --db {self.address}"
             )
 
-    def _move_alias(self, old: str, new: str, physical: str) -> None:
-        steps: list[models.AliasOperations] = [delete_alias(old), create_alias(new, physical)]
-        try:
-            self._request("rename it", lambda: self._client.update_collection_aliases(steps))
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            aliases = self._aliases()
-            if aliases.get(new) != physical or old in aliases:
-                raise
-            # an earlier try got through though its answer did not
-
     def _names(self) -> list[str]:
         response = self._request("list its collections", self._client.get_collections)
         return [collection.name for collection in response.collections]
@@ -425,6 +421,7 @@ class ServerStore:
             lambda: self._client.get_collection(physical),
             waits_for_part=waits_for_part,
         )
+        self._like[physical] = creation_of(info)
         note = (info.config.metadata or {}).get("imret")
         return note if isinstance(note, dict) else {}
 
@@ -454,8 +451,12 @@ class ServerStore:
     def _create(self, name: str, physical: str, identity: Identity, marks: Mapping[str, str]) -> None:
         metadata = {**note_of(name, identity), **marks, **note_for(name)}
 
+        live = self._like.get(self._aliases().get(name, ""), Creation())  # looked at before
+        asked = self.creation.over(inherited(live))
+        options = dialect_of(self._connection).creation(identity.dim, asked)
+
         def create() -> bool:
-            return create_version(self._client, physical, identity.dim, metadata)
+            return self._client.create_collection(physical, metadata=metadata, **options)
 
         try:
             self._request(f"make the collection {physical!r}", create)
@@ -468,10 +469,7 @@ class ServerStore:
         if self._identity(name, physical) is None:
             # A server ignores what it does not know. Without it another encoder's vectors could be mixed in.
             self._delete(physical)
-            raise StoreError(
-                f"the Qdrant {self._connection.server_version} at {self.address} keeps no collection "
-                "metadata. Qdrant 1.16 or newer is needed: docker compose up qdrant"
-            )
+            raise keeps_no_metadata(self._connection.server_version, self.address)
 
     def _delete(self, physical: str) -> None:
         self._request("delete a version", lambda: self._client.delete_collection(physical))
@@ -489,8 +487,4 @@ class ServerStore:
         )
 
     def _foreign(self, name: str, physical: str) -> StoreError:
-        what = "a collection" if name == physical else f"an alias or version ({physical!r})"
-        return StoreError(
-            f"the Qdrant at {self.address} has {what} named {name!r} that imret did not make; it is left "
-            "alone. Use another name: --collection NAME"
-        )
+        return not_made_by_imret(name, physical, self.address)

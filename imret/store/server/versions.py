@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
-from imret.store.filter import DATETIME_FIELDS, INDEXED_FIELDS, INTEGER_FIELDS
+from imret.errors import StoreError, StoreUnavailable
 from imret.store.server.connection import Connection
-from imret.store.types import EF_CONSTRUCT, Identity, M
+from imret.store.types import Identity
 
 FORMAT = 1
 
@@ -50,36 +50,42 @@ def delete_alias(name: str) -> models.DeleteAliasOperation:
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name))
 
 
-def create_version(client: QdrantClient, physical: str, dim: int, metadata: dict[str, Any]) -> bool:
-    """Make the Qdrant collection of a version."""
-    return client.create_collection(
-        physical,
-        vectors_config=models.VectorParams(size=dim, distance=models.Distance.COSINE),
-        hnsw_config=models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
-        quantization_config=models.ScalarQuantization(
-            scalar=models.ScalarQuantizationConfig(
-                type=models.ScalarType.INT8, quantile=0.99, always_ram=True
-            )
-        ),
-        metadata=metadata,
+def move_alias(
+    connection: Connection, read: Callable[[], Mapping[str, str]], old: str, new: str, physical: str
+) -> None:
+    """Give a version another alias in one step.
+
+    Args:
+        connection: To the server.
+        read: Returns all aliases, each with its version.
+        old: The alias that it has.
+        new: The one that it gets.
+        physical: The version.
+    """
+    steps: list[models.AliasOperations] = [delete_alias(old), create_alias(new, physical)]
+    try:
+        connection.request("rename it", lambda: connection.client.update_collection_aliases(steps))
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        aliases = read()
+        if aliases.get(new) != physical or old in aliases:
+            raise
+        # an earlier try got through though its answer did not
+
+
+def not_made_by_imret(name: str, physical: str, address: str) -> StoreError:
+    """Return the error for a name that something has which imret did not make."""
+    what = "a collection" if name == physical else f"an alias or version ({physical!r})"
+    return StoreError(
+        f"the Qdrant at {address} has {what} named {name!r} that imret did not make; it is left "
+        "alone. Use another name: --collection NAME"
     )
 
 
-def index_payload(connection: Connection, physical: str) -> None:
-    """Make the payload indexes that a version lacks: all of a new one, some of an old one."""
-    info = connection.request("describe a collection", lambda: connection.client.get_collection(physical))
-    for field in INDEXED_FIELDS:
-        if field not in info.payload_schema:
-            _create_index(connection, physical, field)
-
-
-def _create_index(connection: Connection, physical: str, field: str) -> None:
-    kind = models.PayloadSchemaType.KEYWORD
-    if field in INTEGER_FIELDS:
-        kind = models.PayloadSchemaType.INTEGER
-    elif field in DATETIME_FIELDS:
-        kind = models.PayloadSchemaType.DATETIME
-    connection.request(
-        f"index {field!r}",
-        lambda: connection.client.create_payload_index(physical, field, field_schema=kind, wait=True),
+def keeps_no_metadata(server_version: str, address: str) -> StoreError:
+    """Return the error for a server that is too old to say whose a collection is."""
+    return StoreError(
+        f"the Qdrant {server_version} at {address} keeps no collection metadata. Qdrant 1.16 or newer is "
+        "needed: docker compose up qdrant"
     )

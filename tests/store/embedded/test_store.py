@@ -556,8 +556,7 @@ def test_a_value_of_about_as_many_points_as_the_engine_would_scan_is_found(
     above: int,
 ) -> None:
     # Of just as many it neither scans the vectors nor has links between them.
-    for module in (edge_shard, engine_config):
-        monkeypatch.setattr(module, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
+    monkeypatch.setattr(engine_config, "FULL_SCAN_KB", 20)  # 80 vectors of 64 float32
     vectors = clustered[0][:6_000]
     few = np.random.default_rng(0).permutation(len(vectors))[: 80 + above]
     names = np.full(len(vectors), "many", object)
