@@ -1,6 +1,7 @@
 """Which compression of vectors keeps recall@10, and what it costs: the evidence for `imret.store.placement`.
 
-    python benchmarks/index_quantization.py [--url http://localhost:6333] [--output FILE.md]   (six minutes)
+    python benchmarks/index_quantization.py [--large] [--url http://localhost:6333] [--output FILE.md]
+    (six minutes)
 
 Image embeddings of a CLIP share a large mean, much of it in a few components. A grid of 256 steps that
 reaches out to those is coarse for all others, and a sign says nothing of them. Every shape is built once a
@@ -52,6 +53,8 @@ SHAPES: dict[str, tuple[float, ...]] = {
     "one of 0.95": (0.95,),
     "three": (0.7, 0.5, 0.3),
 }
+# With --large: few compressions, as each graph takes minutes.
+LARGE_SET, LARGE_COMPRESSIONS = {"clusters, 250,000 x 256": (250_000, 256)}, ("int8", "bits4")
 LARGE_SHAPES = ("plain", "three")  # of the sets of clusters, which take longest
 COMPRESSIONS = ("float32", "int8", "int8, all values", "bits8", "bits4", "bits1", "binary")
 OVERSAMPLING = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -77,7 +80,7 @@ class Built(NamedTuple):
 
 def draw(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return unit vectors (N, D) and queries (Q, D) of one of `SETS`."""
-    n, dim = SETS[name]
+    n, dim = (SETS | LARGE_SET)[name]
     if name.startswith("independent"):
         rng = np.random.default_rng(0)
         return (_unit(rng.standard_normal((count, dim), dtype=np.float32)) for count in (n, QUERIES))  # type: ignore[return-value]
@@ -234,7 +237,7 @@ def measure(name: str, shape: str, url: str | None, folder: Path) -> Iterator[st
     scores = queries @ vectors.T
     tenth = -np.partition(-scores, LIMIT - 1, axis=1)[:, LIMIT - 1]
     plain_heap: float | None = None
-    for compression in COMPRESSIONS:
+    for compression in LARGE_COMPRESSIONS if name in LARGE_SET else COMPRESSIONS:
         try:
             built = on_server(vectors, compression, url) if url else in_edge(vectors, compression, folder)
         except Exception as error:  # a server that does not know it
@@ -268,6 +271,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--url", help="of a Qdrant server; default: the embedded engine")
+    parser.add_argument("--large", action="store_true", help="one larger set alone")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     engine = f"server at {arguments.url}" if arguments.url else f"qdrant-edge-py {version('qdrant-edge-py')}"
@@ -284,7 +288,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     with tempfile.TemporaryDirectory() as folder:
-        for name in SETS:
+        for name in LARGE_SET if arguments.large else SETS:
             for shape in SHAPES if name.startswith("independent") else LARGE_SHAPES:
                 for line in measure(name, shape, arguments.url, Path(folder) / "shard"):
                     lines.append(line)

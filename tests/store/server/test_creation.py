@@ -106,6 +106,32 @@ def test_a_collection_is_made_as_asked(url: str, name: str) -> None:
         store.open_version(name, MODEL)
 
 
+@pytest.mark.server
+def test_each_part_lies_on_as_many_nodes_as_asked() -> None:
+    peers = [peer for peer in os.environ.get("IMRET_TEST_QDRANT_PEERS", "").split(",") if peer]
+    if len(peers) < 2:
+        pytest.skip("set IMRET_TEST_QDRANT_PEERS to the URLs of the nodes of a cluster, with commas between")
+    asked = Creation(shards=6, replicas=2, write_consistency=2)
+    name = f"imret-test-{uuid.uuid4().hex}"
+    with ServerStore(peers[0], creation=asked) as store:
+        try:
+            with closing(store.open_version(name, MODEL)) as made:
+                made.upsert(*points(60))
+                assert made.creation().only(asked.asked) == asked
+                placed = store._client.collection_cluster_info(made.version)
+                nodes: dict[int, set[int]] = {}
+                for local in placed.local_shards:
+                    nodes.setdefault(local.shard_id, set()).add(placed.peer_id)
+                for remote in placed.remote_shards:
+                    nodes.setdefault(remote.shard_id, set()).add(remote.peer_id)
+                assert [len(nodes[shard]) for shard in sorted(nodes)] == [2] * 6
+                for peer in peers:
+                    with ServerStore(peer) as other, closing(other.open_version(name, MODEL)) as seen:
+                        assert seen.count() == 60
+        finally:
+            store.drop(name)
+
+
 def test_a_version_is_made_like_the_one_that_it_replaces(url: str, name: str) -> None:
     with ServerStore(url, creation=ASKED) as store:
         store.open_version(name, MODEL).close()
