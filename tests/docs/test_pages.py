@@ -42,7 +42,7 @@ FOREIGN_OPTIONS = {
     "--uri",  # of Qdrant
     "--bootstrap",
 }
-FOREIGN_VARIABLES = {"IMRET_TEST_QDRANT_URL"}
+FOREIGN_VARIABLES = {f"IMRET_TEST_QDRANT_{name}" for name in ("URL", "PEERS", "STOP", "START")}
 
 
 def _of(*programs: str) -> list[Command]:

@@ -505,3 +505,30 @@ def test_a_collection_that_is_there_already_is_replaced_only_when_asked(
         pull_collection(server, "nothing", embedded)
     with pytest.raises(DataError, match="from a server"):
         pull_collection(embedded, "photos", embedded)
+
+
+@pytest.mark.server
+def test_a_real_server_is_pulled_and_backed_up_and_restored(embedded: EdgeStore, folder: Path) -> None:
+    # One node; of several see tests/store/server/test_cluster.py.
+    url = os.environ.get("IMRET_TEST_QDRANT_URL")
+    if not url:
+        pytest.skip("set IMRET_TEST_QDRANT_URL to run against a real server")
+    name = f"imret-test-{uuid.uuid4().hex[:12]}"
+    peers = [one for one in os.environ.get("IMRET_TEST_QDRANT_PEERS", "").split(",") if one]
+    with ServerStore(url) as server:
+        try:
+            fill(server, name)
+            before = everything(server, name)
+            assert pull_collection(server, name, embedded, peers=peers).points == 120
+            assert_same(everything(embedded, name), before, exact=False)
+            assert kept(embedded, name) == (MODEL, EXCLUDED, NAMES, None)
+            with closing(embedded.open_version(name, MODEL)) as opened:
+                opened.upsert(IDS[:1], np.eye(1, DIM, dtype=np.float32), [{"category": "new"}])
+                assert opened.get(IDS[:1])[IDS[0]].payload == {"category": "new"}
+            assert backup_collection(server, name, folder / "backup", peers=peers).points == 120
+            restore_collection(folder / "backup", embedded, "restored")
+            assert_same(everything(embedded, "restored"), before, exact=False)
+            assert restore_collection(folder / "backup", server, name, replace=True) == 120
+            assert_same(everything(server, name), before, exact=False)
+        finally:
+            server.drop(name)

@@ -23,6 +23,7 @@ from imret.store.embedded import layout as folder
 from imret.store.embedded.engine_config import compression_of, engine_config, stored_creation
 from imret.store.embedded.engine_version import engine_version
 from imret.store.embedded.read_only import copy_sparse, is_never_written
+from imret.store.exported_file import check_space
 from imret.store.placement import Creation
 from imret.store.types import Identity
 
@@ -36,8 +37,10 @@ def link_files(shard: Path, target: Path) -> None:
     What the engine never writes again is linked where that can be, so that a large shard takes a moment.
 
     Raises:
-        OSError: If a file cannot be read or written.
+        OSError: If a file cannot be read or written, or the disk has too little space for what is copied.
     """
+    files = (Path(parent, name) for parent, _, names in os.walk(shard) for name in names)
+    check_space(str(target.parent), sum(_size(file) for file in files if not is_never_written(file.name)))
     for parent, folders, names in os.walk(shard):
         folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.endswith(".deleted")]
         place = target / Path(parent).relative_to(shard)
@@ -51,6 +54,12 @@ def link_files(shard: Path, target: Path) -> None:
                     os.link(source, place / name)
                     continue
             copy_sparse(source, place / name)
+
+
+def _size(file: Path) -> int:
+    """Return what a copy of a file takes, without its holes."""
+    info = file.stat()
+    return min(info.st_size, info.st_blocks * 512)
 
 
 def unpack(snapshot: Path, target: Path) -> None:
