@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from imret.cli.backups import backup_command, pull_command, restore_command
+from imret.cli.collection_arguments import arguments_of, db_again, name_argument, name_option, say_reason
 from imret.cli.creation import change_options, creation_options, take_creation
 from imret.cli.help import ListByDefault, examples
 from imret.cli.options import collection_choice, db_option, format_option, progress_bar
@@ -25,30 +27,31 @@ if TYPE_CHECKING:
     from imret.store.check import CheckReport
 
 
-# Of the commands that are about one collection, which may be named as everywhere else, too.
-_name_argument = click.argument("name", required=False, metavar="NAME")
-_collection_option = collection_choice("The same as NAME.")
-
-
 @click.group(
     "collections",
     cls=ListByDefault,
     sections={
         "Every day": ("list", "show", "rename", "delete"),
-        "To another machine or store": ("export", "import"),
+        "To another machine or store": ("export", "import", "pull"),
+        "For a bad day": ("backup", "restore"),
         "Now and then": ("check", "optimize"),
     },
-    short_help="List, show, check, rename, delete, move and optimize collections.",
+    short_help="List, show, check, rename, delete, move, back up and optimize collections.",
     epilog=examples(
         "imret collections",
         "imret collections show photos",
         "imret collections rename photos holidays",
         "imret collections export photos photos.parquet",
         "imret collections import photos.parquet --db http://localhost:6333",
+        "imret collections backup photos photos.backup",
     ),
 )
 def command() -> None:
     """Look after the collections of a store. Without a command, list them."""
+
+
+for _other in (pull_command, backup_command, restore_command):
+    command.add_command(_other)
 
 
 @command.command(
@@ -71,21 +74,21 @@ def list_command(db: str | None, collection: str | None, output: str) -> None:
 
     rows: list[dict[str, Any]] = []
     with open_store(db, create=False, share="if possible", collection=collection) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         address = store.address
         for described in describe(store, collection)["collections"]:
             row = {key: described.get(key) for key in ("name", "images", "model", "disk_bytes")}
             how = undescribed(described)
             rows.append({**row, "state": how or "complete", "reason": described.get(how)})
             if how:  # the others can be listed all the same
-                announce(_why_not_listed(described, how, _db(address, db)))
+                announce(_why_not_listed(described, how, db_again(address, db)))
     if output == "json":
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     elif rows:
         _print_table(rows)
     else:
-        announce(f"no collections in {address} yet; make one: imret ingest FOLDER{_db(address, db)}")
+        announce(f"no collections in {address} yet; make one: imret ingest FOLDER{db_again(address, db)}")
 
 
 def _why_not_listed(described: dict[str, Any], how: str, db: str) -> str:
@@ -127,18 +130,18 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         "imret collections show photos --db http://localhost:6333",
     ),
 )
-@_name_argument
-@_collection_option
+@name_argument
+@name_option
 @db_option
 @format_option("json: one object, for programs.")
 def show_command(name: str | None, collection: str | None, db: str | None, output: str) -> None:
     """Show one collection: model, images by category and by folder, index, size on disk."""
-    (name,) = _arguments(collection, NAME=name)
+    (name,) = arguments_of(collection, NAME=name)
     from imret.cli.describe import describe_collection, format_table
     from imret.store import open_store
 
     with open_store(db, create=False, share="if possible", collection=name) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         described = describe_collection(store, name)
         with closing(store.open(name)) as opened:
             sources, creation = opened.facet("source"), opened.creation()
@@ -168,8 +171,8 @@ def show_command(name: str | None, collection: str | None, db: str | None, outpu
         "imret collections check photos --db http://localhost:6333",
     ),
 )
-@_name_argument
-@_collection_option
+@name_argument
+@name_option
 @db_option
 @click.option("--remove", is_flag=True, help="Remove the points that are found.")
 @format_option("json: one object, for programs.")
@@ -184,12 +187,12 @@ def check_command(
     removed comes back with the next ingest of its folder. The names and concepts that are kept with the
     collection are read, too; those that are damaged are told and removed alike.
     """
-    (name,) = _arguments(collection, NAME=name)
+    (name,) = arguments_of(collection, NAME=name)
     from imret.store import open_store
     from imret.store.check import check_collection, check_documents
 
     with open_store(db, create=False, share="if possible", collection=name) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         with closing(store.open(name)) as opened, progress_bar("check", opened.count()) as (on_points, _):
             report = check_collection(opened, remove=remove, on_points=on_points)
         damaged = check_documents(store, name, remove=remove)
@@ -209,7 +212,7 @@ def check_command(
         for kind, why in damaged.items():
             print(f"{kind:<11}  {'removed, as ' if remove else ''}{escape_control(why)}")
     if report.found > report.removed or (damaged and not remove):
-        announce(f"remove them: imret collections check {name} --remove{_db(address, db)}")
+        announce(f"remove them: imret collections check {name} --remove{db_again(address, db)}")
         raise click.exceptions.Exit(3)
 
 
@@ -240,14 +243,16 @@ def _print_check(report: CheckReport) -> None:
 @db_option
 def rename_command(old: str | None, new: str | None, collection: str | None, db: str | None) -> None:
     """Give a collection another name. Nothing is copied, so it takes no time."""
-    old, new = _arguments(collection, OLD=old, NEW=new)
+    old, new = arguments_of(collection, OLD=old, NEW=new)
     from imret.store import open_store
 
     with open_store(db, create=False, collection=old) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         store.rename(old, new)
         address = store.address
-    announce(f"renamed {old} to {new}; search it: imret search TEXT --collection {new}{_db(address, db)}")
+    announce(
+        f"renamed {old} to {new}; search it: imret search TEXT --collection {new}{db_again(address, db)}"
+    )
 
 
 @command.command(
@@ -273,7 +278,7 @@ def delete_command(names: tuple[str, ...], collection: tuple[str, ...], db: str 
     from imret.store import open_store
 
     with open_store(db, create=False, collection=names[0]) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         plans = [_deletion(store, name, db) for name in dict.fromkeys(names)]
         question = f"Delete {', '.join(plan.shown for plan in plans)} from {store.address}?"
         if not yes:
@@ -326,7 +331,7 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
         model, shown = live.model, f"{name} (its images cannot be counted)"
     again = f"imret ingest {' '.join(map(shlex.quote, sources)) or 'FOLDER'} --collection {name}"
     again += f" --model {shlex.quote(model)}" if model else ""
-    return _Deletion(name, shown, escape_control(again) + _db(store.address, db))
+    return _Deletion(name, shown, escape_control(again) + db_again(store.address, db))
 
 
 @command.command(
@@ -339,9 +344,9 @@ def _deletion(store: Store, name: str, db: str | None) -> _Deletion:
         "imret collections export photos photos.parquet --db http://localhost:6333",
     ),
 )
-@_name_argument
+@name_argument
 @click.argument("file", required=False, metavar="FILE", type=click.Path())
-@_collection_option
+@name_option
 @db_option
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 def export_command(
@@ -351,13 +356,13 @@ def export_command(
 
     `import` makes a collection of it again: on another machine, or on a server. The pictures are not in it.
     """
-    name, file = _arguments(collection, NAME=name, FILE=file)
+    name, file = arguments_of(collection, NAME=name, FILE=file)
     from imret.store import open_store
     from imret.store.parquet import export_collection
 
     started = time.monotonic()
     with open_store(db, create=False, share="if possible", collection=name) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         with closing(store.open(name)) as opened:
             total = opened.count()
         with progress_bar("export", total) as (on_points, _):
@@ -400,7 +405,7 @@ def import_command(
     header = read_header(file)
     name = collection or header.collection
     with open_store(db, share="if possible", collection=name, creation=creation) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         with progress_bar("verify", header.points) as (on_points, on_stage):
             n = import_collection(
                 file, store, name, replace=replace, merge=merge, on_points=on_points, on_stage=on_stage
@@ -415,7 +420,7 @@ def import_command(
         are = "is" if len(away) == 1 else "are"
         announce(
             f"  {counted(len(away), 'folder')} of it {are} not here; where one is now: imret sources rename "
-            f"OLD NEW --collection {name}{_db(address, db)}"
+            f"OLD NEW --collection {name}{db_again(address, db)}"
         )
 
 
@@ -430,8 +435,8 @@ def import_command(
         "imret collections optimize photos --timeout 600 --db http://localhost:6333",
     ),
 )
-@_name_argument
-@_collection_option
+@name_argument
+@name_option
 @db_option
 @change_options
 def optimize_command(
@@ -446,7 +451,7 @@ def optimize_command(
 
     On a server, which builds it by itself, this waits until it has, and says what it waits for.
     """
-    (name,) = _arguments(collection, NAME=name)
+    (name,) = arguments_of(collection, NAME=name)
     from imret.cli.optimize import optimize
     from imret.store import open_store
 
@@ -454,7 +459,7 @@ def optimize_command(
     if asked.asked and not to_current:
         raise click.UsageError("what a collection is like is changed with --to-current.")
     with open_store(db, create=False, share="if possible", collection=name) as store:
-        _say_reason(store.reason)
+        say_reason(store.reason)
         with closing(store.open(name)) as opened:
             optimize(opened, timeout_s=timeout, creation=asked if to_current else None, state=_state)
 
@@ -462,30 +467,6 @@ def optimize_command(
 def _state(stats: Stats) -> str:
     size = "" if stats.disk_bytes is None else f", {_size(stats.disk_bytes)} on disk"
     return f"{'index ' if stats.indexed == 0 else ''}{stats.index}{size}"
-
-
-def _arguments(collection: str | None, **given: str | None) -> list[str]:
-    """Return the arguments by their names, the first of which --collection may have given instead.
-
-    Raises:
-        click.UsageError: If one is missing, or the collection was named twice.
-    """
-    values = [value for value in (collection, *given.values()) if value is not None]
-    if len(values) > len(given):
-        raise click.UsageError(f"--collection is what {next(iter(given))} is. Give one of them.")
-    if len(values) < len(given):
-        raise click.UsageError(f"Missing argument '{list(given)[len(values)]}'.")
-    return values
-
-
-def _say_reason(reason: str) -> None:
-    if reason:
-        announce(reason)
-
-
-def _db(address: str, db: str | None) -> str:
-    """Return the option that names the store again, if it was named."""
-    return "" if db is None else f" --db {shlex.quote(address)}"
 
 
 def _size(n_bytes: int | None) -> str:

@@ -289,7 +289,8 @@ def test_wrong_usage_is_told_apart() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    commands = ["list", "show", "rename", "delete", "export", "import", "check", "optimize"]
+    commands = ["list", "show", "rename", "delete", "export", "import", "pull"]
+    commands += ["backup", "restore", "check", "optimize"]
     help_text = CliRunner().invoke(cli, ["collections", "--help"]).output
     listed = re.findall(r"^  (\w+)  +\w", help_text.partition("Every day:")[2], re.MULTILINE)
     assert listed == commands

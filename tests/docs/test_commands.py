@@ -39,6 +39,7 @@ NOT_RUN = {
 NOT_RUN_ALONE = {
     "imret collections delete photos": "asks at a terminal",
     "imret collections import": "needs the file that an export writes",
+    "imret collections restore": "needs the file that a backup writes",
     "imret concepts forget": "needs names that were learnt",
     "imret sources forget photos": "asks at a terminal",
     "imret sources rename photos /mnt/nas/photos": "needs that folder",

@@ -21,6 +21,7 @@ from imret.errors import ChangedMeanwhile, DataError, StoreError
 from imret.store import Filter, Identity, Match, Point, Store, backup_file, exported_file
 from imret.store.backup import backup_collection, pull_collection, restore_collection
 from imret.store.embedded.store import EdgeStore
+from imret.store.placement import Creation
 from imret.store.server.store import ServerStore
 from tests import ROOT
 from tests.fakes.qdrant_engine import LOCAL_MODE_WARNINGS
@@ -136,6 +137,27 @@ def test_a_restored_collection_is_filled_and_searched_like_any(embedded: EdgeSto
         )
         assert hit.id == IDS[0]
     assert len(everything(embedded, "photos")) == 120
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_vectors_stay_compressed_as_they_were(is_noted: bool, folder: Path) -> None:
+    # Else the next index of it would compress them all anew. Of a server's shard the segments tell it alone.
+    creation = Creation(quantize="bits4")
+    with EdgeStore(folder / "db", index_from_kb=1, creation=creation) as store:
+        fill(store)
+        with store.incoming() as place:
+            store.link_files("photos", place / "0")
+            if not is_noted:
+                (place / "0" / "edge_config.json").unlink()
+            with EdgeStore(folder / "other", index_from_kb=1) as other, other.incoming() as there:
+                shutil.move(place / "0", there / "0")
+                with closing(other.adopt("photos", MODEL, [there / "0"])) as opened:
+                    assert opened.creation().quantize == "bits4"
+                    segments = {path.name for path in (folder / "other").glob("photos/*/shard/segments/*")}
+                    opened.optimize()
+                    assert segments == {
+                        path.name for path in (folder / "other").glob("photos/*/shard/segments/*")
+                    }
 
 
 def test_a_backup_is_made_of_a_collection_that_is_open_and_being_searched(folder: Path) -> None:
@@ -483,3 +505,30 @@ def test_a_collection_that_is_there_already_is_replaced_only_when_asked(
         pull_collection(server, "nothing", embedded)
     with pytest.raises(DataError, match="from a server"):
         pull_collection(embedded, "photos", embedded)
+
+
+@pytest.mark.server
+def test_a_real_server_is_pulled_and_backed_up_and_restored(embedded: EdgeStore, folder: Path) -> None:
+    # One node; of several see tests/store/server/test_cluster.py.
+    url = os.environ.get("IMRET_TEST_QDRANT_URL")
+    if not url:
+        pytest.skip("set IMRET_TEST_QDRANT_URL to run against a real server")
+    name = f"imret-test-{uuid.uuid4().hex[:12]}"
+    peers = [one for one in os.environ.get("IMRET_TEST_QDRANT_PEERS", "").split(",") if one]
+    with ServerStore(url) as server:
+        try:
+            fill(server, name)
+            before = everything(server, name)
+            assert pull_collection(server, name, embedded, peers=peers).points == 120
+            assert_same(everything(embedded, name), before, exact=False)
+            assert kept(embedded, name) == (MODEL, EXCLUDED, NAMES, None)
+            with closing(embedded.open_version(name, MODEL)) as opened:
+                opened.upsert(IDS[:1], np.eye(1, DIM, dtype=np.float32), [{"category": "new"}])
+                assert opened.get(IDS[:1])[IDS[0]].payload == {"category": "new"}
+            assert backup_collection(server, name, folder / "backup", peers=peers).points == 120
+            restore_collection(folder / "backup", embedded, "restored")
+            assert_same(everything(embedded, "restored"), before, exact=False)
+            assert restore_collection(folder / "backup", server, name, replace=True) == 120
+            assert_same(everything(server, name), before, exact=False)
+        finally:
+            server.drop(name)

@@ -20,9 +20,11 @@ from imret.errors import DataError, StoreError, summary
 from imret.files import sync_folder
 from imret.store.embedded import damage, locks
 from imret.store.embedded import layout as folder
-from imret.store.embedded.engine_config import engine_config
+from imret.store.embedded.engine_config import compression_of, engine_config, stored_creation
 from imret.store.embedded.engine_version import engine_version
 from imret.store.embedded.read_only import copy_sparse, is_never_written
+from imret.store.exported_file import check_space
+from imret.store.placement import Creation
 from imret.store.types import Identity
 
 _SEGMENTS, _LOG = "segments", "wal"
@@ -35,8 +37,10 @@ def link_files(shard: Path, target: Path) -> None:
     What the engine never writes again is linked where that can be, so that a large shard takes a moment.
 
     Raises:
-        OSError: If a file cannot be read or written.
+        OSError: If a file cannot be read or written, or the disk has too little space for what is copied.
     """
+    files = (Path(parent, name) for parent, _, names in os.walk(shard) for name in names)
+    check_space(str(target.parent), sum(_size(file) for file in files if not is_never_written(file.name)))
     for parent, folders, names in os.walk(shard):
         folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.endswith(".deleted")]
         place = target / Path(parent).relative_to(shard)
@@ -50,6 +54,12 @@ def link_files(shard: Path, target: Path) -> None:
                     os.link(source, place / name)
                     continue
             copy_sparse(source, place / name)
+
+
+def _size(file: Path) -> int:
+    """Return what a copy of a file takes, without its holes."""
+    info = file.stat()
+    return min(info.st_size, info.st_blocks * 512)
 
 
 def unpack(snapshot: Path, target: Path) -> None:
@@ -144,7 +154,7 @@ def _last_change(part: Path) -> int:
 
 def _opened(shard: Path, identity: Identity, index_from_kb: int) -> int:
     """Have the engine open the files and note its own configuration beside them; return the points."""
-    config = engine_config(identity.dim, index_from_kb)
+    config = engine_config(identity.dim, index_from_kb, _layout_of(shard))
     with _of_engine("open the files"):
         try:
             engine = qe.EdgeShard.load(str(shard), config)
@@ -165,6 +175,18 @@ def _opened(shard: Path, identity: Identity, index_from_kb: int) -> int:
         if size != identity.dim:
             raise DataError(f"the files hold vectors of {size} dimensions, not of {identity.dim}.")
     return points
+
+
+def _layout_of(shard: Path) -> Creation:
+    """Return how vectors are compressed in the files of a shard, else an index would make them anew.
+
+    Where Edge has not noted it, the segments say; those that are filled have none.
+    """
+    layout = stored_creation(shard)
+    for segment in (shard / _SEGMENTS).glob("*/segment.json"):
+        if layout.quantize is None:
+            layout = compression_of(json.loads(segment.read_bytes()))
+    return layout
 
 
 @contextmanager

@@ -69,15 +69,27 @@ def stored_creation(shard: Path) -> Creation:
     noted: Any = {}
     with suppress(OSError, ValueError):
         noted = json.loads((shard / _CONFIG).read_bytes())
-    quantization = _dict(_dict(noted).get("quantization_config"))
-    kind = next((kind for kind in ("scalar", "turbo", "binary") if kind in quantization), "")
-    config = _dict(quantization.get(kind))
-    how: Any = {"scalar": "int8", "binary": "binary", "turbo": config.get("bits")}.get(kind)
+    how, config = _compression(_dict(noted).get("quantization_config"))
     return Creation(
-        quantize=how if how in ("int8", "binary", *_TURBO) else None,
+        quantize=how,
         originals=_word(_dict(_dict(_dict(noted).get("vectors")).get("")), MEMORY[:2]),
         quantized=_word(config, MEMORY),
     )
+
+
+def compression_of(segment: object) -> Creation:
+    """Return how the vectors of a segment are compressed, by what its segment.json says."""
+    vectors = _dict(_dict(_dict(segment).get("config")).get("vector_data"))
+    return Creation(quantize=_compression(_dict(vectors.get("")).get("quantization_config"))[0])
+
+
+def _compression(noted: object) -> tuple[Any, dict[str, Any]]:
+    """Return what a quantization is called here, None for one that is not, and what is noted of it."""
+    quantization = _dict(noted)
+    kind = next((kind for kind in ("scalar", "turbo", "binary") if kind in quantization), "")
+    config = _dict(quantization.get(kind))
+    how: Any = {"scalar": "int8", "binary": "binary", "turbo": config.get("bits")}.get(kind)
+    return how if how in ("int8", "binary", *_TURBO) else None, config
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -300,15 +300,7 @@ def engine_of(version: Path) -> str:
     return "?"
 
 
-def version_folders(collection: Path) -> list[Path]:
-    """Return the folders of all versions, finished or not, sorted."""
-    if not collection.is_dir():
-        return []
-    with os.scandir(collection) as entries:
-        return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
-
-
-def version_to_fill(collection: Path, identity: Identity, *, staged: bool) -> str:
+def version_of(collection: Path, identity: Identity, *, staged: bool) -> str:
     """Return the name of a version's folder.
 
     An encoder has two, to fill one while the other is live; with none live, an ingest and an import that
@@ -317,6 +309,14 @@ def version_to_fill(collection: Path, identity: Identity, *, staged: bool) -> st
     plain, second = identity.version, f"{identity.version}-2"
     is_second = read_versions(collection).live == second
     return plain if is_second == staged else second
+
+
+def version_folders(collection: Path) -> list[Path]:
+    """Return the folders of all versions, finished or not, sorted."""
+    if not collection.is_dir():
+        return []
+    with os.scandir(collection) as entries:
+        return sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def locked_versions(collection: Path) -> list[Path]:

@@ -189,23 +189,11 @@ class EdgeStore:
         self._started().call("unpack", snapshot, target)
 
     def adopt(self, name: str, identity: Identity, parts: Sequence[Path]) -> Collection:
-        """Make a version beside the live one of the files of shards, which are moved; see `create_staging`.
-
-        Raises:
-            DataError: If the files are no shard's, or of other vectors.
-        """
+        """Make a version beside the live one of the files of shards, which are moved."""
         return self._open_to_fill(name, identity, staged=True, parts=parts)
 
     def link_files(self, name: str, target: Path) -> tuple[Identity, int]:
-        """Give the engine's files of the live version, as of this moment, a second place.
-
-        Returns:
-            The encoder, and the number of points in them.
-
-        Raises:
-            DataError: If there is no such collection.
-            StoreDamaged: If it has lost files.
-        """
+        """Give the engine's files of the live version a second place; return encoder and number of points."""
         live = folder.read_versions(self._folder / check_name(name)).live
         if live is None:
             raise self._no_such(name)
@@ -230,11 +218,11 @@ class EdgeStore:
                 raise changed_meanwhile(name, self.address)
             return opened
 
-        version = folder.version_to_fill(collection, identity, staged=staged)
+        version = folder.version_of(collection, identity, staged=staged)
         try:
             opened = begin(version)
         except locks.LiveMeanwhile:  # while its lock was waited for; then the other one is free
-            version = folder.version_to_fill(collection, identity, staged=staged)
+            version = folder.version_of(collection, identity, staged=staged)
             opened = begin(version)
         if self.creation.asked:
             check_same(self.creation, opened.creation(), name, self.address)
@@ -257,7 +245,7 @@ class EdgeStore:
         expected: LiveState | None = None,
     ) -> LiveState:
         collection = self._folder / check_name(name)
-        version = version or folder.version_to_fill(collection, identity, staged=staged)
+        version = version or folder.version_of(collection, identity, staged=staged)
         with self._switching(collection, expected) as known:
             if expected is not None and known.state != expected:
                 raise changed_meanwhile(name, self.address)

@@ -285,7 +285,7 @@ class Connection:
             f"Qdrant at {self.address} could not {what}: a part of the collection is away, as "
             f"{_node_of(error)} does not answer.\n"
             "Start it and run the command again; what was acknowledged is safe. A collection with replicas "
-            "(QDRANT__STORAGE__COLLECTION__REPLICATION_FACTOR=2 when it is made) does without.",
+            "does without (two of each shard: see docs/scale.md).",
             public="a part of the collection is away: a node of the store does not answer. Ask again in a "
             "moment.",
         )
