@@ -51,7 +51,7 @@ from tests.fakes.qdrant_over_http import QdrantOverHTTP  # noqa: E402
 IMRET = (sys.executable, "-m", "imret")
 SHARDS = 8
 ACTORS = (1, 2, 4, 8)
-SLEEP_S = 0.05  # of the encoder, for each picture
+SLEEP_S = 0.1  # of the encoder, for each picture
 SLEPT = 256  # pictures of the growth, in units of 8
 UNCHANGED = 1_000
 _SUBREAPER = 36  # prctl(2)
@@ -256,6 +256,8 @@ def measure_second_run(work: Path) -> tuple[int, int]:
 
 def spread_of(values: list[float]) -> str:
     """Return the median, and the least and the most."""
+    if len(values) == 1:
+        return f"{values[0]:.2f} (one round)"
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
@@ -295,7 +297,7 @@ def main() -> None:
         work = Path(folder)
         cost = measure_cost(work, options.pictures, options.rounds)
         second = measure_second_run(work)
-        rates = measure_growth(work, options.rounds)
+        rates = measure_growth(work, 1)
     report = report_of(options.pictures, cost, rates, second)
     print(report)
     if options.results is not None:
