@@ -53,6 +53,7 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
         "imret ingest photos --names names.csv",
         "imret ingest photos --dry-run",
         "imret ingest photos --model models/nature --rebuild",
+        "imret ingest shards --db http://localhost:6333 --ray local",
     ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
