@@ -18,11 +18,10 @@ process of its own. Figures are ratios:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import io
 import os
 import platform
-import resource
+import secrets
 import statistics
 import subprocess
 import sys
@@ -54,7 +53,7 @@ ACTORS = (1, 2, 4, 8)
 SLEEP_S = 0.1  # of the encoder, for each picture
 SLEPT = 256  # pictures of the growth, in units of 8
 UNCHANGED = 1_000
-_SUBREAPER = 36  # prctl(2)
+_LOOK_S = 0.1
 
 # Put first into PYTHONPATH: in Ray's workers a picture is encoded by waiting.
 SLEEPY = f"""
@@ -119,7 +118,6 @@ def serve() -> None:
 
 def measure_cost(work: Path, n: int, rounds: int) -> Cost:
     """Return what both ways take at two sizes, in turns."""
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
     model = write_random_model(work / "model", seed=0)
     cost = Cost()
     folders = {size: write_shards(work / f"shards-{size}", SHARDS, size) for size in (n // 4, n)}
@@ -138,45 +136,51 @@ def measure_cost(work: Path, n: int, rounds: int) -> Cost:
                 )
                 assert server.stdout is not None
                 url = server.stdout.readline().strip()
-                command = [
-                    *IMRET,
-                    "ingest",
-                    str(folder),
-                    "--db",
-                    url,
-                    "--model",
-                    str(model),
-                    "--device",
-                    "cpu",
-                ]
-                seconds = worked(server, [*command, *options], env)
+                asked = ["--db", url, "--model", str(model), "--device", "cpu", *options]
+                seconds = worked([*IMRET, "ingest", str(folder), *asked], env)
+                server.kill()
+                server.wait()
                 cost.seconds.setdefault((way, size), []).append(seconds)
                 print(f"{way} {size}: {seconds:.1f} s of processor time", file=sys.stderr)
     return cost
 
 
-def worked(server: subprocess.Popen[str], command: list[str], env: dict[str, str]) -> float:
+def worked(command: list[str], env: dict[str, str]) -> float:
     """Run a command; return the processor seconds of it and all that it started, however far removed.
 
-    The server runs meanwhile, is no part of it, and ends then.
+    They are known by a mark in their environment, and looked at some times a second until none is left: Ray
+    has its processes reaped by the kernel, which then adds what they took to nobody's account.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    while left := _children() - {server.pid}:
-        for pid in left:
-            os.waitpid(pid, 0)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    server.kill()
-    server.wait()
-    return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+    mark = f"IMRET_BENCHMARK={secrets.token_hex(8)}"
+    name, _, value = mark.partition("=")
+    seconds: dict[int, float] = {}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**env, name: value}
+    ) as process:
+        known: dict[int, bool] = {}
+        while _look(mark.encode(), known, seconds) or process.poll() is None:
+            time.sleep(_LOOK_S)
+        assert process.stderr is not None
+        if process.returncode:
+            raise SystemExit(process.stderr.read())
+    return sum(seconds.values())
 
 
-def _children() -> set[int]:
-    """Return the processes that this one has to wait for; those that others left came to it."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return {int(pid) for pid in text.split()}
+def _look(mark: bytes, known: dict[int, bool], seconds: dict[int, float]) -> bool:
+    """Note the seconds of each marked process up to now; return whether there is one."""
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    n_alive = 0
+    for pid in pids:
+        try:
+            if pid not in known:
+                known[pid] = mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if known[pid]:
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                seconds[pid] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+                n_alive += stat[0] != "Z"
+        except OSError:  # it has just ended
+            continue
+    return n_alive > 0
 
 
 def measure_growth(work: Path, rounds: int) -> dict[int, list[float]]:
