@@ -9,6 +9,8 @@ went and not the actor, and nothing waits for an actor that cannot start.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -331,7 +333,11 @@ def connected(address: str) -> Iterator[None]:
     is_ours = not ray.is_initialized()
     try:
         if is_ours:
+            handlers = {stop: signal.getsignal(stop) for stop in (signal.SIGINT, signal.SIGTERM)}
             ray.init(**options)
+            if threading.current_thread() is threading.main_thread():
+                for stop, handler in handlers.items():  # Ray puts its own there
+                    signal.signal(stop, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise DataError(
