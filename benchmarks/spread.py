@@ -9,8 +9,8 @@ process of its own. Figures are ratios:
   processes with all that they start (Ray's own, too), in turns, at a quarter of the pictures and at all of
   them; the two sizes also give what one more picture costs without what only the start does.
 - growth: pictures a second of 2, 4 and 8 actors over those of 1, where the encoder is replaced by a sleep, so
-  that what is measured is who waits for whom and not the cores of this machine. Counted from the first unit
-  that begins to the last that ends.
+  that what is measured is who waits for whom and not the cores of this machine. Counted while all actors have
+  work.
 - second run: requests, and bytes sent with them, for 1,000 shards that the ledger knows, whose files hold
   nothing but zeros now: a shard that is opened fails.
 """
@@ -51,7 +51,7 @@ IMRET = (sys.executable, "-m", "imret")
 SHARDS = 8
 ACTORS = (1, 2, 4, 8)
 SLEEP_S = 0.1  # of the encoder, for each picture
-SLEPT = 256  # pictures of the growth, in units of 8
+UNIT, UNITS_EACH = 8, 12  # of the growth: pictures of a unit, units for each actor
 UNCHANGED = 1_000
 _LOOK_S = 0.1
 
@@ -88,6 +88,26 @@ class Cost:
         """Return what it costs by picture, without what the start of a run does."""
         more = {way: np.subtract(self.seconds[way, n], self.seconds[way, few]) for way in ("alone", "ray")}
         return list(map(float, more["ray"] / more["alone"]))
+
+
+class Events:
+    """When units begin and end, by what the ledger is asked and told."""
+
+    def __init__(self) -> None:
+        self._asked: list[float] = []
+        self._told: list[float] = []
+
+    def note(self, method: str, path: str) -> None:
+        """Take note of a request."""
+        if path.endswith(".units/points"):
+            (self._asked if method == "POST" else self._told).append(time.perf_counter())
+
+    def rate(self, actors: int) -> float:
+        """Return pictures a second while all actors had work: from when each has begun to the last begin."""
+        begins = self._asked[1:]  # the first look is the driver's, at all units
+        start, end = begins[actors - 1], begins[-1]
+        told = sum(start < at <= end for at in self._told)
+        return UNIT * (told - sum(start < at <= end for at in begins)) / (end - start)
 
 
 def write_shards(folder: Path, n_shards: int, n: int) -> Path:
@@ -197,21 +217,18 @@ def measure_growth(work: Path, rounds: int) -> dict[int, list[float]]:
     (hook / "sitecustomize.py").write_text(SLEEPY)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(hook), str(ROOT)])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    shards = write_shards(work / "slept", SLEPT // 8, SLEPT)
     encoder = LazyEncoder(str(work / "model"), device="cpu", precision="fp32")
     running = {"device": "cpu", "precision": "fp32", "check_content": False}
     running |= {"batch_size": 8, "workers": 1, "max_pixels": None}
     rates: dict[int, list[float]] = {}
     ray.init(address="local", num_cpus=max(ACTORS), include_dashboard=False, log_to_driver=False)
     for actors in ACTORS * rounds:
+        shards = work / f"slept-{actors}"
+        if not shards.exists():
+            write_shards(shards, UNITS_EACH * actors, UNITS_EACH * actors * UNIT)
         with QdrantOverHTTP() as qdrant, open_store(qdrant.url) as store:
-            said: list[float] = []
-
-            def note(method: str, path: str, said: list[float] = said) -> None:
-                if method == "PUT" and path.endswith(".units/points"):
-                    said.append(time.perf_counter())
-
-            qdrant.fail = note
+            events = Events()
+            qdrant.fail = events.note
             with Spreading(store, "local", actors=actors, **running) as spreading:
                 report = ingest(
                     store,
@@ -219,8 +236,8 @@ def measure_growth(work: Path, rounds: int) -> dict[int, list[float]]:
                     encoder=encoder,
                     by_units=ByUnits(store, hands=spreading),
                 )
-            assert report.added == SLEPT, report.as_dict()
-            rates.setdefault(actors, []).append(SLEPT / (said[-1] - said[0]))
+            assert report.added == UNITS_EACH * actors * UNIT, report.as_dict()
+            rates.setdefault(actors, []).append(events.rate(actors))
             print(f"{actors} actors: {rates[actors][-1]:.1f} pictures/s", file=sys.stderr)
     ray.shutdown()
     return rates
