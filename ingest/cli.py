@@ -58,6 +58,7 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
         "imret ingest photos --model models/nature --rebuild",
         "imret ingest photos --quantize bits4",
         "imret ingest photos --db http://localhost:6333 --shards 12 --replicas 2",
+        "imret ingest shards --db http://localhost:6333 --ray local",
     ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))

@@ -44,6 +44,9 @@ _AT_ONCE = 16  # pictures a request: what Python does for each message is shared
 # it lies, as far as it is needed for each.
 IN_MEMORY_BYTES = 32 << 20
 
+# Reasons that say nothing of the picture.
+_GONE, _UNREAD = "gone while the folder was read", "cannot be read"
+
 Encoded: TypeAlias = str | bytes  # the path of a picture's file, or what is in it
 
 
@@ -88,9 +91,9 @@ def decode(encoded: Encoded, preprocess: Preprocess, max_pixels: int | None) -> 
     except ImageError as error:
         return str(error)
     except FileNotFoundError:
-        return "gone while the folder was read"
+        return _GONE
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return f"{_UNREAD}: {error.strerror}"
     except MemoryError:
         return "not enough memory to decode it"
 
@@ -106,6 +109,11 @@ def _decoded(content: bytes | BinaryIO, preprocess: Preprocess, max_pixels: int 
         return Pixels(pixels, width, height, sha256_of_bytes(content), tuple(notes))
     content.seek(0)
     return Pixels(pixels, width, height, sha256_of(content), tuple(notes))
+
+
+def may_pass(reason: str) -> bool:
+    """Whether a picture was left out for something that may be otherwise in a while: it could not be read."""
+    return reason.startswith((_GONE, _UNREAD))
 
 
 class Decoders:

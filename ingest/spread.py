@@ -9,6 +9,8 @@ went and not the actor, and nothing waits for an actor that cannot start.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -33,6 +35,7 @@ INSTALL = "pip install 'imret[ray]'"
 _LOCAL_OBJECTS_BYTES = 256 << 20  # slices of listings are all that lies there
 _POLL_S = 0.5
 _START_PATIENCE_S = 180.0  # for a first actor, which loads the model's files
+_FREE_PATIENCE_S = 3.0  # for what another run has just let go
 _STARTS = 3  # of actors in a row that did not come about
 
 Pending = tuple[Literal["begin", "work", "probe"], "UnitTask | None"]
@@ -330,7 +333,11 @@ def connected(address: str) -> Iterator[None]:
     is_ours = not ray.is_initialized()
     try:
         if is_ours:
+            handlers = {stop: signal.getsignal(stop) for stop in (signal.SIGINT, signal.SIGTERM)}
             ray.init(**options)
+            if threading.current_thread() is threading.main_thread():
+                for stop, handler in handlers.items():  # Ray puts its own there
+                    signal.signal(stop, handler)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise DataError(
@@ -354,14 +361,33 @@ def fitting_shape(actors: int | None, gpus_per_actor: float | None) -> Shape:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     shape = shape_of(nodes, actors, gpus_per_actor)
-    free = ray.available_resources()
-    if free.get("CPU", 0.0) < shape.cpus or free.get("GPU", 0.0) < shape.gpus:
+    free = _free_resources(shape)
+    if not _is_room(free, shape):
         raise DataError(
             f"an actor needs {of_each(shape)}, and of the cluster's {total(nodes, 'CPU'):g} CPUs and "
             f"{total(nodes, 'GPU'):g} GPUs others hold all but {free.get('CPU', 0.0):g} and "
             f"{free.get('GPU', 0.0):g}. Wait for them, or ask for less: --actors, --gpus-per-actor"
         )
     return shape
+
+
+def _free_resources(shape: Shape) -> dict[str, float]:
+    """Return what nobody holds, when an actor fits into it, or a moment has passed.
+
+    Nodes tell now and then: what a run held that has just ended may seem to be held still.
+    """
+    import ray
+
+    deadline = time.monotonic() + _FREE_PATIENCE_S
+    while True:
+        free: dict[str, float] = ray.available_resources()
+        if _is_room(free, shape) or time.monotonic() > deadline:
+            return free
+        time.sleep(0.1)
+
+
+def _is_room(free: dict[str, float], shape: Shape) -> bool:
+    return free.get("CPU", 0.0) >= shape.cpus and free.get("GPU", 0.0) >= shape.gpus
 
 
 def _short(node: str) -> str:

@@ -6,6 +6,7 @@ that one that ends its process is known by it, and left out after a few. Hides w
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from imret.datasets.scan import Skipped
-from imret.errors import ChangedMeanwhile, ImretError, ModelError, StoreError
+from imret.errors import ChangedMeanwhile, DataError, ImretError, ModelError, StoreError, counted
 from imret.escape import escape_undecodable
 from imret.settings import __version__
 from imret.store import Collection, Filter, Match
 from imret.store.ledger import FIRST_SKIPS, MOST_ATTEMPTS, Ledger, UnitLine, counted_reasons
 from ingest.content_sample import draw_from
+from ingest.decode_workers import may_pass
 from ingest.pipeline import Run
 from ingest.reconcile import ALMOST_NONE, Reconciler
 from ingest.report import Counters, Report
@@ -114,9 +116,11 @@ class UnitWorker:
             return UnitResult(task, line, report, _kind(error), str(error))
         try:
             done = self._ingest(task, counters)
-            line = replace(done, attempted=digest)
+            n_unread = sum(n for reason, n in done.skipped.items() if may_pass(reason))
+            unread = f"{counted(n_unread)} could not be read" if n_unread else ""
+            line = replace(done, attempted=digest, error=unread, digest=line.digest if unread else digest)
             self._ledger.put([line])
-            return UnitResult(task, line, report)
+            return UnitResult(task, line, report, "unit" if unread else "", unread)
         except ModelError:
             give_back(self._ledger, task)
             raise
@@ -141,6 +145,8 @@ class UnitWorker:
 
     def _ingest(self, task: UnitTask, counters: Counters) -> UnitLine:
         started = time.monotonic()
+        if task.source.is_folder and not os.path.isdir(task.source.root):
+            raise DataError("its folder is not there; every node has to have it at the same path")
         source = _Met(task.source, task.unit)
         version = self._run.target
         stored = _of_unit(task) if task.unit.is_container else None

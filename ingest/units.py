@@ -236,8 +236,9 @@ class _Pass:
             report.failed_units.append({"unit": unit, "reason": result.error})
         else:
             report.count_unit("ingested")
-            self._totals.points += result.line.points
-            self._note_skips(result.line)
+        # Of one that failed half way, what the ledger knows from before is stored as well, or more.
+        self._totals.points += result.line.points
+        self._note_skips(result.line)
 
     def _note_skips(self, line: UnitLine) -> None:
         report = self.counters.report

@@ -53,6 +53,16 @@ def test_without_pyarrow_a_benchmark_in_parquet_names_the_extra_and_the_file(tmp
     assert "test.parquet' is Parquet, which needs: pip install 'imret[parquet]'" in done.stderr
 
 
+def test_without_ray_an_ingest_that_shall_be_spread_names_the_extra(tmp_path: Path) -> None:
+    code = (
+        "from ingest.spread import check_store\nfrom imret.errors import DataError\n"
+        "class Server:\n    engine, address = 'server', 'http://localhost:6333'\n"
+        "try:\n    check_store(Server())\nexcept DataError as error:\n    print(error)"
+    )
+    done = _without("ray", code)
+    assert done.stdout == "--ray needs Ray: pip install 'imret[ray]'\n", done.stderr
+
+
 def test_without_matplotlib_a_run_has_no_plot_and_the_reason_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "parts": {}}) + "\n", encoding="utf-8")
     code = (

@@ -214,3 +214,17 @@ def test_a_folder_without_pictures_says_what_is_in_it_and_does_not_stop_the_othe
     done = imret_ingest(raw, random_model, str(photos), "--prune")
     assert "photos: 0 added, 2 moved, 0 skipped" in done.stderr or "photos: 2 added" in done.stderr
     assert f"'{photos}' holds no picture any more, but the collection holds 2 from it" in str(done.exception)
+
+
+def test_a_run_that_shall_be_spread_is_refused_what_cannot_be(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    draw_picture(photos / "a.png")
+    base = ["ingest", str(photos), "--db", str(tmp_path / "db")]
+    done = CliRunner().invoke(cli, [*base, "--ray", "local"])
+    assert "--ray needs a store that other machines can reach" in str(done.exception)
+    assert "--db http://HOST:6333" in str(done.exception)
+    done = CliRunner().invoke(cli, [*base, "--ray", "ray://head:10001"])
+    assert "ray job submit --address http://head:8265 -- imret ingest SOURCE" in str(done.exception)
+    done = CliRunner().invoke(cli, [*base, "--actors", "2"])
+    assert done.exit_code == 2
+    assert "--actors and --gpus-per-actor are for --ray" in done.stderr

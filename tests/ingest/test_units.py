@@ -21,9 +21,10 @@ from imret.store.ledger import MOST_ATTEMPTS, UnitLine
 from ingest.pipeline import Run, ingest
 from ingest.report import Report
 from ingest.shards import ShardSource
-from ingest.sources import FolderSource
+from ingest.sources import FolderSource, Unit
 from ingest.unit_work import UnitResult, UnitTask, give_back
 from ingest.units import ByUnits, states_of
+from tests.fakes.models import write_random_model
 from tests.fakes.pictures import draw_picture
 from tests.fakes.tar_shards import make_unreadable, write_shard, write_shards
 
@@ -325,3 +326,41 @@ def test_strict_ends_with_3_where_a_unit_failed(
     assert told.exit_code == 3
     assert f"failed {shards}/00003.tar: failed 3 times" in told.stderr
     assert "units: 3 done before, 1 failed" in told.stderr
+
+
+def test_pictures_that_could_not_be_read_leave_the_unit_to_the_next_run(
+    store: Store, tmp_path: Path, encoder: Encoder
+) -> None:
+    for seed in range(4):
+        draw_picture(tmp_path / "photos" / f"{seed}.png", seed=seed)
+    folder = FolderSource(tmp_path / "photos")
+    (tmp_path / "photos" / "bad.png").write_bytes(b"no picture")
+    (unit,) = folder.units()
+    (tmp_path / "photos" / "0.png").rename(tmp_path / "0.png")  # after it was listed
+
+    class Listed(FolderSource):
+        def units(self) -> Iterator[Unit]:
+            return iter([unit])
+
+    class Here(ByUnits):
+        def takes(self, source: object) -> bool:
+            return True
+
+    listed = Listed(tmp_path / "photos")
+    report = ingest(store, [listed], encoder=encoder, by_units=Here(store))
+    assert (report.added, report.n_skipped, report.units) == (3, 2, {"failed": 1})
+    assert report.failed_units[0]["reason"] == "1 picture could not be read"
+    (tmp_path / "0.png").rename(tmp_path / "photos" / "0.png")
+    report = ingest(store, [listed], encoder=encoder, by_units=Here(store))
+    assert (report.added, report.n_skipped, report.units) == (1, 1, {"ingested": 1})
+    assert ingest(store, [listed], encoder=encoder, by_units=Here(store)).units == {"done before": 1}
+
+
+def test_a_rebuild_begins_a_ledger_of_its_own(
+    store: Store, shards: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    take(store, shards, encoder)
+    other = Encoder(str(write_random_model(tmp_path / "other", seed=1)), device="cpu", precision="fp32")
+    report = take(store, shards, other, rebuild=True)
+    assert (report.added, report.units) == (18, {"ingested": 3})
+    assert take(store, shards, other).units == {"done before": 3}
