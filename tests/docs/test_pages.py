@@ -27,6 +27,7 @@ FOLDERS = {"imret/", "ingest/", "finetune/", "tests/", "benchmarks/", "docs/"}
 # Options of programs other than imret, and variables that are not imret's own settings.
 FOREIGN_OPTIONS = {
     "--nproc-per-node",
+    "--large",
     "--other",
     "--model",
     "--scale-down",
