@@ -148,6 +148,7 @@ class _Node:
         """Have a snapshot of a shard made, fetch it, and have it removed."""
         place = f"{_url(physical)}/shards/{shard}/snapshots"
         what = f"make a snapshot of shard {shard}"
+        # Tried again after an answer that got lost, a node makes another, and the first stays: a file there.
         made = self._asked(what, "POST", place, params={"wait": "true"}, timeout=MAKING_TIMEOUT_S)
         url = f"{place}/{quote(made['name'], safe='')}"
         try:
