@@ -59,6 +59,8 @@ _STAGES = {"load": "load the model"}  # what the bar calls them
         "imret ingest photos --quantize bits4",
         "imret ingest photos --db http://localhost:6333 --shards 12 --replicas 2",
         "imret ingest shards --db http://localhost:6333 --ray local",
+        "imret ingest 'shards/{00000..00001}.tar' --collection shards",
+        "imret ingest s3://bucket/photos --db http://localhost:6333",
     ),
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(path_type=str))
@@ -134,6 +136,10 @@ def command(
     **options: Any,
 ) -> None:
     """Fill a collection from folders of pictures, one sub-folder per category.
+
+    A SOURCE is a folder; tar or Parquet files (a folder of them, one, or a pattern in quotes), as
+    img2dataset, WebDataset and Hugging Face write them; either of these in an object store (s3://, gs://,
+    az://); or a text file of addresses.
 
     Run it again at any time: new and changed pictures are embedded, moved ones are recognised, unchanged
     ones are left alone. Stopped half way, it continues where it was.

@@ -25,6 +25,7 @@ from imret.store import Collection, Filter, Match, Point
 from imret.store.payload import make_payload, path_of, source_of
 from ingest.content_sample import Sample
 from ingest.decode_workers import IN_MEMORY_BYTES
+from ingest.missing_note import MOST, MissingNote
 from ingest.prefetch import map_prefetch
 from ingest.report import Counters
 from ingest.sources import UNKNOWN_SIZE, Record, Source
@@ -33,6 +34,7 @@ from ingest.units_met import UnitsMet, count_in_units
 PLAN_BATCH = 256  # records looked up in the store at a time
 # What is read to be hashed before the stored contents are looked up, and then decoded from memory.
 _READ_BYTES = 128 << 20
+_UNKNOWN_BYTES = 1 << 20  # what a picture is taken to have whose size is not known before
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Reconciler:
         self._all_counted = True
         self._unseen: set[str] = set()  # what the walk could not look into
         self.units: Totals | None = None
+        self._note = MissingNote(target, source)
         self._units = UnitsMet(target, source.root) if source.kind == "shards" else None
 
     def plan(self, pool: Executor) -> Generator[Planned, None, None]:
@@ -127,6 +130,8 @@ class Reconciler:
                 same: list[tuple[Record, Point]] = []
                 for record, point in batch:
                     self._n_known += point is not None and point.payload.get("source") == self._here
+                    if point is not None:
+                        self._note.meet(point.id)
                     if self._units is not None:
                         self._units.meet(record, is_known=point is not None)
                     if point is None or not _same_file(record, point):
@@ -181,7 +186,8 @@ class Reconciler:
         """Deal with the points whose file is gone; call it when the plan has been carried out.
 
         Where the source has as many points as files were met that have one, no file is gone, and no point is
-        looked at: each point belongs to one place, and each of those places was met. What another process
+        looked at: each point belongs to one place, and each of those places was met. Nor is one where all the
+        others are those that were found missing before: see `MissingNote`. What another process
         adds to the source meanwhile makes it look; what it deletes can hide as many until the next run.
 
         One whose content also stands at a place that still exists is what a kill left of a move, or a copy
@@ -196,7 +202,13 @@ class Reconciler:
         n_points = count_source(self.target, self.source.root) - count_in_units(self.target, self.source.root)
         if self._all_counted and n_points == n_with_file:
             return
+        known = self._note.explains(n_points - n_with_file) if self._all_counted and not missing else None
+        if known is not None:
+            for what, n in known.items():
+                self.counters.count(what, n, progress=False)
+            return
         few_are_left = n_with_file <= ALMOST_NONE * n_points
+        stay: tuple[list[str], list[str]] = ([], [])  # what is missing, and what is left out
         for batch in scan_source(self.target, self.source.root):
             points = [point for point in batch if "unit" not in point.payload]  # not those of its containers
             gone, left_out = [], []
@@ -217,12 +229,16 @@ class Reconciler:
                 else:
                     self.counters.count("missing", len(kept), progress=False)
                 gone = [point for point in gone if point.payload["sha256"] in elsewhere]
+                _extend(stay[0], kept)
             if not missing:
+                _extend(stay[1], left_out)
                 self.counters.count("left_out", len(left_out), progress=False)
                 left_out = []
             if gone or left_out:
                 self.target.delete([point.id for point in (*gone, *left_out)])
                 self.counters.count("removed", len(gone) + len(left_out), progress=False)
+
+        self._note.write(*stay)
 
     def _prune_units(self, n_with_file: int, *, missing: bool) -> None:
         """Do what `prune` does for pictures in containers: each was met in its container, or is gone."""
@@ -362,6 +378,11 @@ class Reconciler:
         return held
 
 
+def _extend(ids: list[str], points: Sequence[Point]) -> None:
+    """Add the ids of points, as far as a note holds them; one more tells that there are too many."""
+    ids += [point.id for point in points[: max(0, MOST + 1 - len(ids))]]
+
+
 def _read(plan: Sequence[Planned], pool: Executor) -> Iterator[Planned]:
     """Yield pictures with their digest, and their bytes if they are few; what was read is not read again."""
     return pool.map(_read_one, plan)
@@ -386,7 +407,8 @@ def _in_bytes(plan: Iterable[Planned], most: int) -> Iterator[list[Planned]]:
     """Yield pictures in lists of at most so many bytes, by what was listed of them; or of one."""
     some, n_bytes = list[Planned](), 0
     for planned in plan:
-        n = min(planned.record.size_bytes, IN_MEMORY_BYTES)
+        size_bytes = planned.record.size_bytes
+        n = _UNKNOWN_BYTES if size_bytes == UNKNOWN_SIZE else min(size_bytes, IN_MEMORY_BYTES)
         if some and n_bytes + n > most:
             yield some
             some, n_bytes = [], 0

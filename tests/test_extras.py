@@ -45,6 +45,18 @@ def test_without_pyarrow_a_parquet_manifest_names_the_extra_and_the_file(tmp_pat
     assert "train.parquet' is Parquet, which needs: pip install 'imret[parquet]'" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("source", ["s3://bucket/photos", "a.parquet"])
+def test_without_pyarrow_an_object_store_and_parquet_pictures_name_the_extra(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    model = write_random_model(tmp_path / "model", seed=0)
+    code = "from imret.cli.main import main\nmain()"
+    done = _without("pyarrow", code, "ingest", source, "--db", "db", "--model", model)
+    assert "pip install 'imret[remote]'" in done.stderr
+
+
 def test_without_pyarrow_a_benchmark_in_parquet_names_the_extra_and_the_file(tmp_path: Path) -> None:
     (tmp_path / "test.parquet").write_bytes(b"")
     code = "from imret.cli.main import main\nmain()"

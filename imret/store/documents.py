@@ -9,8 +9,10 @@ from typing import Literal, TypeAlias, get_args
 
 from imret.errors import DataError, StoreError
 
-DocumentKind: TypeAlias = Literal["names", "concepts"]
+DocumentKind: TypeAlias = Literal["names", "concepts", "missing"]
 DOCUMENTS: tuple[DocumentKind, ...] = get_args(DocumentKind)
+# Those that go into an exported file; the others an ingest makes again.
+EXPORTED: tuple[DocumentKind, ...] = ("names", "concepts")
 
 # 65,000 concepts of 1,024 float32. A file that brings a larger one is not of an imret.
 MAX_BYTES = 256 << 20

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from imret.store.documents import DOCUMENTS, MAX_BYTES, DocumentKind
+from imret.store.documents import EXPORTED, MAX_BYTES, DocumentKind
 from imret.store.protocol import Store
 
 PART_BYTES = 768 << 10  # a megabyte of base64
@@ -60,10 +60,10 @@ def parse(note: object) -> dict[DocumentKind, Described] | None:
         return None
     if not isinstance(note, dict):
         raise ValueError("documents are no object")
-    if unknown := sorted(set(note) - set(DOCUMENTS)):
+    if unknown := sorted(set(note) - set(EXPORTED)):
         raise ValueError(f"this imret does not know what {unknown[0]!r} is; upgrade it")
     described = {}
-    for kind in DOCUMENTS:
+    for kind in EXPORTED:
         if kind not in note:
             continue
         try:
@@ -91,7 +91,7 @@ def join(
     Raises:
         ValueError: If one is not whole.
     """
-    documents: dict[DocumentKind, bytes | None] = dict.fromkeys(DOCUMENTS)
+    documents: dict[DocumentKind, bytes | None] = dict.fromkeys(EXPORTED)
     for kind, about in described.items():
         try:
             parts = [metadata[_key(kind, i)] for i in range(about.parts)]

@@ -27,7 +27,7 @@ from imret.escape import escape_undecodable
 from imret.settings import __version__
 from imret.store import Collection, Identity, Point, Store, exported_documents
 from imret.store.collection import check_ids, check_name, check_payloads, check_vectors
-from imret.store.documents import DOCUMENTS, DocumentKind
+from imret.store.documents import EXPORTED, DocumentKind
 from imret.store.exported_file import check_space, write_whole
 from imret.store.replacement import Replacement
 from imret.store.strict_json import parse_object
@@ -110,7 +110,7 @@ def export_collection(
             n_points = _write_points(collection, documents, out, on_points or (lambda n: None))
 
     with closing(store.open(name)) as collection:
-        documents = {kind: store.document(name, kind) for kind in DOCUMENTS}
+        documents = {kind: store.document(name, kind) for kind in EXPORTED}
         write_whole(file, write, overwrite=overwrite)
     return n_points
 

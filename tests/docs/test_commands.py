@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ NOT_RUN = {
     "serve": "runs until it is stopped",
     "http://": "needs a server",
     "https://": "needs the network",
+    "s3://": "needs an object store",
     "--open": "needs a display",
     "--tour": "takes minutes: make demo runs it",
 }
@@ -85,6 +87,10 @@ def lay_out(
         for folder, n in (("data/train", 6), ("data/test", 3), ("photos", 13), ("holiday", 1)):
             for name in [f"{category}/{i}.jpg" for category in CATEGORIES for i in range(n)]:
                 draw_picture(tmp_path / folder / name, seed=(seed := seed + 1))
+        (tmp_path / "shards").mkdir()
+        for shard in range(2):
+            with tarfile.open(tmp_path / "shards" / f"{shard:05}.tar", "w") as archive:
+                archive.add(tmp_path / "photos" / "fungi" / f"{shard}.jpg", "fungi/a.jpg")
         drawn_inquire(tmp_path / "INQUIRE-Rerank")
         drawn_inquire(tmp_path / "INQUIRE-Rerank", split="validation")
         drawn_webdataset(tmp_path / "wds_mscoco_captions")

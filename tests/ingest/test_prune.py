@@ -18,6 +18,8 @@ from imret.cli.main import cli
 from imret.datasets import exclusion
 from imret.errors import DataError
 from imret.sources.stored import forget_source
+from imret.store import Collection, Point
+from ingest import reconcile
 from ingest.pipeline import ingest
 from ingest.report import Report, Unreached
 from ingest.sources import FolderSource
@@ -329,3 +331,65 @@ def test_what_is_left_out_by_its_name_now_is_counted_and_goes_with_prune(
     report = run(photos, encoder, prune=True)
     assert (report.left_out, report.removed, report.encoded) == (0, 2, 0)
     assert paths(photos) == ALL
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """Pictures of which no two have the same content."""
+    for seed in range(6):
+        draw_picture(tmp_path / "plain" / "fungi" / f"{seed}.png", seed=seed)
+    return tmp_path / "plain"
+
+
+def test_what_is_known_to_be_missing_is_not_looked_for_again_until_something_else_changes(
+    plain: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(plain, encoder)
+    files = sorted(plain.rglob("*.png"))
+    kept = [file.read_bytes() for file in files]
+    looks: list[str] = []
+    really_scan = reconcile.scan_source
+
+    def scan(target: Collection, root: str, **options: Any) -> Iterator[list[Point]]:
+        looks.append(root)
+        return really_scan(target, root, **options)
+
+    monkeypatch.setattr(reconcile, "scan_source", scan)
+
+    def missing_then() -> tuple[int, bool]:
+        looks.clear()
+        report = run(plain, encoder)
+        return report.missing, bool(looks)
+
+    assert missing_then() == (0, False)
+    files[0].unlink()
+    assert missing_then() == (1, True)
+    assert missing_then() == (1, False)  # it is known
+    files[1].unlink()
+    assert missing_then() == (2, True)
+    assert missing_then() == (2, False)
+    draw_picture(plain / "fungi" / "later.png", seed=99)
+    assert missing_then() == (2, False)  # one more with a file explains itself
+    files[0].write_bytes(kept[0])  # one comes back, and another goes
+    files[2].unlink()
+    assert missing_then() == (2, True)
+    assert missing_then() == (2, False)
+    files[1].write_bytes(kept[1])
+    files[2].write_bytes(kept[2])
+    assert missing_then() == (0, False)
+    files[0].unlink()
+    assert missing_then() == (1, True)
+    assert run(plain, encoder, prune=True).removed == 1
+    assert missing_then() == (0, False)
+
+
+def test_a_note_of_what_is_missing_that_is_broken_or_of_another_version_is_not_believed(
+    plain: Path, encoder: Encoder
+) -> None:
+    run(plain, encoder)
+    next(iter(sorted(plain.rglob("*.png")))).unlink()
+    assert run(plain, encoder).missing == 1
+    for broken in (b"{", b"[]", b'{"version": "x", "sources": {}}', b'{"version": 1, "sources": 3}'):
+        with open_store(str(plain.parent / "db")) as store:
+            store.change_document("photos", "missing", lambda _, new=broken: new)
+        assert run(plain, encoder).missing == 1
