@@ -25,6 +25,7 @@ _URL = re.compile(rf"({'|'.join(SCHEMES)})://[^/?#@:\s]+(/|$)")
 _LIKE_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 MAX_FETCH_S = 30.0  # for one picture, in all
+AWAY_S = 5.0  # in which a store that did not answer is not asked again, as for each thumbnail of a page
 _CHUNK_BYTES = 4 << 20  # of one request: most pictures take a single one
 _KEPT_HANDLES = 64
 
@@ -37,6 +38,7 @@ class NotThere(ImageError):
     """What was ingested is not there any more, or is something else by now."""
 
 
+_NO_ANSWER = "its store does not answer"
 GONE_SINCE = "it has changed or gone since; ingest again: imret ingest"
 
 
@@ -86,6 +88,7 @@ class NamedRoots:
         self._lock = threading.Lock()
         self._roots: dict[str, _Root] = {}
         self._handles: OrderedDict[str, Any] = OrderedDict()  # used longest ago first
+        self._away_until: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._urls)
@@ -133,8 +136,8 @@ class NamedRoots:
             if handle is not None:
                 self._handles.move_to_end(url)
                 return handle
-        with _named_faults():
-            root = self._root(self._root_url(url))
+        root = self._root(self._root_url(url))
+        with self._told(root):
             handle = root.files.open_input_file(root.path + url[len(root.url) :])
         with self._lock:
             # Not closed when they go: another thread may be reading. They close with their last user.
@@ -152,7 +155,7 @@ class NamedRoots:
         is_old = url in self._handles
         handle = self.open(url)
         try:
-            with _named_faults():
+            with self._told(self._root(self._root_url(url))):
                 if offset >= handle.size():
                     raise NotThere(GONE_SINCE)
                 data: bytes = handle.read_at(length, offset)
@@ -162,6 +165,19 @@ class NamedRoots:
             if not is_old:
                 raise
         return self._read(url, offset, length)  # what was open may be of an object that has been replaced
+
+    @contextlib.contextmanager
+    def _told(self, root: _Root) -> Iterator[None]:
+        """Tell faults as ImageErrors; ask a store that did not answer a moment ago only after a while."""
+        if time.monotonic() < self._away_until.get(root.url, 0.0):
+            raise NotReachable(_NO_ANSWER)
+        try:
+            with _named_faults():
+                yield
+        except NotReachable as error:
+            if str(error) == _NO_ANSWER:
+                self._away_until[root.url] = time.monotonic() + AWAY_S
+            raise
 
     def _root_url(self, url: str) -> str | None:
         return next((root for root in self._urls if url == root or url.startswith(f"{root}/")), None)
@@ -210,4 +226,4 @@ def _named_faults() -> Iterator[None]:
             raise NotReachable("its store refuses to give it; look at the credentials") from error
         if any(mark in said for mark in _GONE_IN_S3):
             raise NotThere(GONE_SINCE) from error
-        raise NotReachable("its store does not answer") from error
+        raise NotReachable(_NO_ANSWER) from error
