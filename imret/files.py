@@ -316,6 +316,13 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_bytes(data: bytes) -> str:
+    """Return the hex digest of bytes."""
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
+
+
 def sha256_if_readable(path: str | os.PathLike[str]) -> str | None:
     """Return the hex digest of a file's content, or None if it cannot be read."""
     try:

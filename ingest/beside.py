@@ -26,7 +26,7 @@ from ingest.pipeline import ingest
 from ingest.priority import YieldingEncoder
 from ingest.report import Report
 from ingest.settle import settle
-from ingest.sources import FolderSource
+from ingest.sources import Source
 from ingest.summary import summarise
 from ingest.target import with_pictures
 
@@ -55,7 +55,7 @@ class IngestBeside:
     def __init__(
         self,
         pool: CollectionPool,
-        folders: Sequence[FolderSource],
+        folders: Sequence[Source],
         *,
         collection: str,
         notify: Callable[[str], None],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from imret.output.console import announce
 if TYPE_CHECKING:
     from imret.store import Store
     from ingest.report import Report
-    from ingest.sources import FolderSource
+    from ingest.sources import Source
 
 
 _STDOUT = "/dev/stdout"
@@ -141,7 +142,7 @@ def command(
         report_file = _STDOUT
     check_outputs(
         {"--report": report_file},
-        inputs={"--model": options["model"], "--names": names_file, **{source: source for source in sources}},
+        inputs={"--model": options["model"], "--names": names_file, **_files_of(sources)},
     )
     if dry_run:
         options |= {"moved_from": moved_from, "second_copy": second_copy}
@@ -164,6 +165,12 @@ def command(
     with _written(report, report_file) as written:  # what was done is told, also where that is lost
         summarise(report, written, check_content=options["check_content"], where=where)
     _end(report, strict=strict)
+
+
+def _files_of(sources: Sequence[str]) -> dict[str, str]:
+    from imret.places.names import is_url
+
+    return {source: source for source in sources if not is_url(source)}
 
 
 def _keep_names(store: Store, collection: str, names: Mapping[str, Sequence[str]]) -> None:
@@ -206,7 +213,7 @@ def _end(report: Report, *, strict: bool) -> None:
 
 
 def _dry_run(
-    folders: list[FolderSource],
+    folders: list[Source],
     db: str | None,
     collection: str,
     report_file: str | None,
@@ -240,7 +247,7 @@ def _dry_run(
     _end(report, strict=strict)
 
 
-def _tell_found(folders: Sequence[FolderSource], where: str) -> dict[str, int]:
+def _tell_found(folders: Sequence[Source], where: str) -> dict[str, int]:
     """Say what lies in the folders, and what is odd about it; return how many pictures each category has."""
     from ingest.survey import categories_of, in_words, odd_levels, survey
 
@@ -265,42 +272,40 @@ def find_folders(
     *,
     categories: bool,
     exclude: Sequence[str] | None,
-) -> list[FolderSource]:
+) -> list[Source]:
     """Return the folders to ingest.
 
     Raises:
         DataError: If one cannot be; where the collection holds pictures of it, with what can be done.
     """
     from imret.errors import DataError, ImretError, counted
+    from imret.places.names import is_url
     from imret.sources.stored import find_source, naming_options
     from imret.store import open_store
+    from ingest.find_source import find_sources
     from ingest.settle import advice_for_gone
-    from ingest.sources import FolderSource
 
-    folders = []
-    for source in sources:
-        try:
-            folders.append(FolderSource(source, categories=categories, exclude=exclude))
-        except DataError as error:
-            stored: dict[str, int] = {}
-            where = ""
-            with (
-                suppress(ImretError),
-                open_store(db, create=False, share="if possible", collection=collection) as store,
-                closing(store.open(collection)) as opened,
-            ):
-                stored, where = opened.facet("source"), naming_options(store, collection)
-            known = find_source(source, stored)
-            if known is None:
-                raise
-            raise DataError(
-                f"{error}\nThe collection holds {counted(stored[known])} of it. "
-                f"{advice_for_gone(known, where)}"
-            ) from None
-    return folders
+    try:
+        return find_sources(sources, categories=categories, exclude=exclude)
+    except DataError as error:
+        stored: dict[str, int] = {}
+        where = ""
+        with (
+            suppress(ImretError),
+            open_store(db, create=False, share="if possible", collection=collection) as store,
+            closing(store.open(collection)) as opened,
+        ):
+            stored, where = opened.facet("source"), naming_options(store, collection)
+        gone = (source for source in sources if not is_url(source) and not os.path.exists(source))
+        known = next(filter(None, (find_source(source, stored) for source in gone)), None)
+        if known is None:
+            raise
+        raise DataError(
+            f"{error}\nThe collection holds {counted(stored[known])} of it. {advice_for_gone(known, where)}"
+        ) from None
 
 
-def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
+def _tell_idle_patterns(folders: Sequence[Source]) -> None:
     for pattern in sorted(set.intersection(*(set(folder.exclusion.idle()) for folder in folders))):
         announce(
             f"note: --exclude {quoted(pattern)} left out nothing; one with a slash within begins at the "
@@ -308,7 +313,7 @@ def _tell_idle_patterns(folders: Sequence[FolderSource]) -> None:
         )
 
 
-def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recall_excluded(store: Store, folders: Sequence[Source], collection: str) -> list[Source]:
     """Return the folders with what is remembered of them, and say what that is."""
     from ingest.excluded import recalled
 
@@ -324,7 +329,7 @@ def recall_excluded(store: Store, folders: Sequence[FolderSource], collection: s
 
 def ask_what_moved(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     moved_from: Sequence[str],
     *,
@@ -350,7 +355,7 @@ def ask_what_moved(
     return moved, second_copy
 
 
-def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) -> dict[str, Any]:
+def settling_of(store: Store, folders: Sequence[Source], collection: str) -> dict[str, Any]:
     """Return what `ask_what_moved` finds out, for a command that ingests and lacks options of it.
 
     Raises:
@@ -369,7 +374,7 @@ def settling_of(store: Store, folders: Sequence[FolderSource], collection: str) 
 
 def ingest_with_bar(
     store: Store,
-    folders: Sequence[FolderSource],
+    folders: Sequence[Source],
     collection: str,
     *,
     model: str | None,

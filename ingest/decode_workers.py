@@ -1,4 +1,4 @@
-"""Picture files to pixels and what is noted of them, in the calling thread or in processes.
+"""Pictures to pixels and what is noted of them, from files or bytes, in the calling thread or in processes.
 
 Python runs one thread at a time, and of the time that a photo takes about half a millisecond is Python's own:
 threads alone decode some 1,000 photos a second, however many cores there are, while nothing else runs. A GPU
@@ -17,13 +17,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from imret import ipc
 from imret.errors import ImageError
-from imret.files import sha256_of
+from imret.files import sha256_of, sha256_of_bytes
 from imret.images.decode import lift_pillow_limit
 from imret.images.decode_memory import of_this_machine
 from imret.images.preprocess import Preprocess
@@ -36,6 +37,12 @@ _BOOT = (
 # Of the pictures that threads decode at a time: large ones wait for each other.
 _MEMORY = of_this_machine()
 _AT_ONCE = 16  # pictures a request: what Python does for each message is shared among them
+
+# A file of at most so many bytes is read once, and hashed and decoded from memory; a larger one is read where
+# it lies, as far as it is needed for each.
+IN_MEMORY_BYTES = 32 << 20
+
+Encoded: TypeAlias = str | bytes  # the path of a picture's file, or what is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +64,25 @@ class Pixels:
     notes: tuple[str, ...] = ()
 
 
-def decode(file: str, preprocess: Preprocess, max_pixels: int | None) -> Pixels | str:
+def decode(encoded: Encoded, preprocess: Preprocess, max_pixels: int | None) -> Pixels | str:
     """Read, decode, resize and hash one picture.
 
     Args:
-        file: Its path.
+        encoded: Its path, or its bytes.
         preprocess: Of the model.
         max_pixels: As for `imret.images.decode.load_image`.
 
     Returns:
         The picture, or the reason why there is none.
     """
-    notes: list[str] = []
     try:
-        with open(file, "rb") as opened:
-            # Decoded before it is hashed, through one handle: what is no picture is refused unread, and no
-            # file is ever in memory whole.
-            with _MEMORY.reserving() as reserve:
-                pixels, (width, height) = load_pixels(
-                    opened, preprocess, max_pixels=max_pixels, reserve=reserve, on_note=notes.append
-                )
-            opened.seek(0)
-            return Pixels(pixels, width, height, sha256_of(opened), tuple(notes))
+        if isinstance(encoded, bytes):
+            return _decoded(encoded, preprocess, max_pixels)
+        with open(encoded, "rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size <= IN_MEMORY_BYTES:
+                return _decoded(opened.read(size), preprocess, max_pixels)
+            return _decoded(opened, preprocess, max_pixels)
     except ImageError as error:
         return str(error)
     except FileNotFoundError:
@@ -87,6 +91,19 @@ def decode(file: str, preprocess: Preprocess, max_pixels: int | None) -> Pixels 
         return f"cannot be read: {error.strerror}"
     except MemoryError:
         return "not enough memory to decode it"
+
+
+def _decoded(content: bytes | BinaryIO, preprocess: Preprocess, max_pixels: int | None) -> Pixels:
+    notes: list[str] = []
+    # Decoded before it is hashed: of a large file, what is no picture is refused unread.
+    with _MEMORY.reserving() as reserve:
+        pixels, (width, height) = load_pixels(
+            content, preprocess, max_pixels=max_pixels, reserve=reserve, on_note=notes.append
+        )
+    if isinstance(content, bytes):
+        return Pixels(pixels, width, height, sha256_of_bytes(content), tuple(notes))
+    content.seek(0)
+    return Pixels(pixels, width, height, sha256_of(content), tuple(notes))
 
 
 class Decoders:
@@ -118,25 +135,25 @@ class Decoders:
                     self._starting += workers
                 self.at_once = _AT_ONCE
 
-    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+    def decode(self, pictures: Sequence[Encoded]) -> list[Pixels | str]:
         """Return what the function `decode` does of each.
 
         A picture that brings down a process is tried once more in another. If it brings down that, too, it
         is left out, and the others go on.
         """
-        worker = self._take_idle() if files else None
+        worker = self._take_idle() if pictures else None
         if worker is not None:
             try:
-                return self._through(worker, files)
+                return self._through(worker, pictures)
             except (_NeverBegunError, OSError):
                 self._given_up = True
-        return [decode(file, self._preprocess, self._max_pixels) for file in files]
+        return [decode(picture, self._preprocess, self._max_pixels) for picture in pictures]
 
-    def _through(self, worker: _Worker, files: Sequence[str]) -> list[Pixels | str]:
+    def _through(self, worker: _Worker, pictures: Sequence[Encoded]) -> list[Pixels | str]:
         """Have a process decode, or another, but no thread of this one: it may be the pictures."""
         for _ in range(2):
             try:
-                results = worker.decode(files)
+                results = worker.decode(pictures)
             except _GoneError:
                 worker.close()
                 worker = self._start(1)[0]
@@ -146,9 +163,9 @@ class Decoders:
                 return results
         with self._lock:
             self._starting.append(worker)
-        if len(files) == 1:
+        if len(pictures) == 1:
             return ["it brought down the process that decodes it, twice"]
-        return [self._through(self._take_idle() or self._start(1)[0], [file])[0] for file in files]
+        return [self._through(self._take_idle() or self._start(1)[0], [picture])[0] for picture in pictures]
 
     def close(self) -> None:
         """End the processes; none of them may be decoding."""
@@ -224,7 +241,8 @@ class _ForkServer:
 class _Worker:
     """One process that decodes, one request at a time.
 
-    A request is a list of paths. The answer has, for each, the reason why there are no pixels, or what else
+    A request is a list of paths, with a length in the place of a picture that comes as bytes; those of all
+    come after it as they are. The answer has, for each, the reason why there are no pixels, or what else
     `Pixels` has; the pixels of all come after it as they are.
     """
 
@@ -245,7 +263,7 @@ class _Worker:
             pass
         return True
 
-    def decode(self, files: Sequence[str]) -> list[Pixels | str]:
+    def decode(self, pictures: Sequence[Encoded]) -> list[Pixels | str]:
         """Have pictures decoded; waits.
 
         Raises:
@@ -258,7 +276,10 @@ class _Worker:
         except (OSError, EOFError) as error:
             raise _NeverBegunError from error
         try:
-            ipc.send(self._connection, list(files))
+            ipc.send(self._connection, [one if isinstance(one, str) else len(one) for one in pictures])
+            for one in pictures:
+                if isinstance(one, bytes):
+                    self._connection.sendall(one)
             answers: list[str | tuple[int, int, str, tuple[str, ...]]] = ipc.receive(self._connection)
             n = sum(not isinstance(answer, str) for answer in answers)
             pixels = np.empty((n, *self._size), dtype=np.uint8)
@@ -297,7 +318,9 @@ def _decode_for(connection: socket.socket) -> None:
         lift_pillow_limit(max_pixels)
         ipc.send(connection, None)
         while True:
-            results = [decode(file, preprocess, max_pixels) for file in ipc.receive(connection)]
+            request: list[str | int] = ipc.receive(connection)
+            asked = [one if isinstance(one, str) else _received(connection, one) for one in request]
+            results = [decode(one, preprocess, max_pixels) for one in asked]
             pictures = [result for result in results if isinstance(result, Pixels)]
             ipc.send(
                 connection,
@@ -310,3 +333,9 @@ def _decode_for(connection: socket.socket) -> None:
             )
             for picture in pictures:
                 connection.sendall(np.ascontiguousarray(picture.pixels).data)
+
+
+def _received(connection: socket.socket, n_bytes: int) -> bytes:
+    data = bytearray(n_bytes)
+    ipc.receive_into(connection, memoryview(data))
+    return bytes(data)

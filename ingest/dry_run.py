@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from imret.defaults import DEFAULT_COLLECTION
-from imret.errors import StoreUnavailable
+from imret.errors import ImretError, StoreUnavailable
 from imret.escape import escape_undecodable
-from imret.files import sha256_if_readable
+from imret.files import sha256_of
 from imret.store import Collection, Filter, Match, Point, Store, open_store, resolve_address
 from ingest.content_sample import Sample
 from ingest.excluded import inherited, recalled
 from ingest.reconcile import Planned, Reconciler
 from ingest.report import Counters, Report
 from ingest.settle import carry_out, settle
-from ingest.sources import FolderSource
+from ingest.sources import Source
 from ingest.target import with_pictures
 
 
@@ -76,7 +76,7 @@ def open_for_dry_run(db: str | None, collection: str) -> AbstractContextManager[
 
 def dry_run(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     collection: str = DEFAULT_COLLECTION,
     prune: bool = False,
@@ -118,7 +118,7 @@ def dry_run(
 
 
 def _look_at(
-    source: FolderSource, version: Collection, counters: Counters, *, prune: bool, check_content: bool
+    source: Source, version: Collection, counters: Counters, *, prune: bool, check_content: bool
 ) -> None:
     """Count what a run would do with one folder."""
     sample = None if check_content else Sample(0)
@@ -134,8 +134,12 @@ def _look_at(
 
 def _is_touched(planned: Planned) -> bool:
     """Whether a stored picture has another time, or size, but the content that is stored."""
-    digest = sha256_if_readable(planned.record.file)
-    return planned.known is not None and digest is not None and planned.known.payload.get("sha256") == digest
+    try:
+        with planned.record.open() as file:
+            digest = sha256_of(file)
+    except (OSError, ImretError):
+        return False
+    return planned.known is not None and planned.known.payload.get("sha256") == digest
 
 
 class _Untouched:
@@ -163,6 +167,9 @@ class _Untouched:
             for points in self._held.scan(filter, vectors=vectors, batch_size=batch_size):
                 yield [point for point in points if point.id not in self._deleted]
         yield [point for point in self._written.values() if _passes(point.payload, filter)]
+
+    def facet(self, field: str, filter: Filter | None = None) -> dict[str, int]:
+        return {} if self._held is None else self._held.facet(field, filter)
 
     def count(self, filter: Filter | None = None) -> int:
         n = 0 if self._held is None else self._held.count(filter)

@@ -12,10 +12,10 @@ from imret.escape import escape_undecodable
 from imret.sources.overlap import path_within
 from imret.store import Store
 from ingest.settle import Settlement
-from ingest.sources import FolderSource
+from ingest.sources import Source
 
 
-def recalled(store: Store, sources: Sequence[FolderSource], collection: str) -> list[FolderSource]:
+def recalled(store: Store, sources: Sequence[Source], collection: str) -> list[Source]:
     """Return the folders, with what is remembered of those of which nothing was said."""
     remembered = store.excluded(collection)
     return [
@@ -27,16 +27,14 @@ def recalled(store: Store, sources: Sequence[FolderSource], collection: str) -> 
 
 
 def inherited(
-    store: Store, sources: Sequence[FolderSource], collection: str, settlement: Settlement
-) -> list[FolderSource]:
+    store: Store, sources: Sequence[Source], collection: str, settlement: Settlement
+) -> list[Source]:
     """Return the folders, with what was excluded from the sources that become them, or parts of them."""
     remembered = store.excluded(collection)
     return [_inheriting(source, settlement, remembered) for source in sources]
 
 
-def _inheriting(
-    source: FolderSource, settlement: Settlement, remembered: Mapping[str, Sequence[str]]
-) -> FolderSource:
+def _inheriting(source: Source, settlement: Settlement, remembered: Mapping[str, Sequence[str]]) -> Source:
     if source.exclude == ():  # it was said that nothing is
         return source
     places = [(old, path_within(old, source.root)) for old, new in settlement.absorbed if new is source]
@@ -50,7 +48,7 @@ def _inheriting(
     return source.excluding((*(source.exclude or ()), *patterns)) if patterns else source
 
 
-def to_remember(sources: Sequence[FolderSource], settlement: Settlement) -> dict[str, tuple[str, ...]]:
+def to_remember(sources: Sequence[Source], settlement: Settlement) -> dict[str, tuple[str, ...]]:
     """Return the patterns by source, empty for those of which nothing is to be remembered (any more)."""
     patterns: dict[str, tuple[str, ...]] = dict.fromkeys(settlement.taken_over, ())
     return patterns | {

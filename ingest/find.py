@@ -16,7 +16,7 @@ from imret.output.console import announce
 if TYPE_CHECKING:
     from imret.store import Store
     from ingest.report import Report
-    from ingest.sources import FolderSource
+    from ingest.sources import FolderSource, Source
 
 
 @click.command(
@@ -102,12 +102,12 @@ def _conditions(
         if is_ingested and escape_undecodable(source.root) not in stored:
             raise DataError(f"nothing of {asked.root!r} was ingested yet. Search it without --no-ingest.")
         if not is_ingested:
-            (source,) = recall_excluded(store, [_as_before(store, collection, source)], collection)
-            has_new = _say_what_is_to_come(store, collection, source, encoding["model"])
-            settling = settling_of(store, [source], collection)
+            (recalled,) = recall_excluded(store, [_as_before(store, collection, source)], collection)
+            has_new = _say_what_is_to_come(store, collection, recalled, encoding["model"])
+            settling = settling_of(store, [recalled], collection)
             report = ingest_with_bar(
                 store,
-                [source],
+                [recalled],
                 collection,
                 rebuild=False,
                 tells_model=has_new,
@@ -149,13 +149,13 @@ def _as_before(store: Store, collection: str, source: FolderSource) -> FolderSou
     return FolderSource(source.root, categories=False) if below else source
 
 
-def _say_what_is_to_come(store: Store, collection: str, source: FolderSource, model: str | None) -> bool:
+def _say_what_is_to_come(store: Store, collection: str, source: Source, model: str | None) -> bool:
     """Say so before much is done; return whether there seems to be anything new."""
     from imret.defaults import DEFAULT_MODEL
     from imret.errors import counted
     from imret.escape import escape_control, escape_undecodable
 
-    there, stored = source.count(), _stored(store, collection).get(escape_undecodable(source.root), 0)
+    there, stored = source.count() or 0, _stored(store, collection).get(escape_undecodable(source.root), 0)
     if there <= stored:
         return False
     is_default = store.live(collection) is None and model is None

@@ -10,7 +10,7 @@ from imret.models.choices import smaller_than
 from imret.models.lazy_encoder import LazyEncoder
 from imret.sources.stored import count_source
 from imret.store import Store
-from ingest.sources import FolderSource
+from ingest.sources import Source
 
 _FEW = 20  # pictures that are embedded before an estimate is made
 _LONG_S = 120  # from here on a smaller model is worth naming
@@ -26,9 +26,7 @@ class Forecast:
         rebuild: Whether every picture is embedded again.
     """
 
-    def __init__(
-        self, store: Store, collection: str, sources: Sequence[FolderSource], *, rebuild: bool
-    ) -> None:
+    def __init__(self, store: Store, collection: str, sources: Sequence[Source], *, rebuild: bool) -> None:
         self._sources = sources
         self._stored = 0
         self._is_new = store.live(collection) is None
@@ -42,9 +40,12 @@ class Forecast:
         Args:
             encoder: Is about to embed them.
         """
-        # By names of files, so that some may turn out to be no pictures, or to be copies.
-        n = max(1, sum(source.count() for source in self._sources) - self._stored)
         how = f"with {encoder.model_id} on {encoder.device} in {encoder.precision}"
+        counts = [source.count() for source in self._sources]
+        if None in counts:
+            return f"how many there are to embed shows as they are read; {how}"
+        # By names of files, so that some may turn out to be no pictures, or to be copies.
+        n = max(1, sum(filter(None, counts)) - self._stored)
         if n <= _FEW:
             return f"{counted(n)} to embed {how}"
         from imret.models.speed import duration_in_words, estimate_speed, measure_speed, speed_of

@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imret.datasets.scan import Skipped
 from imret.errors import ChangedMeanwhile, StoreError
 from imret.models.known_models import note_model
 from imret.store import Collection, Store
-from ingest.content_sample import draw_from
-from ingest.decode_workers import Decoders, Pixels
+from ingest.content_sample import Sample, draw_from
+from ingest.decode_planned import Decoded, DecodingPlanned
+from ingest.decode_workers import Decoders
 from ingest.excluded import inherited, recalled, to_remember
 from ingest.prefetch import in_lists, map_prefetch, prefetched
 from ingest.priority import give_way
-from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like, payload_of
+from ingest.reconcile import PLAN_BATCH, Planned, Reconciler, payload_like
 from ingest.report import Counters, Report, empty_report
 from ingest.settle import notes_after, settle
-from ingest.sources import FolderSource
+from ingest.sources import Source
 from ingest.target import find_target, with_pictures
 
 if TYPE_CHECKING:
@@ -49,19 +49,9 @@ _CORES_FOR_PROCESSES = 4
 _ATTEMPTS = 3  # where another program replaces the version that is filled by one of the same model
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A picture ready for the image tower: pixels (H, W, 3) uint8 at model size, payload and notes."""
-
-    planned: Planned
-    pixels: NDArray[np.uint8]
-    payload: dict[str, Any]
-    notes: tuple[str, ...] = ()
-
-
 def ingest(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     encoder: QueryEncoder,
     collection: str = "photos",
@@ -168,7 +158,7 @@ def ingest(
 
 def _ingest_once(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     encoder: QueryEncoder,
     collection: str,
@@ -225,11 +215,17 @@ def _ingest_once(
     return report
 
 
-def _count_aside(sources: Sequence[FolderSource], on_total: Callable[[int], None] | None) -> None:
+def _count_aside(sources: Sequence[Source], on_total: Callable[[int], None] | None) -> None:
     """Count the files to expect, if somebody wants to know, in a thread: nothing waits for it."""
     if on_total is None:
         return
-    threading.Thread(target=lambda: on_total(sum(s.count() for s in sources)), daemon=True).start()
+
+    def count() -> None:
+        counts = [source.count() for source in sources]
+        if None not in counts:
+            on_total(sum(filter(None, counts)))
+
+    threading.Thread(target=count, daemon=True).start()
 
 
 def processes_for(device: str, workers: int) -> int:
@@ -286,14 +282,13 @@ class _Run:
         on_cpu = 8 if self._begin_thread else 32
         return self._given_batch_size or (on_cpu if str(self.encoder.device) == "cpu" else 256)
 
-    def reconcile(
-        self, sources: Sequence[FolderSource], *, check_content: bool, prune: bool
-    ) -> list[Reconciler]:
+    def reconcile(self, sources: Sequence[Source], *, check_content: bool, prune: bool) -> list[Reconciler]:
         """Bring the version in line with the folders, one after the other; return what did it for each."""
         samples = draw_from(len(sources))
         reconcilers = []
         for source, sample in zip(sources, samples, strict=True):
-            few = None if check_content else sample
+            # What changes in a container changes that, so no picture in it is looked into.
+            few = None if check_content else sample if source.is_folder else Sample(0)
             reconcilers.append(Reconciler(self.target, source, self.counters, sample=few))
             self.store_all(reconcilers[-1])
         # When all are stored: a picture may have gone from one folder to another, with its vector.
@@ -301,7 +296,7 @@ class _Run:
             reconciler.prune(missing=prune)
         return reconcilers
 
-    def catch_up(self, sources: Sequence[FolderSource], *, prune: bool) -> list[Reconciler]:
+    def catch_up(self, sources: Sequence[Source], *, prune: bool) -> list[Reconciler]:
         """Do it again for what came to the folders since; count only what is new about that."""
         all_in_all = self.counters
         self.counters = Counters(all_in_all.report.blank())
@@ -343,15 +338,16 @@ class _Run:
         decoded: list[Decoded] = []
         duplicates: list[Planned] = []
         n_ahead, spread = 2 * self.workers, False
+        decoding = DecodingPlanned(self.decoders)
         # Closed by name, not when somebody lets go of them: the look-ups of the plan end before their store.
         with (
             closing(reconciler.plan(pool)) as plan,
             closing(
                 map_prefetch(
-                    self._decode,
-                    in_lists(plan, lambda: self.decoders.at_once),
+                    decoding.decode,
+                    in_lists(decoding.taken(plan), lambda: self.decoders.at_once),
                     pool,
-                    ahead=lambda: -(-n_ahead // self.decoders.at_once),
+                    ahead=lambda: decoding.ahead(-(-n_ahead // self.decoders.at_once)),
                 )
             ) as decodings,
         ):
@@ -373,16 +369,11 @@ class _Run:
             if decoded or duplicates:
                 yield decoded, duplicates
 
-    def _spread_decoding(self, source: FolderSource) -> None:
+    def _spread_decoding(self, source: Source) -> None:
         """Have processes decode, where they are worth their start: while the model loads, they start."""
         n = 0 if self.decoders.at_once > 1 else processes_for(str(self.encoder.device), self.workers)
-        if n > 0 and sum(1 for _ in islice(source.entries(), LONG)) == LONG:
+        if n > 0 and (not source.is_folder or sum(1 for _ in islice(source.entries(), LONG)) == LONG):
             self.decoders.spread(n)
-
-    def _decode(self, plan: list[Planned]) -> list[Decoded | Planned | Skipped]:
-        """Decode pictures; those with a duplicate need none of it."""
-        results = iter(self.decoders.decode([item.record.file for item in plan if item.duplicate is None]))
-        return [item if item.duplicate is not None else _decoded(item, next(results)) for item in plan]
 
     def _encoded(
         self, batches: Generator[tuple[list[Decoded], list[Planned]], None, None]
@@ -465,14 +456,6 @@ class _Run:
             self.target.flush()
             self._last_flush = time.monotonic()
         return self.target.needs_optimize()
-
-
-def _decoded(planned: Planned, result: Pixels | str) -> Decoded | Skipped:
-    record = planned.record
-    if isinstance(result, str):
-        return Skipped(record.path, result)
-    payload = payload_of(record, sha256=result.sha256, width=result.width, height=result.height)
-    return Decoded(planned, result.pixels, payload, result.notes)
 
 
 @dataclass(frozen=True)

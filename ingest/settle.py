@@ -32,7 +32,7 @@ from imret.sources.stored import (
 )
 from imret.store import Collection, Filter, Match, Point, Store
 from imret.store.payload import file_of, path_of, source_of
-from ingest.sources import FolderSource, Record
+from ingest.sources import Record, Source
 
 _FEW = 8  # pictures that tell whether two sources hold the same files
 
@@ -48,7 +48,7 @@ class Moved:
     """
 
     old: str
-    new: FolderSource
+    new: Source
     agreement: Agreement
 
 
@@ -66,9 +66,9 @@ class Settlement:
 
     where: str
     moved: list[Moved] = field(default_factory=list)
-    absorbed: list[tuple[str, FolderSource]] = field(default_factory=list)
+    absorbed: list[tuple[str, Source]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    new: list[FolderSource] = field(default_factory=list)
+    new: list[Source] = field(default_factory=list)
 
     @property
     def taken_over(self) -> set[str]:
@@ -78,7 +78,7 @@ class Settlement:
 
 def settle(
     store: Store,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     collection: str = DEFAULT_COLLECTION,
     moved_from: Sequence[str] = (),
@@ -115,8 +115,11 @@ def settle(
         others = {
             other: exact_source(opened, other) for other in stored.keys() - named - settlement.taken_over
         }
+        in_units = {other for other in others if _is_of_containers(opened, other)}
         for source in sources:
             for other, place in others.items():
+                if not _are_files(source) or other in in_units:
+                    continue  # a container has places of its own, wherever it lies
                 if covers(place, source.root, excluded.get(other, ())):
                     raise _lies_within(source, other, where)
                 if _is_same_folder(place, source.root):
@@ -143,7 +146,7 @@ def settle(
     return settlement
 
 
-def notes_after(settlement: Settlement, target: Collection, sources: Sequence[FolderSource]) -> list[str]:
+def notes_after(settlement: Settlement, target: Collection, sources: Sequence[Source]) -> list[str]:
     """Return what is to be told when the folders have been ingested: whose pictures they hold as well.
 
     A source that is gone, and moved to a place within a folder that is ingested anyway, shows only then; so
@@ -160,7 +163,7 @@ def notes_after(settlement: Settlement, target: Collection, sources: Sequence[Fo
 
 
 def find_moved(
-    store: Store, sources: Sequence[FolderSource], *, collection: str = DEFAULT_COLLECTION
+    store: Store, sources: Sequence[Source], *, collection: str = DEFAULT_COLLECTION
 ) -> list[Moved]:
     """Return the sources that are gone and seem to have become one of the folders.
 
@@ -175,7 +178,11 @@ def find_moved(
         away = {
             other: place
             for other, place in away.items()
-            if not any(covers(source.root, place, source.exclusion.patterns) for source in sources)
+            if not any(
+                covers(source.root, place, source.exclusion.patterns)
+                for source in sources
+                if source.is_folder
+            )
         }
         return [one for one in _look_for_moved(opened, stored, sources, away) if is_question(one)]
 
@@ -205,7 +212,7 @@ def carry_out(settlement: Settlement, versions: Iterable[Collection]) -> dict[st
     return counts
 
 
-def _take_over(version: Collection, old: str, source: FolderSource, below: str | None) -> int:
+def _take_over(version: Collection, old: str, source: Source, below: str | None) -> int:
     """Give the pictures of a source places in a folder.
 
     Args:
@@ -229,10 +236,12 @@ def _take_over(version: Collection, old: str, source: FolderSource, below: str |
     return give_places(version, old, place, renew=renew)
 
 
-def _check_named(sources: Sequence[FolderSource]) -> None:
+def _check_named(sources: Sequence[Source]) -> None:
     for one, other in combinations(sources, 2):
         if one.root == other.root:
             raise DataError(f"the folder {quoted(one.root)} is named twice. Name it once.")
+        if not (_are_files(one) and _are_files(other)):
+            continue
         outer, inner = sorted((one, other), key=lambda source: len(source.root))
         if covers(outer.root, inner.root, outer.exclusion.patterns):
             raise DataError(
@@ -241,11 +250,22 @@ def _check_named(sources: Sequence[FolderSource]) -> None:
             )
 
 
+def _are_files(source: Source) -> bool:
+    """Whether the pictures of a source are files, or objects, of their own below its root."""
+    return source.kind in ("folder", "prefix")
+
+
+def _is_of_containers(opened: Collection, source: str) -> bool:
+    """Whether the pictures of a source, as the collection names it, lie in containers."""
+    (first, *_) = next(iter(opened.scan(of_source(source), batch_size=1)), [None])
+    return first is not None and "unit" in first.payload
+
+
 def _settle_moved_from(
     store: Store,
     opened: Collection,
     stored: Mapping[str, int],
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     named: str,
     settlement: Settlement,
 ) -> None:
@@ -266,7 +286,12 @@ def _settle_moved_from(
             f"Keep both: the same command with --second-copy; or keep one: imret sources forget {quoted(old)}"
             f"{settlement.where}"
         )
-    found = [Moved(old, source, compare(opened, old, source.root)) for source in sources]
+    found = [Moved(old, source, compare(opened, old, source.root)) for source in sources if source.is_folder]
+    if not found:
+        raise DataError(
+            f"{quoted(old)} cannot have moved to {quoted(sources[0].root)}, which is no folder of pictures. "
+            f"Say where it is now: imret sources rename {quoted(old)} NEW --no-check{settlement.where}"
+        )
     best = max(found, key=lambda one: one.agreement.found)
     if best.agreement.found == 0:
         raise DataError(
@@ -282,7 +307,7 @@ def _settle_moved_from(
 def _look_for_moved(
     opened: Collection,
     stored: Mapping[str, int],
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     away: Mapping[str, str],
 ) -> list[Moved]:
     """Return the sources that are gone, or empty, of which the folders hold some pictures."""
@@ -292,11 +317,13 @@ def _look_for_moved(
             continue
         found = []
         for source in sources:
+            if not source.is_folder:
+                continue
             # A folder that the collection knows is looked through only at the old places, at every run.
             new = escape_undecodable(source.root) not in stored
             found.append(Moved(old, source, compare(opened, old, source.root, anywhere=new)))
-        best = max(found, key=lambda one: one.agreement.found)
-        if best.agreement.found:
+        best = max(found, key=lambda one: one.agreement.found, default=None)
+        if best is not None and best.agreement.found:
             moved.append(best)
     return moved
 
@@ -309,12 +336,13 @@ def _is_same_folder(one: str, other: str) -> bool:
         return False
 
 
-def _linked_around(opened: Collection, source: FolderSource) -> set[str]:
+def _linked_around(opened: Collection, source: Source) -> set[str]:
     """Return the sources that a folder lies within by a link in them, or by one on the way to it."""
-    records = (entry for entry in source.entries() if isinstance(entry, Record))
-    files = {
-        sha256_if_readable(record.file): os.path.realpath(record.file) for record in islice(records, _FEW)
-    }
+    if not source.is_folder:
+        return set()
+    found = (entry.file for entry in source.entries() if isinstance(entry, Record))
+    few = islice((file for file in found if file is not None), _FEW)
+    files = {sha256_if_readable(file): os.path.realpath(file) for file in few}
     return {
         point.payload["source"]
         for point in _with_contents(opened, {digest for digest in files if digest is not None})
@@ -326,9 +354,7 @@ def _linked_around(opened: Collection, source: FolderSource) -> set[str]:
     }
 
 
-def _linked_notes(
-    target: Collection, source: FolderSource, others: Mapping[str, str], where: str
-) -> list[str]:
+def _linked_notes(target: Collection, source: Source, others: Mapping[str, str], where: str) -> list[str]:
     """Return what is to be told of sources that a new folder holds by a link in it."""
     notes = []
     here = escape_undecodable(source.root)
@@ -361,7 +387,7 @@ def _folders_above(point: Point) -> Iterator[str]:
         yield os.path.join(source_of(point.payload), *parts[:depth])
 
 
-def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "") -> DataError:
+def _lies_within(source: Source, other: str, where: str, *, how: str = "") -> DataError:
     return DataError(
         f"{quoted(source.root)} lies {how}within {quoted(other)}, a source of the collection: its "
         "pictures would be stored twice.\n"
@@ -369,7 +395,7 @@ def _lies_within(source: FolderSource, other: str, where: str, *, how: str = "")
     )
 
 
-def _still_stored(source: FolderSource, other: str, where: str) -> DataError:
+def _still_stored(source: Source, other: str, where: str) -> DataError:
     return DataError(
         f"{quoted(source.root)} is left out of {quoted(other)}, a source of the collection, but pictures of "
         "it are stored there still, and would be stored twice.\n"
@@ -378,14 +404,14 @@ def _still_stored(source: FolderSource, other: str, where: str) -> DataError:
     )
 
 
-def _not_there(other: str, source: FolderSource, where: str) -> str:
+def _not_there(other: str, source: Source, where: str) -> str:
     return (
         f"{quoted(other)}, a source that lies within {quoted(source.root)}, is not there now, and stays a "
         f"source of its own; if it is gone for good: imret sources forget {quoted(other)}{where}"
     )
 
 
-def _same_folder(source: FolderSource, other: str, where: str) -> DataError:
+def _same_folder(source: Source, other: str, where: str) -> DataError:
     return DataError(
         f"{quoted(source.root)} is {quoted(other)}, a source of the collection, by another name: "
         "its pictures would be stored twice.\n"

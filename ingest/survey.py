@@ -18,7 +18,7 @@ from imret.datasets.scan import looks_like_picture
 from imret.datasets.spelling import composed
 from imret.errors import counted, some_of
 from imret.escape import escape_control, quoted
-from ingest.sources import FolderSource
+from ingest.sources import Source
 
 _SHOWN = 5  # categories that are named, the largest
 _NAMED = 3  # folders that are named in a sentence
@@ -68,12 +68,12 @@ class Found:
         return self.here + sum(level.total for level in self.levels.values())
 
 
-def survey(sources: Iterable[FolderSource]) -> list[Found]:
+def survey(sources: Iterable[Source]) -> list[Found]:
     """Return what lies in each of some folders, by the names of files."""
     return [_look_through(source) for source in sources]
 
 
-def _look_through(source: FolderSource) -> Found:
+def _look_through(source: Source) -> Found:
     found = Found(source.root, source.categories, exclude=source.exclusion.patterns)
     for folder, n in source.glance():
         if n == 0:

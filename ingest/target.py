@@ -26,7 +26,7 @@ from ingest.last_look import Gap, find_gap, told
 from ingest.reconcile import Reconciler
 from ingest.report import Counters, Report
 from ingest.settle import Settlement, advice_for_gone, carry_out
-from ingest.sources import FolderSource, Record
+from ingest.sources import Record, Source
 
 if TYPE_CHECKING:
     from imret.models.encoder import QueryEncoder
@@ -230,8 +230,8 @@ class Target:
 
 
 def with_pictures(
-    sources: Sequence[FolderSource], store: Store, name: str, *, prune: bool, rebuild: bool
-) -> tuple[list[FolderSource], list[str]]:
+    sources: Sequence[Source], store: Store, name: str, *, prune: bool, rebuild: bool
+) -> tuple[list[Source], list[str]]:
     """Set folders aside that hold no picture, before anything is made or removed for them.
 
     Returns:
@@ -243,7 +243,11 @@ def with_pictures(
     filled, said = [], []
     for source in sources:
         counters = Counters(Report(name, store.address, store.engine, "", "", []))
-        if any(not isinstance(entry, Ignored) for entry in _counted(source, counters)):
+        if not source.is_folder:
+            if next(source.units(), None) is not None:
+                filled.append(source)
+                continue
+        elif any(not isinstance(entry, Ignored) for entry in _counted(source, counters)):
             filled.append(source)
             continue
         folder, n_stored = escape_undecodable(source.root), 0
@@ -276,7 +280,7 @@ def _none_left(folder: str, n_stored: int, found: Report, where: str) -> str:
     )
 
 
-def _counted(source: FolderSource, counters: Counters) -> Iterator[Record | Skipped | Ignored]:
+def _counted(source: Source, counters: Counters) -> Iterator[Record | Skipped | Ignored]:
     for entry in source.entries():
         if isinstance(entry, Ignored):
             counters.ignore(source.root, entry)
@@ -306,7 +310,7 @@ def find_target(
     store: Store,
     name: str,
     encoder: QueryEncoder,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     *,
     taken_over: Set[str],
     rebuild: bool,
@@ -351,7 +355,7 @@ def _check_rebuild(
     live: Identity,
     identity: Identity,
     encoder: QueryEncoder,
-    sources: Sequence[FolderSource],
+    sources: Sequence[Source],
     taken_over: Set[str],
     *,
     rebuild: bool,

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from imret.datasets.exclusion import DERIVED, EXCLUDED, NO_ORIGINALS, PHOTO_LIBRARY, SYSTEM_FOLDER
 from imret.errors import some_of
 
+NOT_DOWNLOADED = "not downloaded"  # a row or line that was to have a picture, and has none
+EMPTY = "empty"
+
 _NOT_BY_NAME = "not a picture by its name"
 _MOST = 8  # kinds that are told
 
@@ -38,6 +41,8 @@ _OTHERS = {
     NO_ORIGINALS: ("part of the photo library without originals",) * 2,
     DERIVED: ("copy made by a photo program", "copies made by photo programs"),
     EXCLUDED: ("excluded by a pattern", "excluded by a pattern"),
+    NOT_DOWNLOADED: (NOT_DOWNLOADED, NOT_DOWNLOADED),
+    EMPTY: ("empty file", "empty files"),
 }
 
 

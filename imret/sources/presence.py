@@ -17,8 +17,9 @@ from typing import Literal, TypeAlias
 
 from imret.datasets.exclusion import Exclusion, left_out
 from imret.datasets.scan import looks_like_picture
+from imret.places.names import is_url
 
-FolderState: TypeAlias = Literal["present", "gone", "empty", "unreadable"]
+FolderState: TypeAlias = Literal["present", "gone", "empty", "unreadable", "remote"]
 
 EMPTY = "is empty now"
 _LEFT_BY_WINDOWS = ("thumbs.db", "ehthumbs.db", "desktop.ini")
@@ -46,8 +47,14 @@ def folder_state(folder: str | os.PathLike[str]) -> FolderState:
     """Return what is at the place of a source now.
 
     "empty" is a folder with nothing in it but what every walk leaves out, such as hidden files, and what
-    Windows leaves in folders: that may lie in a mount point, too.
+    Windows leaves in folders: that may lie in a mount point, too. "remote" is a URL, where nobody looks; a
+    file is a list of addresses.
     """
+    name = os.fspath(folder)
+    if is_url(name):
+        return "remote"
+    if os.path.isfile(name):
+        return "present"
     state = _look_into(os.fspath(folder), "", set()).state
     if not isinstance(state, OutOfReach):
         return "present" if state == "here" else "gone"

@@ -23,7 +23,7 @@ from imret.store.types import RawPoint
 
 Kind = Literal["id", "vector", "payload"]
 
-OPTIONAL = ("category",)  # a picture may be in none
+OPTIONAL = ("category", "unit")  # a picture may be in none
 FIRST = 10  # findings that a report has in full
 MAX_SHOWN = 40  # characters of a value
 

@@ -115,7 +115,8 @@ class Collection:
             ids: n different UUIDs in canonical form.
             vectors: (n, dim) float, finite.
             payloads: n flat mappings to str, int of 64 bits or finite float (kept to 15 digits); no bool,
-                no None. `INTEGER_FIELDS` hold only int, `DATETIME_FIELDS` only RFC 3339.
+                no None. `meta` alone is such a mapping itself. `INTEGER_FIELDS` hold only int,
+                `DATETIME_FIELDS` only RFC 3339.
 
         Raises:
             ValueError: If a point is not like that; then none was stored.
@@ -339,6 +340,11 @@ def check_payloads(payloads: Sequence[Mapping[str, Any]], n: int) -> list[dict[s
             types = (
                 (int,) if key in INTEGER_FIELDS else (str,) if key in DATETIME_FIELDS else (str, int, float)
             )
+            if key == "meta" and isinstance(value, Mapping):
+                for name, one in value.items():
+                    check_scalar(name, (str,), "key in the payload field 'meta'")
+                    check_scalar(one, (str, int, float), f"payload field 'meta', {name!r}")
+                continue
             check_scalar(value, types, f"payload field {key!r}")
             if key in DATETIME_FIELDS:
                 parse_datetime(value)

@@ -14,7 +14,7 @@ from imret.store.types import is_point_id
 # Filterable fields. Indexed before the first point is stored, so that the graph built over the vectors
 # gets the links that a filtered search walks. A field with an index holds only values of its kind: an index
 # does not see the others, so that what a filter finds would depend on whether there is one.
-KEYWORD_FIELDS = ("category", "path", "sha256", "source")  # any str or int
+KEYWORD_FIELDS = ("category", "path", "sha256", "source", "unit")  # any str or int
 INTEGER_FIELDS = ("width", "height", "size_bytes")  # int
 DATETIME_FIELDS = ("modified",)  # str, RFC 3339
 INDEXED_FIELDS = KEYWORD_FIELDS + INTEGER_FIELDS + DATETIME_FIELDS

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from imret.escape import escape_undecodable
 
 # What a filter can ask about, by kind: text, whole number, datetime (RFC 3339 in UTC). Without `file_base64`,
-# which only pictures with undecodable names have.
+# which only pictures with undecodable names have, and what else is known of some: `caption`, `meta`, `at`.
 FIELDS: dict[str, Literal["text", "number", "datetime"]] = {
     "category": "text",
     "path": "text",
@@ -27,6 +27,7 @@ FIELDS: dict[str, Literal["text", "number", "datetime"]] = {
     "height": "number",
     "size_bytes": "number",
     "modified": "datetime",
+    "unit": "text",
 }
 
 _NAMESPACE = uuid.UUID("6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11")
@@ -58,18 +59,26 @@ def make_payload(
     height: int,
     size_bytes: int,
     modified: str,
+    unit: str | None = None,
+    at: int | None = None,
+    caption: str | None = None,
+    meta: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the payload of one picture: flat, JSON-safe, without None.
+    """Return the payload of one picture: flat but for `meta`, JSON-safe, without None.
 
     Args:
-        source: Absolute folder that was ingested.
-        path: Path below it, with forward slashes.
+        source: Absolute folder or URL that was ingested.
+        path: Path below it, with forward slashes; of a list of addresses, the address.
         category: First folder below the source; None for a picture in no category.
         sha256: Hex digest of the file's bytes.
         width: Pixels, upright (after EXIF rotation).
         height: Pixels, upright.
         size_bytes: Size of the file.
         modified: Time of last change, from `modified_time`.
+        unit: Path of the tar or Parquet file that it lies in, below the source, which `path` begins with.
+        at: Where its bytes begin in that, so that they can be read alone: `size_bytes` from there on.
+        caption: What is said of it.
+        meta: What else is known of it: texts and numbers by name.
     """
     payload: dict[str, Any] = {
         "path": escape_undecodable(path),
@@ -82,6 +91,10 @@ def make_payload(
     }
     if category is not None:
         payload["category"] = escape_undecodable(category)
+    if unit is not None:
+        payload["unit"] = escape_undecodable(unit)
+    others = {"at": at, "caption": caption, "meta": None if meta is None else dict(meta)}
+    payload |= {name: value for name, value in others.items() if value is not None}
     return _with_exact_place(payload, source, path)
 
 
@@ -106,9 +119,10 @@ def _with_exact_place(payload: dict[str, Any], source: str, path: str) -> dict[s
 
 
 def file_of(payload: Mapping[str, Any]) -> str:
-    """Return the absolute path of the picture, or its URL; may hold surrogate escapes.
+    """Return the absolute path or URL of the picture; may hold surrogate escapes.
 
-    Of a member of a tar or a row of a Parquet file it goes on below that file: /photos/00012.tar/owl.jpg.
+    It opens the picture, but for one in a container, whose `unit` says so: there it goes on below that file, as
+    in /photos/00012.tar/owl.jpg.
     """
     exact = payload.get("file_base64")
     if exact is not None:
@@ -117,7 +131,9 @@ def file_of(payload: Mapping[str, Any]) -> str:
 
 
 def place_of_file(source: str, path: str) -> str:
-    """Return the absolute path, or the URL, of what lies at a path below a source."""
+    """Return the absolute path or URL of what lies at a path below a source; of a list the address itself."""
+    if "://" in path:
+        return path
     if "://" in source:
         return f"{source}/{path}"
     return os.path.join(source, *path.split("/"))

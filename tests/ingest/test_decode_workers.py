@@ -117,6 +117,34 @@ def test_a_process_gives_what_a_thread_gives_for_good_files_and_bad(
     assert decoders.at_once > 1
 
 
+def test_bytes_are_decoded_as_their_file_is_in_a_thread_and_in_a_process(
+    decoders: Decoders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [draw_picture(tmp_path / f"{seed}.jpg", seed=seed, size=(90, 60)) for seed in range(4)]
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    files = [str(file) for file in (*good, bad)]
+    contents = [Path(file).read_bytes() for file in files]
+    expected = [decode(file, PREPROCESS, 10_000) for file in files]
+    assert all(map(same, [decode(content, PREPROCESS, 10_000) for content in contents], expected))
+    spread(decoders, 1)
+    monkeypatch.setattr(decode_workers, "decode", never)
+    mixed = [files[0], contents[1], contents[4], files[4], contents[2], b""]
+    made = decoders.decode(mixed)
+    assert made[5] == "the file is empty"
+    assert all(map(same, made, [expected[at] for at in (0, 1, 4, 4, 2)]))
+
+
+def test_a_file_above_the_limit_of_memory_is_decoded_and_hashed_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(draw_picture(tmp_path / "a.jpg", size=(90, 60)))
+    expected = decode(file, PREPROCESS, None)
+    monkeypatch.setattr(decode_workers, "IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(decode_workers, "sha256_of_bytes", never)
+    assert same(decode(file, PREPROCESS, None), expected)
+
+
 def test_threads_decode_until_the_processes_are_ready(decoders: Decoders, tmp_path: Path) -> None:
     file = str(draw_picture(tmp_path / "a.jpg"))
     decoders.spread(1)

@@ -884,6 +884,38 @@ def test_the_command_decodes_no_picture_and_loads_no_torch_where_nothing_changed
         assert len(said) == 2
 
 
+def test_each_new_and_each_changed_picture_is_opened_once_whatever_is_stored_already(
+    photos: Path, tmp_path: Path, encoder: Encoder
+) -> None:
+    _ingest(photos, tmp_path / "db", encoder)
+    for seed in range(30, 40):
+        draw_picture(photos / "fungi" / f"{seed}.png", seed=seed)
+    draw_picture(photos / "e.png", seed=50)
+    (photos / "fungi" / "a.png").rename(photos / "aves" / "moved.png")
+    code, opened, _, said = _watched(
+        photos, tmp_path / "db", "--model", encoder.model_id, "--precision", "fp32"
+    )
+    assert code == 0
+    assert "10 added, 1 updated, 1 moved, 3 unchanged, 0 skipped" in said[3]
+    assert {name: opened.count(name) for name in opened} == dict.fromkeys(opened, 1)
+    assert {"e.png", "aves/moved.png", "fungi/30.png", "fungi/39.png"} <= set(opened)
+
+
+def test_pictures_above_the_limit_of_memory_are_ingested_as_others_are(
+    photos: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ingest(photos, tmp_path / "db", encoder)
+    monkeypatch.setattr("ingest.reconcile.IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr("ingest.decode_workers.IN_MEMORY_BYTES", 100)
+    draw_picture(photos / "fungi" / "new.png", seed=30)
+    (photos / "fungi" / "a.png").rename(photos / "aves" / "moved.png")
+    assert _counts(_ingest(photos, tmp_path / "db", encoder)) == {
+        "added": 1, "moved": 1, "unchanged": 4, "encoded": 1,
+    }  # fmt: skip
+    stored = _contents(tmp_path / "db")["fungi/new.png"]
+    assert stored.payload["sha256"] == hashlib.sha256((photos / "fungi" / "new.png").read_bytes()).hexdigest()
+
+
 def test_the_command_loads_no_torch_for_pictures_that_were_moved_copied_or_spoilt(
     photos: Path, tmp_path: Path, encoder: Encoder
 ) -> None:

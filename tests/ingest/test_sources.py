@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from imret.errors import DataError
 from imret.escape import escape_undecodable
 from imret.sources.presence import OutOfReach
 from imret.store.payload import file_of, make_payload, modified_time, path_of, point_id
-from ingest.sources import FolderSource, Record
+from ingest import sources
+from ingest.sources import FolderSource, PartSource, Record, Unit
 
 
 def _touch(file: Path) -> Path:
@@ -183,3 +186,85 @@ def test_times_are_rfc3339_to_the_microsecond_also_far_out() -> None:
 
 def test_printable_leaves_good_names_alone() -> None:
     assert escape_undecodable("grün 🍄.jpg") == "grün 🍄.jpg"
+
+
+def _units(folder: Path) -> dict[str, Unit]:
+    return {unit.name: unit for unit in FolderSource(folder).units()}
+
+
+def test_the_units_of_a_folder_hold_what_its_walk_gives_in_bounded_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_SLICE", 4)
+    monkeypatch.setattr(sources, "MOST_IN_SLICE", 6)
+    for number in range(40):
+        _touch(tmp_path / f"{number % 3}" / f"{number:02}.jpg")
+    _touch(tmp_path / "notes.txt")
+    units = list(FolderSource(tmp_path).units())
+    assert len({unit.name for unit in units}) == len(units) > 5
+    assert units[0].name == ""
+    assert [entry for unit in units for entry in unit.entries()] == list(FolderSource(tmp_path).entries())
+    assert all(sum(isinstance(entry, Record) for entry in unit.entries()) <= 6 for unit in units)
+    assert sum(unit.size_bytes for unit in units) == 40
+    assert pickle.loads(pickle.dumps(units[1])).digest == units[1].digest
+    assert list(pickle.loads(pickle.dumps(units[1])).entries()) == list(units[1].entries())
+
+
+def test_a_picture_that_comes_changes_or_goes_changes_the_digest_of_its_slice_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_SLICE", 5)
+    for number in range(60):
+        _touch(tmp_path / f"{number:03}.jpg")
+    before = _units(tmp_path)
+    assert {name: unit.digest for name, unit in before.items()} == {
+        name: unit.digest for name, unit in _units(tmp_path).items()
+    }
+
+    def changed() -> set[str]:
+        now = _units(tmp_path)
+        names = before.keys() | now.keys()
+        return {n for n in names if n not in now or n not in before or now[n].digest != before[n].digest}
+
+    (tmp_path / "030.jpg").write_bytes(b"other")
+    assert len(changed()) == 1
+    (tmp_path / "030.jpg").unlink()
+    assert len(changed()) <= 2  # two where it was the first of one
+    _touch(tmp_path / "030.jpg")
+    os.utime(tmp_path / "030.jpg", ns=(1, 1))
+    assert len(changed()) == 1
+
+
+def test_a_part_of_a_source_is_a_source_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_SLICE", 4)
+    for number in range(20):
+        _touch(tmp_path / "fungi" / f"{number:02}.jpg")
+    whole = FolderSource(tmp_path)
+    first, second, *_ = whole.units()
+    part = PartSource(whole, [second])
+    assert part.root == whole.root
+    assert list(part.entries()) == list(second.entries())
+    (other,) = (entry for entry in list(first.entries())[:1] if isinstance(entry, Record))
+    assert part.presence([other.path]) == {other.path: "here"}
+
+
+def test_a_record_reads_its_file_or_the_content_that_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"from disk")
+    (record,) = (entry for entry in FolderSource(tmp_path).entries() if isinstance(entry, Record))
+    assert record.read() == b"from disk"
+    assert record.file == str(tmp_path / "a.jpg")
+    held = dataclasses.replace(record, content=_Held(b"from memory"))
+    assert held.file is None
+    with held.open() as file:
+        assert file.read() == held.read() == b"from memory"
+    assert held.id == record.id
+
+
+@dataclasses.dataclass(frozen=True)
+class _Held:
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data

@@ -43,7 +43,7 @@ def payload_index(field: str) -> Any:
         return qe.IntegerIndexParams(lookup=True, range=True, enable_hnsw=False, memory=mapped)
     if field in DATETIME_FIELDS:
         return qe.DatetimeIndexParams(enable_hnsw=False, memory=mapped)
-    if field in ("path", "sha256"):  # a value for each point
+    if field in ("path", "sha256", "unit"):  # a value for each point, or asked for by an ingest alone
         return qe.KeywordIndexParams(memory=mapped)
     # On the heap: a walk looks up each point that it comes to, and takes half the time, at a million points.
     return qe.PayloadSchemaType.Keyword
