@@ -181,7 +181,8 @@ def serve(
 
 def _check_roots(roots: Sequence[str]) -> None:
     from imret.errors import DataError
-    from imret.sources.named_roots import NamedRoots, is_url
+    from imret.places.names import is_url
+    from imret.sources.named_roots import NamedRoots
 
     for root in roots:
         if is_url(root):

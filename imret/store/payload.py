@@ -121,8 +121,8 @@ def _with_exact_place(payload: dict[str, Any], source: str, path: str) -> dict[s
 def file_of(payload: Mapping[str, Any]) -> str:
     """Return the absolute path or URL of the picture; may hold surrogate escapes.
 
-    It opens the picture, but for one in a container, whose `unit` says so: there it goes on below that file, as
-    in /photos/00012.tar/owl.jpg.
+    It opens the picture, but for one in a container, whose `unit` says so: there it goes on below that file,
+    as in /photos/00012.tar/owl.jpg. `imret.sources.opened` opens all of them.
     """
     exact = payload.get("file_base64")
     if exact is not None:
