@@ -131,13 +131,18 @@ class Door:
     """
 
     def __init__(
-        self, roots: Sequence[str | os.PathLike[str]] | None = None, *, is_guarded: bool = True
+        self,
+        roots: Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        urls: Sequence[str] = (),
+        is_guarded: bool = True,
     ) -> None:
         """Resolve the folders; nothing else is looked at yet, and nothing is connected to.
 
         Args:
             roots: Folders and URLs below which pictures may be opened; see above. None for folders that were
                 ingested, and URLs of IMRET_ROOTS.
+            urls: Further URLs, which say nothing of folders.
             is_guarded: See above.
 
         Raises:
@@ -147,7 +152,7 @@ class Door:
         self._folders = (
             None if roots is None else tuple(os.path.realpath(root) for root in named if not is_url(root))
         )
-        self._urls = NamedRoots([root for root in named if is_url(root)])
+        self._urls = NamedRoots([*(root for root in named if is_url(root)), *urls])
         self._is_guarded = is_guarded
         self._recent, self._rows = _Recent(_RECENT_BYTES), ParquetRows()
 
