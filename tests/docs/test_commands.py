@@ -32,6 +32,7 @@ NOT_RUN = {
     "serve": "runs until it is stopped",
     "http://": "needs a server",
     "https://": "needs the network",
+    "s3://": "needs an object store",
     "--open": "needs a display",
     "--tour": "takes minutes: make demo runs it",
 }
