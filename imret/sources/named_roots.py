@@ -106,7 +106,7 @@ class NamedRoots:
                 self._handles.move_to_end(url)
                 return handle
         with self.told(url):
-            handle = stores.open_object(url)
+            handle = stores.open_object(url, is_waited_for=True)
         with self._lock:
             # Not closed when they go: another thread may be reading. They close with their last user.
             self._handles[url] = handle

@@ -27,7 +27,7 @@ from imret.store.payload import file_of
 GONE = "no such file any more; bring the collection up to date: imret ingest"
 
 _WEB = ("http://", "https://")
-MAX_FETCHED_BYTES = 512 << 20  # of a picture; larger ones are not read from a bucket
+MAX_FETCHED_BYTES = 512 << 20  # of a picture in a bucket or container; larger ones were not ingested
 _RECENT_BYTES = 128 << 20
 
 
@@ -177,6 +177,10 @@ class Door:
         Raises:
             ImageError: If it is gone, cannot be opened, or may not be.
         """
+        if place.size_bytes > MAX_FETCHED_BYTES:
+            raise ImageError(
+                f"its {place.size_bytes:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are read of one"
+            )
         if place.is_far:
             return self._far(place)
         try:
@@ -234,10 +238,6 @@ class Door:
             raise ImageError("it lies on the web, from where pictures are not fetched again to be shown")
         if not self._urls.holds(place.file):
             raise ImageError("it lies in a bucket that was not named: imret serve --root URL, or IMRET_ROOTS")
-        if place.size_bytes > MAX_FETCHED_BYTES:
-            raise ImageError(
-                f"its {place.size_bytes:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched"
-            )
         identity = (place.file, *_content(place))
         is_whole, is_row = place.unit is None, _is_parquet(place)
         at = 0 if is_whole or is_row else _offset(place)

@@ -206,7 +206,7 @@ def test_a_large_picture_of_a_bucket_is_fetched_in_pieces_to_disk(
         assert file.read() == members["00001.png"]
     assert len(bucket.gets()) == -(-len(members["00001.png"]) // 128)
     monkeypatch.setattr("imret.sources.opened.MAX_FETCHED_BYTES", 100)
-    with pytest.raises(ImageError, match="more than the 100 that are fetched"):
+    with pytest.raises(ImageError, match="more than the 100 that are read"):
         Door([f"s3://{bucket.name}"]).open(far["00002.png"])
     monkeypatch.undo()
 
