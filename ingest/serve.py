@@ -10,6 +10,7 @@ from imret.cli.help import examples
 from imret.cli.options import exclude_option
 from imret.cli.serve import serve, serve_options
 from imret.output.console import announce
+from imret.places.names import is_url
 
 if TYPE_CHECKING:
     from imret.web.pool.collections import CollectionPool
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         "imret serve photos --open",
         "imret serve --collection photos --port 8080",
         "imret serve --root photos --preload",
+        "imret serve --root s3://bucket/photos --db http://localhost:6333",
         "imret serve --host 0.0.0.0 --allow-host nas.example --token-file token.txt",
     ),
 )
@@ -67,4 +69,4 @@ def command(folders: tuple[str, ...], no_categories: bool, exclude: tuple[str, .
         beside.begin()
         return beside
 
-    serve(fill=fill, **options)
+    serve(fill=fill, urls=[source.root for source in sources if is_url(source.root)], **options)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO
@@ -52,6 +51,7 @@ _SECTIONS = {"Store": STORE, "Model": MODEL}
         "imret classify ./pool.jpg",
         "imret classify ./pool.jpg holiday/ --collection photos --format tsv",
         "imret classify holiday/ --names names.csv --format json",
+        "imret classify s3://bucket/photos/00012.tar --labels dog,cat",
     ),
 )
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
@@ -118,7 +118,9 @@ def command(
     collection: str | None,
     **encoding: Any,
 ) -> None:
-    """Say which of some labels each PICTURE shows, the most probable first. A folder means all in it.
+    """Say which of some labels each PICTURE shows, the most probable first.
+
+    A folder means all in it; so do a tar or Parquet file, and a URL such as s3://bucket/photos.
 
     A probability is what the model makes of it and is shared out among the labels given: where none is true,
     one still comes first. Models trained with a sigmoid (SigLIP) judge each label on its own instead. Labels
@@ -127,12 +129,13 @@ def command(
 
     A picture that cannot be read is reported, the others are classified, and the exit code is 1.
     """
+    from imret.cli.pictures_to_classify import PicturesToClassify
     from imret.datasets.names_csv import read_names
     from imret.retrieval.classify import classify_each
 
     names = read_names(names_file) if names_file else {}
     labels = None if labels_text is None else read_labels(labels_text)
-    files = _PictureFiles(pictures, exclude)
+    files = PicturesToClassify(pictures, exclude, _report)
     files.report_missing()
     found = iter(files)
     first = next(found, None)
@@ -271,50 +274,6 @@ def _encoder_for_labels(db: str | None, encoding: dict[str, Any]) -> LazyEncoder
     encoder = LazyEncoder(model or DEFAULT_MODEL, notify=announce, **encoding)
     note_model(encoder.files, notify=announce)
     return encoder
-
-
-class _PictureFiles:
-    """The pictures of the arguments, a folder's by name; what cannot be one is reported and counted."""
-
-    def __init__(self, arguments: Sequence[str], exclude: Sequence[str]) -> None:
-        from imret.datasets.exclusion import Exclusion
-
-        self._arguments = arguments
-        self._exclusions = {argument: Exclusion(argument, exclude) for argument in arguments}
-        self.n_skipped = 0
-
-    def report_missing(self) -> None:
-        """Report the arguments that are not there, and leave them out."""
-        for argument in self._arguments:
-            if not os.path.lexists(argument):
-                self._report(argument, "no such file")
-        self._arguments = [argument for argument in self._arguments if os.path.lexists(argument)]
-
-    def __iter__(self) -> Iterator[str]:
-        from imret.datasets.scan import Picture, Skipped, but_left_out, walk
-
-        for argument in self._arguments:
-            if not os.path.isdir(argument):
-                yield argument
-                continue
-            n = 0
-            try:
-                for entry in walk(argument, self._exclusions[argument]):
-                    if isinstance(entry, Picture):
-                        n += 1
-                        yield entry.file_in(argument)
-                    elif isinstance(entry, Skipped):
-                        self._report(os.path.join(argument, entry.path), entry.reason)
-            except OSError as error:
-                self._report(argument, f"cannot be read: {error.strerror}")
-                continue
-            if not n:
-                left_out = but_left_out(argument, self._exclusions[argument])
-                self._report(argument, f"no pictures in this folder{left_out}")
-
-    def _report(self, path: str, reason: str) -> None:
-        self.n_skipped += 1
-        _report(path, reason)
 
 
 def write_predictions(

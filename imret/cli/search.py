@@ -201,10 +201,10 @@ def command(
     A score is the cosine of query and picture. Scores of one query can be compared with each other, not with
     those of another query; --relevant shows only good matches.
     """
-    from imret.retrieval.query import check_pictures, parse_query
+    from imret.retrieval.query import check_pictures, parse_query, within_containers
 
     with as_usage():
-        query = parse_query(terms)
+        query = within_containers(parse_query(terms))
     check_pictures(query)
     options |= {"template": not no_template, "concepts": not no_concepts}
     ctx.exit(run_search(ctx, query, " ".join(terms), options))
@@ -231,12 +231,13 @@ def similar(ctx: click.Context, /, picture: str, **options: Any) -> None:
 
     A picture of the collection, also if it is named by its file, needs no model and answers at once.
     """
-    from imret.retrieval.query import PICTURE_KINDS, Term, check_pictures, parse_term
+    from imret.retrieval.query import PICTURE_KINDS, Term, check_pictures, parse_term, within_containers
 
     with as_usage():
         term = parse_term(picture)
         if term.kind not in PICTURE_KINDS or term.weight != 1:
             term = Term(picture, "image")
+    (term,) = within_containers([term])
     words = picture.removeprefix("text:")
     if words != picture and not os.path.exists(picture):
         raise click.UsageError(f"it takes a picture, and these are words: imret search {shlex.quote(words)}")

@@ -127,12 +127,14 @@ def serve(
     db: str | None,
     collection: str,
     fill: Callable[[CollectionPool], Filling] | None = None,
+    urls: Sequence[str] = (),
     **encoding: Any,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; the arguments are those of the command.
 
     Args:
         fill: Begins an ingest into the collection, with the store and the model of the searches.
+        urls: Sources in buckets that it fills it from, whose pictures may be shown, too.
         encoding: model, arch, device and precision.
     """
     _require_web_extra()
@@ -150,7 +152,7 @@ def serve(
     public = parse_public_address(public_url, root_path)
     _check_roots(roots)
     image_files = ImageFiles(
-        cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None
+        cache_dir() / "thumbnails", max_bytes=thumbnail_cache * 1_000_000, roots=roots or None, urls=urls
     )
     address, reason = resolve_address(db, collection=collection)
     with contextlib.closing(listen(host, port)) as listener:
@@ -181,7 +183,8 @@ def serve(
 
 def _check_roots(roots: Sequence[str]) -> None:
     from imret.errors import DataError
-    from imret.sources.named_roots import NamedRoots, is_url
+    from imret.places.names import is_url
+    from imret.sources.named_roots import NamedRoots
 
     for root in roots:
         if is_url(root):

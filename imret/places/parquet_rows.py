@@ -7,7 +7,7 @@ struct of bytes and path). Memory stays at a few rows, and at a page of each col
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, BinaryIO
@@ -98,6 +98,44 @@ def rows(opened: Any, column: str) -> Iterator[Row]:
         raise DamagedParquet(f"damaged or cut off after {n_rows:,} rows: {summary(error)}") from error
 
 
+def keys_of(opened: Any, column: str, group: int) -> list[str | None]:
+    """Return the keys of the rows of a row group, without its pictures; None where only the picture tells.
+
+    Args:
+        opened: From `open_parquet`.
+        column: From `picture_column`.
+        group: Number of the row group.
+
+    Raises:
+        DamagedParquet: If they cannot be read.
+    """
+    pa = _pyarrow()
+    schema = opened.schema_arrow
+    wanted = [name for name in _KEYS if name in schema.names and _is_plain(schema.field(name).type)]
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        wanted.append(f"{column}.path")
+    if not wanted:
+        return [None] * int(opened.metadata.row_group(group).num_rows)
+    try:
+        values = opened.read_row_group(group, columns=wanted, use_threads=False).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedParquet(f"its keys cannot be read: {summary(error)}") from error
+    return [_key_of(row, row.pop(column, None)) for row in values]
+
+
+def _key_of(values: Mapping[str, Any], held: Any) -> str | None:
+    columns = {name: _plain(value) for name, value in values.items() if value is not None}
+    path = held.get("path") if isinstance(held, dict) else None
+    return next((str(columns[name]) for name in _KEYS if columns.get(name) not in (None, "")), path) or None
+
+
+def picture_in(held: Any) -> bytes | None:
+    """Return the bytes in a value of the column that `picture_column` names."""
+    data: bytes | None = held.get("bytes") if isinstance(held, dict) else held
+    return data
+
+
 def _is_plain(kind: Any) -> bool:
     types = _pyarrow().types
     names = ("string", "large_string", "integer", "floating", "boolean", "temporal", "dictionary")
@@ -116,13 +154,11 @@ def _pyarrow() -> Any:
 
 
 def _row(values: dict[str, Any], column: str) -> Row:
-    held = values.pop(column)
-    path = None
-    if isinstance(held, dict):
-        path, held = held.get("path"), held.get("bytes")
+    value = values.pop(column)
+    held = picture_in(value)
     columns = {name: _plain(value) for name, value in values.items() if value is not None}
-    key = next((str(columns[name]) for name in _KEYS if columns.get(name) not in (None, "")), path)
-    if not key:
+    key = _key_of(values, value)
+    if key is None:
         # Never the row's number: that is another when rows before it go.
         key = hashlib.sha256(held or repr(sorted(columns.items())).encode()).hexdigest()[:32]
     return Row(key, held, columns)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -103,14 +104,18 @@ def look_up(urls: Sequence[str]) -> list[Stored | None]:
     return [None if info.type == fs.FileType.NotFound else _stored(info) for info in found]
 
 
-def open_object(url: str) -> Any:
+def open_object(url: str, *, is_waited_for: bool = False) -> Any:
     """Open an object to read from anywhere in it: a pyarrow.NativeFile.
+
+    Args:
+        url: Its URL, canonical.
+        is_waited_for: Whether somebody looks at a page meanwhile, and is better told soon that nothing comes.
 
     Raises:
         NotThere: If there is none.
         DataError: If it cannot be opened.
     """
-    system, key = _opened(url)
+    system, key = _opened(url, is_waited_for)
     try:
         return system.open_input_file(key)
     except OSError as error:
@@ -177,20 +182,21 @@ def _stored(info: Any) -> Stored:
     return Stored(info.base_name, False, info.size or 0, info.mtime_ns or 0)
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _opened(url: str, is_waited_for: bool = False) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it."""
     scheme, _, key = url.partition("://")
-    return _file_system(scheme, key.partition("/")[0], tuple(map(os.environ.get, _ENVIRONMENT))), key
+    environment = tuple(map(os.environ.get, _ENVIRONMENT))
+    return _file_system(scheme, key.partition("/")[0], environment, is_waited_for), key
 
 
 @lru_cache(16)
-def _file_system(scheme: str, bucket: str, environment: tuple[str | None, ...]) -> Any:
+def _file_system(scheme: str, bucket: str, environment: tuple[str | None, ...], is_waited_for: bool) -> Any:
     fs = _fs()
     try:
         if scheme == "s3":
-            return _s3(fs, bucket)
+            return _s3(fs, bucket, is_waited_for)
         if scheme == "gs":
-            return fs.GcsFileSystem()
+            return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=15) if is_waited_for else None)
         account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME") or os.environ.get("AZURE_STORAGE_ACCOUNT")
         if not account:
             raise DataError(f"whose az://{bucket} is meant is not said. Set {_KEYS['az']}.")
@@ -204,7 +210,7 @@ def _file_system(scheme: str, bucket: str, environment: tuple[str | None, ...]) 
         raise explained(f"{scheme}://{bucket}", error) from error
 
 
-def _s3(fs: Any, bucket: str) -> Any:
+def _s3(fs: Any, bucket: str, is_waited_for: bool) -> Any:
     endpoint = _endpoint("s3")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region and endpoint:
@@ -216,6 +222,7 @@ def _s3(fs: Any, bucket: str) -> Any:
         endpoint_override=endpoint or None,
         region=region,
         anonymous=is_open,
-        connect_timeout=10,
-        request_timeout=60,
+        connect_timeout=3 if is_waited_for else 10,
+        request_timeout=10 if is_waited_for else 60,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2 if is_waited_for else 3),
     )

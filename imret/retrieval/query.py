@@ -5,6 +5,7 @@
     https://example.org/pool.jpg           a picture on the web
     id:2b1c...                             a picture of the collection, by its id
     stored:aves/17.jpg                     one by its path, as hits and `imret search --format paths` give it
+    s3://bucket/photos/aves/17.jpg         the same, in a bucket
     2:fruit                                weight 2
 
 Terms stand between separate + and -, and nothing is parsed within one: "black-and-white" is words. What
@@ -42,6 +43,8 @@ _WEIGHT = re.compile(
 )
 _PATH = re.compile(r"\.{1,2}/|/|~[^/\s]*/|file://|[A-Za-z]:[\\/]|\.{1,2}\\")
 _URL = re.compile(r"https?://", re.I)
+_BUCKET = re.compile(r"(s3|gs|az)://.")
+_IN_CONTAINER = re.compile(r".+\.(tar|parquet)/.", re.I | re.DOTALL)
 # A bare word that ends like a picture is meant as one.
 _LIKE_A_FILE = re.compile(r"\S.*\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif)", re.I)
 
@@ -189,6 +192,8 @@ def _kind_of(typed: str) -> tuple[str, str]:
         return named[1], named[2]
     if _URL.match(typed):
         return "url", typed
+    if _BUCKET.match(typed):
+        return "stored", typed
     if _PATH.match(typed) or _LIKE_A_FILE.fullmatch(typed):
         return "image", typed
     return ("id", typed) if is_point_id(typed) else ("text", typed)
@@ -199,6 +204,22 @@ def path_of_term(typed: str) -> str:
     if typed.startswith("file://"):
         return path_on_disk(unquote(urlsplit(typed).path))
     return path_on_disk(os.path.expanduser(typed))
+
+
+def within_containers(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """Return terms in which paths that lead into a tar or Parquet file are those of stored pictures.
+
+    Such a path is what `--format paths` prints of them. Looks at the disk: one of a file is left as it is.
+    """
+    return tuple(
+        Term(term.value, "stored", term.weight)
+        if term.kind == "image"
+        and isinstance(term.value, str)
+        and _IN_CONTAINER.match(term.value)
+        and not os.path.isfile(path_of_term(term.value))
+        else term
+        for term in terms
+    )
 
 
 def check_pictures(terms: Sequence[Term], *, if_words: str = "text:{}") -> None:

@@ -23,6 +23,7 @@ from imret.datasets.phrases import read_phrases
 from imret.datasets.spelling import composed, spellings
 from imret.errors import DataError, ImageError, some_of
 from imret.files import sha256_of
+from imret.places.names import is_url
 from imret.retrieval import relevance, subtraction
 from imret.retrieval.category_names import category_names
 from imret.retrieval.collection_encoder import check_same_encoder
@@ -375,6 +376,11 @@ class QueryEmbedder:
             if absolute.startswith(source.rstrip(os.sep) + os.sep)
         ]
         places += [(source, value) for source in sources]
+        places += [
+            (source, value[len(source) + 1 :])
+            for source in sources
+            if is_url(source) and value.startswith(f"{source}/")
+        ]
         points = self._at(places) or self._at(_in_other_spellings(places, absolute, sources))
         if len(points) == 1:
             return next(iter(points.values()))

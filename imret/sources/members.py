@@ -68,6 +68,8 @@ def open_part(file: BinaryIO, at: int, size: int, sha256: str) -> BinaryIO:
         NotThere: If it is something else by now; the file is then closed.
     """
     try:
+        if at + size > file.seek(0, os.SEEK_END):
+            raise NotThere(GONE_SINCE)
         if size <= IN_MEMORY_BYTES:
             with file:
                 file.seek(at)

@@ -1,7 +1,8 @@
 """The one door to the pictures of stored points: from a payload to an open file.
 
 Everything that shows, copies or compares stored pictures opens them here, so what may be opened is decided
-in one place. Hides what kind of place it is: a file, the member of a tar, an object of a bucket. Only reads.
+in one place. Hides what kind of place it is: a file, an object of a bucket, the member of a tar or the row of
+a Parquet file in either. Only reads.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from typing import Any, BinaryIO
 
 from imret.errors import ImageError
 from imret.images.opening import open_file
+from imret.places.names import is_url
 from imret.settings import read_settings
 from imret.sources.members import IN_MEMORY_BYTES, checked, open_part, spooled
-from imret.sources.named_roots import GONE_SINCE, NamedRoots, NotThere, is_url
+from imret.sources.named_roots import GONE_SINCE, NamedRoots, NotReachable, NotThere
+from imret.sources.parquet_rows import ParquetRows
 from imret.sources.safe_open import StoredPlace, is_below, open_beneath, stored_place
 from imret.store.payload import file_of
 
 GONE = "no such file any more; bring the collection up to date: imret ingest"
 
-MAX_FETCHED_BYTES = 512 << 20  # of a picture; larger ones are not read from a bucket
+_WEB = ("http://", "https://")
+MAX_FETCHED_BYTES = 512 << 20  # of a picture in a bucket or container; larger ones were not ingested
 _RECENT_BYTES = 128 << 20
 
 
@@ -127,13 +131,18 @@ class Door:
     """
 
     def __init__(
-        self, roots: Sequence[str | os.PathLike[str]] | None = None, *, is_guarded: bool = True
+        self,
+        roots: Sequence[str | os.PathLike[str]] | None = None,
+        *,
+        urls: Sequence[str] = (),
+        is_guarded: bool = True,
     ) -> None:
         """Resolve the folders; nothing else is looked at yet, and nothing is connected to.
 
         Args:
             roots: Folders and URLs below which pictures may be opened; see above. None for folders that were
                 ingested, and URLs of IMRET_ROOTS.
+            urls: Further URLs, which say nothing of folders.
             is_guarded: See above.
 
         Raises:
@@ -143,9 +152,9 @@ class Door:
         self._folders = (
             None if roots is None else tuple(os.path.realpath(root) for root in named if not is_url(root))
         )
-        self._urls = NamedRoots([root for root in named if is_url(root)])
+        self._urls = NamedRoots([*(root for root in named if is_url(root)), *urls])
         self._is_guarded = is_guarded
-        self._recent = _Recent(_RECENT_BYTES)
+        self._recent, self._rows = _Recent(_RECENT_BYTES), ParquetRows()
 
     def open(self, payload: Mapping[str, Any], path: str | None = None) -> BinaryIO:
         """Open a stored picture to read; at its start, can seek, and is the caller's to close.
@@ -168,6 +177,10 @@ class Door:
         Raises:
             ImageError: If it is gone, cannot be opened, or may not be.
         """
+        if place.size_bytes > MAX_FETCHED_BYTES:
+            raise ImageError(
+                f"its {place.size_bytes:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are read of one"
+            )
         if place.is_far:
             return self._far(place)
         try:
@@ -190,14 +203,25 @@ class Door:
             return Opened((exact, *_file_identity(info)), info.st_size, lambda: file, holding=file, info=info)
 
         def read() -> BinaryIO:
-            return open_part(file, _offset(place), place.size_bytes, place.sha256)
+            if not _is_parquet(place):
+                return open_part(file, _offset(place), place.size_bytes, place.sha256)
+            name = (exact, *_file_identity(info))
+            try:
+                with file:
+                    data = self._rows.read(name, lambda: _again(file), _key(place), is_own=True)
+            except OSError as error:
+                raise ImageError(f"cannot be read: {error.strerror or error}") from error
+            return io.BytesIO(checked(data, place.sha256))
 
         return Opened((exact, *_content(place)), place.size_bytes, read, holding=file)
 
     def refusal(self, payload: Mapping[str, Any]) -> str:
         """Return, of a picture in a bucket that no URL names, that bucket; else nothing."""
-        source = str(payload.get("source", ""))
-        return source if is_url(source) and not self._urls.holds(source) else ""
+        if is_plain_file(payload):
+            return ""
+        file, source = file_of(payload), str(payload["source"])
+        place = source if is_url(source) else file.rpartition("/")[0]
+        return place if is_url(file) and not self._urls.holds(file) else ""
 
     def fetch(self, place: StoredPlace) -> None:
         """Fetch a picture from its bucket, so that it is at hand for those who open it next.
@@ -210,14 +234,13 @@ class Door:
                 opened.file.close()
 
     def _far(self, place: StoredPlace) -> Opened:
+        if place.file.startswith(_WEB):
+            raise ImageError("it lies on the web, from where pictures are not fetched again to be shown")
         if not self._urls.holds(place.file):
             raise ImageError("it lies in a bucket that was not named: imret serve --root URL, or IMRET_ROOTS")
-        if place.size_bytes > MAX_FETCHED_BYTES:
-            raise ImageError(
-                f"its {place.size_bytes:,} bytes are more than the {MAX_FETCHED_BYTES:,} that are fetched"
-            )
         identity = (place.file, *_content(place))
-        at = 0 if place.unit is None else _offset(place)
+        is_whole, is_row = place.unit is None, _is_parquet(place)
+        at = 0 if is_whole or is_row else _offset(place)
 
         def read() -> BinaryIO:
             kept = self._recent.get(identity)
@@ -225,13 +248,21 @@ class Door:
                 return io.BytesIO(kept)
             try:
                 return self._read_far(place, at, identity)
-            except NotThere:
+            except NotReachable:
+                raise
+            except ImageError:
                 self._urls.forget(place.file)  # what was opened may be an object of before
+                self._rows.forget(place.file)
                 return self._read_far(place, at, identity)
 
         return Opened(identity, place.size_bytes, read, is_far=not self._recent.has(identity))
 
     def _read_far(self, place: StoredPlace, at: int, identity: tuple[object, ...]) -> BinaryIO:
+        if _is_parquet(place):
+            with self._urls.told(place.file):
+                data = self._rows.read(place.file, lambda: self._urls.open(place.file), _key(place))
+            self._recent.put(identity, checked(data, place.sha256))
+            return io.BytesIO(data)
         chunks: Iterable[bytes] = self._urls.chunks(place.file, at, place.size_bytes)
         if place.size_bytes > IN_MEMORY_BYTES:
             return spooled(chunks, place.sha256)
@@ -295,13 +326,27 @@ def own_door() -> Door:
 
 def is_plain_file(payload: Mapping[str, Any]) -> bool:
     """Whether a picture is a file of its own in a folder of this machine."""
-    return payload.get("unit") is None and not is_url(str(payload.get("source", "")))
+    where = (str(payload.get("source", "")), str(payload.get("path", "")))
+    return payload.get("unit") is None and not any(map(is_url, where))
 
 
 def _offset(place: StoredPlace) -> int:
     if place.at is None:
         raise NotThere(GONE_SINCE)
     return place.at
+
+
+def _is_parquet(place: StoredPlace) -> bool:
+    return place.unit is not None and place.unit.lower().endswith(".parquet")
+
+
+def _key(place: StoredPlace) -> str:
+    return place.path[len(place.unit or "") + 1 :]
+
+
+def _again(file: BinaryIO) -> BinaryIO:
+    """Return an open file once more, to be kept when it is closed."""
+    return os.fdopen(os.dup(file.fileno()), "rb")
 
 
 def _content(place: StoredPlace) -> tuple[object, ...]:

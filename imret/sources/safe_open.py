@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from imret import system
 from imret.errors import ImageError
 from imret.escape import escape_undecodable
-from imret.sources.named_roots import is_bucket, is_url
+from imret.places.names import is_url
+from imret.sources.named_roots import is_bucket
 from imret.store.payload import file_of, path_of, place_of_file
 
 _MAX_PATH_BYTES = 4096  # Linux opens none that is longer (PATH_MAX), so none was ingested
@@ -48,8 +49,8 @@ class StoredPlace:
 
     @property
     def is_far(self) -> bool:
-        """Whether it lies in a bucket."""
-        return is_url(self.source)
+        """Whether it lies behind a URL."""
+        return is_url(self.file)
 
     @property
     def file(self) -> str:
@@ -78,11 +79,14 @@ def stored_place(payload: Mapping[str, Any]) -> StoredPlace:
             raise strange
     except (KeyError, TypeError, ValueError, AttributeError):  # binascii.Error, UnicodeError: ValueErrors
         raise strange from None
+    is_address = is_url(path)  # of a list
     # What ingest does not walk cannot come from it: no "..", no "a//b", no "/etc", whose first part is "".
-    if _has_odd_parts(path):
+    if _has_odd_parts(path.partition("://")[2] if is_address else path):
+        raise strange
+    if not (os.path.isabs(source) or (is_bucket(source) and not is_address)):
         raise strange
     place = _with_content(StoredPlace(source, path), payload)
-    if place is None or not (_is_plain_bucket(source) if is_url(source) else os.path.isabs(source)):
+    if place is None:
         raise strange
     return place
 
@@ -97,8 +101,12 @@ def _with_content(place: StoredPlace, payload: Mapping[str, Any]) -> StoredPlace
         return None
     if at is not None and _count(at) is None:
         return None
-    if unit is not None and not (isinstance(unit, str) and place.path.startswith(f"{unit}/")):
-        return None
+    if unit is not None:
+        if not isinstance(unit, str) or not unit or is_url(place.path):
+            return None
+        if not str(payload["path"]).startswith(f"{unit}/"):
+            return None
+        unit = "/".join(place.path.split("/")[: len(unit.split("/"))])  # exact, as the path is
     return replace(place, unit=unit, at=at, size_bytes=size, sha256=sha256)
 
 
@@ -108,12 +116,6 @@ def _count(value: object) -> int | None:
 
 def _has_odd_parts(path: str) -> bool:
     return any(part in ("", ".", "..") for part in path.split("/"))
-
-
-def _is_plain_bucket(url: str) -> bool:
-    """Whether it is a URL as ingest stores it: of a known scheme, without anything that leads elsewhere."""
-    below = url.partition("://")[2]
-    return is_bucket(url) and not _has_odd_parts(below) and below.isprintable()
 
 
 def is_below(real: str, folder: str) -> bool:

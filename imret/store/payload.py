@@ -119,9 +119,10 @@ def _with_exact_place(payload: dict[str, Any], source: str, path: str) -> dict[s
 
 
 def file_of(payload: Mapping[str, Any]) -> str:
-    """Return the absolute path of the picture, or its URL; may hold surrogate escapes.
+    """Return the absolute path or URL of the picture; may hold surrogate escapes.
 
-    Of a member of a tar or a row of a Parquet file it goes on below that file: /photos/00012.tar/owl.jpg.
+    It opens the picture, but for one in a container, whose `unit` says so: there it goes on below that file,
+    as in /photos/00012.tar/owl.jpg. `imret.sources.opened` opens all of them.
     """
     exact = payload.get("file_base64")
     if exact is not None:
@@ -130,8 +131,8 @@ def file_of(payload: Mapping[str, Any]) -> str:
 
 
 def place_of_file(source: str, path: str) -> str:
-    """Return the absolute path, or the URL, of what lies at a path below a source."""
-    if "://" in path:  # of a list of addresses
+    """Return the absolute path or URL of what lies at a path below a source; of a list the address itself."""
+    if "://" in path:
         return path
     if "://" in source:
         return f"{source}/{path}"

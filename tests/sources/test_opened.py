@@ -13,7 +13,7 @@ import pytest
 
 import imret
 from imret.errors import DataError, ImageError
-from imret.sources.named_roots import NotReachable, NotThere, canonical_url
+from imret.sources.named_roots import NotReachable, NotThere
 from imret.sources.opened import Door, own_door
 from imret.sources.safe_open import stored_place
 from tests.fakes.pictures import draw_picture
@@ -206,7 +206,7 @@ def test_a_large_picture_of_a_bucket_is_fetched_in_pieces_to_disk(
         assert file.read() == members["00001.png"]
     assert len(bucket.gets()) == -(-len(members["00001.png"]) // 128)
     monkeypatch.setattr("imret.sources.opened.MAX_FETCHED_BYTES", 100)
-    with pytest.raises(ImageError, match="more than the 100 that are fetched"):
+    with pytest.raises(ImageError, match="more than the 100 that are read"):
         Door([f"s3://{bucket.name}"]).open(far["00002.png"])
     monkeypatch.undo()
 
@@ -307,10 +307,9 @@ def test_a_store_that_refuses_or_is_away_is_told_without_its_name(
 
 
 def test_a_root_that_is_no_bucket_is_refused() -> None:
-    for url in ("https://example.org/photos", "file:///photos", "s3://", "s3://a:1/b"):
-        with pytest.raises(DataError, match="no URL of a bucket"):
+    for url in ("https://example.org/photos", "file:///photos", "s3://", "s3://a:1/b", "s3://a/../b"):
+        with pytest.raises(DataError):
             Door([url])
-    assert canonical_url("s3://key:secret@pictures/photos/?region=eu-west-1#x") == "s3://pictures/photos"
 
 
 # Who opens a stored picture by its path, and why no door is needed: it is asked for the file, not shown.

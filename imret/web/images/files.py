@@ -64,6 +64,7 @@ class ImageFiles:
         *,
         max_bytes: int = 1_000_000_000,
         roots: Sequence[str | os.PathLike[str]] | None = None,
+        urls: Sequence[str] = (),
         max_pixels: int | None = None,
     ) -> None:
         """Remember where thumbnails are kept; nothing is made or read yet.
@@ -75,12 +76,13 @@ class ImageFiles:
                 not used for longest go. 0 keeps none.
             roots: Folders below which pictures may be shown, resolved now, and URLs of buckets; None for
                 folders that were ingested and the URLs of IMRET_ROOTS.
+            urls: Further URLs of buckets below which pictures may be shown.
             max_pixels: Refuse pictures of more.
         """
         if max_bytes < 0:
             raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
         self._cache = DiskCache(Path(folder), max_bytes)
-        self.door = Door(roots)
+        self.door = Door(roots, urls=urls)
         self._max_pixels = max_pixels
 
     def etag(self, payload: Mapping[str, Any], size: int | None = None) -> str:
