@@ -18,8 +18,6 @@ from imret.places.stores import Stored
 from imret.sources.presence import OutOfReach, Presence
 from ingest.sources import Entry, Record, SourceKind, Unit
 
-_NOT_LISTED = "is not in what was named"
-
 
 class ShardSource:
     """Tar and Parquet files below a folder or URL.
@@ -102,6 +100,8 @@ class ShardSource:
                 f"{path}\0{stored.size_bytes}\0{stored.mtime_ns}".encode("utf-8", "replace")
             )
             yield Unit(path, digest.hexdigest(), stored.size_bytes, read, is_container=True)
+        for path in sorted((self._only or frozenset()) - self._listed):
+            yield Skipped(path, "is not there")
 
     def _files(self) -> Iterator[tuple[str, Stored] | Unlisted]:
         """Yield the containers that are meant, in the order of names."""

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from imret.datasets.scan import Skipped
 from imret.errors import DataError, counted, some_of
 from imret.files import irregular
+from imret.places.tar import DamagedTar, TarMember, members
 
 PICTURES: Final = ("webp", "png", "jpg", "jpeg")  # the first of these is a sample's picture
 _CAPTIONS, _LABEL = "txt", "cls"
 MAX_PICTURE_BYTES = 32_000_000
-_MAX_TEXT_BYTES = 1_000_000  # of the captions of a picture, and of what a tar file says of a member
-_BLOCK = 512
+_MAX_TEXT_BYTES = 1_000_000  # of the captions of a picture
 _META = re.compile(r"__[^/]*__($|/)")  # what WebDataset keeps for itself
 
 
@@ -195,29 +194,6 @@ class _Group:
                 yield Skipped(name, f"its captions are not UTF-8: {error.reason} at byte {error.start}")
 
 
-class _Bounded:
-    """A file that is read a little at a time: what a tar file says of its own sizes is not believed."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.most = _MAX_TEXT_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self.most:
-            raise tarfile.ReadError(f"a header that asks for {size:,} bytes")
-        return self._file.read(size)
-
-    def seek(self, position: int) -> int:
-        return self._file.seek(position)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
-# What reading a tar file raises that is damaged, or made to do harm.
-_DAMAGE = (tarfile.TarError, OSError, ValueError, OverflowError, EOFError, RecursionError)
-
-
 def _files(shard: Path) -> Iterator[tuple[str | None, bytes | str]]:
     """Yield the name and bytes of each file, or why it has none; without a name, what is wrong with all."""
     try:
@@ -227,36 +203,23 @@ def _files(shard: Path) -> Iterator[tuple[str | None, bytes | str]]:
     except OSError as error:
         raise DataError(f"cannot read the tar file {str(shard)!r}: {error.strerror}.") from error
     with raw:
-        bounded, n_files, at = _Bounded(raw), 0, -1
         try:
-            archive = tarfile.open(fileobj=bounded, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
-            while (member := archive.next()) is not None:
-                if archive.offset <= at:
-                    raise tarfile.ReadError("a size below nothing")
-                at = archive.offset
-                archive.members = []  # which it would keep, all of them
-                if member.isreg():
-                    n_files += 1
-                    yield member.name, _content(archive, member, bounded)
-            raw.seek(archive.offset)
-            if raw.read(_BLOCK) != bytes(_BLOCK):  # at which tarfile ends without a word
-                raise tarfile.ReadError("neither a file nor the mark of the end follows")
-        except _DAMAGE as error:
-            reason = str(error) or type(error).__name__
-            yield None, f"damaged or cut off after {counted(n_files, 'file')}: {reason}"
+            for n_before, member in enumerate(members(raw)):
+                yield member.name, _content(raw, member, n_before)
+        except DamagedTar as error:
+            yield None, str(error)
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, bounded: _Bounded) -> bytes | str:
+def _content(raw: BinaryIO, member: TarMember, n_before: int) -> bytes | str:
     """Return the bytes of a file, why they are not read, or "" where nobody asks for them."""
     kind = member.name.rpartition("/")[2].partition(".")[2].lower()
     if kind not in (*PICTURES, _CAPTIONS):
         return ""
     most = _MAX_TEXT_BYTES if kind == _CAPTIONS else MAX_PICTURE_BYTES
-    if not 0 <= member.size <= most:
-        return f"its .{kind} has {member.size:,} bytes, and {most:,} are the most that are read"
-    bounded.most = most
-    try:
-        file = archive.extractfile(member)
-        return file.read() if file is not None else f"its .{kind} cannot be read"
-    finally:
-        bounded.most = _MAX_TEXT_BYTES
+    if not 0 <= member.size_bytes <= most:
+        return f"its .{kind} has {member.size_bytes:,} bytes, and {most:,} are the most that are read"
+    raw.seek(member.at)
+    data = raw.read(member.size_bytes)
+    if len(data) < member.size_bytes:
+        raise DamagedTar(f"damaged or cut off after {counted(n_before + 1, 'file')}: unexpected end of data")
+    return data

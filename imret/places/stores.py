@@ -76,7 +76,10 @@ def list_folder(url: str) -> list[Stored]:
 
     system, key = _opened(url)
     try:
-        found = system.get_file_info(fs.FileSelector(key, allow_not_found=True))
+        # Not with allow_not_found: a bucket that is not there would be an empty one.
+        found = system.get_file_info(fs.FileSelector(key))
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise explained(url, error) from error
     return [_stored(info) for info in found if info.type != fs.FileType.NotFound]

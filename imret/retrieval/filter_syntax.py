@@ -39,6 +39,7 @@ _EXAMPLES = {
     "height": "height=600..1200",
     "size_bytes": "size_bytes>=5MB",
     "modified": "modified>=2024-05-01",
+    "unit": "unit=00012.tar",
     "id": "id=6e0a4d0e-6c1f-5d5c-9c53-0c7d3f4b8a11",
 }
 

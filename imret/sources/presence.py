@@ -53,7 +53,7 @@ def folder_state(folder: str | os.PathLike[str]) -> FolderState:
     name = os.fspath(folder)
     if is_url(name):
         return "remote"
-    if os.path.isfile(name):
+    if name.endswith(".txt") and os.path.isfile(name):
         return "present"
     state = _look_into(os.fspath(folder), "", set()).state
     if not isinstance(state, OutOfReach):

@@ -145,7 +145,15 @@ def test_the_examples_in_the_messages_can_be_read() -> None:
 
 def test_the_fields_are_those_that_ingest_stores_and_of_the_kinds_that_the_store_indexes() -> None:
     payload = make_payload(
-        source="/p", path="a", category="c", sha256="0", width=1, height=1, size_bytes=1, modified="m"
+        source="/p",
+        path="a",
+        category="c",
+        sha256="0",
+        width=1,
+        height=1,
+        size_bytes=1,
+        modified="m",
+        unit="u",
     )
     assert set(payload) == set(FIELDS)
     kinds = ("text", "number", "datetime")
