@@ -123,7 +123,7 @@ def test_numbers_paths_and_hashes_have_no_links_in_the_graph(tmp_path: Path) -> 
         }
     finally:
         shard.close()
-    assert unlinked == {"path", "sha256", "modified", *INTEGER_FIELDS}
+    assert unlinked == {"path", "sha256", "unit", "modified", *INTEGER_FIELDS}
 
 
 def test_a_shard_that_notes_nothing_is_taken_as_it_comes(tmp_path: Path) -> None:
