@@ -58,7 +58,7 @@ def unpacked(name: str, exclude: Sequence[str] = ()) -> str:
     if not n_pictures:
         raise DataError(
             f"no picture in {name!r} has a category: no column or key 'category' says one, and none lies in "
-            "a folder of its file. Write the category there, or give a folder with one sub-folder per category."
+            "a folder of its file. Write it there, or give a folder with one sub-folder per category."
         )
     if captions:
         with open(folder / CAPTIONS_NAME, "w", encoding="utf-8", newline="") as out:
