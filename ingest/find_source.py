@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 from imret.datasets.addresses import is_list
-from imret.datasets.exclusion import left_out
-from imret.datasets.scan import looks_like_picture
-from imret.datasets.shards import TAR, is_shard
+from imret.datasets.find_shards import find_shards
 from imret.datasets.spelling import path_on_disk
-from imret.errors import DataError, some_of
-from imret.escape import escape_undecodable
-from imret.places.listing import Unlisted, list_tree
-from imret.places.names import canonical, expanded, is_url, split_last
+from imret.errors import DataError
+from imret.places.names import canonical, is_url, split_last
 from imret.places.reading import patiently
-from imret.places.stores import list_folder, look_up
-from imret.places.tar import compression, how_to_unpack
+from imret.places.stores import list_folder
 from ingest.remote import ListSource, PrefixSource
 from ingest.shards import ShardSource
 from ingest.sources import FolderSource, Source
-
-_LOOKED_AT = 2_000  # files, until one is a picture or a container
 
 
 def find_sources(
@@ -44,138 +35,37 @@ def find_sources(
     shards: dict[str, set[str]] = {}
     places: dict[str, int] = {}
     for name in names:
-        found = _find(name, categories, exclude)
-        if not isinstance(found, dict):
-            sources.append(found)
+        found = find_shards(name)
+        if found is None:
+            sources.append(_find(name, categories, exclude))
             continue
         for root, units in found.items():
-            shards.setdefault(root, set()).update(units)
-            places.setdefault(root, len(sources))
+            if units is None:
+                sources.append(ShardSource(root, categories=categories, exclude=exclude))
+            else:
+                shards.setdefault(root, set()).update(units)
+                places.setdefault(root, len(sources))
     for root, at in sorted(places.items(), key=lambda item: -item[1]):
         sources.insert(at, ShardSource(root, only=shards[root], categories=categories, exclude=exclude))
     return sources
 
 
-def _find(name: str, categories: bool, exclude: Sequence[str] | None) -> Source | dict[str, set[str]]:
-    """Return the source of a name; of containers, which ones by what they lie in."""
+def _find(name: str, categories: bool, exclude: Sequence[str] | None) -> Source:
+    """Return the source of a name that stands for no containers."""
     if is_url(name):
-        return _find_url(name, categories, exclude)
-    if os.path.exists(path_on_disk(name)) or "{" not in name:
-        return _find_path(name, categories, exclude)
-    return _named(name, [_split_path(one) for one in expanded(name)])
-
-
-def _find_path(name: str, categories: bool, exclude: Sequence[str] | None) -> Source | dict[str, set[str]]:
+        url = canonical(name)
+        if not patiently(lambda: list_folder(url)):
+            raise DataError(
+                f"nothing lies below {url!r}. Check the name; what is there shows a listing of "
+                f"{split_last(url)[0]!r}."
+            )
+        return PrefixSource(url, categories=categories, exclude=exclude)
     path = os.fspath(path_on_disk(name)) if name else ""
+    if is_list(path):
+        return ListSource(os.path.realpath(path), exclude=exclude)
     if os.path.isfile(path):
-        if is_list(path):
-            return ListSource(os.path.realpath(path), exclude=exclude)
-        if is_shard(path):
-            _refuse_compressed(path)
-            root, unit = _split_path(path)
-            return {root: {unit}}
         raise DataError(
             f"{name!r} is a file; ingest takes a folder of pictures, one sub-folder per category, tar and "
             "Parquet files (.tar, .parquet), and text files of addresses (.txt)."
         )
-    folder = FolderSource(name, categories=categories, exclude=exclude)
-    if _holds_shards(folder.root):
-        return ShardSource(folder.root, categories=categories, exclude=exclude)
-    return folder
-
-
-def _find_url(name: str, categories: bool, exclude: Sequence[str] | None) -> Source | dict[str, set[str]]:
-    if "{" in name:
-        return _named(name, [split_last(canonical(one)) for one in expanded(name)])
-    url = canonical(name)
-    if is_shard(url):
-        (stored,) = patiently(lambda: look_up([url]))
-        if stored is not None and not stored.is_folder:
-            _refuse_compressed(url)
-            root, unit = split_last(url)
-            return {root: {unit}}
-    if _holds_shards(url):
-        return ShardSource(url, categories=categories, exclude=exclude)
-    if not patiently(lambda: list_folder(url)):
-        above = split_last(url)[0]
-        raise DataError(
-            f"nothing lies below {url!r}. Check the name; what is there shows a listing of {above!r}."
-        )
-    return PrefixSource(url, categories=categories, exclude=exclude)
-
-
-def _named(pattern: str, places: Sequence[tuple[str, str]]) -> dict[str, set[str]]:
-    """Return what a pattern names, by what it lies in; what is not there of it is told by the run."""
-    found: dict[str, set[str]] = {}
-    for root, unit in places:
-        if not is_shard(unit):
-            raise DataError(
-                f"the pattern {pattern!r} names {unit!r}, and stands for tar and Parquet files alone "
-                "(.tar, .parquet). Name folders one by one."
-            )
-        found.setdefault(root, set()).add(unit)
-    for root, units in found.items():
-        there = _names_in(root)
-        if not units & there:
-            raise DataError(
-                f"of the files that {pattern!r} names none is there: {escape_undecodable(root)!r} has "
-                f"{some_of(sorted(name for name in there if is_shard(name)), 3) or 'no such file'}."
-            )
-    return found
-
-
-def _names_in(root: str) -> set[str]:
-    if is_url(root):
-        return {stored.name for stored in patiently(lambda: list_folder(root))}
-    try:
-        return set(os.listdir(root))
-    except OSError as error:
-        raise DataError(f"cannot list the folder {root!r}: {error.strerror}.") from error
-
-
-def _split_path(path: str) -> tuple[str, str]:
-    """Return the folder of a file, without links, and the name in it."""
-    above, name = os.path.split(os.path.abspath(path))
-    return os.path.realpath(above), name
-
-
-def _refuse_compressed(place: str) -> None:
-    name = place.rpartition("/")[2]
-    if (kind := compression(name)) is not None:
-        raise DataError(
-            f"{place!r} is {how_to_unpack(name, kind)}, and ingest {name[: name.lower().index(TAR)]}.tar."
-        )
-
-
-def _holds_shards(root: str) -> bool:
-    """Whether a folder or prefix holds tar or Parquet files, and no picture, as far as a look tells."""
-    has_shard = False
-    for name in islice(_names_below_url(root) if is_url(root) else _names_below(root), _LOOKED_AT):
-        if name.startswith("."):  # left out by any walk
-            continue
-        if looks_like_picture(name):
-            return False
-        has_shard |= is_shard(name)
-    return has_shard
-
-
-def _names_below_url(url: str) -> Iterator[str]:
-    for listed in list_tree(url):
-        if not isinstance(listed, Unlisted):
-            yield listed[0].rpartition("/")[2]
-
-
-def _names_below(root: str) -> Iterator[str]:
-    """Yield the names of files and folders below a folder, without asking for more than their names."""
-    folders = deque([root])
-    while folders:
-        try:
-            with os.scandir(folders.popleft()) as entries:
-                for entry in entries:
-                    if not entry.is_dir(follow_symlinks=False):
-                        yield entry.name
-                    elif left_out(entry.name) is None:
-                        folders.append(entry.path)
-                        yield ""
-        except OSError:
-            continue
+    return FolderSource(name, categories=categories, exclude=exclude)

@@ -26,6 +26,7 @@ from imret.datasets.exclusion import Exclusion
 from imret.datasets.names_csv import name_key, read_names
 from imret.datasets.scan import but_left_out
 from imret.datasets.spelling import path_on_disk
+from imret.datasets.unpacked import unpacked
 from imret.errors import DataError, counted, some_of
 
 CAPTIONS_NAME = "captions.csv"
@@ -82,7 +83,8 @@ def find_sources(
     """Find the pictures and texts of a run and check them against each other.
 
     Args:
-        train: A folder with one sub-folder per category, or a manifest.
+        train: A folder with one sub-folder per category, a manifest, or what stands for tar or Parquet files
+            of pictures: see `imret.datasets.unpacked`.
         captions: CSV file of captions; if None, captions.csv in the folder, if there is one.
         names: CSV file of what categories are called.
         replay: CSV file of captioned pictures of other things.
@@ -96,8 +98,10 @@ def find_sources(
     """
     if not os.fspath(train):
         raise DataError("no training folder: ''. Is a variable of the shell not set?")
+    from_manifest = is_manifest(Path(path_on_disk(train)))
+    if not from_manifest:
+        train = unpacked(os.fspath(train), exclude)
     train = Path(path_on_disk(train))
-    from_manifest = is_manifest(train)
     root = train.parent if from_manifest else train
     if captions is None and not from_manifest and (root / CAPTIONS_NAME).is_file():
         captions = root / CAPTIONS_NAME

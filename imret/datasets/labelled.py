@@ -11,6 +11,7 @@ from pathlib import Path
 from imret.datasets.exclusion import Exclusion
 from imret.datasets.scan import Picture, Skipped, but_left_out, walk
 from imret.datasets.spelling import composed, path_on_disk
+from imret.datasets.unpacked import unpacked
 from imret.errors import DataError, counted
 from imret.files import sha256_of
 
@@ -46,10 +47,10 @@ def category_of(path: str) -> str:
 
 
 def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -> LabelledFolder:
-    """Find the pictures of a folder that lie in a category, opening none.
+    """Find the pictures of a folder that lie in a category, opening none; those in tar or Parquet files, too.
 
     Args:
-        folder: One sub-folder per category.
+        folder: One sub-folder per category; or what stands for tar or Parquet files: see `unpacked`.
         exclude: Patterns of what is left out: see `imret.datasets.exclusion.Exclusion`.
 
     Raises:
@@ -57,7 +58,7 @@ def read_labelled(folder: str | os.PathLike[str], exclude: Sequence[str] = ()) -
     """
     if not os.fspath(folder):
         raise DataError("no such folder: ''. Is a variable of the shell not set?")
-    root = Path(path_on_disk(folder))
+    root = Path(path_on_disk(unpacked(os.fspath(folder), exclude)))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{str(root)!r} {what}. Give a folder with one sub-folder per category.")
