@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         "imret collections rename photos holidays",
         "imret collections export photos photos.parquet",
         "imret collections import photos.parquet --db http://localhost:6333",
-        "imret collections backup photos photos.backup",
+        "imret collections backup photos photos-monday.backup",
     ),
 )
 def command() -> None:

@@ -32,7 +32,7 @@ def write_tar(file: Path, members: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures as files, and the same in two tar files: JSON says the category in one, folders in the other."""
+    """Pictures as files, and the same in two tar files: JSON says the category in one, folders in another."""
     for seed in range(8):
         draw_picture(tmp_path / "files" / CATEGORIES[seed % 2] / f"{seed}.jpg", seed=seed)
     by_json: dict[str, bytes] = {}

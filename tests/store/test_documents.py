@@ -132,7 +132,7 @@ def test_a_document_needs_a_collection_and_one_of_the_kinds(store: Store, name: 
     with pytest.raises(DataError, match="not complete"):
         put(store, name, "names", b"1")
     for act in (store.document, store.document_mark, store.remove_document):
-        with pytest.raises(ValueError, match="names, concepts, not 'other'"):
+        with pytest.raises(ValueError, match="names, concepts, missing, not 'other'"):
             act(name, "other")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="collection"):
         store.document("../x", "names")

@@ -429,7 +429,7 @@ def test_a_server_is_asked_for_an_index_of_each_fields_kind() -> None:
     with ServerStore("http://memory", client=Recording(":memory:"), in_flight=1) as store:
         store.open_version("photos", MODEL)
     assert asked == {
-        **dict.fromkeys(("category", "path", "sha256", "source"), "keyword"),
+        **dict.fromkeys(("category", "path", "sha256", "source", "unit"), "keyword"),
         **dict.fromkeys(("width", "height", "size_bytes"), "integer"),
         "modified": "datetime",
     }
