@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from imret.files import sync_folder, write_atomically
 
 FORMAT = 1
 _SHARD = "shard"
+_UNFINISHED = "temp_segments"  # what an index is made in
 OPTIMIZING = "optimizing"  # there while an index is built, and after a kill meanwhile
 
 Since: TypeAlias = Literal["flushed", "adding", "deleting"]
@@ -181,6 +183,8 @@ def find_loss(version: Path, noted: Inventory) -> str:
     logs = _closed_logs(os.listdir(shard / "wal")) if (shard / "wal").is_dir() else []
     newest_noted = max(_closed_logs(name.rpartition("/")[2] for name in noted.files), default=-1)
     for name, size in sorted(noted.files.items()):
+        if name.startswith(f"{_UNFINISHED}/"):
+            continue
         found = _size_of(shard / name)
         shown = f"{version.name}/{_SHARD}/{name}"
         if found is None:
@@ -192,6 +196,16 @@ def find_loss(version: Path, noted: Inventory) -> str:
         elif found < size and not (_REWRITTEN.fullmatch(name) and _is_json(shard / name)):
             return f"{shown} has {found:,} bytes of {size:,}"
     return ""
+
+
+def remove_unfinished(version: Path) -> None:
+    """Remove what an index left whose making was cut short, as much as its vectors take; nothing reads it.
+
+    Whoever holds the lock of the version, and makes no index, may do so.
+    """
+    with suppress(FileNotFoundError):
+        for left in (version / _SHARD / _UNFINISHED).iterdir():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def find_miscount(points: int, noted: Inventory) -> str:
@@ -228,7 +242,8 @@ def _closed_logs(names: Any) -> list[int]:
 def _files_in(shard: Path) -> dict[str, int]:
     files = {}
     for parent, folders, names in os.walk(shard):
-        folders[:] = [name for name in folders if not name.endswith(".deleted")]  # on their way out
+        on_their_way = [name for name in folders if name.endswith(".deleted") or name == _UNFINISHED]
+        folders[:] = [name for name in folders if name not in on_their_way]
         for name in names:
             path = os.path.join(parent, name)
             with suppress(FileNotFoundError):  # of a log that the engine has just removed

@@ -459,6 +459,7 @@ class Shard:
         self.flush()
         self._ledger.begin("adding")
         self._optimizing.touch()
+        inventory.remove_unfinished(self.path)
         self.engine.optimize()
         self.flush()
         self._optimizing.unlink(missing_ok=True)

@@ -112,6 +112,22 @@ def test_a_limit_ends_the_making_of_an_index_and_the_store_goes_on(tmp_path: Pat
             assert opened.stats().indexed == N
 
 
+def test_what_a_killed_index_left_is_removed_by_the_next_and_is_no_loss(tmp_path: Path) -> None:
+    with EdgeStore(tmp_path / "db", index_from_kb=100) as store:
+        fill(store, "photos")
+    (folder,) = tmp_path.glob("db/photos/*/shard")
+    left_over = folder / "temp_segments" / "segment_builder_x"
+    left_over.mkdir(parents=True)
+    (left_over / "matrix.dat").write_bytes(bytes(1_000))
+    for name in ("once", "again"):  # found, and noted as what lies there; then gone
+        with EdgeStore(tmp_path / "db") as store, closing(store.open_version("photos", MODEL)) as opened:
+            assert left_over.exists() == (name == "once")
+            opened.flush()
+            if name == "once":
+                opened.optimize()
+            assert opened.count() == N
+
+
 def test_numbers_paths_and_hashes_have_no_links_in_the_graph(tmp_path: Path) -> None:
     owner = locks.LockOwner(os.getpid(), "test", "")
     (tmp_path / "photos").mkdir()
