@@ -303,7 +303,8 @@ class Run:
         reconcilers = []
         for source, sample in zip(sources, samples, strict=True):
             if self._by_units is not None and self._by_units.takes(source):
-                reconcilers.append(self._by_units.reconcile(self, source, check_content=check_content))
+                by_units, how = self._by_units, {"check_content": check_content, "prune": prune}
+                reconcilers.append(by_units.reconcile(self, source, **how))
                 continue
             # What changes in a container changes that, so no picture in it is looked into.
             few = None if check_content else sample if source.is_folder else Sample(0)

@@ -29,7 +29,7 @@ class ShardSource:
         exclude: Patterns of what is left out, of containers and of what is in them.
 
     Attributes:
-        unlisted: What could not be looked into when it was listed last: containers may lie there.
+        skipped: What could not be listed the last time: unreadable folders, files that are not there.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class ShardSource:
         self.is_folder, self.reads_ahead = False, 1
         self._only = None if only is None else frozenset(only)
         self._listed: set[str] = set()
-        self.unlisted: list[Skipped] = []
+        self.skipped: list[Skipped] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out which containers there are: they may be many, and go along with each unit."""
-        return {**self.__dict__, "_only": None, "_listed": set(), "unlisted": []}
+        return {**self.__dict__, "_only": None, "_listed": set(), "skipped": []}
 
     def excluding(self, patterns: Sequence[str]) -> ShardSource:
         """Return the same source, with other patterns of what is left out."""
         other = copy.copy(self)
         other.exclusion = Exclusion("" if is_url(self.root) else self.root, patterns)
         other.exclude = other.exclusion.patterns
-        other._listed, other.unlisted = set(), []
+        other._listed, other.skipped = set(), []
         return other
 
     def units(self) -> Iterator[Unit]:
@@ -85,11 +85,11 @@ class ShardSource:
 
     def _containers(self) -> Iterator[Unit | Skipped | Ignored]:
         self._listed.clear()
-        self.unlisted.clear()
+        self.skipped.clear()
         for listed in _beside(self._files()):
             if isinstance(listed, Unlisted):
-                self.unlisted.append(Skipped(listed.path, listed.reason, unseen=True))
-                yield self.unlisted[-1]
+                self.skipped.append(Skipped(listed.path, listed.reason, unseen=True))
+                yield self.skipped[-1]
                 continue
             path, stored, has_tar = listed
             self._listed.add(path)
@@ -101,7 +101,8 @@ class ShardSource:
             )
             yield Unit(path, digest.hexdigest(), stored.size_bytes, read, is_container=True)
         for path in sorted((self._only or frozenset()) - self._listed):
-            yield Skipped(path, "is not there")
+            self.skipped.append(Skipped(path, "is not there"))
+            yield self.skipped[-1]
 
     def _files(self) -> Iterator[tuple[str, Stored] | Unlisted]:
         """Yield the containers that are meant, in the order of names."""
@@ -139,7 +140,7 @@ class ShardSource:
 
     def _presence(self, path: str, unseen: Collection[str]) -> Presence:
         unit = _unit_of(path)
-        unseen = (*unseen, *(one.path for one in self.unlisted))
+        unseen = (*unseen, *(one.path for one in self.skipped if one.unseen))
         above = next((folder for folder in unseen if unit == folder or unit.startswith(f"{folder}/")), None)
         if above is not None:
             return OutOfReach(above, "could not be read a moment ago")

@@ -17,10 +17,11 @@ from typing import Literal, TypeAlias
 from imret.datasets.scan import Skipped
 from imret.errors import ChangedMeanwhile, DataError, ImretError, ModelError, StoreError, counted
 from imret.escape import escape_undecodable
+from imret.places.stores import Refused
 from imret.settings import __version__
-from imret.store import Collection, Filter, Match
+from imret.store import Filter, Match
 from imret.store.ledger import FIRST_SKIPS, MOST_ATTEMPTS, Ledger, UnitLine, counted_reasons
-from ingest.content_sample import draw_from
+from ingest.content_sample import Sample, draw_from
 from ingest.decode_workers import may_pass
 from ingest.pipeline import Run
 from ingest.reconcile import ALMOST_NONE, Reconciler
@@ -29,6 +30,7 @@ from ingest.sources import Entry, PartSource, Record, Source, Unit
 
 Failure: TypeAlias = Literal["", "unit", "store", "changed", "attempts"]
 
+_CUT = "could not be read to its end"
 _ALMOST_NONE_LEFT = "holds almost none of the pictures any more that are stored of it"
 
 
@@ -40,11 +42,13 @@ class UnitTask:
         source: That it is a part of.
         unit: The unit.
         anew: Whether earlier attempts at it count no more.
+        prune: Whether what is stored of it and no longer in it may go.
     """
 
     source: Source
     unit: Unit
     anew: bool = False
+    prune: bool = False
 
     @property
     def root(self) -> str:
@@ -99,6 +103,7 @@ class UnitWorker:
         Raises:
             ModelError: If the encoder fails, and whatever else is not the unit's fault nor the store's.
             StoreError: If the store fails, for a worker that is alone.
+            Refused: If the source lets nobody in, for one that is alone.
         """
         counters = self._run.counters.part()
         report, digest = counters.report, task.unit.digest
@@ -131,7 +136,7 @@ class UnitWorker:
             )
             with suppress(StoreError):
                 self._ledger.put([line])
-            if self._is_alone and isinstance(error, StoreError):
+            if self._is_alone and isinstance(error, StoreError | Refused):
                 raise
             return UnitResult(task, line, report, _kind(error), str(error))
         except Exception:  # perhaps the unit's fault, which shows if it happens again
@@ -149,17 +154,14 @@ class UnitWorker:
             raise DataError("its folder is not there; every node has to have it at the same path")
         source = _Met(task.source, task.unit)
         version = self._run.target
-        stored = _of_unit(task) if task.unit.is_container else None
-        n_stored = 0 if stored is None else version.count(stored)
         around, self._run.counters = self._run.counters, counters
         try:
-            sample = None if self._check_content else draw_from(1)[0]
-            # A container of which nothing is stored has a look-up for contents less; it is a saving, no more.
-            twins = n_stored > 0 or not task.unit.is_container
-            reconciler = Reconciler(version, source, self._run.counters, sample=sample, hashes_new=twins)
+            # What changes in a container changes that, so no picture in it is looked into.
+            few = draw_from(1)[0] if task.source.is_folder else Sample(0)
+            sample = None if self._check_content else few
+            reconciler = Reconciler(version, source, self._run.counters, sample=sample)
             self._run.store_all(reconciler)
-            if stored is not None:
-                self._drop_gone(version, stored, source, self._run.counters)
+            missing = self._drop_gone(task, source) if task.unit.is_container else 0
         finally:
             self._run.counters = around
         reasons = Counter(skip["reason"] for skip in counters.report.skipped)
@@ -168,27 +170,39 @@ class UnitWorker:
             unit=task.name,
             digest=task.unit.digest,
             points=reconciler.n_points,
+            missing=missing,
             skips=tuple(counters.report.skipped[:FIRST_SKIPS]),
             skipped=counted_reasons(reasons),
             seconds=round(time.monotonic() - started, 3),
             imret=__version__,
         )
 
-    def _drop_gone(self, version: Collection, stored: Filter, source: _Met, counters: Counters) -> None:
-        """Delete what is stored of a container and no longer in it.
+    def _drop_gone(self, task: UnitTask, source: _Met) -> int:
+        """Deal with what is stored of a container and no longer in it; return how much of it stays.
 
-        Not where it could not be read to its end, nor where it holds almost none of that any more.
+        It goes if that may be, but not where the container could not be read to its end, nor where it holds
+        almost none of that any more.
         """
-        if source.is_cut or version.count(stored) <= len(source.met):
-            return
-        gone = [point.id for points in version.scan(stored) for point in points if point.id not in source.met]
-        n_left = version.count(stored) - len(gone)
-        if n_left <= ALMOST_NONE * (n_left + len(gone)):
+        version, counters, stored = self._run.target, self._run.counters, _of_unit(task)
+        n_stored = version.count(stored)
+        gone = [
+            point.id
+            for points in (version.scan(stored) if n_stored > len(source.met) or source.is_cut else ())
+            for point in points
+            if point.id not in source.met
+        ]
+        few_are_left = n_stored - len(gone) <= ALMOST_NONE * n_stored
+        if gone and task.prune and not (source.is_cut or few_are_left):
+            version.delete(gone)
+            counters.count("removed", len(gone), progress=False)
+            return 0
+        if source.is_cut or (task.prune and gone):
+            why = _CUT if source.is_cut else _ALMOST_NONE_LEFT
             for _ in gone:
-                counters.keep(f"{source.root}/{source.unit.name}", _ALMOST_NONE_LEFT)
-            return
-        version.delete(gone)
-        counters.count("removed", len(gone), progress=False)
+                counters.keep(f"{task.source.root}/{task.unit.name}", why)
+            return len(gone)
+        counters.count("missing", len(gone), progress=False)
+        return len(gone)
 
 
 class _Met(PartSource):

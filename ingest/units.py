@@ -77,7 +77,7 @@ class ByUnits:
         """Whether a source is ingested by units: all but a folder of this machine that one process reads."""
         return self._hands is not None or not source.is_folder
 
-    def reconcile(self, run: Run, source: Source, *, check_content: bool) -> Reconciler:
+    def reconcile(self, run: Run, source: Source, *, check_content: bool, prune: bool) -> Reconciler:
         """Ingest the units of a source that are not done; return what stands for all of it.
 
         Raises:
@@ -86,7 +86,7 @@ class ByUnits:
         """
         reconciler = Reconciler(run.target, source, run.counters, sample=None, hashes_new=False)
         hands = None if self._hands is None else self._hands(run)
-        pass_ = _Pass(self._store, run, source, hands, check_content=check_content)
+        pass_ = _Pass(self._store, run, source, hands, check_content=check_content, prune=prune)
         totals = pass_.ingest(check_units=self._check_units)
         if pass_.n_taken_on_trust and count_source(run.target, source.root) < totals.points:
             run.counters.report.notes.append(
@@ -95,7 +95,7 @@ class ByUnits:
             )
             totals = pass_.ingest(check_units=True)
         run.counters.report.add(pass_.counters.report)
-        for one in getattr(source, "unlisted", ()):
+        for one in getattr(source, "skipped", ()):
             run.counters.skip(source.root, one.path, one.reason)
         reconciler.note_added(totals.points)
         reconciler.units = totals
@@ -147,8 +147,16 @@ class _Pass:
     """
 
     def __init__(
-        self, store: Store, run: Run, source: Source, hands: Hands | None, *, check_content: bool
+        self,
+        store: Store,
+        run: Run,
+        source: Source,
+        hands: Hands | None,
+        *,
+        check_content: bool,
+        prune: bool,
     ) -> None:
+        self._prune = prune
         self._run, self._source = run, source
         self.counters = run.counters.part()
         self._ledger: Ledger = store.ledger(run.target.name, run.target.version)
@@ -185,20 +193,25 @@ class _Pass:
             lines = self._ledger.get(root, names)
             for unit, name in zip(units, names, strict=True):
                 line = lines.get(name)
-                if not check_units and line is not None and line.state(unit.digest) == "done":
+                if not check_units and line is not None and self._is_done(unit, line):
                     self._count_done(line)
                 elif unit.is_container:
                     containers.append(unit)
                 else:
-                    yield UnitTask(self._source, unit, anew=check_units)
+                    yield UnitTask(self._source, unit, anew=check_units, prune=self._prune)
         containers.sort(key=lambda unit: -unit.size_bytes)
         for unit in containers:
-            yield UnitTask(self._source, unit, anew=check_units)
+            yield UnitTask(self._source, unit, anew=check_units, prune=self._prune)
+
+    def _is_done(self, unit: Unit, line: UnitLine) -> bool:
+        """Whether nothing is to be done for a unit: it may have to lose what was kept as missing."""
+        return line.state(unit.digest) == "done" and not (self._prune and line.missing)
 
     def _count_done(self, line: UnitLine) -> None:
         self.n_taken_on_trust += 1
         self._totals.points += line.points
         self.counters.count("unchanged", line.points)
+        self.counters.count("missing", line.missing, progress=False)
         self.counters.report.count_unit("done before")
         self._note_skips(line)
 

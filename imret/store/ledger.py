@@ -31,6 +31,7 @@ class UnitLine:
         unit: Its name within the source.
         digest: Of the unit as it was when it was last ingested to its end; "" if it never was.
         points: That it had then.
+        missing: Pictures that are stored and were no longer in it.
         skips: The first pictures of it that could not be taken then: path and reason.
         skipped: How many they were, by reason.
         seconds: That it took.
@@ -44,6 +45,7 @@ class UnitLine:
     unit: str
     digest: str = ""
     points: int = 0
+    missing: int = 0
     skips: tuple[Mapping[str, str], ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -114,6 +116,7 @@ def line_of(content: Mapping[str, Any] | None) -> UnitLine | None:
             unit=str(content["unit"]),
             digest=str(content["digest"]),
             points=int(content["points"]),
+            missing=int(content["missing"]),
             skips=tuple({str(k): str(v) for k, v in skip.items()} for skip in content["skips"]),
             skipped={str(reason): int(n) for reason, n in content["skipped"].items()},
             seconds=float(content["seconds"]),

@@ -78,14 +78,19 @@ def test_what_is_done_is_not_opened_again(store: Store, shards: Path, encoder: E
     assert (second.skipped, second.failed_units) == ([], [])
 
 
-def test_a_changed_shard_alone_is_opened_and_what_it_no_longer_holds_goes(
+def test_a_changed_shard_alone_is_opened_and_what_it_no_longer_holds_goes_with_prune(
     store: Store, shards: Path, encoder: Encoder
 ) -> None:
     take(store, shards, encoder)
     write_shard(shards / "00001.tar", [6, 7, 8, 9, 100])
     report = take(store, shards, encoder)
     assert report.units == {"ingested": 1, "done before": 2}
-    assert (report.added, report.encoded, report.removed) == (1, 1, 2)
+    assert (report.added, report.encoded, report.removed, report.missing) == (1, 1, 0, 2)
+    assert line_of(store, shards, "00001.tar").missing == 2
+    report = take(store, shards, encoder)
+    assert (report.units, report.missing) == ({"done before": 3}, 2)
+    report = take(store, shards, encoder, prune=True)
+    assert (report.units, report.removed, report.missing) == ({"ingested": 1, "done before": 2}, 2, 0)
     assert {path for path in stored(store) if path.startswith("00001.tar/")} == {
         f"00001.tar/{seed:06}.png" for seed in (6, 7, 8, 9, 100)
     }
@@ -100,7 +105,7 @@ def test_a_shard_that_ends_too_early_loses_no_picture_that_is_stored(
     file.write_bytes(file.read_bytes()[:2_000])
     report = take(store, shards, encoder)
     assert len(stored(store)) == 18
-    assert report.removed == 0
+    assert (report.removed, sum(one.images for one in report.out_of_reach) > 0) == (0, True)
     assert report.n_skipped + len(report.failed_units) == 1
 
 
