@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from imret.cli.numbers import Whole
+from imret.cli.numbers import Real, Whole
 from imret.errors import DataError, counted
 from imret.output.console import announce
 from imret.settings import pixel_limit
@@ -43,7 +43,7 @@ def spread_options(command: F) -> F:
     for option in (
         click.option(
             "--gpus-per-actor",
-            type=click.FloatRange(min=0),
+            type=Real(0),
             metavar="N",
             help="GPUs of each actor, or a part of one.  [default: 1 where there are some]",
         ),

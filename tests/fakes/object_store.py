@@ -70,7 +70,7 @@ class Bucket:
 @contextmanager
 def served_bucket(patch: pytest.MonkeyPatch, name: str = "bucket") -> Iterator[Bucket]:
     """Serve an S3 with an empty bucket, and set the environment to it."""
-    server_of_moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
+    server_of_moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[s3]' flask flask-cors")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = server_of_moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

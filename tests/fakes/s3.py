@@ -42,7 +42,7 @@ class Bucket:
 def s3_bucket(monkeypatch: pytest.MonkeyPatch, name: str = "pictures") -> Iterator[Bucket]:
     """Run an S3 with one bucket, which the environment names until the block ends."""
     pytest.importorskip("pyarrow.fs", reason="needs the extra parquet: pip install 'imret[parquet]'")
-    server_module = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[server]'")
+    server_module = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[s3]' flask flask-cors")
     import boto3
     from moto.moto_server import werkzeug_app
 

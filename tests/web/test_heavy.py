@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from imret import Encoder
+from imret.models.known_models import note_model
 from imret.store import Identity, open_store
 from imret.store.payload import make_payload, point_id
 from tests.cli.test_serve import Process
@@ -44,6 +45,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def db(tmp_path_factory: pytest.TempPathFactory, pictures: Path, random_model: Path) -> Path:
     encoder = Encoder(str(random_model), device="cpu", precision="fp32")
+    note_model(encoder.files)  # as an ingest does, so that a server takes it
     identity = Identity(encoder.model_id, encoder.images_fingerprint, encoder.dim)
     vectors = np.random.default_rng(0).standard_normal((len(KINDS), encoder.dim)).astype(np.float32)
     payloads = [
