@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.browser.conftest import Visit, Watch, imret_serve
+from tests.fakes.object_store import served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import s3_bucket
 from tests.fakes.shards import write_tar
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install -e '.[dev]'")
@@ -35,7 +35,7 @@ def served(
         with imret_serve(Path(options[0]), tmp_path, *options[1:]) as url:
             yield url
         return
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         bucket.put("shards/0.tar", shard.read_bytes())
         root = f"s3://{bucket.name}/shards"
         with imret_serve(Path(options[0]), tmp_path, root, *options[2:]) as url:

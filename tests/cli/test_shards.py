@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from imret.cli.main import cli
 from imret.retrieval.results import SearchWarning
+from tests.fakes.object_store import Bucket, served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import Bucket, s3_bucket
 from tests.fakes.shards import write_tar
 
 
@@ -31,7 +31,7 @@ def shard(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, shard: Path) -> Iterator[Bucket]:
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         bucket.put("shards/0.tar", shard.read_bytes())
         bucket.put("shards/own.png", (shard.parents[1] / "drawn" / "0.png").read_bytes())
         yield bucket

@@ -6,6 +6,7 @@ import logging
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,13 @@ class Bucket:
     Attributes:
         url: Of the bucket.
         endpoint: What AWS_ENDPOINT_URL is to be.
+        requests: Method, key and range of each request that has come, without those of this class.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, requests: list[tuple[str, str, str]]) -> None:
         from pyarrow import fs
 
-        self.endpoint, self.name, self.url = endpoint, name, f"s3://{name}"
+        self.endpoint, self.name, self.url, self.requests = endpoint, name, f"s3://{name}", requests
         self._system = fs.S3FileSystem(
             endpoint_override=endpoint,
             access_key=KEYS["AWS_ACCESS_KEY_ID"],
@@ -37,15 +39,22 @@ class Bucket:
             allow_bucket_creation=True,
         )
         self._system.create_dir(name)
+        requests.clear()
 
     def put(self, key: str, data: bytes) -> str:
         """Store an object; return its URL."""
         with self._system.open_output_stream(f"{self.name}/{key}") as out:
             out.write(data)
+        self.requests.clear()
         return f"{self.url}/{key}"
 
     def remove(self, key: str) -> None:
         self._system.delete_file(f"{self.name}/{key}")
+        self.requests.clear()
+
+    def gets(self) -> list[tuple[str, str]]:
+        """Return key and range of each object that was read."""
+        return [(key, span) for method, key, span in self.requests if method == "GET" and span]
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -70,15 +79,29 @@ class Bucket:
 @contextmanager
 def served_bucket(patch: pytest.MonkeyPatch, name: str = "bucket") -> Iterator[Bucket]:
     """Serve an S3 with an empty bucket, and set the environment to it."""
-    server_of_moto = pytest.importorskip("moto.server", reason="needs moto: pip install 'moto[s3]' flask flask-cors")
+    pytest.importorskip("pyarrow.fs", reason="needs the extra remote: pip install 'imret[remote]'")
+    moto = pytest.importorskip("moto.server", reason="needs pip install 'moto[s3]' flask flask-cors")
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = server_of_moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    requests: list[tuple[str, str, str]] = []
+    application = DomainDispatcherApplication.__call__
+
+    def noted(self: Any, environ: dict[str, Any], start_response: Any) -> Any:
+        requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
+        return application(self, environ, start_response)
+
+    patch.setattr(DomainDispatcherApplication, "__call__", noted)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        reset = urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()  # what is stored outlives a server
         for variable, value in KEYS.items():
             patch.setenv(variable, value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        yield Bucket(f"http://{host}:{port}", name)
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        yield Bucket(endpoint, name, requests)
     finally:
         server.stop()

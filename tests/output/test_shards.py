@@ -15,8 +15,8 @@ from imret.output.deliver import deliver
 from imret.retrieval.results import Hit
 from imret.sources.opened import Door
 from imret.store.payload import file_of
+from tests.fakes.object_store import Bucket, served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import Bucket, s3_bucket
 from tests.fakes.shards import shard_payloads, stored_payload, write_tar
 
 
@@ -34,7 +34,7 @@ def members(tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         yield bucket
 
 
@@ -61,7 +61,7 @@ def test_paths_go_on_below_the_shard_and_are_urls_in_a_bucket(
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/shards/0.tar/owl.png",
         f"{tmp_path}/shards/0.tar/no suffix",
-        "s3://pictures/photos/2019/owl.png",
+        "s3://bucket/photos/2019/owl.png",
     ]
 
 
@@ -90,7 +90,7 @@ def test_what_has_changed_in_a_shard_is_told_and_the_rest_is_copied(near: list[H
 def test_a_page_has_the_pictures_of_shards_and_of_a_named_bucket_without_links(
     near: list[Hit], far: list[Hit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("IMRET_ROOTS", "s3://pictures/photos")
+    monkeypatch.setenv("IMRET_ROOTS", "s3://bucket/photos")
     page = tmp_path / "hits.html"
     assert deliver([*near, *far], query="owl", output="paths", html=str(page)) == 0
     text = page.read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def test_an_unnamed_bucket_is_not_asked_and_it_is_said_how_it_is_named(
     outputs: dict[str, Any] = {option: str(tmp_path / "out")}
     code = deliver(far, query="owl", output="paths", **outputs)
     assert code == (1 if option == "copy_to" else 0)
-    assert "IMRET_ROOTS=s3://pictures/photos" in capsys.readouterr().err
+    assert "IMRET_ROOTS=s3://bucket/photos" in capsys.readouterr().err
     assert bucket.requests == []
 
 

@@ -16,8 +16,8 @@ from imret.errors import DataError, ImageError
 from imret.sources.named_roots import NotReachable, NotThere
 from imret.sources.opened import Door, own_door
 from imret.sources.safe_open import stored_place
+from tests.fakes.object_store import Bucket, served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import Bucket, s3_bucket
 from tests.fakes.shards import shard_payloads, stored_payload, write_tar
 
 
@@ -160,7 +160,7 @@ def test_a_forged_member_gives_no_other_bytes(tmp_path: Path, shards: dict[str, 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         yield bucket
 
 
@@ -227,7 +227,7 @@ def test_a_shard_of_a_bucket_that_has_changed_gives_nothing(
     door.open(far["00000.png"]).close()  # it stays open
     other = write_tar(tmp_path / "other.tar", {"new.png": members["00001.png"], **members}).read_bytes()
     if change == "gone":
-        bucket.delete("photos/00012.tar")
+        bucket.remove("photos/00012.tar")
     else:
         bucket.put("photos/00012.tar", other if change == "replaced" else other[:100])
     with pytest.raises(NotThere, match="ingest again"):
@@ -256,27 +256,27 @@ FORGED = (
     {"source": "file:///etc", "path": "passwd"},
     {"source": "http://127.0.0.1:1/photos"},
     {"source": "https://evil.example/photos"},
-    {"source": "ftp://pictures/photos"},
+    {"source": "ftp://bucket/photos"},
     {"source": "s3://other-bucket/photos"},
-    {"source": "s3://pictures/private", "path": "secret.png"},
-    {"source": "s3://pictures/photos/../private", "path": "secret.png"},
-    {"source": "s3://pictures/photos", "path": "../private/secret.png"},
-    {"source": "s3://pictures/photos/.", "path": "../private/secret.png"},
-    {"source": "s3://pictures//photos"},
-    {"source": "s3://pictures/photos/"},
-    {"source": "s3://pictures/photos?endpoint_override=evil.example"},
-    {"source": "s3://pictures/photos/x?endpoint_override=evil.example&scheme=http"},
-    {"source": "s3://key:secret@pictures/photos"},
-    {"source": "s3://pictures:80/photos"},
-    {"source": "s3://pictures/photos\n"},
+    {"source": "s3://bucket/private", "path": "secret.png"},
+    {"source": "s3://bucket/photos/../private", "path": "secret.png"},
+    {"source": "s3://bucket/photos", "path": "../private/secret.png"},
+    {"source": "s3://bucket/photos/.", "path": "../private/secret.png"},
+    {"source": "s3://bucket//photos"},
+    {"source": "s3://bucket/photos/"},
+    {"source": "s3://bucket/photos?endpoint_override=evil.example"},
+    {"source": "s3://bucket/photos/x?endpoint_override=evil.example&scheme=http"},
+    {"source": "s3://key:secret@bucket/photos"},
+    {"source": "s3://bucket:80/photos"},
+    {"source": "s3://bucket/photos\n"},
     {"source": "s3://"},
-    {"source": "S3://pictures/photos"},
-    {"source": "s3:/pictures/photos"},
-    {"source": "//pictures/photos"},
-    {"source": "s3://pictures/photos", "path": "//evil.example/a.png"},
-    {"source": "s3://pictures/photos", "size_bytes": 1 << 50},
-    {"source": "s3://pictures/photos", "size_bytes": -1},
-    {"source": "s3://pictures/photos", "sha256": ""},
+    {"source": "S3://bucket/photos"},
+    {"source": "s3:/bucket/photos"},
+    {"source": "//bucket/photos"},
+    {"source": "s3://bucket/photos", "path": "//evil.example/a.png"},
+    {"source": "s3://bucket/photos", "size_bytes": 1 << 50},
+    {"source": "s3://bucket/photos", "size_bytes": -1},
+    {"source": "s3://bucket/photos", "sha256": ""},
 )
 
 

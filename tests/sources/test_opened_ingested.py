@@ -19,8 +19,8 @@ from imret.store.payload import make_payload
 from ingest.remote import ListSource, PrefixSource
 from ingest.shards import ShardSource
 from ingest.sources import Record, Source
+from tests.fakes.object_store import Bucket, served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import Bucket, s3_bucket
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra remote: pip install 'imret[remote]'")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -92,7 +92,7 @@ def payloads_of(source: Source) -> dict[bytes, dict[str, Any]]:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         yield bucket
 
 
@@ -174,7 +174,7 @@ def test_a_parquet_file_that_has_changed_gives_no_other_picture(
         bucket.put(key, file.read_bytes())
     else:
         file.unlink()
-        bucket.delete(key)
+        bucket.remove(key)
     if change == "rows moved":  # the key counts, not the number of the row
         with door.open(payload) as opened:
             assert opened.read() == data

@@ -24,8 +24,8 @@ from imret.web.images.files import ImageFiles
 from imret.web.pool.collections import CollectionPool
 from ingest.pipeline import ingest
 from ingest.sources import FolderSource
+from tests.fakes.object_store import Bucket, served_bucket
 from tests.fakes.pictures import draw_picture
-from tests.fakes.s3 import Bucket, s3_bucket
 from tests.fakes.shards import shard_payloads, stored_payload, write_tar
 
 UNNAMED = {"source": "s3://other-bucket/photos", "sha256": "ab" * 32}
@@ -60,7 +60,7 @@ def encoder(random_model: Path) -> Encoder:
 
 @pytest.fixture
 def served(tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    with s3_bucket(monkeypatch) as bucket:
+    with served_bucket(monkeypatch) as bucket:
         folder = tmp_path / "drawn"
         members = {f"{i}.png": draw_picture(folder / f"{i}.png", seed=i).read_bytes() for i in range(4)}
         turned = io.BytesIO()
@@ -133,7 +133,7 @@ def test_a_shard_that_has_changed_is_not_found_and_says_what_to_do(served: Serve
     other = served.shard.read_bytes()[512:]
     served.shard.write_bytes(other)
     served.bucket.put("photos/0.tar", other)
-    served.bucket.delete("photos/own.png")
+    served.bucket.remove("photos/own.png")
     for name in ("near 0.png", "far 0.png", "own"):
         for what in ("thumbnails", "images"):
             answer = served.get(what, name)
