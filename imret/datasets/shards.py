@@ -21,7 +21,7 @@ from imret.datasets.spelling import composed
 from imret.errors import DataError
 from imret.places import tar
 from imret.places.names import is_url, join
-from imret.places.parquet_rows import DamagedParquet, open_parquet, picture_column, rows
+from imret.places.parquet_rows import CATEGORY, DamagedParquet, open_parquet, picture_column, rows
 from imret.places.spool import Member, Spool
 
 TAR, PARQUET = ".tar", ".parquet"
@@ -32,9 +32,8 @@ MAX_CAPTION_CHARS = 2_000
 _MAX_META_CHARS = 3_000
 _MAX_VALUE_CHARS = 500
 _CAPTIONS = ("caption", "txt", "text", "TEXT")
-_CATEGORY = "category"
 # What says nothing of the picture that is not stored anyway, or of another file than the stored one.
-_NO_META = frozenset((*_CAPTIONS, _CATEGORY, "key", "__key__", "width", "height", "exif", "sha256"))
+_NO_META = frozenset((*_CAPTIONS, CATEGORY, "key", "__key__", "width", "height", "exif", "sha256"))
 _NO_META_PREFIX = "__"
 
 
@@ -226,7 +225,7 @@ class _Shard:
         folder: str | None,
         at: int | None,
     ) -> ShardPicture:
-        category = said.get(_CATEGORY)
+        category = said.get(CATEGORY)
         named = str(category).strip() if isinstance(category, (str, int)) else ""
         found = (named or folder or None) if self.categories else None
         return ShardPicture(

@@ -1,13 +1,15 @@
 """The rows of a Parquet file that holds pictures: the bytes, a key, and what else each row says.
 
 Knows the layouts of img2dataset (a binary column named like a format) and of Hugging Face's datasets (a
-struct of bytes and path). Memory stays at a few rows, and at a page of each column.
+struct of bytes and path; labels as numbers, whose names stand in the schema). Memory stays at a few rows, and
+at a page of each column.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, BinaryIO
@@ -20,6 +22,7 @@ _PICTURES = (
     *("gif", "bmp", "tif", "tiff", "avif", "heic"),
 )
 _KEYS = ("key", "__key__", "id", "image_id", "filename", "file_name")
+CATEGORY = "category"  # the column that says what a picture shows
 _ROWS = 16  # read at a time
 
 
@@ -88,12 +91,13 @@ def rows(opened: Any, column: str) -> Iterator[Row]:
     """
     pa = _pyarrow()
     wanted = [one.name for one in opened.schema_arrow if one.name == column or _is_plain(one.type)]
+    labels = label_names(opened)
     n_rows = 0
     try:
         for batch in opened.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
             for values in batch.to_pylist():
                 n_rows += 1
-                yield _row(values, column)
+                yield _row(values, column, labels)
     except (OSError, pa.ArrowException) as error:
         raise DamagedParquet(f"damaged or cut off after {n_rows:,} rows: {summary(error)}") from error
 
@@ -136,6 +140,25 @@ def picture_in(held: Any) -> bytes | None:
     return data
 
 
+def label_names(opened: Any) -> dict[str, Sequence[str]]:
+    """Return what the numbers in a column stand for, by column, the likeliest first: ClassLabel, as they say.
+
+    Source: the schema's metadata under "huggingface", as `datasets` writes it.
+    """
+    try:
+        said = json.loads((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = said["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    found = {}
+    for name, feature in features:
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if isinstance(names, list) and all(isinstance(one, str) for one in names):
+            found[name] = names
+    # Of several the one that data sets name so says what a picture shows.
+    return dict(sorted(found.items(), key=lambda item: item[0] != "label"))
+
+
 def _is_plain(kind: Any) -> bool:
     types = _pyarrow().types
     names = ("string", "large_string", "integer", "floating", "boolean", "temporal", "dictionary")
@@ -153,10 +176,16 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _row(values: dict[str, Any], column: str) -> Row:
+def _row(values: dict[str, Any], column: str, labels: Mapping[str, Sequence[str]]) -> Row:
     value = values.pop(column)
     held = picture_in(value)
     columns = {name: _plain(value) for name, value in values.items() if value is not None}
+    for at, (name, names) in enumerate(labels.items()):
+        number = columns.get(name)
+        if isinstance(number, int) and 0 <= number < len(names):
+            columns[name] = names[number]
+            if at == 0:
+                columns.setdefault(CATEGORY, names[number])
     key = _key_of(values, value)
     if key is None:
         # Never the row's number: that is another when rows before it go.

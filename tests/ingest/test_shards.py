@@ -166,6 +166,29 @@ def test_parquet_of_hugging_face_has_its_pictures_and_their_paths_as_keys(
     assert [e.reason for e in entries(tmp_path) if isinstance(e, Ignored)] == ["not downloaded"] * 2
 
 
+def test_labels_of_hugging_face_are_categories_by_their_names(tmp_path: Path, pictures: list[bytes]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    images = [{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(pictures)]
+    coarse, labels = [0] * N, [n % 2 for n in range(N - 2)] + [7, None]
+    table = pa.table({"image": images, "coarse": coarse, "label": labels})
+    features = {
+        "image": {"_type": "Image"},
+        "coarse": {"names": ["animal"], "_type": "ClassLabel"},
+        "label": {"names": ["owl", "fox"], "_type": "ClassLabel"},
+    }
+    said = json.dumps({"info": {"features": features}})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": said}), tmp_path / "train.parquet")
+    found = list(records(tmp_path).values())
+    assert [record.category for record in found] == ["owl", "fox", "owl", "fox", None, None]
+    assert found[1].meta == {"coarse": "animal", "label": "fox"}
+    assert found[N - 2].meta == {"coarse": "animal", "label": 7}
+    for odd in ("[]", "{", '{"info": 3}', '{"info": {"features": {"label": {"names": 3}}}}'):
+        parquet.write_table(table.replace_schema_metadata({"huggingface": odd}), tmp_path / "train.parquet")
+        assert {record.category for record in records(tmp_path).values()} == {None}
+
+
 def test_rows_without_a_key_are_known_by_their_pictures_wherever_they_stand(
     tmp_path: Path, pictures: list[bytes]
 ) -> None:
