@@ -149,6 +149,9 @@ class ListSource:
         self.exclude = None if exclude is None else self.exclusion.patterns
         self.kind: SourceKind = "list"
         self.is_folder, self.reads_ahead = False, READS_AHEAD
+        self._named: tuple[tuple[int, int], set[str]] | None = (
+            None  # time and size of the file, what it names
+        )
 
     def excluding(self, patterns: Sequence[str]) -> ListSource:
         """Return the same list, with other patterns of what is left out."""
@@ -184,7 +187,18 @@ class ListSource:
 
     def presence(self, paths: Iterable[str], *, unseen: Collection[str] = ()) -> dict[str, Presence]:
         """Return for each address whether a line names it."""
-        named = {entry.path for entry in self.entries() if isinstance(entry, Record)}
+        named = self._names()
         if not named:
             return dict.fromkeys(paths, OutOfReach("", "holds no address now"))
         return {path: "here" if path in named else "gone" for path in paths}
+
+    def _names(self) -> set[str]:
+        """Return the addresses in the file, which is read again only where it has changed."""
+        try:
+            info = os.stat(self.root)
+            now = info.st_mtime_ns, info.st_size
+        except OSError:  # which reading it tells of
+            now = -1, -1
+        if self._named is None or self._named[0] != now:
+            self._named = now, {entry.path for entry in self.entries() if isinstance(entry, Record)}
+        return self._named[1]
